@@ -1,0 +1,70 @@
+"""Every error a user can mend, in one tree.
+
+    EvovlmError
+    ├── ConfigError            a YAML file says something it cannot say (all its problems at once)
+    ├── ModelError
+    │   ├── ModelNotFound      no such folder, no such hub id, or no way to reach it
+    │   ├── BrokenCheckpoint   a model folder lacks something: weights, tokenizer, config
+    │   ├── PickledWeights     weights in a pickle format, which is never read
+    │   ├── UnknownArchitecture
+    │   └── IncompatibleModels shapes, vocabularies or methods that do not fit together
+    ├── TaskError              a task's data is missing or malformed, or a report split was asked for in a search
+    ├── OutputExists           a folder or file that would be overwritten
+    └── RunError
+        ├── RunMismatch        resuming with another config, or a journal that is not this run's
+        └── AllCandidatesFailed
+
+A message says where, what was found, what was needed, and what to do. The command line prints it and exits with 2.
+"""
+
+
+class EvovlmError(Exception):
+    """Something the user can mend."""
+
+
+class ConfigError(EvovlmError):
+    """A YAML file is not what it must be."""
+
+
+class ModelError(EvovlmError):
+    """A model cannot be used as asked."""
+
+
+class ModelNotFound(ModelError):
+    """A model reference leads nowhere."""
+
+
+class BrokenCheckpoint(ModelError):
+    """A model folder lacks a part."""
+
+
+class PickledWeights(ModelError):
+    """A checkpoint holds only pickled weights."""
+
+
+class UnknownArchitecture(ModelError):
+    """No row of the family table describes this model."""
+
+
+class IncompatibleModels(ModelError):
+    """Models that cannot be merged as the recipe says."""
+
+
+class TaskError(EvovlmError):
+    """A task or its data cannot be used as asked."""
+
+
+class OutputExists(EvovlmError):
+    """Something is already there and is not overwritten."""
+
+
+class RunError(EvovlmError):
+    """A run cannot go on."""
+
+
+class RunMismatch(RunError):
+    """A run folder belongs to another config."""
+
+
+class AllCandidatesFailed(RunError):
+    """No candidate of a generation could be evaluated."""
