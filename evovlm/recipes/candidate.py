@@ -1,0 +1,62 @@
+"""What a search proposes and what comes back: candidates, their evaluations, and failures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from evovlm.recipes.recipe import Recipe
+
+Genome: TypeAlias = npt.NDArray[np.float64]
+"""A point of the unit cube, shape (dim,), float64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidate:
+    """A genome, the recipe it decodes to, and its place in the search (both indices count from 0).
+
+    `index` counts candidates over the whole search.
+    """
+
+    genome: Genome
+    recipe: Recipe
+    generation: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    """How a model did on one task; every figure is in [0, 1], higher is better.
+
+    `score` counts an answer only if it passes the language gate; `ungated` drops the gate; `japanese` is the share of
+    answers in Japanese; `per_sample` holds the scores of the `n` samples in the task's order.
+    """
+
+    score: float
+    ungated: float
+    japanese: float
+    per_sample: tuple[float, ...]
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a candidate is worth: `fitness` (higher is better), its `scores` by task, and what it cost.
+
+    `seconds` holds wall-clock time by stage; `tokens` counts generated tokens.
+    """
+
+    scores: Mapping[str, TaskScore]
+    fitness: float
+    seconds: Mapping[str, float]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a candidate has no evaluation: a short machine-readable `kind` and a `reason` for people."""
+
+    reason: str
+    kind: str

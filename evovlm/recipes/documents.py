@@ -1,0 +1,261 @@
+"""Recipes as YAML text: read with every problem of a file reported at once, and written back the same.
+
+format: 1
+kind: parameter_merge
+base: zoo:base
+sources: {math: zoo:math-a, ja: zoo:ja}
+method: dare_ties
+seed: 42
+parameters:
+  math: {weight: 0.7, density: 0.9}
+  ja: {weight: 0.5, density: 1.0}
+"""
+
+import json
+import math
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeGuard
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from evovlm.errors import ConfigError
+from evovlm.recipes.model_ref import ModelRef, parse_model_ref
+from evovlm.recipes.problems import did_you_mean, report_problems
+from evovlm.recipes.recipe import (
+    MergeSettings,
+    MergeTemplate,
+    ParameterMerge,
+    Rescale,
+    SourceParameters,
+    UnitValues,
+    Vocabulary,
+)
+from evovlm.recipes.yaml_text import read_yaml, scalar_text
+
+__all__ = [
+    "MergeDocument",
+    "ParametersDocument",
+    "RecipeDocument",
+    "SettingsDocument",
+    "load_recipe",
+    "read_yaml",
+    "recipe_to_yaml",
+    "report_problems",
+]
+
+_METHODS = "methods"
+
+
+def _as_unit_values(value: object) -> UnitValues:
+    numbers: list[object] = list(value) if isinstance(value, (list, tuple)) else [value]
+    plain = tuple(float(number) for number in numbers if _is_finite_number(number))
+    if not plain or len(plain) < len(numbers):
+        raise PydanticCustomError(
+            "unit_values", "should be a number, or a list with one number per unit (embedding, each block, head)"
+        )
+    return plain if isinstance(value, (list, tuple)) else plain[0]
+
+
+def _is_finite_number(value: object) -> TypeGuard[int | float]:
+    # True is an int to Python, never to a reader of YAML.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _as_density(value: object) -> UnitValues:
+    densities = _as_unit_values(value)
+    if not all(0.0 <= number <= 1.0 for number in (densities if isinstance(densities, tuple) else (densities,))):
+        raise PydanticCustomError("density", "should be in [0, 1], as it is the share of entries kept")
+    return densities
+
+
+_ModelText = Annotated[str, Field(min_length=1)]
+_SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class SettingsDocument(_Document):
+    """`settings:` of a recipe."""
+
+    rescale: Rescale = "density"
+    normalize: bool | None = None
+    lambda_: float = Field(default=1.0, alias="lambda")
+
+
+class ParametersDocument(_Document):
+    """One source's numbers."""
+
+    weight: Annotated[UnitValues, PlainValidator(_as_unit_values)]
+    density: Annotated[UnitValues, PlainValidator(_as_density)] = 1.0
+
+
+class MergeDocument(_Document):
+    """The keys of a merge that a search keeps fixed; validate with `context={"methods": names}` to check `method`."""
+
+    base: _ModelText | None = None
+    host: _ModelText | None = None
+    sources: dict[_SourceName, _ModelText] = Field(min_length=1)
+    method: str
+    settings: SettingsDocument = SettingsDocument()
+    seed: int = 0
+    vocabulary: Vocabulary | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _method_exists(cls, method: str, info: ValidationInfo) -> str:
+        known: Collection[str] = (info.context or {}).get(_METHODS, ())
+        if known and method not in known:
+            raise PydanticCustomError("method", "unknown method{hint}", {"hint": did_you_mean(method, known)})
+        return method
+
+    def template(self, *, relative_to: Path | None) -> MergeTemplate:
+        """Return the template that this text means in a file of the folder `relative_to`.
+
+        Raises ConfigError when no host is given and none can be told from the rest.
+        """
+        sources = {name: parse_model_ref(text, relative_to=relative_to) for name, text in self.sources.items()}
+        base = parse_model_ref(self.base, relative_to=relative_to) if self.base else None
+        host = parse_model_ref(self.host, relative_to=relative_to) if self.host else default_host(base, sources)
+        settings = MergeSettings(
+            rescale=self.settings.rescale, normalize=self.settings.normalize, lambda_=self.settings.lambda_
+        )
+        return MergeTemplate(
+            base=base,
+            host=host,
+            sources=sources,
+            method=self.method,
+            settings=settings,
+            seed=self.seed,
+            vocabulary=self.vocabulary,
+        )
+
+
+class RecipeDocument(MergeDocument):
+    """A recipe file: `kind: parameter_merge`."""
+
+    format: Literal[1]
+    kind: Literal["parameter_merge"]
+    parameters: dict[str, ParametersDocument]
+
+    @field_validator("parameters")
+    @classmethod
+    def _names_and_lengths_agree(
+        cls, parameters: dict[str, ParametersDocument], info: ValidationInfo
+    ) -> dict[str, ParametersDocument]:
+        sources: Mapping[str, str] | None = info.data.get("sources")
+        for name in parameters if sources is not None else ():
+            if name not in (sources or ()):
+                raise PydanticCustomError(
+                    "source",
+                    "'{name}' is not among the sources{hint}",
+                    {"name": name, "hint": did_you_mean(name, sources or ())},
+                )
+        missing = sorted(set(sources or ()) - set(parameters))
+        if missing:
+            raise PydanticCustomError("source", "missing for {names}", {"names": ", ".join(missing)})
+        every = (value for each in parameters.values() for value in (each.weight, each.density))
+        lengths = sorted({len(value) for value in every if isinstance(value, tuple)})
+        if len(lengths) > 1:
+            raise PydanticCustomError(
+                "lengths", "lists of {lengths} numbers, but every list has one per unit", {"lengths": str(lengths)}
+            )
+        return parameters
+
+    def recipe(self, *, relative_to: Path | None) -> ParameterMerge:
+        """Return the recipe that this text means in a file of the folder `relative_to`."""
+        parameters = {
+            name: SourceParameters(weight=each.weight, density=each.density) for name, each in self.parameters.items()
+        }
+        return self.template(relative_to=relative_to).recipe(parameters)
+
+
+def default_host(base: ModelRef | None, sources: Mapping[str, ModelRef]) -> ModelRef:
+    """Return the host of a recipe that names none: its only vision-language source, else its base.
+
+    Only folders that are there already are looked into. Raises ConfigError when this leaves no choice or several.
+    """
+    seeing = [ref for ref in sources.values() if _has_vision(ref)]
+    if len(seeing) == 1:
+        return seeing[0]
+    if base is not None and not seeing:
+        return base
+    reason = "several sources are vision-language models" if seeing else "there is no base to take it from"
+    raise ConfigError(
+        f"host: missing, and {reason}.\n    Name the model whose config, tokenizer and unmerged tensors to take."
+    )
+
+
+def load_recipe(path: Path, *, methods: Collection[str] = ()) -> ParameterMerge:
+    """Return the recipe in the YAML file `path`; its relative model paths start at the file's folder.
+
+    `methods` are the names that `method` may have (empty: any). Raises ConfigError with all problems of the file.
+    """
+    try:
+        document = RecipeDocument.model_validate(read_yaml(path), context={_METHODS: methods})
+    except ValidationError as error:
+        raise report_problems(path, error, model=RecipeDocument) from error
+    try:
+        return document.recipe(relative_to=path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def recipe_to_yaml(recipe: ParameterMerge, *, folder: Path | None = None) -> str:
+    """Return the recipe as YAML text that `load_recipe` reads back to an equal recipe.
+
+    With `folder`, the folder the text is going to, local model paths are rewritten to hold from there.
+    """
+    settings = {
+        "rescale": recipe.settings.rescale,
+        "normalize": recipe.settings.normalize,
+        "lambda": recipe.settings.lambda_,
+    }
+    lines = ["format: 1", "kind: parameter_merge"]
+    if recipe.base is not None:
+        lines.append(f"base: {_text(recipe.base, folder)}")
+    lines.append(f"host: {_text(recipe.host, folder)}")
+    lines += ["sources:", *(f"  {scalar_text(name)}: {_text(ref, folder)}" for name, ref in recipe.sources.items())]
+    lines.append(f"method: {scalar_text(recipe.method)}")
+    lines.append(f"settings: {{{', '.join(f'{key}: {json.dumps(value)}' for key, value in settings.items())}}}")
+    lines.append(f"seed: {recipe.seed}")
+    if recipe.vocabulary is not None:
+        lines.append(f"vocabulary: {recipe.vocabulary}")
+    lines.append("parameters:")
+    for name in recipe.sources:
+        numbers = recipe.parameters[name]
+        lines += [
+            f"  {scalar_text(name)}:",
+            f"    weight: {_values(numbers.weight)}",
+            f"    density: {_values(numbers.density)}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _has_vision(ref: ModelRef) -> bool:
+    folder = ref.local_folder()
+    if folder is None or not (folder / "config.json").is_file():
+        return False
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        # Whoever opens the checkpoint says what is wrong with it.
+        return False
+    return isinstance(config, dict) and "vision_config" in config
+
+
+def _text(ref: ModelRef, folder: Path | None) -> str:
+    local = ref.local_folder()
+    if folder is None or local is None or ref.text.startswith("zoo:") or Path(ref.text).is_absolute():
+        return scalar_text(ref.text)
+    relative = os.path.relpath(local.resolve(), folder.resolve())
+    return scalar_text(relative if relative.startswith(".") else f"./{relative}")
+
+
+def _values(values: UnitValues) -> str:
+    # repr of a float is the shortest text that reads back as the same float64.
+    return repr(values) if not isinstance(values, tuple) else f"[{', '.join(map(repr, values))}]"

@@ -1,0 +1,85 @@
+"""A model as people write it: `zoo:NAME`, a folder, or a hub id with an optional `@revision`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from evovlm.assets import asset_path
+from evovlm.errors import ModelNotFound
+
+_ZOO = "zoo:"
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
+# Weights in pickle formats are never fetched: they are never read.
+_FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.md")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """Where a model comes from.
+
+    `text` is what was written; `origin` is the folder that a relative path is taken against (None: the current one).
+    Two references are equal when both are.
+    """
+
+    text: str
+    origin: Path | None = None
+
+    @property
+    def identity(self) -> str:
+        """What the reference means wherever it is written: the text, or for a folder that exists its absolute path."""
+        folder = None if self.text.startswith(_ZOO) else self.local_folder()
+        return self.text if folder is None else folder.resolve().as_posix()
+
+    def local_folder(self) -> Path | None:
+        """Return the folder this names if it is there already; never touches the network."""
+        in_zoo = self.text.startswith(_ZOO)
+        folder = asset_path(f"zoo/{self.text.removeprefix(_ZOO)}") if in_zoo else self._as_path()
+        return folder if folder.is_dir() else None
+
+    def resolve(self) -> Path:
+        """Return the local folder of the model, fetching it from the hub when it is no folder.
+
+        Raises ModelNotFound when no such folder, zoo model or hub id can be reached.
+        """
+        folder = self.local_folder()
+        if folder is not None:
+            return folder
+        if self.text.startswith(_ZOO):
+            raise ModelNotFound(self._missing_from_zoo())
+        hub = None if self.text.startswith((".", "/", "~")) else _HUB_ID.fullmatch(self.text)
+        if hub is None:
+            raise ModelNotFound(
+                f"Model '{self.text}': there is no folder {self._as_path()}.\n"
+                "    Name an existing folder, a hub id ('org/name' or 'org/name@revision') or 'zoo:NAME'."
+            )
+        return self._fetch(hub["id"], hub["revision"])
+
+    def _as_path(self) -> Path:
+        path = Path(self.text).expanduser()
+        return path if path.is_absolute() or self.origin is None else self.origin / path
+
+    def _missing_from_zoo(self) -> str:
+        zoo = asset_path("zoo")
+        names = sorted(path.parent.name for path in zoo.glob("*/config.json"))
+        known = ", ".join(_ZOO + name for name in names) or "none is installed"
+        return f"Model '{self.text}': the zoo has no such model (looked in {zoo}).\n    Known: {known}."
+
+    def _fetch(self, hub_id: str, revision: str | None) -> Path:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+        try:
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_FETCHED)))
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelNotFound(
+                f"Model '{self.text}': there is no folder {self._as_path()}, "
+                f"and the hub could not give it ({first_line})\n"
+                "    Check the name and the connection; a gated model needs `hf auth login`. Without a network, "
+                "name a local folder, or a model that the hub's cache already holds."
+            ) from error
+
+
+def parse_model_ref(text: str, *, relative_to: Path | None) -> ModelRef:
+    """Return the reference that `text` means when it stands in a file of the folder `relative_to`."""
+    return ModelRef(text=text.strip(), origin=relative_to)

@@ -1,0 +1,77 @@
+"""Turns pydantic's findings about a file into one error that lists each with its line and key."""
+
+import difflib
+import typing
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from evovlm.errors import ConfigError
+from evovlm.recipes.yaml_text import KeyPath, key_lines
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the closest of the `known` names, else "; known: a, b, c"."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def report_problems(path: Path, error: ValidationError, *, model: type[BaseModel] | None = None) -> ConfigError:
+    """Return one ConfigError with every problem pydantic found in the file `path`: line, key path, what is wrong.
+
+    `model` is the pydantic model the file was read as; with it, an unknown key comes with the closest known one.
+    """
+    lines = key_lines(path)
+    problems = sorted(
+        (_line(found["loc"], lines), _describe(found, model)) for found in error.errors(include_url=False)
+    )
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError("\n    ".join([f"{path} has {count}:", *(f"{path}:{line}: {text}" for line, text in problems)]))
+
+
+def _line(place: KeyPath, lines: Mapping[KeyPath, int]) -> int:
+    while place not in lines:
+        place = place[:-1]
+    return lines[place]
+
+
+def _describe(found: ErrorDetails, model: type[BaseModel] | None) -> str:
+    place = found["loc"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place if part != "[key]").lstrip(".")
+    if found["type"] == "extra_forbidden":
+        hint = did_you_mean(str(place[-1]), _keys_at(model, place[:-1])) if model else ""
+        return f"{key}: unknown key{hint}"
+    if found["type"] == "missing":
+        return f"{key}: missing"
+    message = found["msg"]
+    given = found["input"]
+    shown = "" if isinstance(given, (Mapping, list, tuple)) else f" (found {given!r})"
+    return f"{key or 'the file'}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _keys_at(model: type[BaseModel], place: Sequence[str | int]) -> Collection[str]:
+    """Return the keys that `model` has at `place`, following nested models, mappings and lists."""
+    models = [model]
+    for part in place:
+        models = [inner for outer in models for inner in _models_under(outer, part)]
+    return {field.alias or name for each in models for name, field in each.model_fields.items()}
+
+
+def _models_under(model: type[BaseModel], part: str | int) -> list[type[BaseModel]]:
+    for name, field in model.model_fields.items():
+        if (field.alias or name) == part:
+            return _models_in(field.annotation)
+    # The key of a mapping or the index of a list: already unwrapped with the field above it.
+    return [model]
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    inner = typing.get_args(annotation)
+    if inner:
+        return [found for each in inner for found in _models_in(each)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

@@ -1,0 +1,1 @@
+"""Slow twins: loops written from the papers, one number at a time."""
