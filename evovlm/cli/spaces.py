@@ -1,0 +1,33 @@
+"""`evovlm spaces`: the search spaces there are."""
+
+import inspect
+import json
+from typing import Annotated
+
+import typer
+
+_EXAMPLE_BLOCKS = 32
+
+
+def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
+    """List the search spaces, and how many numbers each searches for two sources and 32 blocks."""
+    from evovlm.recipes.search_space import SPACES
+
+    rows = [
+        {
+            "name": name,
+            "summary": (inspect.getdoc(factory) or "").splitlines()[0],
+            "dim_for_two_sources_of_32_blocks": factory(("a", "b"), _EXAMPLE_BLOCKS).dim,
+        }
+        for name, factory in SPACES.items()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("space", "what it searches", "numbers (2 sources, 32 blocks)")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row.values()))
+    Console().print(table)

@@ -1,0 +1,278 @@
+"""The merger on pico models: what must hold of every merge."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels, ModelNotFound
+from evovlm.merging.merge import Merger
+from evovlm.merging.methods import METHODS
+from evovlm.merging.sources import Checkpoint
+from evovlm.recipes.recipe import MergeSettings, SourceParameters
+from tests.merging.recipes import make_recipe, merge_all, same_bytes
+from tests.pico import pico_llm, pico_tokenizer
+
+N_UNITS = 4
+ROWS = len(pico_tokenizer())
+
+
+def whole(models: Path, name: str) -> dict[str, torch.Tensor]:
+    checkpoint = Checkpoint.open(models / name)
+    return {each: checkpoint.read(each) for each in checkpoint.backbone_names()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_order_of_sources_makes_no_difference_to_a_bit(models: Path, method: str) -> None:
+    density = 0.6 if "density" in METHODS[method].parameters else 1.0
+    sources = {"math": (0.7, density), "ja": (0.45, density), "other-rope": (0.3, density)}
+    first = make_recipe(models, sources, method=method)
+    second = make_recipe(models, dict(reversed(sources.items())), method=method)
+    assert first.recipe_id == second.recipe_id
+    assert same_bytes(merge_all(first), merge_all(second))
+
+
+@pytest.mark.parametrize(
+    ("method", "rescale"),
+    [
+        *((name, "density") for name in METHODS),
+        *((name, "l1") for name, method in METHODS.items() if "rescale" in method.settings),
+    ],
+)
+def test_memory_budget_and_threads_make_no_difference_to_a_bit(models: Path, method: str, rescale: str) -> None:
+    density = (0.3, 0.6, 1.0, 0.0) if "density" in METHODS[method].parameters else 1.0
+    settings = MergeSettings(rescale="l1" if rescale == "l1" else "density")
+    recipe = make_recipe(models, {"math": (0.7, density), "ja": (0.45, density)}, method=method, settings=settings)
+    kept = merge_all(recipe)
+    assert same_bytes(kept, merge_all(recipe, cache_bytes=0))
+    assert same_bytes(kept, merge_all(recipe, cache_bytes=100_000))
+    torch.set_num_threads(2)
+    try:
+        assert same_bytes(kept, merge_all(recipe))
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_merging_again_gives_the_same_and_other_numbers_something_else(models: Path) -> None:
+    recipe = make_recipe(models, {"math": (0.7, 0.5), "ja": (0.45, 0.5)})
+    merger = Merger.open(recipe)
+    first = dict(merger.merged(recipe))
+    other = recipe.with_parameters({name: SourceParameters(weight=0.1, density=0.9) for name in recipe.sources})
+    assert not same_bytes(first, dict(merger.merged(other)))
+    assert same_bytes(first, dict(merger.merged(recipe)))
+
+
+def test_writing_into_a_result_does_not_reach_the_next(models: Path) -> None:
+    for weight in (0.0, 1.0, 0.5):
+        recipe = make_recipe(models, {"math": (weight, 1.0)}, method="task_arithmetic")
+        merger = Merger.open(recipe)
+        first = {name: tensor.clone() for name, tensor in merger.merged(recipe)}
+        for _, tensor in merger.merged(recipe):
+            tensor.zero_()
+        assert same_bytes(first, dict(merger.merged(recipe)))
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.needs_base])
+def test_no_weight_gives_the_base_bit_for_bit(models: Path, method: str) -> None:
+    recipe = make_recipe(models, {"math": (0.0, 1.0), "ja": (0.0, 1.0)}, method=method)
+    assert same_bytes(merge_all(recipe), whole(models, "base"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("base", "source"), [("base", "math"), ("base16", "math16")])
+def test_one_source_of_weight_1_and_density_1_gives_it_bit_for_bit(
+    models: Path, method: str, base: str, source: str
+) -> None:
+    recipe = make_recipe(models, {source: (1.0, 1.0)}, method=method, base=base, host=base)
+    assert same_bytes(merge_all(recipe), whole(models, source))
+
+
+def test_units_are_embedding_blocks_and_head(models: Path) -> None:
+    recipe = make_recipe(models, {"math": ((0.0, 1.0, 0.0, 1.0), 1.0)}, method="task_arithmetic")
+    merged, base, math = merge_all(recipe), whole(models, "base"), whole(models, "math")
+    for name, tensor in merged.items():
+        from_math = name.startswith("model.layers.0.") or name in ("model.norm.weight", "lm_head.weight")
+        assert torch.equal(tensor, (math if from_math else base)[name]), name
+
+
+def test_the_result_has_the_hosts_dtype(models: Path) -> None:
+    recipe = make_recipe(models, {"math": (0.5, 1.0)}, method="task_arithmetic", host="base16")
+    merged = merge_all(recipe)
+    assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
+    wanted = merge_all(make_recipe(models, {"math": (0.5, 1.0)}, method="task_arithmetic"))
+    assert same_bytes(merged, {name: tensor.bfloat16() for name, tensor in wanted.items()})
+
+
+def test_a_vlm_host_keeps_its_further_rows(models: Path) -> None:
+    recipe = make_recipe(models, {"vlm": (0.6, 0.8), "ja": (0.5, 0.8)}, host="vlm", vocabulary="host")
+    merged, vlm = merge_all(recipe), whole(models, "vlm")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert merged[name].shape == vlm[name].shape == (ROWS + 5, 32)
+        assert torch.equal(merged[name][ROWS:], vlm[name][ROWS:])
+        assert not torch.equal(merged[name][:ROWS], vlm[name][:ROWS])
+
+
+def test_a_vlm_as_source_gives_its_backbone(models: Path) -> None:
+    recipe = make_recipe(models, {"vlm": (1.0, 1.0)}, vocabulary="base_rows")
+    merged, vlm = merge_all(recipe), whole(models, "vlm")
+    for name, tensor in merged.items():
+        assert torch.equal(tensor, vlm[name][:ROWS] if tensor.shape != vlm[name].shape else vlm[name])
+    assert any("sees pictures" in warning for warning in Merger.open(recipe).warnings)
+
+
+def test_rows_that_differ_need_a_policy(models: Path) -> None:
+    recipe = make_recipe(models, {"vlm": (0.6, 0.8), "ja": (0.5, 0.8)}, host="vlm")
+    with pytest.raises(IncompatibleModels) as error:
+        Merger.open(recipe)
+    message = str(error.value)
+    assert f"model.embed_tokens.weight has {ROWS} rows in base ('base') and sources.ja ('ja')" in message
+    assert f"{ROWS + 5} rows in sources.vlm ('vlm') and host ('vlm')" in message
+    assert "`vocabulary: host`" in message
+    assert "`vocabulary: base_rows`" in message
+
+
+def test_base_rows_refuses_a_host_with_more(models: Path) -> None:
+    with pytest.raises(IncompatibleModels, match="the host needs"):
+        Merger.open(make_recipe(models, {"ja": (0.5, 0.8)}, host="vlm", vocabulary="base_rows"))
+
+
+def test_a_base_with_more_rows_than_the_host_is_cut_to_the_hosts(models: Path) -> None:
+    merged = merge_all(make_recipe(models, {"math": (0.0, 1.0)}, base="vlm", vocabulary="host"))
+    vlm = whole(models, "vlm")
+    assert torch.equal(merged["lm_head.weight"], vlm["lm_head.weight"][:ROWS])
+
+
+def test_a_source_with_fewer_rows_than_the_base_is_refused(models: Path, tmp_path: Path) -> None:
+    pico_llm(tmp_path / "short", vocab_rows=ROWS - 7)
+    recipe = make_recipe(tmp_path, {"short": (0.5, 1.0)}, base=str(models / "base"), host=str(models / "base"))
+    with pytest.raises(IncompatibleModels, match="rows"):
+        Merger.open(recipe)
+    with_policy = make_recipe(
+        tmp_path, {"short": (0.5, 1.0)}, base=str(models / "base"), host=str(models / "base"), vocabulary="host"
+    )
+    with pytest.raises(IncompatibleModels, match="cannot fill"):
+        Merger.open(with_policy)
+
+
+def test_any_other_shape_is_an_error_naming_tensor_and_shapes(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "math", tmp_path / "odd")
+    weights = load_file(tmp_path / "odd" / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"] = torch.zeros(47, 32)
+    save_file(weights, tmp_path / "odd" / "model.safetensors")
+    recipe = make_recipe(tmp_path, {"odd": (0.5, 1.0)}, base=str(models / "base"), host=str(models / "base"))
+    with pytest.raises(IncompatibleModels, match=r"layers\.1\.mlp\.up_proj\.weight has shape \[48, 32\].*\[47, 32\]"):
+        Merger.open(recipe)
+
+
+def test_another_number_of_blocks_is_an_error(models: Path) -> None:
+    with pytest.raises(
+        IncompatibleModels, match=r"sources\.deeper \('deeper'\) has 3 blocks and host \('base'\) has 2"
+    ):
+        Merger.open(make_recipe(models, {"deeper": (0.5, 1.0)}))
+
+
+def test_a_missing_and_a_surplus_tensor_are_named(models: Path, tmp_path: Path) -> None:
+    for folder, change in (("less", "del"), ("more", "add")):
+        shutil.copytree(models / "math", tmp_path / folder)
+        weights = load_file(tmp_path / folder / "model.safetensors")
+        if change == "del":
+            del weights["model.layers.1.mlp.up_proj.weight"]
+        else:
+            weights["model.layers.1.self_attn.q_proj.bias"] = torch.zeros(32)
+        save_file(weights, tmp_path / folder / "model.safetensors")
+        recipe = make_recipe(tmp_path, {folder: (0.5, 1.0)}, base=str(models / "base"), host=str(models / "base"))
+        named = "lacks model.layers.1.mlp.up_proj" if change == "del" else "has model.layers.1.self_attn.q_proj.bias"
+        with pytest.raises(IncompatibleModels, match=named):
+            Merger.open(recipe)
+
+
+def test_tied_models_merge_without_a_head(models: Path) -> None:
+    recipe = make_recipe(models, {"tied2": (0.5, 1.0)}, base="tied", host="tied", method="task_arithmetic")
+    merged = merge_all(recipe)
+    assert "lm_head.weight" not in merged
+    assert merged.keys() == whole(models, "tied").keys()
+
+
+def test_a_tied_source_gives_its_embedding_to_an_untied_head(models: Path) -> None:
+    recipe = make_recipe(models, {"tied2": (1.0, 1.0)})
+    merged, tied = merge_all(recipe), whole(models, "tied2")
+    assert torch.equal(merged["lm_head.weight"], tied["model.embed_tokens.weight"])
+
+
+def test_an_untied_source_does_not_fit_a_tied_host(models: Path) -> None:
+    with pytest.raises(IncompatibleModels, match="ties its head"):
+        Merger.open(make_recipe(models, {"math": (0.5, 1.0)}, base="tied", host="tied"))
+
+
+def test_rope_and_window_that_differ_are_warned_of(models: Path) -> None:
+    warnings = Merger.open(make_recipe(models, {"other-rope": (0.5, 1.0), "math": (0.5, 1.0)})).warnings
+    assert any(w.startswith("rope_theta is 10000.0 in host ('base')") and "1000000.0" in w for w in warnings)
+    assert any(w.startswith("sliding_window is None") and "64 in sources.other-rope" in w for w in warnings)
+
+
+def test_models_that_agree_give_no_warnings(models: Path) -> None:
+    assert Merger.open(make_recipe(models, {"math": (0.5, 1.0)})).warnings == ()
+
+
+def test_the_older_rope_theta_is_read_too(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "math", tmp_path / "older")
+    config = (tmp_path / "older" / "config.json").read_text()
+    start = config.index('"rope_parameters"')
+    stop = config.index("}", start) + 1
+    (tmp_path / "older" / "config.json").write_text(config[:start] + '"rope_theta": 500000.0' + config[stop:])
+    recipe = make_recipe(tmp_path, {"older": (0.5, 1.0)}, base=str(models / "base"), host=str(models / "base"))
+    assert any("500000.0 in sources.older" in warning for warning in Merger.open(recipe).warnings)
+
+
+def test_tokens_that_differ_are_warned_of(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "math", tmp_path / "renamed")
+    tokenizer = tmp_path / "renamed" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8").replace('"何"', '"誰"'), encoding="utf-8")
+    recipe = make_recipe(tmp_path, {"renamed": (0.5, 1.0)}, base=str(models / "base"), host=str(models / "base"))
+    (warning,) = Merger.open(recipe).warnings
+    assert warning.startswith(f"1 of the {ROWS} embedding rows")
+    assert "'誰' / '何'" in warning
+
+
+def test_heads_that_differ_behind_equal_shapes_are_an_error(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "math", tmp_path / "heads")
+    config = tmp_path / "heads" / "config.json"
+    config.write_text(config.read_text().replace('"num_attention_heads": 4', '"num_attention_heads": 8'))
+    recipe = make_recipe(tmp_path, {"heads": (0.5, 1.0)}, base=str(models / "base"), host=str(models / "base"))
+    with pytest.raises(IncompatibleModels, match="num_attention_heads is 8"):
+        Merger.open(recipe)
+
+
+def test_a_list_of_a_wrong_length_is_an_error(models: Path) -> None:
+    recipe = make_recipe(models, {"math": ((0.5, 0.5, 0.5), 1.0)})
+    with pytest.raises(ConfigError, match="a list of 3 numbers, but 4 are needed for 2 blocks"):
+        Merger.open(recipe).check(recipe)
+
+
+def test_a_density_that_would_be_ignored_is_an_error(models: Path) -> None:
+    recipe = make_recipe(models, {"math": (0.5, 0.9)}, method="linear")
+    with pytest.raises(ConfigError, match=r"parameters\.math\.density: linear has no density"):
+        list(Merger.open(recipe).merged(recipe))
+
+
+def test_a_recipe_of_another_template_is_refused(models: Path) -> None:
+    merger = Merger.open(make_recipe(models, {"math": (0.5, 0.9)}))
+    with pytest.raises(ConfigError, match="not of the template"):
+        list(merger.merged(make_recipe(models, {"math": (0.5, 0.9)}, seed=1)))
+
+
+def test_numbers_that_are_not_finite_are_an_error(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "math", tmp_path / "nan")
+    weights = load_file(tmp_path / "nan" / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, tmp_path / "nan" / "model.safetensors")
+    recipe = make_recipe(tmp_path, {"nan": (0.5, 1.0)}, base=str(models / "base"), host=str(models / "base"))
+    with pytest.raises(BrokenCheckpoint, match=r"model\.norm\.weight holds numbers that are not finite"):
+        merge_all(recipe)
+
+
+def test_a_missing_model_is_named(models: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"Model '\./nowhere'"):
+        Merger.open(make_recipe(models, {"math": (0.5, 1.0)}, base="./nowhere"))
