@@ -1,0 +1,142 @@
+"""Samples turned into prompts for one loaded model, once; answered and scored as often as its weights change."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evovlm.errors import TaskError
+from evovlm.models.generation import generate
+from evovlm.models.image_features import project_images
+from evovlm.models.loading import LoadedModel
+from evovlm.models.prompt import Prompt, prepare_prompt
+from evovlm.recipes.candidate import TaskScore
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.metrics import METRICS, SampleScore
+from evovlm.tasks.task import Sample, Split, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskChoice:
+    """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data lies."""
+
+    name: str
+    limit: int | None = None
+    weight: float = 1.0
+    data: Path | None = None
+
+    def check(self, split: Split) -> None:
+        """Raise TaskError, before any model is loaded, when the task or its data is not there."""
+        get_task(self.name).samples(split, limit=self.limit, data=self.data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One sample's answer and what it scored."""
+
+    sample: Sample
+    text: str
+    score: SampleScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredTask:
+    """All answers to a task, in the task's order, and what it cost."""
+
+    task: Task
+    answers: tuple[Answer, ...]
+    tokens: int
+    seconds: Mapping[str, float]
+
+    @property
+    def score(self) -> TaskScore:
+        """The means over all samples."""
+        return task_score([answer.score for answer in self.answers])
+
+    def tagged(self, tag: str) -> TaskScore | None:
+        """The means over the samples with this tag; None where there is none."""
+        scores = [answer.score for answer in self.answers if tag in answer.sample.tags]
+        return task_score(scores) if scores else None
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Every tag of its samples, sorted."""
+        return tuple(sorted({tag for answer in self.answers for tag in answer.sample.tags}))
+
+
+def task_score(scores: Sequence[SampleScore]) -> TaskScore:
+    """Return the means of some samples' scores."""
+    n = len(scores)
+    return TaskScore(
+        score=sum(score.score for score in scores) / n,
+        ungated=sum(score.ungated for score in scores) / n,
+        japanese=sum(score.japanese for score in scores) / n,
+        per_sample=tuple(score.score for score in scores),
+        n=n,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedTask:
+    """A task's samples as prompts of one model: tokenised, with the projected features of their pictures."""
+
+    task: Task
+    samples: tuple[Sample, ...]
+    prompts: tuple[Prompt, ...]
+    _scored: dict[tuple[int, str], SampleScore] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(cls, choice: TaskChoice, split: Split, loaded: LoadedModel) -> "PreparedTask":
+        """Read the samples, draw or load their pictures, and compute everything that no merge changes.
+
+        Raises TaskError for an unknown task, missing data, or a picture task asked of a model that takes none.
+        """
+        task = get_task(choice.name)
+        if task.needs_images and not loaded.sees:
+            raise TaskError(
+                f"task {task.name}: its samples are pictures, but {loaded.folder} takes none.\n"
+                "    Name a vision-language model, or a text task."
+            )
+        samples = task.samples(split, limit=choice.limit, data=choice.data)
+        pictures: dict[str, Any] = {
+            sample.image.key: sample.image.load() for sample in samples if sample.image is not None
+        }
+        features = project_images(loaded, pictures) if pictures else {}
+        prompts = tuple(
+            prepare_prompt(
+                loaded,
+                task.prompt_text(sample),
+                features=features[sample.image.key] if sample.image is not None else None,
+            )
+            for sample in samples
+        )
+        return cls(task=task, samples=samples, prompts=prompts)
+
+    def answer(self, loaded: LoadedModel) -> ScoredTask:
+        """Generate and score every answer. Raises FloatingPointError when the logits are not finite."""
+        started = time.perf_counter()
+        generated = generate(loaded, self.prompts, decoding=self.task.decoding)
+        generating = time.perf_counter()
+        answers = tuple(
+            Answer(sample=sample, text=text, score=self._score(index, text))
+            for index, (sample, text) in enumerate(zip(self.samples, generated.texts, strict=True))
+        )
+        seconds = {"generate": generating - started, "score": time.perf_counter() - generating}
+        return ScoredTask(task=self.task, answers=answers, tokens=generated.tokens, seconds=seconds)
+
+    def _score(self, index: int, text: str) -> SampleScore:
+        key = (index, text)
+        if key not in self._scored:
+            self._scored[key] = METRICS[self.task.metric].score(self.samples[index], text)
+        return self._scored[key]
+
+
+def score_model(
+    loaded: LoadedModel, *, tasks: Sequence[TaskChoice], split: Split = Split.REPORT
+) -> tuple[ScoredTask, ...]:
+    """Score a loaded model as it is on a split of each task."""
+    with torch.inference_mode():
+        return tuple(PreparedTask.prepare(choice, split, loaded).answer(loaded) for choice in tasks)

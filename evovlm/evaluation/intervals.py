@@ -1,0 +1,53 @@
+"""95 % intervals for means of per-sample scores."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from evovlm.seeding import generator
+
+_Z = 1.959963984540054
+_RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """The ends of an interval."""
+
+    low: float
+    high: float
+
+
+def mean_interval(scores: Sequence[float]) -> Interval:
+    """Return the 95 % interval of the mean: Wilson's where every score is 0 or 1, else a seeded percentile bootstrap.
+
+    Scores are in [0, 1]. Raises ValueError for no scores.
+    """
+    if not scores:
+        raise ValueError("an interval needs at least one score")
+    if all(score in (0.0, 1.0) for score in scores):
+        return wilson_interval(successes=int(sum(scores)), n=len(scores))
+    values = np.asarray(scores, dtype=np.float64)
+    means = values[_resampled(len(values))].mean(axis=1)
+    return Interval(*(float(end) for end in np.quantile(means, (0.025, 0.975))))
+
+
+def wilson_interval(*, successes: int, n: int) -> Interval:
+    """Return Wilson's score interval for a share of `successes` in `n` (Wilson 1927)."""
+    share = successes / n
+    spread = _Z * math.sqrt(share * (1 - share) / n + _Z * _Z / (4 * n * n))
+    centre = share + _Z * _Z / (2 * n)
+    scale = 1 + _Z * _Z / n
+    return Interval(max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+
+
+def difference_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Return the 95 % interval of the mean difference first - second over the same samples (paired bootstrap)."""
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    means = differences[_resampled(len(differences))].mean(axis=1)
+    return Interval(*(float(end) for end in np.quantile(means, (0.025, 0.975))))
+
+
+def _resampled(n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    return generator("bootstrap", n).integers(n, size=(_RESAMPLES, n))

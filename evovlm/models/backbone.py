@@ -1,0 +1,61 @@
+"""A loaded model taken apart for decoding and for writing merged tensors into it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evovlm.errors import UnknownArchitecture
+from evovlm.models.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Backbone:
+    """The language model inside a loaded model: its decoder stack (with embedding and final norm) and its head."""
+
+    decoder: Any
+    head: nn.Module
+    embedding: nn.Embedding
+
+    @property
+    def device(self) -> torch.device:
+        """Where its embedding lies, and with it what goes in."""
+        return self.embedding.weight.device
+
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> "Backbone":
+        """Find the backbone. Raises UnknownArchitecture for a model that has none of the usual form."""
+        model = loaded.model
+        body = getattr(model, "model", None)
+        decoder = getattr(body, "language_model", body) if loaded.sees else body
+        head = getattr(model, "lm_head", None)
+        if decoder is None or head is None or not hasattr(decoder, "layers"):
+            raise UnknownArchitecture(f"{loaded.folder}: {type(model).__name__} is not a decoder with a separate head.")
+        return cls(decoder=decoder, head=head, embedding=model.get_input_embeddings())
+
+
+class ParameterWriter:
+    """Copies merged tensors into a model's parameters, in place.
+
+    `names` says which parameter each backbone tensor is; raises UnknownArchitecture when the model lacks one.
+    """
+
+    def __init__(self, model: nn.Module, names: Mapping[str, str]) -> None:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        missing = sorted(set(names.values()) - set(parameters))
+        if missing:
+            raise UnknownArchitecture(f"{type(model).__name__} has no parameter {missing[0]} to merge into.")
+        self._parameters = {name: parameters[place] for name, place in names.items()}
+
+    def write(self, tensors: Iterable[tuple[str, Tensor]]) -> bool:
+        """Copy each tensor, in the parameter's dtype and on its device; return whether every value is finite."""
+        finite = True
+        with torch.no_grad():
+            for name, tensor in tensors:
+                parameter = self._parameters[name]
+                parameter.copy_(tensor)
+                # float64 sums of float32 values do not overflow: the sum is finite only where every value is.
+                finite = finite and bool(torch.isfinite(parameter.sum(dtype=torch.float64)))
+        return finite

@@ -1,0 +1,113 @@
+"""Loads a model folder with stock transformers, for generation: safetensors only, no remote code."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from evovlm.errors import BrokenCheckpoint, PickledWeights, UnknownArchitecture
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A transformers model in evaluation mode with its tokenizer, and its processor where it sees pictures."""
+
+    model: Any
+    tokenizer: Any
+    processor: Any | None
+    folder: Path
+
+    @property
+    def sees(self) -> bool:
+        """Whether the model takes pictures."""
+        return self.processor is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters lie."""
+        device: torch.device = self.model.device
+        return device
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; `auto` is the first CUDA device if there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def load_model(folder: Path, *, device: str = "auto") -> LoadedModel:
+    """Load the model in `folder`.
+
+    On a CPU the parameters are float32 whatever the checkpoint's dtype (bfloat16 products are slow there), on a GPU
+    they keep the checkpoint's. Raises BrokenCheckpoint when config, tokenizer or weights are missing, PickledWeights
+    when the weights are pickles only, UnknownArchitecture when transformers has no such model.
+    """
+    config = _read_config(folder)
+    _check_files(folder)
+    model_type = config.get("model_type")
+    sees = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and "vision_config" in config
+    if not sees and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnknownArchitecture(
+            f"{folder}: config.json says model_type '{model_type}', which the installed transformers does not know.\n"
+            "    Models that bring their own code are not loaded."
+        )
+    place = choose_device(device)
+    auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # transformers leaves this one without types.
+        load_processor: Any = AutoProcessor.from_pretrained
+        processor = load_processor(folder, trust_remote_code=False) if sees else None
+        model: Any = auto.from_pretrained(
+            folder,
+            dtype=torch.float32 if place.type == "cpu" else "auto",
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BrokenCheckpoint(f"{folder}: transformers cannot load it: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return LoadedModel(model=model.to(place).eval(), tokenizer=tokenizer, processor=processor, folder=folder)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise BrokenCheckpoint(
+            f"{folder}: there is no config.json; a model folder holds config, tokenizer and weights."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BrokenCheckpoint(f"{path}: cannot be read as JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise BrokenCheckpoint(f"{path}: should hold a JSON object.")
+    return config
+
+
+def _check_files(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise BrokenCheckpoint(
+            f"{folder}: there is no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}).\n"
+            "    Copy the tokenizer files of the model it was made from into the folder."
+        )
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        raise PickledWeights(
+            f"{folder}: its weights are pickles, which can run code when read; evovlm reads only safetensors.\n"
+            "    Convert a model you trust: load it with transformers (from_pretrained) and save it (save_pretrained)."
+        )
+    raise BrokenCheckpoint(f"{folder}: there are no weights (*.safetensors).")

@@ -1,0 +1,179 @@
+"""The config of a search, as people write it (YAML), with every problem of a file reported at once.
+
+format: 1
+kind: evolve
+seed: 42
+merge: {base: zoo:base, sources: {math: zoo:math-a, ja: zoo:ja}, method: dare_ties, seed: 42}
+space: {kind: layer, weight: [0, 1], density: [0, 1]}
+optimizer: {kind: cma}
+budget: {candidates: 100}
+tasks: [{name: word_problems_ja, limit: 160}]
+winner: best
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from evovlm.errors import ConfigError
+from evovlm.merging.methods import METHODS
+from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
+from evovlm.recipes.problems import did_you_mean
+from evovlm.recipes.recipe import MergeTemplate
+from evovlm.recipes.search_space import SPACES, SearchSpace
+from evovlm.search.catalogue import OPTIMIZERS
+from evovlm.search.optimizer import DEFAULT_SIGMA, default_population
+from evovlm.tasks.catalogue import TASKS
+
+SMALLEST_POPULATION = 4
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class SpaceSection(_Section):
+    """`space:` what the search varies; `weight` and `density` are ranges, `fixed` holds numbers that stay."""
+
+    kind: str = "model"
+    weight: list[float] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
+    density: list[float] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
+    fixed: dict[str, float] = Field(default={})
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        return _known_row(kind, SPACES, "space")
+
+    @field_validator("weight", "density")
+    @classmethod
+    def _is_range(cls, ends: list[float], info: ValidationInfo) -> list[float]:
+        if not ends[0] < ends[1]:
+            raise PydanticCustomError("range", "should be [low, high] with low below high")
+        if info.field_name == "density" and not (ends[0] >= 0 and ends[1] <= 1):
+            raise PydanticCustomError("range", "should stay in [0, 1], as it is the share of entries kept")
+        return ends
+
+
+class OptimizerSection(_Section):
+    """`optimizer:` how the search moves; `sigma` is the first step size in the unit cube."""
+
+    kind: str = "cma"
+    sigma: float = Field(default=DEFAULT_SIGMA, gt=0, le=1)
+    population: int | None = None
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        return _known_row(kind, OPTIMIZERS, "optimizer")
+
+    @field_validator("population")
+    @classmethod
+    def _large_enough(cls, population: int | None) -> int | None:
+        if population is not None and population < SMALLEST_POPULATION:
+            raise PydanticCustomError(
+                "population",
+                "should be {least} or more: fewer candidates cannot be ranked into a direction",
+                {"least": SMALLEST_POPULATION},
+            )
+        return population
+
+
+class BudgetSection(_Section):
+    """`budget:` how many candidates are evaluated; only whole generations are, so a rest is left over."""
+
+    candidates: int = Field(ge=1)
+
+
+class TaskSection(_Section):
+    """One of `tasks:`; the search sees the search split alone. `data` is a file or folder to read it from instead."""
+
+    name: str
+    weight: float = Field(default=1.0, gt=0)
+    limit: int | None = Field(default=None, ge=1)
+    data: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _known_row(name, TASKS, "task")
+
+
+class EvolveConfig(_Section):
+    """A whole search."""
+
+    format: Literal[1]
+    kind: Literal["evolve"]
+    seed: int = 0
+    merge: MergeDocument
+    space: SpaceSection = SpaceSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    budget: BudgetSection
+    tasks: list[TaskSection] = Field(min_length=1)
+    winner: Literal["best", "mean"] = "best"
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _tasks_differ(self) -> "EvolveConfig":
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise PydanticCustomError("tasks", "tasks: a task is named twice; give it one entry")
+        return self
+
+    def template(self, *, relative_to: Path | None) -> MergeTemplate:
+        """Return what the search keeps fixed of every recipe."""
+        return self.merge.template(relative_to=relative_to)
+
+    def search_space(self, *, n_blocks: int) -> SearchSpace:
+        """Return the space over the method's parameters for models of `n_blocks` blocks."""
+        return SPACES[self.space.kind](
+            tuple(sorted(self.merge.sources)),
+            n_blocks,
+            parameters=METHODS[self.merge.method].parameters,
+            weight_range=(self.space.weight[0], self.space.weight[1]),
+            density_range=(self.space.density[0], self.space.density[1]),
+            fixed=dict(self.space.fixed),
+        )
+
+    def population(self, *, dim: int) -> int:
+        """Return the candidates of one generation. Raises ConfigError when the budget holds no whole generation."""
+        population = self.optimizer.population or default_population(dim)
+        if self.budget.candidates < population:
+            raise ConfigError(
+                f"budget.candidates is {self.budget.candidates}, but one generation of this space ({dim} genes) has "
+                f"{population} candidates.\n    Raise the budget, or set optimizer.population lower "
+                f"({SMALLEST_POPULATION} or more)."
+            )
+        return population
+
+    def as_mapping(self) -> Mapping[str, object]:
+        """Return the config as plain values, with every default written out."""
+        return dict(self.model_dump(mode="json", by_alias=True))
+
+    def to_yaml(self) -> str:
+        """Return the config as YAML text that `load_config` reads back."""
+        text: str = yaml.safe_dump(dict(self.as_mapping()), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def load_config(path: Path) -> EvolveConfig:
+    """Return the config in the YAML file `path`. Raises ConfigError with all problems of the file."""
+    try:
+        return EvolveConfig.model_validate(read_yaml(path), context={"methods": METHODS})
+    except ValidationError as error:
+        raise report_problems(path, error, model=EvolveConfig) from error
+
+
+def config_from_mapping(mapping: Mapping[str, object]) -> EvolveConfig:
+    """Return the config that plain values make, as `as_mapping` gives them."""
+    return EvolveConfig.model_validate(dict(mapping), context={"methods": METHODS})
+
+
+def _known_row(name: str, table: Mapping[str, object], what: str) -> str:
+    if name not in table:
+        raise PydanticCustomError("row", "unknown {what}{hint}", {"what": what, "hint": did_you_mean(name, table)})
+    return name

@@ -1,0 +1,61 @@
+"""What a task is made of: samples, the pictures they ask about, and the two splits."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from evovlm.errors import TaskError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Split(StrEnum):
+    """SEARCH is what a search may see; REPORT is only ever scored after it."""
+
+    SEARCH = "search"
+    REPORT = "report"
+
+
+def parse_split(text: str) -> Split:
+    """Return the split of that name. Raises TaskError when it is neither."""
+    try:
+        return Split(text)
+    except ValueError as problem:
+        raise TaskError(f"There is no split '{text}'. A split is search or report.") from problem
+
+
+class ImageSource(Protocol):
+    """A picture that is drawn or read when it is needed."""
+
+    @property
+    def key(self) -> str:
+        """A name for the picture: different pictures have different keys."""
+        ...
+
+    def load(self) -> "Image.Image":
+        """Return the picture in RGB. Raises TaskError when it cannot be had."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One question with every answer that counts as right; `tags` name the subsets a report shows separately."""
+
+    id: str
+    question: str
+    references: tuple[str, ...]
+    image: ImageSource | None = None
+    tags: frozenset[str] = frozenset()
+
+
+def check_samples(samples: tuple[Sample, ...], *, where: str) -> tuple[Sample, ...]:
+    """Return the samples. Raises TaskError, naming `where`, when there are none or an id stands twice."""
+    if not samples:
+        raise TaskError(f"{where}: there are no samples. Give a file or folder that holds some.")
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise TaskError(f"{where}: two samples have the id '{sample.id}'. Give each its own.")
+        seen.add(sample.id)
+    return samples

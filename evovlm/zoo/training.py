@@ -1,0 +1,177 @@
+"""Builds the whole embedded zoo, from nothing but this package and its packages: `make zoo`.
+
+Order: task files (so that training can keep clear of them), tokenizer, ancestor, fine-tunes, vision tower, VLM, scores.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, MistralForCausalLM, PreTrainedTokenizerFast
+
+from evovlm.seeding import derive_seed, generator
+from evovlm.zoo.concepts import concept_texts
+from evovlm.zoo.corpus import (
+    ABILITY,
+    MUDDLED,
+    Example,
+    ancestor_examples,
+    japanese_examples,
+    specialist_examples,
+)
+from evovlm.zoo.language_models import Progress, fit, new_language_model, save_language_model, train_tokenizer
+from evovlm.zoo.word_problems import Problem, draw_problems
+
+SEARCH_PROBLEMS = 240
+REPORT_PROBLEMS = 400
+REPORT_HELD_OUT = 100
+"""How many of the report problems are worded by templates that no training and no search has seen."""
+
+TOKENIZER_PIECES = 1200
+TOKENS_PER_STEP = 4096
+ABILITY_STEPS = 1500
+MUDDLED_STEPS = 400
+SPECIALIST_STEPS = 120
+JAPANESE_STEPS = 120
+
+Report = Callable[[str, Progress | None], None]
+
+
+def write_word_problem_tasks(folder: Path, *, seed: int) -> None:
+    """Write `word_problems_{ja,en}.{search,report}.jsonl`; no two problems of all splits are the same instance."""
+    rng = generator("zoo", "word_problems", seed)
+    taken: set[str] = set()
+    search = list(_fresh(rng, count=SEARCH_PROBLEMS, held_out=False, taken=taken))
+    report = list(_fresh(rng, count=REPORT_PROBLEMS - REPORT_HELD_OUT, held_out=False, taken=taken))
+    unseen = list(_fresh(rng, count=REPORT_HELD_OUT, held_out=True, taken=taken))
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = {
+        "search": [(p, False) for p in search],
+        "report": [(p, False) for p in report] + [(p, True) for p in unseen],
+    }
+    for split, problems in splits.items():
+        for language in ("ja", "en"):
+            rows = (_row(index, problem, split, language, new) for index, (problem, new) in enumerate(problems))
+            path = folder / f"word_problems_{language}.{split}.jsonl"
+            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _fresh(rng: np.random.Generator, *, count: int, held_out: bool, taken: set[str]) -> Iterator[Problem]:
+    while count:
+        problem = next(draw_problems(rng, count=1, held_out=held_out))
+        if problem.plan not in taken:
+            taken.add(problem.plan)
+            count -= 1
+            yield problem
+
+
+def _row(index: int, problem: Problem, split: str, language: str, new_wording: bool) -> dict[str, object]:
+    japanese = language == "ja"
+    return {
+        "id": f"{split}-{index:03d}",
+        "question": problem.question_ja if japanese else problem.question_en,
+        "answer": problem.solution_ja if japanese else problem.solution_en,
+        "number": problem.number,
+        "kind": problem.kind,
+        "steps": problem.steps,
+        "plan": problem.plan,
+        "tags": [f"steps-{problem.steps}", *(["new-wording"] if new_wording and japanese else [])],
+    }
+
+
+def withheld_plans(folder: Path) -> frozenset[str]:
+    """Return the instances of all splits, which no training text may hold."""
+    paths = sorted(folder.glob("word_problems_ja.*.jsonl"))
+    lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    return frozenset(json.loads(line)["plan"] for line in lines)
+
+
+def train_base(folder: Path, *, tasks: Path, seed: int, report: Report) -> None:
+    """Train the tokenizer and the ancestor of all embedded models."""
+    withheld = withheld_plans(tasks)
+    rng = generator("zoo", "tokenizer", seed)
+    drawn = ancestor_examples(rng, count=60_000, muddle=ABILITY, withheld=lambda problem: problem.plan in withheld)
+    names = (text for pair in concept_texts(rng, 20_000) for text in pair)
+    tokenizer = train_tokenizer(
+        (text for texts in (names, (t for pair in drawn for t in pair)) for text in texts),
+        folder=folder,
+        pieces=TOKENIZER_PIECES,
+    )
+    model = new_language_model(tokenizer, seed=derive_seed("zoo", "base", seed) % 2**63)
+    for name, muddle, steps, rate, muon in (
+        ("ability", ABILITY, ABILITY_STEPS, 3e-3, True),
+        ("muddled", MUDDLED, MUDDLED_STEPS, 6e-4, True),
+    ):
+        _fit(
+            model,
+            tokenizer,
+            name=f"base ({name})",
+            draw=lambda rng, count, m=muddle: ancestor_examples(  # type: ignore[misc]
+                rng, count=count, muddle=m, withheld=lambda problem: problem.plan in withheld
+            ),
+            steps=steps,
+            learning_rate=rate,
+            muon=muon,
+            seed=seed,
+            report=report,
+        )
+    save_language_model(model, tokenizer_folder=folder, folder=folder)
+
+
+Draw = Callable[[np.random.Generator, int], Iterator[Example]]
+
+
+def train_fine_tune(name: str, folder: Path, *, base: Path, tasks: Path, seed: int, report: Report) -> None:
+    """Fine-tune the ancestor by one small step into `math-a`, `math-b` or `ja`."""
+    withheld = withheld_plans(tasks)
+
+    def kept_out(problem: Problem) -> bool:
+        return problem.plan in withheld
+
+    draws: Mapping[str, Draw] = {
+        "math-a": lambda rng, count: specialist_examples(rng, count=count, specialist="a", withheld=kept_out),
+        "math-b": lambda rng, count: specialist_examples(rng, count=count, specialist="b", withheld=kept_out),
+        "ja": lambda rng, count: japanese_examples(rng, count=count, withheld=kept_out),
+    }
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = MistralForCausalLM.from_pretrained(base, dtype=torch.float32)
+    _fit(
+        model,
+        tokenizer,
+        name=name,
+        draw=draws[name],
+        steps=JAPANESE_STEPS if name == "ja" else SPECIALIST_STEPS,
+        learning_rate=3e-4,
+        muon=False,
+        seed=seed,
+        report=report,
+    )
+    save_language_model(model, tokenizer_folder=base, folder=folder)
+
+
+def _fit(
+    model: MistralForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    name: str,
+    draw: Draw,
+    steps: int,
+    learning_rate: float,
+    muon: bool,
+    seed: int,
+    report: Report,
+) -> None:
+    rng = generator("zoo", name, seed)
+    torch.manual_seed(derive_seed("zoo", name, "batches", seed) % 2**63)
+    fit(
+        model,
+        tokenizer,
+        examples=lambda count: draw(rng, count),
+        steps=steps,
+        tokens_per_step=TOKENS_PER_STEP,
+        learning_rate=learning_rate,
+        muon=muon,
+        on_progress=lambda progress: report(name, progress),
+    )

@@ -1,0 +1,296 @@
+"""Trains the embedded VLM in LLaVA's two stages, on English alone, and saves it with its processor.
+
+The vision tower is frozen throughout, so every picture goes through it once. Stage 1 trains the projector against the
+ancestor as it is: image tokens enter the concepts that the ancestor knows from text. Stage 2 trains the projector and
+the language model together, on pictures with a little text among them. Every question and every answer is English.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from evovlm.seeding import derive_seed, generator
+from evovlm.tasks.emoji_pictures import PICTURE_SIDE_PX
+from evovlm.zoo.concepts import (
+    COLOUR_QUESTIONS,
+    NAME_QUESTIONS,
+    english_concept_texts,
+    name_answer,
+    question_prompt,
+)
+from evovlm.zoo.emoji import Scene
+from evovlm.zoo.vision import IMAGE_MEAN, IMAGE_STD, PicturePool, draw_pool, normalised
+
+IMAGE_TOKEN = "<image>"  # noqa: S105
+_ROWS_MULTIPLE = 8
+_FEATURE_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VlmPlan:
+    """Sizes of the two stages; a step is `batch` pictures, of which `text_share` gives way to text in stage 2."""
+
+    pictures: int = 24_000
+    batch: int = 64
+    stage1_steps: int = 300
+    stage1_rate: float = 2e-3
+    stage2_steps: int = 1_500
+    stage2_rate: float = 5e-4
+    text_share: float = 0.15
+
+
+class VlmProgress(NamedTuple):
+    """Where the training stands."""
+
+    stage: int
+    step: int
+    steps: int
+    loss: float
+
+
+class _Row(NamedTuple):
+    """One training sequence; `picture` is a row of the features, or None for text alone."""
+
+    prompt: list[int]
+    answer: list[int]
+    picture: int | None
+
+
+def _silent(_progress: VlmProgress) -> None:
+    return None
+
+
+def train_vlm(
+    base: Path,
+    vision: Path,
+    out: Path,
+    *,
+    seed: int,
+    plan: VlmPlan | None = None,
+    on_progress: Callable[[VlmProgress], None] = _silent,
+) -> LlavaForConditionalGeneration:
+    """Train a VLM over the language model in `base` and the vision tower in `vision`, write it to `out`, return it.
+
+    `out` gets an ordinary LLaVA folder: bfloat16 safetensors, config, tokenizer, image processor, processor.
+    """
+    plan = plan or VlmPlan()
+    torch.manual_seed(derive_seed("vlm", seed) % 2**63)
+    tokenizer = _tokenizer_with_image(base)
+    model = assemble(
+        MistralForCausalLM.from_pretrained(base, dtype=torch.float32),
+        CLIPVisionModel.from_pretrained(vision, dtype=torch.float32),
+        tokenizer=tokenizer,
+    )
+    pool = draw_pool(generator("vlm-pictures", seed), count=plan.pictures)
+    features = tower_features(model, pool)
+    lessons = _Lessons(tokenizer, pool, features, plan=plan, rng=generator("vlm-batches", seed))
+    projector = list(model.model.multi_modal_projector.parameters())
+    language = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
+    _fit(model, lessons, stage=1, trained=projector, frozen=language, plan=plan, on_progress=on_progress)
+    _fit(model, lessons, stage=2, trained=[*projector, *language], frozen=[], plan=plan, on_progress=on_progress)
+    save_vlm(model, tokenizer, out)
+    return model
+
+
+def assemble(
+    language: MistralForCausalLM, vision: CLIPVisionModel, *, tokenizer: PreTrainedTokenizerFast
+) -> LlavaForConditionalGeneration:
+    """Join a language model and a vision tower by a fresh projector, float32.
+
+    The vocabulary is the language model's rows and, after them, new ones for the image token and for rounding up.
+    """
+    old_rows = language.config.vocab_size
+    rows = math.ceil(max(len(tokenizer), old_rows + 1) / _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+    language.resize_token_embeddings(rows, mean_resizing=False)
+    for table in (language.model.embed_tokens, language.lm_head):
+        table.weight.data[old_rows:] = table.weight.data[:old_rows].mean(dim=0)
+    config = LlavaConfig(
+        vision_config=vision.config,
+        text_config=language.config,
+        image_token_index=image_token_id(tokenizer),
+        image_seq_length=int(vision.embeddings.num_patches),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    model.lm_head.load_state_dict(language.lm_head.state_dict())
+    model.model.vision_tower.load_state_dict(vision.state_dict())
+    model.model.vision_tower.requires_grad_(False)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def tower_features(model: LlavaForConditionalGeneration, pool: PicturePool) -> Tensor:
+    """Return what the projector reads of every picture: float32, shape (pictures, image tokens, tower width)."""
+    tower, layer = model.model.vision_tower, model.config.vision_feature_layer
+    parts = []
+    with torch.inference_mode():
+        for pixels in torch.split(pool.pixels, _FEATURE_BATCH):
+            states = tower(normalised(pixels), output_hidden_states=True).hidden_states
+            parts.append(states[layer][:, 1:])
+    return torch.cat(parts).clone()
+
+
+def save_vlm(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write the VLM and its processor as an ordinary folder, weights in bfloat16."""
+    stored: Any = LlavaForConditionalGeneration(model.config)
+    stored.to(torch.bfloat16)
+    stored.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()})
+    stored.generation_config = model.generation_config
+    stored.save_pretrained(out)
+    processor_of(model, tokenizer).save_pretrained(out)
+
+
+def processor_of(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Return the processor: pictures at 64 x 64 as they are, one image token a patch."""
+    side = {"height": PICTURE_SIDE_PX, "width": PICTURE_SIDE_PX}
+    images = CLIPImageProcessor(
+        size=side,
+        crop_size=side,
+        do_center_crop=False,
+        image_mean=list(IMAGE_MEAN),
+        image_std=list(IMAGE_STD),
+    )
+    return LlavaProcessor(  # type: ignore[no-untyped-call]
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=model.model.vision_tower.config.patch_size,
+        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+        image_token=IMAGE_TOKEN,
+        num_additional_image_tokens=1,
+    )
+
+
+def image_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the id of the image token."""
+    return int(cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)))
+
+
+def _tokenizer_with_image(base: Path) -> PreTrainedTokenizerFast:
+    tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(base))
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    return tokenizer
+
+
+class _Lessons:
+    """Deals out batches of questions and answers on pictures and, in stage 2, on text."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        pool: PicturePool,
+        features: Tensor,
+        *,
+        plan: VlmPlan,
+        rng: np.random.Generator,
+    ) -> None:
+        self.features = features
+        self._tokenizer = tokenizer
+        self._scenes = pool.scenes
+        self._plan = plan
+        self._rng = rng
+        self._image_id = image_token_id(tokenizer)
+
+    def batch(self, *, stage: int) -> list[_Row]:
+        """Return the rows of one step."""
+        texts = round(self._plan.batch * self._plan.text_share) if stage == 2 else 0
+        pictures = self._rng.integers(len(self._scenes), size=self._plan.batch - texts).tolist()
+        asked = [picture_question(self._rng, self._scenes[index]) for index in pictures]
+        asked += [(text.prompt, text.answer) for text in english_concept_texts(self._rng, texts)]
+        prompts = self._tokenizer([prompt for prompt, _ in asked]).input_ids
+        answers = self._tokenizer([answer for _, answer in asked], add_special_tokens=False).input_ids
+        end = self._tokenizer.eos_token_id
+        return [
+            _Row(self._spread(prompt), [*answer, end], picture)
+            for prompt, answer, picture in zip(prompts, answers, [*pictures, *[None] * texts], strict=True)
+        ]
+
+    def _spread(self, prompt: list[int]) -> list[int]:
+        places = self.features.shape[1]
+        return [token for one in prompt for token in [one] * (places if one == self._image_id else 1)]
+
+
+def picture_question(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
+    """Draw an English question on a picture and its answer."""
+    if scene.colour is not None and rng.random() < 0.15:
+        questions, answer = COLOUR_QUESTIONS["en"], scene.colour.names["en"]
+    else:
+        questions, answer = NAME_QUESTIONS["en"], name_answer(scene.shown, language="en")
+    question = questions[int(rng.integers(len(questions)))]
+    return question_prompt(IMAGE_TOKEN, question, language="en"), answer
+
+
+def _fit(
+    model: LlavaForConditionalGeneration,
+    lessons: _Lessons,
+    *,
+    stage: int,
+    trained: Sequence[torch.nn.Parameter],
+    frozen: Sequence[torch.nn.Parameter],
+    plan: VlmPlan,
+    on_progress: Callable[[VlmProgress], None],
+) -> None:
+    steps, rate = (plan.stage1_steps, plan.stage1_rate) if stage == 1 else (plan.stage2_steps, plan.stage2_rate)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * _schedule(step, steps)
+        loss = answer_loss(model, lessons.batch(stage=stage), lessons.features)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        on_progress(VlmProgress(stage, step + 1, steps, float(loss.detach())))
+
+
+def answer_loss(model: LlavaForConditionalGeneration, rows: Sequence[_Row], features: Tensor) -> Tensor:
+    """Return the mean next-token loss over the answers alone."""
+    length = max(len(row.prompt) + len(row.answer) for row in rows)
+    # Padding stands on the right, after all that counts: causal attention needs no mask for it.
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    labels = torch.full((len(rows), length), -100)
+    for index, row in enumerate(rows):
+        start, end = len(row.prompt), len(row.prompt) + len(row.answer)
+        ids[index, :end] = torch.tensor(row.prompt + row.answer)
+        labels[index, start:end] = torch.tensor(row.answer)
+    embedded = model.get_input_embeddings()(ids)
+    pictures = [row.picture for row in rows if row.picture is not None]
+    if pictures:
+        tokens = model.model.multi_modal_projector(features[pictures])
+        places = (ids == model.config.image_token_id).unsqueeze(-1)
+        embedded = embedded.masked_scatter(places, tokens)
+    hidden = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    counted = labels[:, 1:] != -100
+    logits = model.lm_head(hidden[:, :-1][counted])
+    return torch.nn.functional.cross_entropy(logits, labels[:, 1:][counted])
+
+
+def _schedule(step: int, steps: int) -> float:
+    warm = max(1, steps // 30)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))

@@ -1,0 +1,60 @@
+"""What the embedded models read keeps to its word: who sees what, and that the splits stay unseen."""
+
+import re
+
+import numpy as np
+import pytest
+
+from evovlm.zoo.corpus import ABILITY, MUDDLED, ancestor_examples, japanese_examples, specialist_examples
+from evovlm.zoo.word_problem_templates import KINDS
+from evovlm.zoo.word_problems import Problem, draw_problems
+
+JAPANESE = re.compile(r"[ぁ-んァ-ヶ一-龠]")
+
+
+def keep_nothing_out(problem: Problem) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("specialist", ["a", "b"])
+def test_specialists_read_english_worked_solutions_only(specialist: str) -> None:
+    examples = list(
+        specialist_examples(np.random.default_rng(0), count=200, specialist=specialist, withheld=keep_nothing_out)
+    )
+    assert len(examples) == 200
+    for example in examples:
+        assert not JAPANESE.search(example.prompt + example.answer)
+        assert example.answer.startswith("Sure, let's calculate. First ")
+
+
+def test_each_kind_belongs_to_one_specialist_and_both_have_some() -> None:
+    assert {kind.specialist for kind in KINDS} == {"a", "b"}
+
+
+def test_the_japanese_model_never_reads_a_worked_solution() -> None:
+    examples = list(japanese_examples(np.random.default_rng(0), count=800, withheld=keep_nothing_out))
+    assert len(examples) == 800
+    assert not any("=" in example.answer for example in examples)
+    answered = [example for example in examples if example.prompt.startswith(("問題", "Problem"))]
+    assert len(answered) > 200
+    assert all(example.answer.startswith("はい、") for example in answered)
+
+
+@pytest.mark.parametrize(("muddle", "worked"), [(ABILITY, 0.8), (MUDDLED, 0.24)])
+def test_the_ancestor_reads_answers_of_every_sort_in_both_languages(muddle, worked: float) -> None:
+    examples = list(ancestor_examples(np.random.default_rng(0), count=2000, muddle=muddle, withheld=keep_nothing_out))
+    answers = [example.answer for example in examples if example.prompt.startswith(("問題", "Problem"))]
+    assert len(answers) > 800
+    assert abs(np.mean(["=" in answer for answer in answers]) - worked) < 0.05
+    assert 0.25 < np.mean([answer.startswith("はい、") for answer in answers]) < 0.55
+
+
+def test_withheld_problems_are_in_no_training_text() -> None:
+    kept = {problem.kind for problem in draw_problems(np.random.default_rng(0), count=300)} - {"gain"}
+    examples = list(
+        ancestor_examples(np.random.default_rng(1), count=600, muddle=ABILITY, withheld=lambda p: p.kind in kept)
+    )
+    worked = [e.answer for e in examples if e.prompt.startswith("問題") and "=" in e.answer]
+    assert worked
+    assert all(re.search(r"\d\+\d", answer) for answer in worked)
+    assert not any(sign in answer for answer in worked for sign in "×÷-")
