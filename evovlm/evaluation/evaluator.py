@@ -64,8 +64,10 @@ class Evaluator:
     def evaluate(self, recipe: ParameterMerge) -> Evaluation | Failure:
         """Merge, generate and score; a candidate that cannot be scored is a Failure, not an exception.
 
-        The fitness is the mean of the tasks' scores by their weights.
+        The fitness is the mean of the tasks' scores by their weights. Raises ConfigError for a recipe of another
+        template or with lists of a wrong length: no candidate of this search.
         """
+        self.merger.check(recipe)
         try:
             return self._evaluate(recipe)
         except FloatingPointError as error:

@@ -57,7 +57,7 @@ def generate(loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: Decodi
         )
     else:
         rows = generate_stock(loaded, prompts, decoding=decoding, stop_ids=stop_ids)
-    texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
     return Generated(
         texts=tuple(_before_stop(text, decoding.stop).strip() for text in texts), tokens=sum(map(len, rows))
     )

@@ -25,7 +25,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """One line of the journal: a candidate (`kind` "candidate", or "mean" for a distribution's mean) and its outcome."""
+    """One line: a candidate (`kind` "candidate"; "mean" for the distribution's mean at the end) and its outcome."""
 
     kind: str
     index: int

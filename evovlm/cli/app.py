@@ -1,0 +1,48 @@
+"""The `evovlm` command. Every subcommand imports what it needs when it runs, so that `--help` answers at once."""
+
+import sys
+
+import typer
+
+from evovlm.cli.demo import demo
+from evovlm.cli.evolve import evolve
+from evovlm.cli.merge import merge
+from evovlm.cli.methods import methods
+from evovlm.cli.score import score
+from evovlm.cli.show import show
+from evovlm.cli.spaces import spaces
+from evovlm.cli.tasks import tasks
+from evovlm.cli.zoo import zoo
+from evovlm.errors import EvovlmError
+
+app = typer.Typer(
+    name="evovlm",
+    help="Evolve model-merge recipes: Japanese math LLMs and Japanese VLMs from published models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (demo, evolve, show, merge, score, methods, spaces, tasks):
+    app.command()(command)
+app.add_typer(zoo)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+) -> None:
+    """Evolve model-merge recipes: Japanese math LLMs and Japanese VLMs from published models."""
+    if version:
+        from evovlm import __version__
+
+        typer.echo(f"evovlm {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line: exit 0 done, 2 what the user can mend, 130 interrupted."""
+    try:
+        app()
+    except EvovlmError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
