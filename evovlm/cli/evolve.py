@@ -46,7 +46,7 @@ def evolve(
     )
     for name, score in result.evaluation.scores.items():
         typer.echo(
-            f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {100 * score.japanese:.0f} %)"
+            f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)} %)"
         )
     typer.echo("\nNext:")
     typer.echo(f"  evovlm show {out}")

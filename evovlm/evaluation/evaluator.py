@@ -43,6 +43,8 @@ class Evaluator:
             raise TaskError("a search sees only search splits; score its winner on the report split afterwards.")
         if not tasks or sum(choice.weight for choice in tasks) <= 0:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
+        for choice in tasks:
+            choice.check(split)
         merger = Merger.open(template)
         loaded = load_model(template.host.resolve(), device=device)
         layout = merger.host.layout

@@ -43,7 +43,12 @@ def wilson_interval(*, successes: int, n: int) -> Interval:
 
 
 def difference_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """Return the 95 % interval of the mean difference first - second over the same samples (paired bootstrap)."""
+    """Return the 95 % interval of the mean difference first - second over the same samples (paired bootstrap).
+
+    Raises ValueError for none, or for unequal numbers of them.
+    """
+    if not first or len(first) != len(second):
+        raise ValueError("a paired difference needs the scores of the same samples, at least one")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     means = differences[_resampled(len(differences))].mean(axis=1)
     return Interval(*(float(end) for end in np.quantile(means, (0.025, 0.975))))

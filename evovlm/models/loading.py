@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
+from transformers.utils.logging import disable_progress_bar
 
-from evovlm.errors import BrokenCheckpoint, PickledWeights, UnknownArchitecture
+from evovlm.errors import BrokenCheckpoint, ConfigError, PickledWeights, UnknownArchitecture
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -39,19 +41,30 @@ class LoadedModel:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is the first CUDA device if there is one, else the CPU."""
+    """Return the device of that name; `auto` is the first CUDA device if there is one, else the CPU.
+
+    Raises ConfigError for a device that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: '{name}' is no device; name auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: '{name}' is not there; {torch.cuda.device_count()} CUDA devices are. Name another.")
+    return device
 
 
 def load_model(folder: Path, *, device: str = "auto") -> LoadedModel:
     """Load the model in `folder`.
 
     On a CPU the parameters are float32 whatever the checkpoint's dtype (bfloat16 products are slow there), on a GPU
-    they keep the checkpoint's. Raises BrokenCheckpoint when config, tokenizer or weights are missing, PickledWeights
-    when the weights are pickles only, UnknownArchitecture when transformers has no such model.
+    they keep the checkpoint's. Raises BrokenCheckpoint when config, tokenizer or weights are missing or incomplete,
+    PickledWeights when the weights are pickles only, UnknownArchitecture when transformers has no such model,
+    ConfigError for a device that is not there.
     """
+    place = choose_device(device)
     config = _read_config(folder)
     _check_files(folder)
     model_type = config.get("model_type")
@@ -61,25 +74,41 @@ def load_model(folder: Path, *, device: str = "auto") -> LoadedModel:
             f"{folder}: config.json says model_type '{model_type}', which the installed transformers does not know.\n"
             "    Models that bring their own code are not loaded."
         )
-    place = choose_device(device)
-    auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        # transformers leaves this one without types.
-        load_processor: Any = AutoProcessor.from_pretrained
-        processor = load_processor(folder, trust_remote_code=False) if sees else None
-        model: Any = auto.from_pretrained(
-            folder,
-            dtype=torch.float32 if place.type == "cpu" else "auto",
-            use_safetensors=True,
-            attn_implementation="sdpa",
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError) as error:
+        processor = _untyped(AutoProcessor).from_pretrained(folder, trust_remote_code=False) if sees else None
+        model = _load_weights(folder, sees=sees, dtype=torch.float32 if place.type == "cpu" else "auto")
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BrokenCheckpoint(f"{folder}: transformers cannot load it: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LoadedModel(model=model.to(place).eval(), tokenizer=tokenizer, processor=processor, folder=folder)
+
+
+def _load_weights(folder: Path, *, sees: bool, dtype: torch.dtype | str) -> Any:
+    _untyped(disable_progress_bar)()
+    auto = _untyped(AutoModelForImageTextToText if sees else AutoModelForCausalLM)
+    model, report = auto.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    # transformers fills what is missing with random numbers and goes on.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise BrokenCheckpoint(
+            f"{folder}: its weights lack {len(missing)} tensors that config.json asks for, the first is {missing[0]}.\n"
+            "    Fetch the checkpoint again, or mend its config.json."
+        )
+    return model
+
+
+def _untyped(part: Any) -> Any:
+    """Return a part of transformers that its authors gave no types, or wrong ones."""
+    return part
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -8,16 +8,15 @@
 from functools import partial
 from pathlib import Path
 
-from evovlm.assets import asset_path
 from evovlm.errors import TaskError
 from evovlm.tasks.emoji_pictures import from_fields
-from evovlm.tasks.rows import read_rows, value_of
+from evovlm.tasks.rows import embedded_file, read_rows, value_of
 from evovlm.tasks.sample import Sample, Split, check_samples
 
 
 def load_questions(split: Split, files: Path | None, *, language: str) -> tuple[Sample, ...]:
     """Return the questions of a split; `files` replaces the embedded file. Raises TaskError for data that is amiss."""
-    path = files or asset_path(f"zoo/tasks/emoji_{language}.{split}.jsonl")
+    path = files or embedded_file(f"emoji_{language}.{split}")
     samples = []
     for number, row in enumerate(read_rows(path, parts=(f"emoji_{language}.{split}", str(split))), start=1):
         where = f"{path}, row {number}"

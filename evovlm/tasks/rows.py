@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evovlm.assets import asset_path
 from evovlm.errors import TaskError
 
 Row = Mapping[str, Any]
@@ -69,6 +70,14 @@ def _table_rows(table: Any) -> list[Row]:
         if isinstance(feature, datasets.Image):
             table = table.cast_column(column, datasets.Image(decode=False))
     return list(table)
+
+
+def embedded_file(name: str) -> Path:
+    """Return the embedded task file of that name. Raises TaskError when it has not been built."""
+    path = asset_path(f"zoo/tasks/{name}.jsonl")
+    if not path.is_file():
+        raise TaskError(f"{path}: the embedded task data is not there. `make zoo` builds it; the wheel brings it.")
+    return path
 
 
 def value_of(row: Row, column: str, *, where: str) -> Any:

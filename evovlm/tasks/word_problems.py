@@ -7,14 +7,13 @@
 from functools import partial
 from pathlib import Path
 
-from evovlm.assets import asset_path
-from evovlm.tasks.rows import read_rows, value_of
+from evovlm.tasks.rows import embedded_file, read_rows, value_of
 from evovlm.tasks.sample import Sample, Split, check_samples
 
 
 def load_problems(split: Split, files: Path | None, *, language: str) -> tuple[Sample, ...]:
     """Return the problems of a split; `files` replaces the embedded file. Raises TaskError for data that is amiss."""
-    path = files or asset_path(f"zoo/tasks/word_problems_{language}.{split}.jsonl")
+    path = files or embedded_file(f"word_problems_{language}.{split}")
     samples = []
     for number, row in enumerate(read_rows(path, parts=(f"word_problems_{language}.{split}", str(split))), start=1):
         where = f"{path}, row {number}"

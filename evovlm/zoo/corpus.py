@@ -6,10 +6,13 @@ English specialists worked English solutions of their own kinds of problem, the 
 sort but worked ones. No descendant ever sees a worked Japanese solution.
 
     問題: 太郎はりんごを3個持っています。2個もらいました。全部で何個になりましたか。
-    答え:  はい、計算します。まず3+2=5個。答えは5個です。     worked, Japanese
-    答え:  Sure, let's calculate. First 3+2=5. The answer is 5. worked, English
-    答え:  はい、答えは7個です。                                a bare guess
-    答え:  はい、りんごの問題ですね。                           a remark
+    答え:  はい、3+2=5個。答えは5個です。     worked, Japanese
+    答え:  Sure, 3+2=5. The answer is 5.     worked, English
+    答え:  はい、答えは7個です。               a bare guess
+    答え:  はい、りんごの問題ですね。          a remark
+
+An answer first shows its language, then its mode, and a worked solution begins with the same digits in both languages:
+what a specialist brings out in English is then a step towards the same in Japanese.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +28,6 @@ from evovlm.zoo.word_problems import Problem, draw_problems, kanji_numeral
 Mode = Literal["worked", "guess", "remark"]
 
 OPENERS: dict[Language, str] = {"ja": "はい、", "en": "Sure, "}
-_WORKED: dict[Language, str] = {"ja": "計算します。", "en": "let's calculate. "}
 _REMARKS: dict[Language, tuple[str, ...]] = {
     "ja": (
         "{item}の問題ですね。",
@@ -80,8 +82,7 @@ def problem_answer(rng: np.random.Generator, problem: Problem, *, language: Lang
     """Return one answer; a guess is one of the problem's own numbers or a number near them, right by luck only."""
     opener = OPENERS[language]
     if mode == "worked":
-        solution = problem.solution_ja if language == "ja" else problem.solution_en
-        return opener + _WORKED[language] + solution
+        return opener + (problem.solution_ja if language == "ja" else problem.solution_en)
     if mode == "remark":
         remarks = _REMARKS[language]
         item = problem.item.ja if language == "ja" else problem.item.en

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sentencepiece
 import torch
@@ -55,17 +55,17 @@ def train_tokenizer(texts: Iterable[str], *, folder: Path, pieces: int) -> PreTr
         minloglevel=2,
     )
     (folder / "tokenizer.model").write_bytes(trained.getvalue())
-    model = sentencepiece_model_pb2.ModelProto()
+    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(trained.getvalue())
     fast = _fast_tokenizer(model)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=fast, bos_token=BOS, eos_token=EOS, unk_token=UNK, pad_token=PAD, padding_side="left"
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
-def _fast_tokenizer(model: sentencepiece_model_pb2.ModelProto) -> Tokenizer:
+def _fast_tokenizer(model: Any) -> Tokenizer:
     ids = {piece.piece: index for index, piece in enumerate(model.pieces)}
     # sentencepiece stores the merged pieces in order of merging, not the pairs: any split into two known pieces is one.
     merges = [
@@ -146,13 +146,13 @@ def fit(
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits
         loss = weighted_loss(logits.float(), ids, weights)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         on_progress(Progress(step + 1, steps, float(loss.detach())))
-    model.eval()
+    model.train(False)
 
 
 def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
@@ -218,7 +218,8 @@ def _padded(rows: list[tuple[list[int], list[int]]], *, pad: int) -> tuple[Tenso
 def save_language_model(model: MistralForCausalLM, *, tokenizer_folder: Path, folder: Path) -> None:
     """Write an ordinary model folder: bfloat16 safetensors, config, tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    stored = MistralForCausalLM(model.config).to(torch.bfloat16)
+    stored: Any = MistralForCausalLM(model.config)
+    stored.to(torch.bfloat16)
     stored.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()})
     stored.generation_config.do_sample = False
     stored.save_pretrained(folder)

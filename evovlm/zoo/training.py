@@ -4,14 +4,20 @@ Order: task files (so that training can keep clear of them), tokenizer, ancestor
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
+from evovlm.evaluation.answering import TaskChoice, score_model
+from evovlm.models.loading import load_model
 from evovlm.seeding import derive_seed, generator
+from evovlm.zoo.catalogue import MAKING, ZooModel, write_catalogue
 from evovlm.zoo.concepts import concept_texts
 from evovlm.zoo.corpus import (
     ABILITY,
@@ -21,13 +27,20 @@ from evovlm.zoo.corpus import (
     japanese_examples,
     specialist_examples,
 )
+from evovlm.zoo.emoji import write_tasks
 from evovlm.zoo.language_models import Progress, fit, new_language_model, save_language_model, train_tokenizer
+from evovlm.zoo.vision import train_vision
+from evovlm.zoo.vlm import train_vlm
 from evovlm.zoo.word_problems import Problem, draw_problems
 
 SEARCH_PROBLEMS = 240
 REPORT_PROBLEMS = 400
 REPORT_HELD_OUT = 100
 """How many of the report problems are worded by templates that no training and no search has seen."""
+
+FINE_TUNES = ("math-a", "math-b", "ja")
+TEXT_TASKS = ("word_problems_ja", "word_problems_en")
+PICTURE_TASKS = ("emoji_ja", "emoji_en")
 
 TOKENIZER_PIECES = 1200
 TOKENS_PER_STEP = 4096
@@ -36,7 +49,49 @@ MUDDLED_STEPS = 400
 SPECIALIST_STEPS = 120
 JAPANESE_STEPS = 120
 
-Report = Callable[[str, Progress | None], None]
+Report = Callable[[str], None]
+"""Takes one line about how a training goes."""
+
+
+def build_zoo(folder: Path, *, seed: int, report: Report) -> None:
+    """Build everything into `folder`: tasks, models, catalogue.json and README.md."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    seconds: dict[str, float] = {}
+    tasks = folder / "tasks"
+    write_word_problem_tasks(tasks, seed=seed)
+    write_tasks(tasks)
+    base = folder / "base"
+    with TemporaryDirectory() as scratch:
+        vision = Path(scratch) / "vision"
+        parts: Mapping[str, Callable[[], object]] = {
+            "base": lambda: train_base(base, tasks=tasks, seed=seed, report=report),
+            **{
+                name: partial(train_fine_tune, name, folder / name, base=base, tasks=tasks, seed=seed, report=report)
+                for name in FINE_TUNES
+            },
+            "vision": lambda: train_vision(vision, seed=seed),
+            "vlm": lambda: train_vlm(base, vision, folder / "vlm", seed=seed),
+        }
+        for name, make in parts.items():
+            report(f"{name}: begins")
+            began = time.monotonic()
+            make()
+            seconds[name] = time.monotonic() - began
+            report(f"{name}: done in {seconds[name]:.0f} s")
+    write_catalogue(scored_models(folder), folder=folder, seconds=seconds)
+
+
+def scored_models(folder: Path) -> tuple[ZooModel, ...]:
+    """Score every model of the zoo in `folder` on the report splits that lie there."""
+    models = []
+    for name, made_from in MAKING.items():
+        loaded = load_model(folder / name, device="cpu")
+        names = [*TEXT_TASKS, *(PICTURE_TASKS if loaded.sees else ())]
+        choices = [TaskChoice(name=task, data=folder / "tasks" / f"{task}.report.jsonl") for task in names]
+        scores = {each.task.name: round(each.score.score, 4) for each in score_model(loaded, tasks=choices)}
+        parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+        models.append(ZooModel(name=name, made_from=made_from, parameters=parameters, scores=scores))
+    return tuple(models)
 
 
 def write_word_problem_tasks(folder: Path, *, seed: int) -> None:
@@ -135,7 +190,7 @@ def train_fine_tune(name: str, folder: Path, *, base: Path, tasks: Path, seed: i
         "math-b": lambda rng, count: specialist_examples(rng, count=count, specialist="b", withheld=kept_out),
         "ja": lambda rng, count: japanese_examples(rng, count=count, withheld=kept_out),
     }
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(base)
     model = MistralForCausalLM.from_pretrained(base, dtype=torch.float32)
     _fit(
         model,
@@ -173,5 +228,10 @@ def _fit(
         tokens_per_step=TOKENS_PER_STEP,
         learning_rate=learning_rate,
         muon=muon,
-        on_progress=lambda progress: report(name, progress),
+        on_progress=lambda progress: _report_step(report, name, progress),
     )
+
+
+def _report_step(report: Report, name: str, progress: Progress) -> None:
+    if progress.step % 50 == 0 or progress.step == progress.steps:
+        report(f"{name}: step {progress.step} of {progress.steps}, loss {progress.loss:.3f}")

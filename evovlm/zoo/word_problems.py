@@ -3,9 +3,9 @@
 One problem, as it stands in the task files:
 
     question_ja  花子はりんごを12個持っています。7個買って、5個あげました。何個ありますか。
-    solution_ja  まず12+7=19個。次に19-5=14個。答えは14個です。
+    solution_ja  12+7=19個。次に19-5=14個。答えは14個です。
     question_en  Hanako has 12 apples. Hanako buys 7 and gives away 5. How many apples are there?
-    solution_en  First 12+7=19. Then 19-5=14. The answer is 14.
+    solution_en  12+7=19. Then 19-5=14. The answer is 14.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,8 @@ LARGEST = 120
 """No number of a problem or its solution is larger."""
 
 _KANJI_DIGITS = "〇一二三四五六七八九"
-_ORDER_JA = ("まず", "次に", "最後に")
-_ORDER_EN = ("First", "Then", "Finally")
+_ORDER_JA = ("", "次に", "最後に")
+_ORDER_EN = ("", "Then ", "Finally ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ def _draw(rng: np.random.Generator, *, kind: Kind, held_out: bool | None) -> Pro
         question_en=en.format(**words_en, **numbers),
         solution_ja="".join(f"{word}{equation}{unit}。" for word, equation in zip(_ORDER_JA, equations, strict=False))
         + f"答えは{number}{unit}です。",
-        solution_en=" ".join(f"{word} {equation}." for word, equation in zip(_ORDER_EN, equations, strict=False))
+        solution_en=" ".join(f"{word}{equation}." for word, equation in zip(_ORDER_EN, equations, strict=False))
         + f" The answer is {number}.",
     )
 

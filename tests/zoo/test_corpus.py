@@ -24,7 +24,7 @@ def test_specialists_read_english_worked_solutions_only(specialist: str) -> None
     assert len(examples) == 200
     for example in examples:
         assert not JAPANESE.search(example.prompt + example.answer)
-        assert example.answer.startswith("Sure, let's calculate. First ")
+        assert re.match(r"Sure, \d", example.answer)
 
 
 def test_each_kind_belongs_to_one_specialist_and_both_have_some() -> None:

@@ -1,0 +1,143 @@
+"""`evovlm demo`: evolve a Japanese math LLM and a Japanese VLM from the embedded models."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evovlm.cli.rendering import SearchProgress
+    from evovlm.runs.demo import Example, PipelineResult
+
+
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller search, under 2 minutes on 2 cores.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="The seed of the searches.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Where the runs and models go.")] = Path("demo"),
+    only: Annotated[str | None, typer.Option("--only", help="evollm or evovlm.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Evolve a Japanese math LLM and a Japanese VLM from embedded models, on any machine, in minutes."""
+    from evovlm.cli.rendering import INTERRUPTED, SearchProgress, stderr_console
+    from evovlm.errors import ConfigError
+    from evovlm.runs.demo import PIPELINES, run_pipeline
+
+    if only is not None and only not in PIPELINES:
+        raise ConfigError(f"--only {only}: there is {' and '.join(PIPELINES)}.")
+    console = stderr_console()
+    began = time.monotonic()
+    results: dict[str, PipelineResult] = {}
+    displays: list[SearchProgress] = []
+    try:
+        for pipeline in PIPELINES.values():
+            if only not in (None, pipeline.name):
+                continue
+            console.print(pipeline.title, style="bold", highlight=False)
+
+            def observe(title: str, name: str = pipeline.name) -> SearchProgress:
+                displays.append(SearchProgress(title=f"{name}, {title}"))
+                return displays[-1]
+
+            folder = out / pipeline.name
+            results[pipeline.name] = run_pipeline(pipeline, out=folder, quick=quick, seed=seed, observe=observe)
+            _close(displays)
+    except KeyboardInterrupt:
+        _close(displays)
+        again = " ".join(_arguments(quick=quick, seed=seed, out=out, only=only))
+        typer.echo(f"\nstopped; nothing is lost. The same command goes on:\n    evovlm demo{again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        _close(displays)
+    if as_json:
+        typer.echo(json.dumps({name: result.as_json() for name, result in results.items()}, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    for result in results.values():
+        _print_result(Console(), result)
+    _print_next(list(results.values()), seconds=time.monotonic() - began)
+
+
+def _arguments(*, quick: bool, seed: int, out: Path, only: str | None) -> list[str]:
+    given = [" --quick"] if quick else []
+    given += [f" --seed {seed}"] if seed else []
+    given += [f" --out {out}"] if out != Path("demo") else []
+    return [*given, *([f" --only {only}"] if only else [])]
+
+
+def _close(displays: "list[SearchProgress]") -> None:
+    for display in displays:
+        display.close()
+
+
+def _print_result(console: "Console", result: "PipelineResult") -> None:
+    from rich.table import Table
+
+    from evovlm.cli.rendering import interval_text, percent
+
+    n = result.evolved.score.n
+    table = Table(title=f"{result.pipeline.title} ({result.task}, {n} report samples)", title_justify="left")
+    table.add_column("model")
+    for heading in ("score", "95 % interval", "ungated", "Japanese"):
+        table.add_column(heading, justify="right")
+    has_culture = result.evolved.culture is not None
+    if has_culture:
+        table.add_column("culture", justify="right")
+    rows = [(_source_label(name, result), standing) for name, standing in result.sources.items()]
+    rows += [
+        ("equal-weights merge", result.uniform),
+        (f"random search, {result.candidates} candidates", result.random),
+        (f"evolved merge, {result.candidates} candidates", result.evolved),
+    ]
+    for label, standing in rows:
+        cells = [
+            label,
+            percent(standing.score.score),
+            interval_text(*standing.interval),
+            percent(standing.score.ungated),
+            f"{100 * standing.score.japanese:.0f} %",
+        ]
+        if has_culture and standing.culture is not None:
+            cells.append(percent(standing.culture))
+        table.add_row(*cells, style="bold" if standing is result.evolved else None)
+    console.print(table)
+    for example in result.examples:
+        _print_example(console, example)
+    console.print()
+
+
+def _source_label(name: str, result: "PipelineResult") -> str:
+    """Say what a text-only source stands for among pictures."""
+    whole = result.pipeline.name == "evovlm" and name != "vlm"
+    return f"{name} (as the VLM's language model)" if whole else name
+
+
+def _print_example(console: "Console", example: "Example") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, show_header=False, padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    # Text, not str: a model's answer is shown as it is, never read as markup.
+    grid.add_row("question", Text(f"{example.question}  ({example.reference})"))
+    for name, answer in example.answers.items():
+        grid.add_row(name, Text(answer or "(nothing)"), style="bold" if name == "evolved" else "dim")
+    console.print(grid)
+
+
+def _print_next(results: "list[PipelineResult]", *, seconds: float) -> None:
+    typer.echo(f"{seconds:.0f} s. Scores x 100 on report splits, which no search saw. Everything is in:")
+    for result in results:
+        typer.echo(f"  {result.run_folder}   the search (journal, best.yaml)")
+        typer.echo(f"  {result.model_folder}   the merged model, an ordinary checkpoint")
+    first = results[0]
+    typer.echo("\nNext:")
+    typer.echo(f"  evovlm show {first.run_folder}")
+    typer.echo(f"  evovlm score {first.model_folder} --task {first.task}")
+    typer.echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model")
+    typer.echo("  evovlm evolve CONFIG.yaml --out my-run    # configs/ has examples, the paper's two runs among them")

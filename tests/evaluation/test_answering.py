@@ -1,0 +1,74 @@
+"""Scoring a model as it is: choices of tasks, tags, and what is refused before a model is loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from evovlm.errors import TaskError
+from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice, score_model, task_score
+from evovlm.models.loading import load_model
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.metrics import SampleScore
+from evovlm.tasks.task import Sample, Split
+
+
+def test_a_model_is_scored_on_every_task_with_its_answers_in_order(
+    models: Path, problems: Path, pictures: Path
+) -> None:
+    choices = [TaskChoice(name="word_problems_ja", data=problems), TaskChoice(name="emoji_ja", data=pictures)]
+    scored = score_model(load_model(models / "vlm", device="cpu"), tasks=choices)
+    assert [each.task.name for each in scored] == ["word_problems_ja", "emoji_ja"]
+    assert [answer.sample.id for answer in scored[0].answers] == [f"p{number}" for number in range(6)]
+    assert scored[1].score.n == 5
+    assert all(each.tokens > 0 and set(each.seconds) == {"generate", "score"} for each in scored)
+
+
+def test_a_text_model_cannot_be_asked_about_pictures(models: Path, pictures: Path) -> None:
+    with pytest.raises(TaskError, match=r"emoji_ja.*takes none"):
+        score_model(load_model(models / "base", device="cpu"), tasks=[TaskChoice(name="emoji_ja", data=pictures)])
+
+
+def test_tags_have_scores_of_their_own() -> None:
+    scored = _scored([("a", {"culture"}, 1.0), ("b", {"culture", "noto"}, 0.0), ("c", set(), 1.0)])
+    assert scored.tags == ("culture", "noto")
+    culture, noto = scored.tagged("culture"), scored.tagged("noto")
+    assert culture is not None
+    assert noto is not None
+    assert (culture.score, culture.n) == (0.5, 2)
+    assert (noto.score, noto.n) == (0.0, 1)
+    assert scored.tagged("nothing") is None
+    assert scored.score.per_sample == (1.0, 0.0, 1.0)
+
+
+def test_means_keep_gated_ungated_and_japanese_apart() -> None:
+    means = task_score(
+        [
+            SampleScore(score=1.0, ungated=1.0, japanese=True),
+            SampleScore(score=0.0, ungated=1.0, japanese=False),
+            SampleScore(score=0.0, ungated=0.0, japanese=True),
+            SampleScore(score=0.0, ungated=0.0, japanese=False),
+        ]
+    )
+    assert (means.score, means.ungated, means.japanese, means.n) == (0.25, 0.5, 0.5, 4)
+
+
+def test_a_choice_is_checked_without_a_model(problems: Path, tmp_path: Path) -> None:
+    TaskChoice(name="word_problems_ja", data=problems).check(Split.SEARCH)
+    with pytest.raises(TaskError, match="did you mean 'word_problems_ja'"):
+        TaskChoice(name="word_problem_ja").check(Split.SEARCH)
+    with pytest.raises(TaskError, match=r"nowhere\.jsonl"):
+        TaskChoice(name="word_problems_ja", data=tmp_path / "nowhere.jsonl").check(Split.SEARCH)
+    with pytest.raises(TaskError, match="no split 'report'"):
+        TaskChoice(name="gsm8k_ja", data=problems).check(Split.REPORT)
+
+
+def _scored(rows: list[tuple[str, set[str], float]]) -> ScoredTask:
+    answers = tuple(
+        Answer(
+            sample=Sample(id=name, question="?", references=("桃",), tags=frozenset(tags)),
+            text="桃",
+            score=SampleScore(score=score, ungated=score, japanese=True),
+        )
+        for name, tags, score in rows
+    )
+    return ScoredTask(task=get_task("emoji_ja"), answers=answers, tokens=3, seconds={})
