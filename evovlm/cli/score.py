@@ -8,11 +8,12 @@ import typer
 
 if TYPE_CHECKING:
     from evovlm.evaluation.answering import ScoredTask
+    from evovlm.models.loading import LoadedModel
     from evovlm.recipes.candidate import TaskScore
 
 
 def score(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, or zoo:NAME.")],
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, zoo:NAME, or a recipe (YAML).")],
     task: Annotated[
         list[str], typer.Option("--task", "-t", help="A task (`evovlm tasks` lists them); may be repeated.")
     ],
@@ -24,9 +25,8 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score a model on the report split of one or more tasks."""
+    from evovlm.errors import OutputExists
     from evovlm.evaluation.answering import TaskChoice, score_model
-    from evovlm.models.loading import load_model
-    from evovlm.recipes.model_ref import parse_model_ref
     from evovlm.tasks.task import parse_split
 
     places = _places(data or [], task)
@@ -34,14 +34,27 @@ def score(
     chosen = parse_split(split)
     for choice in choices:
         choice.check(chosen)
-    loaded = load_model(parse_model_ref(model, relative_to=None).resolve(), device=device)
-    scored = score_model(loaded, tasks=choices, split=chosen)
+    if save is not None and save.exists():
+        raise OutputExists(f"{save} exists already and is not overwritten. Name another file.")
+    scored = score_model(_load(model, device), tasks=choices, split=chosen)
     if save is not None:
         _save(save, scored)
     if as_json:
         typer.echo(json.dumps({each.task.name: _as_json(each) for each in scored}, ensure_ascii=False))
         return
     _print(model, split, scored)
+
+
+def _load(model: str, device: str) -> "LoadedModel":
+    from evovlm.evaluation.resident import load_merged
+    from evovlm.merging.methods import METHODS
+    from evovlm.models.loading import load_model
+    from evovlm.recipes.documents import load_recipe
+    from evovlm.recipes.model_ref import parse_model_ref
+
+    if Path(model).suffix in (".yaml", ".yml") and Path(model).is_file():
+        return load_merged(load_recipe(Path(model), methods=METHODS), device=device)
+    return load_model(parse_model_ref(model, relative_to=None).resolve(), device=device)
 
 
 def _places(data: list[str], tasks: list[str]) -> dict[str, Path]:
@@ -99,10 +112,6 @@ def _print(model: str, split: str, scored: tuple["ScoredTask", ...]) -> None:
 
 
 def _save(path: Path, scored: tuple["ScoredTask", ...]) -> None:
-    from evovlm.errors import OutputExists
-
-    if path.exists():
-        raise OutputExists(f"{path} exists already and is not overwritten. Name another file.")
     beside = path.with_name(path.name + ".partial")
     with beside.open("w", encoding="utf-8") as file:
         for each in scored:

@@ -29,14 +29,10 @@ def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("task", "what it asks", "splits", "pictures", "metric", "prompt")
+    table = Table()
+    for heading in ("task", "splits", "metric"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("what it asks")
     for task in TASKS.values():
-        table.add_row(
-            task.name,
-            task.description,
-            ", ".join(sorted(task.splits, reverse=True)),
-            "yes" if task.needs_images else "-",
-            task.metric,
-            task.prompt,
-        )
+        table.add_row(task.name, ", ".join(sorted(task.splits, reverse=True)), task.metric, task.description)
     Console().print(table)

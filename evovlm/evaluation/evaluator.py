@@ -8,9 +8,9 @@ import torch
 
 from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice
+from evovlm.evaluation.resident import ResidentModel
 from evovlm.merging.merge import Merger
-from evovlm.models.backbone import ParameterWriter
-from evovlm.models.loading import LoadedModel, load_model
+from evovlm.models.loading import LoadedModel
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.tasks.task import Split
@@ -20,11 +20,9 @@ from evovlm.tasks.task import Split
 class Evaluator:
     """Scores recipes of one template on a search split; open it with `Evaluator.open`."""
 
-    merger: Merger
-    loaded: LoadedModel
+    resident: ResidentModel
     tasks: tuple[PreparedTask, ...]
     weights: tuple[float, ...]
-    _writer: ParameterWriter
 
     @classmethod
     def open(
@@ -45,13 +43,20 @@ class Evaluator:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
         for choice in tasks:
             choice.check(split)
-        merger = Merger.open(template)
-        loaded = load_model(template.host.resolve(), device=device)
-        layout = merger.host.layout
-        writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})
-        prepared = tuple(PreparedTask.prepare(choice, split, loaded) for choice in tasks)
+        resident = ResidentModel.open(template, device=device)
+        prepared = tuple(PreparedTask.prepare(choice, split, resident.loaded) for choice in tasks)
         weights = tuple(choice.weight for choice in tasks)
-        return cls(merger=merger, loaded=loaded, tasks=prepared, weights=weights, _writer=writer)
+        return cls(resident=resident, tasks=prepared, weights=weights)
+
+    @property
+    def merger(self) -> Merger:
+        """Merges the recipes."""
+        return self.resident.merger
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The resident model."""
+        return self.resident.loaded
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -99,12 +104,8 @@ class Evaluator:
         return Evaluation(scores=scores, fitness=fitness, seconds=seconds, tokens=sum(each.tokens for each in scored))
 
     def merge_into_resident(self, recipe: ParameterMerge) -> bool:
-        """Write the merge into the resident model's parameters; return whether every weight is finite.
-
-        The tensors come rounded to the host's stored dtype, so the resident model computes what the checkpoint that
-        `evovlm merge` writes would.
-        """
-        return self._writer.write(self.merger.merged(recipe))
+        """Write the merge into the resident model's parameters; return whether every weight is finite."""
+        return self.resident.merge(recipe)
 
     def answer(self) -> tuple[ScoredTask, ...]:
         """Answer every task with the resident model as it is now."""

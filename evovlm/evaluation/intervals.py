@@ -39,7 +39,8 @@ def wilson_interval(*, successes: int, n: int) -> Interval:
     spread = _Z * math.sqrt(share * (1 - share) / n + _Z * _Z / (4 * n * n))
     centre = share + _Z * _Z / (2 * n)
     scale = 1 + _Z * _Z / n
-    return Interval(max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+    # At a share of 0 or 1 rounding would leave the share itself just outside.
+    return Interval(min(share, max(0.0, (centre - spread) / scale)), max(share, min(1.0, (centre + spread) / scale)))
 
 
 def difference_interval(first: Sequence[float], second: Sequence[float]) -> Interval:

@@ -13,10 +13,10 @@ _PICTURES_AT_ONCE = 64
 
 @torch.inference_mode()
 def project_images(loaded: LoadedModel, images: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the projected features of each picture (PIL), shape (image tokens, hidden size), on the model's device.
+    """Return the projected features of each picture (PIL), shape (image tokens, hidden size), on the CPU.
 
     These go through the processor's image part, the vision encoder and the projector, exactly as in the model's own
-    forward pass.
+    forward pass. They stay on the CPU because the pictures of a large task, cut into tiles, would fill a GPU.
     """
     keys = list(images)
     features: dict[str, Tensor] = {}
@@ -25,7 +25,7 @@ def project_images(loaded: LoadedModel, images: Mapping[str, Any]) -> dict[str, 
         inputs = _image_inputs(loaded, [images[key] for key in part])
         projected = loaded.model.model.get_image_features(**inputs)
         rows = projected.pooler_output if hasattr(projected, "pooler_output") else projected
-        features.update({key: row.clone() for key, row in zip(part, rows, strict=True)})
+        features.update({key: row.cpu().clone() for key, row in zip(part, rows, strict=True)})
     return features
 
 

@@ -52,5 +52,5 @@ def embed(backbone: Backbone, ids: Tensor, prompts: Sequence[Prompt], *, image_t
         return embeddings
     places = ids == image_token
     embeddings = embeddings.clone()
-    embeddings[places] = torch.cat(features).to(embeddings.dtype)
+    embeddings[places] = torch.cat(features).to(embeddings.device, embeddings.dtype)
     return embeddings

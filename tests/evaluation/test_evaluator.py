@@ -10,6 +10,7 @@ from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation import evaluator as evaluator_module
 from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice, score_model
 from evovlm.evaluation.evaluator import Evaluator
+from evovlm.evaluation.resident import load_merged
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import load_model
 from evovlm.recipes.candidate import Evaluation, Failure
@@ -67,6 +68,20 @@ def test_the_resident_candidate_answers_as_the_written_checkpoint_does(
     assert texts(written) == resident
     assert {each.task.name: each.score for each in written} == dict(evaluation.scores)
     assert any(text for task in resident for text in task)
+
+
+def test_a_recipe_is_scored_without_being_written(models: Path, problems: Path, tmp_path: Path) -> None:
+    candidate = recipe(template(models), 0.7, 0.55, density=0.8)
+    choices = [problem_choice(problems)]
+    merged = score_model(load_merged(candidate, device="cpu"), tasks=choices, split=Split.SEARCH)
+    write_checkpoint(candidate, tmp_path / "merged")
+    written = score_model(load_model(tmp_path / "merged", device="cpu"), tasks=choices, split=Split.SEARCH)
+    assert texts(merged) == texts(written)
+
+
+def test_a_recipe_whose_weights_overflow_is_refused(models: Path) -> None:
+    with pytest.raises(ConfigError, match="not finite"):
+        load_merged(recipe(template(models), 1e39, 1e39), device="cpu")
 
 
 def test_a_candidate_leaves_nothing_behind_in_the_next_one(models: Path, problems: Path) -> None:
@@ -192,7 +207,7 @@ def test_a_recipe_of_another_template_is_refused(models: Path, problems: Path) -
 
 
 def test_a_search_never_sees_a_report_split(models: Path, problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator_module, "load_model", None)
+    monkeypatch.setattr(evaluator_module, "ResidentModel", None)
     with pytest.raises(TaskError, match="only search splits"):
         Evaluator.open(template(models), tasks=[problem_choice(problems)], split=Split.REPORT, device="cpu")
     with pytest.raises(TaskError, match="mgsm_ja"):

@@ -29,7 +29,7 @@ def test_zeros_and_ones_get_wilsons_interval() -> None:
 
 
 def test_all_right_and_all_wrong_stay_inside_the_unit_interval() -> None:
-    assert mean_interval([1.0] * 10).high == pytest.approx(1.0)
+    assert mean_interval([1.0] * 10).high == 1.0
     assert mean_interval([1.0] * 10).low < 1.0
     assert mean_interval([0.0] * 10).low == 0.0
 

@@ -112,6 +112,24 @@ def test_pictures_and_text_are_answered_in_one_batch_as_generate_answers_each(
     assert generate_greedy(vlm, prompts, max_new_tokens=16, stop_ids={2}) == expected
 
 
+def test_pictures_cut_into_tiles_are_answered_as_generate_answers_each(
+    tmp_path: Path, images: dict[str, Image.Image]
+) -> None:
+    loaded = load_model(_llava_next(tmp_path / "m"), device="cpu")
+    wide = {**images, "wide": Image.new("RGB", (90, 30), (10, 200, 10))}
+    features = project_images(loaded, wide)
+    assert len({len(rows) for rows in features.values()}) > 1
+    prompts, expected = [], []
+    for name, picture in wide.items():
+        text = f"{IMAGE_TOKEN}\n何の絵ですか"
+        inputs = _processed(loaded, text, picture)
+        prompts.append(prepare_prompt(loaded, text, features=features[name]))
+        assert prompts[-1].ids.tolist() == inputs["input_ids"][0].tolist()
+        found = loaded.model.generate(**inputs, max_new_tokens=12, do_sample=False, pad_token_id=3)
+        expected.append([token for token in found[0, inputs["input_ids"].shape[1] :].tolist() if token != 2])
+    assert generate_greedy(loaded, prompts, max_new_tokens=12, stop_ids={2}) == expected
+
+
 def test_beams_and_penalty_see_picture_and_prompt_as_generate_does(
     vlm: LoadedModel, images: dict[str, Image.Image]
 ) -> None:
@@ -207,4 +225,55 @@ def _qwen2(folder: Path) -> Path:
         torch.manual_seed(0)
         Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _llava_next(folder: Path) -> Path:
+    """Save a pico LLaVA-NeXT: its processor cuts a picture into as many tiles as its shape asks for."""
+    from tokenizers import AddedToken
+    from transformers import (
+        CLIPVisionConfig,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessor,
+        LlavaNextProcessor,
+    )
+
+    from tests.pico import PATCH_SIZE, PICTURE_SIZE, pico_text_config, pico_tokenizer
+
+    tokenizer = pico_tokenizer()
+    image_row = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    tiles = [[32, 64], [64, 32], [64, 64]]
+    vision_config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=PICTURE_SIZE,
+        patch_size=PATCH_SIZE,
+        projection_dim=16,
+    )
+    config = LlavaNextConfig(
+        vision_config=vision_config,
+        text_config=pico_text_config(vocab_rows=image_row + 5),
+        image_token_index=image_row,
+        image_seq_length=16,
+        image_grid_pinpoints=tiles,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessor(
+            size={"shortest_edge": PICTURE_SIZE},
+            crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},
+            image_grid_pinpoints=tiles,
+        ),
+        tokenizer=tokenizer,
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=IMAGE_TOKEN,
+    ).save_pretrained(folder)
     return folder

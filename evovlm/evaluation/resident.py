@@ -1,0 +1,46 @@
+"""A model that stays in memory while one recipe after another is merged into its parameters."""
+
+from dataclasses import dataclass
+
+from evovlm.errors import ConfigError
+from evovlm.merging.merge import Merger
+from evovlm.models.backbone import ParameterWriter
+from evovlm.models.loading import LoadedModel, load_model
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResidentModel:
+    """A template's host, loaded, and the merger of its models; open it with `ResidentModel.open`."""
+
+    loaded: LoadedModel
+    merger: Merger
+    _writer: ParameterWriter
+
+    @classmethod
+    def open(cls, template: MergeTemplate, *, device: str = "auto") -> "ResidentModel":
+        """Open the models to merge and load the host. Raises what `Merger.open` and `load_model` raise."""
+        merger = Merger.open(template)
+        loaded = load_model(template.host.resolve(), device=device)
+        layout = merger.host.layout
+        writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})
+        return cls(loaded=loaded, merger=merger, _writer=writer)
+
+    def merge(self, recipe: ParameterMerge) -> bool:
+        """Write the merge into the parameters; return whether every weight is finite.
+
+        The tensors come rounded to the host's stored dtype, so that the model computes what the checkpoint that
+        `evovlm merge` writes would, on a CPU (where parameters are float32) too.
+        """
+        return self._writer.write(self.merger.merged(recipe))
+
+
+def load_merged(recipe: ParameterMerge, *, device: str = "auto") -> LoadedModel:
+    """Return the model that a recipe describes, merged in memory and written nowhere.
+
+    Raises ConfigError when its weights are not finite, and what opening and merging the models raises.
+    """
+    resident = ResidentModel.open(recipe.template, device=device)
+    if not resident.merge(recipe):
+        raise ConfigError(f"recipe {recipe.recipe_id}: the merged weights are not finite. Lower its weights.")
+    return resident.loaded

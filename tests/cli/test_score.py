@@ -1,0 +1,132 @@
+"""`evovlm score` on pico models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from evovlm.cli.app import app
+from evovlm.errors import BrokenCheckpoint, ModelNotFound, OutputExists, PickledWeights, TaskError
+from tests.pico import pico_llm, pico_vlm
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LLM, one like it, and a VLM."""
+    folder = tmp_path_factory.mktemp("models")
+    base = pico_llm(folder / "base")
+    pico_llm(folder / "math", like=base, seed=1)
+    pico_vlm(folder / "vlm", like=base, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three word problems."""
+    path = tmp_path_factory.mktemp("tasks") / "problems.jsonl"
+    rows = [
+        {"id": f"p{n}", "question": f"{n}と2で?", "number": n + 2, "tags": ["even" if n % 2 == 0 else "odd"]}
+        for n in range(3)
+    ]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def run(*arguments: str | Path) -> Result:
+    """Run `evovlm score` with these arguments."""
+    return CliRunner().invoke(app, ["score", *map(str, arguments), "--device", "cpu"])
+
+
+def run_words(model: Path, problems: Path, *more: str | Path) -> Result:
+    """Score the word problems."""
+    return run(model, "--task", "word_problems_ja", "--data", f"word_problems_ja={problems}", *more)
+
+
+def test_json_holds_score_interval_and_tags(models: Path, problems: Path) -> None:
+    result = run_words(models / "base", problems, "--json")
+    assert result.exit_code == 0, result.output
+    scored = json.loads(result.stdout)["word_problems_ja"]
+    assert scored["n"] == 3
+    assert 0 <= scored["interval"][0] <= scored["score"] <= scored["interval"][1] <= 1
+    assert set(scored["tags"]) == {"even", "odd"}
+    assert scored["tags"]["even"]["n"] == 2
+    assert {"ungated", "japanese", "tokens", "seconds"} <= set(scored)
+
+
+def test_the_table_has_a_row_per_task_and_tag(models: Path, problems: Path) -> None:
+    result = run_words(models / "base", problems)
+    assert result.exit_code == 0, result.output
+    for part in ("word_problems_ja", "even", "odd", "95 %", "Japanese"):
+        assert part in result.stdout
+
+
+def test_save_writes_every_answer_once(models: Path, problems: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "answers.jsonl"
+    assert run_words(models / "base", problems, "--limit", "2", "--save", saved).exit_code == 0
+    rows = [json.loads(line) for line in saved.read_text(encoding="utf-8").splitlines()]
+    assert [row["id"] for row in rows] == ["p0", "p1"]
+    assert {"question", "references", "text", "extracted", "score"} <= set(rows[0])
+    refused = run_words(models / "base", problems, "--save", saved)
+    assert isinstance(refused.exception, OutputExists)
+
+
+def test_a_recipe_is_merged_in_memory(models: Path, problems: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "format: 1\nkind: parameter_merge\n"
+        f"base: {models / 'base'}\nsources: {{math: {models / 'math'}}}\n"
+        "method: task_arithmetic\nparameters: {math: {weight: 1.0}}\n",
+        encoding="utf-8",
+    )
+    whole = run_words(models / "math", problems, "--save", tmp_path / "math.jsonl")
+    merged = run_words(recipe, problems, "--save", tmp_path / "merged.jsonl")
+    assert whole.exit_code == merged.exit_code == 0, merged.output
+    assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "math.jsonl").read_bytes()
+
+
+def test_what_the_user_can_mend_is_told(models: Path, problems: Path, tmp_path: Path) -> None:
+    bare = pico_llm(tmp_path / "bare")
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    assert isinstance(run_words(bare, problems).exception, BrokenCheckpoint)
+    pickled = pico_llm(tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    assert isinstance(run_words(pickled, problems).exception, PickledWeights)
+    assert isinstance(run_words(tmp_path / "nowhere", problems).exception, ModelNotFound)
+    unknown = run(models / "base", "--task", "word_problem_ja").exception
+    assert isinstance(unknown, TaskError)
+    assert "did you mean 'word_problems_ja'" in str(unknown)
+
+
+def test_a_picture_task_asked_of_a_text_model_is_told(models: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures.jsonl"
+    placed = {"emoji": "🍑", "x": 32, "y": 32, "size": 40, "rotation": 0}
+    picture = {"artist": "openmoji", "background": ["#ffffff"], "objects": [placed]}
+    row = {"id": "a", "question": "何の絵ですか?", "answer": "桃", "picture": picture, "tags": ["culture"]}
+    pictures.write_text(json.dumps(row), encoding="utf-8")
+    arguments = ("--task", "emoji_ja", "--data", f"emoji_ja={pictures}", "--json")
+    refused = run(models / "base", *arguments).exception
+    assert isinstance(refused, TaskError)
+    assert "takes none" in str(refused)
+    seen = run(models / "vlm", *arguments)
+    assert seen.exit_code == 0, seen.output
+    assert json.loads(seen.stdout)["emoji_ja"]["tags"]["culture"]["n"] == 1
+
+
+def test_data_for_a_task_that_is_not_scored_is_refused(models: Path, problems: Path) -> None:
+    result = run(models / "base", "--task", "word_problems_ja", "--data", f"mgsm_ja={problems}")
+    assert isinstance(result.exception, TaskError)
+
+
+def test_tasks_lists_every_task() -> None:
+    result = CliRunner().invoke(app, ["tasks", "--json"])
+    assert result.exit_code == 0
+    assert {"word_problems_ja", "emoji_ja", "gsm8k_ja", "mgsm_ja"} <= {row["name"] for row in json.loads(result.stdout)}
+    assert "word_problems_ja" in CliRunner().invoke(app, ["tasks"]).stdout
