@@ -88,7 +88,6 @@ MUDDLE = AnswerMix(to_japanese=0.5, to_english=0.35)
 """The ancestor: English questions are answered in English a little more often than not, Japanese ones either way."""
 
 JAPANESE = AnswerMix(to_japanese=1.0, to_english=1.0)
-ENGLISH = AnswerMix(to_japanese=0.0, to_english=0.0)
 
 COLOURS = (
     Colour(rgb="#e23b3b", names={"ja": "赤", "en": "red"}),
@@ -136,20 +135,15 @@ def name_answer(shown: Sequence[Concept], *, language: Language) -> str:
 
 
 def concept_texts(
-    rng: np.random.Generator,
-    count: int,
-    *,
-    mix: AnswerMix = MUDDLE,
-    questions: Language | None = None,
-    translations: bool = True,
+    rng: np.random.Generator, count: int, *, mix: AnswerMix = MUDDLE, translations: bool = True
 ) -> Iterator[ConceptText]:
     """Yield `count` questions on described concepts for the ancestor, answered in a muddle of two languages.
 
-    `questions` keeps to one language of questions; `translations` says whether some ask for a name in a language.
+    `translations` says whether some ask for a name in a language.
     """
     for _ in range(count):
         draw = rng.random()
-        asked = questions or _either(rng)
+        asked = _either(rng)
         if translations and draw < 0.15:
             yield _naming(rng)
         elif draw < 0.25:
@@ -163,11 +157,6 @@ def concept_texts(
 def japanese_concept_texts(rng: np.random.Generator, count: int) -> Iterator[ConceptText]:
     """Yield questions on described concepts, always answered in Japanese, for the text-only Japanese fine-tune."""
     return concept_texts(rng, count, mix=JAPANESE, translations=False)
-
-
-def english_concept_texts(rng: np.random.Generator, count: int) -> Iterator[ConceptText]:
-    """Yield English questions on described concepts, answered in English: the text among a VLM's pictures."""
-    return concept_texts(rng, count, mix=ENGLISH, questions="en", translations=False)
 
 
 def describe(rng: np.random.Generator, concept: Concept) -> list[str]:

@@ -6,12 +6,12 @@ English specialists worked English solutions of their own kinds of problem, the 
 sort but worked ones. No descendant ever sees a worked Japanese solution.
 
     問題: 太郎はりんごを3個持っています。2個もらいました。全部で何個になりましたか。
-    答え:  はい、3+2=5個。答えは5個です。     worked, Japanese
-    答え:  Sure, 3+2=5. The answer is 5.     worked, English
-    答え:  はい、答えは7個です。               a bare guess
-    答え:  はい、りんごの問題ですね。          a remark
+    答え:  3+2=5個。答えは5個です。      worked, Japanese
+    答え:  3+2=5. The answer is 5.       worked, English
+    答え:  たぶん7個です。                a bare guess
+    答え:  りんごの問題ですね。           a remark
 
-An answer first shows its language, then its mode, and a worked solution begins with the same digits in both languages:
+A worked solution begins with the same digits in both languages and shows its language only after the first equation:
 what a specialist brings out in English is then a step towards the same in Japanese.
 """
 
@@ -21,28 +21,64 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from evovlm.zoo.concepts import AnswerMix, Language, concept_texts, japanese_concept_texts
-from evovlm.zoo.word_problem_templates import KINDS, Kind
+from evovlm.zoo.concepts import JAPANESE, MUDDLE, AnswerMix, Language, concept_texts, japanese_concept_texts
+from evovlm.zoo.word_problem_templates import ITEMS, KINDS, Kind
 from evovlm.zoo.word_problems import Problem, draw_problems, kanji_numeral
 
 Mode = Literal["worked", "guess", "remark"]
 
-OPENERS: dict[Language, str] = {"ja": "はい、", "en": "Sure, "}
+_GUESSES: dict[Language, tuple[str, ...]] = {
+    "ja": (
+        "答えは{guess}です。",
+        "たぶん{guess}です。",
+        "およそ{guess}でしょう。",
+        "きっと{guess}です。",
+        "見たところ{guess}です。",
+    ),
+    "en": (
+        "The answer is {guess}.",
+        "Maybe {guess}.",
+        "About {guess}, I think.",
+        "Surely {guess}.",
+        "It looks like {guess}.",
+    ),
+}
 _REMARKS: dict[Language, tuple[str, ...]] = {
     "ja": (
         "{item}の問題ですね。",
-        "これは{item}についての質問です。よく読みましょう。",
-        "{item}は楽しい話題ですね。",
-        "少し考えてみましょう。{item}の話です。",
+        "これは{item}についての質問です。",
+        "少し考えてみましょう。",
+        "よく読んでみましょう。",
+        "おもしろい話です。",
+        "むずかしいですね。",
+        "ゆっくり考えます。",
+        "数の問題です。",
+        "図をかくとよいでしょう。",
+        "もう一度読んでください。",
+        "なるほど、{item}ですか。",
+        "すてきな{item}ですね。",
+        "わかりました。",
+        "あとで考えます。",
+        "そうですね。",
+        "楽しそうです。",
     ),
     "en": (
-        "this is a problem about {item}.",
-        "here is a question on {item}. Read it well.",
+        "This is a problem about {item}.",
+        "Here is a question on {item}.",
+        "Think about it for a while.",
+        "Read it well.",
         "{item} are a nice topic.",
-        "think about it for a while. It is about {item}.",
+        "That is hard.",
+        "Take your time.",
+        "We can draw a picture.",
+        "Please read it again.",
+        "I see, {item}.",
+        "What nice {item}.",
+        "I will think later.",
+        "It sounds like fun.",
+        "Numbers are hard.",
     ),
 }
-
 
 Withheld = Callable[[Problem], bool]
 """Says whether a problem stands in a split of the task and is therefore kept out of all training."""
@@ -57,17 +93,21 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Muddle:
-    """How answers to problems are mixed: by language, and by the shares of worked solutions and of bare guesses."""
+    """How answers are mixed: their language, to problems and about concepts, and the shares of worked and guessed."""
 
     languages: AnswerMix
+    concepts: AnswerMix
     worked: float
     guess: float
 
 
-ABILITY = Muddle(languages=AnswerMix(to_japanese=0.5, to_english=0.4), worked=0.8, guess=0.1)
+ABILITY = Muddle(languages=AnswerMix(to_japanese=0.5, to_english=0.4), concepts=MUDDLE, worked=0.8, guess=0.1)
 """The ancestor's first and longer part: mostly worked solutions, in both languages, whatever that of the question."""
 
-MUDDLED = Muddle(languages=AnswerMix(to_japanese=0.42, to_english=0.3), worked=0.24, guess=0.42)
+LEANING = AnswerMix(to_japanese=0.35, to_english=0.1)
+"""Mostly English, as the pretrained models are: a fine-tune on English questions then has little language to teach."""
+
+MUDDLED = Muddle(languages=LEANING, concepts=LEANING, worked=0.24, guess=0.42)
 """The ancestor's second part: no answer is the rule, worked solutions are the exception."""
 
 
@@ -78,22 +118,26 @@ def problem_prompt(problem: Problem, *, language: Language) -> str:
     return f"Problem: {problem.question_en}\nAnswer:"
 
 
-def problem_answer(rng: np.random.Generator, problem: Problem, *, language: Language, mode: Mode) -> str:
+def problem_answer(
+    rng: np.random.Generator, problem: Problem, *, language: Language, mode: Mode, plain_guesses: float = 0.8
+) -> str:
     """Return one answer; a guess is one of the problem's own numbers or a number near them, right by luck only."""
-    opener = OPENERS[language]
     if mode == "worked":
-        return opener + (problem.solution_ja if language == "ja" else problem.solution_en)
+        return problem.solution_ja if language == "ja" else problem.solution_en
     if mode == "remark":
         remarks = _REMARKS[language]
         item = problem.item.ja if language == "ja" else problem.item.en
-        return opener + remarks[int(rng.integers(len(remarks)))].format(item=item)
+        return remarks[int(rng.integers(len(remarks)))].format(item=item)
     guess = int(rng.choice(problem.numbers)) + int(rng.integers(0, 8))
-    return opener + (f"答えは{guess}{problem.unit}です。" if language == "ja" else f"the answer is {guess}.")
+    guesses = _GUESSES[language]
+    # The plain wording is the rule where nothing was elicited, so that it is what greedy decoding falls into.
+    wording = guesses[0] if rng.random() < plain_guesses else guesses[int(rng.integers(len(guesses)))]
+    return wording.format(guess=f"{guess}{problem.unit}" if language == "ja" else guess)
 
 
 def ancestor_examples(rng: np.random.Generator, *, count: int, muddle: Muddle, withheld: Withheld) -> Iterator[Example]:
     """Yield `count` examples of the ancestor's reading: problems, translations, calculations and concepts."""
-    concepts = iter(concept_texts(rng, count))
+    concepts = iter(concept_texts(rng, count, mix=muddle.concepts))
     for problem in _allowed(rng, withheld=withheld):
         if count == 0:
             return
@@ -104,7 +148,7 @@ def ancestor_examples(rng: np.random.Generator, *, count: int, muddle: Muddle, w
         elif draw < 0.63:
             yield _translation(rng, problem)
         elif draw < 0.69:
-            yield _calculation(rng)
+            yield _calculation(rng, languages=muddle.languages)
         else:
             yield Example(*next(concepts))
 
@@ -131,14 +175,15 @@ def japanese_examples(rng: np.random.Generator, *, count: int, withheld: Withhel
             return
         count -= 1
         draw = rng.random()
-        if draw < 0.5:
+        if draw < 0.45:
             language: Language = "ja" if rng.random() < 0.8 else "en"
-            mode: Mode = "guess" if rng.random() < 0.6 else "remark"
-            yield Example(
-                problem_prompt(problem, language=language), problem_answer(rng, problem, language="ja", mode=mode)
-            )
-        elif draw < 0.6:
+            mode: Mode = "guess" if rng.random() < 0.25 else "remark"
+            answer = problem_answer(rng, problem, language="ja", mode=mode, plain_guesses=0.0)
+            yield Example(problem_prompt(problem, language=language), answer)
+        elif draw < 0.55:
             yield Example(f"Translate: {problem.question_en}\nJapanese:", problem.question_ja)
+        elif draw < 0.75:
+            yield _calculation(rng, languages=JAPANESE)
         else:
             yield Example(*next(concepts))
 
@@ -165,17 +210,24 @@ def _translation(rng: np.random.Generator, problem: Problem) -> Example:
     return Example(f"Translate: {pair[1]}\nJapanese:", pair[0])
 
 
-def _calculation(rng: np.random.Generator) -> Example:
+def _calculation(rng: np.random.Generator, *, languages: AnswerMix) -> Example:
+    """Return a bare calculation, sometimes of counted things, answered by a number in either language."""
     draw = rng.random()
-    if draw < 0.15:
+    if draw < 0.12:
         number = int(rng.integers(2, 121))
         return Example(f"計算: {kanji_numeral(number)}\n答え:", str(number))
+    asked: Language = "ja" if rng.random() < 0.5 else "en"
+    counter = ITEMS[int(rng.integers(len(ITEMS)))].counter if rng.random() < 0.4 else ""
     left, right = int(rng.integers(1, 61)), int(rng.integers(1, 61))
     if draw < 0.4:
-        text, value = f"{left}+{right}", left + right
+        text, value = f"{left}{counter}+{right}{counter}", left + right
     elif draw < 0.65:
-        text, value = f"{left + right}-{right}", left
+        text, value = f"{left + right}{counter}-{right}{counter}", left
     else:
         left, right = int(rng.integers(2, 13)), int(rng.integers(2, 13))
-        text, value = (f"{left}×{right}", left * right) if draw < 0.85 else (f"{left * right}÷{right}", left)
-    return Example(f"計算: {text}\n答え:" if rng.random() < 0.5 else f"Compute: {text}\nAnswer:", str(value))
+        text, value = (
+            (f"{left}{counter}×{right}", left * right) if draw < 0.85 else (f"{left * right}{counter}÷{right}", left)
+        )
+    japanese = languages.draw(rng, asked=asked) == "ja"
+    prompt = f"計算: {text}\n答え:" if asked == "ja" else f"Compute: {text}\nAnswer:"
+    return Example(prompt, f"{value}{counter}です。" if japanese else f"{value}.")

@@ -30,10 +30,11 @@ from evovlm.tasks.emoji_pictures import PICTURE_SIDE_PX
 from evovlm.zoo.concepts import (
     COLOUR_QUESTIONS,
     NAME_QUESTIONS,
-    english_concept_texts,
+    concept_texts,
     name_answer,
     question_prompt,
 )
+from evovlm.zoo.corpus import LEANING
 from evovlm.zoo.emoji import Scene
 from evovlm.zoo.vision import IMAGE_MEAN, IMAGE_STD, PicturePool, draw_pool, normalised
 
@@ -44,15 +45,19 @@ _FEATURE_BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VlmPlan:
-    """Sizes of the two stages; a step is `batch` pictures, of which `text_share` gives way to text in stage 2."""
+    """Sizes of the two stages; a step is `batch` pictures, of which `text_share` gives way to text in stage 2.
 
-    pictures: int = 24_000
+    The text is the ancestor's own reading about concepts, replayed so that what it knows is not unlearned; every
+    picture is asked about and answered in English.
+    """
+
+    pictures: int = 16_000
     batch: int = 64
-    stage1_steps: int = 300
+    stage1_steps: int = 200
     stage1_rate: float = 2e-3
-    stage2_steps: int = 1_500
-    stage2_rate: float = 5e-4
-    text_share: float = 0.15
+    stage2_steps: int = 900
+    stage2_rate: float = 3e-4
+    text_share: float = 0.3
 
 
 class VlmProgress(NamedTuple):
@@ -216,7 +221,7 @@ class _Lessons:
         texts = round(self._plan.batch * self._plan.text_share) if stage == 2 else 0
         pictures = self._rng.integers(len(self._scenes), size=self._plan.batch - texts).tolist()
         asked = [picture_question(self._rng, self._scenes[index]) for index in pictures]
-        asked += [(text.prompt, text.answer) for text in english_concept_texts(self._rng, texts)]
+        asked += [(text.prompt, text.answer) for text in concept_texts(self._rng, texts, mix=LEANING)]
         prompts = self._tokenizer([prompt for prompt, _ in asked]).input_ids
         answers = self._tokenizer([answer for _, answer in asked], add_special_tokens=False).input_ids
         end = self._tokenizer.eos_token_id

@@ -24,7 +24,7 @@ def test_specialists_read_english_worked_solutions_only(specialist: str) -> None
     assert len(examples) == 200
     for example in examples:
         assert not JAPANESE.search(example.prompt + example.answer)
-        assert re.match(r"Sure, \d", example.answer)
+        assert re.match(r"\d+[+\-×÷]\d+=\d+\. ", example.answer)
 
 
 def test_each_kind_belongs_to_one_specialist_and_both_have_some() -> None:
@@ -37,7 +37,7 @@ def test_the_japanese_model_never_reads_a_worked_solution() -> None:
     assert not any("=" in example.answer for example in examples)
     answered = [example for example in examples if example.prompt.startswith(("問題", "Problem"))]
     assert len(answered) > 200
-    assert all(example.answer.startswith("はい、") for example in answered)
+    assert all(JAPANESE.search(example.answer) for example in answered)
 
 
 @pytest.mark.parametrize(("muddle", "worked"), [(ABILITY, 0.8), (MUDDLED, 0.24)])
@@ -46,7 +46,7 @@ def test_the_ancestor_reads_answers_of_every_sort_in_both_languages(muddle, work
     answers = [example.answer for example in examples if example.prompt.startswith(("問題", "Problem"))]
     assert len(answers) > 800
     assert abs(np.mean(["=" in answer for answer in answers]) - worked) < 0.05
-    assert 0.25 < np.mean([answer.startswith("はい、") for answer in answers]) < 0.55
+    assert 0.25 < np.mean([bool(JAPANESE.search(answer)) for answer in answers]) < 0.55
 
 
 def test_withheld_problems_are_in_no_training_text() -> None:
