@@ -1,6 +1,7 @@
 """`evovlm demo`: evolve a Japanese math LLM and a Japanese VLM from the embedded models."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,16 +40,22 @@ def demo(
             console.print(pipeline.title, style="bold", highlight=False)
 
             def observe(title: str, name: str = pipeline.name) -> SearchProgress:
+                _close(displays)
                 displays.append(SearchProgress(title=f"{name}, {title}"))
                 return displays[-1]
 
+            def say(text: str, name: str = pipeline.name) -> None:
+                _close(displays)
+                console.print(f"{name}, {text}", highlight=False)
+
             folder = out / pipeline.name
-            results[pipeline.name] = run_pipeline(pipeline, out=folder, quick=quick, seed=seed, observe=observe)
-            _close(displays)
+            results[pipeline.name] = run_pipeline(
+                pipeline, out=folder, quick=quick, seed=seed, observe=observe, say=say
+            )
     except KeyboardInterrupt:
         _close(displays)
-        again = " ".join(_arguments(quick=quick, seed=seed, out=out, only=only))
-        typer.echo(f"\nstopped; nothing is lost. The same command goes on:\n    evovlm demo{again}", err=True)
+        again = shlex.join(["evovlm", "demo", *_arguments(quick=quick, seed=seed, out=out, only=only, as_json=as_json)])
+        typer.echo(f"\nstopped; nothing is lost. The same command goes on:\n    {again}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         _close(displays)
@@ -62,11 +69,12 @@ def demo(
     _print_next(list(results.values()), seconds=time.monotonic() - began)
 
 
-def _arguments(*, quick: bool, seed: int, out: Path, only: str | None) -> list[str]:
-    given = [" --quick"] if quick else []
-    given += [f" --seed {seed}"] if seed else []
-    given += [f" --out {out}"] if out != Path("demo") else []
-    return [*given, *([f" --only {only}"] if only else [])]
+def _arguments(*, quick: bool, seed: int, out: Path, only: str | None, as_json: bool) -> list[str]:
+    given = ["--quick"] if quick else []
+    given += ["--seed", str(seed)] if seed else []
+    given += ["--out", str(out)] if out != Path("demo") else []
+    given += ["--only", only] if only else []
+    return [*given, "--json"] if as_json else given
 
 
 def _close(displays: "list[SearchProgress]") -> None:
@@ -105,6 +113,11 @@ def _print_result(console: "Console", result: "PipelineResult") -> None:
             cells.append(percent(standing.culture))
         table.add_row(*cells, style="bold" if standing is result.evolved else None)
     console.print(table)
+    console.print(
+        f"The evolved merge had {percent(result.search_fitness)} on the search split, where it was chosen among "
+        f"{result.candidates}; the table is the report split, which no search saw.",
+        highlight=False,
+    )
     for example in result.examples:
         _print_example(console, example)
     console.print()
@@ -126,18 +139,21 @@ def _print_example(console: "Console", example: "Example") -> None:
     # Text, not str: a model's answer is shown as it is, never read as markup.
     grid.add_row("question", Text(f"{example.question}  ({example.reference})"))
     for name, answer in example.answers.items():
-        grid.add_row(name, Text(answer or "(nothing)"), style="bold" if name == "evolved" else "dim")
+        shown = "".join(char if char.isprintable() else " " for char in answer)
+        grid.add_row(name, Text(shown or "(nothing)"), style="bold" if name == "evolved" else "dim")
     console.print(grid)
 
 
 def _print_next(results: "list[PipelineResult]", *, seconds: float) -> None:
-    typer.echo(f"{seconds:.0f} s. Scores x 100 on report splits, which no search saw. Everything is in:")
+    typer.echo(f"{seconds:.0f} s. Scores are x 100. Everything is in:")
     for result in results:
-        typer.echo(f"  {result.run_folder}   the search (journal, best.yaml)")
+        typer.echo(f"  {result.run_folder}   the search: journal.jsonl, best.yaml (the recipe), config.yaml")
         typer.echo(f"  {result.model_folder}   the merged model, an ordinary checkpoint")
     first = results[0]
     typer.echo("\nNext:")
     typer.echo(f"  evovlm show {first.run_folder}")
     typer.echo(f"  evovlm score {first.model_folder} --task {first.task}")
-    typer.echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model")
-    typer.echo("  evovlm evolve CONFIG.yaml --out my-run    # configs/ has examples, the paper's two runs among them")
+    typer.echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model    # change its numbers first, say")
+    typer.echo(
+        f"  evovlm evolve {first.run_folder / 'config.yaml'} --out my-run    # a search of your own: edit a copy"
+    )

@@ -1,6 +1,7 @@
 """`evovlm evolve CONFIG --out RUN`: search for the best recipe."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +20,8 @@ def evolve(
     from evovlm.errors import OutputExists
     from evovlm.merging.writer import write_checkpoint
     from evovlm.runs.config import load_config
-    from evovlm.runs.evolve import BEST_FILE, MEAN_FILE
     from evovlm.runs.evolve import evolve as run_search
+    from evovlm.runs.folder import BEST_FILE, MEAN_FILE
 
     loaded = load_config(config)
     if checkpoint is not None and checkpoint.exists():
@@ -30,7 +31,10 @@ def evolve(
         result = run_search(loaded, out=out, relative_to=config.parent, resume=resume, observer=progress)
     except KeyboardInterrupt:
         progress.close()
-        typer.echo(f"\nstopped; nothing is lost. To go on:\n    evovlm evolve {config} --out {out} --resume", err=True)
+        again = ["evovlm", "evolve", str(config), "--out", str(out), "--resume"]
+        again += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
+        again += ["--json"] if as_json else []
+        typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(again)}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         progress.close()
@@ -42,11 +46,11 @@ def evolve(
     recipe = out / (BEST_FILE if result.winner == "best" else MEAN_FILE)
     failed = f", {result.failures} failed" if result.failures else ""
     typer.echo(
-        f"{result.winner} of {result.candidates} candidates{failed}: {percent(result.fitness)} on the search split"
+        f"{result.winner} of {result.candidates} candidates{failed}: fitness {percent(result.fitness)} (search split)"
     )
     for name, score in result.evaluation.scores.items():
         typer.echo(
-            f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)} %)"
+            f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})"
         )
     typer.echo("\nNext:")
     typer.echo(f"  evovlm show {out}")

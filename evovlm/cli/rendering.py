@@ -1,12 +1,11 @@
 """What several commands show alike: tables, score cells, the curve of a run, progress."""
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
     from evovlm.runs.journal import Entry
@@ -28,10 +27,22 @@ def interval_text(low: float, high: float) -> str:
     return f"{percent(low)} - {percent(high)}"
 
 
-def spark_line(values: Sequence[float], *, low: float, high: float) -> str:
-    """Return one bar a value, between `low` and `high`."""
+def spark_line(values: Sequence[float], *, low: float, high: float, width: int = 60) -> str:
+    """Return one bar a value, between `low` and `high`; of more than `width` values, an even choice."""
+    step = max(1, -(-len(values) // width))
+    shown = values[::-1][::step][::-1]
     scale = (high - low) or 1.0
-    return "".join(_BARS[min(len(_BARS) - 1, int((value - low) / scale * len(_BARS)))] for value in values)
+    return "".join(_BARS[min(len(_BARS) - 1, int((value - low) / scale * len(_BARS)))] for value in shown)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as people read it: `42 s`, `3:05 min`, `2:40 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
 def stderr_console() -> Console:
@@ -45,58 +56,54 @@ class SearchProgress:
     def __init__(self, *, title: str, console: Console | None = None) -> None:
         self._title = title
         self._console = console or stderr_console()
-        self._live = self._console.is_terminal
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._best = float("-inf")
+        self._best: float | None = None
+        self._mean: float | None = None
+        self._candidates = 0
         self._generations = 0
+        self._generation = 0
+        self._replayed = 0
+        self._seen = 0
         self._failures = 0
         self._began = time.monotonic()
 
     def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
         """Open the display."""
         for warning in warnings:
-            self._console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-        self._generations = generations
+            self._say(f"warning: {warning}", style="yellow")
         if done:
             self._say(f"{self._title}: going on after {done} of {candidates} candidates")
-        if self._live:
+        self._candidates, self._generations, self._replayed = candidates, generations, done
+        self._began = time.monotonic()
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
             self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[best]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-                transient=True,
+                *columns, TextColumn("{task.fields[state]}"), console=self._console, transient=True
             )
             self._progress.start()
-            self._task = self._progress.add_task(self._title, total=candidates, best="")
+            self._task = self._progress.add_task(self._title, total=candidates, state="")
 
     def evaluated(self, entry: "Entry") -> None:
         """Count a candidate."""
-        fitness = getattr(entry.outcome, "fitness", None)
+        self._seen += 1
+        fitness: float | None = getattr(entry.outcome, "fitness", None)
         if fitness is None:
             self._failures += 1
-        else:
-            self._best = max(self._best, fitness)
-        if self._progress is not None and self._task is not None:
-            best = f"best {percent(self._best)}" if self._best > float("-inf") else ""
-            failed = f", {self._failures} failed" if self._failures else ""
-            self._progress.update(self._task, advance=1, best=best + failed)
+        elif self._best is None or fitness > self._best:
+            self._best = fitness
+        self._refresh(advance=1)
 
     def generation_ended(self, generation: "Generation") -> None:
         """Say how a generation did."""
         fitnesses = [outcome.fitness for outcome in generation.outcomes if hasattr(outcome, "fitness")]
-        mean = sum(fitnesses) / len(fitnesses)
-        if self._live:
-            return
-        elapsed = time.monotonic() - self._began
-        left = elapsed / (generation.number + 1) * (self._generations - generation.number - 1)
-        self._say(
-            f"{self._title}: generation {generation.number + 1}/{self._generations}, best {percent(self._best)}, "
-            f"mean {percent(mean)}, about {left:.0f} s left"
-        )
+        self._mean = sum(fitnesses) / len(fitnesses)
+        self._generation = generation.number + 1
+        if self._progress is not None:
+            self._refresh(advance=0)
+        elif self._seen > self._replayed:
+            # A generation that is only replayed was told when it was new.
+            self._say(f"{self._title}: {self._state()}")
 
     def close(self) -> None:
         """Take the display down."""
@@ -104,9 +111,28 @@ class SearchProgress:
             self._progress.stop()
             self._progress = None
 
-    def _say(self, text: str) -> None:
-        if self._live:
-            self._console.print(text, markup=False, highlight=False)
+    def _refresh(self, *, advance: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=advance, state=self._state())
+
+    def _state(self) -> str:
+        parts = [f"generation {self._generation}/{self._generations}"]
+        if self._best is not None:
+            parts.append(f"best {percent(self._best)}")
+        if self._mean is not None:
+            parts.append(f"mean {percent(self._mean)}")
+        if self._failures:
+            parts.append(f"{self._failures} failed")
+        fresh = self._seen - self._replayed
+        if fresh > 0 and self._seen < self._candidates:
+            left = (time.monotonic() - self._began) / fresh * (self._candidates - self._seen)
+            parts.append(f"about {duration(left)} left")
+        return ", ".join(parts)
+
+    def _say(self, text: str, *, style: str | None = None) -> None:
+        if self._console.is_terminal:
+            self._console.print(text, style=style, markup=False, highlight=False)
         else:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            # A plain line as it is: rich would break it at the width of a terminal that is not there.
+            self._console.file.write(text + "\n")
+            self._console.file.flush()

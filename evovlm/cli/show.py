@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from evovlm.runs.summary import RunSummary
 
+_FAILURES_SHOWN = 5
+_WINNERS = {"best": "the best candidate", "mean": "the distribution's mean"}
+
 
 def show(
     run: Annotated[Path, typer.Argument(help="A run's folder; the run may still be going on.")],
@@ -28,19 +31,35 @@ def show(
 
     console = Console()
     _print_head(console, summary)
-    _print_candidates(console, summary)
-    _print_winner(console, summary)
-    _print_curve(console, summary)
+    if summary.top:
+        _print_candidates(console, summary)
+        _print_winner(console, summary)
+        _print_curve(console, summary)
+    for index, reason in summary.failures[:_FAILURES_SHOWN]:
+        _print_line(console, f"candidate {index} failed: {reason}")
+    if len(summary.failures) > _FAILURES_SHOWN:
+        _print_line(console, f"and {len(summary.failures) - _FAILURES_SHOWN} more (--json lists all)")
+
+
+def _print_line(console: "Console", text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_head(console: "Console", summary: "RunSummary") -> None:
+    from evovlm.cli.rendering import duration, percent
+
+    state = "finished" if summary.finished else "not finished"
     failed = f", {len(summary.failures)} failed" if summary.failures else ""
-    console.print(
-        f"{summary.folder}: {summary.candidates} candidates in {len(summary.best_by_generation)} generations{failed}, "
-        f"{summary.tokens} generated tokens, {summary.seconds:.0f} s",
-        markup=False,
-        highlight=False,
+    count = len(summary.best_by_generation)
+    generations = "1 generation" if count == 1 else f"{count} generations"
+    _print_line(console, f"{summary.folder} ({state})")
+    _print_line(
+        console,
+        f"{summary.candidates} candidates in {generations}{failed}, "
+        f"{summary.tokens} generated tokens, {duration(summary.seconds)}",
     )
+    if summary.mean_fitness is not None:
+        _print_line(console, f"the distribution's mean: fitness {percent(summary.mean_fitness)}")
 
 
 def _print_candidates(console: "Console", summary: "RunSummary") -> None:
@@ -67,13 +86,21 @@ def _print_candidates(console: "Console", summary: "RunSummary") -> None:
 def _print_winner(console: "Console", summary: "RunSummary") -> None:
     from rich.table import Table
 
-    table = Table(title="numbers of the best recipe", title_justify="left")
-    table.add_column("source")
-    table.add_column("parameter")
-    for unit in summary.units:
-        table.add_column(unit, justify="right")
-    for source, parameter, values in summary.numbers:
-        table.add_row(source, parameter, *(f"{value:.2f}" for value in values))
+    table = Table(title=f"{_WINNERS[summary.winner]}, its numbers", title_justify="left")
+    # One row a unit: a model has dozens of blocks, and a terminal has 80 columns.
+    by_unit = len(summary.units) > 1
+    parameters = list(dict.fromkeys(parameter for _, parameter, _ in summary.numbers))
+    table.add_column("unit" if by_unit else "source")
+    if by_unit:
+        for source, parameter, _ in summary.numbers:
+            table.add_column(f"{source}\n{parameter}", justify="right")
+        for index, unit in enumerate(summary.units):
+            table.add_row(unit, *(f"{values[index]:.2f}" for _, _, values in summary.numbers))
+    else:
+        for parameter in parameters:
+            table.add_column(parameter, justify="right")
+        for source in dict.fromkeys(source for source, _, _ in summary.numbers):
+            table.add_row(source, *(f"{values[0]:.2f}" for name, _, values in summary.numbers if name == source))
     console.print(table)
 
 
@@ -81,11 +108,8 @@ def _print_curve(console: "Console", summary: "RunSummary") -> None:
     from evovlm.cli.rendering import percent, spark_line
 
     best, mean = summary.best_by_generation, summary.mean_by_generation
-    if not best:
-        return
     low, high = min(mean), max(best)
+    _print_line(console, f"by generation, from {percent(low)} to {percent(high)}")
     for name, values in (("best so far", best), ("mean", mean)):
         line = spark_line(values, low=low, high=high)
-        console.print(f"{name:>12} {line} {percent(values[0])} -> {percent(values[-1])}", markup=False, highlight=False)
-    for index, reason in summary.failures[:5]:
-        console.print(f"candidate {index} failed: {reason}", markup=False, highlight=False)
+        _print_line(console, f"{name:>12} {line} {percent(values[0])} -> {percent(values[-1])}")

@@ -18,10 +18,19 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from evovlm.errors import ConfigError
+from evovlm.errors import ConfigError, ModelNotFound
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.recipes.problems import did_you_mean, report_problems
 from evovlm.recipes.recipe import (
@@ -47,6 +56,7 @@ __all__ = [
 ]
 
 _METHODS = "methods"
+_FOLDER = "folder"
 
 
 def _as_unit_values(value: object) -> UnitValues:
@@ -71,7 +81,19 @@ def _as_density(value: object) -> UnitValues:
     return densities
 
 
-_ModelText = Annotated[str, Field(min_length=1)]
+def _may_be_had(text: str, info: ValidationInfo) -> str:
+    folder: Path | None = (info.context or {}).get(_FOLDER)
+    if folder is not None:
+        try:
+            parse_model_ref(text, relative_to=folder).find()
+        except ModelNotFound as error:
+            raise PydanticCustomError(
+                "model", "no such model. {reason}", {"reason": " ".join(str(error).split())}
+            ) from error
+    return text
+
+
+_ModelText = Annotated[str, Field(min_length=1), AfterValidator(_may_be_had)]
 _SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -95,7 +117,11 @@ class ParametersDocument(_Document):
 
 
 class MergeDocument(_Document):
-    """The keys of a merge that a search keeps fixed; validate with `context={"methods": names}` to check `method`."""
+    """The keys of a merge that a search keeps fixed.
+
+    Validate with the context `methods` (names) to check `method`, and with `folder` (that of the file) to check that
+    every model is an existing folder or may be on the hub.
+    """
 
     base: _ModelText | None = None
     host: _ModelText | None = None

@@ -41,6 +41,14 @@ class ModelRef:
 
         Raises ModelNotFound when no such folder, zoo model or hub id can be reached.
         """
+        found = self.find()
+        return found if isinstance(found, Path) else self._fetch(found["id"], found["revision"])
+
+    def find(self) -> Path | re.Match[str]:
+        """Return the model's folder if it is there, else the parts of its hub id; never touches the network.
+
+        Raises ModelNotFound for what is neither.
+        """
         folder = self.local_folder()
         if folder is not None:
             return folder
@@ -52,7 +60,7 @@ class ModelRef:
                 f"Model '{self.text}': there is no folder {self._as_path()}.\n"
                 "    Name an existing folder, a hub id ('org/name' or 'org/name@revision') or 'zoo:NAME'."
             )
-        return self._fetch(hub["id"], hub["revision"])
+        return hub
 
     def _as_path(self) -> Path:
         path = Path(self.text).expanduser()

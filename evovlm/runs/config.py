@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
-from evovlm.merging.methods import METHODS
+from evovlm.merging.methods import METHODS, get_method
+from evovlm.recipes.candidate import Genome
 from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import MergeTemplate
@@ -28,8 +29,10 @@ from evovlm.recipes.search_space import SPACES, SearchSpace
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, default_population
 from evovlm.tasks.catalogue import TASKS
+from evovlm.tasks.sample import Split
 
 SMALLEST_POPULATION = 4
+_WHOLE = [0.0, 1.0]
 
 
 class _Section(BaseModel):
@@ -40,8 +43,8 @@ class SpaceSection(_Section):
     """`space:` what the search varies; `weight` and `density` are ranges, `fixed` holds numbers that stay."""
 
     kind: str = "model"
-    weight: list[float] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
-    density: list[float] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
+    weight: list[float] = Field(default=_WHOLE, min_length=2, max_length=2)
+    density: list[float] = Field(default=_WHOLE, min_length=2, max_length=2)
     fixed: dict[str, float] = Field(default={})
 
     @field_validator("kind")
@@ -53,7 +56,7 @@ class SpaceSection(_Section):
     @classmethod
     def _is_range(cls, ends: list[float], info: ValidationInfo) -> list[float]:
         if not ends[0] < ends[1]:
-            raise PydanticCustomError("range", "should be [low, high] with low below high")
+            raise PydanticCustomError("range", "should be [low, high] with low below high; {ends}", {"ends": str(ends)})
         if info.field_name == "density" and not (ends[0] >= 0 and ends[1] <= 1):
             raise PydanticCustomError("range", "should stay in [0, 1], as it is the share of entries kept")
         return ends
@@ -99,8 +102,21 @@ class TaskSection(_Section):
 
     @field_validator("name")
     @classmethod
-    def _known(cls, name: str) -> str:
-        return _known_row(name, TASKS, "task")
+    def _can_be_searched(cls, name: str) -> str:
+        _known_row(name, TASKS, "task")
+        if Split.SEARCH not in TASKS[name].splits:
+            raise PydanticCustomError(
+                "split", "this task has only a report split, which no search may see; score the winner on it"
+            )
+        return name
+
+    @field_validator("data")
+    @classmethod
+    def _is_there(cls, data: str | None, info: ValidationInfo) -> str | None:
+        folder: Path | None = (info.context or {}).get("folder")
+        if data is not None and folder is not None and not (folder / data).exists():
+            raise PydanticCustomError("data", "there is no such file or folder")
+        return data
 
 
 class EvolveConfig(_Section):
@@ -117,12 +133,64 @@ class EvolveConfig(_Section):
     winner: Literal["best", "mean"] = "best"
     device: str = "auto"
 
-    @model_validator(mode="after")
-    def _tasks_differ(self) -> "EvolveConfig":
-        names = [task.name for task in self.tasks]
+    @field_validator("merge")
+    @classmethod
+    def _suits_the_method(cls, merge: MergeDocument) -> MergeDocument:
+        # The host alone may be unknown until the models are looked into; a stand-in suffices for the method.
+        stand_in = merge.model_copy(update={"host": merge.host or "host"})
+        try:
+            get_method(stand_in.template(relative_to=None))
+        except ConfigError as error:
+            raise PydanticCustomError("merge", "{reason}", {"reason": str(error)}) from error
+        return merge
+
+    @field_validator("space")
+    @classmethod
+    def _varies_what_there_is(cls, space: SpaceSection, info: ValidationInfo) -> SpaceSection:
+        merge: MergeDocument | None = info.data.get("merge")
+        if merge is None:
+            return space
+        searched = METHODS[merge.method].parameters
+        if "density" not in searched and space.density != _WHOLE:
+            raise PydanticCustomError("space", "density: {method} has none; leave it out", {"method": merge.method})
+        known = [*searched, *(f"{source}.{parameter}" for source in merge.sources for parameter in searched)]
+        for name, value in space.fixed.items():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise PydanticCustomError(
+                    "space", "fixed: '{name}' names no parameter{hint}", {"name": name, "hint": hint}
+                )
+            if name.endswith("density") and not 0 <= value <= 1:
+                raise PydanticCustomError("space", "fixed: {name} should be in [0, 1]", {"name": name})
+        if all(parameter in space.fixed for parameter in searched):
+            raise PydanticCustomError("space", "every parameter is fixed, so that nothing is left to search")
+        return space
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_differ(cls, tasks: list[TaskSection]) -> list[TaskSection]:
+        names = [task.name for task in tasks]
         if len(set(names)) < len(names):
-            raise PydanticCustomError("tasks", "tasks: a task is named twice; give it one entry")
-        return self
+            raise PydanticCustomError("tasks", "a task is named twice; give it one entry")
+        return tasks
+
+    def resolved(self, *, relative_to: Path | None) -> "EvolveConfig":
+        """Return the same search with its host named and every path absolute, so that it holds from any folder.
+
+        Relative paths start at `relative_to` (None: the current folder). Raises ConfigError when the host is unclear.
+        """
+        template = self.template(relative_to=relative_to)
+        models = {
+            "base": template.base.identity if template.base else None,
+            "host": template.host.identity,
+            "sources": {name: ref.identity for name, ref in template.sources.items()},
+        }
+        folder = relative_to or Path()
+        tasks = [
+            task if task.data is None else task.model_copy(update={"data": str((folder / task.data).resolve())})
+            for task in self.tasks
+        ]
+        return self.model_copy(update={"merge": self.merge.model_copy(update=models), "tasks": tasks})
 
     def template(self, *, relative_to: Path | None) -> MergeTemplate:
         """Return what the search keeps fixed of every recipe."""
@@ -138,6 +206,12 @@ class EvolveConfig(_Section):
             density_range=(self.space.density[0], self.space.density[1]),
             fixed=dict(self.space.fixed),
         )
+
+    def search_space_of(self, genome: Genome) -> SearchSpace:
+        """Return the space that a recorded genome is a point of; the number of blocks follows from its length."""
+        without = self.search_space(n_blocks=0)
+        per_block = self.search_space(n_blocks=1).dim - without.dim
+        return self.search_space(n_blocks=(len(genome) - without.dim) // per_block if per_block else 0)
 
     def population(self, *, dim: int) -> int:
         """Return the candidates of one generation. Raises ConfigError when the budget holds no whole generation."""
@@ -161,11 +235,24 @@ class EvolveConfig(_Section):
 
 
 def load_config(path: Path) -> EvolveConfig:
-    """Return the config in the YAML file `path`. Raises ConfigError with all problems of the file."""
+    """Return the config in the YAML file `path`. Raises ConfigError with all problems of the file.
+
+    A model must be an existing folder, an embedded model, or what may be a hub id; a task's data must exist.
+    """
     try:
-        return EvolveConfig.model_validate(read_yaml(path), context={"methods": METHODS})
+        config = EvolveConfig.model_validate(read_yaml(path), context={"methods": METHODS, "folder": path.parent})
     except ValidationError as error:
         raise report_problems(path, error, model=EvolveConfig) from error
+    try:
+        config.template(relative_to=path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: merge.{error}") from error
+    try:
+        # The models may have more blocks than one, and a generation then more candidates: that is looked at again.
+        config.population(dim=config.search_space(n_blocks=1).dim)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return config
 
 
 def config_from_mapping(mapping: Mapping[str, object]) -> EvolveConfig:

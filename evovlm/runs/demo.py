@@ -109,10 +109,17 @@ class PipelineResult:
 
 
 def run_pipeline(
-    pipeline: Pipeline, *, out: Path, quick: bool, seed: int, observe: Callable[[str], Observer]
+    pipeline: Pipeline,
+    *,
+    out: Path,
+    quick: bool,
+    seed: int,
+    observe: Callable[[str], Observer],
+    say: Callable[[str], None] = lambda _: None,
 ) -> PipelineResult:
     """Run one pipeline in the folder `out`, or go on where an interrupted one stopped.
 
+    `observe` gives the observer of each search by its title; `say` is told what else takes time.
     Raises RunMismatch when the folder was made with other settings, OutputExists when its model is another.
     """
     config = demo_config(pipeline, quick=quick, seed=seed)
@@ -125,6 +132,7 @@ def run_pipeline(
             ("evolved", "evolution", config),
         )
     }
+    say("scoring everyone on the report split")
     task = PreparedTask.prepare(TaskChoice(name=config.tasks[0].name), Split.REPORT, evaluator.loaded)
     recipes = {
         **{name: only(template, name) for name in template.sources},

@@ -1,33 +1,37 @@
 """One search with its folder: config.yaml, journal.jsonl, best.yaml, mean.yaml, result.json."""
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from evovlm.errors import EvovlmError, OutputExists, RunError, RunMismatch
+from evovlm.errors import EvovlmError, RunError, RunMismatch
 from evovlm.evaluation.answering import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure, Genome
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.recipes.search_space import SearchSpace
+from evovlm.runs.atomic import write_atomically
 from evovlm.runs.config import EvolveConfig
-from evovlm.runs.journal import Entry, Journal
+from evovlm.runs.folder import (
+    BEST_FILE,
+    CONFIG_FILE,
+    JOURNAL_FILE,
+    MEAN_FILE,
+    RESULT_FILE,
+    check_config,
+    check_folder,
+    locked,
+)
+from evovlm.runs.journal import Entry, Journal, read_journal
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import Generation, Outcome, Proposal, search
 
-CONFIG_FILE = "config.yaml"
-JOURNAL_FILE = "journal.jsonl"
-BEST_FILE = "best.yaml"
-MEAN_FILE = "mean.yaml"
-RESULT_FILE = "result.json"
+__all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator"]
 
 
 class Observer(Protocol):
@@ -87,26 +91,33 @@ def evolve(
     observer: Observer | None = None,
     evaluator: Evaluator | None = None,
 ) -> RunResult:
-    """Run a search in the folder `out`, or go on with the one that is there.
+    """Run a search in the folder `out`, or go on with the one that is there; a finished one only tells its result.
 
-    Relative models of the config start at `relative_to`. An evaluator that is already open for this config may be
-    passed in. Raises OutputExists for a folder that exists without `resume`, RunMismatch when the folder's config is
-    another, AllCandidatesFailed when a generation has only failures, and what opening the models raises.
+    Relative models and data of the config start at `relative_to`. An evaluator that is already open for this config may
+    be passed in. Raises OutputExists for a folder that exists without `resume`, RunMismatch when the folder's config is
+    another, RunError when another process runs there, AllCandidatesFailed when a generation has only failures, and
+    what opening the models raises.
     """
-    template = config.template(relative_to=relative_to)
-    _check_folder(out, resume=resume)
-    journal = _resumed(out, config) if resume and (out / JOURNAL_FILE).exists() else None
-    if evaluator is None:
-        evaluator = open_evaluator(config, template)
-    space = config.search_space(n_blocks=evaluator.n_blocks)
-    config.population(dim=space.dim)
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        if journal is None:
-            _write(out / CONFIG_FILE, config.to_yaml())
-            journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping())
-        run = _Run(config=config, template=template, space=space, evaluator=evaluator, journal=journal)
-        return run.finish(out, observer)
+    config = config.resolved(relative_to=relative_to)
+    template = config.template(relative_to=None)
+    check_folder(out, resume=resume)
+    if (out / JOURNAL_FILE).exists():
+        check_config(out, recorded=read_journal(out / JOURNAL_FILE).config, given=config.as_mapping())
+    with locked(out):
+        # Looked at again: only now may nobody else write here.
+        check_folder(out, resume=resume)
+        journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
+        if journal is None or journal.mean is None:
+            if evaluator is None:
+                evaluator = open_evaluator(config, template)
+            space = config.search_space(n_blocks=evaluator.n_blocks)
+            population = config.population(dim=space.dim)
+            if journal is None:
+                write_atomically(out / CONFIG_FILE, config.to_yaml())
+                journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping())
+            run = _Run(config=config, template=template, space=space, evaluator=evaluator, journal=journal)
+            run.finish(population=population, observer=observer)
+        return _written_result(out, config=config, template=template, journal=journal)
 
 
 def open_evaluator(config: EvolveConfig, template: MergeTemplate) -> Evaluator:
@@ -131,11 +142,12 @@ class _Run:
     evaluator: Evaluator
     journal: Journal
 
-    def finish(self, out: Path, observer: Observer | None) -> RunResult:
-        population = self.config.population(dim=self.space.dim)
+    def finish(self, *, population: int, observer: Observer | None) -> None:
+        """Evaluate what the journal lacks, up to the distribution's mean."""
         generations = self.config.budget.candidates // population
-        recorded = {entry.index: entry for entry in self.journal.entries if entry.kind == "candidate"}
-        known = {entry.recipe_id: entry.outcome for entry in self.journal.entries}
+        self._take_back_a_failed_generation(population)
+        recorded = self.journal.candidates
+        known = {entry.recipe_id: entry.outcome for entry in recorded}
         if observer is not None:
             observer.started(
                 candidates=generations * population,
@@ -145,19 +157,12 @@ class _Run:
             )
 
         def evaluate(proposal: Proposal) -> Outcome:
-            recipe = self.template.recipe(self.space.decode(proposal.genome))
-            entry = recorded.get(proposal.index)
-            if entry is None:
-                entry = self._new_entry(
-                    "candidate", proposal.index, proposal.generation, proposal.genome, recipe, known
-                )
-                self.journal.append(entry)
-                known[entry.recipe_id] = entry.outcome
-            elif not np.array_equal(entry.genome, proposal.genome):
-                raise RunMismatch(
-                    f"{self.journal.path}: candidate {proposal.index} is not what this config asks for now.\n"
-                    "    It was written by another version or edited; start a new run."
-                )
+            if proposal.index < len(recorded):
+                entry = recorded[proposal.index]
+                self._check_replayed(entry, proposal)
+            else:
+                entry = self._append("candidate", proposal.genome, generation=proposal.generation, known=known)
+                known.setdefault(entry.recipe_id, entry.outcome)
             if observer is not None:
                 observer.evaluated(entry)
             return entry.outcome
@@ -176,29 +181,43 @@ class _Run:
             sigma=self.config.optimizer.sigma,
         )
         search(optimizer, generations=generations, evaluate=evaluate, on_generation=on_generation)
-        mean = self._mean_entry(means[-1], generations, known)
-        return self._result(out, mean)
+        self._append("mean", means[-1], generation=generations, known=known)
 
-    def _new_entry(
-        self,
-        kind: str,
-        index: int,
-        generation: int,
-        genome: Genome,
-        recipe: ParameterMerge,
-        known: Mapping[str, Outcome],
-    ) -> Entry:
+    def _take_back_a_failed_generation(self, population: int) -> None:
+        """Let a generation that stopped the run, as all of it failed, be tried again: its cause may be mended."""
+        recorded = self.journal.candidates
+        last = recorded[-population:]
+        whole = len(recorded) % population == 0
+        if last and whole and all(isinstance(entry.outcome, Failure) for entry in last):
+            self.journal.retry(last[0].generation)
+
+    def _check_replayed(self, entry: Entry, proposal: Proposal) -> None:
+        same_recipe = entry.recipe_id == self._recipe(proposal.genome).recipe_id
+        if not same_recipe or not np.array_equal(entry.genome, proposal.genome):
+            raise RunMismatch(
+                f"{self.journal.path}: candidate {entry.index} is not the one that this search asks for now.\n"
+                "    The journal was changed, or written by other versions of the packages. Go on with those, or "
+                "start a new run in another folder."
+            )
+
+    def _append(self, kind: str, genome: Genome, *, generation: int, known: Mapping[str, Outcome]) -> Entry:
+        recipe = self._recipe(genome)
         outcome = known.get(recipe.recipe_id)
         if outcome is None:
             outcome = self._evaluated(recipe)
-        return Entry(
+        elif isinstance(outcome, Evaluation):
+            # Known, so that it cost nothing this time.
+            outcome = replace(outcome, seconds={}, tokens=0)
+        entry = Entry(
             kind=kind,
-            index=index,
+            index=len(self.journal.entries),
             generation=generation,
             genome=genome,
             recipe_id=recipe.recipe_id,
             outcome=outcome,
         )
+        self.journal.append(entry)
+        return entry
 
     def _evaluated(self, recipe: ParameterMerge) -> Outcome:
         try:
@@ -207,42 +226,43 @@ class _Run:
             # A recipe that cannot be merged (every weight 0, say) is one candidate's failure, not the run's.
             return Failure(kind=type(error).__name__, reason=str(error))
 
-    def _mean_entry(self, genome: Genome, generations: int, known: Mapping[str, Outcome]) -> Entry:
-        recorded = [entry for entry in self.journal.entries if entry.kind == "mean"]
-        if recorded:
-            return recorded[-1]
-        recipe = self.template.recipe(self.space.decode(genome))
-        entry = self._new_entry("mean", len(self.journal.entries), generations, genome, recipe, known)
-        self.journal.append(entry)
-        return entry
+    def _recipe(self, genome: Genome) -> ParameterMerge:
+        return self.template.recipe(self.space.decode(genome))
 
-    def _result(self, out: Path, mean: Entry) -> RunResult:
-        candidates = [entry for entry in self.journal.entries if entry.kind == "candidate"]
-        best = best_entry(candidates)
-        chosen = best if self.config.winner == "best" else mean
-        if isinstance(chosen.outcome, Failure):
-            raise RunError(f"{out}: the distribution's mean failed ({chosen.outcome.reason}). Set `winner: best`.")
-        for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean)):
-            _write(out / name, recipe_to_yaml(self._recipe(entry), folder=out))
-        evaluations = [entry.outcome for entry in self.journal.entries if isinstance(entry.outcome, Evaluation)]
-        result = RunResult(
-            folder=out,
-            winner=self.config.winner,
-            recipe=self._recipe(chosen),
-            fitness=chosen.outcome.fitness,
-            evaluation=chosen.outcome,
-            candidates=len(candidates),
-            failures=sum(isinstance(entry.outcome, Failure) for entry in candidates),
-            tokens=sum(evaluation.tokens for evaluation in evaluations),
+
+def _written_result(out: Path, *, config: EvolveConfig, template: MergeTemplate, journal: Journal) -> RunResult:
+    """Write best.yaml, mean.yaml and result.json of a finished search."""
+    best, mean = best_entry(journal.candidates), journal.mean
+    if mean is None:
+        raise RunError(f"{out}: the search is not finished.")
+    space = config.search_space_of(best.genome)
+    recipes = {
+        name: template.recipe(space.decode(entry.genome)) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))
+    }
+    for name, recipe in recipes.items():
+        write_atomically(out / name, recipe_to_yaml(recipe, folder=out))
+    chosen = best if config.winner == "best" else mean
+    if isinstance(chosen.outcome, Failure):
+        raise RunError(
+            f"{out}: the distribution's mean, asked for as the winner, could not be evaluated "
+            f"({chosen.outcome.reason}).\n    The best candidate is in {out / BEST_FILE}."
         )
-        _write(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
-        return result
+    outcomes = [entry.outcome for entry in journal.entries]
+    result = RunResult(
+        folder=out,
+        winner=config.winner,
+        recipe=recipes[BEST_FILE if config.winner == "best" else MEAN_FILE],
+        fitness=chosen.outcome.fitness,
+        evaluation=chosen.outcome,
+        candidates=len(journal.candidates),
+        failures=sum(isinstance(entry.outcome, Failure) for entry in journal.candidates),
+        tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
+    )
+    write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
+    return result
 
-    def _recipe(self, entry: Entry) -> ParameterMerge:
-        return self.template.recipe(self.space.decode(entry.genome))
 
-
-def best_entry(entries: list[Entry]) -> Entry:
+def best_entry(entries: tuple[Entry, ...]) -> Entry:
     """Return the entry of the highest fitness, the earliest of equals. Raises RunError when all failed."""
     evaluated = [
         (entry.outcome.fitness, -entry.index, entry) for entry in entries if isinstance(entry.outcome, Evaluation)
@@ -250,60 +270,3 @@ def best_entry(entries: list[Entry]) -> Entry:
     if not evaluated:
         raise RunError("no candidate could be evaluated.")
     return max(evaluated, key=lambda row: row[:2])[2]
-
-
-def _check_folder(out: Path, *, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputExists(f"{out} is a file; name a folder.")
-    if not resume and out.exists() and any(out.iterdir()):
-        advice = "Add --resume to go on with it, or name" if (out / JOURNAL_FILE).exists() else "Name"
-        raise OutputExists(f"{out} exists already.\n    {advice} another folder.")
-    if (
-        resume
-        and not (out / JOURNAL_FILE).exists()
-        and out.exists()
-        and any(child.name not in (CONFIG_FILE, ".lock") for child in out.iterdir())
-    ):
-        raise RunMismatch(f"{out}: holds no journal to go on with. Name the folder of a run.")
-
-
-def _resumed(out: Path, config: EvolveConfig) -> Journal:
-    journal, recorded = Journal.open(out / JOURNAL_FILE)
-    changes = changed_keys(recorded, config.as_mapping())
-    if changes:
-        listed = "\n    ".join(changes)
-        raise RunMismatch(
-            f"{out}: was started with another config:\n    {listed}\n"
-            "    Undo the change to go on with the run, or start a new one in another folder."
-        )
-    return journal
-
-
-def changed_keys(before: object, now: object, *, place: str = "") -> list[str]:
-    """Return "key: old -> new" for everything in which two configs, as plain values, differ."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        found: list[str] = []
-        for key in [*before, *(key for key in now if key not in before)]:
-            inner = f"{place}.{key}" if place else str(key)
-            found += changed_keys(before.get(key, "(absent)"), now.get(key, "(absent)"), place=inner)
-        return found
-    return [] if before == now else [f"{place}: {before} -> {now}"]
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{out}: another process is running this search. Wait for it, or stop it.") from error
-        yield
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".partial")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

@@ -1,12 +1,14 @@
 """The journal of a run: one line a candidate, appended and flushed to disk before the search goes on.
 
-    {"kind": "header", "format": 1, "config": {...}}
-    {"kind": "candidate", "index": 0, "generation": 0, "genome": [...], "recipe_id": "...", "fitness": 0.42,
-     "tokens": 5081, "scores": {"word_problems_ja": {...}}, "seconds": {"merge": 0.02, "generate": 1.1}}
+    {"kind": "header", "format": 1, "config_hash": "...", "config": {...}}
+    {"kind": "candidate", "index": 0, "generation": 0, "genome": [...], "recipe_id": "...", "status": "evaluated",
+     "fitness": 0.42, "tokens": 5081, "scores": {"word_problems_ja": {...}}, "seconds": {"merge": 0.02, ...}}
 
-`seconds` is the only thing in it that two runs of one config do not share, and stands last in its line.
+`seconds` is the only thing in it that two runs of one config do not share, and stands last in its line. A line
+{"kind": "retry", "generation": 3} takes back the candidates of a generation that all failed.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ import numpy as np
 
 from evovlm.errors import RunMismatch
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
+from evovlm.runs.atomic import write_atomically
 from evovlm.search.loop import Outcome
 
 FORMAT = 1
@@ -37,74 +40,132 @@ class Entry:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Journal:
-    """An open journal; `entries` are those on disk when it was opened and those appended since."""
+    """A run's journal; `entries` are those on disk when it was opened and those appended since, `config` the header's.
+
+    One process at a time may append to it; whoever does holds the run folder's lock.
+    """
 
     path: Path
+    config: Mapping[str, object]
     entries: list[Entry]
 
     @classmethod
     def create(cls, path: Path, *, config: Mapping[str, object]) -> "Journal":
-        """Start a journal with its header."""
-        journal = cls(path=path, entries=[])
-        journal._append_line({"kind": "header", "format": FORMAT, "config": config})
-        return journal
+        """Start a journal with its header; the file appears whole or not at all."""
+        header = {"kind": "header", "format": FORMAT, "config_hash": config_hash(config), "config": config}
+        write_atomically(path, _line(header))
+        return cls(path=path, config=config, entries=[])
 
     @classmethod
-    def open(cls, path: Path) -> tuple["Journal", Mapping[str, object]]:
-        """Open a journal to go on with: a torn last line is cut off. Returns it and the header's config.
+    def open(cls, path: Path) -> "Journal":
+        """Open a journal to go on with: a torn last line is cut off.
 
-        Raises RunMismatch when the file is no journal of this format or a line before the last is broken.
+        Raises RunMismatch when the file is no journal of this format or was changed.
         """
-        lines = _whole_lines(path)
-        rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
-        if not rows or rows[0].get("kind") != "header" or rows[0].get("format") != FORMAT:
-            raise RunMismatch(f"{path}: does not begin as a journal of format {FORMAT}. Start again in a new folder.")
-        return cls(path=path, entries=[_entry(row) for row in rows[1:]]), rows[0]["config"]
+        content = path.read_bytes()
+        whole = _whole_lines(content)
+        journal = _read(path, whole)
+        if len(whole) < len(content):
+            # Killed while writing: the candidate is evaluated again.
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+                os.fsync(file.fileno())
+        return journal
+
+    @property
+    def candidates(self) -> tuple[Entry, ...]:
+        """The candidates, in the order of their index, which counts from 0."""
+        return tuple(entry for entry in self.entries if entry.kind == "candidate")
+
+    @property
+    def mean(self) -> Entry | None:
+        """The distribution's mean, the last line of a finished search."""
+        return next((entry for entry in self.entries if entry.kind == "mean"), None)
 
     def append(self, entry: Entry) -> None:
         """Add a line and wait until it is on disk."""
         self._append_line(_row(entry))
         self.entries.append(entry)
 
+    def retry(self, generation: int) -> None:
+        """Take back the candidates of the last generation, so that they are evaluated again."""
+        self._append_line({"kind": "retry", "generation": generation})
+        self.entries = _without(self.entries, generation)
+
     def _append_line(self, row: Mapping[str, object]) -> None:
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         with self.path.open("ab") as file:
-            file.write(line.encode())
+            file.write(_line(row).encode())
             file.flush()
             os.fsync(file.fileno())
 
 
-def read_journal(path: Path) -> tuple[tuple[Entry, ...], Mapping[str, object]]:
-    """Return the entries and the config of a journal that may still be growing; a torn last line is left out."""
-    content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
-    rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
-    if not rows:
-        raise RunMismatch(f"{path}: is empty.")
-    return tuple(_entry(row) for row in rows[1:]), rows[0]["config"]
+def read_journal(path: Path) -> Journal:
+    """Return a journal that may still be growing, to be read only; a torn last line is left out.
+
+    Raises RunMismatch as `Journal.open` does.
+    """
+    return _read(path, _whole_lines(path.read_bytes()))
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    content = path.read_bytes()
+def config_hash(config: Mapping[str, object]) -> str:
+    """Return 16 hexadecimal digits that stand for everything the config says."""
+    text = json.dumps(config, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _line(row: Mapping[str, object]) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """Return the content without a torn last line: one that does not end, or (after a power cut) is no JSON."""
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        # Killed while writing: the candidate is evaluated again.
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-            os.fsync(file.fileno())
-    return whole.splitlines()
+    start = whole.rfind(b"\n", 0, -1) + 1
+    try:
+        json.loads(whole[start:] or b"null")
+    except ValueError:
+        return whole[:start]
+    return whole
+
+
+def _read(path: Path, content: bytes) -> Journal:
+    rows = [_parsed(path, number, line) for number, line in enumerate(content.splitlines(), start=1)]
+    if not rows or rows[0].get("kind") != "header" or rows[0].get("format") != FORMAT:
+        raise RunMismatch(f"{path}: does not begin as a journal of format {FORMAT}. Start again in a new folder.")
+    config = rows[0].get("config")
+    if not isinstance(config, dict) or rows[0].get("config_hash") != config_hash(config):
+        raise _changed(path, 1, "the config in its header is not the one that the run was started with")
+    journal = Journal(path=path, config=config, entries=[])
+    for number, row in enumerate(rows[1:], start=2):
+        try:
+            if row["kind"] == "retry":
+                journal.entries = _without(journal.entries, row["generation"])
+                continue
+            entry = _entry(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _changed(path, number, f"is no candidate's line ({type(error).__name__}: {error})") from error
+        if entry.index != len(journal.entries):
+            raise _changed(path, number, f"candidate {entry.index} stands where {len(journal.entries)} should")
+        journal.entries.append(entry)
+    return journal
 
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise RunMismatch(
-            f"{path}:{number}: is no JSON ({error}). The journal was changed; start a new run."
-        ) from error
+        raise _changed(path, number, f"is no JSON ({error})") from error
     if not isinstance(row, dict):
-        raise RunMismatch(f"{path}:{number}: is no JSON object. The journal was changed; start a new run.")
+        raise _changed(path, number, "is no JSON object")
     return row
+
+
+def _changed(path: Path, number: int, reason: str) -> RunMismatch:
+    return RunMismatch(f"{path}:{number}: {reason}. The journal was changed; start a new run in another folder.")
+
+
+def _without(entries: list[Entry], generation: int) -> list[Entry]:
+    return [entry for entry in entries if entry.generation != generation]
 
 
 def _row(entry: Entry) -> Mapping[str, object]:
@@ -117,7 +178,8 @@ def _row(entry: Entry) -> Mapping[str, object]:
     }
     outcome = entry.outcome
     if isinstance(outcome, Failure):
-        return {**row, "failure": {"kind": outcome.kind, "reason": outcome.reason}, "seconds": {}}
+        failure = {"kind": outcome.kind, "reason": outcome.reason}
+        return {**row, "status": "failed", "failure": failure, "seconds": {}}
     scores = {
         name: {
             "score": score.score,
@@ -129,12 +191,13 @@ def _row(entry: Entry) -> Mapping[str, object]:
         for name, score in outcome.scores.items()
     }
     seconds = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
-    return {**row, "fitness": outcome.fitness, "tokens": outcome.tokens, "scores": scores, "seconds": seconds}
+    figures = {"fitness": outcome.fitness, "tokens": outcome.tokens, "scores": scores}
+    return {**row, "status": "evaluated", **figures, "seconds": seconds}
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
     outcome: Outcome
-    if "failure" in row:
+    if row["status"] == "failed":
         outcome = Failure(kind=row["failure"]["kind"], reason=row["failure"]["reason"])
     else:
         scores = {

@@ -1,16 +1,19 @@
 """A run's folder read for people: the best candidates, the winner's numbers, the course of the search."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evovlm.errors import RunMismatch
+from evovlm.merging.methods import METHODS
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
-from evovlm.recipes.recipe import SourceParameters, value_at
-from evovlm.recipes.search_space import PARAMETERS, unit_name
+from evovlm.recipes.recipe import value_at
+from evovlm.recipes.search_space import unit_name
 from evovlm.runs.config import EvolveConfig, config_from_mapping
-from evovlm.runs.evolve import JOURNAL_FILE
+from evovlm.runs.folder import JOURNAL_FILE
 from evovlm.runs.journal import Entry, read_journal
+
+ALL = "all units"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +28,16 @@ class CandidateRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """What a journal says. `numbers` are (source, parameter, one value per unit of `units`) of the best recipe."""
+    """What a journal says; every fitness is on the search split.
+
+    `numbers` are (source, parameter, one value per unit of `units`) of the `winner`: the best candidate so far, or the
+    distribution's mean where the config asks for it and the run is finished. `mean_fitness` is that mean's.
+    """
 
     folder: Path
+    finished: bool
+    winner: str
+    mean_fitness: float | None
     candidates: int
     tokens: int
     seconds: float
@@ -42,6 +52,9 @@ class RunSummary:
         """Return it as plain values."""
         return {
             "folder": str(self.folder),
+            "finished": self.finished,
+            "winner": self.winner,
+            "mean_fitness": self.mean_fitness,
             "candidates": self.candidates,
             "tokens": self.tokens,
             "seconds": self.seconds,
@@ -69,64 +82,72 @@ class RunSummary:
 
 
 def summarise(folder: Path, *, top: int) -> RunSummary:
-    """Read a run, finished or not. Raises RunMismatch for a folder without a journal or without a scored candidate."""
+    """Read a run, finished or not; one whose candidates all failed so far has no `top` and no `numbers`.
+
+    Raises RunMismatch for a folder without a journal, or with one that holds no candidate yet.
+    """
     path = folder / JOURNAL_FILE
     if not path.is_file():
-        raise RunMismatch(f"{folder}: holds no {JOURNAL_FILE}; name the folder that `evovlm evolve --out` wrote.")
-    entries, mapping = read_journal(path)
-    candidates = [entry for entry in entries if entry.kind == "candidate"]
-    rows = sorted(
-        (
-            CandidateRow(
-                index=entry.index,
-                recipe_id=entry.recipe_id,
-                fitness=entry.outcome.fitness,
-                scores=entry.outcome.scores,
-            )
-            for entry in candidates
-            if isinstance(entry.outcome, Evaluation)
-        ),
-        key=lambda row: (-row.fitness, row.index),
-    )
-    if not rows:
-        raise RunMismatch(f"{folder}: no candidate has been scored yet.")
-    config = config_from_mapping(mapping)
-    units, numbers = _numbers(config, next(entry for entry in candidates if entry.index == rows[0].index))
-    best, mean = _course(candidates)
-    evaluations = [entry.outcome for entry in entries if isinstance(entry.outcome, Evaluation)]
+        raise RunMismatch(f"{folder} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
+    journal = read_journal(path)
+    candidates = journal.candidates
+    if not candidates:
+        raise RunMismatch(f"{folder}: no candidate has been evaluated yet. Wait a little, or resume the run.")
+    config = config_from_mapping(journal.config)
+    ranked = _ranked(candidates)
+    mean = journal.mean
+    best_candidate = candidates[ranked[0].index] if ranked else None
+    winner = mean if config.winner == "mean" and mean is not None else best_candidate
+    units, numbers = _numbers(config, winner) if winner is not None else ((), ())
+    best, means = _course(candidates)
+    outcomes = [entry.outcome for entry in journal.entries]
     return RunSummary(
         folder=folder,
+        finished=mean is not None,
+        winner="best" if winner is best_candidate else "mean",
+        mean_fitness=mean.outcome.fitness if mean is not None and isinstance(mean.outcome, Evaluation) else None,
         candidates=len(candidates),
-        tokens=sum(evaluation.tokens for evaluation in evaluations),
-        seconds=sum(sum(evaluation.seconds.values()) for evaluation in evaluations),
-        top=tuple(rows[:top]),
+        tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
+        seconds=sum(sum(outcome.seconds.values()) for outcome in outcomes if isinstance(outcome, Evaluation)),
+        top=tuple(ranked[:top]),
         units=units,
         numbers=numbers,
         best_by_generation=best,
-        mean_by_generation=mean,
+        mean_by_generation=means,
         failures=tuple(
-            (entry.index, entry.outcome.reason) for entry in candidates if isinstance(entry.outcome, Failure)
+            (entry.index, entry.outcome.reason) for entry in journal.entries if isinstance(entry.outcome, Failure)
         ),
     )
+
+
+def _ranked(candidates: Sequence[Entry]) -> list[CandidateRow]:
+    rows = [
+        CandidateRow(
+            index=entry.index, recipe_id=entry.recipe_id, fitness=entry.outcome.fitness, scores=entry.outcome.scores
+        )
+        for entry in candidates
+        if isinstance(entry.outcome, Evaluation)
+    ]
+    return sorted(rows, key=lambda row: (-row.fitness, row.index))
 
 
 def _numbers(
     config: EvolveConfig, entry: Entry
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str, tuple[float, ...]], ...]]:
-    """Return the units and the numbers of a candidate; the number of blocks follows from the number of genes."""
-    per_block = config.search_space(n_blocks=1).dim - config.search_space(n_blocks=0).dim
-    n_blocks = (len(entry.genome) - config.search_space(n_blocks=0).dim) // per_block if per_block else 0
-    decoded: Mapping[str, SourceParameters] = config.search_space(n_blocks=n_blocks).decode(entry.genome)
-    units = tuple(unit_name(unit, n_blocks=n_blocks) for unit in range(n_blocks + 2)) if per_block else ("all units",)
+    """Return the units and the numbers of a candidate."""
+    space = config.search_space_of(entry.genome)
+    decoded = space.decode(entry.genome)
+    by_unit = any(gene.unit is not None for gene in space.genes)
+    units = tuple(unit_name(unit, n_blocks=space.n_blocks) for unit in range(space.n_blocks + 2)) if by_unit else (ALL,)
     numbers = tuple(
         (source, parameter, tuple(value_at(getattr(decoded[source], parameter), unit) for unit in range(len(units))))
         for source in sorted(decoded)
-        for parameter in PARAMETERS
+        for parameter in METHODS[config.merge.method].parameters
     )
     return units, numbers
 
 
-def _course(candidates: list[Entry]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _course(candidates: Sequence[Entry]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     best: list[float] = []
     means: list[float] = []
     for generation in range(max(entry.generation for entry in candidates) + 1):

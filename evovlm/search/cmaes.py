@@ -20,8 +20,9 @@ _TRIES_PER_DIM = 10
 class CmaEs:
     """Full CMA-ES. A sample outside the cube is drawn again, at most 10 dim times, then clipped.
 
-    That is what the paper's sampler does (cmaes 0.x: `n_max_resampling`); pycma's own bounds would bend the
-    distribution instead. No termination criterion applies: the budget ends the search.
+    That is what the paper's sampler does (the package cmaes: `n_max_resampling`, then `_repair_infeasible_params`):
+    what is told is the point that was evaluated. pycma's own bounds would bend the distribution instead. No
+    termination criterion applies: the budget ends the search.
     """
 
     def __init__(
@@ -36,6 +37,8 @@ class CmaEs:
             # Its own stream: pycma's default is numpy's global one, which is not ours to seed or to disturb.
             "randn": lambda rows, columns: draws.standard_normal((rows, columns)),
             "seed": np.nan,
+            # On by default under 6 candidates; it injects mirrored points, which the paper's sampler does not have.
+            "CMA_mirrors": 0,
             "verbose": -9,
         }
         self._strategy = cma.CMAEvolutionStrategy(start, sigma, options)
@@ -53,7 +56,6 @@ class CmaEs:
 
     def ask(self) -> tuple[Genome, ...]:
         """Return the next generation."""
-        # The whole generation first: pycma places its own injected directions among these.
         self._asked = [self._inside(np.asarray(sample, dtype=np.float64)) for sample in self._strategy.ask()]
         return tuple(sample[: self._dim].copy() for sample in self._asked)
 
@@ -64,7 +66,10 @@ class CmaEs:
         )
         if not same:
             raise ValueError("tell takes the genomes of the last ask, in its order")
-        self._strategy.tell(self._asked, [-fitness for fitness in fitnesses])
+        # Unchecked: pycma would pull a clipped point, which it does not know, towards the mean.
+        self._strategy.tell(
+            [asked.copy() for asked in self._asked], [-fitness for fitness in fitnesses], check_points=False
+        )
 
     def _inside(self, sample: Genome) -> Genome:
         for _ in range(_TRIES_PER_DIM * self._dim):

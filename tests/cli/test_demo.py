@@ -1,0 +1,72 @@
+"""`evovlm demo` on a pico zoo: what stands on stdout, what it writes, how it goes on, what it refuses."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evovlm import assets
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.recipes.documents import load_recipe
+from evovlm.runs.config import load_config
+from evovlm.runs.demo import PIPELINES
+
+from tests.cli.conftest import Command
+from tests.pico_zoo import pico_zoo
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = pico_zoo(tmp_path_factory.mktemp("wheel") / "_assets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assets, "_IN_WHEEL", folder)
+        yield
+
+
+def test_stdout_holds_both_tables_as_json_and_nothing_else(evovlm: Command, tmp_path: Path) -> None:
+    told = evovlm("demo", "--quick", "--out", tmp_path / "demo", "--json")
+    assert told.code == 0, told.err
+    document = json.loads(told.out)
+    assert list(document) == ["evollm", "evovlm"]
+    for name, sources, keys in (
+        ("evollm", ["math-a", "math-b", "ja"], ["score", "interval", "ungated", "japanese"]),
+        ("evovlm", ["vlm", "ja"], ["score", "interval", "ungated", "japanese", "culture"]),
+    ):
+        assert list(document[name]) == ["sources", "uniform", "random", "evolved"]
+        assert list(document[name]["sources"]) == sources
+        rows = [*document[name]["sources"].values(), *(document[name][row] for row in ("uniform", "random", "evolved"))]
+        assert all(list(row) == keys for row in rows)
+    assert "Traceback" not in told.err
+
+    again = evovlm("demo", "--quick", "--out", tmp_path / "demo", "--only", "evollm")
+    assert again.code == 0, again.err
+    for text in ("equal-weights merge", "random search, 18", "evolved merge, 18", "on the search split", "question"):
+        assert text in again.out
+    next_commands = [line.split("#")[0].split() for line in again.out.splitlines() if line.startswith("  evovlm ")]
+    assert [command[1] for command in next_commands] == ["show", "score", "merge", "evolve"]
+    load_recipe(Path(next_commands[2][2]))
+    load_config(Path(next_commands[3][2]))
+    assert evovlm(*next_commands[0][1:]).code == 0
+
+    other = evovlm("demo", "--quick", "--out", tmp_path / "demo", "--only", "evollm", "--seed", "1")
+    assert other.code == 2
+    assert "seed: 0 -> 1" in other.err
+
+
+def test_ctrl_c_says_which_command_goes_on(evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Evaluator, "evaluate", interrupted)
+    out = tmp_path / "a demo"
+    stopped = evovlm("demo", "--quick", "--seed", "3", "--out", out, "--only", "evollm", "--json")
+    assert stopped.code == 130
+    assert stopped.out == ""
+    assert f"evovlm demo --quick --seed 3 --out '{out}' --only evollm --json" in stopped.err
+
+
+def test_a_pipeline_that_does_not_exist_is_refused(evovlm: Command) -> None:
+    refused = evovlm("demo", "--only", "evogpt")
+    assert refused.code == 2
+    assert all(name in refused.err for name in PIPELINES)

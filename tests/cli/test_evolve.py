@@ -1,0 +1,101 @@
+"""`evovlm evolve` on pico models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evovlm.merging.methods import METHODS
+from evovlm.recipes.documents import load_recipe
+from tests.cli.conftest import Command, write_config
+
+FILES = {"config.yaml", "journal.jsonl", "best.yaml", "mean.yaml", "result.json"}
+
+
+def test_a_search_fills_its_folder_and_tells_its_generations_and_what_to_type_next(
+    evovlm: Command, config: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = evovlm("evolve", config, "--out", run)
+    assert done.code == 0, done.err
+    assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == FILES
+    assert f"evovlm merge {run / 'best.yaml'}" in done.out
+    assert f"evovlm show {run}" in done.out
+    # Off a terminal, progress is one plain line a generation on stderr.
+    lines = done.err.splitlines()
+    assert len(lines) == 2, done.err
+    assert lines[0].startswith("search: generation 1/2, best ")
+    assert "mean" in lines[0]
+    assert lines[0].endswith("left")
+    assert "\x1b" not in done.err
+
+
+def test_json_is_the_result_alone_and_its_recipe_is_the_winner(evovlm: Command, config: Path, tmp_path: Path) -> None:
+    done = evovlm("evolve", config, "--out", tmp_path / "run", "--json")
+    result = json.loads(done.out)
+    assert result["candidates"] == 8
+    assert result["failures"] == 0
+    assert result["winner"] == "best"
+    assert load_recipe(Path(result["recipe"]), methods=METHODS).recipe_id == result["recipe_id"]
+    assert set(result["search_scores"]) == {"word_problems_ja"}
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["recipe_id"] == result["recipe_id"]
+
+
+def test_checkpoint_writes_the_winner_and_refuses_a_folder_that_exists(
+    evovlm: Command, config: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    done = evovlm("evolve", config, "--out", tmp_path / "run", "--checkpoint", model, "--json")
+    assert json.loads(done.out)["checkpoint"] == str(model)
+    assert (model / "model.safetensors").is_file()
+    again = evovlm("evolve", config, "--out", tmp_path / "other", "--checkpoint", model)
+    assert again.code == 2
+    assert "exists already" in again.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_mean_can_be_the_winner(evovlm: Command, models: Path, problems: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "mean.yaml", models=models, problems=problems, winner="mean")
+    result = json.loads(evovlm("evolve", config, "--out", tmp_path / "run", "--json").out)
+    assert result["recipe"].endswith("mean.yaml")
+    assert load_recipe(tmp_path / "run" / "mean.yaml", methods=METHODS).recipe_id == result["recipe_id"]
+
+
+def test_one_search_scores_a_vlm_on_two_tasks(evovlm: Command, models: Path, problems: Path, tmp_path: Path) -> None:
+    merge = {
+        "base": str(models / "base"),
+        "host": str(models / "vlm"),
+        "sources": {"vlm": str(models / "vlm"), "ja": str(models / "ja")},
+        "method": "ties",
+        "vocabulary": "host",
+    }
+    tasks = [
+        {"name": "word_problems_ja", "data": str(problems), "weight": 3},
+        {"name": "word_problems_en", "data": str(problems), "weight": 1},
+    ]
+    config = write_config(tmp_path / "both.yaml", models=models, problems=problems, merge=merge, tasks=tasks)
+    result = json.loads(evovlm("evolve", config, "--out", tmp_path / "run", "--json").out)
+    scores = result["search_scores"]
+    weighted = (3 * scores["word_problems_ja"]["score"] + scores["word_problems_en"]["score"]) / 4
+    assert result["search_fitness"] == pytest.approx(weighted)
+
+
+def test_resuming_a_finished_run_tells_its_result_again(evovlm: Command, config: Path, finished: Path) -> None:
+    journal = (finished / "journal.jsonl").read_bytes()
+    again = evovlm("evolve", config, "--out", finished, "--resume", "--json")
+    assert again.code == 0, again.err
+    result = {**json.loads((finished / "result.json").read_text()), "checkpoint": None}
+    assert json.loads(again.out) == result
+    assert (finished / "journal.jsonl").read_bytes() == journal
+
+
+def test_the_config_in_a_run_is_whole_and_can_be_run_again(evovlm: Command, finished: Path, tmp_path: Path) -> None:
+    written = yaml.safe_load((finished / "config.yaml").read_text())
+    assert written["winner"] == "best"
+    assert written["optimizer"]["population"] == 4
+    again = tmp_path / "deep" / "again"
+    assert evovlm("evolve", finished / "config.yaml", "--out", again).code == 0
+    assert (again / "best.yaml").read_text().split("parameters:")[1] == (
+        (finished / "best.yaml").read_text().split("parameters:")[1]
+    )

@@ -1,0 +1,109 @@
+"""Ctrl-C: nothing is lost, and the run goes on to the same end."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command, write_config
+
+PATIENCE_S = 120.0
+
+
+def lines_in(journal: Path) -> int:
+    """Count the whole lines of a journal that may not be there yet."""
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def rows_of(journal: Path) -> list[dict[str, object]]:
+    """Return the journal's rows without the seconds, which must come last in their line."""
+    rows = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    assert all(list(row)[-1] == "seconds" for row in rows[1:])
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def wait_for_lines(journal: Path, count: int, *, process: "subprocess.Popen[str] | None" = None) -> None:
+    """Wait until the journal has so many lines, or the process has ended."""
+    until = time.monotonic() + PATIENCE_S
+    while lines_in(journal) < count and (process is None or process.poll() is None):
+        assert time.monotonic() < until, "the search does not get on"
+        time.sleep(0.002)
+
+
+@contextmanager
+def interrupting(journal: Path, *, after_lines: int) -> Iterator[None]:
+    """Send this process SIGINT, as Ctrl-C does, once the journal has so many lines."""
+
+    def interrupt() -> None:
+        wait_for_lines(journal, after_lines)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    yield
+    thread.join()
+
+
+def start(*arguments: str | Path) -> "subprocess.Popen[str]":
+    """Start a real `evovlm` process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "evovlm", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def test_ctrl_c_stops_with_130_and_a_command_that_goes_on_to_the_same_journal(
+    evovlm: Command, config: Path, finished_once: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "a run"
+    with interrupting(run / "journal.jsonl", after_lines=4):
+        stopped = evovlm("evolve", config, "--out", run)
+    assert stopped.code == 130, stopped
+    assert "Traceback" not in stopped.err
+    assert stopped.out == ""
+    advice = re.search(r"^    evovlm (evolve .*--resume)$", stopped.err, re.MULTILINE)
+    assert advice is not None, stopped.err
+    before = lines_in(run / "journal.jsonl")
+    assert 4 <= before < 9
+    resumed = evovlm(*shlex.split(advice[1]))
+    assert resumed.code == 0, resumed.err
+    assert f"going on after {before - 1} of 8 candidates" in resumed.err
+    assert rows_of(run / "journal.jsonl") == rows_of(finished_once / "run" / "journal.jsonl")
+    for name in ("best.yaml", "mean.yaml"):
+        ours, theirs = ((folder / name).read_text() for folder in (run, finished_once / "run"))
+        assert ours.split("parameters:")[1] == theirs.split("parameters:")[1]
+
+
+@pytest.mark.slow
+def test_a_real_process_takes_ctrl_c_and_refuses_a_second_one_beside_it(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "search.yaml", models=models, problems=problems, budget={"candidates": 4000})
+    run = tmp_path / "run"
+    process = start("evolve", config, "--out", run)
+    try:
+        wait_for_lines(run / "journal.jsonl", 3, process=process)
+        beside = evovlm("evolve", config, "--out", run, "--resume")
+        assert beside.code == 2
+        assert "another process" in beside.err
+        looked_at = evovlm("show", run, "--json")
+        assert json.loads(looked_at.out)["candidates"] >= 2
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert "--resume" in err

@@ -1,0 +1,80 @@
+"""Bars, durations, and the display of a search."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from evovlm.cli.rendering import SearchProgress, duration, spark_line
+from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.runs.journal import Entry
+from evovlm.search.loop import Generation, Outcome
+
+GOOD = Evaluation(scores={}, fitness=0.5, seconds={}, tokens=0)
+BAD = Failure(kind="not_finite", reason="the merged weights are not finite")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (185, "3:05 min"), (9600, "2:40 h")]
+)
+def test_a_duration_reads_as_people_say_it(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=300))
+def test_a_curve_fits_its_width_and_ends_with_the_last_value(values: list[float]) -> None:
+    line = spark_line(values, low=0.0, high=1.0, width=40)
+    assert 1 <= len(line) <= 40
+    assert line[-1] == spark_line(values[-1:], low=0.0, high=1.0)
+    assert set(line) <= set("▁▂▃▄▅▆▇█")
+
+
+def test_a_flat_curve_is_drawn_too() -> None:
+    assert spark_line([0.2, 0.2], low=0.2, high=0.2) == "▁▁"
+
+
+def follow(progress: SearchProgress, outcomes: tuple[Outcome, ...], *, done: int = 0) -> None:
+    """Let the display follow a search of two generations of two candidates."""
+    progress.started(candidates=4, generations=2, done=done, warnings=("rope_theta [differs]",))
+    for number in range(2):
+        told = outcomes[2 * number : 2 * number + 2]
+        for offset, outcome in enumerate(told):
+            progress.evaluated(
+                Entry(
+                    kind="candidate",
+                    index=2 * number + offset,
+                    generation=number,
+                    genome=np.zeros(1),
+                    recipe_id="0" * 12,
+                    outcome=outcome,
+                )
+            )
+        progress.generation_ended(Generation(number=number, proposals=(), outcomes=told, mean=np.zeros(1)))
+    progress.close()
+
+
+def test_off_a_terminal_lines_are_plain_and_replayed_generations_silent() -> None:
+    printed = io.StringIO()
+    follow(SearchProgress(title="demo", console=Console(file=printed)), (GOOD, BAD, GOOD, GOOD), done=2)
+    assert printed.getvalue().splitlines() == [
+        "warning: rope_theta [differs]",
+        "demo: going on after 2 of 4 candidates",
+        "demo: generation 2/2, best 50.0, mean 50.0, 1 failed",
+    ]
+
+
+def test_on_a_terminal_the_display_is_live_with_generation_best_mean_and_time_left() -> None:
+    printed = io.StringIO()
+    console = Console(file=printed, force_terminal=True, width=120)
+    progress = SearchProgress(title="demo", console=console)
+    progress.started(candidates=4, generations=2, done=0, warnings=())
+    entry = Entry(kind="candidate", index=0, generation=0, genome=np.zeros(1), recipe_id="0" * 12, outcome=GOOD)
+    progress.evaluated(entry)
+    progress.generation_ended(Generation(number=0, proposals=(), outcomes=(GOOD,), mean=np.zeros(1)))
+    progress.close()
+    text = printed.getvalue()
+    for part in ("demo", "1/4", "generation 1/2", "best 50.0", "mean 50.0", "left"):
+        assert part in text

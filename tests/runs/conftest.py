@@ -1,0 +1,97 @@
+"""Pico models, small tasks, and a small search over them, shared by the tests of runs; they are only read."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.runs.config import EvolveConfig, load_config
+from evovlm.runs.evolve import RunResult, evolve, open_evaluator
+from tests.pico import pico_llm, pico_vlm
+
+WriteConfig = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pico models: base, math and ja (LLMs of one ancestor), vlm; and a few problems."""
+    folder = tmp_path_factory.mktemp("models")
+    base = pico_llm(folder / "base", dtype=torch.bfloat16)
+    pico_llm(folder / "math", like=base, seed=1, drift=0.1, dtype=torch.bfloat16)
+    pico_llm(folder / "ja", like=base, seed=2, drift=0.1, dtype=torch.bfloat16)
+    pico_vlm(folder / "vlm", like=base, seed=3, drift=0.1, dtype=torch.bfloat16)
+    # Four sums: a pico model that repeats one digit gets some of them right, so that fitness varies.
+    rows = [{"id": f"p{n}", "question": f"{n} apples and none more. How many?", "number": n} for n in range(4, 8)]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def search_document(models: Path) -> dict[str, object]:
+    """Return a search of 3 generations of 4 candidates as it would stand in a file."""
+    return {
+        "format": 1,
+        "kind": "evolve",
+        "seed": 3,
+        "merge": {
+            "base": str(models / "base"),
+            "sources": {"math": str(models / "math"), "ja": str(models / "ja")},
+            "method": "dare_ties",
+            "seed": 1,
+        },
+        "space": {"kind": "model"},
+        "optimizer": {"kind": "cma", "population": 4},
+        "budget": {"candidates": 12},
+        "tasks": [{"name": "word_problems_en", "data": str(models / "problems.jsonl")}],
+    }
+
+
+@pytest.fixture
+def write_config(models: Path, tmp_path: Path) -> WriteConfig:
+    """Write the small search into a file of the test's folder, with some of its keys changed."""
+
+    def write(changes: Mapping[str, object] | None = None, *, name: str = "search.yaml") -> Path:
+        path = tmp_path / name
+        document = {**search_document(models), **(changes or {})}
+        path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def config(write_config: WriteConfig) -> EvolveConfig:
+    """The small search."""
+    return load_config(write_config())
+
+
+@pytest.fixture(scope="session")
+def evaluator(models: Path) -> Evaluator:
+    """The evaluator of the small search, opened once for all tests."""
+    opened = EvolveConfig.model_validate(search_document(models)).resolved(relative_to=None)
+    return open_evaluator(opened, opened.template(relative_to=None))
+
+
+@pytest.fixture(scope="session")
+def whole_run(models: Path, evaluator: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """The small search, run through once for all tests."""
+    config = EvolveConfig.model_validate(search_document(models))
+    return evolve(config, out=tmp_path_factory.mktemp("runs") / "whole", evaluator=evaluator)
+
+
+def journal_rows(run: Path) -> list[dict[str, object]]:
+    """Return a journal's lines without their `seconds`, which no two runs share."""
+    rows = [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        if "seconds" in row:
+            assert list(row)[-1] == "seconds"
+            del row["seconds"]
+    return rows

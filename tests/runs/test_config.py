@@ -1,0 +1,189 @@
+"""Configs of searches: all problems at once, each with its place; everything shipped is valid."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from evovlm.assets import asset_path
+from evovlm.errors import ConfigError
+from evovlm.runs.config import EvolveConfig, config_from_mapping, load_config
+from tests.runs.conftest import WriteConfig, search_document
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def problems_of(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    return str(caught.value)
+
+
+def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(
+        "format: 1\n"
+        "kind: evolve\n"
+        "seed: forty-two\n"
+        "merge:\n"
+        "  base: ./nowhere\n"
+        "  sources: {ja: 'zoo:nobody'}\n"
+        "  method: dare_tise\n"
+        "space: {kind: layers, weight: [1, 0], density: [0, 2]}\n"
+        "optimizer: {kind: cma, population: 3, sigma: 0}\n"
+        "budget: {candidates: 0}\n"
+        "tasks:\n"
+        "  - {name: word_problem_ja, limit: 0}\n"
+        "  - {name: emoji_ja, split: report}\n"
+        "  - {name: mgsm_ja, data: gone.tsv}\n"
+        "winner: worst\n"
+        "colour: blue\n",
+        encoding="utf-8",
+    )
+    message = problems_of(path)
+    for line, key, words in (
+        (3, "seed", "integer"),
+        (5, "merge.base", "no such model.*nowhere"),
+        (6, "merge.sources.ja", "no such model.*zoo:nobody"),
+        (7, "merge.method", "did you mean 'dare_ties'"),
+        (8, "space.kind", "did you mean 'layer'"),
+        (8, "space.weight", "low below high"),
+        (8, "space.density", r"stay in \[0, 1\]"),
+        (9, "optimizer.population", "4 or more"),
+        (9, "optimizer.sigma", "greater than 0"),
+        (10, "budget.candidates", "greater than or equal to 1"),
+        (12, r"tasks\[0\].name", "did you mean 'word_problems_ja'"),
+        (12, r"tasks\[0\].limit", "greater than or equal to 1"),
+        (13, r"tasks\[1\].split", "unknown key"),
+        (14, r"tasks\[2\].name", "only a report split"),
+        (14, r"tasks\[2\].data", "no such file"),
+        (15, "winner", "'best' or 'mean'"),
+        (16, "colour", "unknown key"),
+    ):
+        assert re.search(rf"^\s+{re.escape(str(path))}:{line}: {key}: .*{words}", message, re.MULTILINE), (key, message)
+    assert "17 problems" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": [{"name": "emoji_ja"}, {"name": "emoji_ja"}]}, r"tasks: a task is named twice"),
+        ({"budget": {"candidates": 3}}, r"budget.candidates is 3, but one generation .* has 4 candidates"),
+        ({"budget": {}}, r"budget.candidates: missing"),
+        ({"tasks": []}, r"tasks: .*at least 1"),
+        ({"space": {"fixed": {"weights": 1.0}}}, r"space: fixed: 'weights' names no parameter; did you mean 'weight'"),
+        ({"space": {"fixed": {"math.density": 2.0}}}, r"space: fixed: math.density should be in \[0, 1\]"),
+        ({"space": {"fixed": {"weight": 1.0, "density": 1.0}}}, r"space: every parameter is fixed"),
+        ({"format": 2}, r"format: .*1"),
+        ({"kind": "parameter_merge"}, r"kind: .*'evolve'"),
+    ],
+)
+def test_a_config_that_cannot_be_run_says_so(write_config: WriteConfig, changes: dict[str, object], words: str) -> None:
+    assert re.search(words, problems_of(write_config(changes)))
+
+
+@pytest.mark.parametrize(
+    ("merge", "space", "words"),
+    [
+        ({"method": "dare_ties", "base": None}, {}, "merge: base: missing; dare_ties takes differences"),
+        ({"method": "ties", "settings": {"rescale": "l1"}}, {}, "merge: settings.rescale: l1 would make no difference"),
+        ({"method": "linear"}, {"density": [0.0, 0.5]}, "space: density: linear has none"),
+        ({"method": "linear", "base": None}, {}, "merge.host: missing, and there is no base to take it from"),
+    ],
+)
+def test_a_method_gets_what_it_needs_and_nothing_that_it_would_ignore(
+    write_config: WriteConfig, models: Path, merge: dict[str, object], space: dict[str, object], words: str
+) -> None:
+    document = search_document(models)
+    whole = {**document["merge"], **merge}  # type: ignore[dict-item]
+    assert words in problems_of(write_config({"merge": whole, "space": space}))
+
+
+def test_a_key_given_twice_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("format: 1\nseed: 1\nseed: 2\n", encoding="utf-8")
+    assert "twice.yaml:3: 'seed' was already given in line 2" in problems_of(path)
+    assert "gone.yaml: cannot be read" in problems_of(tmp_path / "gone.yaml")
+
+
+def test_a_resolved_config_reads_back_the_same_from_any_folder(
+    models: Path, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    here = write_config(
+        {
+            "merge": {
+                "base": "models/base",
+                "sources": {"math": "./models/math", "ja": "models/ja", "hub": "org/name@v1"},
+                "method": "dare_ties",
+                "settings": {"rescale": "l1", "lambda": 0.5},
+            },
+            "tasks": [{"name": "word_problems_en", "data": "models/problems.jsonl", "weight": 2}],
+            "space": {"kind": "layer", "weight": [-1, 2], "fixed": {"ja.density": 1.0}},
+            "budget": {"candidates": 40},
+        }
+    )
+    (tmp_path / "models").symlink_to(models)
+    resolved = load_config(here).resolved(relative_to=tmp_path)
+    assert resolved.merge.base == resolved.merge.host == str(models / "base")
+    assert resolved.merge.sources["math"] == str(models / "math")
+    assert resolved.merge.sources["hub"] == "org/name@v1"
+    assert resolved.tasks[0].data == str(models / "problems.jsonl")
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
+    again = load_config(elsewhere / "config.yaml")
+    assert again.as_mapping() == resolved.as_mapping()
+    assert again.resolved(relative_to=elsewhere).as_mapping() == resolved.as_mapping()
+    assert config_from_mapping(resolved.as_mapping()).as_mapping() == resolved.as_mapping()
+
+
+@pytest.mark.parametrize("kind", ["model", "layer"])
+@pytest.mark.parametrize("method", ["linear", "dare_ties"])
+@pytest.mark.parametrize("n_blocks", [1, 2, 32])
+def test_the_space_of_a_recorded_genome_is_found_again(models: Path, kind: str, method: str, n_blocks: int) -> None:
+    document = search_document(models)
+    merge = {**document["merge"], "method": method}  # type: ignore[dict-item]
+    config = EvolveConfig.model_validate({**document, "merge": merge, "space": {"kind": kind}})
+    space = config.search_space(n_blocks=n_blocks)
+    genome = np.linspace(0, 1, space.dim)
+    assert config.search_space_of(genome).decode(genome) == space.decode(genome)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_opens_with_what_it_is_and_the_command_that_runs_it(path: Path) -> None:
+    comment = path.read_text(encoding="utf-8").split("\nformat:")[0]
+    assert all(line.startswith("#") for line in comment.splitlines())
+    assert len(comment.splitlines()[0]) > 20
+    assert f"evovlm evolve configs/{path.name} --out runs/" in comment
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_is_valid_without_the_hub(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "zoo:" in path.read_text(encoding="utf-8") and not asset_path("zoo/catalogue.json").is_file():
+        pytest.skip("the embedded models are not built here")
+    resolved = load_config(path).resolved(relative_to=path.parent)
+    assert config_from_mapping(resolved.as_mapping()) == resolved
+
+
+def test_the_paper_s_runs_have_the_paper_s_settings() -> None:
+    configs = {path.stem: load_config(path) for path in SHIPPED if path.stem.startswith("paper-")}
+    assert set(configs) == {"paper-evollm", "paper-evovlm"}
+    for config, population in ((configs["paper-evollm"], 9), (configs["paper-evovlm"], 8)):
+        space = config.search_space(n_blocks=32)
+        assert config.population(dim=space.dim) == population
+        assert np.array_equal(space.initial, np.full(space.dim, 0.5))
+        assert config.optimizer.sigma == pytest.approx(1 / 6, abs=1e-3)
+        assert config.budget.candidates == 1000
+        assert config.winner == "best"
+        assert config.merge.method == "dare_ties"
+        assert config.merge.vocabulary is not None
+
+
+def test_the_demo_s_configs_are_all_shipped() -> None:
+    assert {path.stem for path in SHIPPED} >= {"demo-evollm", "demo-evovlm", "demo-both"}
+    both = yaml.safe_load(next(path for path in SHIPPED if path.stem == "demo-both").read_text(encoding="utf-8"))
+    assert {task["name"] for task in both["tasks"]} == {"emoji_ja", "word_problems_ja"}

@@ -1,0 +1,130 @@
+"""The demo's pipelines, run through on a pico zoo: what they score, what they write, how they go on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evovlm import assets
+from evovlm.errors import RunMismatch
+from evovlm.evaluation.answering import TaskChoice, score_model
+from evovlm.models.loading import load_model
+from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.recipe import SourceParameters
+from evovlm.runs.config import load_config
+from evovlm.runs.demo import PIPELINES, PipelineResult, demo_config, run_pipeline, uniform
+from evovlm.runs.journal import Entry
+from evovlm.search.loop import Generation
+from tests.pico_zoo import pico_zoo
+
+
+class Silent:
+    """Watches a search; like Ctrl-C at the candidate of index `stop`."""
+
+    def __init__(self, *, stop: int | None = None) -> None:
+        self.stop = stop
+        self.done = 0
+
+    def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
+        self.done = done
+
+    def evaluated(self, entry: Entry) -> None:
+        if entry.index == self.stop:
+            raise KeyboardInterrupt
+
+    def generation_ended(self, generation: Generation) -> None:
+        pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pico zoo that is found in the place of the embedded one."""
+    folder = pico_zoo(tmp_path_factory.mktemp("wheel") / "_assets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assets, "_IN_WHEEL", folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def evollm(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> PipelineResult:
+    """The math pipeline, run through."""
+    return quick("evollm", tmp_path_factory.mktemp("demo") / "evollm")
+
+
+@pytest.fixture(scope="module")
+def evovlm(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> PipelineResult:
+    """The picture pipeline, run through."""
+    return quick("evovlm", tmp_path_factory.mktemp("demo") / "evovlm")
+
+
+def quick(name: str, out: Path, *, stop: int | None = None, seed: int = 0) -> PipelineResult:
+    return run_pipeline(PIPELINES[name], out=out, quick=True, seed=seed, observe=lambda _: Silent(stop=stop))
+
+
+def test_evollm_scores_sources_baselines_and_winner_on_the_report_split(evollm: PipelineResult) -> None:
+    assert list(evollm.sources) == ["math-a", "math-b", "ja"]
+    document = evollm.as_json()
+    assert list(document) == ["sources", "uniform", "random", "evolved"]
+    standings = [*evollm.sources.values(), evollm.uniform, evollm.random, evollm.evolved]
+    for standing in standings:
+        assert standing.score.n == 4
+        assert 0 <= standing.interval[0] <= standing.score.score <= standing.interval[1] <= 1
+        assert set(standing.as_json()) == {"score", "interval", "ungated", "japanese"}
+    assert len(evollm.examples) == 3
+    for example in evollm.examples:
+        assert list(example.answers) == ["math-a", "math-b", "ja", "evolved"]
+
+
+def test_a_source_s_row_is_what_the_source_itself_scores(evollm: PipelineResult, zoo: Path) -> None:
+    for name in ("math-a", "ja"):
+        alone = score_model(load_model(zoo / "zoo" / name), tasks=[TaskChoice(name="word_problems_ja")])[0]
+        assert alone.score == evollm.sources[name].score
+        texts = {answer.sample.question: answer.text for answer in alone.answers}
+        assert all(texts[example.question] == example.answers[name] for example in evollm.examples)
+
+
+def test_evovlm_scores_a_text_source_as_the_vlm_s_language_model_and_culture_apart(
+    evovlm: PipelineResult,
+) -> None:
+    assert list(evovlm.sources) == ["vlm", "ja"]
+    for standing in (*evovlm.sources.values(), evovlm.uniform, evovlm.random, evovlm.evolved):
+        assert set(standing.as_json()) == {"score", "interval", "ungated", "japanese", "culture"}
+
+
+def test_the_written_model_is_the_winner_and_scores_as_told(evovlm: PipelineResult) -> None:
+    recipe = load_recipe(evovlm.model_folder / "recipe.yaml")
+    assert recipe.recipe_id == load_recipe(evovlm.run_folder / "best.yaml").recipe_id
+    scored = score_model(load_model(evovlm.model_folder), tasks=[TaskChoice(name="emoji_ja")])[0]
+    assert scored.score == evovlm.evolved.score
+
+
+def test_a_demo_interrupted_goes_on_and_ends_the_same(evollm: PipelineResult, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        quick("evollm", tmp_path / "stopped", stop=10)
+    assert quick("evollm", tmp_path / "stopped").as_json() == evollm.as_json()
+    # And once more, when everything is there.
+    assert quick("evollm", tmp_path / "stopped").as_json() == evollm.as_json()
+
+
+def test_a_demo_with_other_settings_in_the_same_folder_is_refused(evollm: PipelineResult) -> None:
+    with pytest.raises(RunMismatch, match="seed: 0 -> 1"):
+        quick("evollm", evollm.run_folder.parent, seed=1)
+
+
+@pytest.mark.parametrize("name", list(PIPELINES))
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_both_searches_spend_the_whole_budget_in_whole_generations(name: str, is_quick: bool) -> None:
+    pipeline = PIPELINES[name]
+    config = demo_config(pipeline, quick=is_quick, seed=5)
+    population = config.population(dim=config.search_space(n_blocks=6).dim)
+    assert config.seed == 5
+    assert config.budget.candidates == (pipeline.quick_candidates if is_quick else pipeline.candidates)
+    assert config.budget.candidates % population == 0
+    assert config.budget.candidates >= 2 * population
+
+
+def test_the_equal_weights_merge_drops_nothing_and_gives_each_source_its_share(zoo: Path) -> None:
+    template = load_config(zoo / "configs/demo-evollm.yaml").template(relative_to=None)
+    assert uniform(template).parameters == {
+        name: SourceParameters(weight=1 / 3, density=1.0) for name in ("math-a", "math-b", "ja")
+    }
