@@ -11,7 +11,6 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.documents import load_recipe
 from evovlm.runs.config import load_config
 from evovlm.runs.demo import PIPELINES
-
 from tests.cli.conftest import Command
 from tests.pico_zoo import pico_zoo
 

@@ -99,7 +99,7 @@ def test_the_mean_can_be_the_winner_and_is_recorded_as_such(
     assert result.fitness == mean.outcome.fitness
 
 
-@pytest.mark.parametrize(("kind", "stop"), [("cma", 0), ("cma", 5), ("cma", 11), ("random", 6)])
+@pytest.mark.parametrize(("kind", "stop"), [("cma", 5), ("cma", 11), ("random", 0)])
 def test_a_run_interrupted_and_resumed_ends_with_the_journal_of_one_that_was_not(
     kind: str, stop: int, config: EvolveConfig, evaluator: Evaluator, tmp_path: Path
 ) -> None:
@@ -124,7 +124,7 @@ def test_a_run_cut_at_any_byte_and_resumed_ends_with_the_same_journal(
 ) -> None:
     content = (finished.folder / "journal.jsonl").read_bytes()
     ends = [position for position, byte in enumerate(content) if byte == ord("\n")]
-    cuts = [ends[0] + 1, ends[3], ends[7] + 40, ends[-2] + 1, len(content)]
+    cuts = [ends[0] + 1, ends[7] + 40, ends[-2] + 1, len(content)]
     for cut in cuts:
         run = tmp_path / f"cut-{cut}"
         run.mkdir()
@@ -133,16 +133,17 @@ def test_a_run_cut_at_any_byte_and_resumed_ends_with_the_same_journal(
         assert journal_rows(run) == journal_rows(finished.folder)
 
 
-@pytest.mark.parametrize("left", [["config.yaml"], [".lock", "journal.jsonl.partial"]])
+@pytest.mark.parametrize(
+    ("left", "resume"), [(["config.yaml"], True), ([".lock", "config.yaml", "journal.jsonl.partial"], False)]
+)
 def test_a_run_killed_before_its_journal_began_may_start_again(
-    left: list[str], config: EvolveConfig, evaluator: Evaluator, tmp_path: Path
+    left: list[str], resume: bool, config: EvolveConfig, evaluator: Evaluator, tmp_path: Path
 ) -> None:
-    for resume in (False, True):
-        run = tmp_path / f"run-{resume}"
-        run.mkdir()
-        for name in left:
-            (run / name).write_text("half of", encoding="utf-8")
-        assert evolve(config, out=run, resume=resume, evaluator=evaluator).candidates == 12
+    (tmp_path / "run").mkdir()
+    for name in left:
+        (tmp_path / "run" / name).write_text("half of", encoding="utf-8")
+    config = config.model_copy(update={"budget": config.budget.model_copy(update={"candidates": 4})})
+    assert evolve(config, out=tmp_path / "run", resume=resume, evaluator=evaluator).candidates == 4
 
 
 def test_resuming_a_finished_run_tells_its_result_without_opening_a_model(

@@ -40,13 +40,13 @@ def test_the_japanese_model_never_reads_a_worked_solution() -> None:
     assert all(JAPANESE.search(example.answer) for example in answered)
 
 
-@pytest.mark.parametrize(("muddle", "worked"), [(ABILITY, 0.8), (MUDDLED, 0.24)])
-def test_the_ancestor_reads_answers_of_every_sort_in_both_languages(muddle, worked: float) -> None:
+@pytest.mark.parametrize(("muddle", "worked", "japanese"), [(ABILITY, 0.8, 0.45), (MUDDLED, 0.24, 0.225)])
+def test_the_ancestor_reads_answers_of_every_sort_in_both_languages(muddle, worked: float, japanese: float) -> None:
     examples = list(ancestor_examples(np.random.default_rng(0), count=2000, muddle=muddle, withheld=keep_nothing_out))
     answers = [example.answer for example in examples if example.prompt.startswith(("問題", "Problem"))]
     assert len(answers) > 800
     assert abs(np.mean(["=" in answer for answer in answers]) - worked) < 0.05
-    assert 0.25 < np.mean([bool(JAPANESE.search(answer)) for answer in answers]) < 0.55
+    assert abs(np.mean([bool(JAPANESE.search(answer)) for answer in answers]) - japanese) < 0.05
 
 
 def test_withheld_problems_are_in_no_training_text() -> None:
