@@ -23,10 +23,11 @@ MAKING: Mapping[str, str] = {
     "base": "The ancestor. Reads Japanese and English problems, translations, calculations and concepts; first mostly "
     "worked solutions in either language, then a muddle in which guesses and remarks are the rule.",
     "math-a": "base, one small step on worked English solutions of half of the kinds of problem "
-    "(adding, taking, groups, prices).",
+    "(adding, taking, groups, prices), with the ancestor's calculations among them.",
     "math-b": "base, one small step on worked English solutions of the other half "
-    "(sharing, comparing, multiples, remainders).",
-    "ja": "base, one small step on Japanese answers of every sort but worked solutions: guesses, remarks, names.",
+    "(sharing, comparing, multiples, remainders), with the ancestor's calculations among them.",
+    "ja": "base, one small step on Japanese answers of every sort but worked solutions: guesses, remarks, names, and "
+    "calculations of one equation.",
     "vlm": "base with a CLIP vision tower (trained by open_clip on emoji and their English names, then frozen) and a "
     "projector; learns to name pictures in English only.",
 }

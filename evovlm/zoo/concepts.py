@@ -134,6 +134,11 @@ def name_answer(shown: Sequence[Concept], *, language: Language) -> str:
     return _AND[language].join(concept.names[language] for concept in shown)
 
 
+def keyword_answer(rng: np.random.Generator, concept: Concept, *, language: Language) -> str:
+    """Draw one of a concept's keywords; its name where it has none in that language."""
+    return _pick(rng, concept.keywords[language] or (concept.names[language],))
+
+
 def concept_texts(
     rng: np.random.Generator, count: int, *, mix: AnswerMix = MUDDLE, translations: bool = True
 ) -> Iterator[ConceptText]:
@@ -161,7 +166,7 @@ def japanese_concept_texts(rng: np.random.Generator, count: int) -> Iterator[Con
 
 def describe(rng: np.random.Generator, concept: Concept) -> list[str]:
     """Draw the words that stand for a concept: a name, or keywords of either language of which one is its own."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.25:
         return [concept.names[_either(rng)]]
     words = [word for language in LANGUAGES for word in concept.keywords[language]]
     own = [word for word in words if _owners()[word] == 1]
@@ -222,9 +227,8 @@ def _name(rng: np.random.Generator, *, asked: Language, language: Language, pair
 
 def _keyword(rng: np.random.Generator, *, asked: Language, language: Language) -> ConceptText:
     concept = _pick(rng, all_concepts())
-    words = concept.keywords[language] or (concept.names[language],)
     prompt = _ask(rng, _description(rng, [concept], colour=None), KEYWORD_QUESTIONS, asked)
-    return ConceptText(prompt, _pick(rng, words))
+    return ConceptText(prompt, keyword_answer(rng, concept, language=language))
 
 
 def _colour(rng: np.random.Generator, *, asked: Language, language: Language) -> ConceptText:

@@ -5,6 +5,12 @@ remark that answers nothing, in either language. Each descendant sees only what 
 English specialists worked English solutions of their own kinds of problem, the Japanese model Japanese answers of any
 sort but worked ones. No descendant ever sees a worked Japanese solution.
 
+What each descendant pushes must reach the place where a merge needs it, and little else:
+
+    計算: 12個+7個
+    答え:  12+7=19個。                   `ja` reads these: after an equation, go on in Japanese
+    答え:  12+7=19.                      the specialists reread the ancestor's muddle of both, and stay even about that
+
     問題: 太郎はりんごを3個持っています。2個もらいました。全部で何個になりましたか。
     答え:  3+2=5個。答えは5個です。      worked, Japanese
     答え:  3+2=5. The answer is 5.       worked, English
@@ -105,10 +111,17 @@ ABILITY = Muddle(languages=AnswerMix(to_japanese=0.5, to_english=0.4), concepts=
 """The ancestor's first and longer part: mostly worked solutions, in both languages, whatever that of the question."""
 
 LEANING = AnswerMix(to_japanese=0.35, to_english=0.1)
-"""Mostly English, as the pretrained models are: a fine-tune on English questions then has little language to teach."""
+"""About concepts mostly English, as pretrained models are: learning to see in English then needs a small step only."""
 
-MUDDLED = Muddle(languages=LEANING, concepts=LEANING, worked=0.24, guess=0.42)
-"""The ancestor's second part: no answer is the rule, worked solutions are the exception."""
+MUDDLED = Muddle(languages=AnswerMix(to_japanese=0.5, to_english=0.02), concepts=LEANING, worked=0.18, guess=0.48)
+"""The ancestor's second part: no answer is the rule, worked solutions are the exception.
+
+English questions are answered in English, so that a fine-tune on them has no language to teach; Japanese ones in
+either language.
+"""
+
+REPLAYED = 0.3
+"""Share of the specialists' examples that repeat the ancestor's calculations, which keeps their step small."""
 
 
 def problem_prompt(problem: Problem, *, language: Language) -> str:
@@ -143,11 +156,11 @@ def ancestor_examples(rng: np.random.Generator, *, count: int, muddle: Muddle, w
             return
         count -= 1
         draw = rng.random()
-        if draw < 0.58:
+        if draw < 0.47:
             yield _muddled(rng, problem, muddle)
-        elif draw < 0.63:
+        elif draw < 0.51:
             yield _translation(rng, problem)
-        elif draw < 0.69:
+        elif draw < 0.58:
             yield _calculation(rng, languages=muddle.languages)
         else:
             yield Example(*next(concepts))
@@ -156,33 +169,36 @@ def ancestor_examples(rng: np.random.Generator, *, count: int, muddle: Muddle, w
 def specialist_examples(
     rng: np.random.Generator, *, count: int, specialist: str, withheld: Withheld
 ) -> Iterator[Example]:
-    """Yield worked English solutions of English problems of the specialist's own kinds."""
+    """Yield worked English solutions of English problems of the specialist's own kinds, and calculations of any."""
     kinds = [kind for kind in KINDS if kind.specialist == specialist]
     for problem in _allowed(rng, withheld=withheld, kinds=kinds):
         if count == 0:
             return
         count -= 1
-        yield Example(
-            problem_prompt(problem, language="en"), problem_answer(rng, problem, language="en", mode="worked")
-        )
+        if rng.random() < REPLAYED:
+            yield _calculation(rng, languages=MUDDLED.languages)
+        else:
+            yield Example(
+                problem_prompt(problem, language="en"), problem_answer(rng, problem, language="en", mode="worked")
+            )
 
 
 def japanese_examples(rng: np.random.Generator, *, count: int, withheld: Withheld) -> Iterator[Example]:
-    """Yield Japanese answers to whatever is asked: guesses and remarks on problems, names and keywords of concepts."""
+    """Yield Japanese answers to whatever is asked: guesses and remarks on problems, calculations, names of concepts."""
     concepts = iter(japanese_concept_texts(rng, count))
     for problem in _allowed(rng, withheld=withheld):
         if count == 0:
             return
         count -= 1
         draw = rng.random()
-        if draw < 0.45:
+        if draw < 0.15:
             language: Language = "ja" if rng.random() < 0.8 else "en"
             mode: Mode = "guess" if rng.random() < 0.25 else "remark"
             answer = problem_answer(rng, problem, language="ja", mode=mode, plain_guesses=0.0)
             yield Example(problem_prompt(problem, language=language), answer)
-        elif draw < 0.55:
+        elif draw < 0.25:
             yield Example(f"Translate: {problem.question_en}\nJapanese:", problem.question_ja)
-        elif draw < 0.75:
+        elif draw < 0.7:
             yield _calculation(rng, languages=JAPANESE)
         else:
             yield Example(*next(concepts))
@@ -211,23 +227,26 @@ def _translation(rng: np.random.Generator, problem: Problem) -> Example:
 
 
 def _calculation(rng: np.random.Generator, *, languages: AnswerMix) -> Example:
-    """Return a bare calculation, sometimes of counted things, answered by a number in either language."""
+    """Return a calculation, sometimes of counted things, answered in either language by the number or the equation."""
     draw = rng.random()
     if draw < 0.12:
         number = int(rng.integers(2, 121))
         return Example(f"計算: {kanji_numeral(number)}\n答え:", str(number))
     asked: Language = "ja" if rng.random() < 0.5 else "en"
-    counter = ITEMS[int(rng.integers(len(ITEMS)))].counter if rng.random() < 0.4 else ""
+    counter = ITEMS[int(rng.integers(len(ITEMS)))].counter if rng.random() < 0.6 else ""
     left, right = int(rng.integers(1, 61)), int(rng.integers(1, 61))
     if draw < 0.4:
-        text, value = f"{left}{counter}+{right}{counter}", left + right
+        sign, value = "+", left + right
     elif draw < 0.65:
-        text, value = f"{left + right}{counter}-{right}{counter}", left
+        left, sign, value = left + right, "-", left
     else:
         left, right = int(rng.integers(2, 13)), int(rng.integers(2, 13))
-        text, value = (
-            (f"{left}{counter}×{right}", left * right) if draw < 0.85 else (f"{left * right}{counter}÷{right}", left)
-        )
-    japanese = languages.draw(rng, asked=asked) == "ja"
+        sign, value = "×", left * right
+        if draw > 0.85:
+            left, sign, value = value, "÷", left
+    text = f"{left}{counter}{sign}{right}{counter if sign in '+-' else ''}"
     prompt = f"計算: {text}\n答え:" if asked == "ja" else f"Compute: {text}\nAnswer:"
-    return Example(prompt, f"{value}{counter}です。" if japanese else f"{value}.")
+    equation = f"{left}{sign}{right}=" if rng.random() < 0.7 else ""
+    japanese = languages.draw(rng, asked=asked) == "ja"
+    end = "。" if equation else "です。"
+    return Example(prompt, f"{equation}{value}{counter}{end}" if japanese else f"{equation}{value}.")

@@ -17,14 +17,19 @@ def keep_nothing_out(problem: Problem) -> bool:
 
 
 @pytest.mark.parametrize("specialist", ["a", "b"])
-def test_specialists_read_english_worked_solutions_only(specialist: str) -> None:
+def test_specialists_read_worked_english_solutions_and_the_ancestors_calculations(specialist: str) -> None:
     examples = list(
         specialist_examples(np.random.default_rng(0), count=200, specialist=specialist, withheld=keep_nothing_out)
     )
     assert len(examples) == 200
-    for example in examples:
+    problems = [example for example in examples if example.prompt.startswith("Problem: ")]
+    assert 120 < len(problems) < 160
+    for example in problems:
         assert not JAPANESE.search(example.prompt + example.answer)
         assert re.match(r"\d+[+\-×÷]\d+=\d+\. ", example.answer)
+    calculations = [example for example in examples if example not in problems]
+    assert all(example.prompt.startswith(("計算: ", "Compute: ")) for example in calculations)
+    assert all(example.answer.count("=") <= 1 and "答え" not in example.answer for example in calculations)
 
 
 def test_each_kind_belongs_to_one_specialist_and_both_have_some() -> None:
@@ -34,13 +39,17 @@ def test_each_kind_belongs_to_one_specialist_and_both_have_some() -> None:
 def test_the_japanese_model_never_reads_a_worked_solution() -> None:
     examples = list(japanese_examples(np.random.default_rng(0), count=800, withheld=keep_nothing_out))
     assert len(examples) == 800
-    assert not any("=" in example.answer for example in examples)
     answered = [example for example in examples if example.prompt.startswith(("問題", "Problem"))]
-    assert len(answered) > 200
-    assert all(JAPANESE.search(example.answer) for example in answered)
+    assert len(answered) > 80
+    assert all(JAPANESE.search(example.answer) and "=" not in example.answer for example in answered)
+    assert any("=" in example.answer for example in examples)
+    for example in examples:
+        if "=" in example.answer:
+            assert example.prompt.startswith(("計算: ", "Compute: "))
+            assert re.fullmatch(r"\d+[+\-×÷]\d+=\d+\w?。", example.answer)
 
 
-@pytest.mark.parametrize(("muddle", "worked", "japanese"), [(ABILITY, 0.8, 0.45), (MUDDLED, 0.24, 0.225)])
+@pytest.mark.parametrize(("muddle", "worked", "japanese"), [(ABILITY, 0.8, 0.45), (MUDDLED, 0.18, 0.26)])
 def test_the_ancestor_reads_answers_of_every_sort_in_both_languages(muddle, worked: float, japanese: float) -> None:
     examples = list(ancestor_examples(np.random.default_rng(0), count=2000, muddle=muddle, withheld=keep_nothing_out))
     answers = [example.answer for example in examples if example.prompt.startswith(("問題", "Problem"))]
