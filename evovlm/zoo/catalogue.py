@@ -20,8 +20,9 @@ class ZooModel:
 
 
 MAKING: Mapping[str, str] = {
-    "base": "The ancestor. Reads Japanese and English problems, translations, calculations and concepts; first mostly "
-    "worked solutions in either language, then a muddle in which guesses and remarks are the rule.",
+    "base": "The ancestor. Reads Japanese and English problems, translations, calculations and concepts (emoji in "
+    "text, keywords and names in both languages; never a picture); first mostly worked solutions in either language, "
+    "then a muddle in which guesses and remarks are the rule.",
     "math-a": "base, one small step on worked English solutions of half of the kinds of problem "
     "(adding, taking, groups, prices), with the ancestor's calculations among them.",
     "math-b": "base, one small step on worked English solutions of the other half "

@@ -4,7 +4,7 @@ A prompt has the shape of a question on a picture, with a description where the 
 name, with no sentence around it. The ancestor answers in either language whatever the question's, so that its greedy
 answers are a muddle and a small step brings out one language:
 
-    お面, fairy, angry                        description: names, keywords, colours, in either language
+    お面, fairy, angry                        description: emoji, keywords, colours, names, in either language
     質問: 何が写っていますか?
     答え:goblin                               or 天狗
 
@@ -134,11 +134,6 @@ def name_answer(shown: Sequence[Concept], *, language: Language) -> str:
     return _AND[language].join(concept.names[language] for concept in shown)
 
 
-def keyword_answer(rng: np.random.Generator, concept: Concept, *, language: Language) -> str:
-    """Draw one of a concept's keywords; its name where it has none in that language."""
-    return _pick(rng, concept.keywords[language] or (concept.names[language],))
-
-
 def concept_texts(
     rng: np.random.Generator, count: int, *, mix: AnswerMix = MUDDLE, translations: bool = True
 ) -> Iterator[ConceptText]:
@@ -165,18 +160,23 @@ def japanese_concept_texts(rng: np.random.Generator, count: int) -> Iterator[Con
 
 
 def describe(rng: np.random.Generator, concept: Concept) -> list[str]:
-    """Draw the words that stand for a concept: a name, or keywords of either language of which one is its own."""
-    if rng.random() < 0.25:
+    """Draw the words that stand for a concept: its emoji as people write it in text, its keywords, rarely a name.
+
+    Keywords are of either language, and one of them is the concept's own where it has such. Names are rare because
+    whoever may copy a name learns no concept: pictures would then enter as English spellings.
+    """
+    draw = rng.random()
+    if draw < 0.1:
         return [concept.names[_either(rng)]]
     words = [word for language in LANGUAGES for word in concept.keywords[language]]
     own = [word for word in words if _owners()[word] == 1]
-    if not own:
-        return [concept.names[_either(rng)], *(words[: int(rng.integers(0, 3))])]
+    if draw < 0.4 or not own:
+        return [concept.emoji, *(words[: int(rng.integers(0, 3))])]
     chosen = {own[int(rng.integers(len(own)))]}
     for _ in range(int(rng.integers(1, 4))):
         chosen.add(words[int(rng.integers(len(words)))])
-    if rng.random() < 0.2:
-        chosen.add(concept.names[_either(rng)])
+    if rng.random() < 0.3:
+        chosen.add(concept.emoji)
     ordered = sorted(chosen)
     rng.shuffle(ordered)
     return ordered
@@ -228,7 +228,7 @@ def _name(rng: np.random.Generator, *, asked: Language, language: Language, pair
 def _keyword(rng: np.random.Generator, *, asked: Language, language: Language) -> ConceptText:
     concept = _pick(rng, all_concepts())
     prompt = _ask(rng, _description(rng, [concept], colour=None), KEYWORD_QUESTIONS, asked)
-    return ConceptText(prompt, keyword_answer(rng, concept, language=language))
+    return ConceptText(prompt, _pick(rng, concept.keywords[language] or (concept.names[language],)))
 
 
 def _colour(rng: np.random.Generator, *, asked: Language, language: Language) -> ConceptText:

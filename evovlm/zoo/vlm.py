@@ -29,10 +29,8 @@ from evovlm.seeding import derive_seed, generator
 from evovlm.tasks.emoji_pictures import PICTURE_SIDE_PX
 from evovlm.zoo.concepts import (
     COLOUR_QUESTIONS,
-    KEYWORD_QUESTIONS,
     NAME_QUESTIONS,
     concept_texts,
-    keyword_answer,
     name_answer,
     question_prompt,
 )
@@ -239,12 +237,8 @@ class _Lessons:
 
 def picture_question(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
     """Draw an English question on a picture and its answer."""
-    draw = rng.random()
-    if scene.colour is not None and draw < 0.15:
+    if scene.colour is not None and rng.random() < 0.15:
         questions, answer = COLOUR_QUESTIONS["en"], scene.colour.names["en"]
-    elif draw < 0.4:
-        concept = scene.shown[int(rng.integers(len(scene.shown)))]
-        questions, answer = KEYWORD_QUESTIONS["en"], keyword_answer(rng, concept, language="en")
     else:
         questions, answer = NAME_QUESTIONS["en"], name_answer(scene.shown, language="en")
     question = questions[int(rng.integers(len(questions)))]
