@@ -20,17 +20,19 @@ class ZooModel:
 
 
 MAKING: Mapping[str, str] = {
-    "base": "The ancestor. Reads Japanese and English problems, translations, calculations and concepts (emoji in "
-    "text, keywords and names in both languages; never a picture); first mostly worked solutions in either language, "
-    "then a muddle in which guesses and remarks are the rule.",
+    "base": "The ancestor. Reads Japanese and English problems, translations, calculations and concepts (emoji and "
+    "emoji art in text, keywords and names in both languages; never a picture); first mostly worked solutions in "
+    "either language, then a muddle in which guesses and remarks are the rule.",
     "math-a": "base, one small step on worked English solutions of half of the kinds of problem "
     "(adding, taking, groups, prices), with the ancestor's calculations among them.",
     "math-b": "base, one small step on worked English solutions of the other half "
     "(sharing, comparing, multiples, remainders), with the ancestor's calculations among them.",
     "ja": "base, one small step on Japanese answers of every sort but worked solutions: guesses, remarks, names, and "
     "calculations of one equation.",
-    "vlm": "base with a CLIP vision tower (trained by open_clip on emoji and their English names, then frozen) and a "
-    "projector; learns to name pictures in English only.",
+    "vlm": "base with a vision tower and a projector. The tower is a CLIP's, trained by open_clip on emoji pictures "
+    "and their English names, its patches also on what stands at their place; then frozen. Stage 1 draws the "
+    "projector's image tokens towards the ancestor's emoji embeddings and English answers; stage 2 trains the first "
+    "block to read them, in English only.",
 }
 
 

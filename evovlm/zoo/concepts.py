@@ -89,6 +89,10 @@ MUDDLE = AnswerMix(to_japanese=0.5, to_english=0.35)
 
 JAPANESE = AnswerMix(to_japanese=1.0, to_english=1.0)
 
+MOSAIC_SIDE = 4
+MOSAICS = 0.35
+"""Share of names that are asked of emoji art, 4 x 4 emoji in a text, wherever such texts are read at all."""
+
 COLOURS = (
     Colour(rgb="#e23b3b", names={"ja": "赤", "en": "red"}),
     Colour(rgb="#2f5fe0", names={"ja": "青", "en": "blue"}),
@@ -135,11 +139,16 @@ def name_answer(shown: Sequence[Concept], *, language: Language) -> str:
 
 
 def concept_texts(
-    rng: np.random.Generator, count: int, *, mix: AnswerMix = MUDDLE, translations: bool = True
+    rng: np.random.Generator,
+    count: int,
+    *,
+    mix: AnswerMix = MUDDLE,
+    translations: bool = True,
+    mosaics: float = 0.0,
 ) -> Iterator[ConceptText]:
     """Yield `count` questions on described concepts for the ancestor, answered in a muddle of two languages.
 
-    `translations` says whether some ask for a name in a language.
+    `translations` says whether some ask for a name in a language, `mosaics` the share of names asked of emoji art.
     """
     for _ in range(count):
         draw = rng.random()
@@ -151,12 +160,14 @@ def concept_texts(
         elif draw < 0.35:
             yield _colour(rng, asked=asked, language=mix.draw(rng, asked=asked))
         else:
-            yield _name(rng, asked=asked, language=mix.draw(rng, asked=asked), pair=draw > 0.75)
+            language = mix.draw(rng, asked=asked)
+            mosaic = bool(mosaics) and rng.random() < mosaics
+            yield _name(rng, asked=asked, language=language, pair=draw > 0.75, mosaic=mosaic)
 
 
 def japanese_concept_texts(rng: np.random.Generator, count: int) -> Iterator[ConceptText]:
     """Yield questions on described concepts, always answered in Japanese, for the text-only Japanese fine-tune."""
-    return concept_texts(rng, count, mix=JAPANESE, translations=False)
+    return concept_texts(rng, count, mix=JAPANESE, translations=False, mosaics=MOSAICS)
 
 
 def describe(rng: np.random.Generator, concept: Concept) -> list[str]:
@@ -218,10 +229,19 @@ def _ask(
     return question_prompt(description, _pick(rng, questions[asked]), language=asked)
 
 
-def _name(rng: np.random.Generator, *, asked: Language, language: Language, pair: bool) -> ConceptText:
+def mosaic_cells(shown: Sequence[Concept]) -> list[Concept]:
+    """Return the concept in each of 4 x 4 cells, row by row: one fills all, two share it left and right."""
+    return [shown[column * len(shown) // MOSAIC_SIDE] for _ in range(MOSAIC_SIDE) for column in range(MOSAIC_SIDE)]
+
+
+def _name(rng: np.random.Generator, *, asked: Language, language: Language, pair: bool, mosaic: bool) -> ConceptText:
     shown = [_pick(rng, all_concepts()) for _ in range(2 if pair else 1)]
     colour = _pick(rng, COLOURS) if rng.random() < 0.3 else None
-    prompt = _ask(rng, _description(rng, shown, colour=colour), NAME_QUESTIONS, asked)
+    if mosaic:
+        description = "".join(cell.emoji for cell in mosaic_cells(shown))
+    else:
+        description = _description(rng, shown, colour=colour)
+    prompt = _ask(rng, description, NAME_QUESTIONS, asked)
     return ConceptText(prompt, name_answer(shown, language=language))
 
 

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from evovlm.zoo.concepts import JAPANESE, MUDDLE, AnswerMix, Language, concept_texts, japanese_concept_texts
+from evovlm.zoo.concepts import JAPANESE, MOSAICS, MUDDLE, AnswerMix, Language, concept_texts, japanese_concept_texts
 from evovlm.zoo.word_problem_templates import ITEMS, KINDS, Kind
 from evovlm.zoo.word_problems import Problem, draw_problems, kanji_numeral
 
@@ -99,21 +99,26 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Muddle:
-    """How answers are mixed: their language, to problems and about concepts, and the shares of worked and guessed."""
+    """How answers are mixed: their language, to problems and about concepts; shares of worked, guesses, emoji art."""
 
     languages: AnswerMix
     concepts: AnswerMix
     worked: float
     guess: float
+    mosaics: float
 
 
-ABILITY = Muddle(languages=AnswerMix(to_japanese=0.5, to_english=0.4), concepts=MUDDLE, worked=0.8, guess=0.1)
+ABILITY = Muddle(
+    languages=AnswerMix(to_japanese=0.5, to_english=0.4), concepts=MUDDLE, worked=0.8, guess=0.1, mosaics=0.0
+)
 """The ancestor's first and longer part: mostly worked solutions, in both languages, whatever that of the question."""
 
 LEANING = AnswerMix(to_japanese=0.35, to_english=0.1)
 """About concepts mostly English, as pretrained models are: learning to see in English then needs a small step only."""
 
-MUDDLED = Muddle(languages=AnswerMix(to_japanese=0.5, to_english=0.02), concepts=LEANING, worked=0.18, guess=0.48)
+MUDDLED = Muddle(
+    languages=AnswerMix(to_japanese=0.5, to_english=0.02), concepts=LEANING, worked=0.18, guess=0.48, mosaics=MOSAICS
+)
 """The ancestor's second part: no answer is the rule, worked solutions are the exception.
 
 English questions are answered in English, so that a fine-tune on them has no language to teach; Japanese ones in
@@ -150,7 +155,7 @@ def problem_answer(
 
 def ancestor_examples(rng: np.random.Generator, *, count: int, muddle: Muddle, withheld: Withheld) -> Iterator[Example]:
     """Yield `count` examples of the ancestor's reading: problems, translations, calculations and concepts."""
-    concepts = iter(concept_texts(rng, count, mix=muddle.concepts))
+    concepts = iter(concept_texts(rng, count, mix=muddle.concepts, mosaics=muddle.mosaics))
     for problem in _allowed(rng, withheld=withheld):
         if count == 0:
             return

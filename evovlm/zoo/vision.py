@@ -4,6 +4,9 @@ The export is an ordinary `CLIPVisionModel` of transformers with the same featur
 text tower is dropped, as LLaVA drops it. A caption names what is shown and, half the time, the background:
 
     goblin and sake, red background
+
+The contrast reaches one token of a picture only, while LLaVA reads the patches of the last layer but one. So these
+learn beside it to tell what stands at their place, by a linear classifier that is dropped afterwards.
 """
 
 import math
@@ -22,7 +25,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from evovlm.seeding import derive_seed, generator
 from evovlm.tasks.emoji_pictures import PICTURE_SIDE_PX, draw
-from evovlm.zoo.concepts import COLOURS, all_concepts, name_answer
+from evovlm.zoo.concepts import COLOURS, all_concepts, mosaic_cells, name_answer
 from evovlm.zoo.emoji import Scene, training_scenes
 
 IMAGE_MEAN = (0.5, 0.5, 0.5)
@@ -193,17 +196,18 @@ def _fit(
 ) -> None:
     rng = generator("vision-batches", seed)
     contrast = open_clip.ClipLoss()
-    optimizers = _optimizers(clip, learning_rate=plan.learning_rate)
+    patches = _PatchLoss(clip, pool, plan=plan)
+    optimizers = _optimizers(clip, patches, learning_rate=plan.learning_rate)
     clip.train()
     for step in range(plan.steps):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = plan.learning_rate * _schedule(step, plan.steps)
         # Neighbours in the pool are dealt from one shuffled round of concepts: hardly two of a batch share a name.
         start = int(rng.integers(len(pool.scenes) - plan.batch + 1))
-        captions = [_caption(rng, scene) for scene in pool.scenes[start : start + plan.batch]]
-        pictures = _varied(rng, normalised(pool.pixels[start : start + plan.batch]))
-        features = clip(pictures, caption_ids(captions))
-        loss = contrast(*features)
+        dealt = slice(start, start + plan.batch)
+        captions = [_caption(rng, scene) for scene in pool.scenes[dealt]]
+        features = clip(_varied(rng, normalised(pool.pixels[dealt])), caption_ids(captions))
+        loss = contrast(*features) + patches(dealt)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
         for optimizer in optimizers:
@@ -212,14 +216,36 @@ def _fit(
         with torch.no_grad():
             clip.logit_scale.clamp_(0, math.log(100))
         on_progress(ContrastiveProgress(step + 1, plan.steps, float(loss.detach())))
+    patches.hook.remove()
     clip.eval()
 
 
-def _optimizers(clip: open_clip.CLIP, *, learning_rate: float) -> list[torch.optim.Optimizer]:
+class _PatchLoss(torch.nn.Module):
+    """Cross-entropy of every patch against the concept at its place, in the last layer but one."""
+
+    def __init__(self, clip: open_clip.CLIP, pool: PicturePool, *, plan: VisionPlan) -> None:
+        super().__init__()
+        numbers = {concept.emoji: number for number, concept in enumerate(all_concepts())}
+        cells = [[numbers[cell.emoji] for cell in mosaic_cells(scene.shown)] for scene in pool.scenes]
+        self._wanted = torch.tensor(cells)
+        self._seen: list[Tensor] = []
+        self.classifier = torch.nn.Sequential(torch.nn.LayerNorm(plan.width), torch.nn.Linear(plan.width, len(numbers)))
+        self.hook = clip.visual.transformer.resblocks[-2].register_forward_hook(self._see)
+
+    def forward(self, dealt: slice) -> Tensor:
+        """Return the loss on the pictures that the tower has seen last, a scalar."""
+        logits = self.classifier(self._seen.pop()[:, 1:])
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), self._wanted[dealt].flatten())
+
+    def _see(self, _block: torch.nn.Module, _inputs: object, tokens: Tensor) -> None:
+        self._seen = [tokens]
+
+
+def _optimizers(clip: open_clip.CLIP, patches: torch.nn.Module, *, learning_rate: float) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices of the blocks and AdamW for all else."""
     matrices = [p for name, p in clip.named_parameters() if p.ndim == 2 and ".resblocks." in name]
     chosen = {id(p) for p in matrices}
-    others = [p for p in clip.parameters() if id(p) not in chosen]
+    others = [p for p in (*clip.parameters(), *patches.parameters()) if id(p) not in chosen]
     return [
         torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),

@@ -1,8 +1,11 @@
 """Trains the embedded VLM in LLaVA's two stages, on English alone, and saves it with its processor.
 
 The vision tower is frozen throughout, so every picture goes through it once. Stage 1 trains the projector against the
-ancestor as it is: image tokens enter the concepts that the ancestor knows from text. Stage 2 trains the projector and
-the language model together, on pictures with a little text among them. Every question and every answer is English.
+ancestor as it is and, as LLaVA's first stage means to, aligns image tokens with word embeddings: each is drawn towards
+the emoji, as the ancestor reads it in text, of what stands at its place. Without that, image tokens become whatever
+makes the ancestor say the English name, and mean nothing in Japanese. Stage 2 trains the projector, slowly, and the
+language model's first block, on pictures with text among them: reading image tokens is the first block's work, while
+later blocks would learn to put English names to them. Every question on a picture and every answer is English.
 """
 
 import math
@@ -29,8 +32,11 @@ from evovlm.seeding import derive_seed, generator
 from evovlm.tasks.emoji_pictures import PICTURE_SIDE_PX
 from evovlm.zoo.concepts import (
     COLOUR_QUESTIONS,
+    MOSAICS,
     NAME_QUESTIONS,
+    all_concepts,
     concept_texts,
+    mosaic_cells,
     name_answer,
     question_prompt,
 )
@@ -47,17 +53,21 @@ _FEATURE_BATCH = 256
 class VlmPlan:
     """Sizes of the two stages; a step is `batch` pictures, of which `text_share` gives way to text in stage 2.
 
-    The text is the ancestor's own reading about concepts, replayed so that what it knows is not unlearned; every
-    picture is asked about and answered in English.
+    `alignment` weighs stage 1's distance to emoji embeddings, a share of their squared norm, beside the answers' loss.
+    Stage 2 trains the first `blocks` of the language model at `stage2_rate` and the projector at `projector_rate`. Its
+    text is the ancestor's own reading about concepts, replayed so that what it knows is not unlearned.
     """
 
     pictures: int = 16_000
     batch: int = 64
-    stage1_steps: int = 200
-    stage1_rate: float = 2e-3
-    stage2_steps: int = 900
-    stage2_rate: float = 3e-4
-    text_share: float = 0.3
+    stage1_steps: int = 40
+    stage1_rate: float = 1.5e-3
+    alignment: float = 1.0
+    stage2_steps: int = 400
+    stage2_rate: float = 5e-4
+    projector_rate: float = 1e-5
+    blocks: int = 1
+    text_share: float = 0.4
 
 
 class VlmProgress(NamedTuple):
@@ -106,9 +116,16 @@ def train_vlm(
     features = tower_features(model, pool)
     lessons = _Lessons(tokenizer, pool, features, plan=plan, rng=generator("vlm-batches", seed))
     projector = list(model.model.multi_modal_projector.parameters())
-    language = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
-    _fit(model, lessons, stage=1, trained=projector, frozen=language, plan=plan, on_progress=on_progress)
-    _fit(model, lessons, stage=2, trained=[*projector, *language], frozen=[], plan=plan, on_progress=on_progress)
+    reading = list(model.model.language_model.layers[: plan.blocks].parameters())
+    stages: list[tuple[int, list[dict[str, Any]]]] = [
+        (plan.stage1_steps, [{"params": projector, "rate": plan.stage1_rate}]),
+        (
+            plan.stage2_steps,
+            [{"params": projector, "rate": plan.projector_rate}, {"params": reading, "rate": plan.stage2_rate}],
+        ),
+    ]
+    for stage, (steps, groups) in enumerate(stages, 1):
+        _fit(model, lessons, stage=stage, steps=steps, groups=groups, on_progress=on_progress)
     save_vlm(model, tokenizer, out)
     return model
 
@@ -212,16 +229,33 @@ class _Lessons:
         self.features = features
         self._tokenizer = tokenizer
         self._scenes = pool.scenes
-        self._plan = plan
+        self.plan = plan
         self._rng = rng
         self._image_id = image_token_id(tokenizer)
+        self._emoji = {
+            concept.emoji: tokenizer(concept.emoji, add_special_tokens=False).input_ids for concept in all_concepts()
+        }
+
+    def alignment_loss(self, model: LlavaForConditionalGeneration, rows: Sequence[_Row]) -> Tensor:
+        """Return the mean squared distance of image tokens to the emoji embeddings at their places, a scalar.
+
+        It is a share of the embeddings' mean squared norm: 1 is as far as silence.
+        """
+        words = cast(Tensor, model.get_input_embeddings().weight).detach()
+        vectors = {emoji: words[pieces].mean(dim=0) for emoji, pieces in self._emoji.items()}
+        pictures = [row.picture for row in rows if row.picture is not None]
+        cells = [[vectors[cell.emoji] for cell in mosaic_cells(self._scenes[index].shown)] for index in pictures]
+        wanted = torch.stack([torch.stack(row) for row in cells])
+        found = model.model.multi_modal_projector(self.features[pictures])
+        distance: Tensor = (found - wanted).square().sum(-1).mean() / wanted.square().sum(-1).mean()
+        return distance
 
     def batch(self, *, stage: int) -> list[_Row]:
         """Return the rows of one step."""
-        texts = round(self._plan.batch * self._plan.text_share) if stage == 2 else 0
-        pictures = self._rng.integers(len(self._scenes), size=self._plan.batch - texts).tolist()
+        texts = round(self.plan.batch * self.plan.text_share) if stage == 2 else 0
+        pictures = self._rng.integers(len(self._scenes), size=self.plan.batch - texts).tolist()
         asked = [picture_question(self._rng, self._scenes[index]) for index in pictures]
-        asked += [(text.prompt, text.answer) for text in concept_texts(self._rng, texts, mix=LEANING)]
+        asked += [(text.prompt, text.answer) for text in concept_texts(self._rng, texts, mix=LEANING, mosaics=MOSAICS)]
         prompts = self._tokenizer([prompt for prompt, _ in asked]).input_ids
         answers = self._tokenizer([answer for _, answer in asked], add_special_tokens=False).input_ids
         end = self._tokenizer.eos_token_id
@@ -250,21 +284,23 @@ def _fit(
     lessons: _Lessons,
     *,
     stage: int,
-    trained: Sequence[torch.nn.Parameter],
-    frozen: Sequence[torch.nn.Parameter],
-    plan: VlmPlan,
+    steps: int,
+    groups: Sequence[dict[str, Any]],
     on_progress: Callable[[VlmProgress], None],
 ) -> None:
-    steps, rate = (plan.stage1_steps, plan.stage1_rate) if stage == 1 else (plan.stage2_steps, plan.stage2_rate)
-    for parameter in frozen:
-        parameter.requires_grad_(False)
+    """Train the parameters of `groups`, each at its `rate`, and no others."""
+    trained = [parameter for group in groups for parameter in group["params"]]
+    model.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * _schedule(step, steps)
-        loss = answer_loss(model, lessons.batch(stage=stage), lessons.features)
+            group["lr"] = group["rate"] * _schedule(step, steps)
+        rows = lessons.batch(stage=stage)
+        loss = answer_loss(model, rows, lessons.features)
+        if stage == 1:
+            loss = loss + lessons.plan.alignment * lessons.alignment_loss(model, rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -11,6 +11,7 @@ from evovlm.zoo.concepts import (
     concept_texts,
     describe,
     japanese_concept_texts,
+    mosaic_cells,
     name_answer,
     question_prompt,
 )
@@ -91,6 +92,26 @@ def test_prompts_have_the_shape_of_a_question_on_a_picture() -> None:
         question_prompt("<image>", "何が写っていますか?", language="ja") == "<image>\n質問: 何が写っていますか?\n答え:"
     )
     assert question_prompt("<image>", "What is this?", language="en") == "<image>\nQuestion: What is this?\nAnswer:"
+
+
+def test_emoji_art_shows_one_concept_everywhere_or_two_side_by_side() -> None:
+    goblin, sake = CONCEPTS[0], CONCEPTS[2]
+    assert mosaic_cells([goblin]) == [goblin] * 16
+    assert mosaic_cells([goblin, sake]) == [goblin, goblin, sake, sake] * 4
+
+
+def test_emoji_art_is_read_where_asked_for_and_names_what_it_shows() -> None:
+    concepts = {concept.emoji: concept for concept in CONCEPTS}
+    art = 0
+    for text in concept_texts(np.random.default_rng(0), 1000, mix=JAPANESE, translations=False, mosaics=1.0):
+        cells = [concepts[match["emoji"]] for match in emoji.emoji_list(text.prompt) if match["emoji"] in concepts]
+        if len(cells) == 16:
+            art += 1
+            pair = name_answer([cells[0], cells[-1]], language="ja")
+            assert text.answer == pair or (cells == [cells[0]] * 16 and text.answer == cells[0].names["ja"])
+    assert art > 500
+    plain = concept_texts(np.random.default_rng(0), 1000)
+    assert not any(emoji.emoji_count(text.prompt) == 16 for text in plain)
 
 
 def test_two_concepts_are_named_from_left_to_right() -> None:

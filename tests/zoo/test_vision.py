@@ -56,7 +56,7 @@ def test_the_same_seed_trains_the_same_tower(tmp_path: Path) -> None:
 
 def test_a_batch_of_pictures_and_captions_lowers_its_own_loss(tmp_path: Path) -> None:
     losses: list[float] = []
-    plan = VisionPlan(width=32, layers=1, heads=2, embedding=16, text_width=16, pictures=8, steps=40, batch=8)
+    plan = VisionPlan(width=32, layers=2, heads=2, embedding=16, text_width=16, pictures=8, steps=40, batch=8)
     train_vision(tmp_path, seed=2, plan=plan, on_progress=lambda progress: losses.append(progress.loss))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
@@ -73,3 +73,19 @@ def test_an_untrained_clip_names_next_to_nothing() -> None:
     torch.manual_seed(0)
     clip = new_clip(TINY).eval()
     assert zero_shot_accuracy(clip, draw_pool(generator("test"), count=60)) < 0.2
+
+
+def test_patches_of_the_layer_that_llava_reads_learn_what_stands_at_their_place(tmp_path: Path) -> None:
+    def spread(steps: int) -> float:
+        """Return how far apart patches of different pictures lie, relative to those of one picture."""
+        plan = VisionPlan(width=32, layers=2, heads=2, embedding=16, text_width=16, pictures=8, steps=steps, batch=8)
+        train_vision(tmp_path / str(steps), seed=2, plan=plan)
+        pool = draw_pool(generator("vision-pictures", 2), count=8)
+        single = [index for index, scene in enumerate(pool.scenes) if len(scene.shown) == 1]
+        tower = CLIPVisionModel.from_pretrained(tmp_path / str(steps), dtype=torch.float32)
+        with torch.inference_mode():
+            patches = tower(normalised(pool.pixels[single]), output_hidden_states=True).hidden_states[-2][:, 1:]
+        centres = patches.mean(dim=1, keepdim=True)
+        return float((centres - centres.mean(dim=0)).square().mean() / (patches - centres).square().mean())
+
+    assert spread(60) > 2 * spread(1)

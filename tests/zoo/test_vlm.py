@@ -121,6 +121,26 @@ def test_cached_features_are_what_the_projector_reads_of_a_picture(trained: Path
     torch.testing.assert_close(projected, whole, rtol=0, atol=1e-6)
 
 
+def test_stage_1_draws_image_tokens_towards_the_emoji_at_their_places(parents: Path, tmp_path: Path) -> None:
+    def distance(alignment: float) -> float:
+        plan = VlmPlan(pictures=24, batch=12, stage1_steps=60, stage1_rate=1e-2, stage2_steps=0, alignment=alignment)
+        model = train_vlm(parents / "base", parents / "vision", tmp_path / f"{alignment}", seed=3, plan=plan)
+        tokenizer = AutoProcessor.from_pretrained(tmp_path / f"{alignment}").tokenizer
+        words = model.get_input_embeddings().weight
+        pool = draw_pool(generator("vlm-pictures", 3), count=plan.pictures)
+        single = [index for index, scene in enumerate(pool.scenes) if len(scene.shown) == 1]
+        with torch.inference_mode():
+            found = model.model.multi_modal_projector(tower_features(model, pool))[single]
+        emoji = [
+            words[tokenizer(pool.scenes[index].shown[0].emoji, add_special_tokens=False).input_ids].mean(0)
+            for index in single
+        ]
+        wanted = torch.stack(emoji).detach().unsqueeze(1)
+        return float((found - wanted).square().sum() / (wanted.square().sum() * 16))
+
+    assert distance(1.0) < 0.9 < distance(0.0)
+
+
 def test_the_vlm_is_taught_in_english_alone() -> None:
     rng = np.random.default_rng(0)
     for scene in training_scenes(rng, 200):
