@@ -24,17 +24,26 @@ def listing(
     if as_json:
         typer.echo(json.dumps([asdict(model) for model in models], ensure_ascii=False))
         return
+    from rich import box
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
     from evovlm.cli.rendering import percent
 
+    console = Console()
     tasks = sorted({task for model in models for task in model.scores})
-    table = Table("model", "parameters", *tasks, "made from")
+    table = Table("model", *tasks, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in table.columns:
+        column.no_wrap = True
     for model in models:
         scores = [percent(model.scores[task]) if task in model.scores else "-" for task in tasks]
-        table.add_row(f"zoo:{model.name}", f"{model.parameters / 1e6:.2f} M", *scores, model.made_from)
-    Console().print(table)
+        table.add_row(f"zoo:{model.name}", *scores)
+    console.print(table)
+    for model in models:
+        console.print(f"zoo:{model.name}, {model.parameters / 1e6:.2f} M parameters", style="bold", highlight=False)
+        console.print(Padding(Text(model.made_from), (0, 0, 0, 4)))
 
 
 @zoo.command()

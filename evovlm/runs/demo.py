@@ -39,8 +39,8 @@ PIPELINES: Mapping[str, Pipeline] = {
         name="evollm",
         title="EvoLLM: a Japanese math LLM",
         config="configs/demo-evollm.yaml",
-        candidates=99,
-        quick_candidates=18,
+        candidates=105,
+        quick_candidates=30,
         quick_limit=80,
     ),
     "evovlm": Pipeline(

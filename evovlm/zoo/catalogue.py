@@ -32,7 +32,7 @@ MAKING: Mapping[str, str] = {
     "vlm": "base with a vision tower and a projector. The tower is a CLIP's, trained by open_clip on emoji pictures "
     "and their English names, its patches also on what stands at their place; then frozen. Stage 1 draws the "
     "projector's image tokens towards the ancestor's emoji embeddings and English answers; stage 2 trains the first "
-    "block to read them, in English only.",
+    "two blocks to read them as the ancestor's read emoji, again with English answers only.",
 }
 
 

@@ -4,10 +4,12 @@ The vision tower is frozen throughout, so every picture goes through it once. St
 ancestor as it is and, as LLaVA's first stage means to, aligns image tokens with word embeddings: each is drawn towards
 the emoji, as the ancestor reads it in text, of what stands at its place. Without that, image tokens become whatever
 makes the ancestor say the English name, and mean nothing in Japanese. Stage 2 trains the projector, slowly, and the
-language model's first block, on pictures with text among them: reading image tokens is the first block's work, while
-later blocks would learn to put English names to them. Every question on a picture and every answer is English.
+language model's first blocks, on pictures with text among them: they learn to make of image tokens what the ancestor's
+make of emoji, while later blocks would learn to put English names to them. Every question on a picture and every answer
+is English.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     MistralForCausalLM,
+    MistralModel,
     PreTrainedTokenizerFast,
 )
 
@@ -53,7 +56,8 @@ _FEATURE_BATCH = 256
 class VlmPlan:
     """Sizes of the two stages; a step is `batch` pictures, of which `text_share` gives way to text in stage 2.
 
-    `alignment` weighs stage 1's distance to emoji embeddings, a share of their squared norm, beside the answers' loss.
+    `alignment` weighs the distance of image tokens to emoji beside the answers' loss: of their embeddings in stage 1,
+    of what the trained blocks make of them in stage 2.
     Stage 2 trains the first `blocks` of the language model at `stage2_rate` and the projector at `projector_rate`. Its
     text is the ancestor's own reading about concepts, replayed so that what it knows is not unlearned.
     """
@@ -62,12 +66,12 @@ class VlmPlan:
     batch: int = 64
     stage1_steps: int = 40
     stage1_rate: float = 1.5e-3
-    alignment: float = 1.0
+    alignment: float = 3.0
     stage2_steps: int = 400
-    stage2_rate: float = 5e-4
+    stage2_rate: float = 1e-3
     projector_rate: float = 1e-5
-    blocks: int = 1
-    text_share: float = 0.4
+    blocks: int = 2
+    text_share: float = 0.3
 
 
 class VlmProgress(NamedTuple):
@@ -124,8 +128,9 @@ def train_vlm(
             [{"params": projector, "rate": plan.projector_rate}, {"params": reading, "rate": plan.stage2_rate}],
         ),
     ]
+    alignment = _Alignment(model, tokenizer, lessons, blocks=plan.blocks)
     for stage, (steps, groups) in enumerate(stages, 1):
-        _fit(model, lessons, stage=stage, steps=steps, groups=groups, on_progress=on_progress)
+        _fit(model, lessons, alignment, stage=stage, steps=steps, groups=groups, on_progress=on_progress)
     save_vlm(model, tokenizer, out)
     return model
 
@@ -228,33 +233,16 @@ class _Lessons:
     ) -> None:
         self.features = features
         self._tokenizer = tokenizer
-        self._scenes = pool.scenes
+        self.scenes = pool.scenes
         self.plan = plan
         self._rng = rng
         self._image_id = image_token_id(tokenizer)
-        self._emoji = {
-            concept.emoji: tokenizer(concept.emoji, add_special_tokens=False).input_ids for concept in all_concepts()
-        }
-
-    def alignment_loss(self, model: LlavaForConditionalGeneration, rows: Sequence[_Row]) -> Tensor:
-        """Return the mean squared distance of image tokens to the emoji embeddings at their places, a scalar.
-
-        It is a share of the embeddings' mean squared norm: 1 is as far as silence.
-        """
-        words = cast(Tensor, model.get_input_embeddings().weight).detach()
-        vectors = {emoji: words[pieces].mean(dim=0) for emoji, pieces in self._emoji.items()}
-        pictures = [row.picture for row in rows if row.picture is not None]
-        cells = [[vectors[cell.emoji] for cell in mosaic_cells(self._scenes[index].shown)] for index in pictures]
-        wanted = torch.stack([torch.stack(row) for row in cells])
-        found = model.model.multi_modal_projector(self.features[pictures])
-        distance: Tensor = (found - wanted).square().sum(-1).mean() / wanted.square().sum(-1).mean()
-        return distance
 
     def batch(self, *, stage: int) -> list[_Row]:
         """Return the rows of one step."""
         texts = round(self.plan.batch * self.plan.text_share) if stage == 2 else 0
-        pictures = self._rng.integers(len(self._scenes), size=self.plan.batch - texts).tolist()
-        asked = [picture_question(self._rng, self._scenes[index]) for index in pictures]
+        pictures = self._rng.integers(len(self.scenes), size=self.plan.batch - texts).tolist()
+        asked = [picture_question(self._rng, self.scenes[index]) for index in pictures]
         asked += [(text.prompt, text.answer) for text in concept_texts(self._rng, texts, mix=LEANING, mosaics=MOSAICS)]
         prompts = self._tokenizer([prompt for prompt, _ in asked]).input_ids
         answers = self._tokenizer([answer for _, answer in asked], add_special_tokens=False).input_ids
@@ -267,6 +255,59 @@ class _Lessons:
     def _spread(self, prompt: list[int]) -> list[int]:
         places = self.features.shape[1]
         return [token for one in prompt for token in [one] * (places if one == self._image_id else 1)]
+
+
+class _Alignment:
+    """How far image tokens are from the emoji that stand at their places, as the ancestor reads those in a text."""
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerFast,
+        lessons: _Lessons,
+        *,
+        blocks: int,
+    ) -> None:
+        self._projector = model.model.multi_modal_projector
+        self._reading = _first_blocks(model, count=blocks)
+        self._ancestor = copy.deepcopy(self._reading).requires_grad_(False)
+        self._lessons = lessons
+        words = self._ancestor.embed_tokens.weight
+        self._start = words[tokenizer("").input_ids]
+        self._emoji = {
+            concept.emoji: words[tokenizer(concept.emoji, add_special_tokens=False).input_ids].mean(dim=0)
+            for concept in all_concepts()
+        }
+
+    def loss(self, rows: Sequence[_Row], *, stage: int) -> Tensor:
+        """Return the mean squared distance, as a share of the emoji's own mean square: 1 is as far as silence.
+
+        Of the embeddings in stage 1; in stage 2 of what the first blocks make of them, the trained and the ancestor's.
+        """
+        pictures = [row.picture for row in rows if row.picture is not None]
+        scenes = [self._lessons.scenes[index] for index in pictures]
+        cells = [torch.stack([self._emoji[cell.emoji] for cell in mosaic_cells(scene.shown)]) for scene in scenes]
+        wanted, found = torch.stack(cells), self._projector(self._lessons.features[pictures])
+        if stage == 2:
+            wanted, found = self._read(self._ancestor, wanted), self._read(self._reading, found)
+        distance: Tensor = (found - wanted).square().sum(-1).mean() / wanted.square().sum(-1).mean()
+        return distance
+
+    def _read(self, blocks: MistralModel, tokens: Tensor) -> Tensor:
+        start = self._start.expand(len(tokens), -1, -1)
+        states = blocks(inputs_embeds=torch.cat([start, tokens], dim=1), use_cache=False).last_hidden_state
+        return cast(Tensor, states)[:, len(self._start) :]
+
+
+def _first_blocks(model: LlavaForConditionalGeneration, *, count: int) -> MistralModel:
+    """Return the language model cut off after its first `count` blocks; it shares the weights."""
+    config = copy.deepcopy(model.model.language_model.config)
+    config.num_hidden_layers = count
+    part = MistralModel(config)
+    part.embed_tokens = model.model.language_model.embed_tokens
+    part.layers = model.model.language_model.layers[:count]
+    part.norm = cast(Any, torch.nn.Identity())
+    return part
 
 
 def picture_question(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
@@ -282,6 +323,7 @@ def picture_question(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
 def _fit(
     model: LlavaForConditionalGeneration,
     lessons: _Lessons,
+    alignment: _Alignment,
     *,
     stage: int,
     steps: int,
@@ -299,8 +341,7 @@ def _fit(
             group["lr"] = group["rate"] * _schedule(step, steps)
         rows = lessons.batch(stage=stage)
         loss = answer_loss(model, rows, lessons.features)
-        if stage == 1:
-            loss = loss + lessons.plan.alignment * lessons.alignment_loss(model, rows)
+        loss = loss + lessons.plan.alignment * alignment.loss(rows, stage=stage)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
