@@ -98,8 +98,8 @@ def _print_result(console: "Console", result: "PipelineResult") -> None:
     rows = [(_source_label(name, result), standing) for name, standing in result.sources.items()]
     rows += [
         ("equal-weights merge", result.uniform),
-        (f"random search, {result.candidates} candidates", result.random),
-        (f"evolved merge, {result.candidates} candidates", result.evolved),
+        ("random search", result.random),
+        ("evolved merge", result.evolved),
     ]
     for label, standing in rows:
         cells = [
@@ -114,8 +114,8 @@ def _print_result(console: "Console", result: "PipelineResult") -> None:
         table.add_row(*cells, style="bold" if standing is result.evolved else None)
     console.print(table)
     console.print(
-        f"The evolved merge had {percent(result.search_fitness)} on the search split, where it was chosen among "
-        f"{result.candidates}; the table is the report split, which no search saw.",
+        f"Each search tried {result.candidates} candidates on the search split, where the evolved merge had "
+        f"{percent(result.search_fitness)}; the table is the report split, which no search saw.",
         highlight=False,
     )
     for example in result.examples:
@@ -126,7 +126,7 @@ def _print_result(console: "Console", result: "PipelineResult") -> None:
 def _source_label(name: str, result: "PipelineResult") -> str:
     """Say what a text-only source stands for among pictures."""
     whole = result.pipeline.name == "evovlm" and name != "vlm"
-    return f"{name} (as the VLM's language model)" if whole else name
+    return f"{name} inside the VLM" if whole else name
 
 
 def _print_example(console: "Console", example: "Example") -> None:
