@@ -58,10 +58,10 @@ def task_vector_merge(
 ) -> list[float]:
     """Return b + lambda mix; `factors` are the rescalings, `elect` turns on TIES' sign election.
 
-    Where two parts cancel on paper, the elected sign is that of the float32 sum, so the parts are float32 here too.
+    Where parts, or the weights of those that count, cancel on paper, the sign is that of the float32 sum, so both are
+    float32 here too.
     """
     merged = []
-    narrow_weights = [float(np.float32(w)) for w in weights]
     for j, b in enumerate(base):
         parts = [
             (np.float32(x[j]) - np.float32(b)) * np.float32(w * factor) if keep[j] else np.float32(0)
@@ -69,14 +69,13 @@ def task_vector_merge(
         ]
         total = sum(parts, start=np.float32(0))
         counted = list(range(len(parts)))
-        divisor_weights: Sequence[float] = weights
+        sum_of_weights = sum(weights)
         if elect:
             sign = 1 if total >= 0 else -1
             counted = [i for i in counted if parts[i] * sign > 0]
-            divisor_weights = narrow_weights
+            sum_of_weights = float(sum((np.float32(weights[i]) for i in counted), start=np.float32(0)))
         mix = sum(float(parts[i]) for i in counted)
         if normalize:
-            sum_of_weights = sum(divisor_weights[i] for i in counted)
-            mix /= guarded(sum_of_weights, sum(abs(divisor_weights[i]) for i in counted))
+            mix /= guarded(sum_of_weights, sum(abs(weights[i]) for i in counted))
         merged.append(b + lambda_ * mix)
     return merged
