@@ -9,14 +9,12 @@ make of emoji, while later blocks would learn to put English names to them. Ever
 is English.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
@@ -27,27 +25,14 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     MistralForCausalLM,
-    MistralModel,
     PreTrainedTokenizerFast,
 )
 
 from evovlm.seeding import derive_seed, generator
 from evovlm.tasks.emoji_pictures import PICTURE_SIDE_PX
-from evovlm.zoo.concepts import (
-    COLOUR_QUESTIONS,
-    MOSAICS,
-    NAME_QUESTIONS,
-    all_concepts,
-    concept_texts,
-    mosaic_cells,
-    name_answer,
-    question_prompt,
-)
-from evovlm.zoo.corpus import LEANING
-from evovlm.zoo.emoji import Scene
+from evovlm.zoo.picture_lessons import IMAGE_TOKEN, Alignment, Lessons, answer_loss, image_token_id
 from evovlm.zoo.vision import IMAGE_MEAN, IMAGE_STD, PicturePool, draw_pool, normalised
 
-IMAGE_TOKEN = "<image>"  # noqa: S105
 _ROWS_MULTIPLE = 8
 _FEATURE_BATCH = 256
 
@@ -83,14 +68,6 @@ class VlmProgress(NamedTuple):
     loss: float
 
 
-class _Row(NamedTuple):
-    """One training sequence; `picture` is a row of the features, or None for text alone."""
-
-    prompt: list[int]
-    answer: list[int]
-    picture: int | None
-
-
 def _silent(_progress: VlmProgress) -> None:
     return None
 
@@ -118,7 +95,14 @@ def train_vlm(
     )
     pool = draw_pool(generator("vlm-pictures", seed), count=plan.pictures)
     features = tower_features(model, pool)
-    lessons = _Lessons(tokenizer, pool, features, plan=plan, rng=generator("vlm-batches", seed))
+    lessons = Lessons(
+        tokenizer,
+        pool,
+        features,
+        batch=plan.batch,
+        text_share=plan.text_share,
+        rng=generator("vlm-batches", seed),
+    )
     projector = list(model.model.multi_modal_projector.parameters())
     reading = list(model.model.language_model.layers[: plan.blocks].parameters())
     stages: list[tuple[int, list[dict[str, Any]]]] = [
@@ -128,7 +112,7 @@ def train_vlm(
             [{"params": projector, "rate": plan.projector_rate}, {"params": reading, "rate": plan.stage2_rate}],
         ),
     ]
-    alignment = _Alignment(model, tokenizer, lessons, blocks=plan.blocks)
+    alignment = Alignment(model, tokenizer, lessons, blocks=plan.blocks, weight=plan.alignment)
     for stage, (steps, groups) in enumerate(stages, 1):
         _fit(model, lessons, alignment, stage=stage, steps=steps, groups=groups, on_progress=on_progress)
     save_vlm(model, tokenizer, out)
@@ -147,6 +131,8 @@ def assemble(
     language.resize_token_embeddings(rows, mean_resizing=False)
     for table in (language.model.embed_tokens, language.lm_head):
         table.weight.data[old_rows:] = table.weight.data[:old_rows].mean(dim=0)
+    # Where the parts lay is no business of who gets the model.
+    language.config.name_or_path = vision.config.name_or_path = ""
     config = LlavaConfig(
         vision_config=vision.config,
         text_config=language.config,
@@ -208,122 +194,16 @@ def processor_of(model: LlavaForConditionalGeneration, tokenizer: PreTrainedToke
     )
 
 
-def image_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return the id of the image token."""
-    return int(cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)))
-
-
 def _tokenizer_with_image(base: Path) -> PreTrainedTokenizerFast:
     tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(base))
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     return tokenizer
 
 
-class _Lessons:
-    """Deals out batches of questions and answers on pictures and, in stage 2, on text."""
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerFast,
-        pool: PicturePool,
-        features: Tensor,
-        *,
-        plan: VlmPlan,
-        rng: np.random.Generator,
-    ) -> None:
-        self.features = features
-        self._tokenizer = tokenizer
-        self.scenes = pool.scenes
-        self.plan = plan
-        self._rng = rng
-        self._image_id = image_token_id(tokenizer)
-
-    def batch(self, *, stage: int) -> list[_Row]:
-        """Return the rows of one step."""
-        texts = round(self.plan.batch * self.plan.text_share) if stage == 2 else 0
-        pictures = self._rng.integers(len(self.scenes), size=self.plan.batch - texts).tolist()
-        asked = [picture_question(self._rng, self.scenes[index]) for index in pictures]
-        asked += [(text.prompt, text.answer) for text in concept_texts(self._rng, texts, mix=LEANING, mosaics=MOSAICS)]
-        prompts = self._tokenizer([prompt for prompt, _ in asked]).input_ids
-        answers = self._tokenizer([answer for _, answer in asked], add_special_tokens=False).input_ids
-        end = self._tokenizer.eos_token_id
-        return [
-            _Row(self._spread(prompt), [*answer, end], picture)
-            for prompt, answer, picture in zip(prompts, answers, [*pictures, *[None] * texts], strict=True)
-        ]
-
-    def _spread(self, prompt: list[int]) -> list[int]:
-        places = self.features.shape[1]
-        return [token for one in prompt for token in [one] * (places if one == self._image_id else 1)]
-
-
-class _Alignment:
-    """How far image tokens are from the emoji that stand at their places, as the ancestor reads those in a text."""
-
-    def __init__(
-        self,
-        model: LlavaForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerFast,
-        lessons: _Lessons,
-        *,
-        blocks: int,
-    ) -> None:
-        self._projector = model.model.multi_modal_projector
-        self._reading = _first_blocks(model, count=blocks)
-        self._ancestor = copy.deepcopy(self._reading).requires_grad_(False)
-        self._lessons = lessons
-        words = self._ancestor.embed_tokens.weight
-        self._start = words[tokenizer("").input_ids]
-        self._emoji = {
-            concept.emoji: words[tokenizer(concept.emoji, add_special_tokens=False).input_ids].mean(dim=0)
-            for concept in all_concepts()
-        }
-
-    def loss(self, rows: Sequence[_Row], *, stage: int) -> Tensor:
-        """Return the mean squared distance, as a share of the emoji's own mean square: 1 is as far as silence.
-
-        Of the embeddings in stage 1; in stage 2 of what the first blocks make of them, the trained and the ancestor's.
-        """
-        pictures = [row.picture for row in rows if row.picture is not None]
-        scenes = [self._lessons.scenes[index] for index in pictures]
-        cells = [torch.stack([self._emoji[cell.emoji] for cell in mosaic_cells(scene.shown)]) for scene in scenes]
-        wanted, found = torch.stack(cells), self._projector(self._lessons.features[pictures])
-        if stage == 2:
-            wanted, found = self._read(self._ancestor, wanted), self._read(self._reading, found)
-        distance: Tensor = (found - wanted).square().sum(-1).mean() / wanted.square().sum(-1).mean()
-        return distance
-
-    def _read(self, blocks: MistralModel, tokens: Tensor) -> Tensor:
-        start = self._start.expand(len(tokens), -1, -1)
-        states = blocks(inputs_embeds=torch.cat([start, tokens], dim=1), use_cache=False).last_hidden_state
-        return cast(Tensor, states)[:, len(self._start) :]
-
-
-def _first_blocks(model: LlavaForConditionalGeneration, *, count: int) -> MistralModel:
-    """Return the language model cut off after its first `count` blocks; it shares the weights."""
-    config = copy.deepcopy(model.model.language_model.config)
-    config.num_hidden_layers = count
-    part = MistralModel(config)
-    part.embed_tokens = model.model.language_model.embed_tokens
-    part.layers = model.model.language_model.layers[:count]
-    part.norm = cast(Any, torch.nn.Identity())
-    return part
-
-
-def picture_question(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
-    """Draw an English question on a picture and its answer."""
-    if scene.colour is not None and rng.random() < 0.15:
-        questions, answer = COLOUR_QUESTIONS["en"], scene.colour.names["en"]
-    else:
-        questions, answer = NAME_QUESTIONS["en"], name_answer(scene.shown, language="en")
-    question = questions[int(rng.integers(len(questions)))]
-    return question_prompt(IMAGE_TOKEN, question, language="en"), answer
-
-
 def _fit(
     model: LlavaForConditionalGeneration,
-    lessons: _Lessons,
-    alignment: _Alignment,
+    lessons: Lessons,
+    alignment: Alignment,
     *,
     stage: int,
     steps: int,
@@ -341,34 +221,12 @@ def _fit(
             group["lr"] = group["rate"] * _schedule(step, steps)
         rows = lessons.batch(stage=stage)
         loss = answer_loss(model, rows, lessons.features)
-        loss = loss + lessons.plan.alignment * alignment.loss(rows, stage=stage)
+        loss = loss + alignment.weight * alignment.loss(rows, stage=stage)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         on_progress(VlmProgress(stage, step + 1, steps, float(loss.detach())))
-
-
-def answer_loss(model: LlavaForConditionalGeneration, rows: Sequence[_Row], features: Tensor) -> Tensor:
-    """Return the mean next-token loss over the answers alone."""
-    length = max(len(row.prompt) + len(row.answer) for row in rows)
-    # Padding stands on the right, after all that counts: causal attention needs no mask for it.
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    labels = torch.full((len(rows), length), -100)
-    for index, row in enumerate(rows):
-        start, end = len(row.prompt), len(row.prompt) + len(row.answer)
-        ids[index, :end] = torch.tensor(row.prompt + row.answer)
-        labels[index, start:end] = torch.tensor(row.answer)
-    embedded = model.get_input_embeddings()(ids)
-    pictures = [row.picture for row in rows if row.picture is not None]
-    if pictures:
-        tokens = model.model.multi_modal_projector(features[pictures])
-        places = (ids == model.config.image_token_id).unsqueeze(-1)
-        embedded = embedded.masked_scatter(places, tokens)
-    hidden = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-    counted = labels[:, 1:] != -100
-    logits = model.lm_head(hidden[:, :-1][counted])
-    return torch.nn.functional.cross_entropy(logits, labels[:, 1:][counted])
 
 
 def _schedule(step: int, steps: int) -> float:

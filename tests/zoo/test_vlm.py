@@ -17,8 +17,9 @@ from evovlm.tasks.emoji_pictures import draw
 from evovlm.zoo.concepts import concept_texts
 from evovlm.zoo.emoji import training_scenes
 from evovlm.zoo.language_models import train_tokenizer
+from evovlm.zoo.picture_lessons import IMAGE_TOKEN, picture_question
 from evovlm.zoo.vision import draw_pool, normalised, picture_tensor
-from evovlm.zoo.vlm import IMAGE_TOKEN, VlmPlan, picture_question, tower_features, train_vlm
+from evovlm.zoo.vlm import VlmPlan, tower_features, train_vlm
 
 TINY = VlmPlan(pictures=24, batch=6, stage1_steps=2, stage2_steps=2)
 
@@ -76,6 +77,11 @@ def test_the_folder_is_an_ordinary_llava_that_answers_through_its_own_processor(
     assert (inputs["input_ids"] == model.config.image_token_id).sum() == 16
     answer = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert answer.shape[1] <= inputs["input_ids"].shape[1] + 3
+
+
+def test_no_file_names_a_folder_of_the_machine_that_trained_it(trained: Path, parents: Path) -> None:
+    for file in trained.glob("*.json"):
+        assert str(parents) not in file.read_text(encoding="utf-8"), file.name
 
 
 def test_the_processors_pixels_are_those_of_the_training(trained: Path) -> None:
