@@ -34,13 +34,19 @@ from evovlm.errors import ConfigError, ModelNotFound
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.recipes.problems import did_you_mean, report_problems
 from evovlm.recipes.recipe import (
+    COMPONENTS,
+    SOURCE_PARAMETERS,
+    ByComponent,
     MergeSettings,
     MergeTemplate,
     ParameterMerge,
     Rescale,
     SourceParameters,
     UnitValues,
+    Values,
     Vocabulary,
+    numbers_of,
+    parts_of,
 )
 from evovlm.recipes.yaml_text import read_yaml, scalar_text
 
@@ -74,11 +80,23 @@ def _is_finite_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _as_density(value: object) -> UnitValues:
-    densities = _as_unit_values(value)
-    if not all(0.0 <= number <= 1.0 for number in (densities if isinstance(densities, tuple) else (densities,))):
-        raise PydanticCustomError("density", "should be in [0, 1], as it is the share of entries kept")
-    return densities
+def _as_values(value: object, info: ValidationInfo) -> Values:
+    if isinstance(value, Mapping):
+        if set(value) != set(COMPONENTS):
+            raise PydanticCustomError(
+                "by_component", "by component needs exactly the keys {keys}", {"keys": ", ".join(COMPONENTS)}
+            )
+        values: Values = ByComponent(**{name: _as_unit_values(value[name]) for name in COMPONENTS})
+    else:
+        values = value if isinstance(value, ByComponent) else _as_unit_values(value)
+    parameter = SOURCE_PARAMETERS[str(info.field_name)]
+    if not all(parameter.low <= number <= parameter.high for number in numbers_of(values)):
+        raise PydanticCustomError(
+            "range",
+            "should be in [{low}, {high}], as {meaning}",
+            {"low": f"{parameter.low:g}", "high": f"{parameter.high:g}", "meaning": parameter.meaning},
+        )
+    return values
 
 
 def _may_be_had(text: str, info: ValidationInfo) -> str:
@@ -107,13 +125,27 @@ class SettingsDocument(_Document):
     rescale: Rescale = "density"
     normalize: bool | None = None
     lambda_: float = Field(default=1.0, alias="lambda")
+    row_wise: bool = False
+    select_topk: float = Field(default=1.0, ge=0, le=1)
+    max_iterations: int = Field(default=10, ge=1)
+    tolerance: float = Field(default=1e-5, ge=0)
+
+    def settings(self) -> MergeSettings:
+        """Return the value that this text means."""
+        return MergeSettings(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class ParametersDocument(_Document):
-    """One source's numbers."""
+    """One source's numbers: each is a number, a list with one per unit, or either by component."""
 
-    weight: Annotated[UnitValues, PlainValidator(_as_unit_values)]
-    density: Annotated[UnitValues, PlainValidator(_as_density)] = 1.0
+    weight: Annotated[Values, PlainValidator(_as_values)]
+    density: Annotated[Values, PlainValidator(_as_values)] = 1.0
+    gamma: Annotated[Values, PlainValidator(_as_values)] = 0.01
+    epsilon: Annotated[Values, PlainValidator(_as_values)] = 0.15
+
+    def parameters(self) -> SourceParameters:
+        """Return the value that this text means."""
+        return SourceParameters(**{name: getattr(self, name) for name in SOURCE_PARAMETERS})
 
 
 class MergeDocument(_Document):
@@ -130,6 +162,7 @@ class MergeDocument(_Document):
     settings: SettingsDocument = SettingsDocument()
     seed: int = 0
     vocabulary: Vocabulary | None = None
+    config_from: str | None = None
 
     @field_validator("method")
     @classmethod
@@ -147,17 +180,15 @@ class MergeDocument(_Document):
         sources = {name: parse_model_ref(text, relative_to=relative_to) for name, text in self.sources.items()}
         base = parse_model_ref(self.base, relative_to=relative_to) if self.base else None
         host = parse_model_ref(self.host, relative_to=relative_to) if self.host else default_host(base, sources)
-        settings = MergeSettings(
-            rescale=self.settings.rescale, normalize=self.settings.normalize, lambda_=self.settings.lambda_
-        )
         return MergeTemplate(
             base=base,
             host=host,
             sources=sources,
             method=self.method,
-            settings=settings,
+            settings=self.settings.settings(),
             seed=self.seed,
             vocabulary=self.vocabulary,
+            config_from=self.config_from,
         )
 
 
@@ -184,8 +215,8 @@ class RecipeDocument(MergeDocument):
         missing = sorted(set(sources or ()) - set(parameters))
         if missing:
             raise PydanticCustomError("source", "missing for {names}", {"names": ", ".join(missing)})
-        every = (value for each in parameters.values() for value in (each.weight, each.density))
-        lengths = sorted({len(value) for value in every if isinstance(value, tuple)})
+        every = (getattr(each, name) for each in parameters.values() for name in SOURCE_PARAMETERS)
+        lengths = sorted({len(part) for values in every for part in parts_of(values) if isinstance(part, tuple)})
         if len(lengths) > 1:
             raise PydanticCustomError(
                 "lengths", "lists of {lengths} numbers, but every list has one per unit", {"lengths": str(lengths)}
@@ -194,9 +225,7 @@ class RecipeDocument(MergeDocument):
 
     def recipe(self, *, relative_to: Path | None) -> ParameterMerge:
         """Return the recipe that this text means in a file of the folder `relative_to`."""
-        parameters = {
-            name: SourceParameters(weight=each.weight, density=each.density) for name, each in self.parameters.items()
-        }
+        parameters = {name: each.parameters() for name, each in self.parameters.items()}
         return self.template(relative_to=relative_to).recipe(parameters)
 
 
@@ -236,11 +265,8 @@ def recipe_to_yaml(recipe: ParameterMerge, *, folder: Path | None = None) -> str
 
     With `folder`, the folder the text is going to, local model paths are rewritten to hold from there.
     """
-    settings = {
-        "rescale": recipe.settings.rescale,
-        "normalize": recipe.settings.normalize,
-        "lambda": recipe.settings.lambda_,
-    }
+    first = {name: getattr(recipe.settings, name) for name in ("rescale", "normalize", "lambda_")}
+    settings = {name.rstrip("_"): value for name, value in (first | dict(recipe.settings.changed())).items()}
     lines = ["format: 1", "kind: parameter_merge"]
     if recipe.base is not None:
         lines.append(f"base: {_text(recipe.base, folder)}")
@@ -251,14 +277,16 @@ def recipe_to_yaml(recipe: ParameterMerge, *, folder: Path | None = None) -> str
     lines.append(f"seed: {recipe.seed}")
     if recipe.vocabulary is not None:
         lines.append(f"vocabulary: {recipe.vocabulary}")
+    if recipe.config_from is not None:
+        lines.append(f"config_from: {scalar_text(recipe.config_from)}")
     lines.append("parameters:")
     for name in recipe.sources:
         numbers = recipe.parameters[name]
-        lines += [
-            f"  {scalar_text(name)}:",
-            f"    weight: {_values(numbers.weight)}",
-            f"    density: {_values(numbers.density)}",
-        ]
+        lines.append(f"  {scalar_text(name)}:")
+        for parameter, row in SOURCE_PARAMETERS.items():
+            values: Values = getattr(numbers, parameter)
+            if parameter in ("weight", "density") or values != row.default:
+                lines.append(f"    {parameter}: {_values(values)}")
     return "\n".join(lines) + "\n"
 
 
@@ -282,6 +310,8 @@ def _text(ref: ModelRef, folder: Path | None) -> str:
     return scalar_text(relative if relative.startswith(".") else f"./{relative}")
 
 
-def _values(values: UnitValues) -> str:
+def _values(values: Values) -> str:
+    if isinstance(values, ByComponent):
+        return f"{{{', '.join(f'{name}: {_values(getattr(values, name))}' for name in COMPONENTS)}}}"
     # repr of a float is the shortest text that reads back as the same float64.
     return repr(values) if not isinstance(values, tuple) else f"[{', '.join(map(repr, values))}]"

@@ -8,7 +8,7 @@ import numpy as np
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
-from evovlm.recipes.recipe import SourceParameters, UnitValues, value_at
+from evovlm.recipes.recipe import ByComponent, SourceParameters, UnitValues, Values, value_at
 
 PARAMETERS = ("weight", "density")
 _WHEN_ABSENT = {"weight": 1.0, "density": 1.0}
@@ -101,7 +101,9 @@ class SearchSpace:
         return np.array([_to_unit(gene, self._number(gene, parameters)) for gene in self.genes], dtype=np.float64)
 
     def _number(self, gene: Gene, parameters: Mapping[str, SourceParameters]) -> float:
-        values: UnitValues = getattr(parameters[gene.source], gene.parameter)
+        values: Values = getattr(parameters[gene.source], gene.parameter)
+        if isinstance(values, ByComponent):
+            raise ConfigError(f"{gene.source}.{gene.parameter}: differs by component, but this space does not.")
         if gene.unit is None:
             if isinstance(values, tuple) and len(set(values)) > 1:
                 raise ConfigError(f"{gene.name}: this space has one number for all units, not {len(values)}.")
@@ -120,7 +122,7 @@ class SearchSpace:
         searched = {(gene.source, gene.parameter) for gene in self.genes}
         for source in self.source_names:
             for parameter in PARAMETERS:
-                given: UnitValues = getattr(parameters[source], parameter)
+                given: Values = getattr(parameters[source], parameter)
                 kept = self._unsearched(source, parameter)
                 if (source, parameter) not in searched and not _same(given, kept):
                     raise ConfigError(f"{source}.{parameter} is {given}, but this space keeps it at {kept}.")
@@ -229,7 +231,9 @@ def _to_unit(gene: Gene, value: float) -> float:
     return (value - gene.low) / (gene.high - gene.low)
 
 
-def _same(left: UnitValues, right: UnitValues) -> bool:
+def _same(left: Values, right: UnitValues) -> bool:
+    if isinstance(left, ByComponent):
+        return False
     if isinstance(left, tuple) and isinstance(right, tuple):
         return left == right
     many, one = (left, right) if isinstance(left, tuple) else (right, left)

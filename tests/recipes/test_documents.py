@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evovlm.errors import ConfigError
 from evovlm.recipes.documents import load_recipe, recipe_to_yaml
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, value_at
 from evovlm.recipes.yaml_text import read_yaml, scalar_text
 
 GOOD = """\
@@ -69,7 +69,7 @@ def test_every_problem_is_reported_with_line_and_key(tmp_path: Path) -> None:
         "recipe.yaml:8: method: unknown method; did you mean 'dare_ties'? (found 'dare_tie')",
         "recipe.yaml:9: settings.lamda: unknown key; did you mean 'lambda'?",
         "recipe.yaml:10: sede: unknown key; did you mean 'seed'?",
-        "recipe.yaml:11: vocabulary: input should be 'host' or 'base_rows' (found 'both')",
+        "recipe.yaml:11: vocabulary: input should be 'host', 'base_rows' or 'union' (found 'both')",
         "recipe.yaml:13: parameters.vlm.weight: missing",
         "recipe.yaml:13: parameters.vlm.wieght: unknown key; did you mean 'weight'?",
         "recipe.yaml:14: parameters.ja.weight: should be a number, or a list with one number per unit "
@@ -222,3 +222,45 @@ def test_without_a_base_the_host_must_be_given(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("base: org/base\n", ""))
     with pytest.raises(ConfigError, match="host: missing, and there is no base"):
         load_recipe(path)
+
+
+def test_numbers_by_component_and_the_later_parameters_go_through_text_and_back(tmp_path: Path) -> None:
+    text = """\
+format: 1
+kind: parameter_merge
+base: zoo:base
+sources: {a: zoo:math-a}
+method: breadcrumbs
+settings: {lambda: 0.5, select_topk: 0.25, row_wise: true}
+config_from: a
+parameters:
+  a:
+    weight: {attention: 0.5, mlp: [1, 2, 3, 4], norms: 0, rest: 1.5}
+    density: 0.9
+    gamma: [0.0, 0.01, 0.02, 0.03]
+"""
+    (tmp_path / "recipe.yaml").write_text(text)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    numbers = recipe.parameters["a"]
+    assert value_at(numbers.weight, 2, "mlp") == 3
+    assert value_at(numbers.weight, 2, "attention") == 0.5
+    assert value_at(numbers.weight, 0) == 1.5
+    assert numbers.gamma == (0.0, 0.01, 0.02, 0.03)
+    assert recipe.unit_lengths() == {4}
+    assert recipe.config_from == "a"
+    (tmp_path / "again.yaml").write_text(recipe_to_yaml(recipe))
+    again = load_recipe(tmp_path / "again.yaml")
+    assert again.recipe_id == recipe.recipe_id
+    assert again.parameters == recipe.parameters
+    assert again.settings == recipe.settings
+
+
+def test_a_component_left_out_or_a_number_out_of_range_is_a_problem_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "format: 1\nkind: parameter_merge\nbase: zoo:base\nsources: {a: zoo:math-a}\nmethod: ties\n"
+        "parameters: {a: {weight: {mlp: 1}, epsilon: 0.7}}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        load_recipe(tmp_path / "recipe.yaml")
+    assert "attention, mlp, norms, rest" in str(error.value)
+    assert "should be in [0, 0.5]" in str(error.value)
