@@ -1,0 +1,48 @@
+"""Which rows of the models make which rows of a merged tensor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Run(NamedTuple):
+    """Consecutive rows that are merged with one another.
+
+    Rows `row` .. `row + n_rows - 1` of the result are merged from as many rows of each model, from `starts[model]` on;
+    models are named as in a recipe: "base", "host", "sources.NAME".
+    """
+
+    row: int
+    n_rows: int
+    starts: Mapping[str, int]
+
+
+class NewRow(NamedTuple):
+    """A row of the result beyond the host's: the mean of the rows (model, row) that stand for its token."""
+
+    row: int
+    origins: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPlan:
+    """How the rows of one tensor are made; `n_rows` is what the result has.
+
+    `runs` are in the order of rows and do not overlap. A row in no run and not among `new` is the host's own, at the
+    same place. For a tensor without rows in another sense (a norm, a projection) everything is one run.
+    """
+
+    n_rows: int
+    runs: tuple[Run, ...]
+    new: tuple[NewRow, ...] = ()
+
+    @staticmethod
+    def leading(n_rows: int, *, of: int, models: tuple[str, ...]) -> "RowPlan":
+        """Return the plan that merges the first `n_rows` rows by index and keeps the host's rows up to `of`."""
+        run = Run(row=0, n_rows=n_rows, starts=dict.fromkeys(models, 0))
+        return RowPlan(n_rows=of, runs=(run,) if n_rows else ())
+
+    @property
+    def n_merged(self) -> int:
+        """How many rows are merged."""
+        return sum(run.n_rows for run in self.runs)
