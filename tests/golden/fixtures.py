@@ -101,7 +101,8 @@ def _load() -> tuple[tuple[str, ...], list[Case]]:
 @cache
 def _read(file: str, key: str) -> Tensor:
     with safe_open(FOLDER / f"{file}.safetensors", framework="pt") as tensors:
-        return tensors.get_tensor(key)
+        tensor: Tensor = tensors.get_tensor(key)
+    return tensor
 
 
 @cache
