@@ -1,51 +1,68 @@
 """The merger: models opened once, merged again and again with other numbers."""
 
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from threading import Lock
+from typing import Protocol
 
-import torch
+import numpy as np
 
-from evovlm.errors import ConfigError
+from evovlm.errors import BrokenCheckpoint, ConfigError
+from evovlm.merging.combination import Combination, combine
 from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings, merged_rows
-from evovlm.merging.methods import Method, SourceTensor, TensorInputs, check_parameters, get_method
-from evovlm.merging.selection import magnitude_limit, random_limit
+from evovlm.merging.floats import STORED, Raw, narrow
+from evovlm.merging.methods import Method, MethodInputs, check_parameters, get_method
+from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.sources import Checkpoint
-from evovlm.merging.task_vector import TaskVectorStore
-from evovlm.merging.tensor_names import EMBEDDING, unit_index
+from evovlm.merging.task_vector import ModelTensor, Stretch, TaskVectors
+from evovlm.merging.tensor_names import EMBEDDING, component_of, unit_index
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, value_at
+from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeTemplate, ParameterMerge, value_at
 
-DEFAULT_CACHE_BYTES = 2 << 30
+Planned = Combination | int
+"""What is done for a tensor: a combination, or the number of the one source that it is."""
 
 
-class NamedTensor(NamedTuple):
-    """A merged tensor under its backbone name, in the host's dtype and shape."""
+class Sink(Protocol):
+    """Takes merged entries, from several threads at once, in any order."""
 
-    name: str
-    tensor: torch.Tensor
+    def write(self, name: str, start: int, values: Raw) -> None:
+        """Take the entries from number `start` on of a tensor (by its backbone name), as the result stores them."""
+        ...
+
+
+def default_threads() -> int:
+    """Return how many threads work at a time: OMP_NUM_THREADS, else as many as there are processors for us."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Merger:
     """Merges the models of one template; open it with `Merger.open`.
 
-    What does not depend on a recipe's numbers is computed once and kept in memory within a budget of bytes; tensors
-    beyond it are read from disk each time, one tensor at a time. `source_names` are sorted, and so is every sum over
-    sources; `rows` says how many leading rows of each tensor are merged; `warnings` says what merges but may hurt.
+    Tensors are read in pieces whenever they are needed, so that memory does not grow with the models; what does not
+    depend on a recipe's numbers (magnitude orders, inner products) is worked out once. `source_names` are sorted, and
+    so is every sum over sources; `rows` says which rows of each tensor are merged; `warnings` says what merges but may
+    hurt. The result does not depend on `threads`.
     """
 
     template: MergeTemplate
     method: Method
     host: Checkpoint
     source_names: tuple[str, ...]
-    rows: dict[str, int]
+    rows: dict[str, RowPlan]
     warnings: tuple[str, ...]
-    _store: TaskVectorStore
-    _host_rows: dict[str, torch.Tensor] = field(default_factory=dict)
+    threads: int
+    allow_non_finite: bool
+    _models: dict[str, NamedCheckpoint]
+    _vectors: dict[str, TaskVectors] = field(default_factory=dict)
 
     @staticmethod
-    def open(template: MergeTemplate, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> "Merger":
+    def open(template: MergeTemplate, *, threads: int | None = None, allow_non_finite: bool = False) -> "Merger":
         """Open base, host and sources and check that they fit; a recipe counts as its template.
 
         Raises ConfigError for a method that does not exist or does not suit the template, ModelError when a model
@@ -66,8 +83,13 @@ class Merger:
         sources = [named(f"sources.{name}", plain.sources[name]) for name in names]
         others = [*([base] if base else []), *sources]
         check_tensors(others, host)
+        labels = tuple(model.name for model in (*others, host))
         rows = {
-            name: merged_rows(name, base=base, host=host, sources=sources, vocabulary=plain.vocabulary)
+            name: RowPlan.leading(
+                merged_rows(name, base=base, host=host, sources=sources, vocabulary=plain.vocabulary),
+                of=host.checkpoint.shape(name)[0],
+                models=labels,
+            )
             for name in host.checkpoint.backbone_names()
         }
         return Merger(
@@ -76,16 +98,10 @@ class Merger:
             host=host.checkpoint,
             source_names=names,
             rows=rows,
-            warnings=find_warnings(others, host, rows=rows[EMBEDDING]),
-            _store=TaskVectorStore(
-                base=base.checkpoint if base and method.needs_base else None,
-                sources=[source.checkpoint for source in sources],
-                source_names=names,
-                rows=rows,
-                order=method.order,
-                seed=plain.seed,
-                cache_bytes=cache_bytes,
-            ),
+            warnings=find_warnings(others, host, rows=rows[EMBEDDING].n_merged),
+            threads=threads or default_threads(),
+            allow_non_finite=allow_non_finite,
+            _models={model.name: model for model in (*others, host)},
         )
 
     @property
@@ -98,20 +114,30 @@ class Merger:
         """The backbone names of what is merged, in the model's order; a tied head is not among them."""
         return tuple(self.rows)
 
-    def merged(self, recipe: ParameterMerge) -> Iterator[NamedTensor]:
-        """Yield every merged tensor: backbone name, host's dtype and shape.
+    def merge(self, recipe: ParameterMerge, sink: Sink) -> None:
+        """Give every merged entry to `sink`, in the host's dtype; rows that are not merged are not given.
 
-        The tensors are new: whoever takes one may keep it or write into it. Raises ConfigError when the recipe is of
-        another template, its lists do not have one number per unit, or an average has no weight left.
+        Raises ConfigError when the recipe is of another template, its lists do not have one number per unit, or an
+        average has no weight left; BrokenCheckpoint when a model holds a number that is not finite, or its file ends
+        early.
         """
         self.check(recipe)
-        for name in self.tensor_names:
-            yield NamedTensor(name, self._merge_tensor(name, recipe))
-
-    def merged_tensor(self, recipe: ParameterMerge, name: str) -> torch.Tensor:
-        """Return one of the tensors that `merged` yields."""
-        self.check(recipe)
-        return self._merge_tensor(name, recipe)
+        # The largest first: what is left for the end is small, so no thread waits long for another.
+        names = sorted(self.tensor_names, key=lambda name: -self.rows[name].n_merged * self._columns(name))
+        pieces = (piece for name in names for piece in self._pieces(name, recipe))
+        if self.threads == 1:
+            for plan, vectors, stretch in pieces:
+                self._merge_piece(plan, vectors, stretch, sink)
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                waiting: list[Future[None]] = [
+                    pool.submit(self._merge_piece, plan, vectors, stretch, sink) for plan, vectors, stretch in pieces
+                ]
+                for future in waiting:
+                    future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def check(self, recipe: ParameterMerge) -> None:
         """Raise ConfigError when the recipe cannot be merged here: another template, lists of a wrong length."""
@@ -125,50 +151,111 @@ class Merger:
                     f"{self.n_blocks} blocks: embedding, each block, head."
                 )
 
-    def _merge_tensor(self, name: str, recipe: ParameterMerge) -> torch.Tensor:
-        unit = unit_index(name, self.n_blocks)
-        numbers = [recipe.parameters[source] for source in self.source_names]
-        weights = [value_at(each.weight, unit) for each in numbers]
-        densities = [value_at(each.density, unit) for each in numbers]
-        sole = self._sole_source(weights, densities)
-        if sole is not None:
-            # b + (x - b) is not always x in float32; the source itself is.
-            return self._in_host(name, self._store.source_tensor(sole, name))
-        return self._in_host(name, self.method.function(self._inputs(name, weights, densities)))
+    def _pieces(
+        self, name: str, recipe: ParameterMerge
+    ) -> Iterator[tuple[Callable[[], Planned], TaskVectors, Stretch]]:
+        vectors = self._task_vectors(name)
+        plan = _Once(lambda: self._plan(name, vectors, recipe))
+        for stretch in vectors.stretches(whole_rows=self.method.whole_rows or self.template.settings.row_wise):
+            yield plan, vectors, stretch
 
-    def _sole_source(self, weights: list[float], densities: list[float]) -> int | None:
-        """Return the one source that has weight, where the result is that source: weight 1, density 1, lambda 1."""
+    def _plan(self, name: str, vectors: TaskVectors, recipe: ParameterMerge) -> Planned:
+        unit, component = unit_index(name, self.n_blocks), component_of(name)
+        numbers = {
+            parameter: tuple(
+                value_at(getattr(recipe.parameters[source], parameter), unit, component) for source in self.source_names
+            )
+            for parameter in SOURCE_PARAMETERS
+        }
+        sole = self._sole_source(numbers["weight"], numbers["density"])
+        if sole is not None:
+            return sole
+        settings = self.template.settings
+        return self.method.function(
+            MethodInputs(
+                vectors=vectors,
+                weights=numbers["weight"],
+                densities=numbers["density"],
+                gammas=numbers["gamma"],
+                epsilons=numbers["epsilon"],
+                settings=settings,
+                normalize=self.method.normalize if settings.normalize is None else settings.normalize,
+            )
+        )
+
+    def _sole_source(self, weights: tuple[float, ...], densities: tuple[float, ...]) -> int | None:
+        """Return the one source that has weight, where the result is that source: weight 1, density 1, lambda 1.
+
+        b + (x - b) is not always x in float32; the source itself is.
+        """
+        if "weight" not in self.method.parameters or self.template.settings.lambda_ != 1:
+            return None
         counting = [index for index, weight in enumerate(weights) if weight != 0]
-        if len(counting) != 1 or self.template.settings.lambda_ != 1:
+        if len(counting) != 1:
             return None
         index = counting[0]
         return index if weights[index] == 1 and densities[index] >= 1 else None
 
-    def _inputs(self, name: str, weights: list[float], densities: list[float]) -> TensorInputs:
-        found = self._store.vectors(name, densities)
-        limit = magnitude_limit if self.method.order == "magnitude" else random_limit
-        settings = self.template.settings
-        return TensorInputs(
-            base=found.base,
-            dtype=self.host.dtype(name),
-            sources=tuple(
-                SourceTensor(
-                    vector=vector, order=order, weight=weight, density=density, limit=limit(density, len(vector))
-                )
-                for vector, order, weight, density in zip(found.vectors, found.orders, weights, densities, strict=True)
-            ),
-            rescale=settings.rescale,
-            normalize=self.method.normalize if settings.normalize is None else settings.normalize,
-            lambda_=settings.lambda_,
+    def _merge_piece(self, plan: Callable[[], Planned], vectors: TaskVectors, stretch: Stretch, sink: Sink) -> None:
+        planned = plan()
+        dtype = STORED[self.host.place(vectors.name).dtype_code]
+        stored: Raw = np.empty(stretch.size, dtype=dtype)
+        # For slerp the base stands before its one source.
+        merged = (
+            vectors.values(planned - len(self.source_names), stretch)
+            if isinstance(planned, int)
+            else combine(vectors, planned, stretch)
         )
+        for start, values in merged:
+            place = start - stretch.start
+            narrow(values, stored[place : place + len(values)])
+        sink.write(vectors.name, stretch.start, stored)
 
-    def _in_host(self, name: str, merged: torch.Tensor) -> torch.Tensor:
-        """Return the merged rows in the host's dtype, with the host's further rows after them, untouched."""
-        shape = self.host.shape(name)
-        rows = self.rows[name]
-        tensor = merged.view(rows, *shape[1:]).to(self.host.dtype(name))
-        if rows == shape[0]:
-            return tensor
-        if name not in self._host_rows:
-            self._host_rows[name] = self.host.read(name)[rows:].clone()
-        return torch.cat([tensor, self._host_rows[name]])
+    def _columns(self, name: str) -> int:
+        return math.prod(self.host.shape(name)[1:])
+
+    def _task_vectors(self, name: str) -> TaskVectors:
+        if name not in self._vectors:
+            columns = self._columns(name)
+            plan = self.rows[name]
+            sources = tuple(self._tensor(f"sources.{source}", name) for source in self.source_names)
+            base = self._tensor("base", name) if "base" in self._models else None
+            if self.method.base == "first" and base is not None:
+                sources = (base, *sources)
+            self._vectors[name] = TaskVectors(
+                name=name,
+                plan=plan,
+                columns=columns,
+                row_length=columns if len(self.host.shape(name)) > 1 else plan.n_rows,
+                base=base if self.method.base in ("needed", "optional") else None,
+                sources=sources,
+                source_names=self.source_names,
+                seed=self.template.seed,
+                allow_non_finite=self.allow_non_finite,
+            )
+        return self._vectors[name]
+
+    def _tensor(self, label: str, name: str) -> ModelTensor:
+        model = self._models[label]
+        place = model.checkpoint.place(name)
+        if place.dtype_code not in STORED:
+            raise BrokenCheckpoint(
+                f"{model.checkpoint.folder}: {name} is stored as {place.dtype_code}; merging needs plain floats.\n"
+                "    Use the checkpoint before quantisation."
+            )
+        return ModelTensor(label=label, owner=str(model), place=place)
+
+
+class _Once:
+    """Calls a function once, whichever thread comes first, and hands its result to all."""
+
+    def __init__(self, compute: Callable[[], Planned]) -> None:
+        self._compute = compute
+        self._lock = Lock()
+        self._found: Planned | None = None
+
+    def __call__(self) -> Planned:
+        with self._lock:
+            if self._found is None:
+                self._found = self._compute()
+            return self._found

@@ -1,118 +1,203 @@
 """The merge methods: one function and one row of `METHODS` each.
 
-Every sum runs over the sources in the order of their names, in float32; torch itself is not imported, so that the
-table can be shown without it. No operation here may fuse a multiplication into an addition (`alpha=`, `addcmul`):
-those round differently in the vectorised part and the tail of a loop, hence with the number of threads.
-
-For one tensor: b base, x_i source, d_i = x_i - b, w_i weight, p_i density.
+A function says what its method makes of one tensor, as a `Combination`; `combination.py` carries it out. Notation: b
+base, x_i source, d_i = x_i - b, w_i weight, p_i density. Sources stand in the order of their names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
 
 from evovlm.errors import ConfigError
+from evovlm.merging import kernels, spherical
+from evovlm.merging.combination import (
+    LEAST_DIVISOR,
+    Combination,
+    Election,
+    Keep,
+    KeepBetween,
+    KeepByRank,
+    Term,
+    drop_steady,
+    keep_drawn,
+    scale,
+)
+from evovlm.merging.selection import NOTHING, Cut, draw_key, draw_limit, kept_count
+from evovlm.merging.task_vector import Chunk, TaskVectors
 from evovlm.recipes.problems import did_you_mean
-from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge, Rescale
+from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeSettings, MergeTemplate, ParameterMerge, Rescale, numbers_of
 
-if TYPE_CHECKING:
-    from torch import Tensor, dtype
-
-Order = Literal["random", "magnitude"]
-
-CHUNK = 1 << 15
-"""Entries worked on at a time: the values in between stay in the cache, and torch starts no threads for so few."""
-
-LEAST_DIVISOR = 0.1
-"""A divisor is never nearer to 0 than this share of the sum of the absolute weights."""
-
+BaseRole = Literal["needed", "optional", "first", "none"]
+"""What a method does with a base: take differences (needed, or where there is one), blend it in as the first model, or
+nothing."""
 
 LEAST_DENSITY = 2.0**-24
 """The smallest share that a draw of 24 bits can keep; a smaller density above 0 keeps this share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SourceTensor:
-    """One source's part in one tensor.
+class MethodInputs:
+    """One tensor of all models and the numbers of each source; `normalize` is settled, the method's default or not."""
 
-    `vector` (float32, shape (n,)) is d_i, or x_i where the method has no base; `order` (whole numbers in a float dtype,
-    shape (n,)) numbers the entries and those numbered below `limit` are kept; without an order all are.
-    """
-
-    vector: Tensor
-    weight: float
-    density: float
-    order: Tensor | None = None
-    limit: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TensorInputs:
-    """One tensor of all models, flat: `base` (float32, shape (n,)) or None, and the sources in the order of names.
-
-    `dtype` is what the result is cast to, at the very end.
-    """
-
-    base: Tensor | None
-    dtype: dtype
-    sources: tuple[SourceTensor, ...]
-    rescale: Rescale
+    vectors: TaskVectors
+    weights: tuple[float, ...]
+    densities: tuple[float, ...]
+    gammas: tuple[float, ...]
+    epsilons: tuple[float, ...]
+    settings: MergeSettings
     normalize: bool
-    lambda_: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """A row of the table.
 
-    `parameters` are those a source takes, `settings` those of `MergeSettings` that make a difference, `order` says
-    how entries are numbered for dropping, `normalize` is the default. `function` returns the merged tensor,
-    new, of shape (n,) and in the dtype asked for.
+    `parameters` are those a source takes, `settings` those of `MergeSettings` that make a difference, `normalize` is
+    the
+    default of that setting. `sources` is the least and the largest number of sources (None: any).
     """
 
     name: str
     summary: str
     paper: str
-    needs_base: bool
-    parameters: tuple[str, ...]
-    settings: frozenset[str]
-    order: Order | None
-    normalize: bool
-    function: Callable[[TensorInputs], Tensor]
-    min_sources: int = 1
+    base: BaseRole
+    function: Callable[[MethodInputs], Combination]
+    parameters: tuple[str, ...] = ("weight",)
+    settings: frozenset[str] = field(default_factory=frozenset)
+    normalize: bool = False
+    sources: tuple[int, int | None] = (1, None)
+    whole_rows: bool = False
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the method cannot do without a base."""
+        return self.base in ("needed", "first")
 
 
-def linear(inputs: TensorInputs) -> Tensor:
+def linear(inputs: MethodInputs) -> Combination:
     """Return sum w_i x_i / sum w_i; raises ConfigError when every weight is 0, as no model is left then."""
-    if not any(source.weight for source in inputs.sources):
+    if not any(inputs.weights):
         raise ConfigError("parameters: every weight is 0; an average needs at least one that is not.")
-    divisor = _divisor([source.weight for source in inputs.sources]) if inputs.normalize else 1.0
-    return _in_chunks(
-        inputs, lambda start, stop: _total([_scaled(s, s.weight / divisor, start, stop) for s in inputs.sources])
+    # Fused, as the peer has it, and the more exact.
+    return replace(_plain_sum(inputs, [Term(index=i, first=w) for i, w in _weighted(inputs)]), fused=True)
+
+
+def passthrough(inputs: MethodInputs) -> Combination:
+    """Return the one source times its weight."""
+    return Combination(terms=(Term(index=0, first=inputs.weights[0]),))
+
+
+def slerp(inputs: MethodInputs) -> Combination:
+    """Return the point at t = w on the arc from the base (t = 0) to the source (t = 1)."""
+    return _factored(spherical.slerp(inputs.vectors.gram(), t=inputs.weights[0]))
+
+
+def nuslerp(inputs: MethodInputs) -> Combination:
+    """Return the point on the arc between two sources, or their task vectors, at the second's share of the weight."""
+    weights = (inputs.weights[0], inputs.weights[1])
+    if inputs.settings.row_wise:
+        return _factored(spherical.nuslerp(inputs.vectors.row_grams(), weights=weights))
+    return _factored(spherical.nuslerp(inputs.vectors.gram(), weights=weights))
+
+
+def multislerp(inputs: MethodInputs) -> Combination:
+    """Return the barycentric mean on the sphere of any number of models, or task vectors."""
+    _check_total(inputs)
+    if len(inputs.weights) == 1:
+        return Combination(terms=(Term(index=0, first=1.0),))
+    gram = inputs.vectors.gram()
+    return _factored(spherical.multislerp(gram, weights=inputs.weights, normalize=inputs.normalize))
+
+
+def karcher(inputs: MethodInputs) -> Combination:
+    """Return the Karcher mean of the models' directions, as long as the weighted mean of their lengths."""
+    _check_total(inputs)
+    if any(weight < 0 for weight in inputs.weights):
+        raise ConfigError(f"parameters: a weight of {min(inputs.weights)}; a Karcher mean takes none below 0.")
+    if len(inputs.weights) == 1:
+        return Combination(terms=(Term(index=0, first=1.0),))
+    settings = inputs.settings
+    factors = spherical.karcher(
+        inputs.vectors.gram(),
+        weights=inputs.weights,
+        max_iterations=settings.max_iterations,
+        tolerance=settings.tolerance,
+    )
+    return _factored(factors)
+
+
+def model_stock(inputs: MethodInputs) -> Combination:
+    """Return the base moved towards the sources' mean, the less the more their task vectors differ in direction."""
+    vectors = inputs.vectors
+    return _factored(spherical.model_stock(vectors.row_grams() if inputs.settings.row_wise else vectors.gram()))
+
+
+def task_arithmetic(inputs: MethodInputs) -> Combination:
+    """Return b + lambda sum w_i d_i."""
+    return _plain_sum(inputs, [Term(index=i, first=weight) for i, weight in _weighted(inputs)])
+
+
+def ties(inputs: MethodInputs) -> Combination:
+    """Keep the largest entries by magnitude, elect a sign per entry, average the entries that agree."""
+    return _elected_sum(inputs, [_term(inputs, i, _keep_largest(inputs, i), "none") for i, _ in _weighted(inputs)])
+
+
+def dare_linear(inputs: MethodInputs) -> Combination:
+    """Drop entries at random, make up for them, add the weighted sum."""
+    return _plain_sum(inputs, [_term(inputs, i, _keep_drawn(inputs, i)) for i, _ in _weighted(inputs)])
+
+
+def dare_ties(inputs: MethodInputs) -> Combination:
+    """Drop entries at random, make up for them, elect a sign per entry, add the entries that agree."""
+    return _elected_sum(inputs, [_term(inputs, i, _keep_drawn(inputs, i)) for i, _ in _weighted(inputs)])
+
+
+def breadcrumbs(inputs: MethodInputs) -> Combination:
+    """Drop the very largest entries and the smallest, add the weighted sum."""
+    return _plain_sum(inputs, [_term(inputs, i, _keep_middle(inputs, i), "none") for i, _ in _weighted(inputs)])
+
+
+def breadcrumbs_ties(inputs: MethodInputs) -> Combination:
+    """Drop the very largest entries and the smallest, elect a sign per entry, add the entries that agree."""
+    return _elected_sum(inputs, [_term(inputs, i, _keep_middle(inputs, i), "none") for i, _ in _weighted(inputs)])
+
+
+def della(inputs: MethodInputs) -> Combination:
+    """Drop entries at random, the larger the rarer, make up for them, elect a sign, average the entries that agree."""
+    return _elected_sum(inputs, [_term(inputs, i, _keep_by_rank(inputs, i)) for i, _ in _weighted(inputs)])
+
+
+def della_linear(inputs: MethodInputs) -> Combination:
+    """Drop entries at random, the larger the rarer, make up for them, add the weighted sum."""
+    return _plain_sum(inputs, [_term(inputs, i, _keep_by_rank(inputs, i)) for i, _ in _weighted(inputs)])
+
+
+def sce(inputs: MethodInputs) -> Combination:
+    """Select the entries that vary most, weigh sources by their squares there, erase what opposes the sum's sign."""
+    vectors, share = inputs.vectors, inputs.settings.select_topk
+    k = len(inputs.weights)
+    cut = None
+    if share < 1:
+        order = vectors.variance_order()
+        # In float32, as the peer has it: 100 entries at 0.58 are 58, not 57.
+        count = int(np.float32(order.count_nonzero()) * np.float32(share))
+        cut = order.cut(count) if count else NOTHING
+    squares = _squares(vectors, cut)
+    total = sum(squares)
+    weights = tuple(square / total for square in squares) if total > 0 else (1 / k,) * k
+    return Combination(
+        terms=tuple(Term(index=i, first=1.0) for i in range(k)),
+        election=Election(mix_weights=weights, divisor_weights=weights, least=0.0),
+        varying=cut,
     )
 
 
-def task_arithmetic(inputs: TensorInputs) -> Tensor:
-    """Return b + lambda sum w_i d_i."""
-    return _weighted_sum(inputs, rescale="none")
-
-
-def ties(inputs: TensorInputs) -> Tensor:
-    """Keep the largest entries by magnitude, elect a sign per entry, average the entries that agree."""
-    return _elected_sum(inputs, rescale="none")
-
-
-def dare_linear(inputs: TensorInputs) -> Tensor:
-    """Drop entries at random, make up for them, add the weighted sum."""
-    return _weighted_sum(inputs, rescale=inputs.rescale)
-
-
-def dare_ties(inputs: TensorInputs) -> Tensor:
-    """Drop entries at random, make up for them, elect a sign per entry, add the entries that agree."""
-    return _elected_sum(inputs, rescale=inputs.rescale)
-
+_TASK_VECTORS = frozenset({"normalize", "lambda_"})
+_DROPPING = _TASK_VECTORS | {"rescale"}
 
 METHODS: Mapping[str, Method] = {
     method.name: method
@@ -121,56 +206,146 @@ METHODS: Mapping[str, Method] = {
             name="linear",
             summary="weighted average of the models",
             paper="Wortsman et al. 2022, arXiv 2203.05482",
-            needs_base=False,
-            parameters=("weight",),
-            settings=frozenset({"normalize"}),
-            order=None,
-            normalize=True,
+            base="none",
             function=linear,
+            settings=frozenset({"normalize"}),
+            normalize=True,
+        ),
+        Method(
+            name="slerp",
+            summary="point on the arc from the base to the source; the weight is t",
+            paper="Shoemake 1985, SIGGRAPH 19(3)",
+            base="first",
+            function=slerp,
+            sources=(1, 1),
+        ),
+        Method(
+            name="nuslerp",
+            summary="point on the arc between two models or task vectors, by weight",
+            paper="Goddard et al. 2024, arXiv 2403.13257 (mergekit)",
+            base="optional",
+            function=nuslerp,
+            settings=frozenset({"row_wise"}),
+            sources=(2, 2),
+        ),
+        Method(
+            name="multislerp",
+            summary="barycentric mean on the sphere of any number of models",
+            paper="Goddard et al. 2024, arXiv 2403.13257 (mergekit)",
+            base="optional",
+            function=multislerp,
+            settings=frozenset({"normalize"}),
+            normalize=True,
+        ),
+        Method(
+            name="karcher",
+            summary="Riemannian mean of the models' directions, by weight",
+            paper="Grove & Karcher 1973, Math. Z. 132",
+            base="none",
+            function=karcher,
+            settings=frozenset({"max_iterations", "tolerance"}),
         ),
         Method(
             name="task_arithmetic",
             summary="base plus the weighted sum of task vectors",
             paper="Ilharco et al. 2023, arXiv 2212.04089",
-            needs_base=True,
-            parameters=("weight",),
-            settings=frozenset({"normalize", "lambda_"}),
-            order=None,
-            normalize=False,
+            base="needed",
             function=task_arithmetic,
+            settings=_TASK_VECTORS,
         ),
         Method(
             name="ties",
             summary="largest entries by magnitude, elected sign, mean of those that agree",
             paper="Yadav et al. 2023, arXiv 2306.01708",
-            needs_base=True,
-            parameters=("weight", "density"),
-            settings=frozenset({"normalize", "lambda_"}),
-            order="magnitude",
-            normalize=True,
+            base="needed",
             function=ties,
+            parameters=("weight", "density"),
+            settings=_TASK_VECTORS,
+            normalize=True,
         ),
         Method(
             name="dare_linear",
             summary="random entries kept and rescaled, weighted sum",
             paper="Yu et al. 2024, arXiv 2311.03099",
-            needs_base=True,
-            parameters=("weight", "density"),
-            settings=frozenset({"rescale", "normalize", "lambda_"}),
-            order="random",
-            normalize=False,
+            base="needed",
             function=dare_linear,
+            parameters=("weight", "density"),
+            settings=_DROPPING,
         ),
         Method(
             name="dare_ties",
             summary="random entries kept and rescaled, elected sign, sum of those that agree",
             paper="Yu et al. 2024, arXiv 2311.03099; Akiba et al. 2025, arXiv 2403.13187",
-            needs_base=True,
-            parameters=("weight", "density"),
-            settings=frozenset({"rescale", "normalize", "lambda_"}),
-            order="random",
-            normalize=False,
+            base="needed",
             function=dare_ties,
+            parameters=("weight", "density"),
+            settings=_DROPPING,
+        ),
+        Method(
+            name="breadcrumbs",
+            summary="entries neither very large nor small, weighted sum",
+            paper="Davari & Belilovsky 2024, arXiv 2312.06795",
+            base="needed",
+            function=breadcrumbs,
+            parameters=("weight", "density", "gamma"),
+            settings=_TASK_VECTORS,
+        ),
+        Method(
+            name="breadcrumbs_ties",
+            summary="entries neither very large nor small, elected sign, sum of those that agree",
+            paper="Davari & Belilovsky 2024, arXiv 2312.06795; Yadav et al. 2023, arXiv 2306.01708",
+            base="needed",
+            function=breadcrumbs_ties,
+            parameters=("weight", "density", "gamma"),
+            settings=_TASK_VECTORS,
+        ),
+        Method(
+            name="della",
+            summary="random entries kept, large ones more often, elected sign, mean of those that agree",
+            paper="Deep et al. 2024, arXiv 2406.11617",
+            base="needed",
+            function=della,
+            parameters=("weight", "density", "epsilon"),
+            settings=_DROPPING,
+            normalize=True,
+            whole_rows=True,
+        ),
+        Method(
+            name="della_linear",
+            summary="random entries kept, large ones more often, weighted sum",
+            paper="Deep et al. 2024, arXiv 2406.11617",
+            base="needed",
+            function=della_linear,
+            parameters=("weight", "density", "epsilon"),
+            settings=_DROPPING,
+            whole_rows=True,
+        ),
+        Method(
+            name="model_stock",
+            summary="base moved towards the mean as far as the task vectors agree",
+            paper="Jang et al. 2024, arXiv 2403.19522",
+            base="needed",
+            function=model_stock,
+            parameters=(),
+            settings=frozenset({"row_wise"}),
+            sources=(2, None),
+        ),
+        Method(
+            name="sce",
+            summary="entries that vary most, sources weighted by their squares, opposing signs erased",
+            paper="Wan et al. 2024, arXiv 2408.07990 (FuseChat)",
+            base="needed",
+            function=sce,
+            parameters=(),
+            settings=frozenset({"select_topk"}),
+        ),
+        Method(
+            name="passthrough",
+            summary="one model as it is, times its weight",
+            paper="-",
+            base="none",
+            function=passthrough,
+            sources=(1, 1),
         ),
     )
 }
@@ -179,85 +354,139 @@ METHODS: Mapping[str, Method] = {
 def get_method(template: MergeTemplate) -> Method:
     """Return the row for the template's method.
 
-    Raises ConfigError for an unknown method, a missing base, too few sources, or a setting or parameter that the
-    method would ignore.
+    Raises ConfigError for an unknown method, a missing base, too few or too many sources, or a setting that the method
+    would ignore.
     """
     if template.method not in METHODS:
         raise ConfigError(f"method: unknown method '{template.method}'{did_you_mean(template.method, METHODS)}")
     method = METHODS[template.method]
     if method.needs_base and template.base is None:
-        raise ConfigError(f"base: missing; {method.name} takes differences from a base model.")
-    if len(template.sources) < method.min_sources:
-        raise ConfigError(f"sources: {method.name} needs {method.min_sources}, not {len(template.sources)}.")
-    for name in ("rescale", "normalize", "lambda_"):
-        given = getattr(template.settings, name)
-        if name not in method.settings and given != getattr(MergeSettings(), name):
+        takes = "starts from" if method.base == "first" else "takes differences from"
+        raise ConfigError(f"base: missing; {method.name} {takes} a base model.")
+    least, most = method.sources
+    n_sources = len(template.sources)
+    if n_sources < least or (most is not None and n_sources > most):
+        wanted = f"exactly {least}" if most == least else f"at least {least}"
+        beside = " beside the base" if method.base == "first" else ""
+        raise ConfigError(f"sources: {method.name} takes {wanted}{beside}, not {n_sources}.")
+    for name, given in template.settings.changed().items():
+        if name not in method.settings:
             raise ConfigError(f"settings.{name.rstrip('_')}: {given} would make no difference to {method.name}.")
     return method
 
 
 def check_parameters(method: Method, recipe: ParameterMerge) -> None:
-    """Raise ConfigError when a source has a density that the method would ignore."""
-    for name, numbers in recipe.parameters.items():
-        values = numbers.density if isinstance(numbers.density, tuple) else (numbers.density,)
-        if "density" not in method.parameters and set(values) != {1.0}:
-            raise ConfigError(f"parameters.{name}.density: {method.name} has no density.")
+    """Raise ConfigError when a source has a number that the method would ignore."""
+    for source, numbers in recipe.parameters.items():
+        for name, parameter in SOURCE_PARAMETERS.items():
+            usual = 1.0 if parameter.default is None else parameter.default
+            if name not in method.parameters and set(numbers_of(getattr(numbers, name))) != {usual}:
+                raise ConfigError(f"parameters.{source}.{name}: {method.name} has no {name}.")
 
 
-def _weighted_sum(inputs: TensorInputs, *, rescale: Rescale) -> Tensor:
-    """Return b + lambda sum_i D_i / divisor, D_i = w_i d_i sparsified and rescaled."""
-    base = _base(inputs)
-    divisor = _divisor([source.weight for source in inputs.sources]) if inputs.normalize else 1.0
-    active = [source for source in inputs.sources if _counts(source)]
-    factors = [source.weight * _rescaling(source, rescale) * inputs.lambda_ / divisor for source in active]
-
-    def mixed(start: int, stop: int) -> Tensor:
-        mix = _total([_scaled(s, f, start, stop) for s, f in zip(active, factors, strict=True)])
-        return mix.add_(base[start:stop])
-
-    return _in_chunks(inputs, mixed) if active else base.to(inputs.dtype, copy=True)
+def _weighted(inputs: MethodInputs) -> list[tuple[int, float]]:
+    """Return number and weight of the sources that count."""
+    return [
+        (index, weight)
+        for index, (weight, density) in enumerate(zip(inputs.weights, inputs.densities, strict=True))
+        if weight != 0 and density > 0
+    ]
 
 
-def _elected_sum(inputs: TensorInputs, *, rescale: Rescale) -> Tensor:
-    """Return b + lambda mix, where mix sums (normalize: averages) the entries whose sign is that of the sum.
-
-    A sum of 0 elects +; an entry of 0 never counts.
-    """
-    base = _base(inputs)
-    active = [source for source in inputs.sources if _counts(source)]
-    weights = [source.weight for source in active]
-    factors = [source.weight * _rescaling(source, rescale) for source in active]
-
-    def mixed(start: int, stop: int) -> Tensor:
-        # In floats throughout: comparing and masking with booleans takes torch ten times as long.
-        parts = [_scaled(s, f, start, stop) for s, f in zip(active, factors, strict=True)]
-        elected = _total(parts).sign().add_(0.5).sign_()
-        # Turned so that the elected sign is +, the entries that count are those above 0.
-        agreeing = [part.mul_(elected).clamp_min_(0) for part in parts]
-        mix = _total(agreeing)
-        if inputs.normalize:
-            mix = mix / _elected_divisor(agreeing, weights)
-        mix = mix * elected
-        if inputs.lambda_ != 1.0:
-            mix.mul_(inputs.lambda_)
-        return mix.add_(base[start:stop])
-
-    return _in_chunks(inputs, mixed) if active else base.to(inputs.dtype, copy=True)
+def _term(inputs: MethodInputs, index: int, keep: Keep | None, rescale: Rescale | None = None) -> Term:
+    """Return a source's part, with what makes up for the dropped entries: 1 / p, or the ratio of L1 norms, or 1."""
+    weight, density = inputs.weights[index], inputs.densities[index]
+    how = inputs.settings.rescale if rescale is None else rescale
+    if keep is None or how == "none" or (how == "density" and isinstance(keep, KeepByRank)):
+        return Term(index=index, first=weight, keep=keep)
+    if how == "density":
+        return Term(index=index, first=weight / max(density, LEAST_DENSITY), keep=keep)
+    return Term(index=index, first=_l1_ratio(inputs.vectors, index, keep), second=weight, keep=keep)
 
 
-def _elected_divisor(agreeing: list[Tensor], weights: list[float]) -> Tensor:
-    """Return, per entry, the guarded sum of the weights of the parts that count (those above 0); 1 where none does."""
-    counted = [part.sign() for part in agreeing]
-    total = _total([mask * weight for mask, weight in zip(counted, weights, strict=True)])
-    if min(weights) < 0 < max(weights):
-        least = _total([mask * abs(weight) for mask, weight in zip(counted, weights, strict=True)]) * LEAST_DIVISOR
-        total = total.abs().maximum(least) * total.sign().add_(0.5).sign_()
-    return total.add_(1 - total.sign().abs_())
+def _l1_ratio(vectors: TaskVectors, index: int, keep: Keep) -> float:
+    """Return sum |d| / sum |d kept|, 1 when nothing is kept."""
+    kept_only = Term(index=index, first=1.0, keep=keep)
+
+    def drop(chunk: Chunk) -> None:
+        scale(kept_only, chunk.parts[0], start=chunk.start, row_length=vectors.row_length)
+
+    kept = vectors.magnitude_sum(index, drop)
+    return vectors.magnitude_sum(index) / kept if kept else 1.0
 
 
-def _divisor(weights: list[float]) -> float:
+def _keep_drawn(inputs: MethodInputs, index: int) -> Keep | None:
+    density = inputs.densities[index]
+    if density >= 1:
+        return None
+    vectors = inputs.vectors
+    key = draw_key(vectors.seed, vectors.source_names[index], vectors.name)
+    return keep_drawn(key, draw_limit(density))
+
+
+def _keep_largest(inputs: MethodInputs, index: int) -> Keep | None:
+    density, size = inputs.densities[index], inputs.vectors.size
+    if density >= 1 or not size:
+        return None
+    return KeepBetween(low=inputs.vectors.magnitudes(index).cut(kept_count(density, size)), high=NOTHING)
+
+
+def _keep_middle(inputs: MethodInputs, index: int) -> Keep | None:
+    density, size = inputs.densities[index], inputs.vectors.size
+    if density >= 1 or not size:
+        return None
+    kept = int(density * size)
+    # Where gamma leaves too few below it, the smallest are kept (as in the peer).
+    dropped = min(int(inputs.gammas[index] * size), size - kept)
+    order = inputs.vectors.magnitudes(index)
+    return KeepBetween(low=order.cut(dropped + kept), high=order.cut(dropped))
+
+
+def _keep_by_rank(inputs: MethodInputs, index: int) -> Keep | None:
+    density = inputs.densities[index]
+    if density >= 1:
+        return None
+    vectors = inputs.vectors
+    # A window that would leave [0, 1] is narrowed, so that every density has its meaning.
+    epsilon = min(inputs.epsilons[index], density, 1 - density)
+    return KeepByRank(
+        key=draw_key(vectors.seed, vectors.source_names[index], vectors.name),
+        row_length=vectors.row_length,
+        lowest=density - epsilon,
+        reach=2 * epsilon,
+        own=inputs.settings.rescale == "density",
+    )
+
+
+def _plain_sum(inputs: MethodInputs, terms: list[Term]) -> Combination:
+    divisor = _divisor(inputs.weights) if inputs.normalize else 1.0
+    return Combination(
+        terms=tuple(terms),
+        divisor=divisor,
+        lambda_=inputs.settings.lambda_,
+        whole_rows=any(isinstance(term.keep, KeepByRank) for term in terms),
+    )
+
+
+def _elected_sum(inputs: MethodInputs, terms: list[Term]) -> Combination:
+    weights = tuple(inputs.weights[term.index] for term in terms)
+    return Combination(
+        terms=tuple(terms),
+        election=Election(
+            mix_weights=(1.0,) * len(terms),
+            divisor_weights=weights if inputs.normalize else None,
+            # Weights of one sign cannot cancel.
+            least=LEAST_DIVISOR if min(weights, default=0.0) < 0 < max(weights, default=0.0) else 0.0,
+        ),
+        lambda_=inputs.settings.lambda_,
+        whole_rows=any(isinstance(term.keep, KeepByRank) for term in terms),
+    )
+
+
+def _divisor(weights: tuple[float, ...]) -> float:
     """Return sum w_i, kept away from 0: at least a tenth of sum |w_i| in size (0 counts as +), 1 when all are 0."""
-    total = sum(weights)
+    # In float32, like everything that is done with it.
+    total = float(np.sum(np.array(weights, dtype=np.float32), dtype=np.float32))
     least = LEAST_DIVISOR * sum(abs(weight) for weight in weights)
     if least == 0:
         return 1.0
@@ -266,66 +495,29 @@ def _divisor(weights: list[float]) -> float:
     return least if total >= 0 else -least
 
 
-def _counts(source: SourceTensor) -> bool:
-    return source.weight != 0 and source.density > 0
+def _check_total(inputs: MethodInputs) -> None:
+    if abs(sum(inputs.weights)) < LEAST_DIVISOR * max(abs(weight) for weight in inputs.weights) or not any(
+        inputs.weights
+    ):
+        raise ConfigError(f"parameters: the weights sum to {sum(inputs.weights):g}; a mean needs a sum away from 0.")
 
 
-def _scaled(source: SourceTensor, factor: float, start: int, stop: int) -> Tensor:
-    """Return a new tensor: the chunk's kept entries times `factor`, zeros elsewhere."""
-    scaled = source.vector[start:stop] * factor
-    if source.order is not None and source.density < 1:
-        scaled.mul_(_mask(source.order[start:stop], source.limit))
-    return scaled
+def _factored(factors: spherical.Factors) -> Combination:
+    """Return the plain sum with these factors: shape (k,), or (rows, k) for one set a row."""
+    if factors.ndim == 1:
+        return Combination(terms=tuple(Term(index=i, first=float(f)) for i, f in enumerate(factors) if f != 0))
+    columns = np.ascontiguousarray(factors.T, dtype=np.float32)
+    terms = tuple(Term(index=i, first=1.0, row_factors=column) for i, column in enumerate(columns))
+    return Combination(terms=terms, whole_rows=True)
 
 
-def _mask(order: Tensor, limit: int) -> Tensor:
-    """Return 1 where the whole number is below the limit, 0 elsewhere, in the dtype of `order`."""
-    return (limit - order).clamp_(0, 1)
-
-
-def _rescaling(source: SourceTensor, rescale: Rescale) -> float:
-    """Return what makes up for the dropped entries: 1 / p, or the ratio of L1 norms, or 1."""
-    if source.order is None or source.density >= 1 or rescale == "none":
-        return 1.0
-    if rescale == "density":
-        return 1.0 / max(source.density, LEAST_DENSITY)
-    return _l1_ratio(source.vector, _mask(source.order, source.limit))
-
-
-def _l1_ratio(vector: Tensor, kept: Tensor) -> float:
-    """Return sum |d| / sum |d kept|, 1 when nothing is kept.
-
-    Summed as integers, because a floating-point sum depends on its order, hence on the number of threads.
-    """
-    magnitudes = vector.abs().double()
-    largest = float(magnitudes.max())
-    if largest == 0:
-        return 1.0
-    # Each magnitude in units so small that the largest takes as many bits as a 63-bit sum of n of them can bear.
-    bits = 62 - len(vector).bit_length()
-    whole = (magnitudes * ((1 << bits) / largest)).long()
-    kept_sum = int((whole * kept.long()).sum())
-    return int(whole.sum()) / kept_sum if kept_sum else 1.0
-
-
-def _total(parts: list[Tensor]) -> Tensor:
-    """Return the sum from first to last as a new tensor (the part itself when there is only one)."""
-    total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-    for part in parts[2:]:
-        total.add_(part)
-    return total
-
-
-def _base(inputs: TensorInputs) -> Tensor:
-    if inputs.base is None:
-        raise ConfigError("base: missing; this method takes differences from a base model.")
-    return inputs.base
-
-
-def _in_chunks(inputs: TensorInputs, compute: Callable[[int, int], Tensor]) -> Tensor:
-    like = inputs.sources[0].vector
-    merged = like.new_empty(len(like), dtype=inputs.dtype)
-    for start in range(0, len(like), CHUNK):
-        stop = min(start + CHUNK, len(like))
-        merged[start:stop] = compute(start, stop)
-    return merged
+def _squares(vectors: TaskVectors, cut: Cut | None) -> list[float]:
+    """Return each source's sum of squares over the entries that are kept."""
+    sums = [0.0] * len(vectors.sources)
+    for stretch in vectors.stretches():
+        for chunk in vectors.chunks(stretch):
+            if cut is not None:
+                drop_steady(chunk, cut)
+            for index, part in enumerate(chunk.parts):
+                sums[index] += kernels.dot(part, part)
+    return sums

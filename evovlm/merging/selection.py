@@ -1,85 +1,135 @@
-"""Which entries of a task vector are kept: every entry gets a number, and is kept while that is below a limit.
+"""Which entries of a task vector are kept: by a draw, by magnitude, or by a draw that favours large magnitudes.
 
-The numbers do not depend on the density, only the limit does; so a search computes them once, and the entries kept
-at a lower density are always among those kept at a higher one.
+What is kept at a lower density is always among what is kept at a higher one, and nothing of the draw or the order
+depends on the density.
 
-**The random draw (DARE).** Entry i (row-major index) of a tensor draws 24 bits. With
+**The draw (DARE, DELLA).** Entry i (row-major index in the result) of a tensor draws 24 bits. With
 `key = derive_seed("dare", recipe seed, source name, tensor name)`, entries 8 b .. 8 b + 7 share the four 64-bit words
 of Philox-4x64-10 at counter b + 1 (where numpy's `Philox(key=key, counter=b)` starts): entry i takes the upper 24 bits
 of the (i mod 8)-th 32-bit half, low halves first. u_i = draw / 2**24 is its uniform number, and it is kept iff
 u_i < density. Where the stream is entered, and in which pieces it is drawn, makes no difference.
 
-**The magnitude order (TIES).** Entry i's number is its rank by |d|, largest first, equal ones by index;
-it is kept iff the rank is below k = max(1, int(density * n)) (Yadav et al. 2023, section 3, step 1).
+**The magnitude order (TIES, breadcrumbs, SCE).** Entries are ranked by |d|, largest first, equal ones by index. What
+has a rank below k is found without a sort: a histogram of the magnitudes' upper 16 bits, counted once, tells in which
+bin the k-th largest lies, and only that bin's entries are collected and sorted.
 """
 
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from evovlm.merging import kernels
 from evovlm.seeding import derive_seed
 
 DRAW_BITS = 24
-_ENTRIES_PER_BLOCK = 8
-_PIECE = 1 << 20
+ALL = 1 << DRAW_BITS
+"""The limit below which every draw lies."""
+
+_BINS = 1 << 15
 
 
-def random_order(seed: int, source: str, tensor: str, *, size: int, start: int = 0) -> torch.Tensor:
-    """Return the draws (whole numbers in [0, 2**24) as float32, shape (size,)) of entries start .. start + size - 1."""
-    key = derive_seed("dare", seed, source, tensor)
-    draws = np.empty(size, dtype=np.float32)
-    done = 0
-    while done < size:
-        length = min(_PIECE, size - done)
-        draws[done : done + length] = _draw(key, start + done, length)
-        done += length
-    return torch.from_numpy(draws)
+def draw_key(seed: int, source: str, tensor: str) -> int:
+    """Return the key of the draws for one tensor of one source."""
+    return derive_seed("dare", seed, source, tensor)
 
 
-def _draw(key: int, start: int, size: int) -> npt.NDArray[np.uint32]:
-    first_block = start // _ENTRIES_PER_BLOCK
-    skipped = start % _ENTRIES_PER_BLOCK
-    words = -(-(skipped + size) // 2)
-    stream = np.random.Philox(key=key, counter=first_block)
-    halves = stream.random_raw(words).astype("<u8", copy=False).view("<u4")
-    return halves[skipped : skipped + size] >> np.uint32(32 - DRAW_BITS)
+def draws(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
+    """Return the draws (in [0, 2**24), shape (size,)) of entries start .. start + size - 1."""
+    drawn = np.empty(size, dtype=np.uint32)
+    kernels.draws(np.uint64(key), start, drawn)
+    return drawn
 
 
-def random_limit(density: float, size: int) -> int:  # noqa: ARG001 (as magnitude_limit)
+def draw_limit(density: float) -> int:
     """Return the limit below which a draw keeps its entry: draw < limit iff draw / 2**24 < density."""
-    return math.ceil(density * (1 << DRAW_BITS))
+    return math.ceil(density * ALL)
 
 
-def magnitude_order(vector: torch.Tensor) -> torch.Tensor:
-    """Return each entry's rank by magnitude, shape as `vector`, which is flat: 0 is the largest."""
-    order = torch.sort(vector.abs(), descending=True, stable=True).indices
-    ranks = torch.empty(len(vector), dtype=_whole_numbers_to(len(vector)))
-    ranks[order] = torch.arange(len(vector), dtype=ranks.dtype)
-    return ranks
-
-
-def magnitude_limit(density: float, size: int) -> int:
-    """Return how many entries of `size` a density above 0 keeps: max(1, int(density * size))."""
+def kept_count(density: float, size: int) -> int:
+    """Return how many entries of `size` a density above 0 keeps: max(1, int(density * size)) (Yadav et al. 2023)."""
     return max(1, int(density * size))
 
 
-def magnitude_split(vector: torch.Tensor, limit: int) -> torch.Tensor:
-    """Return numbers that `limit` cuts where it cuts `magnitude_order`, found without a sort.
+class Cut(NamedTuple):
+    """The last of the k largest entries: the bits of its magnitude (float32 without sign), and its index.
 
-    An entry kept has number 0, one dropped has `limit`: good for this limit only.
+    An entry is among the k largest iff its bits are higher, or equal and its index is not above `last`.
     """
-    magnitudes = vector.abs()
-    # The limit-th largest is the (n - limit + 1)-th smallest.
-    threshold = magnitudes.kthvalue(len(vector) - limit + 1).values
-    dropped = magnitudes < threshold
-    equal = torch.nonzero(magnitudes == threshold).flatten()
-    n_surplus = len(vector) - int(dropped.sum()) - limit
-    dropped[equal[len(equal) - n_surplus :]] = True
-    return dropped.to(_whole_numbers_to(len(vector))).mul_(limit)
+
+    bits: int
+    last: int
 
 
-def _whole_numbers_to(size: int) -> torch.dtype:
-    """Return the narrowest float dtype that holds every whole number up to `size` exactly."""
-    return torch.float32 if size <= 1 << 24 else torch.float64
+NOTHING = Cut(bits=1 << 31, last=-1)
+"""The cut of the 0 largest entries."""
+
+
+class Entries(NamedTuple):
+    """Some entries (float32; scratch, good until the next) and the index of the first."""
+
+    start: int
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(slots=True, eq=False)
+class MagnitudeOrder:
+    """The order of a tensor's entries by magnitude, worked out only where a cut falls.
+
+    `stretches` gives the entries again whenever it is called, in any order. What was worked out is kept: some
+    kilobytes for the histogram, 8 bytes an entry in bins that a cut fell into. Cuts of many densities share them.
+    """
+
+    stretches: Callable[[], Iterable[Entries]]
+    _bins: npt.NDArray[np.int64] | None = None
+    _counts: npt.NDArray[np.int64] | None = None
+    _sorted: dict[int, npt.NDArray[np.uint64]] = field(default_factory=dict)
+
+    def cut(self, count: int) -> Cut:
+        """Return where the `count` largest entries end. Raises ValueError when there are fewer."""
+        if count <= 0:
+            return NOTHING
+        bins, counts = self._histogram()
+        # From the largest magnitude down.
+        up_to = np.cumsum(counts[::-1])
+        place = int(np.searchsorted(up_to, count))
+        if place == len(bins):
+            raise ValueError(f"a cut after {count} of {int(up_to[-1]) if len(up_to) else 0} entries")
+        chosen = len(bins) - 1 - place
+        before = int(up_to[place]) - int(counts[chosen])
+        upper = int(bins[chosen])
+        key = int(self._bin(upper, int(counts[chosen]))[count - before - 1])
+        lower = 0xFFFF - (key >> 40)
+        return Cut(bits=(upper << 16) | lower, last=key & ((1 << 40) - 1))
+
+    def count_nonzero(self) -> int:
+        """Return how many entries are not 0."""
+        bins, counts = self._histogram()
+        n_small = int(counts[0]) if len(bins) and bins[0] == 0 else 0
+        if not n_small:
+            return int(counts.sum())
+        # Zeros, and numbers below 2**-126 that share their upper bits.
+        zeros = int((self._bin(0, n_small) >> np.uint64(40) == 0xFFFF).sum())
+        return int(counts.sum()) - zeros
+
+    def _histogram(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        if self._bins is None or self._counts is None:
+            counts = np.zeros(_BINS, dtype=np.int64)
+            for stretch in self.stretches():
+                kernels.count_magnitudes(stretch.values, counts)
+            self._bins = np.flatnonzero(counts)
+            self._counts = counts[self._bins]
+        return self._bins, self._counts
+
+    def _bin(self, upper: int, size: int) -> npt.NDArray[np.uint64]:
+        if upper not in self._sorted:
+            keys = np.empty(size, dtype=np.uint64)
+            filled = 0
+            for stretch in self.stretches():
+                filled = kernels.collect_magnitudes(stretch.values, stretch.start, upper, keys, filled)
+            keys.sort()
+            self._sorted[upper] = keys
+        return self._sorted[upper]

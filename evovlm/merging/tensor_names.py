@@ -11,6 +11,7 @@ from typing import Any
 
 from evovlm.errors import BrokenCheckpoint, UnknownArchitecture
 from evovlm.merging.text_families import TEXT_FAMILIES
+from evovlm.recipes.recipe import Component
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -191,6 +192,16 @@ def unit_index(backbone_name: str, n_blocks: int) -> int:
     if match["block"] is not None:
         return int(match["block"]) + 1
     return 0 if backbone_name.startswith("model.embed_tokens.") else n_blocks + 1
+
+
+def component_of(backbone_name: str) -> Component:
+    """Return what a tensor is part of; a norm inside the attention counts as a norm."""
+    module = backbone_name.rsplit(".", 2)[-2]
+    if "norm" in module:
+        return "norms"
+    if ".self_attn." in backbone_name:
+        return "attention"
+    return "mlp" if ".mlp." in backbone_name else "rest"
 
 
 def natural_order(backbone_name: str) -> tuple[int, str]:

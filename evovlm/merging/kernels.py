@@ -1,0 +1,319 @@
+"""The inner loops, compiled by numba: each walks over a few ten thousand entries that lie in the cache.
+
+Float arithmetic is in float32, one rounding an operation: nothing here is compiled with `fastmath`, so no
+multiplication is fused into an addition and no sum is reordered, and a result does not depend on the processor.
+Compiled code is kept on disk from the first use on.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _compiled(function: _Function) -> _Function:
+    compiler: Any = numba.njit
+    try:
+        compiled: _Function = compiler(nogil=True, cache=True)(function)
+    except RuntimeError:
+        # No folder to keep compiled code in: neither beside this file nor in a home.
+        compiled = compiler(nogil=True)(function)
+    return compiled
+
+
+def _wide_product(typingctx: Any, left: Any, right: Any) -> Any:  # noqa: ARG001 (numba's signature)
+    types: Any = numba.types
+    signature = types.UniTuple(types.uint64, 2)(types.uint64, types.uint64)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide, word = ir.IntType(128), ir.IntType(64)
+        product = builder.mul(builder.zext(arguments[0], wide), builder.zext(arguments[1], wide))
+        upper = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), word)
+        return context.make_tuple(builder, signature.return_type, [upper, builder.trunc(product, word)])
+
+    return signature, codegen
+
+
+_multiply_wide: Any = intrinsic(_wide_product)
+"""Gives the upper and the lower 64 bits of the product of two 64-bit numbers."""
+
+
+def _fused(typingctx: Any, left: Any, right: Any, addend: Any) -> Any:  # noqa: ARG001 (numba's signature)
+    types: Any = numba.types
+    signature = types.float32(types.float32, types.float32, types.float32)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.fma(*arguments)
+
+    return signature, codegen
+
+
+_multiply_add: Any = intrinsic(_fused)
+"""Gives left * right + addend, rounded once."""
+
+
+@_compiled
+def add_scaled(total: Any, vector: Any, factor: Any) -> None:
+    """Add `vector` times `factor` to `total` in place, product and sum rounded once."""
+    for i in range(len(total)):
+        total[i] = _multiply_add(vector[i], factor, total[i])
+
+
+@_compiled
+def _philox(key: Any, counter: Any) -> Any:
+    """Return the four words of Philox-4x64-10 (Salmon et al. 2011) for a 64-bit key and a 64-bit counter."""
+    x0, x1, x2, x3 = np.uint64(counter), np.uint64(0), np.uint64(0), np.uint64(0)
+    k0, k1 = np.uint64(key), np.uint64(0)
+    for _ in range(10):
+        high0, low0 = _multiply_wide(np.uint64(0xD2E7470EE14C6C93), x0)
+        high1, low1 = _multiply_wide(np.uint64(0xCA5A826395121157), x2)
+        x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
+        k0 = np.uint64(k0 + np.uint64(0x9E3779B97F4A7C15))
+        k1 = np.uint64(k1 + np.uint64(0xBB67AE8584CAA73B))
+    return x0, x1, x2, x3
+
+
+@_compiled
+def draws(key: Any, start: int, out: Any) -> None:
+    """Write the 24-bit draws of entries start .. start + len(out) - 1 into `out` (uint32)."""
+    n = len(out)
+    i = -(start % 8)
+    counter = start // 8 + 1
+    while i < n:
+        words = _philox(key, counter)
+        for w in range(4):
+            word = words[w]
+            if 0 <= i < n:
+                out[i] = np.uint32((word & np.uint64(0xFFFFFFFF)) >> np.uint64(8))
+            if 0 <= i + 1 < n:
+                out[i + 1] = np.uint32(word >> np.uint64(40))
+            i += 2
+        counter += 1
+
+
+@_compiled
+def scale_drawn(vector: Any, drawn: Any, limit: Any, first: Any, second: Any) -> None:
+    """Multiply the entries whose draw (uint32) is below `limit` by two float32 factors in turn; the others become 0."""
+    for i in range(len(vector)):
+        vector[i] = vector[i] * first * second if drawn[i] < limit else np.float32(0)
+
+
+@_compiled
+def scale_between(
+    vector: Any, start: int, low: Any, low_index: int, high: Any, high_index: int, first: Any, second: Any
+) -> None:
+    """Multiply the entries between two cuts by two factors in turn; the others become 0.
+
+    An entry is a pair: its magnitude's bits (uint32), and of equal ones the smaller index counts as larger. Kept is
+    what is not below the cut (`low`, `low_index`) and below the cut (`high`, `high_index`). `start` is the first index.
+    """
+    bits = vector.view(np.uint32)
+    for i in range(len(vector)):
+        magnitude = bits[i] & np.uint32(0x7FFFFFFF)
+        index = start + i
+        above = magnitude > low or (magnitude == low and index <= low_index)
+        below = magnitude < high or (magnitude == high and index > high_index)
+        vector[i] = vector[i] * first * second if above and below else np.float32(0)
+
+
+@_compiled
+def keep_between(values: Any, start: int, low: Any, low_index: int, kept: Any) -> None:
+    """Write into `kept` (bool) whether each value (float32, not negative) is not below the cut."""
+    bits = values.view(np.uint32)
+    for i in range(len(values)):
+        kept[i] = bits[i] > low or (bits[i] == low and start + i <= low_index)
+
+
+@_compiled
+def elect(parts: Any, mix_weights: Any, divisor_weights: Any, least: Any, normalize: bool, out: Any) -> None:
+    """Write the elected mix of `parts` (float32, (k, n)) into `out` (float32, (n,)).
+
+    The sign of an entry's sum (0 counts as +) elects which parts count; they are multiplied by `mix_weights` and added.
+    `normalize` divides by the sum of the `divisor_weights` of those that count, kept away from 0 by `least` times the
+    sum of their absolute values; where none counts the mix is 0.
+    """
+    k, n = parts.shape
+    # In short stretches, source by source: loops that the compiler turns into vector instructions.
+    step = 1024
+    sign = np.empty(step, dtype=np.float32)
+    divisor = np.empty(step, dtype=np.float32)
+    absolute = np.empty(step, dtype=np.float32)
+    zero, one = np.float32(0), np.float32(1)
+    for begin in range(0, n, step):
+        mix = out[begin : min(begin + step, n)]
+        size = len(mix)
+        for i in range(size):
+            mix[i] = zero
+        for s in range(k):
+            part = parts[s, begin : begin + size]
+            for i in range(size):
+                mix[i] += part[i]
+        for i in range(size):
+            sign[i] = one if mix[i] >= zero else -one
+            mix[i] = zero
+        # Turned so that the elected sign is +, the entries that count are those above 0.
+        for s in range(k):
+            part = parts[s, begin : begin + size]
+            weight = mix_weights[s]
+            for i in range(size):
+                turned = part[i] * sign[i]
+                mix[i] += (turned if turned > zero else zero) * weight
+        if normalize:
+            for i in range(size):
+                divisor[i] = zero
+                absolute[i] = zero
+            for s in range(k):
+                part = parts[s, begin : begin + size]
+                weight = divisor_weights[s]
+                for i in range(size):
+                    counted = weight if part[i] * sign[i] > zero else zero
+                    divisor[i] += counted
+                    absolute[i] += abs(counted)
+            for i in range(size):
+                smallest = absolute[i] * least
+                guarded = max(abs(divisor[i]), smallest)
+                by = guarded if divisor[i] >= zero else -guarded
+                mix[i] = mix[i] / (by if by != zero else one)
+        for i in range(size):
+            mix[i] = mix[i] * sign[i]
+
+
+@_compiled
+def widen_bfloat16(raw: Any, out: Any) -> None:
+    """Write bfloat16 numbers (uint16, as stored) into `out` as float32."""
+    bits = out.view(np.uint32)
+    for i in range(len(raw)):
+        bits[i] = np.uint32(raw[i]) << np.uint32(16)
+
+
+@_compiled
+def narrow_bfloat16(vector: Any, out: Any) -> None:
+    """Write float32 numbers into `out` as bfloat16 (uint16), rounded to the nearest, ties to even; NaN as 0x7FC0."""
+    bits = vector.view(np.uint32)
+    for i in range(len(vector)):
+        word = bits[i]
+        rounded = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        nan = (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        out[i] = np.uint16(0x7FC0) if nan else np.uint16(rounded)
+
+
+@_compiled
+def is_finite(vector: Any) -> Any:
+    """Whether every number (float32) is finite."""
+    bits = vector.view(np.uint32)
+    largest = np.uint32(0)
+    for i in range(len(vector)):
+        largest = max(largest, bits[i] & np.uint32(0x7FFFFFFF))
+    return largest < np.uint32(0x7F800000)
+
+
+@_compiled
+def dot(left: Any, right: Any) -> float:
+    """Return the inner product of two float32 vectors, summed in float64 in eight lanes: the same on any machine."""
+    lanes = np.zeros(8, dtype=np.float64)
+    n = len(left)
+    whole = n - n % 8
+    for i in range(0, whole, 8):
+        for lane in range(8):
+            lanes[lane] += np.float64(left[i + lane]) * np.float64(right[i + lane])
+    for i in range(whole, n):
+        lanes[i - whole] += np.float64(left[i]) * np.float64(right[i])
+    total = 0.0
+    for lane in range(8):
+        total += lanes[lane]
+    return total
+
+
+@_compiled
+def largest_magnitude(vector: Any) -> Any:
+    """Return the bits (uint32) of the largest magnitude."""
+    bits = vector.view(np.uint32)
+    largest = np.uint32(0)
+    for i in range(len(vector)):
+        largest = max(largest, bits[i] & np.uint32(0x7FFFFFFF))
+    return largest
+
+
+@_compiled
+def whole_sum(vector: Any, unit: float) -> Any:
+    """Return the sum of the magnitudes in whole numbers of 1 / `unit`, each cut off; exact."""
+    total = np.int64(0)
+    for i in range(len(vector)):
+        total += np.int64(np.float64(abs(vector[i])) * unit)
+    return total
+
+
+@_compiled
+def count_magnitudes(vector: Any, counts: Any) -> None:
+    """Add the entries to `counts` (int64, (32768,)), by the upper 16 bits of their magnitude."""
+    bits = vector.view(np.uint32)
+    for i in range(len(vector)):
+        counts[(bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16)] += 1
+
+
+@_compiled
+def collect_magnitudes(vector: Any, start: int, upper: int, keys: Any, filled: int) -> int:
+    """Append the entries whose magnitude has these upper 16 bits to `keys` (uint64); return how many are there now.
+
+    A key sorts the larger magnitude first, of equal ones the smaller index: bits 32 and up are the complement of the
+    magnitude's lower 16 bits, those below are the index.
+    """
+    bits = vector.view(np.uint32)
+    wanted = np.uint32(upper)
+    for i in range(len(vector)):
+        magnitude = bits[i] & np.uint32(0x7FFFFFFF)
+        if magnitude >> np.uint32(16) == wanted:
+            complement = np.uint64(0xFFFF) - np.uint64(magnitude & np.uint32(0xFFFF))
+            keys[filled] = (complement << np.uint64(40)) | np.uint64(start + i)
+            filled += 1
+    return filled
+
+
+@_compiled
+def sort_keys(row: Any, keys: Any) -> None:
+    """Write keys (uint64) that sort by magnitude, smallest first, and equal ones by index."""
+    bits = row.view(np.uint32)
+    for i in range(len(row)):
+        keys[i] = (np.uint64(bits[i] & np.uint32(0x7FFFFFFF)) << np.uint64(32)) | np.uint64(i)
+
+
+@_compiled
+def scale_by_rank(
+    vector: Any, keys: Any, drawn: Any, lowest: float, reach: float, own: bool, first: Any, second: Any
+) -> None:
+    """Keep each entry of a row with a probability that grows with its rank, and scale what is kept; the rest becomes 0.
+
+    `keys` are the sorted `sort_keys`. The entry of rank r (0 the smallest) of n is kept where its draw / 2**24 is below
+    lowest + reach * r / (n - 1). `own` divides what is kept by that probability, then both factors follow.
+    """
+    n = len(vector)
+    for rank in range(n):
+        i = keys[rank] & np.uint64(0xFFFFFFFF)
+        share = rank / (n - 1) if n > 1 else 0.5
+        probability = lowest + reach * share
+        if np.float64(drawn[i]) < probability * 16777216.0:
+            value = vector[i] * np.float32(1.0 / probability) if own else vector[i]
+            vector[i] = value * first * second
+        else:
+            vector[i] = np.float32(0)
+
+
+@_compiled
+def variances(parts: Any, out: Any) -> None:
+    """Write the variance of each entry among the parts (float32, (k, n); divided by k) into `out` (float32, (n,))."""
+    k, n = parts.shape
+    for i in range(n):
+        total = 0.0
+        for s in range(k):
+            total += np.float64(parts[s, i])
+        mean = total / k
+        squares = 0.0
+        for s in range(k):
+            difference = np.float64(parts[s, i]) - mean
+            squares += difference * difference
+        out[i] = np.float32(squares / k)
