@@ -71,9 +71,9 @@ def merged_rows(
         return host_shape[0]
     same_but_rows = len({shape[1:] for shape in shapes.values()}) == 1
     if name not in VOCABULARY_TENSORS or not same_but_rows:
-        listed = _grouped({label: str(list(shape)) for label, shape in shapes.items()})
+        listed = grouped({label: str(list(shape)) for label, shape in shapes.items()})
         raise IncompatibleModels(f"{name} has shape {listed}.\n    Merging needs equal shapes; no setting helps here.")
-    listed = _grouped({label: f"{shape[0]} rows" for label, shape in shapes.items()})
+    listed = grouped({label: f"{shape[0]} rows" for label, shape in shapes.items()})
     if vocabulary is None:
         raise IncompatibleModels(
             f"{name} has {listed}.\n"
@@ -114,7 +114,7 @@ def find_warnings(models: Iterable[NamedCheckpoint], host: NamedCheckpoint, *, r
     for key in next(iter(settings.values())):
         values = {label: str(each[key]) for label, each in settings.items()}
         if len(set(values.values())) > 1:
-            found.append(f"{key} is {_grouped(values)}; the result takes the host's.")
+            found.append(f"{key} is {grouped(values)}; the result takes the host's.")
     return tuple(dict.fromkeys(found))
 
 
@@ -122,7 +122,7 @@ def _settings(model: NamedCheckpoint) -> Mapping[str, Any]:
     return backbone_settings(model.checkpoint.layout.text_config, model.checkpoint.layout.text_model_type)
 
 
-def _grouped(values: Mapping[str, str]) -> str:
+def grouped(values: Mapping[str, str]) -> str:
     """Return "VALUE in A and B and VALUE in C"."""
     labels: dict[str, list[str]] = {}
     for label, value in values.items():
