@@ -7,12 +7,14 @@ from typing import NamedTuple
 import torch
 
 from evovlm.errors import ConfigError
-from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings, merged_rows
+from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings
 from evovlm.merging.methods import Method, SourceTensor, TensorInputs, check_parameters, get_method
+from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.selection import magnitude_limit, random_limit
 from evovlm.merging.sources import Checkpoint
 from evovlm.merging.task_vector import TaskVectorStore
-from evovlm.merging.tensor_names import EMBEDDING, unit_index
+from evovlm.merging.tensor_names import unit_index
+from evovlm.merging.vocabulary_policy import plan_rows, vocabulary_warnings
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, value_at
 
@@ -32,16 +34,17 @@ class Merger:
 
     What does not depend on a recipe's numbers is computed once and kept in memory within a budget of bytes; tensors
     beyond it are read from disk each time, one tensor at a time. `source_names` are sorted, and so is every sum over
-    sources; `rows` says how many leading rows of each tensor are merged; `warnings` says what merges but may hurt.
+    sources; `rows` says how the rows of each tensor are made; `warnings` says what merges but may hurt.
     """
 
     template: MergeTemplate
     method: Method
     host: Checkpoint
     source_names: tuple[str, ...]
-    rows: dict[str, int]
+    rows: dict[str, RowPlan]
     warnings: tuple[str, ...]
     _store: TaskVectorStore
+    _opened: dict[str, Checkpoint] = field(default_factory=dict)
     _host_rows: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @staticmethod
@@ -67,7 +70,7 @@ class Merger:
         others = [*([base] if base else []), *sources]
         check_tensors(others, host)
         rows = {
-            name: merged_rows(name, base=base, host=host, sources=sources, vocabulary=plain.vocabulary)
+            name: plan_rows(name, base=base, host=host, sources=sources, vocabulary=plain.vocabulary)
             for name in host.checkpoint.backbone_names()
         }
         return Merger(
@@ -76,7 +79,11 @@ class Merger:
             host=host.checkpoint,
             source_names=names,
             rows=rows,
-            warnings=find_warnings(others, host, rows=rows[EMBEDDING]),
+            warnings=(
+                *find_warnings(others, host, config_from=plain.config_from),
+                *vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=plain.vocabulary),
+            ),
+            _opened={model.name: model.checkpoint for model in others},
             _store=TaskVectorStore(
                 base=base.checkpoint if base and method.needs_base else None,
                 sources=[source.checkpoint for source in sources],
@@ -163,12 +170,27 @@ class Merger:
         )
 
     def _in_host(self, name: str, merged: torch.Tensor) -> torch.Tensor:
-        """Return the merged rows in the host's dtype, with the host's further rows after them, untouched."""
+        """Return the merged rows in the host's dtype at their places among the host's rows and the new ones."""
+        plan = self.rows[name]
         shape = self.host.shape(name)
-        rows = self.rows[name]
-        tensor = merged.view(rows, *shape[1:]).to(self.host.dtype(name))
-        if rows == shape[0]:
-            return tensor
+        rows = merged.view(plan.n_merged, *shape[1:]).to(self.host.dtype(name))
+        if plan.n_merged == plan.n_rows:
+            return rows
+        tensor = self._unmerged(name).clone()
+        done = 0
+        for run in plan.runs:
+            tensor[run.row : run.row + run.n_rows] = rows[done : done + run.n_rows]
+            done += run.n_rows
+        return tensor
+
+    def _unmerged(self, name: str) -> torch.Tensor:
+        """Return the host's tensor with the new rows in it, in the host's dtype."""
         if name not in self._host_rows:
-            self._host_rows[name] = self.host.read(name)[rows:].clone()
-        return torch.cat([tensor, self._host_rows[name]])
+            plan, own = self.rows[name], self.host.read(name)
+            tensor = torch.zeros(plan.n_rows, *own.shape[1:], dtype=self.host.dtype(name))
+            tensor[: len(own)] = own
+            for row in plan.new:
+                rows = [self._opened[label].read(name)[place].double() for label, place in row.origins]
+                tensor[row.row] = torch.stack(rows).mean(dim=0)
+            self._host_rows[name] = tensor
+        return self._host_rows[name]

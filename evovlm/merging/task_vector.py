@@ -7,6 +7,7 @@ import torch
 
 from evovlm.errors import BrokenCheckpoint
 from evovlm.merging.methods import Order
+from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.selection import magnitude_limit, magnitude_order, magnitude_split, random_order
 from evovlm.merging.sources import Checkpoint
 
@@ -31,13 +32,13 @@ class TaskVectors:
 class TaskVectorStore:
     """Gives the task vectors of a tensor: from memory when they fitted into `cache_bytes`, else from disk each time.
 
-    `rows` says how many leading rows of each tensor are merged; `seed` and `source_names` name DARE's draws.
+    `rows` says which rows of each tensor are merged; `seed` and `source_names` name DARE's draws.
     """
 
     base: Checkpoint | None
     sources: Sequence[Checkpoint]
     source_names: Sequence[str]
-    rows: Mapping[str, int]
+    rows: Mapping[str, RowPlan]
     order: Order | None
     seed: int
     cache_bytes: int
@@ -61,11 +62,11 @@ class TaskVectorStore:
 
     def source_tensor(self, index: int, name: str) -> torch.Tensor:
         """Return a source's own tensor, flat and in float32, over the rows that are merged."""
-        return self._flat(self.sources[index], name)
+        return self._flat(self.sources[index], name, f"sources.{self.source_names[index]}")
 
     def _size_bytes(self, name: str) -> int:
         shape = self.sources[0].shape(name)
-        size = self.rows[name]
+        size = self.rows[name].n_merged
         for length in shape[1:]:
             size *= length
         per_source = _FLOAT32_BYTES + (_ORDER_BYTES if self.order else 0)
@@ -73,7 +74,7 @@ class TaskVectorStore:
 
     def _read(self, name: str, densities: Sequence[float] | None) -> TaskVectors:
         """Return the vectors with orders for these densities, or (None) for every density."""
-        base = self._flat(self.base, name) if self.base is not None else None
+        base = self._flat(self.base, name, "base") if self.base is not None else None
         vectors = []
         for index in range(len(self.sources)):
             vector = self.source_tensor(index, name)
@@ -93,9 +94,12 @@ class TaskVectorStore:
             return magnitude_order(vector)
         return magnitude_split(vector, magnitude_limit(density, len(vector)))
 
-    def _flat(self, checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    def _flat(self, checkpoint: Checkpoint, name: str, label: str) -> torch.Tensor:
         checkpoint.dtype(name)
-        tensor = checkpoint.read(name)[: self.rows[name]].float().flatten()
+        whole = checkpoint.read(name)
+        runs = self.rows[name].runs
+        parts = [whole[run.starts[label] : run.starts[label] + run.n_rows] for run in runs]
+        tensor = (torch.cat(parts) if len(parts) != 1 else parts[0]).float().flatten()
         if not bool(tensor.isfinite().all()):
             raise BrokenCheckpoint(
                 f"{checkpoint.folder}: {name} holds numbers that are not finite; it cannot be merged."

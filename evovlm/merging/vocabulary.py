@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from evovlm.errors import BrokenCheckpoint
 
@@ -137,27 +137,3 @@ def _json(file: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
-
-
-class DifferingToken(NamedTuple):
-    """A row, and the token it stands for in each of two models."""
-
-    row: int
-    ours: str
-    theirs: str
-
-
-def differing_tokens(folder: Path, other: Path, *, rows: int) -> tuple[DifferingToken, ...]:
-    """Return the rows below `rows` that stand for different tokens in the two model folders.
-
-    Rows that either tokenizer does not name, and folders without a readable tokenizer.json, are passed over: there
-    is nothing to compare.
-    """
-    ours, theirs = _by_row(folder), _by_row(other)
-    shared = sorted(row for row in ours.keys() & theirs.keys() if row < rows)
-    return tuple(DifferingToken(row, ours[row], theirs[row]) for row in shared if ours[row] != theirs[row])
-
-
-def _by_row(folder: Path) -> Mapping[int, str]:
-    tokens = read_tokens(folder)
-    return {row: token for token, row in tokens.rows.items()} if tokens else {}

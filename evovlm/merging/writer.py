@@ -16,7 +16,7 @@ from evovlm.merging.safetensors_file import (
     tensor_places,
     write_safetensors,
 )
-from evovlm.merging.sources import INDEX_FILE, SINGLE_FILE, Checkpoint
+from evovlm.merging.sources import INDEX_FILE, SINGLE_FILE
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.recipe import ParameterMerge
 
@@ -92,11 +92,12 @@ def _planned_tensors(recipe: ParameterMerge, merger: Merger) -> list[PlannedTens
                 return place.read_bytes()
             return tensor_bytes(merger.merged_tensor(recipe, backbone_name))
 
+        n_rows = merger.rows[backbone_name].n_rows if backbone_name is not None else None
         return PlannedTensor(
             name=disk_name,
             dtype_code=place.dtype_code,
-            shape=place.shape,
-            size_bytes=place.size_bytes,
+            shape=place.shape if n_rows is None else (n_rows, *place.shape[1:]),
+            size_bytes=place.size_bytes if n_rows is None else n_rows * _row_bytes(place),
             content=content,
         )
 
@@ -140,16 +141,18 @@ def _verify(folder: Path, merger: Merger) -> None:
     for name in host.other_names():
         if written[name].read_bytes() != host.places[name].read_bytes():
             raise BrokenCheckpoint(f"{folder}: {name} was written differently from the host's; check the disk.")
-    for name, rows in merger.rows.items():
-        kept = _bytes_after(host, name, rows)
-        if kept and written[host.layout.disk_name(name)].read_bytes()[-len(kept) :] != kept:
-            raise BrokenCheckpoint(f"{folder}: the host's further rows of {name} were written differently.")
+    for name, plan in merger.rows.items():
+        place = host.place(name)
+        kept = plan.kept(place.shape[0])
+        if not kept:
+            continue
+        found, own, width = written[host.layout.disk_name(name)].read_bytes(), place.read_bytes(), _row_bytes(place)
+        if any(found[r.start * width : r.stop * width] != own[r.start * width : r.stop * width] for r in kept):
+            raise BrokenCheckpoint(f"{folder}: rows of {name} that are the host's were written differently.")
 
 
-def _bytes_after(host: Checkpoint, name: str, rows: int) -> bytes:
-    place = host.place(name)
-    per_row = place.size_bytes // place.shape[0] if place.shape[0] else 0
-    return place.read_bytes()[rows * per_row :] if rows < place.shape[0] else b""
+def _row_bytes(place: TensorPlace) -> int:
+    return place.size_bytes // place.shape[0] if place.shape[0] else 0
 
 
 def _copy_files(host: Path, folder: Path) -> None:
