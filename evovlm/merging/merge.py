@@ -9,6 +9,7 @@ import torch
 from evovlm.errors import ConfigError
 from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings
 from evovlm.merging.methods import Method, SourceTensor, TensorInputs, check_parameters, get_method
+from evovlm.merging.result_layout import ResultLayout
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.selection import magnitude_limit, random_limit
 from evovlm.merging.sources import Checkpoint
@@ -34,13 +35,15 @@ class Merger:
 
     What does not depend on a recipe's numbers is computed once and kept in memory within a budget of bytes; tensors
     beyond it are read from disk each time, one tensor at a time. `source_names` are sorted, and so is every sum over
-    sources; `rows` says how the rows of each tensor are made; `warnings` says what merges but may hurt.
+    sources; `result` says what the merged model is beside its numbers, `rows` how the rows of each of its tensors are
+    made; `warnings` says what merges but may hurt.
     """
 
     template: MergeTemplate
     method: Method
     host: Checkpoint
     source_names: tuple[str, ...]
+    result: ResultLayout
     rows: dict[str, RowPlan]
     warnings: tuple[str, ...]
     _store: TaskVectorStore
@@ -69,15 +72,19 @@ class Merger:
         sources = [named(f"sources.{name}", plain.sources[name]) for name in names]
         others = [*([base] if base else []), *sources]
         check_tensors(others, host)
+        result = ResultLayout.plan(
+            base=base, host=host, sources=sources, vocabulary=plain.vocabulary, config_from=plain.config_from
+        )
         rows = {
             name: plan_rows(name, base=base, host=host, sources=sources, vocabulary=plain.vocabulary)
-            for name in host.checkpoint.backbone_names()
+            for name in result.tensor_names
         }
         return Merger(
             template=plain,
             method=method,
             host=host.checkpoint,
             source_names=names,
+            result=result,
             rows=rows,
             warnings=(
                 *find_warnings(others, host, config_from=plain.config_from),

@@ -17,6 +17,7 @@ from evovlm.merging.safetensors_file import (
     write_safetensors,
 )
 from evovlm.merging.sources import INDEX_FILE, SINGLE_FILE
+from evovlm.merging.union_tokenizer import union_tokenizer
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.recipe import ParameterMerge
 
@@ -45,10 +46,10 @@ def write_checkpoint(
 ) -> WrittenCheckpoint:
     """Merge as the recipe says and write the result to the new folder `out`.
 
-    Config, tokenizer, processor and unmerged tensors are the host's, byte for byte; `recipe.yaml` and a model card are
-    added. The work is done in a sibling folder, which a killed run leaves behind and the next one removes. `merger`
-    spares opening the models again. Raises OutputExists when `out` exists, ModelError or ConfigError when the recipe
-    cannot be merged.
+    Config, tokenizer, processor and unmerged tensors are the host's, byte for byte, but for what the recipe's
+    `config_from` and `vocabulary: union` change in config and tokenizer; `recipe.yaml` and a model card are added. The
+    work is done in a sibling folder, which a killed run leaves behind and the next one removes. `merger` spares opening
+    the models again. Raises OutputExists when `out` exists, ModelError or ConfigError when the recipe cannot be merged.
     """
     out = out.absolute()
     if out.exists() or out.is_symlink():
@@ -66,6 +67,7 @@ def write_checkpoint(
         _write_weights(partial, planned, shard_bytes=shard_bytes)
         _verify(partial, merger)
         _copy_files(merger.host.folder, partial)
+        _write_what_is_not_the_hosts(partial, merger)
         (partial / RECIPE_FILE).write_text(recipe_text, encoding="utf-8")
         card = model_card(recipe, recipe_text=recipe_text, warnings=merger.warnings)
         (partial / "README.md").write_text(card, encoding="utf-8")
@@ -153,6 +155,15 @@ def _verify(folder: Path, merger: Merger) -> None:
 
 def _row_bytes(place: TensorPlace) -> int:
     return place.size_bytes // place.shape[0] if place.shape[0] else 0
+
+
+def _write_what_is_not_the_hosts(folder: Path, merger: Merger) -> None:
+    result = merger.result
+    if not result.is_hosts:
+        text = json.dumps(result.config, ensure_ascii=False, indent=2) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+    if result.new_tokens:
+        union_tokenizer(merger.host.folder, result.new_tokens, folder)
 
 
 def _copy_files(host: Path, folder: Path) -> None:
