@@ -49,6 +49,7 @@ def trained_sentencepiece(folder: Path) -> sentencepiece.SentencePieceProcessor:
         model_type="bpe",
         byte_fallback=True,
         hard_vocab_limit=False,
+        num_threads=1,
         minloglevel=2,
     )
     return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
