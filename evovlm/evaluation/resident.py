@@ -1,11 +1,15 @@
 """A model that stays in memory while one recipe after another is merged into its parameters."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from evovlm.errors import ConfigError
 from evovlm.merging.merge import Merger
+from evovlm.merging.union_tokenizer import union_tokenizer
 from evovlm.models.backbone import ParameterWriter
-from evovlm.models.loading import LoadedModel, load_model
+from evovlm.models.loading import LoadedModel, Override, load_model
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 
 
@@ -21,7 +25,7 @@ class ResidentModel:
     def open(cls, template: MergeTemplate, *, device: str = "auto") -> "ResidentModel":
         """Open the models to merge and load the host. Raises what `Merger.open` and `load_model` raise."""
         merger = Merger.open(template)
-        loaded = load_model(template.host.resolve(), device=device)
+        loaded = _load_result(merger, device=device)
         layout = merger.host.layout
         writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})
         return cls(loaded=loaded, merger=merger, _writer=writer)
@@ -33,6 +37,23 @@ class ResidentModel:
         `evovlm merge` writes would, on a CPU (where parameters are float32) too.
         """
         return self._writer.write(self.merger.merged(recipe))
+
+
+def _load_result(merger: Merger, *, device: str) -> LoadedModel:
+    """Return the host, loaded as what the merges of `merger` are: with their config, tokens and number of rows."""
+    host, result = merger.host, merger.result
+    if result.is_hosts and not result.new_tokens:
+        return load_model(host.folder, device=device)
+    written = [host.layout.memory_name(name) for name in result.tensor_names]
+    with TemporaryDirectory() as scratch:
+        tokenizer = host.folder
+        if result.new_tokens:
+            tokenizer = Path(scratch)
+            union_tokenizer(host.folder, result.new_tokens, tokenizer)
+            # transformers may ask the config which tokenizer belongs to the model.
+            (tokenizer / "config.json").write_text(json.dumps(result.config), encoding="utf-8")
+        override = Override(config=result.config, written=written, tokenizer=tokenizer)
+        return load_model(host.folder, device=device, override=override)
 
 
 def load_merged(recipe: ParameterMerge, *, device: str = "auto") -> LoadedModel:

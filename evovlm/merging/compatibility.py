@@ -6,14 +6,14 @@ from typing import Any
 
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.sources import Checkpoint
-from evovlm.merging.tensor_names import VOCABULARY_TENSORS
+from evovlm.merging.tensor_names import HEAD
 from evovlm.merging.text_families import backbone_settings
-from evovlm.merging.vocabulary import differing_tokens
-from evovlm.recipes.recipe import Vocabulary
 
 _SHOWN = 4
 # Equal shapes can hide another meaning: so many heads of such a size.
 _MEANING_OF_SHAPES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+# What `config_from` cannot choose: the host's code computes with it.
+_ALWAYS_THE_HOSTS = ("model_type", "hidden_act")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,9 +39,9 @@ def check_tensors(models: Iterable[NamedCheckpoint], host: NamedCheckpoint) -> N
                 "    Merging needs models of one architecture: the same blocks, the same shapes."
             )
         wanted, found = set(host.checkpoint.backbone_names()), set(model.checkpoint.backbone_names())
-        if surplus := sorted(found - wanted):
-            hint = " (the host ties its head to its embedding)" if surplus == ["lm_head.weight"] else ""
-            raise IncompatibleModels(f"{model} has {_some(surplus)}, which {host} does not have{hint}.")
+        # A head of one's own is no matter of architecture: find_warnings tells of it, and config_from decides.
+        if surplus := sorted(found - wanted - {HEAD}):
+            raise IncompatibleModels(f"{model} has {_some(surplus)}, which {host} does not have.")
         if missing := sorted(name for name in wanted if not model.checkpoint.has(name)):
             raise IncompatibleModels(f"{model} lacks {_some(missing)}, which {host} has.")
         for key in _MEANING_OF_SHAPES:
@@ -50,53 +50,12 @@ def check_tensors(models: Iterable[NamedCheckpoint], host: NamedCheckpoint) -> N
                 raise IncompatibleModels(f"{key} is {ours} in {model} and {theirs} in {host}; they cannot be merged.")
 
 
-def merged_rows(
-    name: str,
-    *,
-    base: NamedCheckpoint | None,
-    host: NamedCheckpoint,
-    sources: Iterable[NamedCheckpoint],
-    vocabulary: Vocabulary | None,
-) -> int:
-    """Return how many leading rows of the tensor are merged; the host's further rows stay as they are.
+def find_warnings(
+    models: Iterable[NamedCheckpoint], host: NamedCheckpoint, *, config_from: str | None = None
+) -> tuple[str, ...]:
+    """Return what merges but may hurt: settings that differ from the host's, a lost vision tower.
 
-    For a vocabulary tensor whose rows differ the policy decides: the merged rows are the base's (without a base: the
-    fewest of any source), at most the host's, and rows beyond them in a source are not used. Under `base_rows` the
-    host must have exactly the merged rows. Raises IncompatibleModels for any other difference of shape.
-    """
-    models = [*([base] if base else []), *sources, host]
-    shapes = {str(model): model.checkpoint.shape(name) for model in models}
-    host_shape = host.checkpoint.shape(name)
-    if len(set(shapes.values())) == 1:
-        return host_shape[0]
-    same_but_rows = len({shape[1:] for shape in shapes.values()}) == 1
-    if name not in VOCABULARY_TENSORS or not same_but_rows:
-        listed = _grouped({label: str(list(shape)) for label, shape in shapes.items()})
-        raise IncompatibleModels(f"{name} has shape {listed}.\n    Merging needs equal shapes; no setting helps here.")
-    listed = _grouped({label: f"{shape[0]} rows" for label, shape in shapes.items()})
-    if vocabulary is None:
-        raise IncompatibleModels(
-            f"{name} has {listed}.\n"
-            "    Set `vocabulary: host` in the recipe (merge the base's rows, keep the host's further rows as they "
-            "are)\n    or `vocabulary: base_rows` (merge the base's rows, which must be all that the host has)."
-        )
-    reference = base.checkpoint.shape(name)[0] if base else min(shape[0] for shape in shapes.values())
-    rows = min(reference, host_shape[0])
-    if vocabulary == "base_rows" and rows != host_shape[0]:
-        raise IncompatibleModels(
-            f"{name} has {listed}; with `vocabulary: base_rows` the host needs {rows} rows.\n"
-            "    Set `vocabulary: host` to keep the host's further rows, or name another host."
-        )
-    short = [str(model) for model in models if model.checkpoint.shape(name)[0] < rows]
-    if short:
-        raise IncompatibleModels(f"{name} has {listed}; {', '.join(short)} cannot fill the {rows} rows to be merged.")
-    return rows
-
-
-def find_warnings(models: Iterable[NamedCheckpoint], host: NamedCheckpoint, *, rows: int) -> tuple[str, ...]:
-    """Return what merges but may hurt: settings that differ from the host's, tokens that differ, a lost vision tower.
-
-    `rows` is the number of embedding rows to be merged.
+    `config_from` is the recipe's: whose rope, window, norm eps and tying the result takes (None: the host's).
     """
     found: list[str] = []
     settings = {str(host): _settings(host)}
@@ -104,25 +63,27 @@ def find_warnings(models: Iterable[NamedCheckpoint], host: NamedCheckpoint, *, r
         settings[str(model)] = _settings(model)
         if model.checkpoint.layout.is_vlm and not host.checkpoint.layout.is_vlm:
             found.append(f"{model} sees pictures and the host {host} does not; only its language model is merged.")
-        differing = differing_tokens(model.checkpoint.folder, host.checkpoint.folder, rows=rows)
-        if differing:
-            shown = ", ".join(f"{row}: {ours!r} / {theirs!r}" for row, ours, theirs in differing[:_SHOWN])
-            found.append(
-                f"{len(differing)} of the {rows} embedding rows to be merged stand for other tokens in {model} than "
-                f"in {host} ({shown})."
-            )
     for key in next(iter(settings.values())):
         values = {label: str(each[key]) for label, each in settings.items()}
         if len(set(values.values())) > 1:
-            found.append(f"{key} is {_grouped(values)}; the result takes the host's.")
+            found.append(f"{key} is {grouped(values)}; {_taken(key, config_from)}.")
     return tuple(dict.fromkeys(found))
 
 
 def _settings(model: NamedCheckpoint) -> Mapping[str, Any]:
-    return backbone_settings(model.checkpoint.layout.text_config, model.checkpoint.layout.text_model_type)
+    layout = model.checkpoint.layout
+    return {**backbone_settings(layout.text_config, layout.text_model_type), "tie_word_embeddings": layout.tied}
 
 
-def _grouped(values: Mapping[str, str]) -> str:
+def _taken(setting: str, config_from: str | None) -> str:
+    if setting in _ALWAYS_THE_HOSTS:
+        return "the result takes the host's"
+    if config_from is None:
+        return "the result takes the host's (`config_from` in the recipe can name base or a source instead)"
+    return f"the result takes that of {config_from}, which `config_from` names"
+
+
+def grouped(values: Mapping[str, str]) -> str:
     """Return "VALUE in A and B and VALUE in C"."""
     labels: dict[str, list[str]] = {}
     for label, value in values.items():

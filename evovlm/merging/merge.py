@@ -12,13 +12,15 @@ import numpy as np
 
 from evovlm.errors import BrokenCheckpoint, ConfigError
 from evovlm.merging.combination import Combination, combine
-from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings, merged_rows
+from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings
 from evovlm.merging.floats import STORED, Raw, narrow
 from evovlm.merging.methods import Method, MethodInputs, check_parameters, get_method
+from evovlm.merging.result_layout import ResultLayout
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.sources import Checkpoint
 from evovlm.merging.task_vector import ModelTensor, Stretch, TaskVectors
-from evovlm.merging.tensor_names import EMBEDDING, component_of, unit_index
+from evovlm.merging.tensor_names import component_of, unit_index
+from evovlm.merging.vocabulary_policy import plan_rows, vocabulary_warnings
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeTemplate, ParameterMerge, value_at
 
@@ -54,6 +56,7 @@ class Merger:
     method: Method
     host: Checkpoint
     source_names: tuple[str, ...]
+    result: ResultLayout
     rows: dict[str, RowPlan]
     warnings: tuple[str, ...]
     threads: int
@@ -83,22 +86,24 @@ class Merger:
         sources = [named(f"sources.{name}", plain.sources[name]) for name in names]
         others = [*([base] if base else []), *sources]
         check_tensors(others, host)
-        labels = tuple(model.name for model in (*others, host))
+        result = ResultLayout.plan(
+            base=base, host=host, sources=sources, vocabulary=plain.vocabulary, config_from=plain.config_from
+        )
         rows = {
-            name: RowPlan.leading(
-                merged_rows(name, base=base, host=host, sources=sources, vocabulary=plain.vocabulary),
-                of=host.checkpoint.shape(name)[0],
-                models=labels,
-            )
-            for name in host.checkpoint.backbone_names()
+            name: plan_rows(name, base=base, host=host, sources=sources, vocabulary=plain.vocabulary)
+            for name in result.tensor_names
         }
         return Merger(
             template=plain,
             method=method,
             host=host.checkpoint,
             source_names=names,
+            result=result,
             rows=rows,
-            warnings=find_warnings(others, host, rows=rows[EMBEDDING].n_merged),
+            warnings=(
+                *find_warnings(others, host, config_from=plain.config_from),
+                *vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=plain.vocabulary),
+            ),
             threads=threads or default_threads(),
             allow_non_finite=allow_non_finite,
             _models={model.name: model for model in (*others, host)},

@@ -18,7 +18,10 @@ class Run(NamedTuple):
 
 
 class NewRow(NamedTuple):
-    """A row of the result beyond the host's: the mean of the rows (model, row) that stand for its token."""
+    """A row of a token that the host lacks: the mean of the rows (model, row) that stand for it elsewhere.
+
+    It lies beyond the host's rows or, where the host is padded, is one of its padding rows.
+    """
 
     row: int
     origins: tuple[tuple[str, int], ...]
@@ -41,6 +44,14 @@ class RowPlan:
         """Return the plan that merges the first `n_rows` rows by index and keeps the host's rows up to `of`."""
         run = Run(row=0, n_rows=n_rows, starts=dict.fromkeys(models, 0))
         return RowPlan(n_rows=of, runs=(run,) if n_rows else ())
+
+    def kept(self, n_host: int) -> tuple[range, ...]:
+        """Return the ranges of rows that stay the host's, which has `n_host`."""
+        made = sorted(
+            [*((run.row, run.row + run.n_rows) for run in self.runs), *((n.row, n.row + 1) for n in self.new)]
+        )
+        starts, stops = [0, *(stop for _, stop in made)], [*(start for start, _ in made), n_host]
+        return tuple(range(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop)
 
     @property
     def n_merged(self) -> int:

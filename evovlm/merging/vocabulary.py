@@ -1,41 +1,139 @@
-"""Do two models mean the same token by the same embedding row? Read from tokenizer.json alone."""
+"""Which row of its embedding does a model mean by which token? Read from the tokenizer's files alone.
+
+The files are tried in the order in which transformers prefers them: tokenizer.json, a SentencePiece tokenizer.model,
+vocab.json; added_tokens.json and tokenizer_config.json name the tokens added to the latter two.
+"""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
+
+from evovlm.errors import BrokenCheckpoint
 
 TOKENIZER_FILE = "tokenizer.json"
+SENTENCEPIECE_FILE = "tokenizer.model"
+VOCABULARY_FILE = "vocab.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+ADDED_TOKENS_KEY = "added_tokens_decoder"
+
+_MAIN_FILES = (TOKENIZER_FILE, SENTENCEPIECE_FILE, VOCABULARY_FILE)
+_PLAIN_ENTRY: Mapping[str, Any] = {
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
 
 
-class DifferingToken(NamedTuple):
-    """A row, and the token it stands for in each of two models."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tokens:
+    """What a tokenizer knows: the row of every token, and how the added ones are matched in a text.
 
-    row: int
-    ours: str
-    theirs: str
-
-
-def differing_tokens(folder: Path, other: Path, *, rows: int) -> tuple[DifferingToken, ...]:
-    """Return the rows below `rows` that stand for different tokens in the two model folders.
-
-    Rows that either tokenizer does not name, and folders without a readable tokenizer.json, are passed over: there
-    is nothing to compare.
+    `added` has an entry, in the form of tokenizer.json without its id, for each token that is not learnt from a corpus:
+    special tokens and those added later. All others are ordinary.
     """
-    ours, theirs = _tokens(folder / TOKENIZER_FILE), _tokens(other / TOKENIZER_FILE)
-    shared = sorted(row for row in ours.keys() & theirs.keys() if row < rows)
-    return tuple(DifferingToken(row, ours[row], theirs[row]) for row in shared if ours[row] != theirs[row])
+
+    rows: Mapping[str, int]
+    added: Mapping[str, Mapping[str, Any]]
+
+
+def read_tokens(folder: Path) -> Tokens | None:
+    """Return what the tokenizer in a model folder knows, None where there is no tokenizer.
+
+    Raises BrokenCheckpoint when one of its files cannot be read.
+    """
+    files = [folder / name for name in (*_MAIN_FILES, ADDED_TOKENS_FILE, TOKENIZER_CONFIG_FILE)]
+    states = {file.name: file.stat() for file in files if file.is_file()}
+    if not any(name in states for name in _MAIN_FILES):
+        return None
+    return _read(folder, tuple((name, state.st_mtime_ns, state.st_size) for name, state in states.items()))
 
 
 @lru_cache(maxsize=8)
-def _tokens(file: Path) -> dict[int, str]:
+def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Tokens:
+    names = [name for name, _, _ in state]
+    rows: dict[str, int] = {}
+    added: dict[str, Mapping[str, Any]] = {}
+    for name, read in (
+        (TOKENIZER_FILE, _from_tokenizer_json),
+        (SENTENCEPIECE_FILE, _from_sentencepiece),
+        (VOCABULARY_FILE, _from_vocabulary),
+    ):
+        if name in names:
+            found = _checked(read, folder / name)
+            rows, added = dict(found.rows), dict(found.added)
+            break
+    for name, read in ((ADDED_TOKENS_FILE, _from_added_tokens), (TOKENIZER_CONFIG_FILE, _from_tokenizer_config)):
+        if name in names:
+            found = _checked(read, folder / name)
+            # What the main file says of a token holds; these only add to it.
+            rows = {**found.rows, **rows}
+            added = {**found.added, **added}
+    return Tokens(rows=rows, added=added)
+
+
+def _checked(read: Any, file: Path) -> Tokens:
     try:
-        tokenizer = json.loads(file.read_text(encoding="utf-8"))
-        vocabulary = tokenizer["model"]["vocab"]
-        # Unigram vocabularies are lists of (token, score), the others map token to row.
-        rows = {entry[0]: row for row, entry in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
-        tokens = {int(row): str(token) for token, row in rows.items()}
-        tokens.update({int(added["id"]): str(added["content"]) for added in tokenizer.get("added_tokens", [])})
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return {}
-    return tokens
+        found: Tokens = read(file)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise BrokenCheckpoint(
+            f"{file}: cannot be read as a tokenizer ({error}).\n"
+            "    Fetch it again: rows of the embedding are matched by the tokens it names."
+        ) from error
+    return found
+
+
+def _from_tokenizer_json(file: Path) -> Tokens:
+    tokenizer = _json(file)
+    vocabulary = tokenizer["model"]["vocab"]
+    if isinstance(vocabulary, list):
+        # Unigram: a list of (token, score), in the order of rows.
+        rows = {str(token): row for row, (token, _) in enumerate(vocabulary)}
+    else:
+        rows = {str(token): int(row) for token, row in vocabulary.items()}
+    entries = {str(entry["content"]): entry for entry in tokenizer.get("added_tokens") or []}
+    rows |= {token: int(entry["id"]) for token, entry in entries.items()}
+    return Tokens(rows=rows, added={token: _entry(entry) for token, entry in entries.items()})
+
+
+def _from_sentencepiece(file: Path) -> Tokens:
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_file=str(file))
+    ids = range(pieces.get_piece_size())
+    rows = {pieces.id_to_piece(row): row for row in ids}
+    marks = [row for row in ids if pieces.is_control(row) or pieces.is_unknown(row)]
+    return Tokens(rows=rows, added={pieces.id_to_piece(row): _PLAIN_ENTRY for row in marks})
+
+
+def _from_vocabulary(file: Path) -> Tokens:
+    return Tokens(rows={str(token): int(row) for token, row in _json(file).items()}, added={})
+
+
+def _from_added_tokens(file: Path) -> Tokens:
+    rows = {str(token): int(row) for token, row in _json(file).items()}
+    return Tokens(rows=rows, added=dict.fromkeys(rows, _PLAIN_ENTRY))
+
+
+def _from_tokenizer_config(file: Path) -> Tokens:
+    entries = _json(file).get(ADDED_TOKENS_KEY) or {}
+    return Tokens(
+        rows={str(entry["content"]): int(row) for row, entry in entries.items()},
+        added={str(entry["content"]): _entry(entry) for entry in entries.values()},
+    )
+
+
+def _entry(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: bool(entry.get(key, default)) for key, default in _PLAIN_ENTRY.items()}
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found

@@ -16,7 +16,8 @@ from evovlm.merging.safetensors_file import (
     tensor_places,
     write_safetensors,
 )
-from evovlm.merging.sources import INDEX_FILE, SINGLE_FILE, Checkpoint
+from evovlm.merging.sources import INDEX_FILE, SINGLE_FILE
+from evovlm.merging.union_tokenizer import union_tokenizer
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.recipe import ParameterMerge
 
@@ -45,10 +46,10 @@ def write_checkpoint(
 ) -> WrittenCheckpoint:
     """Merge as the recipe says and write the result to the new folder `out`.
 
-    Config, tokenizer, processor and unmerged tensors are the host's, byte for byte; `recipe.yaml` and a model card are
-    added. The work is done in a sibling folder, which a killed run leaves behind and the next one removes. `merger`
-    spares opening the models again. Raises OutputExists when `out` exists, ModelError or ConfigError when the recipe
-    cannot be merged.
+    Config, tokenizer, processor and unmerged tensors are the host's, byte for byte, but for what the recipe's
+    `config_from` and `vocabulary: union` change in config and tokenizer; `recipe.yaml` and a model card are added. The
+    work is done in a sibling folder, which a killed run leaves behind and the next one removes. `merger` spares opening
+    the models again. Raises OutputExists when `out` exists, ModelError or ConfigError when the recipe cannot be merged.
     """
     out = out.absolute()
     if out.exists() or out.is_symlink():
@@ -66,6 +67,7 @@ def write_checkpoint(
         _write_weights(partial, planned, shard_bytes=shard_bytes)
         _verify(partial, merger)
         _copy_files(merger.host.folder, partial)
+        _write_what_is_not_the_hosts(partial, merger)
         (partial / RECIPE_FILE).write_text(recipe_text, encoding="utf-8")
         card = model_card(recipe, recipe_text=recipe_text, warnings=merger.warnings)
         (partial / "README.md").write_text(card, encoding="utf-8")
@@ -92,11 +94,12 @@ def _planned_tensors(recipe: ParameterMerge, merger: Merger) -> list[PlannedTens
                 return place.read_bytes()
             return tensor_bytes(merger.merged_tensor(recipe, backbone_name))
 
+        n_rows = merger.rows[backbone_name].n_rows if backbone_name is not None else None
         return PlannedTensor(
             name=disk_name,
             dtype_code=place.dtype_code,
-            shape=place.shape,
-            size_bytes=place.size_bytes,
+            shape=place.shape if n_rows is None else (n_rows, *place.shape[1:]),
+            size_bytes=place.size_bytes if n_rows is None else n_rows * _row_bytes(place),
             content=content,
         )
 
@@ -140,16 +143,27 @@ def _verify(folder: Path, merger: Merger) -> None:
     for name in host.other_names():
         if written[name].read_bytes() != host.places[name].read_bytes():
             raise BrokenCheckpoint(f"{folder}: {name} was written differently from the host's; check the disk.")
-    for name, rows in merger.rows.items():
-        kept = _bytes_after(host, name, rows)
-        if kept and written[host.layout.disk_name(name)].read_bytes()[-len(kept) :] != kept:
-            raise BrokenCheckpoint(f"{folder}: the host's further rows of {name} were written differently.")
+    for name, plan in merger.rows.items():
+        place = host.place(name)
+        kept = plan.kept(place.shape[0])
+        if not kept:
+            continue
+        found, own, width = written[host.layout.disk_name(name)].read_bytes(), place.read_bytes(), _row_bytes(place)
+        if any(found[r.start * width : r.stop * width] != own[r.start * width : r.stop * width] for r in kept):
+            raise BrokenCheckpoint(f"{folder}: rows of {name} that are the host's were written differently.")
 
 
-def _bytes_after(host: Checkpoint, name: str, rows: int) -> bytes:
-    place = host.place(name)
-    per_row = place.size_bytes // place.shape[0] if place.shape[0] else 0
-    return place.read_bytes()[rows * per_row :] if rows < place.shape[0] else b""
+def _row_bytes(place: TensorPlace) -> int:
+    return place.size_bytes // place.shape[0] if place.shape[0] else 0
+
+
+def _write_what_is_not_the_hosts(folder: Path, merger: Merger) -> None:
+    result = merger.result
+    if not result.is_hosts:
+        text = json.dumps(result.config, ensure_ascii=False, indent=2) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+    if result.new_tokens:
+        union_tokenizer(merger.host.folder, result.new_tokens, folder)
 
 
 def _copy_files(host: Path, folder: Path) -> None:

@@ -1,13 +1,14 @@
 """Loads a model folder with stock transformers, for generation: safetensors only, no remote code."""
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -56,8 +57,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load_model(folder: Path, *, device: str = "auto") -> LoadedModel:
-    """Load the model in `folder`.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Override:
+    """What a model is loaded with in place of what its folder says.
+
+    `config` takes the place of its config.json; a vocabulary of another size grows or shrinks the embedding. The
+    parameters in `written` get their values later, so that the weights may lack them. `tokenizer` is the folder that
+    the tokenizer is read from.
+    """
+
+    config: Mapping[str, Any]
+    written: Collection[str]
+    tokenizer: Path
+
+
+def load_model(folder: Path, *, device: str = "auto", override: Override | None = None) -> LoadedModel:
+    """Load the model in `folder`, with a config or tokenizer that override its own if they are given.
 
     On a CPU the parameters are float32 whatever the checkpoint's dtype (bfloat16 products are slow there), on a GPU
     they keep the checkpoint's. Raises BrokenCheckpoint when config, tokenizer or weights are missing or incomplete,
@@ -75,9 +90,12 @@ def load_model(folder: Path, *, device: str = "auto") -> LoadedModel:
             "    Models that bring their own code are not loaded."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(override.tokenizer if override else folder, trust_remote_code=False)
         processor = _untyped(AutoProcessor).from_pretrained(folder, trust_remote_code=False) if sees else None
-        model = _load_weights(folder, sees=sees, dtype=torch.float32 if place.type == "cpu" else "auto")
+        if override and processor is not None:
+            processor.tokenizer = tokenizer
+        dtype = torch.float32 if place.type == "cpu" else "auto"
+        model = _load_weights(folder, sees=sees, dtype=dtype, override=override)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BrokenCheckpoint(f"{folder}: transformers cannot load it: {error}") from error
     if tokenizer.pad_token_id is None:
@@ -85,24 +103,45 @@ def load_model(folder: Path, *, device: str = "auto") -> LoadedModel:
     return LoadedModel(model=model.to(place).eval(), tokenizer=tokenizer, processor=processor, folder=folder)
 
 
-def _load_weights(folder: Path, *, sees: bool, dtype: torch.dtype | str) -> Any:
+def _load_weights(folder: Path, *, sees: bool, dtype: torch.dtype | str, override: Override | None) -> Any:
     _untyped(disable_progress_bar)()
     auto = _untyped(AutoModelForImageTextToText if sees else AutoModelForCausalLM)
+    config = _config_for_weights(folder, override.config) if override else None
     model, report = auto.from_pretrained(
         folder,
+        config=config,
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
     )
     # transformers fills what is missing with random numbers and goes on.
-    missing = sorted(report["missing_keys"])
+    missing = sorted(set(report["missing_keys"]) - set(override.written if override else ()))
     if missing:
         raise BrokenCheckpoint(
             f"{folder}: its weights lack {len(missing)} tensors that config.json asks for, the first is {missing[0]}.\n"
             "    Fetch the checkpoint again, or mend its config.json."
         )
+    if override:
+        # Where the weights hold a head that the override ties, transformers has left it alone.
+        model.tie_weights()
+        n_rows = _text_part(override.config).get("vocab_size")
+        if n_rows is not None and n_rows != model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(n_rows, mean_resizing=False)
     return model
+
+
+def _config_for_weights(folder: Path, config: Mapping[str, Any]) -> Any:
+    """Return `config` as transformers' own object, with the vocabulary of the weights in `folder`."""
+    plain = json.loads(json.dumps(config))
+    stored = _text_part(_read_config(folder))
+    if "vocab_size" in stored:
+        _text_part(plain)["vocab_size"] = stored["vocab_size"]
+    return _untyped(CONFIG_MAPPING)[plain["model_type"]].from_dict(plain)
+
+
+def _text_part(config: Any) -> Any:
+    return config.get("text_config") or config
 
 
 def _untyped(part: Any) -> Any:

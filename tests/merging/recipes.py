@@ -20,6 +20,7 @@ def make_recipe(
     settings: MergeSettings | None = None,
     seed: int = 42,
     vocabulary: Vocabulary | None = None,
+    config_from: str | None = None,
 ) -> ParameterMerge:
     """Return a recipe; `sources` maps the name of a folder in `models` to (weight, density)."""
 
@@ -34,6 +35,7 @@ def make_recipe(
         settings=settings or MergeSettings(),
         seed=seed,
         vocabulary=vocabulary,
+        config_from=config_from,
         parameters={name: SourceParameters(weight=w, density=d) for name, (w, d) in sources.items()},
     )
 

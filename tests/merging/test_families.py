@@ -236,13 +236,16 @@ def test_the_papers_pair_merges_with_a_warning_of_rope_and_window(tmp_path: Path
     theta, window = merger.warnings
     assert theta == (
         "rope_theta is 1000000.0 in host ('vlm') and sources.vlm ('vlm'), "
-        "and 10000.0 in base ('base') and sources.ja ('ja'); the result takes the host's."
+        "and 10000.0 in base ('base') and sources.ja ('ja'); the result takes the host's (`config_from` in the recipe "
+        "can name base or a source instead)."
     )
     assert window == (
         "sliding_window is None in host ('vlm') and sources.vlm ('vlm'), "
-        "and 4096 in base ('base') and sources.ja ('ja'); the result takes the host's."
+        "and 4096 in base ('base') and sources.ja ('ja'); the result takes the host's (`config_from` in the recipe "
+        "can name base or a source instead)."
     )
-    assert merger.rows["model.embed_tokens.weight"] == merger.rows["lm_head.weight"] == ROWS
+    assert merger.rows["model.embed_tokens.weight"] == merger.rows["lm_head.weight"]
+    assert merger.rows["model.embed_tokens.weight"].n_merged == ROWS
     vlm = Checkpoint.open(tmp_path / "vlm")
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         assert torch.equal(merger.merged_tensor(recipe, name)[ROWS:], vlm.read(name)[ROWS:])
@@ -267,6 +270,8 @@ def test_a_tied_vlm_with_fewer_rows_takes_a_merge(tmp_path: Path) -> None:
     )
     recipe = into_vlm(tmp_path)
     merger = Merger.open(recipe)
-    assert merger.rows["model.embed_tokens.weight"] == 151674
+    # What no token stands for is padding, and stays the host's.
+    assert merger.rows["model.embed_tokens.weight"].n_merged == ROWS
+    assert merger.rows["model.embed_tokens.weight"].n_rows == 151674
     assert merger.warnings == ()
     check_merge(recipe, tmp_path / "out")
