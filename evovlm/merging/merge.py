@@ -45,9 +45,12 @@ class Merger:
     _host_rows: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def open(template: MergeTemplate, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> "Merger":
+    def open(
+        template: MergeTemplate, *, cache_bytes: int = DEFAULT_CACHE_BYTES, allow_non_finite: bool = False
+    ) -> "Merger":
         """Open base, host and sources and check that they fit; a recipe counts as its template.
 
+        With `allow_non_finite`, models that hold NaN or infinities are merged as they are.
         Raises ConfigError for a method that does not exist or does not suit the template, ModelError when a model
         cannot be reached, read or merged with the others.
         """
@@ -85,6 +88,7 @@ class Merger:
                 order=method.order,
                 seed=plain.seed,
                 cache_bytes=cache_bytes,
+                allow_non_finite=allow_non_finite,
             ),
         )
 

@@ -31,7 +31,8 @@ class TaskVectors:
 class TaskVectorStore:
     """Gives the task vectors of a tensor: from memory when they fitted into `cache_bytes`, else from disk each time.
 
-    `rows` says how many leading rows of each tensor are merged; `seed` and `source_names` name DARE's draws.
+    `rows` says how many leading rows of each tensor are merged; `seed` and `source_names` name DARE's draws. Numbers
+    that are not finite are refused unless `allow_non_finite`.
     """
 
     base: Checkpoint | None
@@ -41,6 +42,7 @@ class TaskVectorStore:
     order: Order | None
     seed: int
     cache_bytes: int
+    allow_non_finite: bool = False
     _kept: dict[str, TaskVectors] = field(default_factory=dict)
     _kept_bytes: int = 0
 
@@ -96,8 +98,9 @@ class TaskVectorStore:
     def _flat(self, checkpoint: Checkpoint, name: str) -> torch.Tensor:
         checkpoint.dtype(name)
         tensor = checkpoint.read(name)[: self.rows[name]].float().flatten()
-        if not bool(tensor.isfinite().all()):
+        if not self.allow_non_finite and not bool(tensor.isfinite().all()):
             raise BrokenCheckpoint(
-                f"{checkpoint.folder}: {name} holds numbers that are not finite; it cannot be merged."
+                f"{checkpoint.folder}: {name} holds numbers that are not finite; it cannot be merged.\n"
+                "    Fetch the model again; `evovlm merge --allow-non-finite` merges it all the same."
             )
         return tensor
