@@ -97,7 +97,9 @@ class SafetensorsWriter:
 
         Raises ValueError when they do not fit into the tensor, OSError when the disk refuses them.
         """
-        view = memoryview(content).cast("B")
+        view = memoryview(content)
+        # A view of no entries in two dimensions cannot be cast.
+        view = view.cast("B") if view.nbytes else memoryview(b"")
         start, stop = self._ranges[name]
         if not 0 <= start_byte <= start_byte + len(view) <= stop - start:
             raise ValueError(f"{name} has {stop - start} bytes; {len(view)} bytes do not fit at byte {start_byte}")
