@@ -49,7 +49,10 @@ def copy_host_files(host: Path, folder: Path) -> None:
 
 
 def host_files(host: Path) -> list[Path]:
-    """Return the host's files to be copied, sorted; those in folders are chat templates and further tokenizers."""
+    """Return the host's files to be copied, sorted; those in folders are chat templates and further tokenizers.
+
+    Raises BrokenCheckpoint for a link that leads nowhere.
+    """
     return sorted({*_files(host), *(host / _TEMPLATES).glob("*.jinja"), *_further_tokenizers(host)})
 
 
@@ -63,6 +66,10 @@ def _further_tokenizers(host: Path) -> Iterator[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in {found for pattern in _COPIED for found in folder.glob(pattern)}:
+        if any(path.match(pattern) for pattern in _NOT_COPIED):
+            continue
         # Links are followed: the hub's cache holds nothing else.
-        if path.is_file() and not any(path.match(pattern) for pattern in _NOT_COPIED):
+        if not path.exists():
+            raise BrokenCheckpoint(f"{path}: a link to a file that is not there; fetch the model again.")
+        if path.is_file():
             yield path
