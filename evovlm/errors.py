@@ -9,7 +9,8 @@
     │   ├── UnknownArchitecture
     │   └── IncompatibleModels shapes, vocabularies or methods that do not fit together
     ├── TaskError              a task's data is missing or malformed, or a report split was asked for in a search
-    ├── OutputExists           a folder or file that would be overwritten
+    ├── OutputError            a result cannot be written: the disk is full, no right to, another process at it
+    │   └── OutputExists       a folder or file that would be overwritten
     └── RunError
         ├── RunMismatch        resuming with another config, or a journal that is not this run's
         └── AllCandidatesFailed
@@ -54,7 +55,11 @@ class TaskError(EvovlmError):
     """A task or its data cannot be used as asked."""
 
 
-class OutputExists(EvovlmError):
+class OutputError(EvovlmError):
+    """A result cannot be written."""
+
+
+class OutputExists(OutputError):
     """Something is already there and is not overwritten."""
 
 

@@ -3,36 +3,73 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from evovlm.merging.writer import WrittenCheckpoint
 
 
 def merge(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
-    out: Annotated[Path, typer.Option("--out", help="The new folder to write the model to.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write the model to.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model folder that is there, once the new one is complete.")
+    ] = False,
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", help="The largest file of weights: 5GB, 500MB, 2GiB or bytes.")
+    ] = "5GB",
+    allow_non_finite: Annotated[
+        bool, typer.Option("--allow-non-finite", help="Merge models that hold NaN or infinities, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Merge models as a recipe says, into a folder that transformers loads."""
-    from evovlm.merging.methods import METHODS
-    from evovlm.merging.writer import write_checkpoint
-    from evovlm.recipes.documents import load_recipe
+    from evovlm.cli.rendering import INTERRUPTED, WriteProgress
+    from evovlm.cli.sizes import parse_size
 
-    written = write_checkpoint(load_recipe(recipe, methods=METHODS), out)
+    shard_bytes = parse_size(max_shard_size, option="--max-shard-size")
+    progress = WriteProgress(title=f"writing {out.name}")
+    try:
+        # Within the `try`: loading the numerical libraries takes long enough to be interrupted.
+        from evovlm.merging.methods import METHODS
+        from evovlm.merging.writer import write_checkpoint
+        from evovlm.recipes.documents import load_recipe
+
+        written = write_checkpoint(
+            load_recipe(recipe, methods=METHODS),
+            out,
+            shard_bytes=shard_bytes,
+            overwrite=overwrite,
+            allow_non_finite=allow_non_finite,
+            observer=progress,
+        )
+    except KeyboardInterrupt:
+        progress.close()
+        typer.echo(f"stopped; nothing was written to {out}.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        progress.close()
     for warning in written.warnings:
         typer.echo(f"warning: {warning}", file=sys.stderr)
-    if as_json:
-        result = {
-            "folder": str(written.folder),
-            "recipe_id": written.recipe_id,
-            "n_merged": written.n_merged,
-            "n_copied": written.n_copied,
-            "size_bytes": written.size_bytes,
-            "warnings": list(written.warnings),
-        }
-        typer.echo(json.dumps(result, ensure_ascii=False))
-        return
-    typer.echo(
+    typer.echo(_as_json(written) if as_json else _as_text(written))
+
+
+def _as_json(written: "WrittenCheckpoint") -> str:
+    result = {
+        "folder": str(written.folder),
+        "recipe_id": written.recipe_id,
+        "n_merged": written.n_merged,
+        "n_copied": written.n_copied,
+        "size_bytes": written.size_bytes,
+        "warnings": list(written.warnings),
+    }
+    return json.dumps(result, ensure_ascii=False)
+
+
+def _as_text(written: "WrittenCheckpoint") -> str:
+    return (
         f"{written.folder}\n"
         f"  recipe {written.recipe_id}: {written.n_merged} tensors merged, {written.n_copied} copied from the host, "
         f"{written.size_bytes / 1e6:.1f} MB"

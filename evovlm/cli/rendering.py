@@ -1,7 +1,7 @@
 """What several commands show alike: tables, score cells, the curve of a run, progress."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,6 +15,10 @@ INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
 
 _BARS = "▁▂▃▄▅▆▇█"
+_SILENT_S = 2.0
+"""What takes no longer than this shows no progress."""
+_LINE_EVERY_S = 10.0
+"""How often progress is told where there is no terminal to draw it on."""
 
 
 def percent(value: float) -> str:
@@ -48,6 +52,67 @@ def duration(seconds: float) -> str:
 def stderr_console() -> Console:
     """Return a console on stderr: progress never mixes with results."""
     return Console(stderr=True)
+
+
+def _written_state(done_bytes: int, total_bytes: int, speed: float) -> str:
+    """Return how much is written, how fast (bytes a second) and what is left."""
+    parts = [f"{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB"]
+    if speed > 0:
+        parts.append(f"{speed / 1e9:.2f} GB/s")
+    if done_bytes == total_bytes:
+        parts.append("waiting for the disk")
+    elif speed > 0:
+        parts.append(f"about {duration((total_bytes - done_bytes) / speed)} left")
+    return ", ".join(parts)
+
+
+class WriteProgress:
+    """Shows the writing of a model once it takes a while: a live bar on a terminal, a line now and then elsewhere.
+
+    `clock` gives seconds that only go up. Speed and time left are counted from the first piece on: opening models,
+    or fetching them, is no measure of writing.
+    """
+
+    def __init__(
+        self, *, title: str, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._title = title
+        self._console = console or stderr_console()
+        self._clock = clock
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._began = clock()
+        self._first: tuple[float, int] | None = None
+        self._told: float | None = None
+
+    def on_progress(self, *, done_bytes: int, total_bytes: int, tensors_done: int, tensors_total: int) -> None:
+        """Show how far the writing is, unless it has only begun."""
+        now = self._clock()
+        if self._first is None:
+            self._first = now, done_bytes
+        if now - self._began < _SILENT_S:
+            return
+        speed = (done_bytes - self._first[1]) / (now - self._first[0]) if now > self._first[0] else 0.0
+        state = f"{tensors_done}/{tensors_total} tensors, {_written_state(done_bytes, total_bytes, speed)}"
+        if not self._console.is_terminal:
+            if self._told is None or now - self._told >= _LINE_EVERY_S:
+                self._told = now
+                self._console.file.write(f"{self._title}: {state}\n")
+                self._console.file.flush()
+            return
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[state]}"))
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task(self._title, total=total_bytes, state="")
+        if self._task is not None:
+            self._progress.update(self._task, completed=done_bytes, state=state)
+
+    def close(self) -> None:
+        """Take the display down."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
 
 
 class SearchProgress:

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import torch
+
 from evovlm.errors import ConfigError
+from evovlm.merging import kernels
+from evovlm.merging.floats import Raw, widen
 from evovlm.merging.merge import Merger
 from evovlm.merging.union_tokenizer import union_tokenizer
 from evovlm.models.backbone import ParameterWriter
@@ -28,7 +33,11 @@ class ResidentModel:
         loaded = _load_result(merger, device=device)
         layout = merger.host.layout
         writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})
-        return cls(loaded=loaded, merger=merger, _writer=writer)
+        resident = cls(loaded=loaded, merger=merger, _writer=writer)
+        sink = _ParameterSink(writer)
+        for name, start, values in merger.new_rows():
+            sink.write(name, start, values)
+        return resident
 
     def merge(self, recipe: ParameterMerge) -> bool:
         """Write the merge into the parameters; return whether every weight is finite.
@@ -36,7 +45,31 @@ class ResidentModel:
         The tensors come rounded to the host's stored dtype, so that the model computes what the checkpoint that
         `evovlm merge` writes would, on a CPU (where parameters are float32) too.
         """
-        return self._writer.write(self.merger.merged(recipe))
+        sink = _ParameterSink(self._writer)
+        self.merger.merge(recipe, sink)
+        return sink.finite
+
+
+@dataclass(slots=True, eq=False)
+class _ParameterSink:
+    """Puts merged entries into the parameters, and notes whether all are finite."""
+
+    parameters: ParameterWriter
+    finite: bool = True
+
+    def write(self, name: str, start: int, values: Raw) -> None:
+        target = self.parameters.in_place(name)
+        if target is not None:
+            part = target[start : start + len(values)]
+            widen(values, part)
+        else:
+            part = np.empty(len(values), dtype=np.float32)
+            widen(values, part)
+            bits = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if values.dtype == np.uint16 else None
+            self.parameters.write(name, start, torch.from_numpy(values) if bits is None else bits)
+        if not kernels.is_finite(part):
+            # Only ever set to False, so that threads need not take turns.
+            self.finite = False
 
 
 def _load_result(merger: Merger, *, device: str) -> LoadedModel:

@@ -13,7 +13,7 @@ import numpy as np
 from evovlm.errors import BrokenCheckpoint, ConfigError
 from evovlm.merging.combination import Combination, combine
 from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings
-from evovlm.merging.floats import STORED, Raw, narrow
+from evovlm.merging.floats import STORED, Raw, narrow, widen
 from evovlm.merging.methods import Method, MethodInputs, check_parameters, get_method
 from evovlm.merging.result_layout import ResultLayout
 from evovlm.merging.row_plan import RowPlan
@@ -48,8 +48,8 @@ class Merger:
 
     Tensors are read in pieces whenever they are needed, so that memory does not grow with the models; what does not
     depend on a recipe's numbers (magnitude orders, inner products) is worked out once. `source_names` are sorted, and
-    so is every sum over sources; `rows` says which rows of each tensor are merged; `warnings` says what merges but may
-    hurt. The result does not depend on `threads`.
+    so is every sum over sources; `result` says what the merged model is beside its numbers, `rows` how the rows of each
+    of its tensors are made; `warnings` says what merges but may hurt. The result does not depend on `threads`.
     """
 
     template: MergeTemplate
@@ -143,6 +143,23 @@ class Merger:
                     future.result()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def new_rows(self) -> Iterator[tuple[str, int, Raw]]:
+        """Yield the rows that the host does not have: tensor, number of the first entry, values in the host's dtype.
+
+        They are the same whatever the recipe's numbers. Raises BrokenCheckpoint when a model's file ends early.
+        """
+        for name, plan in self.rows.items():
+            columns = self._columns(name)
+            for row in plan.new:
+                total = np.zeros(columns, dtype=np.float64)
+                for label, place in row.origins:
+                    own = np.empty(columns, dtype=np.float32)
+                    widen(self._tensor(label, name).read(place * columns, columns), own)
+                    total += own
+                stored: Raw = np.empty(columns, dtype=STORED[self.host.place(name).dtype_code])
+                narrow((total / len(row.origins)).astype(np.float32), stored)
+                yield name, row.row * columns, stored
 
     def check(self, recipe: ParameterMerge) -> None:
         """Raise ConfigError when the recipe cannot be merged here: another template, lists of a wrong length."""

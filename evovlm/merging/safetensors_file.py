@@ -1,43 +1,77 @@
-"""safetensors files as bytes: where each tensor lies, and files written tensor by tensor in bounded memory.
+"""safetensors files as bytes: where each tensor lies, and its bytes, a piece at a time.
 
 Format: 8 bytes (little-endian length of the header), the header (JSON: name -> dtype, shape, data_offsets), the data.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from evovlm.errors import BrokenCheckpoint
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
+if TYPE_CHECKING:
+    import torch
+
+ITEM_BITS: Mapping[str, int] = {
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "F32": 32,
+    "I32": 32,
+    "U32": 32,
+    "BF16": 16,
+    "F16": 16,
+    "I16": 16,
+    "U16": 16,
+    "BOOL": 8,
+    "I8": 8,
+    "U8": 8,
+    "F8_E4M3": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2": 8,
+    "F8_E5M2FNUZ": 8,
+    "F8_E8M0": 8,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
 }
-_LENGTH_BYTES = 8
+"""How many bits an entry takes, by safetensors' dtype code; every code that the format has."""
+
+_TORCH_NAMES: Mapping[str, str] = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+LENGTH_BYTES = 8
+"""The header's length comes first, in so many bytes; the header is padded to a multiple of them."""
+METADATA = "__metadata__"
+"""The one key of the header that names no tensor."""
+PIECE_BYTES = 4 << 20
+"""Bytes copied or compared at a time: fastest of 0.25, 1, 4 and 16 MiB (5 GB/s copied, 7 GB/s compared, in cache)."""
 _LARGEST_HEADER = 100_000_000
-_PIECE_BYTES = 1 << 22
-_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorPlace:
-    """A tensor's file, dtype (safetensors' code), shape, and the half-open byte range it takes in that file."""
+    """A tensor's file, name there, dtype (safetensors' code), shape, and the half-open byte range it takes there."""
 
     file: Path
+    name: str
     dtype_code: str
     shape: tuple[int, ...]
     start: int
@@ -48,112 +82,172 @@ class TensorPlace:
         """How many bytes the tensor takes."""
         return self.stop - self.start
 
-    def read_bytes(self) -> bytes:
-        """Return the tensor's bytes as they are in the file."""
-        with self.file.open("rb") as stream:
-            stream.seek(self.start)
-            return stream.read(self.size_bytes)
+    def read_into(self, target: memoryview | bytearray, *, start: int = 0) -> None:
+        """Fill `target` (writable bytes) with the tensor's bytes from its byte `start` on; any thread may.
+
+        Raises BrokenCheckpoint when the file cannot be read, or ends before it should.
+        """
+        view = memoryview(target).cast("B")
+        filled = 0
+        try:
+            with self.file.open("rb", buffering=0) as stream:
+                stream.seek(self.start + start)
+                while filled < len(view):
+                    count = stream.readinto(view[filled:])
+                    if not count:
+                        raise BrokenCheckpoint(
+                            f"{self.file}: ends at byte {self.start + start + filled}, while {self.name} is read, "
+                            f"which goes on to byte {self.stop}.\n    The file was cut off meanwhile; fetch it again."
+                        )
+                    filled += count
+        except OSError as error:
+            raise BrokenCheckpoint(
+                f"{self.file}: {self.name} cannot be read ({error.strerror or error}); check the disk."
+            ) from error
+
+    def read_bytes(self) -> bytearray:
+        """Return the tensor's bytes as they are in the file; raises BrokenCheckpoint when that fails."""
+        content = bytearray(self.size_bytes)
+        self.read_into(content)
+        return content
 
     def read(self) -> torch.Tensor:
         """Return the tensor as stored (dtype and shape); raises BrokenCheckpoint for a dtype it does not know."""
-        if self.dtype_code not in DTYPES:
-            raise BrokenCheckpoint(f"{self.file}: a tensor has dtype {self.dtype_code}, which torch does not have.")
-        dtype = DTYPES[self.dtype_code]
+        import torch
+
+        dtype = torch_dtype(self.dtype_code)
+        if dtype is None:
+            raise BrokenCheckpoint(f"{self.file}: {self.name} has dtype {self.dtype_code}, which torch does not have.")
         if self.size_bytes == 0:
             return torch.empty(self.shape, dtype=dtype)
-        # A bytearray, not bytes: torch takes over the memory and wants it writable.
-        content = bytearray(self.size_bytes)
-        with self.file.open("rb") as stream:
-            stream.seek(self.start)
-            stream.readinto(content)
-        return torch.frombuffer(content, dtype=dtype).reshape(self.shape)
+        return torch.frombuffer(self.read_bytes(), dtype=dtype).reshape(self.shape)
+
+
+def torch_dtype(dtype_code: str) -> torch.dtype | None:
+    """Return torch's dtype for safetensors' code, None where torch has none that is read here."""
+    import torch
+
+    found = getattr(torch, _TORCH_NAMES.get(dtype_code, ""), None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def differing_piece(left: TensorPlace, right: TensorPlace, *, start: int, stop: int) -> range | None:
+    """Return the first piece of their bytes `start` .. `stop - 1` in which two tensors differ, None where they agree.
+
+    Takes the memory of two pieces. Raises BrokenCheckpoint when one cannot be read.
+    """
+    ours, theirs = bytearray(), bytearray()
+    for first in range(start, stop, PIECE_BYTES):
+        piece = range(first, min(first + PIECE_BYTES, stop))
+        if len(piece) != len(ours):
+            # Only whole bytearrays compare at the speed of memory; views go byte by byte.
+            ours, theirs = bytearray(len(piece)), bytearray(len(piece))
+        left.read_into(ours, start=first)
+        right.read_into(theirs, start=first)
+        if ours != theirs:
+            return piece
+    return None
 
 
 def hold_the_same(left: TensorPlace, right: TensorPlace) -> bool:
     """Whether two tensors agree in dtype, shape and every byte; reads a piece of each at a time."""
     if (left.dtype_code, left.shape) != (right.dtype_code, right.shape):
         return False
-    with left.file.open("rb") as one, right.file.open("rb") as other:
-        one.seek(left.start)
-        other.seek(right.start)
-        for done in range(0, left.size_bytes, _PIECE_BYTES):
-            piece = min(_PIECE_BYTES, left.size_bytes - done)
-            if one.read(piece) != other.read(piece):
-                return False
-    return True
+    return differing_piece(left, right, start=0, stop=left.size_bytes) is None
 
 
 def tensor_places(file: Path) -> Mapping[str, TensorPlace]:
-    """Return where each tensor of a safetensors file lies; raises BrokenCheckpoint when the file is not one, or cut."""
+    """Return where each tensor of a safetensors file lies, having checked its header as strictly as the format asks.
+
+    The tensors must fill the rest of the file: none overlaps another, and no byte belongs to none. Raises
+    BrokenCheckpoint when the file is no such file, or is cut off.
+    """
     try:
         size_bytes = file.stat().st_size
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
-            if not 0 < length <= min(_LARGEST_HEADER, size_bytes - _LENGTH_BYTES):
+            length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            if not 0 < length <= min(_LARGEST_HEADER, size_bytes - LENGTH_BYTES):
                 raise BrokenCheckpoint(f"{file}: not a safetensors file, or cut off in its header.")
-            header = json.loads(stream.read(length))
-        first = _LENGTH_BYTES + length
-        places = {name: _place(file, entry, first) for name, entry in header.items() if name != _METADATA}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BrokenCheckpoint(f"{file}: cannot be read as a safetensors file ({error}).") from error
-    end = max((place.stop for place in places.values()), default=0)
+            text = stream.read(length)
+    except OSError as error:
+        raise BrokenCheckpoint(f"{file}: cannot be read ({error.strerror or error}).") from error
+    header = _parsed(file, text)
+    first = LENGTH_BYTES + length
+    places = [_place(file, name, entry, first) for name, entry in header.items() if name != METADATA]
+    _check_layout(file, places, first=first, size_bytes=size_bytes)
+    return {place.name: place for place in places}
+
+
+def _parsed(file: Path, text: bytes) -> Mapping[str, Any]:
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise BrokenCheckpoint(f"{file}: its header states {twice} twice; nobody can tell which one holds.")
+        return found
+
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise BrokenCheckpoint(f"{file}: not a safetensors file: its header is not JSON ({error}).") from error
+    if not isinstance(header, dict):
+        raise BrokenCheckpoint(f"{file}: not a safetensors file: its header should be a JSON object.")
+    metadata = header.get(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise BrokenCheckpoint(f"{file}: {METADATA} in its header should map names to texts.")
+    return header
+
+
+def _place(file: Path, name: str, entry: object, first: int) -> TensorPlace:
+    def wrong(found: object, needed: str) -> BrokenCheckpoint:
+        return BrokenCheckpoint(f"{file}: the header's entry for {name} has {found}; needed is {needed}.")
+
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        found = f"the keys {', '.join(sorted(entry)) or 'none'}" if isinstance(entry, dict) else repr(entry)
+        raise wrong(found, "dtype, shape and data_offsets")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in ITEM_BITS:
+        raise wrong(f"the dtype {code!r}", f"one of {', '.join(ITEM_BITS)}")
+    if not _are_counts(shape):
+        raise wrong(f"the shape {shape!r}", "a list of whole numbers, none below 0")
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise wrong(f"the data_offsets {offsets!r}", "[start, stop], 0 <= start <= stop")
+    size_bits = math.prod(shape) * ITEM_BITS[code]
+    if (offsets[1] - offsets[0]) * 8 != size_bits:
+        raise wrong(
+            f"the data_offsets {offsets}, {offsets[1] - offsets[0]} bytes",
+            f"{size_bits / 8:.10g} bytes for {code} of shape {shape}",
+        )
+    return TensorPlace(
+        file=file,
+        name=name,
+        dtype_code=code,
+        shape=tuple(shape),
+        start=first + offsets[0],
+        stop=first + offsets[1],
+    )
+
+
+def _are_counts(numbers: object) -> bool:
+    # `True` is an int to Python, not to the format.
+    return isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
+
+
+def _check_layout(file: Path, places: Iterable[TensorPlace], *, first: int, size_bytes: int) -> None:
+    end, before = first, "the header"
+    for place in sorted(places, key=lambda place: (place.start, place.stop)):
+        if place.start != end:
+            kind = "overlaps with" if place.start < end else "leaves a hole after"
+            raise BrokenCheckpoint(
+                f"{file}: {place.name} starts at byte {place.start} and {kind} {before}, which ends at byte {end}."
+            )
+        end, before = place.stop, place.name
     if end > size_bytes:
         raise BrokenCheckpoint(
             f"{file}: {size_bytes} bytes, but its header needs {end}.\n    The file is cut off; fetch it again."
         )
-    return places
-
-
-def _place(file: Path, entry: Mapping[str, Any], first: int) -> TensorPlace:
-    start, stop = entry["data_offsets"]
-    return TensorPlace(
-        file=file,
-        dtype_code=str(entry["dtype"]),
-        shape=tuple(int(size) for size in entry["shape"]),
-        start=first + int(start),
-        stop=first + int(stop),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedTensor:
-    """A tensor to be written: its bytes are asked for only when their turn comes."""
-
-    name: str
-    dtype_code: str
-    shape: tuple[int, ...]
-    size_bytes: int
-    content: Callable[[], bytes | memoryview]
-
-
-def write_safetensors(file: Path, tensors: Sequence[PlannedTensor]) -> None:
-    """Write the tensors to a new file, one at a time, with the metadata that transformers asks for.
-
-    Raises ValueError when a tensor's content is not as long as planned.
-    """
-    # Wide dtypes first keeps every tensor aligned to its own width, as safetensors' own writer does.
-    ordered = sorted(tensors, key=lambda tensor: (-DTYPES[tensor.dtype_code].itemsize, tensor.name))
-    header: dict[str, Any] = {_METADATA: {"format": "pt"}}
-    offset = 0
-    for tensor in ordered:
-        header[tensor.name] = {
-            "dtype": tensor.dtype_code,
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.size_bytes],
-        }
-        offset += tensor.size_bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _LENGTH_BYTES)
-    with file.open("xb") as stream:
-        stream.write(len(text).to_bytes(_LENGTH_BYTES, "little"))
-        stream.write(text)
-        for tensor in ordered:
-            content = tensor.content()
-            if len(content) != tensor.size_bytes:
-                raise ValueError(f"{tensor.name}: {len(content)} bytes, {tensor.size_bytes} were planned")
-            stream.write(content)
-
-
-def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return the bytes of a CPU tensor, row by row."""
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+    if end < size_bytes:
+        raise BrokenCheckpoint(
+            f"{file}: {size_bytes} bytes, but its header speaks of {end} only.\n    Fetch the file again."
+        )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from evovlm.errors import BrokenCheckpoint, ModelError, PickledWeights, UnknownArchitecture
-from evovlm.merging.safetensors_file import DTYPES, TensorPlace, hold_the_same, tensor_places
+from evovlm.merging.safetensors_file import TensorPlace, hold_the_same, tensor_places, torch_dtype
 from evovlm.merging.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
 
 SINGLE_FILE = "model.safetensors"
@@ -81,8 +81,8 @@ class Checkpoint:
     def dtype(self, backbone_name: str) -> torch.dtype:
         """Return a backbone tensor's dtype on disk; raises BrokenCheckpoint when it is not a plain float."""
         place = self.place(backbone_name)
-        dtype = DTYPES.get(place.dtype_code)
-        if dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        dtype = torch_dtype(place.dtype_code)
+        if dtype is None or dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             raise BrokenCheckpoint(
                 f"{self.folder}: {backbone_name} is stored as {place.dtype_code}; merging needs plain floats.\n"
                 "    Use the checkpoint before quantisation."

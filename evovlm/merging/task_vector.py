@@ -51,18 +51,8 @@ class ModelTensor(NamedTuple):
         """Return `size` entries from `offset` on, as stored. Raises BrokenCheckpoint when the file ends before."""
         dtype = STORED[self.place.dtype_code]
         raw = np.empty(size, dtype=dtype)
-        wanted = raw.view(np.uint8).data
-        try:
-            with self.place.file.open("rb", buffering=0) as stream:
-                stream.seek(self.place.start + offset * dtype.itemsize)
-                done = 0
-                while done < len(wanted):
-                    count = stream.readinto(wanted[done:])
-                    if not count:
-                        raise OSError("it ends too early")
-                    done += count
-        except OSError as error:
-            raise BrokenCheckpoint(f"{self.place.file}: cannot be read ({error}).\n    Fetch it again.") from error
+        if size:
+            self.place.read_into(raw.view(np.uint8).data, start=offset * dtype.itemsize)
         return raw
 
 

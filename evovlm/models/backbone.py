@@ -1,9 +1,11 @@
 """A loaded model taken apart for decoding and for writing merged tensors into it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -49,13 +51,15 @@ class ParameterWriter:
             raise UnknownArchitecture(f"{type(model).__name__} has no parameter {missing[0]} to merge into.")
         self._parameters = {name: parameters[place] for name, place in names.items()}
 
-    def write(self, tensors: Iterable[tuple[str, Tensor]]) -> bool:
-        """Copy each tensor, in the parameter's dtype and on its device; return whether every value is finite."""
-        finite = True
+    def in_place(self, name: str) -> npt.NDArray[np.float32] | None:
+        """Return the parameter's own memory, flat, where numpy can write to it: on a CPU, in float32; else None."""
+        parameter = self._parameters[name]
+        if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not parameter.is_contiguous():
+            return None
+        memory: npt.NDArray[np.float32] = parameter.detach().view(-1).numpy()
+        return memory
+
+    def write(self, name: str, start: int, values: Tensor) -> None:
+        """Copy entries (row-major, from number `start` on) in the parameter's dtype and onto its device."""
         with torch.no_grad():
-            for name, tensor in tensors:
-                parameter = self._parameters[name]
-                parameter.copy_(tensor)
-                # float64 sums of float32 values do not overflow: the sum is finite only where every value is.
-                finite = finite and bool(torch.isfinite(parameter.sum(dtype=torch.float64)))
-        return finite
+            self._parameters[name].view(-1)[start : start + len(values)].copy_(values)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from evovlm.cli.rendering import SearchProgress, duration, spark_line
+from evovlm.cli.rendering import SearchProgress, WriteProgress, duration, spark_line
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.runs.journal import Entry
 from evovlm.search.loop import Generation, Outcome
@@ -78,3 +78,47 @@ def test_on_a_terminal_the_display_is_live_with_generation_best_mean_and_time_le
     text = printed.getvalue()
     for part in ("demo", "1/4", "generation 1/2", "best 50.0", "mean 50.0", "left"):
         assert part in text
+
+
+def write_slowly(console: Console, *, seconds: float, pieces: int) -> None:
+    """Let the display follow the writing of 4 tensors in equal pieces, spread over so many seconds."""
+    now = 0.0
+    progress = WriteProgress(title="writing out", console=console, clock=lambda: now)
+    for piece in range(1, pieces + 1):
+        now = seconds * piece / pieces
+        done = 8_000_000_000 * piece // pieces
+        progress.on_progress(
+            done_bytes=done, total_bytes=8_000_000_000, tensors_done=4 * piece // pieces, tensors_total=4
+        )
+    progress.close()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_writing_that_is_soon_over_shows_nothing(terminal: bool) -> None:
+    printed = io.StringIO()
+    write_slowly(Console(file=printed, force_terminal=terminal), seconds=1.9, pieces=100)
+    assert printed.getvalue() == ""
+
+
+def test_off_a_terminal_writing_tells_a_line_now_and_then() -> None:
+    printed = io.StringIO()
+    write_slowly(Console(file=printed), seconds=32, pieces=128)
+    assert printed.getvalue().splitlines() == [
+        "writing out: 0/4 tensors, 0.50 of 8.00 GB, 0.25 GB/s, about 30 s left",
+        "writing out: 1/4 tensors, 3.00 of 8.00 GB, 0.25 GB/s, about 20 s left",
+        "writing out: 2/4 tensors, 5.50 of 8.00 GB, 0.25 GB/s, about 10 s left",
+        "writing out: 4/4 tensors, 8.00 of 8.00 GB, 0.25 GB/s, waiting for the disk",
+    ]
+
+
+def test_on_a_terminal_writing_is_a_bar_with_speed_and_time_left() -> None:
+    printed = io.StringIO()
+    write_slowly(Console(file=printed, force_terminal=True, width=120), seconds=32, pieces=128)
+    for part in ("writing out", "/4 tensors", "of 8.00 GB", "0.25 GB/s", "waiting for the disk"):
+        assert part in printed.getvalue()
+
+
+def test_a_first_piece_after_a_long_opening_tells_no_speed() -> None:
+    printed = io.StringIO()
+    write_slowly(Console(file=printed), seconds=100, pieces=1)
+    assert printed.getvalue().splitlines() == ["writing out: 4/4 tensors, 8.00 of 8.00 GB, waiting for the disk"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from evovlm.merging.floats import Raw
 from evovlm.merging.merge import Merger
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, UnitValues, Vocabulary
@@ -40,9 +41,34 @@ def make_recipe(
     )
 
 
-def merge_all(recipe: ParameterMerge, *, cache_bytes: int = 1 << 30) -> dict[str, torch.Tensor]:
+class Collected:
+    """Takes merged entries into tensors that begin as the host's rows, and zeros beyond them."""
+
+    def __init__(self, merger: Merger) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        for name, plan in merger.rows.items():
+            own = merger.host.read(name)
+            tensor = torch.zeros(plan.n_rows, *own.shape[1:], dtype=own.dtype)
+            rows = min(len(own), len(tensor))
+            tensor[:rows] = own[:rows]
+            self.tensors[name] = tensor
+        for name, start, values in merger.new_rows():
+            self.write(name, start, values)
+
+    def write(self, name: str, start: int, values: Raw) -> None:
+        flat = self.tensors[name].view(-1)
+        given = torch.from_numpy(values.copy())
+        flat[start : start + len(given)] = given.view(flat.dtype) if given.dtype == torch.uint16 else given
+
+
+def merge_all(
+    recipe: ParameterMerge, *, threads: int = 1, merger: Merger | None = None
+) -> dict[str, torch.Tensor]:
     """Return every merged tensor by its backbone name."""
-    return {named.name: named.tensor for named in Merger.open(recipe, cache_bytes=cache_bytes).merged(recipe)}
+    merger = merger or Merger.open(recipe, threads=threads)
+    collected = Collected(merger)
+    merger.merge(recipe, collected)
+    return collected.tensors
 
 
 def same_bytes(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> bool:

@@ -1,6 +1,7 @@
 """Merged models on disk: ordinary checkpoints, all at once or not at all."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, Lla
 
 from evovlm.errors import BrokenCheckpoint, OutputExists
 from evovlm.merging import writer
+from evovlm.merging.kept_bytes import KeptBytes
+from evovlm.merging.safetensors_file import tensor_places
 from evovlm.merging.sources import Checkpoint
 from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.documents import load_recipe
@@ -126,26 +129,29 @@ def test_a_killed_run_leaves_no_result_and_the_next_cleans_up(
     def broken(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "_copy_files", broken)
+    monkeypatch.setattr(writer, "copy_host_files", broken)
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(recipe, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_unmerged_tensors_that_changed_on_the_way_are_found(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "name", ["multi_modal_projector.linear_1.bias", "language_model.model.embed_tokens.weight"], ids=["tensor", "rows"]
+)
+def test_what_is_kept_of_the_host_and_changed_on_the_way_is_found(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     recipe = make_recipe(models, {"vlm": (0.7, 0.5)}, host="vlm", vocabulary="host")
-    real = writer._write_weights
+    real = writer.check_kept
 
-    def flipping(folder: Path, tensors: list[writer.PlannedTensor], *, shard_bytes: int) -> None:
-        real(folder, tensors, shard_bytes=shard_bytes)
-        place = writer.tensor_places(folder / "model.safetensors")["multi_modal_projector.linear_1.bias"]
+    def flipping(folder: Path, kept: list[KeptBytes]) -> None:
+        place = tensor_places(folder / "model.safetensors")[name]
         content = bytearray((folder / "model.safetensors").read_bytes())
-        content[place.start] ^= 1
+        content[place.stop - 1] ^= 1
         (folder / "model.safetensors").write_bytes(content)
+        real(folder, kept)
 
-    monkeypatch.setattr(writer, "_write_weights", flipping)
-    with pytest.raises(BrokenCheckpoint, match=r"multi_modal_projector\.linear_1\.bias was written differently"):
+    monkeypatch.setattr(writer, "check_kept", flipping)
+    with pytest.raises(BrokenCheckpoint, match=re.escape(f"{name} was written differently")):
         write_checkpoint(recipe, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
