@@ -189,7 +189,7 @@ class _Writer:
 
     def _divides(self) -> bool:
         own = self.recipe.settings.normalize
-        return "normalize" in self.method.settings and own is not False
+        return self.method.averages if own is None else own
 
     def _weights(self) -> Iterator[float]:
         for numbers in self.recipe.parameters.values():

@@ -105,12 +105,8 @@ def _slices(document: MergekitDocument) -> tuple[Part, ...]:
         _refuse_repeated(sources)
         if each.base_model not in (None, document.base_model):
             raise Refusal((*place, "base_model"), "base_model: a recipe has one base for all slices.")
-        if parts and {source.model for source in sources} != {source.model for source in parts[0].sources}:
-            raise Refusal(
-                (*place, "sources"),
-                "sources: other models than in the first slice; a recipe merges the same models in every block. "
-                "Blocks of one model after those of another make a layer path.",
-            )
+        if parts:
+            _refuse_others(sources, parts[0].sources, place=(*place, "sources"))
         end = _end_of(each.sources, start=start, place=(*place, "sources"))
         parts.append(Part(sources=sources, parameters=each.parameters or {}, place=place, n_blocks=end - start))
         start = end
@@ -128,6 +124,17 @@ def _end_of(sources: Sequence[SliceSource], *, start: int, place: KeyPath) -> in
                 "recipe merges whole models, block by block. Another order makes a layer path.",
             )
     return end
+
+
+def _refuse_others(sources: Sequence[Input], first: Sequence[Input], *, place: KeyPath) -> None:
+    known = {source.model for source in first}
+    other = next((source.place for source in sources if source.model not in known), place)
+    if other != place or len(sources) < len(first):
+        raise Refusal(
+            other,
+            "sources: other models than in the first slice; a recipe merges the same models in every block. Blocks of "
+            "one model after those of another make a layer path.",
+        )
 
 
 def _refuse_repeated(sources: Sequence[Input]) -> None:

@@ -28,6 +28,7 @@ class MergekitMethod:
     `weight` is mergekit's name for a source's weight (None: it weighs all sources the same), shared like a setting
     if `weight_is_shared`, and `weight_default` what it takes for one that is not given. `parameters` are the source's
     other numbers, under the same name on both sides; `settings` maps fields of `MergeSettings` to mergekit's.
+    `averages` says that the sum is divided by its weights unless `normalize` is false.
     `rescales` says that mergekit restores the L1 norm unless told not to. `fixed` are parameters that have an equal
     here with one value only, which is also their default; `no_effect` those that change no number.
     """
@@ -40,6 +41,7 @@ class MergekitMethod:
     weight_default: float | None = None
     parameters: tuple[str, ...] = ()
     settings: Mapping[str, SharedSetting] = field(default_factory=dict)
+    averages: bool = False
     rescales: bool = False
     fixed: Mapping[str, float | bool] = field(default_factory=dict)
     no_effect: frozenset[str] = frozenset()
@@ -71,7 +73,7 @@ _BREADCRUMBS = replace(_TRIMMED, parameters=("density", "gamma"))
 _DELLA = replace(_DARE, parameters=("density", "epsilon"))
 
 MERGEKIT_METHODS: Mapping[str, MergekitMethod] = {
-    "linear": MergekitMethod(base="input", settings={"normalize": SharedSetting("normalize", "flag")}),
+    "linear": MergekitMethod(base="input", averages=True, settings={"normalize": SharedSetting("normalize", "flag")}),
     "slerp": MergekitMethod(base="required", max_sources=1, weight="t", weight_is_shared=True),
     "nuslerp": MergekitMethod(
         base="optional",
@@ -89,12 +91,12 @@ MERGEKIT_METHODS: Mapping[str, MergekitMethod] = {
         settings={"max_iterations": SharedSetting("max_iter", "whole"), "tolerance": SharedSetting("tol", "number")},
     ),
     "task_arithmetic": replace(_FAMILY, parameters=(), no_effect=frozenset({"density", "rescale"})),
-    "ties": _TRIMMED,
+    "ties": replace(_TRIMMED, averages=True),
     "dare_linear": _DARE,
     "dare_ties": _DARE,
     "breadcrumbs": _BREADCRUMBS,
     "breadcrumbs_ties": _BREADCRUMBS,
-    "della": _DELLA,
+    "della": replace(_DELLA, averages=True),
     "della_linear": _DELLA,
     "model_stock": MergekitMethod(
         base="required", min_sources=2, weight=None, settings={"row_wise": SharedSetting("filter_wise", "flag")}

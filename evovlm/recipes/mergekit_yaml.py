@@ -67,14 +67,6 @@ def _gathered(problems: list[Refusal]) -> Iterator[None]:
         problems.append(refusal)
 
 
-def _silent_host(method: MergekitMethod, inputs: Inputs, parameters: Mapping[str, SourceParameters]) -> str | None:
-    """Return the base_model of an average in which it weighs nothing: it gives the config, and is no source."""
-    host = inputs.default_host
-    if method.weight != "weight" or method.base != "input" or len(inputs.sources) == 1 or host not in parameters:
-        return None
-    return host if set(numbers_of(parameters[host].weight)) == {0.0} else None
-
-
 class _Reader:
     """Reads one file; problems that do not hide others are gathered."""
 
@@ -95,7 +87,7 @@ class _Reader:
         self._check_dtype(refs[host])
         if self.problems:
             raise report_places(self.path, [(problem.place, problem.reason) for problem in self.problems])
-        dropped = _silent_host(self.method, inputs, parameters)
+        dropped = self._silent_host(inputs, parameters)
         sources = [text for text in inputs.sources if text != dropped]
         if config_from is not None and config_from == dropped:
             raise Refusal(("tokenizer_source",), "tokenizer_source: the config would come from a model of weight 0.")
@@ -151,6 +143,14 @@ class _Reader:
                         reading.place_of(name), f"{name}: has no equal here but {shown} (found {str(given).lower()})."
                     )
         return MergeSettings(**found)  # type: ignore[arg-type]
+
+    def _silent_host(self, inputs: Inputs, parameters: Mapping[str, SourceParameters]) -> str | None:
+        """Return the base_model of an average in which it weighs nothing: it gives the config, and is no source."""
+        host = inputs.default_host
+        averaged = self.document.merge_method == "linear" and host == self.document.base_model
+        if not averaged or len(inputs.sources) == 1 or host in self.document.evovlm.sources.values():
+            return None
+        return host if set(numbers_of(parameters[host].weight)) == {0.0} else None
 
     def _refuse_ignored(self, inputs: Inputs) -> None:
         """Note every parameter that mergekit would ignore where it stands: more often a slip than a wish."""
