@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evovlm.errors import BrokenCheckpoint, ModelError, PickledWeights, UnknownArchitecture
-from evovlm.merging.safetensors_file import DTYPES, TensorPlace, tensor_places
+from evovlm.merging.safetensors_file import DTYPES, TensorPlace, hold_the_same, tensor_places
 from evovlm.merging.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
 
 SINGLE_FILE = "model.safetensors"
@@ -39,6 +39,10 @@ class Checkpoint:
             layout = BackboneLayout.from_config(config, places)
         except (UnknownArchitecture, BrokenCheckpoint) as error:
             raise type(error)(f"{folder}: {error}") from error
+        head = places.get(layout.disk_name(HEAD))
+        if layout.tied and head is not None and not hold_the_same(head, places[layout.disk_name(EMBEDDING)]):
+            # Like transformers, which ties no head that came with numbers of its own, whatever config.json says.
+            layout = replace(layout, tied=False)
         checkpoint = Checkpoint(folder=folder, config=config, layout=layout, places=places)
         if not layout.tied and layout.disk_name(HEAD) not in places:
             raise BrokenCheckpoint(
