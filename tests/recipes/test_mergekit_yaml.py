@@ -27,6 +27,7 @@ from evovlm.recipes.recipe import (
     Values,
     value_at,
 )
+from tests.golden.fixtures import CASES, TENSORS, Case
 from tests.golden.mergekit_files import FOLDER, N_BLOCKS, exported, make_configs, place, resolved
 
 RESOLVED = resolved()
@@ -90,6 +91,41 @@ def test_every_tensor_has_the_numbers_that_mergekit_resolves(file: str, models: 
             assert row["shared"][setting.name] == (not given if setting.kind == "inverse" else given)
         if method.rescales:
             assert row["shared"]["rescale"] == (recipe.settings.rescale == "l1")
+
+
+# Of the files that mergekit computed whole merges from, those that no recipe can state, and why.
+REFUSED = {
+    "passthrough": "sources: other models than in the first slice",
+    "passthrough_scale": "one number for a block's attention",
+    "ties_rescale": "rescale: has no equal here but false",
+    "nuslerp_columns": "nuslerp_row_wise: has no equal here but false",
+    "nuslerp_columns_base": "nuslerp_row_wise: has no equal here but false",
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_files_of_computed_merges_are_read_or_refused(case: Case, tmp_path: Path) -> None:
+    for name in ("base", "a", "b", "c"):
+        (tmp_path / name).mkdir()
+        config = {"num_hidden_layers": 2, "model_type": "llama", "dtype": case.stored}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    refusal = REFUSED.get(case.name.partition("-")[0])
+    if refusal is not None:
+        assert refusal in problems(tmp_path, case.yaml)[1]
+        return
+    recipe = read(tmp_path, case.yaml)
+    row = MERGEKIT_METHODS[case.method]
+    for tensor in TENSORS:
+        given = case.parameters(tensor)
+        # A base that its method takes for one more input is a source like others.
+        assert {ref.text for ref in recipe.sources.values()} == set(case.sources(tensor))
+        for name, theirs in given.items():
+            numbers = next(recipe.parameters[own] for own, ref in recipe.sources.items() if ref.text == name)
+            found = {row.weight: numbers.weight, **{each: getattr(numbers, each) for each in row.parameters}}
+            merged = dict(case.settings(tensor) if row.weight_is_shared else {}) | dict(theirs)
+            for parameter in set(found) & set(merged):
+                expected = row.weight_default if merged[parameter] is None else merged[parameter]
+                assert number(found[parameter], tensor, 2) == expected
 
 
 def test_mergekit_ran_every_file() -> None:
