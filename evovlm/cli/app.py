@@ -7,6 +7,7 @@ import typer
 
 from evovlm.cli.demo import demo
 from evovlm.cli.evolve import evolve
+from evovlm.cli.export import export
 from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
 from evovlm.cli.score import score
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, evolve, show, merge, score, methods, spaces, tasks):
+for command in (demo, evolve, show, merge, export, score, methods, spaces, tasks):
     app.command()(command)
 app.add_typer(zoo)
 

@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError, ModelNotFound
+from evovlm.recipes.mergekit_yaml import is_mergekit, recipe_from_mergekit
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.recipes.problems import did_you_mean, report_problems
 from evovlm.recipes.recipe import (
@@ -248,10 +249,14 @@ def default_host(base: ModelRef | None, sources: Mapping[str, ModelRef]) -> Mode
 def load_recipe(path: Path, *, methods: Collection[str] = ()) -> ParameterMerge:
     """Return the recipe in the YAML file `path`; its relative model paths start at the file's folder.
 
-    `methods` are the names that `method` may have (empty: any). Raises ConfigError with all problems of the file.
+    A mergekit file is read as the recipe that it means. `methods` are the names that `method` may have (empty: any).
+    Raises ConfigError with all problems of the file.
     """
+    text = read_yaml(path)
+    if is_mergekit(text):
+        return recipe_from_mergekit(path, methods=methods)
     try:
-        document = RecipeDocument.model_validate(read_yaml(path), context={_METHODS: methods})
+        document = RecipeDocument.model_validate(text, context={_METHODS: methods})
     except ValidationError as error:
         raise report_problems(path, error, model=RecipeDocument) from error
     try:

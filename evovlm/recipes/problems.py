@@ -26,10 +26,13 @@ def report_problems(path: Path, error: ValidationError, *, model: type[BaseModel
 
     `model` is the pydantic model the file was read as; with it, an unknown key comes with the closest known one.
     """
+    return report_places(path, [(found["loc"], _describe(found, model)) for found in error.errors(include_url=False)])
+
+
+def report_places(path: Path, found: Iterable[tuple[KeyPath, str]]) -> ConfigError:
+    """Return one ConfigError with every problem found in the file `path`: its key path (for the line) and its text."""
     lines = key_lines(path)
-    problems = sorted(
-        (_line(found["loc"], lines), _describe(found, model)) for found in error.errors(include_url=False)
-    )
+    problems = sorted({(_line(place, lines), text) for place, text in found})
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return ConfigError("\n    ".join([f"{path} has {count}:", *(f"{path}:{line}: {text}" for line, text in problems)]))
 

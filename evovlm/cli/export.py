@@ -1,0 +1,67 @@
+"""`evovlm export RECIPE --to mergekit`: say a recipe in another tool's words."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evovlm.recipes.recipe import ParameterMerge
+
+
+class Target(StrEnum):
+    """What a recipe can be exported to."""
+
+    MERGEKIT = "mergekit"
+
+
+def export(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
+    to: Annotated[Target, typer.Option("--to", help="The tool that is to read it.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The new file to write; without it, print.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Export a recipe to another tool, so that anyone can check a merge with it."""
+    from evovlm.merging.methods import METHODS
+    from evovlm.recipes.documents import load_recipe
+
+    loaded = load_recipe(recipe, methods=METHODS)
+    text = _mergekit(loaded)
+    if out is not None:
+        _write_new(out, text)
+    if as_json:
+        result = {
+            "recipe_id": loaded.recipe_id,
+            "to": to.value,
+            "file": str(out) if out is not None else None,
+            "text": text,
+        }
+        typer.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        typer.echo(text if out is None else str(out), nl=out is not None)
+
+
+def _mergekit(recipe: "ParameterMerge") -> str:
+    from evovlm.recipes.local_config import count_blocks, read_config
+    from evovlm.recipes.mergekit_export import recipe_to_mergekit
+
+    config = read_config(recipe.host)
+    n_blocks = count_blocks(config) if config is not None else None
+    if n_blocks is None:
+        # Lists tell the number of blocks too; without any, it does not matter.
+        n_blocks = max(recipe.unit_lengths(), default=3) - 2
+    return recipe_to_mergekit(recipe, n_blocks=n_blocks)
+
+
+def _write_new(path: Path, text: str) -> None:
+    from evovlm.errors import ConfigError, OutputExists
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise OutputExists(f"{path} exists already and is not overwritten.\n    Name another file.") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}).") from error

@@ -1,0 +1,120 @@
+"""A mergekit file's outer form: which keys stand where. What its parameters mean is read later, tensor by tensor."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
+from pydantic_core import PydanticCustomError
+
+
+def _as_model_text(value: object) -> str:
+    """Return "path-or-id" or "id@revision" for what mergekit takes as a model."""
+    text = value if isinstance(value, str) else _from_mapping(value)
+    if "+" in text:
+        raise PydanticCustomError("lora", "a LoRA adapter has no equal here; merge it into its model first")
+    return text
+
+
+def _from_mapping(value: object) -> str:
+    if not isinstance(value, Mapping) or "model" not in value:
+        raise PydanticCustomError("model", "should be a model: a folder or a hub id")
+    for key in ("lora", "override_architecture"):
+        if value.get(key) is not None:
+            raise PydanticCustomError("model", "{key} has no equal here", {"key": key})
+    inner = value["model"]
+    path = inner.get("path") if isinstance(inner, Mapping) else inner
+    revision = inner.get("revision") if isinstance(inner, Mapping) else None
+    if not isinstance(path, str) or not path:
+        raise PydanticCustomError("model", "should be a model: a folder or a hub id")
+    return path if revision is None else f"{path}@{revision}"
+
+
+ModelText = Annotated[str, PlainValidator(_as_model_text)]
+Parameters = dict[str, Any]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelEntry(_Document):
+    """An entry of `models:`."""
+
+    model: ModelText
+    parameters: Parameters | None = None
+
+
+class SliceSource(_Document):
+    """A source of a slice: its blocks from `layer_range[0]` up to and without `layer_range[1]`."""
+
+    model: ModelText
+    layer_range: Annotated[list[int], Field(min_length=2, max_length=2)]
+    parameters: Parameters | None = None
+
+
+class Slice(_Document):
+    """An entry of `slices:`."""
+
+    sources: Annotated[list[SliceSource], Field(min_length=1)]
+    base_model: ModelText | None = None
+    parameters: Parameters | None = None
+
+
+class TokenizerDocument(_Document):
+    """`tokenizer:`, the longer form of `tokenizer_source`."""
+
+    source: ModelText = "union"
+    tokens: None = None
+    pad_to_multiple_of: None = None
+
+
+class OwnDocument(_Document):
+    """`evovlm:`, which mergekit ignores: what a recipe says beyond a mergekit file."""
+
+    seed: int = 0
+    sources: dict[str, str] = Field(default_factory=dict)
+
+
+class MergekitDocument(_Document):
+    """A mergekit file."""
+
+    merge_method: str
+    base_model: ModelText | None = None
+    models: Annotated[list[ModelEntry], Field(min_length=1)] | None = None
+    slices: Annotated[list[Slice], Field(min_length=1)] | None = None
+    modules: Any = None
+    parameters: Parameters | None = None
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer_source: ModelText | None = None
+    tokenizer: TokenizerDocument | None = None
+    chat_template: Any = None
+    name: str | None = None
+    evovlm: OwnDocument = OwnDocument()
+
+    @field_validator("modules")
+    @classmethod
+    def _has_no_modules(cls, value: object) -> None:
+        if value is not None:
+            raise PydanticCustomError("modules", "has no equal in a recipe, which merges one language model")
+
+    @field_validator("chat_template")
+    @classmethod
+    def _keeps_the_template(cls, value: object) -> None:
+        if value is not None:
+            raise PydanticCustomError("template", "has no equal in a recipe; a merge keeps its host's template")
+
+    @field_validator("dtype", "out_dtype")
+    @classmethod
+    def _is_a_dtype(cls, value: str | None) -> str | None:
+        name = value.removeprefix("torch.") if value else None
+        if name not in (None, "float64", "float32", "float16", "bfloat16"):
+            raise PydanticCustomError("dtype", "should be float32, float16, bfloat16 or float64")
+        return name
+
+    @property
+    def form(self) -> Literal["models", "slices"] | None:
+        """How the sources are given; None for neither or both."""
+        if (self.models is None) == (self.slices is None):
+            return None
+        return "models" if self.models is not None else "slices"

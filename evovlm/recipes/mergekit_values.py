@@ -1,0 +1,270 @@
+"""Numbers that vary over a model: mergekit's gradients and filters on one side, one number per unit on the other.
+
+mergekit writes a number, a list (a "gradient": piecewise linear over the blocks), or entries {filter, value} of which
+the first counts whose filter is a part of the tensor's name. A recipe has one number per unit, or per component.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+from evovlm.recipes.recipe import COMPONENTS, ByComponent, Component, UnitValues, Values, parts_of
+from evovlm.recipes.yaml_text import KeyPath
+
+Kind = Literal["number", "flag"]
+Scalar: TypeAlias = float | bool
+
+_ATTENTION = tuple(f"self_attn.{name}_proj.weight" for name in "qkvo")
+_BIASES = tuple(f"self_attn.{name}_proj.bias" for name in "qkvo")
+_MLP = tuple(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
+_NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
+_LLAMA = (*_ATTENTION, *_MLP, *_NORMS)
+_HEAD_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+_OUTER_NORMS = ("pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight")
+
+# Filters are matched against names, so which tensors a block has decides what a filter means.
+_BLOCK_TENSORS: Mapping[str, tuple[str, ...]] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": (*_LLAMA, *_BIASES),
+    "qwen3": (*_LLAMA, *_HEAD_NORMS),
+    "gemma": _LLAMA,
+    "gemma2": (*_LLAMA, *_OUTER_NORMS),
+    "gemma3_text": (*_LLAMA, *_OUTER_NORMS, *_HEAD_NORMS),
+}
+_ANY_BLOCK = (*_LLAMA, *_BIASES, *_HEAD_NORMS, *_OUTER_NORMS)
+_NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+# What YAML 1.1, which mergekit reads, takes for a truth value, as 1.2 reads it: as text.
+_FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+class Refusal(Exception):
+    """Something of a mergekit file that has no equal in a recipe: where it stands, and why."""
+
+    def __init__(self, place: KeyPath, reason: str) -> None:
+        super().__init__(reason)
+        self.place = place
+        self.reason = reason
+
+
+class Tensor(NamedTuple):
+    """A tensor of the result: `part` is the slice it comes from, `t` in [0, 1] where its block lies in that slice."""
+
+    name: str
+    unit: int
+    component: Component
+    part: int
+    t: float
+
+
+class Scope(NamedTuple):
+    """A setting and where it stands; the first scope that has a value for a tensor counts."""
+
+    place: KeyPath
+    setting: object
+
+
+class Found(NamedTuple):
+    """A value and where it stands."""
+
+    value: Scalar
+    place: KeyPath
+
+
+class Condition(NamedTuple):
+    """An entry {filter, value} of mergekit's; without a filter it holds for every tensor."""
+
+    filter: str | None
+    value: UnitValues
+
+
+def is_plain(setting: object) -> bool:
+    """Whether the setting has one value for all tensors, whatever the model."""
+    return not isinstance(setting, (Mapping, list))
+
+
+def tensors_of(model_type: str, lengths: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the tensors of a model of `model_type` whose blocks come from slices of these lengths, in order."""
+    last = len(lengths) - 1
+    head = sum(lengths) + 1
+    found = [Tensor("model.embed_tokens.weight", 0, "rest", 0, 0.0)]
+    unit = 1
+    for part, length in enumerate(lengths):
+        for index in range(length):
+            for name in _BLOCK_TENSORS.get(model_type, _ANY_BLOCK):
+                place = f"model.layers.{unit - 1}.{name}"
+                found.append(Tensor(place, unit, _component(name), part, block_position(index, length)))
+            unit += 1
+    # Final norm and head take the first value of a gradient, as the embedding does, but of the last slice.
+    found.append(Tensor("model.norm.weight", head, "norms", last, 0.0))
+    found.append(Tensor("lm_head.weight", head, "rest", last, 0.0))
+    return tuple(found)
+
+
+def block_position(index: int, length: int) -> float:
+    """Return mergekit's position in [0, 1] of block `index` of a slice: a single block lies at the end."""
+    return index / (length - 1) if length > 1 else 1.0
+
+
+def gradient_value(numbers: Sequence[float], t: float) -> float:
+    """Return the value at `t` in [0, 1] of the line through evenly spaced `numbers`, rounded as mergekit rounds it."""
+    scaled = t * (len(numbers) - 1)
+    before = int(scaled)
+    after = min(before + 1, len(numbers) - 1)
+    share = scaled - before
+    return (1 - share) * numbers[before] + share * numbers[after]
+
+
+def resolve(scopes: Sequence[Scope], tensor: Tensor, *, kind: Kind) -> Found | None:
+    """Return the value that the scopes, first to last, give the tensor; raises Refusal for what is no setting."""
+    for scope in scopes:
+        found = _evaluate(scope.setting, scope.place, tensor, kind)
+        if found is not None:
+            return found
+    return None
+
+
+def values_of(
+    tensors: Sequence[Tensor], lookup: Callable[[Tensor], Found], *, n_units: int, name: str, collapse: bool = True
+) -> Values:
+    """Return the numbers that `lookup` gives the tensors as a recipe states them.
+
+    Raises Refusal when two tensors of one component of one unit differ. `name` is the parameter's, for that message.
+    """
+    cells: dict[tuple[Component, int], tuple[Found, str]] = {}
+    for tensor in tensors:
+        found = lookup(tensor)
+        first, first_name = cells.setdefault((tensor.component, tensor.unit), (found, tensor.name))
+        if first.value != found.value:
+            raise Refusal(
+                found.place,
+                f"{name}: is {first.value} for {first_name} and {found.value} for {tensor.name}; a recipe has one "
+                "number for a block's attention, one for its MLP, one for its norms.",
+            )
+    numbers = {cell: float(found.value) for cell, (found, _) in cells.items()}
+    plain: list[float] = []
+    for unit in range(n_units):
+        here = {value for (_, of), value in numbers.items() if of == unit}
+        plain.extend(here if len(here) == 1 else ())
+    if len(plain) == n_units:
+        return _collapsed(plain) if collapse else tuple(plain)
+    return ByComponent(**{each: _collapsed(_filled(each, numbers, n_units)) for each in COMPONENTS})
+
+
+def conditions_of(values: Values, n_blocks: int) -> float | tuple[Condition, ...]:
+    """Return what gives mergekit exactly these numbers: one for all, or entries in the order in which they count."""
+    parts = {_collapsed(_per_unit(part, n_blocks)) for part in parts_of(values)}
+    if len(parts) == 1:
+        (only,) = parts
+        return _whole_units(only, n_blocks) if isinstance(only, tuple) else only
+    if not isinstance(values, ByComponent):
+        raise TypeError(values)
+    attention, mlp, norms, rest = (_per_unit(getattr(values, each), n_blocks) for each in COMPONENTS)
+    found = [
+        Condition("embed_tokens", rest[0]),
+        Condition("lm_head", rest[-1]),
+        Condition("model.norm.", norms[-1]),
+    ]
+    for block in sorted({b for numbers in (attention, mlp, norms) for b in _inexact(numbers[1:-1])}):
+        here = f"model.layers.{block}."
+        # Norms inside the attention come before the attention as a whole.
+        found += [Condition(f"{here}self_attn.{name}_norm", norms[block + 1]) for name in "qk"]
+        found.append(Condition(f"{here}self_attn.", attention[block + 1]))
+        found.append(Condition(f"{here}mlp.", mlp[block + 1]))
+        found.append(Condition(here, norms[block + 1]))
+    for name, numbers in (("norm", norms), ("self_attn.", attention), ("mlp.", mlp)):
+        found.append(Condition(name, _collapsed(numbers[1:-1])))
+    return tuple(found)
+
+
+def _whole_units(numbers: tuple[float, ...], n_blocks: int) -> tuple[Condition, ...]:
+    blocks = numbers[1 : n_blocks + 1]
+    return (
+        Condition("embed_tokens", numbers[0]),
+        *(Condition(f"model.layers.{block}.", blocks[block]) for block in _inexact(blocks)),
+        Condition("model.layers.", _collapsed(blocks)),
+        Condition(None, numbers[-1]),
+    )
+
+
+def _inexact(blocks: Sequence[float]) -> list[int]:
+    """Return the blocks whose number a gradient through all of them would miss by a rounding error."""
+    if len(set(blocks)) == 1:
+        return []
+    n_blocks = len(blocks)
+    return [b for b in range(n_blocks) if gradient_value(blocks, block_position(b, n_blocks)) != blocks[b]]
+
+
+def _component(name: str) -> Component:
+    if "norm" in name:
+        return "norms"
+    return "attention" if name.startswith("self_attn.") else "mlp"
+
+
+def _evaluate(setting: object, place: KeyPath, tensor: Tensor, kind: Kind) -> Found | None:
+    if isinstance(setting, Mapping):
+        return _first_match([setting], [place], tensor, kind)
+    if not isinstance(setting, list):
+        return Found(_scalar(setting, place, kind), place)
+    if any(isinstance(entry, Mapping) for entry in setting):
+        return _first_match(setting, [(*place, index) for index in range(len(setting))], tensor, kind)
+    return _along(setting, place, tensor, kind)
+
+
+def _first_match(entries: Sequence[object], places: Sequence[KeyPath], tensor: Tensor, kind: Kind) -> Found | None:
+    for entry, place in zip(entries, places, strict=True):
+        if not isinstance(entry, Mapping) or "value" not in entry or set(entry) - {"filter", "value"}:
+            raise Refusal(place, "should be an entry {filter: TEXT, value: NUMBER or list of numbers}.")
+        part, value = entry.get("filter"), entry["value"]
+        if part is not None and not isinstance(part, str):
+            raise Refusal(place, f"filter: should be text, a part of tensor names (found {part!r}).")
+        if part is None or part == "*" or part in tensor.name:
+            inner = (*place, "value")
+            return (
+                _along(value, inner, tensor, kind)
+                if isinstance(value, list)
+                else Found(_scalar(value, inner, kind), inner)
+            )
+    return None
+
+
+def _along(values: list[object], place: KeyPath, tensor: Tensor, kind: Kind) -> Found | None:
+    if not values:
+        return None
+    scalars = [_scalar(value, place, kind) for value in values]
+    if kind == "flag":
+        return Found(scalars[int(tensor.t * (len(scalars) - 1))], place)
+    return Found(gradient_value(scalars, tensor.t), place)
+
+
+def _scalar(value: object, place: KeyPath, kind: Kind) -> Scalar:
+    if kind == "flag":
+        flag = value if isinstance(value, bool) else _FLAGS.get(str(value).lower())
+        if flag is None:
+            raise Refusal(place, f"should be true or false (found {value!r}).")
+        return flag
+    # Text too: 1e-3 without a dot is text to YAML 1.1, and mergekit takes the number in it.
+    text = "" if isinstance(value, bool) else str(value)
+    if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
+        raise Refusal(place, f"should be a number (found {value!r}).")
+    return float(text)
+
+
+def _filled(component: Component, numbers: Mapping[tuple[Component, int], float], n_units: int) -> list[float]:
+    """Return one number per unit; where the component has no tensor, that of the unit before (after) it."""
+    own = {unit: value for (of, unit), value in numbers.items() if of == component}
+    current = own[min(own)]
+    found: list[float] = []
+    for unit in range(n_units):
+        current = own.get(unit, current)
+        found.append(current)
+    return found
+
+
+def _per_unit(part: UnitValues, n_blocks: int) -> tuple[float, ...]:
+    return part if isinstance(part, tuple) else (part,) * (n_blocks + 2)
+
+
+def _collapsed(numbers: Sequence[float]) -> UnitValues:
+    return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
