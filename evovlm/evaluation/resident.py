@@ -12,6 +12,7 @@ from evovlm.errors import ConfigError
 from evovlm.merging import kernels
 from evovlm.merging.floats import Raw, widen
 from evovlm.merging.merge import Merger
+from evovlm.merging.tensor_names import HEAD
 from evovlm.merging.union_tokenizer import union_tokenizer
 from evovlm.models.backbone import ParameterWriter
 from evovlm.models.loading import LoadedModel, Override, load_model
@@ -35,6 +36,9 @@ class ResidentModel:
         writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})
         resident = cls(loaded=loaded, merger=merger, _writer=writer)
         sink = _ParameterSink(writer)
+        if HEAD in merger.result.tensor_names and merger.host.layout.tied:
+            # A head that the host does not have begins as what it uses for one.
+            writer.write(HEAD, 0, merger.host.read(HEAD).flatten())
         for name, start, values in merger.new_rows():
             sink.write(name, start, values)
         return resident

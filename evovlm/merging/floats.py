@@ -28,10 +28,8 @@ def widen(raw: Raw, out: Vector) -> None:
 
 
 def narrow(vector: Vector, out: Raw) -> None:
-    """Write float32 numbers into `out` as it stores them, rounded to the nearest, ties to even."""
+    """Write float32 numbers into `out` as it stores them, rounded to the nearest, ties to even; may become infinite."""
     if out.dtype == np.uint16:
         kernels.narrow_bfloat16(vector, out)
     else:
-        # What is too large for float16 becomes infinite, as on any device; whoever writes it looks for that.
-        with np.errstate(over="ignore"):
-            np.copyto(out, vector, casting="same_kind")
+        np.copyto(out, vector, casting="same_kind")

@@ -154,7 +154,8 @@ def elect(parts: Any, mix_weights: Any, divisor_weights: Any, least: Any, normal
             for i in range(size):
                 mix[i] += part[i]
         for i in range(size):
-            sign[i] = one if mix[i] >= zero else -one
+            # Neither holds for NaN, which goes on to the mix.
+            sign[i] = one if mix[i] >= zero else (-one if mix[i] < zero else mix[i])
             mix[i] = zero
         # Turned so that the elected sign is +, the entries that count are those above 0.
         for s in range(k):

@@ -219,9 +219,13 @@ class Merger:
         return index if weights[index] == 1 and densities[index] >= 1 else None
 
     def _merge_piece(self, plan: Callable[[], Planned], vectors: TaskVectors, stretch: Stretch, sink: Sink) -> None:
-        planned = plan()
-        dtype = STORED[self.host.place(vectors.name).dtype_code]
-        stored: Raw = np.empty(stretch.size, dtype=dtype)
+        # What overflows becomes infinite, as on any device; whoever takes the result looks for that.
+        with np.errstate(all="ignore"):
+            stored = self._merged(plan(), vectors, stretch)
+        sink.write(vectors.name, stretch.start, stored)
+
+    def _merged(self, planned: Planned, vectors: TaskVectors, stretch: Stretch) -> Raw:
+        stored: Raw = np.empty(stretch.size, dtype=STORED[self.host.place(vectors.name).dtype_code])
         # For slerp the base stands before its one source.
         merged = (
             vectors.values(planned - len(self.source_names), stretch)
@@ -231,7 +235,7 @@ class Merger:
         for start, values in merged:
             place = start - stretch.start
             narrow(values, stored[place : place + len(values)])
-        sink.write(vectors.name, stretch.start, stored)
+        return stored
 
     def _columns(self, name: str) -> int:
         return math.prod(self.host.shape(name)[1:])

@@ -58,7 +58,8 @@ class Method:
 
     `parameters` are those a source takes, `settings` those of `MergeSettings` that make a difference, `normalize` is
     the
-    default of that setting. `sources` is the least and the largest number of sources (None: any).
+    default of that setting. `sources` is the least and the largest number of sources (None: any). `whole_rows` and
+    `by_inner_products` say that a row, or the sum over the whole tensor, decides on each of its entries.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Method:
     normalize: bool = False
     sources: tuple[int, int | None] = (1, None)
     whole_rows: bool = False
+    by_inner_products: bool = False
 
     @property
     def needs_base(self) -> bool:
@@ -217,6 +219,7 @@ METHODS: Mapping[str, Method] = {
             paper="Shoemake 1985, SIGGRAPH 19(3)",
             base="first",
             function=slerp,
+            by_inner_products=True,
             sources=(1, 1),
         ),
         Method(
@@ -225,6 +228,7 @@ METHODS: Mapping[str, Method] = {
             paper="Goddard et al. 2024, arXiv 2403.13257 (mergekit)",
             base="optional",
             function=nuslerp,
+            by_inner_products=True,
             settings=frozenset({"row_wise"}),
             sources=(2, 2),
         ),
@@ -234,6 +238,7 @@ METHODS: Mapping[str, Method] = {
             paper="Goddard et al. 2024, arXiv 2403.13257 (mergekit)",
             base="optional",
             function=multislerp,
+            by_inner_products=True,
             settings=frozenset({"normalize"}),
             normalize=True,
         ),
@@ -243,6 +248,7 @@ METHODS: Mapping[str, Method] = {
             paper="Grove & Karcher 1973, Math. Z. 132",
             base="none",
             function=karcher,
+            by_inner_products=True,
             settings=frozenset({"max_iterations", "tolerance"}),
         ),
         Method(
@@ -326,6 +332,7 @@ METHODS: Mapping[str, Method] = {
             paper="Jang et al. 2024, arXiv 2403.19522",
             base="needed",
             function=model_stock,
+            by_inner_products=True,
             parameters=(),
             settings=frozenset({"row_wise"}),
             sources=(2, None),
@@ -336,6 +343,7 @@ METHODS: Mapping[str, Method] = {
             paper="Wan et al. 2024, arXiv 2408.07990 (FuseChat)",
             base="needed",
             function=sce,
+            by_inner_products=True,
             parameters=(),
             settings=frozenset({"select_topk"}),
         ),

@@ -227,8 +227,9 @@ class TaskVectors:
         if self.allow_non_finite or (start, model.label) in self._looked_at or kernels.is_finite(values):
             return
         raise BrokenCheckpoint(
-            f"{model.owner}: {self.name} holds numbers that are not finite (NaN or infinite); they would spread "
-            "over the merge.\n    Fetch the model again, or allow them explicitly (merge --allow-non-finite)."
+            f"{model.place.file.parent}: {self.name} holds numbers that are not finite (NaN or infinite). "
+            f"It is {model.owner}; they would spread over the merge.\n"
+            "    Fetch the model again, or allow them explicitly (merge --allow-non-finite)."
         )
 
 

@@ -52,9 +52,10 @@ def write_checkpoint(
 ) -> WrittenCheckpoint:
     """Merge as the recipe says and write the result to the folder `out`, new or (with `overwrite`) in place of a model.
 
-    Config, tokenizer, processor and unmerged tensors are the host's, byte for byte (checked after writing), but for what
-    the recipe's `config_from` and `vocabulary: union` change in config and tokenizer; `recipe.yaml` and a model card are
-    added. The work is done in a sibling folder, which a killed run leaves behind and the next one removes. `merger` spares opening the models again, and decides itself on `allow_non_finite`.
+    Config, tokenizer, processor and unmerged tensors are the host's, byte for byte (checked after writing), but for
+    what the recipe's `config_from` and `vocabulary: union` change in config and tokenizer; `recipe.yaml` and a model
+    card are added. The work is done in a sibling folder, which a killed run leaves behind and the next one removes.
+    `merger` spares opening the models again, and decides itself on `allow_non_finite`.
     Raises OutputExists when `out` exists and may not be replaced, OutputError when it cannot be written, ModelError or
     ConfigError when the recipe cannot be merged.
     """

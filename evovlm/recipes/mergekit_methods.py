@@ -83,7 +83,10 @@ MERGEKIT_METHODS: Mapping[str, MergekitMethod] = {
         fixed={"nuslerp_row_wise": False},
     ),
     "multislerp": MergekitMethod(
-        base="optional", settings={"normalize": SharedSetting("normalize_weights", "flag")}, fixed={"eps": 1e-8}
+        base="optional",
+        averages=True,
+        settings={"normalize": SharedSetting("normalize_weights", "flag")},
+        fixed={"eps": 1e-8},
     ),
     "karcher": MergekitMethod(
         base="input",

@@ -61,9 +61,7 @@ class Collected:
         flat[start : start + len(given)] = given.view(flat.dtype) if given.dtype == torch.uint16 else given
 
 
-def merge_all(
-    recipe: ParameterMerge, *, threads: int = 1, merger: Merger | None = None
-) -> dict[str, torch.Tensor]:
+def merge_all(recipe: ParameterMerge, *, threads: int = 1, merger: Merger | None = None) -> dict[str, torch.Tensor]:
     """Return every merged tensor by its backbone name."""
     merger = merger or Merger.open(recipe, threads=threads)
     collected = Collected(merger)

@@ -88,7 +88,7 @@ def planned(case: Case, tensor: str, *, given_masks: bool = True) -> tuple[objec
 
 
 def with_selection(case: Case, tensor: str, combination: Combination) -> Combination:
-    """Put in the entries that the peer selected, and its weights: equal ones for squares below 1e-6 (ours never are)."""
+    """Put in the entries that the peer selected, and its weights: equal ones where squares are below 1e-6."""
     models = case.inputs(tensor)
     mask = case.mask(tensor, "all")
     selected = np.ones(case.expected(tensor).numel(), dtype=bool) if mask is None else mask.flatten().numpy()
@@ -141,7 +141,7 @@ def test_bfloat16_models_in_float32_differ_at_most_by_how_a_half_is_rounded(case
 
 def exact(case: Case, tensor: str) -> torch.Tensor:
     """Return the same combination carried out in float64."""
-    vectors, combination = planned(case, tensor)
+    _, combination = planned(case, tensor)
     if combination.election is not None or combination.varying is not None:
         pytest.skip("the election is by the float32 sum")
     models = case.inputs(tensor)

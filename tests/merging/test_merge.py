@@ -1,19 +1,23 @@
 """The merger on pico models: what must hold of every merge."""
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels, ModelNotFound
+from evovlm.merging import task_vector
 from evovlm.merging.merge import Merger
 from evovlm.merging.methods import METHODS
 from evovlm.merging.sources import Checkpoint
-from evovlm.recipes.recipe import MergeSettings, SourceParameters
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge, Rescale, SourceParameters, UnitValues
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
-from tests.pico import pico_tokenizer
+from tests.pico import pico_llm, pico_tokenizer
 
 N_UNITS = 4
 ROWS = len(pico_tokenizer())
@@ -24,68 +28,92 @@ def whole(models: Path, name: str) -> dict[str, torch.Tensor]:
     return {each: checkpoint.read(each) for each in checkpoint.backbone_names()}
 
 
+SOURCES = ("math", "ja", "other-rope")
+
+
+def recipe_of(
+    models: Path, method: str, *, rescale: Rescale = "density", density: UnitValues = 0.6, row_wise: bool = False
+) -> ParameterMerge:
+    """Return a recipe of as many sources as the method takes, with numbers in its range."""
+    row = METHODS[method]
+    count = min(row.sources[1] or 3, 3)
+    weights = dict(zip(SOURCES, (0.7, 0.45, 0.3), strict=True))
+    numbers = {
+        name: (weights[name] if "weight" in row.parameters else 1.0, density if "density" in row.parameters else 1.0)
+        for name in SOURCES[:count]
+    }
+    settings = MergeSettings(rescale=rescale, row_wise=row_wise, select_topk=0.5 if method == "sce" else 1.0)
+    return make_recipe(models, numbers, method=method, settings=settings)
+
+
+VARIANTS = [
+    *({"method": name} for name in METHODS),
+    *({"method": name, "rescale": "l1"} for name, method in METHODS.items() if "rescale" in method.settings),
+    *({"method": name, "row_wise": True} for name, method in METHODS.items() if "row_wise" in method.settings),
+]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_order_of_sources_makes_no_difference_to_a_bit(models: Path, method: str) -> None:
-    density = 0.6 if "density" in METHODS[method].parameters else 1.0
-    sources = {"math": (0.7, density), "ja": (0.45, density), "other-rope": (0.3, density)}
-    first = make_recipe(models, sources, method=method)
-    second = make_recipe(models, dict(reversed(sources.items())), method=method)
+    first = recipe_of(models, method)
+    turned = dict(reversed(first.sources.items()))
+    second = replace(first, sources=turned, parameters=dict(reversed(first.parameters.items())))
     assert first.recipe_id == second.recipe_id
     assert same_bytes(merge_all(first), merge_all(second))
 
 
-@pytest.mark.parametrize(
-    ("method", "rescale"),
-    [
-        *((name, "density") for name in METHODS),
-        *((name, "l1") for name, method in METHODS.items() if "rescale" in method.settings),
-    ],
-)
-def test_memory_budget_and_threads_make_no_difference_to_a_bit(models: Path, method: str, rescale: str) -> None:
-    density = (0.3, 0.6, 1.0, 0.0) if "density" in METHODS[method].parameters else 1.0
-    settings = MergeSettings(rescale="l1" if rescale == "l1" else "density")
-    recipe = make_recipe(models, {"math": (0.7, density), "ja": (0.45, density)}, method=method, settings=settings)
-    kept = merge_all(recipe)
-    assert same_bytes(kept, merge_all(recipe, cache_bytes=0))
-    assert same_bytes(kept, merge_all(recipe, cache_bytes=100_000))
-    torch.set_num_threads(2)
-    try:
-        assert same_bytes(kept, merge_all(recipe))
-    finally:
-        torch.set_num_threads(1)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_threads_chunks_and_shards_make_no_difference_to_a_bit(
+    models: Path, variant: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(models, **variant, density=(0.3, 0.6, 1.0, 0.0))
+    once = merge_all(recipe)
+    assert same_bytes(once, merge_all(recipe, threads=3))
+    for reversed_pieces in (False, True):
+        monkeypatch.setattr(task_vector, "PIECE_CHUNKS", 1 if reversed_pieces else 2)
+        assert same_bytes(once, merge_all(recipe, threads=2))
+    if not METHODS[recipe.method].by_inner_products:
+        # Inner products are summed chunk by chunk; their size is a part of the arithmetic.
+        monkeypatch.setattr(task_vector, "CHUNK", 96)
+        assert same_bytes(once, merge_all(recipe))
+
+
+def test_the_layout_of_shards_makes_no_difference_to_a_bit(models: Path, tmp_path: Path) -> None:
+    base = pico_llm(tmp_path / "base", like=models / "base", drift=0.0)
+    pico_llm(tmp_path / "math", like=base, seed=1, max_shard_size="40KB")
+    pico_llm(tmp_path / "whole" / "math", like=base, seed=1)
+    assert len(list((tmp_path / "math").glob("*.safetensors"))) > 1
+    sharded = make_recipe(tmp_path, {"math": (0.7, 0.4)})
+    single = make_recipe(tmp_path / "whole", {"math": (0.7, 0.4)}, base=str(base), host=str(base))
+    assert same_bytes(merge_all(sharded), merge_all(single))
 
 
 def test_merging_again_gives_the_same_and_other_numbers_something_else(models: Path) -> None:
     recipe = make_recipe(models, {"math": (0.7, 0.5), "ja": (0.45, 0.5)})
     merger = Merger.open(recipe)
-    first = dict(merger.merged(recipe))
+    first = merge_all(recipe, merger=merger)
     other = recipe.with_parameters({name: SourceParameters(weight=0.1, density=0.9) for name in recipe.sources})
-    assert not same_bytes(first, dict(merger.merged(other)))
-    assert same_bytes(first, dict(merger.merged(recipe)))
+    assert not same_bytes(first, merge_all(other, merger=merger))
+    assert same_bytes(first, merge_all(recipe, merger=merger))
 
 
-def test_writing_into_a_result_does_not_reach_the_next(models: Path) -> None:
-    for weight in (0.0, 1.0, 0.5):
-        recipe = make_recipe(models, {"math": (weight, 1.0)}, method="task_arithmetic")
-        merger = Merger.open(recipe)
-        first = {name: tensor.clone() for name, tensor in merger.merged(recipe)}
-        for _, tensor in merger.merged(recipe):
-            tensor.zero_()
-        assert same_bytes(first, dict(merger.merged(recipe)))
+WEIGHTED = [name for name, method in METHODS.items() if "weight" in method.parameters]
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.needs_base])
+@pytest.mark.parametrize("method", [name for name in WEIGHTED if METHODS[name].needs_base])
 def test_no_weight_gives_the_base_bit_for_bit(models: Path, method: str) -> None:
-    recipe = make_recipe(models, {"math": (0.0, 1.0), "ja": (0.0, 1.0)}, method=method)
-    assert same_bytes(merge_all(recipe), whole(models, "base"))
+    recipe = recipe_of(models, method)
+    without = recipe.with_parameters({name: SourceParameters(weight=0.0) for name in recipe.sources})
+    assert same_bytes(merge_all(without), whole(models, "base"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WEIGHTED)
 @pytest.mark.parametrize(("base", "source"), [("base", "math"), ("base16", "math16")])
 def test_one_source_of_weight_1_and_density_1_gives_it_bit_for_bit(
     models: Path, method: str, base: str, source: str
 ) -> None:
-    recipe = make_recipe(models, {source: (1.0, 1.0)}, method=method, base=base, host=base)
+    numbers = {source: (1.0, 1.0)} | ({"ja": (0.0, 1.0)} if METHODS[method].sources[0] > 1 else {})
+    recipe = make_recipe(models, numbers, method=method, base=base, host=base)
     assert same_bytes(merge_all(recipe), whole(models, source))
 
 
@@ -223,13 +251,13 @@ def test_a_list_of_a_wrong_length_is_an_error(models: Path) -> None:
 def test_a_density_that_would_be_ignored_is_an_error(models: Path) -> None:
     recipe = make_recipe(models, {"math": (0.5, 0.9)}, method="linear")
     with pytest.raises(ConfigError, match=r"parameters\.math\.density: linear has no density"):
-        list(Merger.open(recipe).merged(recipe))
+        merge_all(recipe)
 
 
 def test_a_recipe_of_another_template_is_refused(models: Path) -> None:
     merger = Merger.open(make_recipe(models, {"math": (0.5, 0.9)}))
     with pytest.raises(ConfigError, match="not of the template"):
-        list(merger.merged(make_recipe(models, {"math": (0.5, 0.9)}, seed=1)))
+        merge_all(make_recipe(models, {"math": (0.5, 0.9)}, seed=1), merger=merger)
 
 
 def test_numbers_that_are_not_finite_are_an_error(models: Path, tmp_path: Path) -> None:
