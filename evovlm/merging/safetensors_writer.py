@@ -9,12 +9,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evovlm.merging.safetensors_file import ITEM_BITS, LENGTH_BYTES, METADATA
-
-if TYPE_CHECKING:
-    import torch
 
 # What file systems answer that have no such call (network and FUSE mounts); the size alone is set there.
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -130,10 +127,3 @@ def _write_at(descriptor: int, view: memoryview, offset: int) -> None:
     written = 0
     while written < len(view):
         written += os.pwrite(descriptor, view[written:], offset + written)
-
-
-def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return the bytes of a CPU tensor, row by row."""
-    import torch
-
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().data

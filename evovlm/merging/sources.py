@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from evovlm.errors import BrokenCheckpoint, ModelError, PickledWeights, UnknownArchitecture
-from evovlm.merging.safetensors_file import TensorPlace, hold_the_same, tensor_places, torch_dtype
+from evovlm.merging.safetensors_file import TensorPlace, hold_the_same, tensor_places
 from evovlm.merging.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
+
+if TYPE_CHECKING:
+    import torch
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -78,18 +79,7 @@ class Checkpoint:
         """Return a backbone tensor's shape."""
         return self.place(backbone_name).shape
 
-    def dtype(self, backbone_name: str) -> torch.dtype:
-        """Return a backbone tensor's dtype on disk; raises BrokenCheckpoint when it is not a plain float."""
-        place = self.place(backbone_name)
-        dtype = torch_dtype(place.dtype_code)
-        if dtype is None or dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-            raise BrokenCheckpoint(
-                f"{self.folder}: {backbone_name} is stored as {place.dtype_code}; merging needs plain floats.\n"
-                "    Use the checkpoint before quantisation."
-            )
-        return dtype
-
-    def read(self, backbone_name: str) -> torch.Tensor:
+    def read(self, backbone_name: str) -> "torch.Tensor":
         """Return a backbone tensor as stored."""
         return self.place(backbone_name).read()
 

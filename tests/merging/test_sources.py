@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from evovlm.errors import BrokenCheckpoint, PickledWeights, UnknownArchitecture
+from evovlm.merging.safetensors_file import torch_dtype
 from evovlm.merging.sources import Checkpoint
 from evovlm.merging.tensor_names import FAMILIES, BackboneLayout, unit_index
+from tests.merging.recipes import make_recipe, merge_all
 
 
 def test_a_vlm_and_an_llm_have_the_same_backbone_names(models: Path) -> None:
@@ -31,7 +33,10 @@ def test_tensors_and_memory_names_are_those_of_the_loaded_model(models: Path, na
     parameters = dict(kind.from_pretrained(models / name, dtype="auto").named_parameters())
     for backbone_name in checkpoint.backbone_names():
         parameter = parameters[checkpoint.layout.memory_name(backbone_name)]
-        assert checkpoint.dtype(backbone_name) == parameter.dtype
+        assert (
+            checkpoint.place(backbone_name).dtype_code
+            == {torch.float32: "F32", torch.bfloat16: "BF16"}[parameter.dtype]
+        )
         assert checkpoint.shape(backbone_name) == parameter.shape
         assert torch.equal(checkpoint.read(backbone_name), parameter)
         disk_name = checkpoint.layout.disk_name(backbone_name)
@@ -146,5 +151,6 @@ def test_quantised_weights_are_refused(models: Path, tmp_path: Path) -> None:
     weights = load_file(tmp_path / "model" / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int8)
     save_file(weights, tmp_path / "model" / "model.safetensors")
+    recipe = make_recipe(models, {"math": (0.5, 1.0)}, base=str(tmp_path / "model"))
     with pytest.raises(BrokenCheckpoint, match=r"stored as I8[\s\S]*quantisation"):
-        Checkpoint.open(tmp_path / "model").dtype("model.norm.weight")
+        merge_all(recipe)
