@@ -6,12 +6,12 @@ from typing import Any
 
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.sources import Checkpoint
-from evovlm.merging.tensor_names import FAMILIES, VOCABULARY_TENSORS, BackboneLayout
+from evovlm.merging.tensor_names import VOCABULARY_TENSORS
+from evovlm.merging.text_families import backbone_settings
 from evovlm.merging.vocabulary import differing_tokens
 from evovlm.recipes.recipe import Vocabulary
 
 _SHOWN = 4
-_DEFAULT_ROPE_THETA = 10000.0
 # Equal shapes can hide another meaning: so many heads of such a size.
 _MEANING_OF_SHAPES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 
@@ -99,9 +99,9 @@ def find_warnings(models: Iterable[NamedCheckpoint], host: NamedCheckpoint, *, r
     `rows` is the number of embedding rows to be merged.
     """
     found: list[str] = []
-    settings = {str(host): _settings(host.checkpoint.layout)}
+    settings = {str(host): _settings(host)}
     for model in models:
-        settings[str(model)] = _settings(model.checkpoint.layout)
+        settings[str(model)] = _settings(model)
         if model.checkpoint.layout.is_vlm and not host.checkpoint.layout.is_vlm:
             found.append(f"{model} sees pictures and the host {host} does not; only its language model is merged.")
         differing = differing_tokens(model.checkpoint.folder, host.checkpoint.folder, rows=rows)
@@ -118,24 +118,8 @@ def find_warnings(models: Iterable[NamedCheckpoint], host: NamedCheckpoint, *, r
     return tuple(dict.fromkeys(found))
 
 
-def _settings(layout: BackboneLayout) -> Mapping[str, Any]:
-    """Return the settings that steer a backbone beside its weights, under transformers' defaults."""
-    config = layout.text_config
-    # transformers 5 keeps everything about rope in rope_parameters, earlier ones in rope_theta and rope_scaling.
-    rope: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    scaling = {key: value for key, value in sorted(rope.items()) if key not in ("rope_theta", "rope_type", "type")}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    window = config.get("sliding_window", FAMILIES[layout.text_model_type].default_window)
-    if layout.text_model_type.startswith("qwen") and not config.get("use_sliding_window", False):
-        window = None
-    return {
-        "model_type": layout.text_model_type,
-        "rope_theta": float(rope.get("rope_theta") or config.get("rope_theta") or _DEFAULT_ROPE_THETA),
-        "rope scaling": f"{kind} {scaling}" if scaling else kind,
-        "sliding_window": window,
-        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
-        "hidden_act": config.get("hidden_act", "silu"),
-    }
+def _settings(model: NamedCheckpoint) -> Mapping[str, Any]:
+    return backbone_settings(model.checkpoint.layout.text_config, model.checkpoint.layout.text_model_type)
 
 
 def _grouped(values: Mapping[str, str]) -> str:

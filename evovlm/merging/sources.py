@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evovlm.errors import BrokenCheckpoint, ModelError, PickledWeights, UnknownArchitecture
-from evovlm.merging.remote_places import places_by_index, remote_places
-from evovlm.merging.safetensors_file import DTYPES, TensorPlace, tensor_places
+from evovlm.merging.remote_places import RemotePlace, places_by_index, remote_places
+from evovlm.merging.safetensors_file import DTYPES, TensorPlace, hold_the_same, tensor_places
 from evovlm.merging.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
 from evovlm.recipes import checkpoint_files
 from evovlm.recipes.checkpoint_files import read_weight_map
@@ -63,6 +63,10 @@ class Checkpoint:
             layout = BackboneLayout.from_config(config, places)
         except (UnknownArchitecture, BrokenCheckpoint) as error:
             raise type(error)(f"{folder}: {error}") from error
+        head = places.get(layout.disk_name(HEAD))
+        if layout.tied and head is not None and not _is_embedding(head, places[layout.disk_name(EMBEDDING)]):
+            # Like transformers, which ties no head that came with numbers of its own, whatever config.json says.
+            layout = replace(layout, tied=False)
         checkpoint = Checkpoint(folder=folder, config=config, layout=layout, places=places)
         if not layout.tied and layout.disk_name(HEAD) not in places:
             raise BrokenCheckpoint(
@@ -124,6 +128,13 @@ def _read_json(file: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise BrokenCheckpoint(f"{file}: should hold a JSON object.")
     return found
+
+
+def _is_embedding(head: TensorPlace, embedding: TensorPlace) -> bool:
+    if isinstance(head, RemotePlace):
+        # Its bytes are still on the hub: until they are here, config.json is taken at its word.
+        return (head.dtype_code, head.shape) == (embedding.dtype_code, embedding.shape)
+    return hold_the_same(head, embedding)
 
 
 def _local_places(folder: Path) -> Mapping[str, TensorPlace]:

@@ -6,10 +6,11 @@ Backbone names are those of a text LLM on disk: `model.embed_tokens.weight`, `mo
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evovlm.errors import BrokenCheckpoint, UnknownArchitecture
+from evovlm.merging.text_families import TEXT_FAMILIES
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -18,6 +19,7 @@ VOCABULARY_TENSORS = (EMBEDDING, HEAD)
 _BODY = "model."
 _HEAD = "lm_head."
 _AFTER_BLOCKS = 1_000_000
+_TIE = "tie_word_embeddings"
 # Old Llama checkpoints carry the rotary frequencies, which are no weights; they travel as unmerged tensors.
 _BACKBONE_NAME = re.compile(
     r"model\.embed_tokens\.\w+|model\.layers\.(?P<block>\d+)\.(?!.*rotary_emb\.inv_freq$).+|model\.norm\.\w+|lm_head\.\w+"
@@ -50,28 +52,71 @@ class Prefixes:
 class Family:
     """One model type of config.json: where its text config lies, its namings on disk (tried in order) and in memory.
 
-    `default_window` is the sliding window that transformers assumes when the config names none.
+    `text_model_type` is the model type of a text config that names none, or of any if `text_is_fixed`; the text config
+    of a family that is `flat_once` may lie in config.json itself. `tied` says whether the head is the embedding where
+    config.json does not tell; under `tied_with_text` the text config can say so too.
     """
 
     text_config_key: str | None
     disk: tuple[Prefixes, ...]
     memory: Prefixes
-    default_window: int | None = None
+    text_model_type: str
+    text_is_fixed: bool = False
+    flat_once: bool = False
+    tied: bool = False
+    tied_with_text: bool = False
 
 
 _TEXT = Prefixes(body=_BODY, head=_HEAD)
+# The hub's naming of the LLaVA family is what `save_pretrained` writes, the modules' what it writes under
+# `save_original_format=False`; some versions between wrote the latter always.
 _LLAVA_HUB = Prefixes(body="language_model.model.", head="language_model.lm_head.")
-_LLAVA_MODULES = Prefixes(body="model.language_model.", head=_HEAD)
-_PLAIN = Family(text_config_key=None, disk=(_TEXT,), memory=_TEXT)
-_LLAVA = Family(text_config_key="text_config", disk=(_LLAVA_HUB, _LLAVA_MODULES), memory=_LLAVA_MODULES)
+_MODULES = Prefixes(body="model.language_model.", head=_HEAD)
+_LLAVA = Family(text_config_key="text_config", disk=(_LLAVA_HUB, _MODULES), memory=_MODULES, text_model_type="llama")
+_QWEN_VL = Family(
+    text_config_key="text_config",
+    disk=(_TEXT, _MODULES),
+    memory=_MODULES,
+    text_model_type="qwen2_vl_text",
+    text_is_fixed=True,
+    flat_once=True,
+    tied_with_text=True,
+)
 
+
+def _plain(model_type: str) -> Family:
+    return Family(
+        text_config_key=None,
+        disk=(_TEXT,),
+        memory=_TEXT,
+        text_model_type=model_type,
+        text_is_fixed=True,
+        tied=TEXT_FAMILIES[model_type].tied,
+    )
+
+
+# Where each row comes from: transformers 5.23, conversion_mapping.py (disk against memory), `_tied_weights_keys` and
+# `tie_word_embeddings` of models/*/{modeling,configuration}_*.py.
 FAMILIES: Mapping[str, Family] = {
-    "llama": _PLAIN,
-    "mistral": Family(text_config_key=None, disk=(_TEXT,), memory=_TEXT, default_window=4096),
-    "qwen2": _PLAIN,
-    "qwen3": _PLAIN,
-    "llava": _LLAVA,
+    "llama": _plain("llama"),
+    "mistral": _plain("mistral"),
+    "qwen2": _plain("qwen2"),
+    "qwen3": _plain("qwen3"),
+    "gemma": _plain("gemma"),
+    "gemma2": _plain("gemma2"),
+    "gemma3_text": _plain("gemma3_text"),
+    "llava": replace(_LLAVA, tied_with_text=True),
     "llava_next": _LLAVA,
+    "llava_onevision": replace(_LLAVA, text_model_type="qwen2", tied_with_text=True),
+    "vipllava": _LLAVA,
+    "internvl": replace(_LLAVA, text_model_type="qwen2", tied=True),
+    "mistral3": replace(_LLAVA, text_model_type="mistral", tied=True),
+    "gemma3": replace(_LLAVA, text_model_type="gemma3_text", text_is_fixed=True, tied=True),
+    "qwen2_vl": _QWEN_VL,
+    "qwen2_5_vl": replace(_QWEN_VL, text_model_type="qwen2_5_vl_text"),
+    "qwen3_vl": replace(
+        _QWEN_VL, disk=(_MODULES,), text_model_type="qwen3_vl_text", flat_once=False, tied_with_text=False
+    ),
 }
 
 
@@ -79,8 +124,8 @@ FAMILIES: Mapping[str, Family] = {
 class BackboneLayout:
     """The naming of one checkpoint's backbone.
 
-    `text_config` is the part of its config.json that describes the backbone, `text_family` that part's family;
-    `tied` says that the head is the embedding and has no tensor of its own.
+    `text_config` is the part of its config.json that describes the backbone, `text_model_type` that part's row in
+    TEXT_FAMILIES; `tied` says that the head is the embedding and has no tensor of its own.
     """
 
     model_type: str
@@ -100,11 +145,11 @@ class BackboneLayout:
         """
         model_type = str(config.get("model_type"))
         family = _family(model_type)
-        text_config = config.get(family.text_config_key, {}) if family.text_config_key else config
-        # transformers takes a text config without a model type for a Llama.
-        text_model_type = str(text_config.get("model_type", "llama"))
-        if text_model_type not in _text_model_types():
-            known = ", ".join(_text_model_types())
+        text_config = _text_config(family, config)
+        named = family.text_model_type if family.text_is_fixed else text_config.get("model_type")
+        text_model_type = str(named or family.text_model_type)
+        if text_model_type not in TEXT_FAMILIES:
+            known = ", ".join(sorted(TEXT_FAMILIES))
             raise UnknownArchitecture(f"text_config.model_type is '{text_model_type}'; evovlm knows: {known}.")
         disk = _naming_on_disk(family, model_type, tensor_names) if tensor_names else family.disk[0]
         return BackboneLayout(
@@ -114,7 +159,7 @@ class BackboneLayout:
             disk=disk,
             memory=family.memory,
             n_blocks=_count_blocks(disk, tensor_names) or int(text_config.get("num_hidden_layers", 32)),
-            tied=bool(config.get("tie_word_embeddings")) or bool(text_config.get("tie_word_embeddings")),
+            tied=_is_tied(family, config, text_config.get(_TIE, TEXT_FAMILIES[text_model_type].tied)),
         )
 
     @property
@@ -167,8 +212,15 @@ def _family(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def _text_model_types() -> list[str]:
-    return sorted(name for name, family in FAMILIES.items() if family.text_config_key is None)
+def _text_config(family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if family.text_config_key is None:
+        return config
+    found: Mapping[str, Any] | None = config.get(family.text_config_key)
+    return (config if family.flat_once else {}) if found is None else found
+
+
+def _is_tied(family: Family, config: Mapping[str, Any], text_is_tied: object) -> bool:
+    return bool(config.get(_TIE, family.tied)) or (family.tied_with_text and bool(text_is_tied))
 
 
 def _naming_on_disk(family: Family, model_type: str, tensor_names: Collection[str]) -> Prefixes:

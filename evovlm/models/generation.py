@@ -80,7 +80,8 @@ def generate_greedy(
     backbone = Backbone.of(loaded)
     longest = max((len(prompt.ids) for prompt in prompts), default=0) + max_new_tokens
     window = _sliding_window(backbone, longest)
-    if window == _MIXED:
+    # Our masks are for SDPA, which transformers takes wherever a model allows it; Gemma 2's soft caps do not.
+    if window == _MIXED or backbone.decoder.config._attn_implementation != "sdpa":
         plain = _Greedy(max_new_tokens=max_new_tokens)
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids)
     ending = Ending(max_new_tokens=max_new_tokens, stop_ids=tuple(sorted(stop_ids)), is_over=is_over)

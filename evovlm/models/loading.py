@@ -92,7 +92,6 @@ def _load_weights(folder: Path, *, sees: bool, dtype: torch.dtype | str) -> Any:
         folder,
         dtype=dtype,
         use_safetensors=True,
-        attn_implementation="sdpa",
         trust_remote_code=False,
         output_loading_info=True,
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from evovlm.errors import BrokenCheckpoint, ModelError, ModelNotFound
 from evovlm.merging.sources import Checkpoint
@@ -63,6 +64,15 @@ def test_weights_in_the_cache_are_used(open_hub: OpenHub, published: Path, monke
     opened = Checkpoint.open_headers(ref)
     assert opened.folder == folder
     assert opened.read("model.norm.weight").shape == (32,)
+
+
+def test_a_head_on_the_hub_is_tied_as_the_config_says(open_hub: OpenHub, tmp_path: Path) -> None:
+    folder = pico_llm(tmp_path / "tied", tie=True)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, folder / "model.safetensors")
+    open_hub({"org/model": folder})
+    assert Checkpoint.open_headers(ModelRef(text="org/model")).layout.tied
 
 
 def test_a_file_that_is_not_safetensors_is_named(open_hub: OpenHub, published: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from evovlm.models import generation, greedy
 from evovlm.models.generation import generate, generate_greedy
@@ -13,7 +14,8 @@ from evovlm.models.image_features import project_images
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, left_padded, prepare_prompt
 from evovlm.tasks.task import Decoding
-from tests.pico import IMAGE_TOKEN, pico_llm
+from tests.pico import IMAGE_TOKEN, pico_llm, pico_vlm
+from tests.pico_families import TEXT_PICOS, VLM_PICOS
 
 QUESTIONS = ("あめが3個", "I have 12 apples and eat 5.", "問題: 百円です。何個ですか", "1", "ほんを二冊かいました" * 3)
 
@@ -80,8 +82,17 @@ def test_a_sliding_window_is_kept_to(tmp_path: Path, window: int) -> None:
     assert generate_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2}) == expected
 
 
-def test_layers_of_two_kinds_of_attention_are_left_to_transformers(tmp_path: Path) -> None:
-    loaded = load_model(_qwen2(tmp_path / "m"), device="cpu")
+@pytest.mark.parametrize("family", [name for name in TEXT_PICOS if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES])
+def test_every_language_model_is_decoded_as_generate_does(tmp_path: Path, family: str) -> None:
+    loaded = load_model(pico_llm(tmp_path / "m", family=family), device="cpu")
+    prompts = prompts_for(loaded)
+    expected = stock_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2})
+    assert generate_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2}) == expected
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
+def test_layers_of_two_kinds_of_attention_are_left_to_transformers(tmp_path: Path, family: str) -> None:
+    loaded = load_model(pico_llm(tmp_path / "m", family=family, sliding_window=12), device="cpu")
     prompts = prompts_for(loaded)
     expected = stock_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2})
     assert generate_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2}) == expected
@@ -112,13 +123,24 @@ def test_pictures_and_text_are_answered_in_one_batch_as_generate_answers_each(
     assert generate_greedy(vlm, prompts, max_new_tokens=16, stop_ids={2}) == expected
 
 
-def test_pictures_cut_into_tiles_are_answered_as_generate_answers_each(
-    tmp_path: Path, images: dict[str, Image.Image]
+@pytest.mark.parametrize("family", VLM_PICOS)
+def test_every_vlm_answers_texts_as_generate_does(tmp_path: Path, family: str) -> None:
+    loaded = load_model(pico_vlm(tmp_path / "m", family=family), device="cpu")
+    prompts = prompts_for(loaded)
+    expected = stock_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2})
+    assert generate_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2}) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "has_tiles"), [("llava_next", True), ("llava_onevision", True), ("vipllava", False)]
+)
+def test_pictures_cut_into_tiles_or_not_are_answered_as_generate_answers_each(
+    tmp_path: Path, images: dict[str, Image.Image], family: str, has_tiles: bool
 ) -> None:
-    loaded = load_model(_llava_next(tmp_path / "m"), device="cpu")
+    loaded = load_model(pico_vlm(tmp_path / "m", family=family), device="cpu")
     wide = {**images, "wide": Image.new("RGB", (90, 30), (10, 200, 10))}
     features = project_images(loaded, wide)
-    assert len({len(rows) for rows in features.values()}) > 1
+    assert (len({len(rows) for rows in features.values()}) > 1) == has_tiles
     prompts, expected = [], []
     for name, picture in wide.items():
         text = f"{IMAGE_TOKEN}\n何の絵ですか"
@@ -197,83 +219,3 @@ def test_on_a_gpu_tokens_are_those_of_generate(tmp_path: Path) -> None:
 def _processed(loaded: LoadedModel, text: str, picture: Image.Image | None) -> dict[str, Any]:
     processor: Any = loaded.processor
     return dict(processor(images=picture, text=text, return_tensors="pt"))
-
-
-def _qwen2(folder: Path) -> Path:
-    """Save a pico Qwen2 whose second half of layers has a sliding window."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from tests.pico import pico_tokenizer
-
-    tokenizer = pico_tokenizer()
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        use_sliding_window=True,
-        sliding_window=12,
-        max_window_layers=1,
-        initializer_range=0.1,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=3,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Qwen2ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def _llava_next(folder: Path) -> Path:
-    """Save a pico LLaVA-NeXT: its processor cuts a picture into as many tiles as its shape asks for."""
-    from tokenizers import AddedToken
-    from transformers import (
-        CLIPVisionConfig,
-        LlavaNextConfig,
-        LlavaNextForConditionalGeneration,
-        LlavaNextImageProcessor,
-        LlavaNextProcessor,
-    )
-
-    from tests.pico import PATCH_SIZE, PICTURE_SIZE, pico_text_config, pico_tokenizer
-
-    tokenizer = pico_tokenizer()
-    image_row = len(tokenizer)
-    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
-    tiles = [[32, 64], [64, 32], [64, 64]]
-    vision_config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=PICTURE_SIZE,
-        patch_size=PATCH_SIZE,
-        projection_dim=16,
-    )
-    config = LlavaNextConfig(
-        vision_config=vision_config,
-        text_config=pico_text_config(vocab_rows=image_row + 5),
-        image_token_index=image_row,
-        image_seq_length=16,
-        image_grid_pinpoints=tiles,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        LlavaNextForConditionalGeneration(config).save_pretrained(folder)
-    LlavaNextProcessor(
-        image_processor=LlavaNextImageProcessor(
-            size={"shortest_edge": PICTURE_SIZE},
-            crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},
-            image_grid_pinpoints=tiles,
-        ),
-        tokenizer=tokenizer,
-        patch_size=PATCH_SIZE,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=IMAGE_TOKEN,
-    ).save_pretrained(folder)
-    return folder
