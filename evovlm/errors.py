@@ -10,6 +10,7 @@
     │   └── IncompatibleModels shapes, vocabularies or methods that do not fit together
     ├── TaskError              a task's data is missing or malformed, or a report split was asked for in a search
     ├── OutputExists           a folder or file that would be overwritten
+    ├── NotEnoughRoom          a disk that cannot hold what is to be fetched or written
     └── RunError
         ├── RunMismatch        resuming with another config, or a journal that is not this run's
         └── AllCandidatesFailed
@@ -56,6 +57,10 @@ class TaskError(EvovlmError):
 
 class OutputExists(EvovlmError):
     """Something is already there and is not overwritten."""
+
+
+class NotEnoughRoom(EvovlmError):
+    """A disk cannot hold what is to be fetched or written."""
 
 
 class RunError(EvovlmError):

@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from evovlm.cli.check import check
 from evovlm.cli.demo import demo
 from evovlm.cli.evolve import evolve
 from evovlm.cli.merge import merge
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, evolve, show, merge, score, methods, spaces, tasks):
+for command in (demo, evolve, show, check, merge, score, methods, spaces, tasks):
     app.command()(command)
 app.add_typer(zoo)
 

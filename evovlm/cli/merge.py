@@ -15,10 +15,14 @@ def merge(
 ) -> None:
     """Merge models as a recipe says, into a folder that transformers loads."""
     from evovlm.merging.methods import METHODS
+    from evovlm.merging.preflight import preflight
     from evovlm.merging.writer import write_checkpoint
     from evovlm.recipes.documents import load_recipe
 
-    written = write_checkpoint(load_recipe(recipe, methods=METHODS), out)
+    loaded = load_recipe(recipe, methods=METHODS)
+    # Models that do not fit are refused before their weights are fetched.
+    preflight(loaded, out=out).raise_problems()
+    written = write_checkpoint(loaded, out)
     for warning in written.warnings:
         typer.echo(f"warning: {warning}", file=sys.stderr)
     if as_json:

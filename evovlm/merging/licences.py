@@ -194,5 +194,7 @@ def _config(folder: Path) -> Mapping[str, object]:
 def _text(value: object) -> str | None:
     # A card may list several licences; the first stands for them, as on the hub.
     first = value[0] if isinstance(value, list) and value else value
-    shown = " ".join(first.split())[:200] if isinstance(first, str) else ""
+    words = " ".join(first.split())[:200] if isinstance(first, str) else ""
+    # A stranger's text that a terminal is going to show.
+    shown = "".join(char for char in words if char.isprintable())
     return shown or None

@@ -114,6 +114,13 @@ def cached_folder(model: HubModel) -> Path | None:
         return None
 
 
+def cache_folder() -> Path:
+    """Return the folder of the hub's cache, existing or not."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
 def hub_commit(folder: Path) -> str | None:
     """Return the commit that a folder of the hub's cache holds, None for any other folder."""
     in_cache = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
