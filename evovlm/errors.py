@@ -11,6 +11,7 @@
     ├── TaskError              a task's data is missing or malformed, or a report split was asked for in a search
     ├── OutputError            a result cannot be written: the disk is full, no right to, another process at it
     │   └── OutputExists       a folder or file that would be overwritten
+    ├── NotEnoughRoom          a disk that cannot hold what is to be fetched or written
     └── RunError
         ├── RunMismatch        resuming with another config, or a journal that is not this run's
         └── AllCandidatesFailed
@@ -61,6 +62,10 @@ class OutputError(EvovlmError):
 
 class OutputExists(OutputError):
     """Something is already there and is not overwritten."""
+
+
+class NotEnoughRoom(EvovlmError):
+    """A disk cannot hold what is to be fetched or written."""
 
 
 class RunError(EvovlmError):

@@ -34,11 +34,15 @@ def merge(
     try:
         # Within the `try`: loading the numerical libraries takes long enough to be interrupted.
         from evovlm.merging.methods import METHODS
+        from evovlm.merging.preflight import preflight
         from evovlm.merging.writer import write_checkpoint
         from evovlm.recipes.documents import load_recipe
 
+        loaded = load_recipe(recipe, methods=METHODS)
+        # Models that do not fit are refused before their weights are fetched; what is at `out` is the writer's matter.
+        preflight(loaded, out=out, may_exist=True).raise_problems()
         written = write_checkpoint(
-            load_recipe(recipe, methods=METHODS),
+            loaded,
             out,
             shard_bytes=shard_bytes,
             overwrite=overwrite,

@@ -1,6 +1,6 @@
 """Do these models fit together? Errors name tensors, shapes and policies; warnings tell what merges but may hurt."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,24 +30,30 @@ class NamedCheckpoint:
 
 def check_tensors(models: Iterable[NamedCheckpoint], host: NamedCheckpoint) -> None:
     """Raise IncompatibleModels unless all have the host's backbone tensors, in number, blocks and meaning of shape."""
-    host_layout = host.checkpoint.layout
     for model in models:
-        layout = model.checkpoint.layout
-        if layout.n_blocks != host_layout.n_blocks:
-            raise IncompatibleModels(
-                f"{model} has {layout.n_blocks} blocks and {host} has {host_layout.n_blocks}.\n"
-                "    Merging needs models of one architecture: the same blocks, the same shapes."
-            )
+        for problem in tensor_problems(model, host):
+            raise problem
+
+
+def tensor_problems(model: NamedCheckpoint, host: NamedCheckpoint) -> Iterator[IncompatibleModels]:
+    """Yield what keeps the model's backbone from being merged with the host's: blocks, tensors, meaning of shapes."""
+    layout, host_layout = model.checkpoint.layout, host.checkpoint.layout
+    if layout.n_blocks != host_layout.n_blocks:
+        yield IncompatibleModels(
+            f"{model} has {layout.n_blocks} blocks and {host} has {host_layout.n_blocks}.\n"
+            "    Merging needs models of one architecture: the same blocks, the same shapes."
+        )
+    else:
         wanted, found = set(host.checkpoint.backbone_names()), set(model.checkpoint.backbone_names())
         # A head of one's own is no matter of architecture: find_warnings tells of it, and config_from decides.
         if surplus := sorted(found - wanted - {HEAD}):
-            raise IncompatibleModels(f"{model} has {_some(surplus)}, which {host} does not have.")
+            yield IncompatibleModels(f"{model} has {_some(surplus)}, which {host} does not have.")
         if missing := sorted(name for name in wanted if not model.checkpoint.has(name)):
-            raise IncompatibleModels(f"{model} lacks {_some(missing)}, which {host} has.")
-        for key in _MEANING_OF_SHAPES:
-            ours, theirs = layout.text_config.get(key), host_layout.text_config.get(key)
-            if ours is not None and theirs is not None and ours != theirs:
-                raise IncompatibleModels(f"{key} is {ours} in {model} and {theirs} in {host}; they cannot be merged.")
+            yield IncompatibleModels(f"{model} lacks {_some(missing)}, which {host} has.")
+    for key in _MEANING_OF_SHAPES:
+        ours, theirs = layout.text_config.get(key), host_layout.text_config.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            yield IncompatibleModels(f"{key} is {ours} in {model} and {theirs} in {host}; they cannot be merged.")
 
 
 def find_warnings(

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from evovlm.errors import BrokenCheckpoint, ConfigError
+from evovlm.errors import ConfigError
 from evovlm.merging.combination import Combination, combine
 from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings
 from evovlm.merging.floats import STORED, Raw, narrow, widen
@@ -263,13 +263,7 @@ class Merger:
 
     def _tensor(self, label: str, name: str) -> ModelTensor:
         model = self._models[label]
-        place = model.checkpoint.place(name)
-        if place.dtype_code not in STORED:
-            raise BrokenCheckpoint(
-                f"{model.checkpoint.folder}: {name} is stored as {place.dtype_code}; merging needs plain floats.\n"
-                "    Use the checkpoint before quantisation."
-            )
-        return ModelTensor(label=label, owner=str(model), place=place)
+        return ModelTensor(label=label, owner=str(model), place=model.checkpoint.plain_place(name))
 
 
 class _Once:

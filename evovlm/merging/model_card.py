@@ -1,37 +1,67 @@
-"""The README.md of a merged model."""
+"""The README.md of a merged model.
 
+What the models' own cards say (licence names, links) is a stranger's text: it goes through a YAML writer into the front
+matter, and escaped into the tables.
+"""
+
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import yaml
 
 from evovlm import __version__
+from evovlm.errors import ModelNotFound
+from evovlm.merging.licences import UNKNOWN, Binding, Licence, licence_of, most_restrictive
+from evovlm.recipes.hub import HubModel, hub_commit
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge
 
+_HUB_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
+# Licences that the hub has no identifier for: on a card they are `other` with a name.
+_WITHOUT_IDENTIFIER = ("microsoft-research-license", "qwen-research")
+
+
+class _CardModel(NamedTuple):
+    role: str
+    text: str
+    hub_id: str | None
+    commit: str | None
+    licence: Licence
+
 
 def model_card(recipe: ParameterMerge, *, recipe_text: str, warnings: Sequence[str]) -> str:
-    """Return a model card in the hub's form: front matter, what was merged and how, and the recipe's YAML."""
-    models = {ref.text: ref for ref in (recipe.host, *([recipe.base] if recipe.base else []), *recipe.sources.values())}
-    on_hub = [ref.text.split("@")[0] for ref in models.values() if _is_on_hub(ref)]
-    front = ["---", "library_name: transformers", "tags:", "- merge", "- evovlm"]
-    if on_hub:
-        front += ["base_model:", *(f"- {name}" for name in on_hub)]
-    front.append("---")
-    role = [f"| host (config, tokenizer, unmerged tensors) | `{recipe.host.text}` |"]
-    if recipe.base is not None:
-        role.append(f"| base | `{recipe.base.text}` |")
-    role += [f"| source `{name}` | `{ref.text}` |" for name, ref in recipe.sources.items()]
-    noted = ["", "Noted while merging:", "", *(f"- {warning}" for warning in warnings)] if warnings else []
+    """Return a model card in the hub's form: front matter, what was merged under which licences, the recipe's YAML.
+
+    Revisions and licences are read from the models' folders, or from the hub's cache; nothing is fetched.
+    """
+    models = _card_models(recipe)
+    binding = most_restrictive({each.text: each.licence for each in models})
+    rows = [
+        f"| {each.role} | {_code(each.text)} | {_code(each.commit) if each.commit else '-'} "
+        f"| {_line(str(each.licence))} |"
+        for each in models
+    ]
+    noted = ["", "Noted while merging:", "", *(f"- {_line(warning)}" for warning in warnings)] if warnings else []
     return "\n".join(
         [
-            *front,
+            "---",
+            _front_matter(models, binding).rstrip(),
+            "---",
             "# A merged model",
             "",
             f"Merged with evovlm {__version__} by the method `{recipe.method}`; recipe `{recipe.recipe_id}`.",
-            "The licences of the models below hold for this one.",
             "",
-            "| part | model |",
-            "| --- | --- |",
-            *role,
+            "| part | model | revision | licence |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+            "## Licence",
+            "",
+            *(f"- {_line(reason)}" for reason in binding.reasons),
             *noted,
+            "",
+            "## Recipe",
             "",
             "`evovlm merge recipe.yaml --out DIR` makes the same bytes again:",
             "",
@@ -43,5 +73,51 @@ def model_card(recipe: ParameterMerge, *, recipe_text: str, warnings: Sequence[s
     )
 
 
-def _is_on_hub(ref: ModelRef) -> bool:
-    return ref.local_folder() is None and not ref.text.startswith("zoo:")
+def _card_models(recipe: ParameterMerge) -> Sequence[_CardModel]:
+    parts = [("host (config, tokenizer, unmerged tensors)", recipe.host)]
+    parts += [("base", recipe.base)] if recipe.base is not None else []
+    parts += [(f"source `{name}`", ref) for name, ref in recipe.sources.items()]
+    return [_card_model(role, ref) for role, ref in parts]
+
+
+def _card_model(role: str, ref: ModelRef) -> _CardModel:
+    try:
+        found = ref.find()
+        folder = ref.folder_at_hand()
+    except ModelNotFound:
+        # Merged already, and moved away since: its name is all that is left to say.
+        return _CardModel(role, ref.text, None, None, Licence(id=UNKNOWN))
+    return _CardModel(
+        role=role,
+        text=ref.text,
+        hub_id=found.id if isinstance(found, HubModel) else None,
+        commit=hub_commit(folder) if folder else None,
+        licence=licence_of(folder) if folder else Licence(id=UNKNOWN),
+    )
+
+
+def _front_matter(models: Sequence[_CardModel], binding: Binding) -> str:
+    front: dict[str, object] = {"library_name": "transformers", "tags": ["merge", "evovlm"]}
+    if on_hub := list(dict.fromkeys(each.hub_id for each in models if each.hub_id)):
+        front["base_model"] = on_hub
+    licence = binding.licence
+    if licence is None or not binding.is_certain:
+        front["license"] = UNKNOWN
+    elif licence.id in _WITHOUT_IDENTIFIER or not _HUB_IDENTIFIER.fullmatch(licence.id):
+        front |= {"license": "other", "license_name": licence.id}
+        front |= {"license_link": licence.link} if licence.link else {}
+    else:
+        front["license"] = licence.id
+    text: str = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000)
+    return text
+
+
+def _line(text: str) -> str:
+    """Return the text as one line of markdown that opens no markup of its own."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Return the text as code in a cell; a backtick or a pipe could end either."""
+    plain = " ".join(text.split())
+    return _line(plain) if "`" in plain or "|" in plain else f"`{plain}`"

@@ -175,6 +175,6 @@ def _check_files(folder: Path) -> None:
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
         raise PickledWeights(
             f"{folder}: its weights are pickles, which can run code when read; evovlm reads only safetensors.\n"
-            "    Convert a model you trust: load it with transformers (from_pretrained) and save it (save_pretrained)."
+            f"    `evovlm convert {folder} --out DIR` reads nothing but tensors from them; name DIR instead."
         )
     raise BrokenCheckpoint(f"{folder}: there are no weights (*.safetensors).")

@@ -53,12 +53,7 @@ def stored_dtype(config: Mapping[str, Any]) -> str | None:
 
 def _config_path(ref: ModelRef) -> Path | None:
     try:
-        found = ref.find()
+        folder = ref.folder_at_hand()
     except ModelNotFound:
         return None
-    if isinstance(found, Path):
-        return found / "config.json"
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(found["id"], "config.json", revision=found["revision"])
-    return Path(cached) if isinstance(cached, str) else None
+    return folder / "config.json" if folder is not None else None

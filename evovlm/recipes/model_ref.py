@@ -6,11 +6,10 @@ from pathlib import Path
 
 from evovlm.assets import asset_path
 from evovlm.errors import ModelNotFound
+from evovlm.recipes.hub import HubModel, cached_folder, fetch
 
 _ZOO = "zoo:"
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
-# Weights in pickle formats are never fetched: they are never read.
-_FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.md")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +38,15 @@ class ModelRef:
     def resolve(self) -> Path:
         """Return the local folder of the model, fetching it from the hub when it is no folder.
 
-        Raises ModelNotFound when no such folder, zoo model or hub id can be reached.
+        Of a hub model the safetensors weights, config, tokenizer and card are fetched, into the hub's own cache; the
+        folder's name is then the commit (see `hub_commit`). Raises ModelNotFound when no such folder, zoo model or hub
+        id can be reached, PickledWeights or BrokenCheckpoint when the hub has no safetensors weights of it.
         """
         found = self.find()
-        return found if isinstance(found, Path) else self._fetch(found["id"], found["revision"])
+        return found if isinstance(found, Path) else fetch(found)
 
-    def find(self) -> Path | re.Match[str]:
-        """Return the model's folder if it is there, else the parts of its hub id; never touches the network.
+    def find(self) -> Path | HubModel:
+        """Return the model's folder if it is there, else its place on the hub; never touches the network.
 
         Raises ModelNotFound for what is neither.
         """
@@ -60,7 +61,15 @@ class ModelRef:
                 f"Model '{self.text}': there is no folder {self._as_path()}.\n"
                 "    Name an existing folder, a hub id ('org/name' or 'org/name@revision') or 'zoo:NAME'."
             )
-        return hub
+        return HubModel(id=hub["id"], revision=hub["revision"])
+
+    def folder_at_hand(self) -> Path | None:
+        """Return the model's folder, or what the hub's cache holds of it (whole or not); never touches the network.
+
+        Raises ModelNotFound for what is neither a folder nor a hub id.
+        """
+        found = self.find()
+        return found if isinstance(found, Path) else cached_folder(found)
 
     def _as_path(self) -> Path:
         path = Path(self.text).expanduser()
@@ -71,21 +80,6 @@ class ModelRef:
         names = sorted(path.parent.name for path in zoo.glob("*/config.json"))
         known = ", ".join(_ZOO + name for name in names) or "none is installed"
         return f"Model '{self.text}': the zoo has no such model (looked in {zoo}).\n    Known: {known}."
-
-    def _fetch(self, hub_id: str, revision: str | None) -> Path:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-        try:
-            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_FETCHED)))
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelNotFound(
-                f"Model '{self.text}': there is no folder {self._as_path()}, "
-                f"and the hub could not give it ({first_line})\n"
-                "    Check the name and the connection; a gated model needs `hf auth login`. Without a network, "
-                "name a local folder, or a model that the hub's cache already holds."
-            ) from error
 
 
 def parse_model_ref(text: str, *, relative_to: Path | None) -> ModelRef:

@@ -28,6 +28,7 @@ from evovlm.runs.folder import (
     locked,
 )
 from evovlm.runs.journal import Entry, Journal, read_journal
+from evovlm.runs.preflight import preflight_search
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import Generation, Outcome, Proposal, search
 
@@ -109,6 +110,8 @@ def evolve(
         journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
         if journal is None or journal.mean is None:
             if evaluator is None:
+                # Models that do not fit are refused before their weights are fetched.
+                preflight_search(config, template).raise_problems()
                 evaluator = open_evaluator(config, template)
             space = config.search_space(n_blocks=evaluator.n_blocks)
             population = config.population(dim=space.dim)

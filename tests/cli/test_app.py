@@ -7,7 +7,7 @@ import time
 from evovlm import __version__
 from tests.cli.conftest import Command
 
-COMMANDS = ("demo", "evolve", "show", "merge", "score", "methods", "spaces", "tasks", "zoo")
+COMMANDS = ("demo", "evolve", "show", "check", "merge", "convert", "score", "methods", "spaces", "tasks", "zoo")
 HEAVY = ("torch", "transformers", "datasets", "open_clip", "cma", "numpy", "rich.console")
 LIST_MODULES = """
 import sys

@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from evovlm.merging import safetensors_writer, writer
+from evovlm.merging import preflight, safetensors_writer, writer
 from tests.cli.conftest import Command, Outcome
 from tests.pico import pico_llm
 
@@ -329,7 +329,8 @@ def test_a_small_disk_is_found_before_and_while_writing(
     recipe = write_recipe(folder)
     if not foreseen:
         monkeypatch.setattr(writer, "check_space", lambda *_, **__: None)
-    says = ("GB free, and", "are needed") if foreseen else ("the disk is full", "Free some space")
+        monkeypatch.setattr(preflight, "room_problems", lambda *_, **__: [])
+    says = ("the result takes", "are free", "Make room") if foreseen else ("the disk is full", "Free some space")
     refused(evovlm("merge", recipe, "--out", small_disk / "out"), *says)
     assert list(small_disk.iterdir()) == []
 

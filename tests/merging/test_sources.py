@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from evovlm.errors import BrokenCheckpoint, PickledWeights, UnknownArchitecture
-from evovlm.merging.safetensors_file import torch_dtype
 from evovlm.merging.sources import Checkpoint
 from evovlm.merging.tensor_names import FAMILIES, BackboneLayout, unit_index
 from tests.merging.recipes import make_recipe, merge_all
@@ -88,7 +87,7 @@ def test_every_family_maps_names_there_and_back(model_type: str) -> None:
 def test_pickled_weights_are_refused_with_a_way_out(models: Path, tmp_path: Path) -> None:
     shutil.copy(models / "base" / "config.json", tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
-    with pytest.raises(PickledWeights, match=r"pytorch_model\.bin[\s\S]*save_pretrained"):
+    with pytest.raises(PickledWeights, match=r"pytorch_model\.bin[\s\S]*evovlm convert"):
         Checkpoint.open(tmp_path)
 
 

@@ -1,0 +1,93 @@
+"""`evovlm check RECIPE-or-CONFIG`: will this merge or search work? Answered before any weights are fetched."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evovlm.merging.preflight import Preflight
+
+FAILED = 2
+"""The exit code for what the user can mend, as for every command."""
+
+
+def check(
+    recipe: Annotated[Path, typer.Argument(help="A recipe or the config of a search (YAML).")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where the result is to go: is there room?")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say everything that stands against a merge or a search, and what it needs, without fetching weights."""
+    found = _look(recipe, out=out)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        _print(Console(), found)
+    if found.problems:
+        raise typer.Exit(FAILED)
+
+
+def _look(path: Path, *, out: Path | None) -> "Preflight":
+    from evovlm.recipes.documents import load_recipe, read_yaml
+
+    document = read_yaml(path)
+    if isinstance(document, Mapping) and document.get("kind") == "evolve":
+        from evovlm.runs.config import load_config
+        from evovlm.runs.preflight import preflight_search
+
+        config = load_config(path)
+        return preflight_search(config, config.template(relative_to=path.parent), out=out)
+    from evovlm.merging.methods import METHODS
+    from evovlm.merging.preflight import preflight
+
+    return preflight(load_recipe(path, methods=METHODS), out=out)
+
+
+def _print(console: "Console", found: "Preflight") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from evovlm.merging.needs import gigabytes
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("part", "model", "type", "blocks x hidden", "rows", "dtype", "licence", "size"):
+        folds = heading in ("model", "licence")
+        table.add_column(heading, overflow="fold", no_wrap=not folds and heading != "blocks x hidden")
+    for model in found.models:
+        kinds = dict.fromkeys((model.model_type, model.text_model_type))
+        table.add_row(
+            model.name,
+            escape(model.text),
+            "\n".join(kinds),
+            f"{model.n_blocks} x {model.hidden_size}",
+            str(model.vocabulary_rows),
+            escape(model.dtype),
+            escape(model.licence),
+            gigabytes(model.size_bytes),
+        )
+    if found.models:
+        console.print(table)
+    if found.needs is not None:
+        needs = found.needs
+        for what, needed, free in (
+            ("to fetch", needs.download_bytes, needs.cache_free_bytes),
+            ("the result", needs.result_bytes, needs.free_bytes),
+            ("memory, about", needs.memory_bytes, needs.memory_available_bytes),
+        ):
+            there = "" if free is None else f" ({gigabytes(free)} free)"
+            typer.echo(f"{what}: {gigabytes(needed)}{there}")
+    for reason in found.licence.reasons:
+        typer.echo(f"licence: {reason}")
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}")
+    for problem in found.problems:
+        typer.echo(f"error: {problem}")
+    if not found.problems:
+        typer.echo("nothing stands against it.")

@@ -1,0 +1,32 @@
+"""`evovlm convert MODEL --out DIR`: rewrite pickled weights as safetensors."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="A folder or a hub id with pickled weights (*.bin).")],
+    out: Annotated[Path, typer.Option("--out", help="The new folder to write the model to.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Rewrite pickled weights (*.bin) as safetensors; pickles that hold more than tensors are refused."""
+    from evovlm.merging.conversion import convert_checkpoint
+    from evovlm.recipes.model_ref import parse_model_ref
+
+    converted = convert_checkpoint(parse_model_ref(model, relative_to=None), out)
+    if as_json:
+        result = {
+            "folder": str(converted.folder),
+            "files": list(converted.files),
+            "n_tensors": converted.n_tensors,
+            "size_bytes": converted.size_bytes,
+        }
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    typer.echo(
+        f"{converted.folder}\n  {converted.n_tensors} tensors in {len(converted.files)} safetensors "
+        f"file{'s' if len(converted.files) > 1 else ''}, {converted.size_bytes / 1e6:.1f} MB"
+    )

@@ -1,0 +1,200 @@
+"""What a model's card says about its licence, and which of several licences binds a merge of the models.
+
+A merge is a work derived from every one of its models: the strictest licence among them holds for it. This is a table
+and an order, no legal advice.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from evovlm.assets import asset_path
+
+CARD_FILE = "README.md"
+UNKNOWN = "unknown"
+OWN = "apache-2.0"
+"""The licence of the embedded models, which is this project's."""
+
+_LARGEST_FRONT_MATTER = 200_000
+
+
+class Terms(NamedTuple):
+    """How strict a licence is (compare `rank`), and why."""
+
+    rank: int
+    why: str
+
+
+_FREE = Terms(0, "no conditions")
+_PERMISSIVE = Terms(1, "keep the notices")
+_ATTRIBUTION = Terms(2, "name the authors")
+_SHARE_ALIKE = Terms(3, "share under the same licence")
+_RAIL = Terms(4, "some uses are forbidden, and the conditions must be passed on")
+_LLAMA = Terms(5, "the community licence's conditions must be passed on, and very large services need leave")
+_GEMMA = Terms(6, "Gemma's terms and its list of forbidden uses must be passed on")
+_NON_COMMERCIAL = Terms(7, "non-commercial")
+_NO_DERIVATIVES = Terms(8, "changed versions must not be shared")
+
+KNOWN: Mapping[str, Terms] = {
+    "cc0-1.0": _FREE,
+    "unlicense": _FREE,
+    "apache-2.0": _PERMISSIVE,
+    "mit": _PERMISSIVE,
+    "bsd-2-clause": _PERMISSIVE,
+    "bsd-3-clause": _PERMISSIVE,
+    "cc-by-4.0": _ATTRIBUTION,
+    "cc-by-3.0": _ATTRIBUTION,
+    "mpl-2.0": _SHARE_ALIKE,
+    "lgpl-3.0": _SHARE_ALIKE,
+    "cc-by-sa-3.0": _SHARE_ALIKE,
+    "cc-by-sa-4.0": _SHARE_ALIKE,
+    "gpl-3.0": _SHARE_ALIKE,
+    "agpl-3.0": _SHARE_ALIKE,
+    "openrail": _RAIL,
+    "bigscience-openrail-m": _RAIL,
+    "bigscience-bloom-rail-1.0": _RAIL,
+    "creativeml-openrail-m": _RAIL,
+    "bigcode-openrail-m": _RAIL,
+    "llama2": _LLAMA,
+    "llama3": _LLAMA,
+    "llama3.1": _LLAMA,
+    "llama3.2": _LLAMA,
+    "llama3.3": _LLAMA,
+    "llama4": _LLAMA,
+    "gemma": _GEMMA,
+    "microsoft-research-license": _NON_COMMERCIAL,
+    "qwen-research": _NON_COMMERCIAL,
+    "cc-by-nc-2.0": _NON_COMMERCIAL,
+    "cc-by-nc-3.0": _NON_COMMERCIAL,
+    "cc-by-nc-4.0": _NON_COMMERCIAL,
+    "cc-by-nc-sa-2.0": _NON_COMMERCIAL,
+    "cc-by-nc-sa-3.0": _NON_COMMERCIAL,
+    "cc-by-nc-sa-4.0": _NON_COMMERCIAL,
+    "cc-by-nd-4.0": _NO_DERIVATIVES,
+    "cc-by-nc-nd-4.0": _NO_DERIVATIVES,
+}
+"""Licences by the hub's identifiers, or by the name that a card gives to `other`."""
+
+_ALIASES: Mapping[str, str] = {
+    "msrla": "microsoft-research-license",
+    "microsoft-research-licence": "microsoft-research-license",
+    "microsoft research license": "microsoft-research-license",
+    "apache 2.0": "apache-2.0",
+    "llama-2": "llama2",
+    "llama-3": "llama3",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Licence:
+    """What a model says of its licence: an identifier (or the name of an `other` one), and where its text is.
+
+    The identifier is `unknown` when it says nothing.
+    """
+
+    id: str
+    link: str | None = None
+
+    def __str__(self) -> str:
+        return self.id
+
+    @property
+    def terms(self) -> Terms | None:
+        """How strict it is, None when the table does not know it."""
+        return KNOWN.get(self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """The licence that binds a merge (None: no model says one that is known), and sentences that say why."""
+
+    licence: Licence | None
+    reasons: tuple[str, ...]
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether every model's licence was known."""
+        return self.licence is not None and len(self.reasons) == 1
+
+
+def licence_of(folder: Path) -> Licence:
+    """Return what the model in `folder` says of its licence: its card's front matter, else its config.json."""
+    found = _front_matter(folder / CARD_FILE)
+    name = _text(found.get("license"))
+    if name in (None, "other"):
+        name = _text(found.get("license_name")) or name
+    if name is None:
+        name = _text(_config(folder).get("license"))
+    if name is None:
+        return Licence(id=OWN if folder.parent == asset_path("zoo") else UNKNOWN)
+    plain = name.lower()
+    return Licence(id=_ALIASES.get(plain, plain), link=_text(found.get("license_link")))
+
+
+def most_restrictive(licences: Mapping[str, Licence]) -> Binding:
+    """Return the licence that binds a merge of the models (`licences` by model), with the reason.
+
+    Of equally strict ones the first is taken, and the others are named. A licence that the table does not know may be
+    stricter than any: it is named as one to be looked at.
+    """
+    known = [(each.terms.rank, model, each) for model, each in licences.items() if each.terms is not None]
+    reasons: list[str] = []
+    strictest: Licence | None = None
+    if known:
+        rank = max(rank for rank, _, _ in known)
+        names = [(model, each) for found, model, each in known if found == rank]
+        model, strictest = names[0]
+        others = dict.fromkeys(str(each) for _, each in names if each != strictest)
+        also = f" (and so does what is under {', '.join(others)})" if others else ""
+        reasons.append(f"{model} is under {strictest}: {KNOWN[strictest.id].why}; the merge inherits it{also}.")
+    for model, each in licences.items():
+        if each.id == UNKNOWN:
+            reasons.append(f"{model} names no licence; ask its authors before the merge is shared.")
+        elif each.terms is None:
+            reasons.append(
+                f"{model} is under '{each.id}', which evovlm does not know; read it before the merge is shared."
+            )
+    return Binding(licence=strictest, reasons=tuple(reasons))
+
+
+def forbids_sharing(licences: Mapping[str, Licence]) -> Sequence[str]:
+    """Return the models whose licence does not let changed versions be shared."""
+    return [model for model, each in licences.items() if each.terms is _NO_DERIVATIVES]
+
+
+def _front_matter(card: Path) -> Mapping[str, object]:
+    """Return the YAML between the first two lines of dashes; nothing when there is none that can be read."""
+    try:
+        with card.open(encoding="utf-8") as stream:
+            text = stream.read(_LARGEST_FRONT_MATTER)
+    except (OSError, UnicodeDecodeError):
+        return {}
+    parts = text.split("\n---", 1)
+    if not text.startswith("---") or len(parts) < 2:
+        return {}
+    try:
+        found = yaml.safe_load(parts[0].removeprefix("---"))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _config(folder: Path) -> Mapping[str, object]:
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    # A card may list several licences; the first stands for them, as on the hub.
+    first = value[0] if isinstance(value, list) and value else value
+    words = " ".join(first.split())[:200] if isinstance(first, str) else ""
+    # A stranger's text that a terminal is going to show.
+    shown = "".join(char for char in words if char.isprintable())
+    return shown or None

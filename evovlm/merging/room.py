@@ -1,0 +1,61 @@
+"""How much memory and disk there is."""
+
+import os
+import shutil
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_disk_bytes(folder: Path) -> int | None:
+    """Return the free bytes of the disk that `folder` is on or would be made on; None when that cannot be told."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        usage = shutil.disk_usage(place)
+    except OSError:
+        return None
+    # What is no disk at all (/sys) has no size.
+    return usage.free if usage.total else None
+
+
+def device_number(folder: Path) -> int | None:
+    """Return a number that folders on one disk share; None when it cannot be told."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        return place.stat().st_dev
+    except OSError:
+        return None
+
+
+def available_memory_bytes() -> int | None:
+    """Return how much memory a program could still take: the machine's, or its container's where that has less."""
+    found = [each for each in (_of_machine(), _of_container()) if each is not None]
+    return min(found, default=None)
+
+
+def _of_machine() -> int | None:
+    try:
+        for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        # What there is at all, where nothing tells what is free of it (macOS).
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _of_container() -> int | None:
+    try:
+        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+        return None if limit == "max" else max(0, int(limit) - used)
+    except (OSError, ValueError):
+        return None

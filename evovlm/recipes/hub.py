@@ -1,0 +1,280 @@
+"""Models on the hub: what they consist of, and their files in the hub's own cache.
+
+Everything goes through huggingface_hub, with its cache, its login and its offline mode (HF_HUB_OFFLINE=1).
+"""
+
+import glob
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from evovlm.errors import BrokenCheckpoint, ModelError, ModelNotFound, PickledWeights
+from evovlm.recipes.checkpoint_files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    PICKLE_INDEX,
+    SINGLE_FILE,
+    SINGLE_PICKLE,
+    is_support_file,
+    read_weight_map,
+)
+
+Wanted = Literal["weights", "headers", "pickles"]
+"""What to fetch beside config, tokenizer and card: safetensors weights, only their index, or pickled weights."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_FILE_IN_URL = re.compile(r"/resolve/[^/]+/(?P<file>[^?#]+)")
+_LOOK_UP_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubModel:
+    """A model on the hub; without a revision, what its main branch holds."""
+
+    id: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.id if self.revision is None else f"{self.id}@{self.revision}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubListing:
+    """The files of a model at one commit, with their sizes in bytes."""
+
+    commit: str
+    size_bytes: Mapping[str, int]
+
+
+class HeaderEntry(NamedTuple):
+    """A tensor as a safetensors header names it: dtype code, shape, and the bytes it takes in the file's data."""
+
+    dtype_code: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def look_up(model: HubModel) -> HubListing:
+    """Return what the hub holds of the model now; one process asks once. Raises ModelNotFound with the reason."""
+    from huggingface_hub import constants
+
+    return _look_up(model, str(constants.ENDPOINT), bool(constants.HF_HUB_OFFLINE))
+
+
+@lru_cache(maxsize=64)
+def _look_up(model: HubModel, _endpoint: str, _offline: bool) -> HubListing:
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().model_info(model.id, revision=model.revision, files_metadata=True, timeout=_LOOK_UP_TIMEOUT_S)
+    except _errors_of_the_hub() as error:
+        raise _explained(model, error) from error
+    files = {each.rfilename: each.size or 0 for each in found.siblings or ()}
+    return HubListing(commit=str(found.sha), size_bytes=files)
+
+
+def fetch(model: HubModel, *, wanted: Wanted = "weights") -> Path:
+    """Return the model's folder in the hub's cache, with what is `wanted` of it; only what is used is fetched.
+
+    When the hub cannot be asked, what the cache holds of this revision will do if it is whole. Raises ModelNotFound
+    with the reason, PickledWeights or BrokenCheckpoint when the hub holds no such weights.
+    """
+    try:
+        listing = look_up(model)
+    except ModelNotFound as error:
+        return _from_cache(model, wanted=wanted, reason=error)
+    names = [name for name in listing.size_bytes if is_support_file(name)]
+    return _download(model, [*names, *_weight_files(model, listing, wanted=wanted)])
+
+
+def missing_bytes(model: HubModel, *, folder: Path) -> int:
+    """Return how many bytes of safetensors weights are not yet in the model's folder of the cache."""
+    try:
+        listing = look_up(model)
+    except ModelNotFound:
+        # The hub cannot be asked: what is not in the cache will not come.
+        return 0
+    names = _weight_files(model, listing, wanted="weights")
+    return sum(listing.size_bytes[name] for name in names if not (folder / name).exists())
+
+
+def cached_folder(model: HubModel) -> Path | None:
+    """Return the folder that the cache has for this revision, whole or not; never touches the network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(model.id, revision=model.revision, local_files_only=True, allow_patterns=[CONFIG_FILE])
+        )
+    except _errors_of_the_hub():
+        return None
+
+
+def cache_folder() -> Path:
+    """Return the folder of the hub's cache, existing or not."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def hub_commit(folder: Path) -> str | None:
+    """Return the commit that a folder of the hub's cache holds, None for any other folder."""
+    in_cache = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    return folder.name if in_cache and _COMMIT.fullmatch(folder.name) else None
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder holds all safetensors weights that a checkpoint needs."""
+    if (folder / SINGLE_FILE).is_file():
+        return True
+    if not (folder / INDEX_FILE).is_file():
+        return False
+    return all((folder / shard).is_file() for shard in read_weight_map(folder / INDEX_FILE).values())
+
+
+def read_header(model: HubModel, file: str, *, commit: str) -> Mapping[str, HeaderEntry]:
+    """Return the header of a safetensors file on the hub, read by HTTP range: no weights are fetched.
+
+    Raises ModelNotFound when the hub cannot be asked, BrokenCheckpoint when the file is no safetensors file.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+    try:
+        header = HfApi().parse_safetensors_file_metadata(model.id, file, revision=commit)
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise BrokenCheckpoint(f"Model '{model}': {file} is not a safetensors file ({_first_line(error)}).") from error
+    except _errors_of_the_hub() as error:
+        raise _explained(model, error, file=file) from error
+    return {
+        name: HeaderEntry(str(entry.dtype), tuple(entry.shape), *entry.data_offsets)
+        for name, entry in header.tensors.items()
+    }
+
+
+def _weight_files(model: HubModel, listing: HubListing, *, wanted: Wanted) -> Sequence[str]:
+    """Return the weight files to fetch, in the order in which transformers looks for them: a single file first."""
+    single, index = (SINGLE_PICKLE, PICKLE_INDEX) if wanted == "pickles" else (SINGLE_FILE, INDEX_FILE)
+    files = listing.size_bytes
+    if single in files:
+        return [] if wanted == "headers" else [single]
+    if index not in files:
+        raise _no_weights(model, listing, wanted=wanted)
+    if wanted == "headers":
+        return [index]
+    shards = sorted(set(read_weight_map(_download(model, [index]) / index).values()))
+    absent = [shard for shard in shards if shard not in files]
+    if absent:
+        raise BrokenCheckpoint(f"Model '{model}': {index} names {absent[0]}, which the hub does not have.")
+    return [index, *shards]
+
+
+def _no_weights(model: HubModel, listing: HubListing, *, wanted: Wanted) -> ModelError:
+    files = listing.size_bytes
+    if wanted == "pickles":
+        return BrokenCheckpoint(
+            f"Model '{model}': the hub has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}, so nothing to convert."
+        )
+    if "adapter_config.json" in files:
+        return BrokenCheckpoint(f"Model '{model}': is an adapter (LoRA).\n    Merge it into its base model first.")
+    pickles = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+    if pickles:
+        return PickledWeights(
+            f"Model '{model}': its weights on the hub are pickles ({', '.join(pickles[:3])}), which can run code when "
+            f"read; evovlm merges only safetensors.\n    `evovlm convert {model} --out DIR` reads nothing but tensors "
+            "from them; name DIR instead."
+        )
+    return BrokenCheckpoint(f"Model '{model}': the hub has neither {SINGLE_FILE} nor {INDEX_FILE} of it.")
+
+
+def _download(model: HubModel, names: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [glob.escape(name) for name in sorted(set(names))]
+    try:
+        return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=patterns))
+    except _errors_of_the_hub() as error:
+        raise _explained(model, error) from error
+
+
+def _from_cache(model: HubModel, *, wanted: Wanted, reason: ModelNotFound) -> Path:
+    folder = cached_folder(model)
+    if folder is None:
+        raise reason
+    lacking = _lacking(folder, wanted=wanted)
+    if lacking is None:
+        return folder
+    raise ModelNotFound(f"{reason}\n    The cache holds a part of it, without {lacking}: {folder}") from reason
+
+
+def _lacking(folder: Path, *, wanted: Wanted) -> str | None:
+    if not (folder / CONFIG_FILE).is_file():
+        return CONFIG_FILE
+    if wanted == "headers":
+        return None
+    single, index = (SINGLE_PICKLE, PICKLE_INDEX) if wanted == "pickles" else (SINGLE_FILE, INDEX_FILE)
+    if (folder / single).is_file():
+        return None
+    if not (folder / index).is_file():
+        return single
+    shards = sorted(set(read_weight_map(folder / index).values()))
+    return next((shard for shard in shards if not (folder / shard).is_file()), None)
+
+
+def _errors_of_the_hub() -> tuple[type[Exception], ...]:
+    from huggingface_hub import errors
+
+    # The HTTP library below huggingface_hub changes its name between versions; its base error is there under this one.
+    network: type[Exception] = vars(errors)["HTTPError"]
+    return (network, errors.HFValidationError, errors.RevisionResolutionError, OSError)
+
+
+def _explained(model: HubModel, error: Exception, *, file: str | None = None) -> ModelNotFound:
+    """Return the error that says what the hub refused, and what to do about it."""
+    from huggingface_hub import constants, errors
+
+    what = f"Model '{model}'"
+    if found := file or _file_of(error):
+        what += f", {found}"
+    if isinstance(error, errors.GatedRepoError):
+        return ModelNotFound(
+            f"{what}: the model is gated, and its conditions are not accepted yet (or nobody is logged in).\n"
+            f"    Accept them on {constants.ENDPOINT}/{model.id}, then run `hf auth login`."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return ModelNotFound(
+            f"{what}: the hub has no revision '{model.revision}' of it.\n"
+            "    Name a branch, a tag or a whole commit hash."
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ModelNotFound(
+            f"{what}: there is no such folder, and the hub ({constants.ENDPOINT}) has no such model, "
+            "or it is private.\n    Check the spelling; for a private model run `hf auth login`."
+        )
+    if isinstance(error, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+        return ModelNotFound(
+            f"{what}: is no folder and not in the hub's cache ({constants.HF_HUB_CACHE}), and offline mode is on.\n"
+            "    Unset HF_HUB_OFFLINE to fetch it, or name a folder."
+        )
+    if isinstance(error, errors.HFValidationError):
+        return ModelNotFound(f"{what}: is neither a folder nor an id that the hub could have ({_first_line(error)}).")
+    return ModelNotFound(
+        f"{what}: the hub ({constants.ENDPOINT}) could not give it ({_first_line(error)}).\n"
+        "    Check the connection and try again. Without a network, name a folder, or a model that the hub's cache "
+        f"already holds ({constants.HF_HUB_CACHE})."
+    )
+
+
+def _file_of(error: Exception) -> str | None:
+    response: Any = getattr(error, "response", None)
+    match = _FILE_IN_URL.search(str(getattr(response, "url", "")))
+    return match["file"] if match else None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,81 @@
+"""`evovlm check`: what stands against a merge or a search."""
+
+import json
+from pathlib import Path
+
+from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from tests.cli.conftest import Command, write_config
+from tests.pico import pico_llm
+
+
+def write_recipe(folder: Path, *, base: Path, source: Path) -> Path:
+    recipe = ParameterMerge(
+        base=ModelRef(text=str(base)),
+        host=ModelRef(text=str(base)),
+        sources={"other": ModelRef(text=str(source))},
+        method="ties",
+        parameters={"other": SourceParameters(weight=0.5)},
+    )
+    path = folder / "recipe.yaml"
+    path.write_text(recipe_to_yaml(recipe))
+    return path
+
+
+def test_a_recipe_that_works_is_described(evovlm: Command, models: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, base=models / "base", source=models / "math")
+    shown = evovlm("check", recipe, "--out", tmp_path / "out")
+    assert shown.code == 0, shown
+    for part in ("sources.other", "mistral", "2 x 32", "F32", "the result:", "names no licence", "nothing stands"):
+        assert part in shown.out
+    told = json.loads(evovlm("check", recipe, "--json").out)
+    assert told["ok"] is True
+    assert [model["name"] for model in told["models"]] == ["base", "host", "sources.other"]
+    assert told["licence"] is None
+
+
+def test_every_problem_is_shown_and_the_exit_code_says_so(evovlm: Command, models: Path, tmp_path: Path) -> None:
+    deeper = pico_llm(tmp_path / "deeper", n_blocks=3)
+    recipe = write_recipe(tmp_path, base=models / "base", source=deeper)
+    (tmp_path / "out").mkdir()
+    shown = evovlm("check", recipe, "--out", tmp_path / "out")
+    assert shown.code == 2
+    assert "error: sources.other" in shown.out
+    assert "exists already" in shown.out
+    told = evovlm("check", recipe, "--out", tmp_path / "out", "--json")
+    assert told.code == 2
+    assert [error["kind"] for error in json.loads(told.out)["errors"]] == ["IncompatibleModels", "OutputExists"]
+    merged = evovlm("merge", recipe, "--out", tmp_path / "out")
+    assert merged.code == 2
+    assert "has 3 blocks" in merged.err
+    assert "exists already" in merged.err
+
+
+def test_a_search_is_checked_with_its_device_and_budget(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "search.yaml", models=models, problems=problems)
+    assert evovlm("check", config).code == 0
+    layers = {"space": {"kind": "layer"}, "optimizer": {"kind": "cma"}, "budget": {"candidates": 10}}
+    deeper = pico_llm(tmp_path / "deeper", n_blocks=3)
+    merge = {"base": str(models / "base"), "sources": {"other": str(deeper)}, "method": "ties"}
+    config = write_config(
+        tmp_path / "wrong.yaml", models=models, problems=problems, merge=merge, device="cuda:99", **layers
+    )
+    told = json.loads(evovlm("check", config, "--json").out)
+    kinds = [error["kind"] for error in told["errors"]]
+    assert kinds[0] == "IncompatibleModels"
+    assert kinds[1:] == ["ConfigError"] * (len(kinds) - 1)
+    assert "'cuda:99' is not there" in told["errors"][1]["message"]
+    refused = evovlm("evolve", config, "--out", tmp_path / "run")
+    assert refused.code == 2
+    assert "has 3 blocks" in refused.err
+    assert "cuda:99" in refused.err
+
+
+def test_what_is_no_recipe_is_refused_as_ever(evovlm: Command, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("kind: something\n")
+    shown = evovlm("check", tmp_path / "wrong.yaml")
+    assert shown.code == 2
+    assert "kind" in shown.err

@@ -1,0 +1,36 @@
+"""A hub of the test's own: huggingface_hub is pointed to it, with a cache and a login that nobody else sees."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from tests.hub_server import HubServer
+
+OpenHub = Callable[[Mapping[str, Path]], HubServer]
+
+
+@pytest.fixture
+def open_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenHub]:
+    """Return a function that serves folders as models on a hub, and makes it the hub of this test."""
+    opened: list[HubServer] = []
+    home = tmp_path_factory.mktemp("hf-home")
+
+    def serve(models: Mapping[str, Path]) -> HubServer:
+        hub = HubServer(models)
+        opened.append(hub.__enter__())
+        # huggingface_hub read the environment when it was imported; what it read is what it uses.
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        return hub
+
+    yield serve
+    for hub in opened:
+        hub.stop()
