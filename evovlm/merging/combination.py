@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from evovlm.merging import kernels
 from evovlm.merging.floats import Vector
-from evovlm.merging.selection import ALL, Cut, Entries, draws
+from evovlm.merging.scratch import Scratch
+from evovlm.merging.selection import ALL, Cut, Entries, n_words, write_draws
 from evovlm.merging.task_vector import Chunk, Stretch, TaskVectors
 
+_UINT64 = np.dtype("<u8")
 LEAST_DIVISOR = 0.1
 """A divisor is never nearer to 0 than this share of the sum of the absolute weights."""
 
@@ -42,8 +44,9 @@ class KeepDrawn:
 
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
         """As in `Keep`."""
-        drawn = draws(self.key, start=start, size=len(values))
-        kernels.scale_drawn(values, drawn, np.uint32(self.limit), first, second)
+        with Scratch(n_words(start, len(values)), _UINT64) as words:
+            draws = write_draws(self.key, start, words, len(values))
+            kernels.scale_drawn(values, draws, np.uint32(self.limit), first, second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +79,14 @@ class KeepByRank:
 
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
         """As in `Keep`; `values` are whole rows."""
-        drawn = draws(self.key, start=start, size=len(values)).reshape(-1, self.row_length)
+        rows = values.reshape(-1, self.row_length)
         keys = np.empty(self.row_length, dtype=np.uint64)
-        for row, own_draws in zip(values.reshape(-1, self.row_length), drawn, strict=True):
-            kernels.sort_keys(row, keys)
-            keys.sort()
-            kernels.scale_by_rank(row, keys, own_draws, self.lowest, self.reach, self.own, first, second)
+        with Scratch(n_words(start, len(values)), _UINT64) as words:
+            draws = write_draws(self.key, start, words, len(values))
+            for row, own_draws in zip(rows, draws.reshape(rows.shape), strict=True):
+                kernels.sort_keys(row, keys)
+                keys.sort()
+                kernels.scale_by_rank(row, keys, own_draws, self.lowest, self.reach, self.own, first, second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

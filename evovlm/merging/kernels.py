@@ -65,35 +65,21 @@ def add_scaled(total: Any, vector: Any, factor: Any) -> None:
 
 
 @_compiled
-def _philox(key: Any, counter: Any) -> Any:
-    """Return the four words of Philox-4x64-10 (Salmon et al. 2011) for a 64-bit key and a 64-bit counter."""
-    x0, x1, x2, x3 = np.uint64(counter), np.uint64(0), np.uint64(0), np.uint64(0)
-    k0, k1 = np.uint64(key), np.uint64(0)
-    for _ in range(10):
-        high0, low0 = _multiply_wide(np.uint64(0xD2E7470EE14C6C93), x0)
-        high1, low1 = _multiply_wide(np.uint64(0xCA5A826395121157), x2)
-        x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
-        k0 = np.uint64(k0 + np.uint64(0x9E3779B97F4A7C15))
-        k1 = np.uint64(k1 + np.uint64(0xBB67AE8584CAA73B))
-    return x0, x1, x2, x3
+def philox(round_keys: Any, counter: int, words: Any) -> None:
+    """Write the words of Philox-4x64-10 (Salmon et al. 2011) for the counters from `counter` on, four words each.
 
-
-@_compiled
-def draws(key: Any, start: int, out: Any) -> None:
-    """Write the 24-bit draws of entries start .. start + len(out) - 1 into `out` (uint32)."""
-    n = len(out)
-    i = -(start % 8)
-    counter = start // 8 + 1
-    while i < n:
-        words = _philox(key, counter)
-        for w in range(4):
-            word = words[w]
-            if 0 <= i < n:
-                out[i] = np.uint32((word & np.uint64(0xFFFFFFFF)) >> np.uint64(8))
-            if 0 <= i + 1 < n:
-                out[i + 1] = np.uint32(word >> np.uint64(40))
-            i += 2
-        counter += 1
+    `round_keys` (uint64, (10, 2)) are the key and what it becomes round by round; `words` is uint64, (4 n,).
+    """
+    for block in range(len(words) // 4):
+        x0, x1, x2, x3 = np.uint64(counter + block), np.uint64(0), np.uint64(0), np.uint64(0)
+        for r in range(10):
+            high0, low0 = _multiply_wide(np.uint64(0xD2E7470EE14C6C93), x0)
+            high1, low1 = _multiply_wide(np.uint64(0xCA5A826395121157), x2)
+            x0, x1, x2, x3 = high1 ^ x1 ^ round_keys[r, 0], low1, high0 ^ x3 ^ round_keys[r, 1], low0
+        words[4 * block] = x0
+        words[4 * block + 1] = x1
+        words[4 * block + 2] = x2
+        words[4 * block + 3] = x3
 
 
 @_compiled

@@ -17,6 +17,7 @@ from evovlm.merging.floats import STORED, Raw, narrow, widen
 from evovlm.merging.methods import Method, MethodInputs, check_parameters, get_method
 from evovlm.merging.result_layout import ResultLayout
 from evovlm.merging.row_plan import RowPlan
+from evovlm.merging.scratch import Scratch
 from evovlm.merging.sources import Checkpoint
 from evovlm.merging.task_vector import ModelTensor, Stretch, TaskVectors
 from evovlm.merging.tensor_names import component_of, unit_index
@@ -32,7 +33,10 @@ class Sink(Protocol):
     """Takes merged entries, from several threads at once, in any order."""
 
     def write(self, name: str, start: int, values: Raw) -> None:
-        """Take the entries from number `start` on of a tensor (by its backbone name), as the result stores them."""
+        """Take the entries from number `start` on of a tensor (by backbone name), as the result stores them.
+
+        `values` is lent: it is written over once this returns.
+        """
         ...
 
 
@@ -154,8 +158,10 @@ class Merger:
             for row in plan.new:
                 total = np.zeros(columns, dtype=np.float64)
                 for label, place in row.origins:
-                    own = np.empty(columns, dtype=np.float32)
-                    widen(self._tensor(label, name).read(place * columns, columns), own)
+                    model = self._tensor(label, name)
+                    raw, own = np.empty(columns, dtype=model.dtype), np.empty(columns, dtype=np.float32)
+                    model.read(place * columns, raw)
+                    widen(raw, own)
                     total += own
                 stored: Raw = np.empty(columns, dtype=STORED[self.host.place(name).dtype_code])
                 narrow((total / len(row.origins)).astype(np.float32), stored)
@@ -219,23 +225,20 @@ class Merger:
         return index if weights[index] == 1 and densities[index] >= 1 else None
 
     def _merge_piece(self, plan: Callable[[], Planned], vectors: TaskVectors, stretch: Stretch, sink: Sink) -> None:
+        dtype = STORED[self.host.place(vectors.name).dtype_code]
         # What overflows becomes infinite, as on any device; whoever takes the result looks for that.
-        with np.errstate(all="ignore"):
-            stored = self._merged(plan(), vectors, stretch)
-        sink.write(vectors.name, stretch.start, stored)
-
-    def _merged(self, planned: Planned, vectors: TaskVectors, stretch: Stretch) -> Raw:
-        stored: Raw = np.empty(stretch.size, dtype=STORED[self.host.place(vectors.name).dtype_code])
-        # For slerp the base stands before its one source.
-        merged = (
-            vectors.values(planned - len(self.source_names), stretch)
-            if isinstance(planned, int)
-            else combine(vectors, planned, stretch)
-        )
-        for start, values in merged:
-            place = start - stretch.start
-            narrow(values, stored[place : place + len(values)])
-        return stored
+        with np.errstate(all="ignore"), Scratch(stretch.size, dtype) as stored:
+            planned = plan()
+            # For slerp the base stands before its one source.
+            merged = (
+                vectors.values(planned - len(self.source_names), stretch)
+                if isinstance(planned, int)
+                else combine(vectors, planned, stretch)
+            )
+            for start, values in merged:
+                place = start - stretch.start
+                narrow(values, stored[place : place + len(values)])
+            sink.write(vectors.name, stretch.start, stored)
 
     def _columns(self, name: str) -> int:
         return math.prod(self.host.shape(name)[1:])

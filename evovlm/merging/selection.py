@@ -17,6 +17,7 @@ bin the k-th largest lies, and only that bin's entries are collected and sorted.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ ALL = 1 << DRAW_BITS
 """The limit below which every draw lies."""
 
 _BINS = 1 << 15
+_ENTRIES_PER_BLOCK = 8
+_DROPPED_BITS = np.uint32(32 - DRAW_BITS)
 
 
 def draw_key(seed: int, source: str, tensor: str) -> int:
@@ -37,11 +40,29 @@ def draw_key(seed: int, source: str, tensor: str) -> int:
     return derive_seed("dare", seed, source, tensor)
 
 
-def draws(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
-    """Return the draws (in [0, 2**24), shape (size,)) of entries start .. start + size - 1."""
-    drawn = np.empty(size, dtype=np.uint32)
-    kernels.draws(np.uint64(key), start, drawn)
-    return drawn
+def write_draws(key: int, start: int, words: npt.NDArray[np.uint64], size: int) -> npt.NDArray[np.uint32]:
+    """Write the draws of entries start .. start + size - 1 into `words` (`n_words` of them); return them as 24 bits.
+
+    The result lies in `words`.
+    """
+    first_block, skipped = divmod(start, _ENTRIES_PER_BLOCK)
+    kernels.philox(_round_keys(key), first_block + 1, words)
+    halves: npt.NDArray[np.uint32] = words.view("<u4")[skipped : skipped + size]
+    return np.right_shift(halves, _DROPPED_BITS, out=halves)
+
+
+def n_words(start: int, size: int) -> int:
+    """Return how many 64-bit words hold the draws of entries start .. start + size - 1."""
+    return 4 * -(-(start % _ENTRIES_PER_BLOCK + size) // _ENTRIES_PER_BLOCK)
+
+
+@lru_cache(maxsize=4096)
+def _round_keys(key: int) -> npt.NDArray[np.uint64]:
+    """Return what the key (and a second one, 0) becomes in each of the ten rounds: Weyl sequences modulo 2**64."""
+    steps = np.arange(10, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        first = np.uint64(key) + steps * np.uint64(0x9E3779B97F4A7C15)
+        return np.stack([first, steps * np.uint64(0xBB67AE8584CAA73B)], axis=1)
 
 
 def draw_limit(density: float) -> int:

@@ -1,6 +1,7 @@
 """One tensor of base and sources, read in stretches: as task vectors, or as the models themselves."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -12,13 +13,16 @@ from evovlm.merging import kernels
 from evovlm.merging.floats import STORED, Raw, Vector, widen
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.safetensors_file import TensorPlace
+from evovlm.merging.scratch import Scratch
 from evovlm.merging.selection import Entries, MagnitudeOrder
 
 CHUNK = 1 << 15
 """Entries worked on at a time: with the values in between, as many as stay in the cache."""
 
-PIECE_CHUNKS = 32
+PIECE_CHUNKS = 8
 """Chunks that are read and written at a time."""
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 class Stretch(NamedTuple):
@@ -47,13 +51,15 @@ class ModelTensor(NamedTuple):
     owner: str
     place: TensorPlace
 
-    def read(self, offset: int, size: int) -> Raw:
-        """Return `size` entries from `offset` on, as stored. Raises BrokenCheckpoint when the file ends before."""
-        dtype = STORED[self.place.dtype_code]
-        raw = np.empty(size, dtype=dtype)
-        if size:
-            self.place.read_into(raw.view(np.uint8).data, start=offset * dtype.itemsize)
-        return raw
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """How numpy holds what is stored."""
+        return STORED[self.place.dtype_code]
+
+    def read(self, offset: int, out: Raw) -> None:
+        """Fill `out` with entries from `offset` on, as stored. Raises BrokenCheckpoint when the file ends before."""
+        if len(out):
+            self.place.read_into(out.view(np.uint8).data, start=offset * self.dtype.itemsize)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -110,27 +116,24 @@ class TaskVectors:
         Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
         """
         chosen = self.sources if only is None else tuple(self.sources[index] for index in only)
-        step = self.chunk_size(whole_rows=whole_rows)
-        raws = [model.read(stretch.offsets[model.label], stretch.size) for model in chosen]
-        raw_base = self.base.read(stretch.offsets[self.base.label], stretch.size) if self.base is not None else None
-        scratch = np.empty((len(chosen), min(step, stretch.size)), dtype=np.float32)
-        scratch_base = np.empty(scratch.shape[1], dtype=np.float32)
-        for done in range(0, stretch.size, step):
-            size = min(step, stretch.size - done)
-            # A fresh contiguous view where the last chunk is shorter.
-            parts = scratch if size == scratch.shape[1] else np.empty((len(chosen), size), dtype=np.float32)
-            base = None
-            if raw_base is not None and self.base is not None:
-                base = scratch_base[:size]
-                widen(raw_base[done : done + size], base)
-                self._look_at(self.base, stretch.start, base)
-            for part, raw, model in zip(parts, raws, chosen, strict=True):
-                widen(raw[done : done + size], part)
-                self._look_at(model, stretch.start, part)
+        models = (*chosen, *([self.base] if self.base is not None else []))
+        step = min(self.chunk_size(whole_rows=whole_rows), stretch.size)
+        with ExitStack() as lent:
+            raws = [lent.enter_context(Scratch(stretch.size, model.dtype)) for model in models]
+            for raw, model in zip(raws, models, strict=True):
+                model.read(stretch.offsets[model.label], raw)
+            widened = lent.enter_context(Scratch(len(models) * step, _FLOAT32))
+            for done in range(0, stretch.size, step):
+                size = min(step, stretch.size - done)
+                values = widened[: len(models) * size].reshape(len(models), size)
+                for each, raw, model in zip(values, raws, models, strict=True):
+                    widen(raw[done : done + size], each)
+                    self._look_at(model, stretch.start, each)
+                parts, base = values[: len(chosen)], values[-1] if self.base is not None else None
                 if base is not None:
-                    np.subtract(part, base, out=part)
-            yield Chunk(start=stretch.start + done, base=base, parts=parts)
-        self._looked_at.update((stretch.start, model.label) for model in (*chosen, *([self.base] if self.base else [])))
+                    np.subtract(parts, base, out=parts)
+                yield Chunk(start=stretch.start + done, base=base, parts=parts)
+        self._looked_at.update((stretch.start, model.label) for model in models)
 
     def values(self, index: int, stretch: Stretch) -> Iterator[Entries]:
         """Yield a stretch of one source itself, not of its task vector, as float32."""

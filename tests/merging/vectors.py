@@ -16,14 +16,18 @@ from evovlm.recipes.recipe import MergeSettings
 
 @dataclass(frozen=True)
 class InMemory:
-    """One model's tensor: `read` is all that is asked of it."""
+    """One model's tensor: `dtype` and `read` are all that is asked of it."""
 
     label: str
     owner: str
     raw: Raw
 
-    def read(self, offset: int, size: int) -> Raw:
-        return self.raw[offset : offset + size]
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return self.raw.dtype
+
+    def read(self, offset: int, out: Raw) -> None:
+        out[:] = self.raw[offset : offset + len(out)]
 
 
 def stored(tensor: torch.Tensor) -> Raw:

@@ -1,0 +1,37 @@
+"""Memory that is used again: to get it anew from the system for every piece costs more than the arithmetic on it."""
+
+import threading
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class _Free(threading.local):
+    """The buffers that nobody of this thread uses now, by the power of two of bytes that they hold."""
+
+    def __init__(self) -> None:
+        self.buffers: defaultdict[int, list[npt.NDArray[np.uint8]]] = defaultdict(list)
+
+
+_free = _Free()
+
+
+class Scratch:
+    """Lends, in `with`, a flat array of `size` entries, filled with anything; what was written to it is lost later."""
+
+    __slots__ = ("_buffer", "_dtype", "_power", "_size_bytes")
+
+    def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
+        self._dtype = dtype
+        self._size_bytes = size * dtype.itemsize
+        self._power = self._size_bytes.bit_length()
+
+    def __enter__(self) -> npt.NDArray[Any]:
+        free = _free.buffers[self._power]
+        self._buffer = free.pop() if free else np.empty(1 << self._power, dtype=np.uint8)
+        return self._buffer[: self._size_bytes].view(self._dtype)
+
+    def __exit__(self, *_: object) -> None:
+        _free.buffers[self._power].append(self._buffer)
