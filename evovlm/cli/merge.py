@@ -39,8 +39,8 @@ def merge(
         from evovlm.recipes.documents import load_recipe
 
         loaded = load_recipe(recipe, methods=METHODS)
-        # Models that do not fit are refused before their weights are fetched; what is at `out` is the writer's matter.
-        preflight(loaded, out=out, may_exist=True).raise_problems()
+        # Models that do not fit are refused before their weights are fetched.
+        preflight(loaded, out=out, may_exist=overwrite).raise_problems()
         written = write_checkpoint(
             loaded,
             out,

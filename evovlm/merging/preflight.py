@@ -100,7 +100,7 @@ def preflight(
     reports = tuple(_report(model, refs[name], found) for name, model in models.items())
     if out is not None and not may_exist and (out.exists() or out.is_symlink()):
         found.problems.append(
-            OutputExists(f"{out} exists already, and a merge overwrites nothing.\n    Name a new folder.")
+            OutputExists(f"{out} exists already.\n    Name a new folder; `merge --overwrite` replaces a model.")
         )
     needs = None
     if host is not None:
