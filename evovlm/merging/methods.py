@@ -387,8 +387,8 @@ def check_parameters(method: Method, recipe: ParameterMerge) -> None:
     """Raise ConfigError when a source has a number that the method would ignore."""
     for source, numbers in recipe.parameters.items():
         for name, parameter in SOURCE_PARAMETERS.items():
-            usual = 1.0 if parameter.default is None else parameter.default
-            if name not in method.parameters and set(numbers_of(getattr(numbers, name))) != {usual}:
+            given = set(numbers_of(getattr(numbers, name)))
+            if name not in method.parameters and given != {parameter.default}:
                 raise ConfigError(f"parameters.{source}.{name}: {method.name} has no {name}.")
 
 
