@@ -276,7 +276,8 @@ def scale_by_rank(
     """Keep each entry of a row with a probability that grows with its rank, and scale what is kept; the rest becomes 0.
 
     `keys` are the sorted `sort_keys`. The entry of rank r (0 the smallest) of n is kept where its draw / 2**24 is below
-    lowest + reach * r / (n - 1). `own` divides what is kept by that probability, then both factors follow.
+    lowest + reach * r / (n - 1). `own` divides what is kept by that probability (or 2**-24, with which a smaller one
+    keeps), then both factors follow.
     """
     n = len(vector)
     for rank in range(n):
@@ -284,7 +285,7 @@ def scale_by_rank(
         share = rank / (n - 1) if n > 1 else 0.5
         probability = lowest + reach * share
         if np.float64(drawn[i]) < probability * 16777216.0:
-            value = vector[i] * np.float32(1.0 / probability) if own else vector[i]
+            value = vector[i] * np.float32(1.0 / max(probability, 2.0**-24)) if own else vector[i]
             vector[i] = value * first * second
         else:
             vector[i] = np.float32(0)

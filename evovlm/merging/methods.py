@@ -187,7 +187,9 @@ def sce(inputs: MethodInputs) -> Combination:
         order = vectors.variance_order()
         # In float32, as the peer has it: 100 entries at 0.58 are 58, not 57.
         count = int(np.float32(order.count_nonzero()) * np.float32(share))
-        cut = order.cut(count) if count else NOTHING
+        if not count:
+            return Combination(terms=())
+        cut = order.cut(count)
     squares = _squares(vectors, cut)
     total = sum(squares)
     weights = tuple(square / total for square in squares) if total > 0 else (1 / k,) * k
@@ -493,10 +495,11 @@ def _elected_sum(inputs: MethodInputs, terms: list[Term]) -> Combination:
 
 def _divisor(weights: tuple[float, ...]) -> float:
     """Return sum w_i, kept away from 0: at least a tenth of sum |w_i| in size (0 counts as +), 1 when all are 0."""
-    # In float32, like everything that is done with it.
-    total = float(np.sum(np.array(weights, dtype=np.float32), dtype=np.float32))
-    least = LEAST_DIVISOR * sum(abs(weight) for weight in weights)
-    if least == 0:
+    # In float32, like everything that is done with it: weights below 7e-46 are 0 there.
+    held = np.array(weights, dtype=np.float32)
+    total = float(np.sum(held, dtype=np.float32))
+    least = LEAST_DIVISOR * float(np.abs(held).sum(dtype=np.float64))
+    if np.float32(least) == 0:
         return 1.0
     if abs(total) >= least:
         return total
