@@ -1,9 +1,9 @@
 """One tensor of base and sources, read in stretches: as task vectors, or as the models themselves."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,31 @@ class TaskVectors:
         """How many entries are worked on at a time: about CHUNK, or the whole rows nearest below it (at least one)."""
         return max(1, CHUNK // self.row_length) * self.row_length if whole_rows else CHUNK
 
+    @contextmanager
+    def loaded(
+        self, stretch: Stretch, *, only: tuple[int, ...], as_float32: bool = False
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Lend a stretch of the sources whose numbers `only` gives, (k, n), and of the base, (n,) or empty, as stored.
+
+        bfloat16 stays as it is (uint16) where all models have it and `as_float32` does not ask for more; else all come
+        as float32. Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
+        """
+        chosen = [self.sources[index] for index in only]
+        models = [*chosen, *([self.base] if self.base is not None else [])]
+        as_stored = not as_float32 and all(model.dtype == np.uint16 for model in models)
+        kind = np.dtype(np.uint16) if as_stored else _FLOAT32
+        with Scratch(len(models) * stretch.size, kind) as flat:
+            rows = flat.reshape(len(models), stretch.size)
+            for row, model in zip(rows, models, strict=True):
+                if model.dtype == kind:
+                    model.read(stretch.offsets[model.label], row)
+                else:
+                    with Scratch(stretch.size, model.dtype) as raw:
+                        model.read(stretch.offsets[model.label], raw)
+                        widen(raw, row)
+                self._look_at(model, stretch.start, row)
+            yield rows[: len(chosen)], rows[-1] if self.base is not None else flat[:0]
+
     def chunks(
         self, stretch: Stretch, *, only: tuple[int, ...] | None = None, whole_rows: bool = False
     ) -> Iterator[Chunk]:
@@ -115,25 +140,22 @@ class TaskVectors:
 
         Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
         """
-        chosen = self.sources if only is None else tuple(self.sources[index] for index in only)
-        models = (*chosen, *([self.base] if self.base is not None else []))
+        chosen = tuple(range(len(self.sources))) if only is None else only
         step = min(self.chunk_size(whole_rows=whole_rows), stretch.size)
-        with ExitStack() as lent:
-            raws = [lent.enter_context(Scratch(stretch.size, model.dtype)) for model in models]
-            for raw, model in zip(raws, models, strict=True):
-                model.read(stretch.offsets[model.label], raw)
-            widened = lent.enter_context(Scratch(len(models) * step, _FLOAT32))
+        with (
+            self.loaded(stretch, only=chosen) as (raws, raw_base),
+            Scratch((len(chosen) + 1) * step, _FLOAT32) as widened,
+        ):
             for done in range(0, stretch.size, step):
                 size = min(step, stretch.size - done)
-                values = widened[: len(models) * size].reshape(len(models), size)
-                for each, raw, model in zip(values, raws, models, strict=True):
-                    widen(raw[done : done + size], each)
-                    self._look_at(model, stretch.start, each)
-                parts, base = values[: len(chosen)], values[-1] if self.base is not None else None
+                values = widened[: (len(chosen) + 1) * size].reshape(len(chosen) + 1, size)
+                parts, base = values[:-1], values[-1] if len(raw_base) else None
+                for part, raw in zip(parts, raws, strict=True):
+                    kernels.widen_one(raw[done : done + size], part)
                 if base is not None:
+                    kernels.widen_one(raw_base[done : done + size], base)
                     np.subtract(parts, base, out=parts)
                 yield Chunk(start=stretch.start + done, base=base, parts=parts)
-        self._looked_at.update((stretch.start, model.label) for model in models)
 
     def values(self, index: int, stretch: Stretch) -> Iterator[Entries]:
         """Yield a stretch of one source itself, not of its task vector, as float32."""
@@ -226,8 +248,11 @@ class TaskVectors:
         for stretch in self.stretches(whole_rows=True):
             yield from self.chunks(stretch, only=(index,), whole_rows=True)
 
-    def _look_at(self, model: ModelTensor, start: int, values: Vector) -> None:
-        if self.allow_non_finite or (start, model.label) in self._looked_at or kernels.is_finite(values):
+    def _look_at(self, model: ModelTensor, start: int, raw: npt.NDArray[Any]) -> None:
+        if self.allow_non_finite or (start, model.label) in self._looked_at:
+            return
+        if kernels.is_finite(raw):
+            self._looked_at.add((start, model.label))
             return
         raise BrokenCheckpoint(
             f"{model.place.file.parent}: {self.name} holds numbers that are not finite (NaN or infinite). "
