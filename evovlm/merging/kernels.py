@@ -59,17 +59,41 @@ multiply_add: Any = intrinsic(_fused)
 
 
 @compiled
+def _round(x0: Any, x1: Any, x2: Any, x3: Any, keys: Any) -> Any:
+    high0, low0 = _multiply_wide(np.uint64(0xD2E7470EE14C6C93), x0)
+    high1, low1 = _multiply_wide(np.uint64(0xCA5A826395121157), x2)
+    return high1 ^ x1 ^ keys[0], low1, high0 ^ x3 ^ keys[1], low0
+
+
+@compiled
 def philox(round_keys: Any, counter: int, words: Any) -> None:
     """Write the words of Philox-4x64-10 (Salmon et al. 2011) for the counters from `counter` on, four words each.
 
     `round_keys` (uint64, (10, 2)) are the key and what it becomes round by round; `words` is uint64, (4 n,).
     """
+    # Out of memory once and for all: the loop below would read them again for every block.
+    k0 = (round_keys[0, 0], round_keys[0, 1])
+    k1 = (round_keys[1, 0], round_keys[1, 1])
+    k2 = (round_keys[2, 0], round_keys[2, 1])
+    k3 = (round_keys[3, 0], round_keys[3, 1])
+    k4 = (round_keys[4, 0], round_keys[4, 1])
+    k5 = (round_keys[5, 0], round_keys[5, 1])
+    k6 = (round_keys[6, 0], round_keys[6, 1])
+    k7 = (round_keys[7, 0], round_keys[7, 1])
+    k8 = (round_keys[8, 0], round_keys[8, 1])
+    k9 = (round_keys[9, 0], round_keys[9, 1])
     for block in range(len(words) // 4):
         x0, x1, x2, x3 = np.uint64(counter + block), np.uint64(0), np.uint64(0), np.uint64(0)
-        for r in range(10):
-            high0, low0 = _multiply_wide(np.uint64(0xD2E7470EE14C6C93), x0)
-            high1, low1 = _multiply_wide(np.uint64(0xCA5A826395121157), x2)
-            x0, x1, x2, x3 = high1 ^ x1 ^ round_keys[r, 0], low1, high0 ^ x3 ^ round_keys[r, 1], low0
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k0)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k1)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k2)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k3)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k4)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k5)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k6)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k7)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k8)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k9)
         words[4 * block] = x0
         words[4 * block + 1] = x1
         words[4 * block + 2] = x2
