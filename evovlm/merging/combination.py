@@ -20,7 +20,7 @@ from evovlm.merging.combine_kernel import BETWEEN, DRAWN, Joining, Sources, comb
 from evovlm.merging.floats import Raw, Vector
 from evovlm.merging.scratch import Scratch
 from evovlm.merging.selection import ALL, Cut, draw_halves, draws, round_keys
-from evovlm.merging.task_vector import Chunk, Stretch, TaskVectors
+from evovlm.merging.task_vector import Piece, Stretch, TaskVectors
 
 _FLOAT32 = np.dtype(np.float32)
 LEAST_DIVISOR = 0.1
@@ -150,13 +150,12 @@ def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch, ou
 def _prepare(vectors: TaskVectors, combination: Combination, stretch: Stretch, parts: npt.NDArray[np.float32]) -> None:
     """Write what goes by rows or by variance into `parts`: each source's entries, kept and scaled."""
     only = tuple(term.index for term in combination.terms)
-    for chunk in vectors.chunks(stretch, only=only, whole_rows=combination.whole_rows):
+    with vectors.widened(stretch, only=only) as piece:
         if combination.varying is not None:
-            drop_steady(chunk, combination.varying)
-        for term, part in zip(combination.terms, chunk.parts, strict=True):
-            scale(term, part, start=chunk.start, row_length=vectors.row_length)
-        place = chunk.start - stretch.start
-        parts[:, place : place + chunk.parts.shape[1]] = chunk.parts
+            drop_steady(piece, combination.varying)
+        for term, part in zip(combination.terms, piece.parts, strict=True):
+            scale(term, part, start=piece.start, row_length=vectors.row_length)
+        parts[:] = piece.parts
 
 
 def _run(
@@ -249,13 +248,13 @@ def scale(term: Term, part: Vector, *, start: int, row_length: int) -> None:
         np.multiply(rows, term.row_factors[begin : begin + len(rows), None], out=rows)
 
 
-def drop_steady(chunk: Chunk, cut: Cut) -> None:
+def drop_steady(piece: Piece, cut: Cut) -> None:
     """Set the entries that vary too little among the sources to 0, in all of them."""
-    varied = np.empty(chunk.parts.shape[1], dtype=np.float32)
-    kernels.variances(chunk.parts, varied)
+    varied = np.empty(piece.parts.shape[1], dtype=np.float32)
+    kernels.variances(piece.parts, varied)
     kept = np.empty(len(varied), dtype=np.bool_)
-    kernels.keep_between(varied, chunk.start, np.uint32(cut.bits), cut.last, kept)
-    np.multiply(chunk.parts, kept, out=chunk.parts)
+    kernels.keep_between(varied, piece.start, np.uint32(cut.bits), cut.last, kept)
+    np.multiply(piece.parts, kept, out=piece.parts)
 
 
 def keep_drawn(key: int, limit: int) -> KeepDrawn | None:

@@ -231,9 +231,7 @@ class Merger:
             planned = plan()
             if isinstance(planned, int):
                 # For slerp the base stands before its one source.
-                for start, values in vectors.values(planned - len(self.source_names), stretch):
-                    place = start - stretch.start
-                    narrow(values, stored[place : place + len(values)])
+                vectors.copy(planned - len(self.source_names), stretch, stored)
             else:
                 combine(vectors, planned, stretch, stored)
             sink.write(vectors.name, stretch.start, stored)

@@ -1,6 +1,7 @@
 """The arithmetic of each method against its slow twin, and what must hold of each."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,6 +232,23 @@ def test_normalising_the_smallest_weights_stays_finite(method: str, weight: floa
         assert bool(merged.isfinite().all())
 
 
+@pytest.mark.parametrize("method", ["linear", "multislerp", "task_arithmetic", "dare_linear", "breadcrumbs"])
+def test_weights_that_sum_to_0_are_refused_where_the_sum_divides(method: str) -> None:
+    row, ref = METHODS[method], ModelRef(text="zoo:base")
+    template = MergeTemplate(
+        base=ref if row.needs_base else None,
+        host=ref,
+        sources={"a": ref, "b": ref},
+        method=method,
+        settings=MergeSettings(normalize=True),
+    )
+    weights = {"a": SourceParameters(weight=(1.0, 0.5)), "b": SourceParameters(weight=(1.0, -0.5))}
+    with pytest.raises(ConfigError, match=r"weights 0\.5, -0\.5 sum to 0, and .* divides"):
+        check_parameters(row, template.recipe(weights))
+    without = replace(template, settings=MergeSettings(normalize=False)).recipe(weights)
+    check_parameters(row, without)
+
+
 def test_a_cancelling_average_is_divided_by_a_tenth_of_the_absolute_weights() -> None:
     ones = torch.ones(2)
     assert merged_by("linear", None, [ones * 3, ones], [1.0, -1.0]).tolist() == pytest.approx([10.0, 10.0])
@@ -407,18 +425,14 @@ def test_pieces_make_no_difference_to_a_bit(
         given_base = base if row.base != "none" else None
         return merged_by(method, given_base, models, [0.8, 0.3][:n], [0.5, 0.2][:n], settings=chosen)
 
-    for chunk in (1 << 15, 7, 1000):
-        monkeypatch.setattr(task_vector, "CHUNK", chunk)
-        whole = merged()
-        for pieces in (1, 3):
-            monkeypatch.setattr(task_vector, "PIECE_CHUNKS", pieces)
-            assert same_bits(merged(), whole)
-        monkeypatch.undo()
-    if not row.by_inner_products:
-        usual = merged()
-        for chunk in (7, 1000):
-            monkeypatch.setattr(task_vector, "CHUNK", chunk)
+    usual = merged()
+    for piece in (7, 1000, 4096):
+        monkeypatch.setattr(task_vector, "PIECE", piece)
+        if not row.by_inner_products:
             assert same_bits(merged(), usual)
+        else:
+            # Inner products are summed piece by piece.
+            assert torch.allclose(merged(), usual, rtol=1e-5, atol=1e-6)
 
 
 # What is refused before a merge.
