@@ -12,6 +12,7 @@ from evovlm.errors import ConfigError
 from evovlm.merging import kernels
 from evovlm.merging.floats import Raw, widen
 from evovlm.merging.merge import Merger
+from evovlm.merging.room import available_memory_bytes
 from evovlm.merging.tensor_names import HEAD
 from evovlm.merging.union_tokenizer import union_tokenizer
 from evovlm.models.backbone import ParameterWriter
@@ -30,7 +31,8 @@ class ResidentModel:
     @classmethod
     def open(cls, template: MergeTemplate, *, device: str = "auto") -> "ResidentModel":
         """Open the models to merge and load the host. Raises what `Merger.open` and `load_model` raise."""
-        merger = Merger.open(template)
+        # Half of what is free, so that the model, its caches and other programs have the rest.
+        merger = Merger.open(template, room_bytes=(available_memory_bytes() or 0) // 2)
         loaded = _load_result(merger, device=device)
         layout = merger.host.layout
         writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})

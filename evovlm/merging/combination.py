@@ -23,6 +23,7 @@ from evovlm.merging.selection import ALL, Cut, draw_halves, draws, round_keys
 from evovlm.merging.task_vector import Piece, Stretch, TaskVectors
 
 _FLOAT32 = np.dtype(np.float32)
+_NO_DRAWS = np.empty((0, 0), dtype=np.uint16)
 LEAST_DIVISOR = 0.1
 """A divisor is never nearer to 0 than this share of the sum of the absolute weights."""
 
@@ -174,6 +175,7 @@ def _run(
     combine_entries(
         raws,
         raw_base,
+        vectors.upper_draws(stretch) if any(isinstance(term.keep, KeepDrawn) for term in terms) else _NO_DRAWS,
         stretch.start,
         row_start,
         vectors.row_length,
@@ -188,6 +190,7 @@ def _sources(terms: tuple[Term, ...], k: int, *, first_row: int) -> Sources:
     drawn = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepDrawn)}
     between = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepBetween)}
     sources = Sources(
+        indices=np.array([term.index for term in terms] or [0] * k, dtype=np.int64),
         ways=np.zeros(k, dtype=np.int64),
         limits=np.zeros(k, dtype=np.uint32),
         round_keys=np.zeros((k, 10, 2), dtype=np.uint64),

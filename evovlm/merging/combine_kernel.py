@@ -19,7 +19,7 @@ from evovlm.merging.kernels import (
     widen_one,
 )
 
-STEP = 4096
+STEP = 1024
 """Entries of all sources worked on at a time."""
 
 ALL, DRAWN, BETWEEN = 0, 1, 2
@@ -29,11 +29,13 @@ ALL, DRAWN, BETWEEN = 0, 1, 2
 class Sources(NamedTuple):
     """What each of the k sources contributes; arrays of length k but for the round keys and row factors.
 
-    `ways` says how entries are kept; `limits` (uint32) and `round_keys` (uint64, (k, 10, 2)) are of the draws; `lows`,
-    `low_lasts`, `highs`, `high_lasts` of the cuts; `firsts` and `seconds` (float32) are factors; `row_factors`
-    (float32, (k, rows)) has no rows where nothing goes by rows.
+    `indices` are the sources' rows among the draws that are kept in memory; `ways` says how entries are kept; `limits`
+    (uint32) and `round_keys` (uint64, (k, 10, 2)) are of the draws; `lows`, `low_lasts`, `highs`, `high_lasts` of the
+    cuts; `firsts` and `seconds` (float32) are factors; `row_factors` (float32, (k, rows)) has no rows where nothing
+    goes by rows.
     """
 
+    indices: npt.NDArray[np.int64]
     ways: npt.NDArray[np.int64]
     limits: npt.NDArray[np.uint32]
     round_keys: npt.NDArray[np.uint64]
@@ -62,12 +64,21 @@ class Joining(NamedTuple):
 
 @compiled
 def combine_entries(
-    raws: Any, raw_base: Any, start: int, row_start: int, row_length: int, sources: Sources, how: Joining, out: Any
+    raws: Any,
+    raw_base: Any,
+    upper_draws: Any,
+    start: int,
+    row_start: int,
+    row_length: int,
+    sources: Sources,
+    how: Joining,
+    out: Any,
 ) -> None:
     """Merge a stretch: `raws` (k, n) and `raw_base` (n,) (or empty: no base is added) as stored, `out` (n,) likewise.
 
-    bfloat16 comes and goes as uint16, all else as float32. `start` is the number of the first entry, `row_start` how
-    far it is into the row factors.
+    bfloat16 comes and goes as uint16, all else as float32. `upper_draws` (uint16, (sources, n), or none) are the upper
+    16 bits of the draws: where they are those of the limit too, the draw itself decides. `start` is the number of the
+    first entry, `row_start` how far it is into the row factors.
     """
     k, n = raws.shape
     has_base = len(raw_base) > 0
@@ -91,8 +102,20 @@ def combine_entries(
                     part[i] = part[i] - base[i]
             first, second = sources.firsts[s], sources.seconds[s]
             if sources.ways[s] == DRAWN:
-                halves = draw_halves(sources.round_keys[s], start + begin, size, words)
-                scale_drawn(part, halves, sources.limits[s], first, second)
+                undecided = True
+                if len(upper_draws) > 0:
+                    upper = upper_draws[sources.indices[s], begin : begin + size]
+                    limit = np.uint16(sources.limits[s] >> np.uint32(8))
+                    equal = 0
+                    for i in range(size):
+                        equal += 1 if upper[i] == limit else 0
+                    undecided = equal > 0
+                    if not undecided:
+                        for i in range(size):
+                            part[i] = part[i] * first * second if upper[i] < limit else zero
+                if undecided:
+                    halves = draw_halves(sources.round_keys[s], start + begin, size, words)
+                    scale_drawn(part, halves, sources.limits[s], first, second)
             elif sources.ways[s] == BETWEEN:
                 scale_between(
                     part,

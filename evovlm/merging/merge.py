@@ -19,7 +19,7 @@ from evovlm.merging.result_layout import ResultLayout
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.scratch import Scratch
 from evovlm.merging.sources import Checkpoint
-from evovlm.merging.task_vector import ModelTensor, Stretch, TaskVectors
+from evovlm.merging.task_vector import ModelTensor, Room, Stretch, TaskVectors
 from evovlm.merging.tensor_names import component_of, unit_index
 from evovlm.merging.vocabulary_policy import plan_rows, vocabulary_warnings
 from evovlm.recipes.model_ref import ModelRef
@@ -65,12 +65,17 @@ class Merger:
     warnings: tuple[str, ...]
     threads: int
     allow_non_finite: bool
+    _room: Room
     _models: dict[str, NamedCheckpoint]
     _vectors: dict[str, TaskVectors] = field(default_factory=dict)
 
     @staticmethod
-    def open(template: MergeTemplate, *, threads: int | None = None, allow_non_finite: bool = False) -> "Merger":
+    def open(
+        template: MergeTemplate, *, threads: int | None = None, allow_non_finite: bool = False, room_bytes: int = 0
+    ) -> "Merger":
         """Open base, host and sources and check that they fit; a recipe counts as its template.
+
+        `room_bytes` of memory may be spent on what is the same for all recipes and costs more to work out again.
 
         Raises ConfigError for a method that does not exist or does not suit the template, ModelError when a model
         cannot be reached, read or merged with the others.
@@ -110,6 +115,7 @@ class Merger:
             ),
             threads=threads or default_threads(),
             allow_non_finite=allow_non_finite,
+            _room=Room(room_bytes),
             _models={model.name: model for model in (*others, host)},
         )
 
@@ -257,6 +263,7 @@ class Merger:
                 source_names=self.source_names,
                 seed=self.template.seed,
                 allow_non_finite=self.allow_non_finite,
+                room=self._room,
             )
         return self._vectors[name]
 

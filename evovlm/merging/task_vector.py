@@ -1,8 +1,9 @@
 """One tensor of base and sources, read in stretches: as task vectors, or as the models themselves."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,27 @@ from evovlm.merging.floats import STORED, Raw, Vector, narrow, widen
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.safetensors_file import TensorPlace
 from evovlm.merging.scratch import Scratch
-from evovlm.merging.selection import Entries, MagnitudeOrder
+from evovlm.merging.selection import Entries, MagnitudeOrder, draw_halves, draw_key
 
 PIECE = 1 << 18
 """Entries that are read, merged and written at a time: few enough for the cache, enough to keep a thread busy."""
 
 _FLOAT32 = np.dtype(np.float32)
+
+
+@dataclass(slots=True, eq=False)
+class Room:
+    """Memory that may be spent on what candidates of a search share; any thread takes from it."""
+
+    left_bytes: int
+    _lock: Lock = field(default_factory=Lock)
+
+    def take(self, size_bytes: int) -> bool:
+        """Take so many bytes; return False when there are fewer left."""
+        with self._lock:
+            fits = size_bytes <= self.left_bytes
+            self.left_bytes -= size_bytes if fits else 0
+            return fits
 
 
 class Stretch(NamedTuple):
@@ -77,11 +93,14 @@ class TaskVectors:
     source_names: tuple[str, ...]
     seed: int
     allow_non_finite: bool = False
+    room: Room | None = None
     _orders: dict[int, MagnitudeOrder] = field(default_factory=dict)
     _gram: npt.NDArray[np.float64] | None = None
     _row_grams: npt.NDArray[np.float64] | None = None
     _largest: dict[int, float] = field(default_factory=dict)
     _sums: dict[int, int] = field(default_factory=dict)
+    _raws: dict[tuple[int, int], npt.NDArray[Any]] = field(default_factory=dict)
+    _upper_draws: dict[tuple[int, int], npt.NDArray[np.uint16]] = field(default_factory=dict)
     _looked_at: set[tuple[int, str]] = field(default_factory=set)
 
     @property
@@ -107,6 +126,8 @@ class TaskVectors:
     ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         """Lend a stretch of the sources whose numbers `only` gives, (k, n), and of the base, (n,) or empty, as stored.
 
+        They are only to be read.
+
         bfloat16 stays as it is (uint16) where all models have it and `as_float32` does not ask for more; else all come
         as float32. Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
         """
@@ -114,17 +135,32 @@ class TaskVectors:
         models = [*chosen, *([self.base] if self.base is not None else [])]
         as_stored = not as_float32 and all(model.dtype == np.uint16 for model in models)
         kind = np.dtype(np.uint16) if as_stored else _FLOAT32
+        size_bytes = len(models) * stretch.size * kind.itemsize
+        # What every candidate with weight on all sources asks for is worth its memory.
+        is_usual = not as_float32 and len(chosen) == len(self.sources)
+        kept = self._raws.get((stretch.start, stretch.size)) if is_usual else None
+        if kept is None and is_usual and self.room is not None and self.room.take(size_bytes):
+            kept = np.empty(len(models) * stretch.size, dtype=kind)
+            self._read_all(models, stretch, kept.reshape(len(models), stretch.size))
+            self._raws[stretch.start, stretch.size] = kept
+        if kept is not None:
+            rows = kept.reshape(len(models), stretch.size)
+            yield rows[: len(chosen)], rows[-1] if self.base is not None else kept[:0]
+            return
         with Scratch(len(models) * stretch.size, kind) as flat:
             rows = flat.reshape(len(models), stretch.size)
-            for row, model in zip(rows, models, strict=True):
-                if model.dtype == kind:
-                    model.read(stretch.offsets[model.label], row)
-                else:
-                    with Scratch(stretch.size, model.dtype) as raw:
-                        model.read(stretch.offsets[model.label], raw)
-                        widen(raw, row)
-                self._look_at(model, stretch.start, row)
+            self._read_all(models, stretch, rows)
             yield rows[: len(chosen)], rows[-1] if self.base is not None else flat[:0]
+
+    def _read_all(self, models: Sequence[ModelTensor], stretch: Stretch, rows: npt.NDArray[Any]) -> None:
+        for row, model in zip(rows, models, strict=True):
+            if model.dtype == rows.dtype:
+                model.read(stretch.offsets[model.label], row)
+            else:
+                with Scratch(stretch.size, model.dtype) as raw:
+                    model.read(stretch.offsets[model.label], raw)
+                    widen(raw, row)
+            self._look_at(model, stretch.start, row)
 
     @contextmanager
     def widened(self, stretch: Stretch, *, only: tuple[int, ...] | None = None) -> Iterator[Piece]:
@@ -145,6 +181,20 @@ class TaskVectors:
                 kernels.widen_one(raw_base, base)
                 np.subtract(parts, base, out=parts)
             yield Piece(start=stretch.start, base=base, parts=parts)
+
+    def upper_draws(self, stretch: Stretch) -> npt.NDArray[np.uint16]:
+        """Return the upper 16 bits of all sources' draws in a stretch, (k, n); no rows where there is no room."""
+        found = self._upper_draws.get((stretch.start, stretch.size))
+        if found is not None:
+            return found
+        drawn = np.empty((0, 0), dtype=np.uint16)
+        if self.room is not None and self.room.take(2 * len(self.source_names) * stretch.size):
+            drawn = np.empty((len(self.source_names), stretch.size), dtype=np.uint16)
+            for row, source in zip(drawn, self.source_names, strict=True):
+                halves = draw_halves(draw_key(self.seed, source, self.name), start=stretch.start, size=stretch.size)
+                np.right_shift(halves, np.uint32(16), out=row, casting="unsafe")
+        self._upper_draws[stretch.start, stretch.size] = drawn
+        return drawn
 
     def pieces(self, *, only: tuple[int, ...] | None = None, whole_rows: bool = False) -> Iterator[Piece]:
         """Yield all that is merged, in the order of the result; each piece is good until the next."""

@@ -14,6 +14,7 @@ from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels, Mod
 from evovlm.merging import task_vector
 from evovlm.merging.merge import Merger
 from evovlm.merging.methods import METHODS
+from evovlm.merging.selection import draw_key, draws
 from evovlm.merging.sources import Checkpoint
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, Rescale, SourceParameters, UnitValues
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
@@ -63,16 +64,35 @@ def test_the_order_of_sources_makes_no_difference_to_a_bit(models: Path, method:
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_threads_and_pieces_make_no_difference_to_a_bit(
+def test_threads_pieces_and_memory_make_no_difference_to_a_bit(
     models: Path, variant: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(models, **variant, density=(0.3, 0.6, 1.0, 0.0))
     once = merge_all(recipe)
     assert same_bytes(once, merge_all(recipe, threads=3))
+    for room_bytes in (20_000, 1 << 30):
+        # What is kept for the next candidate changes nothing, whether it fits in part or whole.
+        merger = Merger.open(recipe, threads=1, room_bytes=room_bytes)
+        for _ in range(2):
+            assert same_bytes(once, merge_all(recipe, merger=merger))
     if not METHODS[recipe.method].by_inner_products:
         # Inner products are summed piece by piece; the size of a piece is a part of the arithmetic.
         monkeypatch.setattr(task_vector, "PIECE", 96)
         assert same_bytes(once, merge_all(recipe))
+
+
+def test_a_draw_whose_upper_bits_are_the_limits_is_decided_by_the_rest(models: Path) -> None:
+    recipe = make_recipe(models, {"math": (0.7, 0.5)})
+    merger = Merger.open(recipe, threads=1, room_bytes=1 << 30)
+    name = "model.layers.0.mlp.up_proj.weight"
+    drawn = draws(draw_key(recipe.seed, "math", name), start=0, size=48 * 32)
+    for near in (int(drawn[3]), int(drawn[3]) + 1):
+        # The limit is this draw, which is not kept then, or the next number, so that it is.
+        exact = recipe.with_parameters({"math": SourceParameters(weight=0.7, density=near / 2**24)})
+        merged = merge_all(exact, merger=merger)
+        assert same_bytes(merged, merge_all(exact))
+        changed = merged[name].flatten()[3] != whole(models, "base")[name].flatten()[3]
+        assert bool(changed) == (near > int(drawn[3]))
 
 
 def test_the_layout_of_shards_makes_no_difference_to_a_bit(models: Path, tmp_path: Path) -> None:
