@@ -229,7 +229,11 @@ class TaskVectors:
     def _look_at(self, model: ModelTensor, start: int, values: Vector) -> None:
         if self.allow_non_finite or (start, model.label) in self._looked_at or kernels.is_finite(values):
             return
-        raise BrokenCheckpoint(
+        raise self.not_finite(model)
+
+    def not_finite(self, model: ModelTensor) -> BrokenCheckpoint:
+        """Return the error to raise when a model holds a number that is not finite, and those are not allowed."""
+        return BrokenCheckpoint(
             f"{model.place.file.parent}: {self.name} holds numbers that are not finite (NaN or infinite). "
             f"It is {model.owner}; they would spread over the merge.\n"
             "    Fetch the model again, or allow them explicitly (merge --allow-non-finite)."
