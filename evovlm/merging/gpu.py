@@ -7,6 +7,7 @@ Imported only where there is a GPU: it needs torch and Triton.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -153,7 +154,7 @@ class GpuCombiner:
     def combine(self, vectors: TaskVectors, combination: Combination, *, stored: torch.dtype, out: Tensor) -> None:
         """Write the merged entries into `out` (the flat result), rounded to `stored` first.
 
-        One that `is_combinable` alone. Raises BrokenCheckpoint as `combine` on the CPU does.
+        Only for one that `is_combinable`. Raises BrokenCheckpoint as `combine` on the CPU does.
         """
         if not combination.terms:
             # Nothing is joined, divided or multiplied then.
@@ -171,20 +172,25 @@ class GpuCombiner:
             place = _Place(start=run.row * vectors.columns, size=run.n_rows * vectors.columns, filled=filled)
             if place.size:
                 table = self._tables.put(_table(inputs, place, row_length=vectors.row_length, out=out, flag=self._flag))
-                _launch(table, inputs, place, stored=stored, out=out)
+                # Triton launches on whichever device is the current one.
+                with torch.cuda.device(out.device) if out.device.type == "cuda" else nullcontext():
+                    _launch(table, inputs, place, stored=stored, out=out)
             filled += place.size
 
-    def finite_until_now(self) -> bool:
-        """Return whether all entries made since this was asked last are finite; waits for the device."""
-        finite = not bool(self._flag.item())
+    def begin(self) -> None:
+        """Forget what was made until now."""
         self._flag.zero_()
-        return finite
+
+    def is_finite(self) -> bool:
+        """Whether all entries made since `begin` are finite; waits for the device."""
+        return not bool(self._flag.item())
 
 
 def is_combinable(combination: Combination) -> bool:
     """Whether the kernel carries it out: what goes by ranks or by variance is left to the CPU."""
     kinds = {type(term.keep) for term in combination.terms if term.keep is not None}
-    return combination.varying is None and kinds in (set(), {KeepDrawn}, {KeepBetween})
+    have_row_factors = {term.row_factors is not None for term in combination.terms}
+    return combination.varying is None and kinds in (set(), {KeepDrawn}, {KeepBetween}) and len(have_row_factors) <= 1
 
 
 class _Place(NamedTuple):
@@ -281,7 +287,7 @@ def _launch(table: Tensor, inputs: _Inputs, place: _Place, *, stored: torch.dtyp
         HAS_BASE=inputs.base is not None,
         KEEP=(gpu_kernels.KEEP_BETWEEN if KeepBetween in kinds else keep).value,
         JOIN=join.value,
-        HAS_ROW_FACTORS=all(factors is not None for factors in inputs.factors) and bool(inputs.factors),
+        HAS_ROW_FACTORS=any(factors is not None for factors in inputs.factors),
         DIVIDED=combination.divisor != 1 and election is None,
         ALIGNED=not any(number % 8 for number in (place.start, place.size))
         and not any(address % 16 for address in (*addresses, place.address(out, place.start))),
@@ -309,6 +315,8 @@ class GpuMerger:
 
         Returns whether all that was merged on the device is finite. Raises as `Merger.merge` does.
         """
+        # At the beginning, not at the end: the candidate before may have failed on the way.
+        self._combiner.begin()
         left = []
         for plan in self._merger.plans(recipe):
             combination = _combination(plan, n_sources=len(self._merger.source_names))
@@ -322,7 +330,7 @@ class GpuMerger:
             stored = _KEPT_AS[STORED[self._merger.host.place(name).dtype_code]]
             self._combiner.combine(vectors, combination, stored=stored, out=self._parameters[name])
         self._merger.carry_out(left, rest)
-        return self._combiner.finite_until_now()
+        return self._combiner.is_finite()
 
 
 def _combination(plan: TensorPlan, *, n_sources: int) -> Combination | None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from evovlm.errors import BrokenCheckpoint
+from evovlm.evaluation.resident import ResidentModel
 from evovlm.merging.combination import Combination, Election, KeepBetween, KeepByRank, KeepDrawn, Term
 from evovlm.merging.floats import Raw, Vector, narrow
 from evovlm.merging.gpu import GpuCombiner, GpuMerger, GpuTensors, is_combinable
@@ -78,10 +79,11 @@ def check_same(
     gpu = gpu or combiner()
     old = torch.full((vectors.plan.n_rows * vectors.columns,), 7.0, dtype=parameter or rounded_to)
     out = old.to(DEVICE, copy=True)
+    gpu.begin()
     gpu.combine(vectors, combination, stored=rounded_to, out=out)
     wanted = on_cpu(vectors, combination, rounded_to=rounded_to, old=old)
     assert raw_bits(out) == raw_bits(wanted)
-    assert gpu.finite_until_now() == bool(torch.isfinite(wanted).all())
+    assert gpu.is_finite() == bool(torch.isfinite(wanted).all())
 
 
 ELEMENTWISE = [name for name, method in METHODS.items() if not method.whole_rows and name not in ("sce", "passthrough")]
@@ -225,17 +227,16 @@ def test_ties_between_equal_magnitudes_go_by_index() -> None:
         check_same(vectors, Combination(terms=(Term(index=0, first=1.0, keep=keep),)))
 
 
-def test_overflow_is_noticed_once() -> None:
-    vectors = task_vectors(torch.full((50,), 3e38), [torch.full((50,), -3e38)])
-    gpu = combiner()
-    out = torch.zeros(50, device=DEVICE)
-    gpu.combine(vectors, Combination(terms=(Term(index=0, first=2.0),)), stored=torch.float32, out=out)
-    assert not gpu.finite_until_now()
-    assert gpu.finite_until_now()
-    # Finite in float32, and too large for what the host stores.
-    large = task_vectors(None, [torch.full((50,), 1e5)])
-    gpu.combine(large, Combination(terms=(Term(index=0, first=1.0),)), stored=torch.float16, out=out)
-    assert not gpu.finite_until_now()
+def test_overflow_is_noticed() -> None:
+    gpu, out = combiner(), torch.zeros(50, device=DEVICE)
+    twice = Combination(terms=(Term(index=0, first=2.0),))
+    # The second is finite in float32, and too large for what the host stores.
+    for number, stored_as in ((3e38, torch.float32), (4e4, torch.float16)):
+        gpu.begin()
+        assert gpu.is_finite()
+        vectors = task_vectors(None, [torch.full((50,), number)], name=str(stored_as))
+        gpu.combine(vectors, twice, stored=stored_as, out=out)
+        assert not gpu.is_finite()
 
 
 def test_a_source_that_is_not_finite_is_an_error_where_it_is_used() -> None:
@@ -268,6 +269,9 @@ def test_what_the_kernel_does_not_do_is_known() -> None:
     assert not is_combinable(keeping(drawn, between))
     assert not is_combinable(keeping(Other()))
     assert not is_combinable(Combination(terms=(), varying=Cut(5, 5)))
+    factors = np.ones(3, dtype=np.float32)
+    some = (Term(index=0, first=1.0), Term(index=1, first=1.0, row_factors=factors))
+    assert not is_combinable(Combination(terms=some, whole_rows=True))
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +310,30 @@ def test_a_whole_model_by_every_method(models: Path, method: str) -> None:
         for name, tensor in wanted.tensors.items():
             found = rest.tensors[name] if name in left.names else parameters[name]
             assert raw_bits(found.flatten()) == raw_bits(tensor.flatten()), name
+
+
+def test_the_parameters_of_a_loaded_model(models: Path) -> None:
+    recipe = make_recipe(models, {"math": (0.7, 0.5), "ja": (-0.3, 0.4)}, host="vlm", vocabulary="host")
+    resident = ResidentModel.open(recipe.template, device=DEVICE.type)
+    names = resident.merger.tensor_names
+    gpu = GpuMerger(resident.merger, {name: resident._writer.on_device(name) for name in names})
+    rest = Collected(resident.merger)
+    assert gpu.merge(recipe, rest)
+    found = {name: parameter.detach().clone() for name, parameter in resident.loaded.model.named_parameters()}
+    on_cpu = ResidentModel.open(recipe.template, device="cpu")
+    assert on_cpu.merge(recipe)
+    for name, parameter in on_cpu.loaded.model.named_parameters():
+        assert raw_bits(found[name].float().flatten()) == raw_bits(parameter.detach().flatten()), name
+
+
+def test_a_candidate_that_failed_leaves_nothing_behind(models: Path) -> None:
+    recipe = make_recipe(models, {"math": (1e40, 1.0), "ja": (0.5, 1.0)}, method="task_arithmetic")
+    merger = Merger.open(recipe, threads=1)
+    rest = Collected(merger)
+    gpu = GpuMerger(merger, {name: tensor.to(DEVICE).view(-1) for name, tensor in rest.tensors.items()})
+    assert not gpu.merge(recipe, rest)
+    usual = {name: SourceParameters(weight=0.5) for name in recipe.parameters}
+    assert gpu.merge(recipe.with_parameters(usual), rest)
 
 
 class _Names:
