@@ -1,46 +1,106 @@
 """`evovlm methods`: the merge methods there are."""
 
 import json
-from typing import Annotated
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from evovlm.merging.methods import Method
+
+_WIDTH = 100
+
 
 def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
-    """List the merge methods, what each takes, and where it is from."""
+    """List the merge methods: what each does and is from, the models it takes, its parameters and its settings."""
     from evovlm.merging.methods import METHODS
 
-    rows = [
-        {
-            "name": method.name,
-            "summary": method.summary,
-            "needs_base": method.needs_base,
-            "parameters": list(method.parameters),
-            "settings": sorted(name.rstrip("_") for name in method.settings),
-            "normalize": method.normalize,
-            "paper": method.paper,
-        }
-        for method in METHODS.values()
-    ]
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        typer.echo(json.dumps([_row(method) for method in METHODS.values()], ensure_ascii=False, allow_nan=False))
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table()
-    table.add_column("method", no_wrap=True)
-    for heading in ("what it does", "base", "parameters", "settings", "paper"):
-        table.add_column(heading, overflow="fold")
+    # A terminal may be narrower; what is not one takes all the width.
+    console = Console()
+    console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 1, 1))
+    table.add_column("method", min_width=26)
+    table.add_column("models", min_width=9, max_width=16)
+    table.add_column("parameters (default)", min_width=18)
+    table.add_column("settings (default)", min_width=19)
     for method in METHODS.values():
-        default = f"normalize ({str(method.normalize).lower()})"
-        settings = [default if name == "normalize" else name.rstrip("_") for name in sorted(method.settings)]
         table.add_row(
-            method.name,
-            method.summary,
-            "needed" if method.needs_base else "-",
-            ", ".join(method.parameters),
-            ", ".join(settings),
-            method.paper,
+            f"[bold]{method.name}[/bold]\n{method.summary}\n[dim]{method.paper}[/dim]",
+            _models(method),
+            "\n".join(_parameters(method)),
+            "\n".join(f"{name} ({_shown(value)})" for name, value in _settings(method).items()),
         )
-    Console().print(table)
+    console.print(table)
+
+
+def _row(method: "Method") -> Mapping[str, object]:
+    from evovlm.recipes.recipe import SOURCE_PARAMETERS
+
+    least, most = method.sources
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "paper": method.paper,
+        "base": method.base,
+        "needs_base": method.needs_base,
+        "sources": {"least": least, "most": most},
+        "parameters": [
+            {
+                "name": name,
+                "low": _bound(SOURCE_PARAMETERS[name].low),
+                "high": _bound(SOURCE_PARAMETERS[name].high),
+                "default": SOURCE_PARAMETERS[name].default,
+                "meaning": SOURCE_PARAMETERS[name].meaning,
+            }
+            for name in method.parameters
+        ],
+        "settings": [{"name": name, "default": default} for name, default in _settings(method).items()],
+    }
+
+
+def _bound(number: float) -> float | None:
+    """Return a bound as JSON has it, which knows no infinity."""
+    return number if math.isfinite(number) else None
+
+
+def _settings(method: "Method") -> Mapping[str, object]:
+    """Return the settings that make a difference, under their names in a recipe, with the method's own defaults."""
+    from evovlm.recipes.recipe import MergeSettings
+
+    defaults = MergeSettings(normalize=method.normalize)
+    return {name.rstrip("_"): getattr(defaults, name) for name in sorted(method.settings)}
+
+
+def _models(method: "Method") -> str:
+    least, most = method.sources
+    count = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+    if method.base == "optional":
+        return f"{count}, base optional"
+    return f"base + {count}" if method.needs_base else count
+
+
+def _parameters(method: "Method") -> list[str]:
+    from evovlm.recipes.recipe import SOURCE_PARAMETERS
+
+    shown = []
+    for name in method.parameters:
+        parameter = SOURCE_PARAMETERS[name]
+        bounded = math.isfinite(parameter.low) and math.isfinite(parameter.high)
+        span = f"{parameter.low:g} to {parameter.high:g}" if bounded else "any number"
+        shown.append(f"{name}: {span}" + ("" if parameter.default is None else f" ({parameter.default:g})"))
+    return shown
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)

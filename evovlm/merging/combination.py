@@ -9,7 +9,6 @@ part_i = (d_i first_i) second_i where kept, else 0; mix = sum part_i, or the ele
 + mix.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from evovlm.merging import kernels
-from evovlm.merging.floats import Vector
+from evovlm.merging.combine_kernel import BETWEEN, DRAWN, Joining, Sources, combine_entries
+from evovlm.merging.floats import Raw, Vector
 from evovlm.merging.scratch import Scratch
-from evovlm.merging.selection import ALL, Cut, Entries, n_words, write_draws
-from evovlm.merging.task_vector import Chunk, Stretch, TaskVectors
+from evovlm.merging.selection import ALL, Cut, draw_halves, draws, round_keys
+from evovlm.merging.task_vector import Piece, Stretch, TaskVectors
 
-_UINT64 = np.dtype("<u8")
+_FLOAT32 = np.dtype(np.float32)
 LEAST_DIVISOR = 0.1
 """A divisor is never nearer to 0 than this share of the sum of the absolute weights."""
 
@@ -44,9 +44,8 @@ class KeepDrawn:
 
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
         """As in `Keep`."""
-        with Scratch(n_words(start, len(values)), _UINT64) as words:
-            draws = write_draws(self.key, start, words, len(values))
-            kernels.scale_drawn(values, draws, np.uint32(self.limit), first, second)
+        halves = draw_halves(self.key, start=start, size=len(values))
+        kernels.scale_drawn(values, halves, self.limit, first, second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +80,11 @@ class KeepByRank:
         """As in `Keep`; `values` are whole rows."""
         rows = values.reshape(-1, self.row_length)
         keys = np.empty(self.row_length, dtype=np.uint64)
-        with Scratch(n_words(start, len(values)), _UINT64) as words:
-            draws = write_draws(self.key, start, words, len(values))
-            for row, own_draws in zip(rows, draws.reshape(rows.shape), strict=True):
-                kernels.sort_keys(row, keys)
-                keys.sort()
-                kernels.scale_by_rank(row, keys, own_draws, self.lowest, self.reach, self.own, first, second)
+        drawn = draws(self.key, start=start, size=len(values)).reshape(rows.shape)
+        for row, own_draws in zip(rows, drawn, strict=True):
+            kernels.sort_keys(row, keys)
+            keys.sort()
+            kernels.scale_by_rank(row, keys, own_draws, self.lowest, self.reach, self.own, first, second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,29 +129,108 @@ class Combination:
     whole_rows: bool = False
 
 
-def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch) -> Iterator[Entries]:
-    """Yield the merged entries of a stretch, chunk by chunk."""
+def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch, out: Raw) -> None:
+    """Write the merged entries of a stretch into `out`, rounded to what it holds."""
     terms = combination.terms
-    only = None if combination.varying is not None else tuple(term.index for term in terms)
-    for chunk in vectors.chunks(stretch, only=only, whole_rows=combination.whole_rows):
+    plain = out if out.dtype in (np.uint16, np.float32) else np.empty(stretch.size, dtype=np.float32)
+    by_hand = any(not isinstance(term.keep, (KeepDrawn, KeepBetween, type(None))) for term in terms)
+    if combination.varying is not None or by_hand:
+        with Scratch(len(terms) * stretch.size, _FLOAT32) as flat:
+            parts = flat.reshape(len(terms), stretch.size)
+            _prepare(vectors, combination, stretch, parts)
+            with vectors.loaded(stretch, only=(), as_float32=True) as (_, raw_base):
+                _run(vectors, combination, stretch, parts, raw_base, plain, prepared=True)
+    else:
+        with vectors.loaded(stretch, only=tuple(term.index for term in terms)) as (raws, raw_base):
+            _run(vectors, combination, stretch, raws, raw_base, plain, prepared=False)
+    if plain is not out:
+        np.copyto(out, plain, casting="same_kind")
+
+
+def _prepare(vectors: TaskVectors, combination: Combination, stretch: Stretch, parts: npt.NDArray[np.float32]) -> None:
+    """Write what goes by rows or by variance into `parts`: each source's entries, kept and scaled."""
+    only = tuple(term.index for term in combination.terms)
+    with vectors.widened(stretch, only=only) as piece:
         if combination.varying is not None:
-            drop_steady(chunk, combination.varying)
-        if terms:
-            yield Entries(chunk.start, _combined(chunk, combination, row_length=vectors.row_length))
-        else:
-            nothing = np.zeros(chunk.parts.shape[1], dtype=np.float32)
-            yield Entries(chunk.start, nothing if chunk.base is None else chunk.base)
+            drop_steady(piece, combination.varying)
+        for term, part in zip(combination.terms, piece.parts, strict=True):
+            scale(term, part, start=piece.start, row_length=vectors.row_length)
+        parts[:] = piece.parts
 
 
-def _combined(chunk: Chunk, combination: Combination, *, row_length: int) -> Vector:
-    for term, part in zip(combination.terms, chunk.parts, strict=True) if not combination.fused else ():
-        scale(term, part, start=chunk.start, row_length=row_length)
-    mix = _mixed(chunk.parts, combination)
-    if combination.lambda_ != 1.0:
-        np.multiply(mix, np.float32(combination.lambda_), out=mix)
-    if chunk.base is not None:
-        np.add(chunk.base, mix, out=mix)
-    return mix
+def _run(
+    vectors: TaskVectors,
+    combination: Combination,
+    stretch: Stretch,
+    raws: npt.NDArray[np.generic],
+    raw_base: npt.NDArray[np.generic],
+    out: npt.NDArray[np.generic],
+    *,
+    prepared: bool,
+) -> None:
+    terms = () if prepared else combination.terms
+    k = len(combination.terms)
+    row_start = stretch.start - stretch.start // vectors.row_length * vectors.row_length
+    combine_entries(
+        raws,
+        raw_base,
+        stretch.start,
+        row_start,
+        vectors.row_length,
+        _sources(terms, k, first_row=stretch.start // vectors.row_length),
+        _joining(combination, subtract=not prepared and len(raw_base) > 0),
+        out,
+    )
+
+
+def _sources(terms: tuple[Term, ...], k: int, *, first_row: int) -> Sources:
+    """Return the terms as arrays; without terms, k sources that are taken as they are."""
+    drawn = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepDrawn)}
+    between = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepBetween)}
+    sources = Sources(
+        ways=np.zeros(k, dtype=np.int64),
+        limits=np.zeros(k, dtype=np.uint32),
+        round_keys=np.zeros((k, 10, 2), dtype=np.uint64),
+        lows=np.zeros(k, dtype=np.uint32),
+        low_lasts=np.zeros(k, dtype=np.int64),
+        highs=np.zeros(k, dtype=np.uint32),
+        high_lasts=np.zeros(k, dtype=np.int64),
+        firsts=np.ones(k, dtype=np.float32),
+        seconds=np.ones(k, dtype=np.float32),
+        row_factors=_row_factors(terms, first_row=first_row),
+    )
+    for i, keep in drawn.items():
+        sources.ways[i], sources.limits[i] = DRAWN, keep.limit
+        sources.round_keys[i] = round_keys(keep.key)
+    for i, kept in between.items():
+        sources.ways[i] = BETWEEN
+        sources.lows[i], sources.low_lasts[i] = kept.low.bits, kept.low.last
+        sources.highs[i], sources.high_lasts[i] = kept.high.bits, kept.high.last
+    for i, term in enumerate(terms):
+        sources.firsts[i], sources.seconds[i] = term.first, term.second
+    return sources
+
+
+def _row_factors(terms: tuple[Term, ...], *, first_row: int) -> npt.NDArray[np.float32]:
+    columns = [term.row_factors[first_row:] for term in terms if term.row_factors is not None]
+    return np.stack(columns) if columns else np.empty((0, 0), dtype=np.float32)
+
+
+def _joining(combination: Combination, *, subtract: bool) -> Joining:
+    election, k = combination.election, len(combination.terms)
+    mix = election.mix_weights if election is not None else (1.0,) * k
+    divisors = election.divisor_weights if election is not None else None
+    return Joining(
+        subtract=subtract,
+        fused=combination.fused,
+        elected=election is not None,
+        normalize=divisors is not None,
+        mix_weights=np.array(mix, dtype=np.float32),
+        divisor_weights=np.array(mix if divisors is None else divisors, dtype=np.float32),
+        least=np.float32(0.0 if election is None else election.least),
+        divisor=np.float32(combination.divisor),
+        lambda_=np.float32(combination.lambda_),
+    )
 
 
 def scale(term: Term, part: Vector, *, start: int, row_length: int) -> None:
@@ -171,40 +248,13 @@ def scale(term: Term, part: Vector, *, start: int, row_length: int) -> None:
         np.multiply(rows, term.row_factors[begin : begin + len(rows), None], out=rows)
 
 
-def _mixed(parts: npt.NDArray[np.float32], combination: Combination) -> Vector:
-    election = combination.election
-    if election is not None:
-        mix: Vector = np.empty(parts.shape[1], dtype=np.float32)
-        weights = election.mix_weights if election.divisor_weights is None else election.divisor_weights
-        kernels.elect(
-            parts,
-            np.array(election.mix_weights, dtype=np.float32),
-            np.array(weights, dtype=np.float32),
-            np.float32(election.least),
-            election.divisor_weights is not None,
-            mix,
-        )
-        return mix
-    if combination.fused:
-        mix = np.zeros(parts.shape[1], dtype=np.float32)
-        for term, part in zip(combination.terms, parts, strict=True):
-            kernels.add_scaled(mix, part, np.float32(term.first))
-    else:
-        mix = parts[0]
-        for part in parts[1:]:
-            np.add(mix, part, out=mix)
-    if combination.divisor != 1.0:
-        np.divide(mix, np.float32(combination.divisor), out=mix)
-    return mix
-
-
-def drop_steady(chunk: Chunk, cut: Cut) -> None:
+def drop_steady(piece: Piece, cut: Cut) -> None:
     """Set the entries that vary too little among the sources to 0, in all of them."""
-    varied = np.empty(chunk.parts.shape[1], dtype=np.float32)
-    kernels.variances(chunk.parts, varied)
+    varied = np.empty(piece.parts.shape[1], dtype=np.float32)
+    kernels.variances(piece.parts, varied)
     kept = np.empty(len(varied), dtype=np.bool_)
-    kernels.keep_between(varied, chunk.start, np.uint32(cut.bits), cut.last, kept)
-    np.multiply(chunk.parts, kept, out=chunk.parts)
+    kernels.keep_between(varied, piece.start, np.uint32(cut.bits), cut.last, kept)
+    np.multiply(piece.parts, kept, out=piece.parts)
 
 
 def keep_drawn(key: int, limit: int) -> KeepDrawn | None:

@@ -16,14 +16,15 @@ from numba.extending import intrinsic
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _compiled(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
+    """Return the function compiled for the types that it is called with; it does not hold the interpreter's lock."""
     compiler: Any = numba.njit
     try:
-        compiled: _Function = compiler(nogil=True, cache=True)(function)
+        fast: _Function = compiler(nogil=True, cache=True)(function)
     except RuntimeError:
         # No folder to keep compiled code in: neither beside this file nor in a home.
-        compiled = compiler(nogil=True)(function)
-    return compiled
+        fast = compiler(nogil=True)(function)
+    return fast
 
 
 def _wide_product(typingctx: Any, left: Any, right: Any) -> Any:  # noqa: ARG001 (numba's signature)
@@ -53,43 +54,71 @@ def _fused(typingctx: Any, left: Any, right: Any, addend: Any) -> Any:  # noqa: 
     return signature, codegen
 
 
-_multiply_add: Any = intrinsic(_fused)
+multiply_add: Any = intrinsic(_fused)
 """Gives left * right + addend, rounded once."""
 
 
-@_compiled
-def add_scaled(total: Any, vector: Any, factor: Any) -> None:
-    """Add `vector` times `factor` to `total` in place, product and sum rounded once."""
-    for i in range(len(total)):
-        total[i] = _multiply_add(vector[i], factor, total[i])
+@compiled
+def _round(x0: Any, x1: Any, x2: Any, x3: Any, keys: Any) -> Any:
+    high0, low0 = _multiply_wide(np.uint64(0xD2E7470EE14C6C93), x0)
+    high1, low1 = _multiply_wide(np.uint64(0xCA5A826395121157), x2)
+    return high1 ^ x1 ^ keys[0], low1, high0 ^ x3 ^ keys[1], low0
 
 
-@_compiled
+@compiled
 def philox(round_keys: Any, counter: int, words: Any) -> None:
     """Write the words of Philox-4x64-10 (Salmon et al. 2011) for the counters from `counter` on, four words each.
 
     `round_keys` (uint64, (10, 2)) are the key and what it becomes round by round; `words` is uint64, (4 n,).
     """
+    # Out of memory once and for all: the loop below would read them again for every block.
+    k0 = (round_keys[0, 0], round_keys[0, 1])
+    k1 = (round_keys[1, 0], round_keys[1, 1])
+    k2 = (round_keys[2, 0], round_keys[2, 1])
+    k3 = (round_keys[3, 0], round_keys[3, 1])
+    k4 = (round_keys[4, 0], round_keys[4, 1])
+    k5 = (round_keys[5, 0], round_keys[5, 1])
+    k6 = (round_keys[6, 0], round_keys[6, 1])
+    k7 = (round_keys[7, 0], round_keys[7, 1])
+    k8 = (round_keys[8, 0], round_keys[8, 1])
+    k9 = (round_keys[9, 0], round_keys[9, 1])
     for block in range(len(words) // 4):
         x0, x1, x2, x3 = np.uint64(counter + block), np.uint64(0), np.uint64(0), np.uint64(0)
-        for r in range(10):
-            high0, low0 = _multiply_wide(np.uint64(0xD2E7470EE14C6C93), x0)
-            high1, low1 = _multiply_wide(np.uint64(0xCA5A826395121157), x2)
-            x0, x1, x2, x3 = high1 ^ x1 ^ round_keys[r, 0], low1, high0 ^ x3 ^ round_keys[r, 1], low0
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k0)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k1)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k2)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k3)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k4)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k5)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k6)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k7)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k8)
+        x0, x1, x2, x3 = _round(x0, x1, x2, x3, k9)
         words[4 * block] = x0
         words[4 * block + 1] = x1
         words[4 * block + 2] = x2
         words[4 * block + 3] = x3
 
 
-@_compiled
-def scale_drawn(vector: Any, drawn: Any, limit: Any, first: Any, second: Any) -> None:
-    """Multiply the entries whose draw (uint32) is below `limit` by two float32 factors in turn; the others become 0."""
+@compiled
+def draw_halves(round_keys: Any, start: int, size: int, words: Any) -> Any:
+    """Return the 32-bit numbers whose upper 24 bits are the draws of entries start .. start + size - 1; in `words`."""
+    skipped = start % 8
+    blocks = (skipped + size + 7) // 8
+    philox(round_keys, start // 8 + 1, words[: 4 * blocks])
+    return words.view(np.uint32)[skipped : skipped + size]
+
+
+@compiled
+def scale_drawn(vector: Any, halves: Any, limit: int, first: Any, second: Any) -> None:
+    """Multiply the entries whose draw is below `limit` by two float32 factors in turn; the others become 0."""
+    # The lowest 8 of 32 bits are no part of the draw, and make no difference to which side of the limit it is.
+    bound = np.uint64(limit) << np.uint64(8)
     for i in range(len(vector)):
-        vector[i] = vector[i] * first * second if drawn[i] < limit else np.float32(0)
+        vector[i] = vector[i] * first * second if np.uint64(halves[i]) < bound else np.float32(0)
 
 
-@_compiled
+@compiled
 def scale_between(
     vector: Any, start: int, low: Any, low_index: int, high: Any, high_index: int, first: Any, second: Any
 ) -> None:
@@ -107,7 +136,7 @@ def scale_between(
         vector[i] = vector[i] * first * second if above and below else np.float32(0)
 
 
-@_compiled
+@compiled
 def keep_between(values: Any, start: int, low: Any, low_index: int, kept: Any) -> None:
     """Write into `kept` (bool) whether each value (float32, not negative) is not below the cut."""
     bits = values.view(np.uint32)
@@ -115,62 +144,7 @@ def keep_between(values: Any, start: int, low: Any, low_index: int, kept: Any) -
         kept[i] = bits[i] > low or (bits[i] == low and start + i <= low_index)
 
 
-@_compiled
-def elect(parts: Any, mix_weights: Any, divisor_weights: Any, least: Any, normalize: bool, out: Any) -> None:
-    """Write the elected mix of `parts` (float32, (k, n)) into `out` (float32, (n,)).
-
-    The sign of an entry's sum (0 counts as +) elects which parts count; they are multiplied by `mix_weights` and added.
-    `normalize` divides by the sum of the `divisor_weights` of those that count, kept away from 0 by `least` times the
-    sum of their absolute values; where none counts the mix is 0.
-    """
-    k, n = parts.shape
-    # In short stretches, source by source: loops that the compiler turns into vector instructions.
-    step = 1024
-    sign = np.empty(step, dtype=np.float32)
-    divisor = np.empty(step, dtype=np.float32)
-    absolute = np.empty(step, dtype=np.float32)
-    zero, one = np.float32(0), np.float32(1)
-    for begin in range(0, n, step):
-        mix = out[begin : min(begin + step, n)]
-        size = len(mix)
-        for i in range(size):
-            mix[i] = zero
-        for s in range(k):
-            part = parts[s, begin : begin + size]
-            for i in range(size):
-                mix[i] += part[i]
-        for i in range(size):
-            # Neither holds for NaN, which goes on to the mix.
-            sign[i] = one if mix[i] >= zero else (-one if mix[i] < zero else mix[i])
-            mix[i] = zero
-        # Turned so that the elected sign is +, the entries that count are those above 0.
-        for s in range(k):
-            part = parts[s, begin : begin + size]
-            weight = mix_weights[s]
-            for i in range(size):
-                turned = part[i] * sign[i]
-                mix[i] += (turned if turned > zero else zero) * weight
-        if normalize:
-            for i in range(size):
-                divisor[i] = zero
-                absolute[i] = zero
-            for s in range(k):
-                part = parts[s, begin : begin + size]
-                weight = divisor_weights[s]
-                for i in range(size):
-                    counted = weight if part[i] * sign[i] > zero else zero
-                    divisor[i] += counted
-                    absolute[i] += abs(counted)
-            for i in range(size):
-                smallest = absolute[i] * least
-                guarded = max(abs(divisor[i]), smallest)
-                by = guarded if divisor[i] >= zero else -guarded
-                mix[i] = mix[i] / (by if by != zero else one)
-        for i in range(size):
-            mix[i] = mix[i] * sign[i]
-
-
-@_compiled
+@compiled
 def widen_bfloat16(raw: Any, out: Any) -> None:
     """Write bfloat16 numbers (uint16, as stored) into `out` as float32."""
     bits = out.view(np.uint32)
@@ -178,7 +152,7 @@ def widen_bfloat16(raw: Any, out: Any) -> None:
         bits[i] = np.uint32(raw[i]) << np.uint32(16)
 
 
-@_compiled
+@compiled
 def narrow_bfloat16(vector: Any, out: Any) -> None:
     """Write float32 numbers into `out` as bfloat16 (uint16), rounded to the nearest, ties to even; NaN as 0x7FC0."""
     bits = vector.view(np.uint32)
@@ -189,17 +163,42 @@ def narrow_bfloat16(vector: Any, out: Any) -> None:
         out[i] = np.uint16(0x7FC0) if nan else np.uint16(rounded)
 
 
-@_compiled
-def is_finite(vector: Any) -> Any:
-    """Whether every number (float32) is finite."""
-    bits = vector.view(np.uint32)
-    largest = np.uint32(0)
-    for i in range(len(vector)):
-        largest = max(largest, bits[i] & np.uint32(0x7FFFFFFF))
-    return largest < np.uint32(0x7F800000)
+@compiled
+def widen_one(raw: Any, out: Any) -> None:
+    """Write bfloat16 (uint16) or float32 numbers into `out` as float32."""
+    if raw.itemsize == 2:
+        widen_bfloat16(raw, out)
+    else:
+        for i in range(len(raw)):
+            out[i] = raw[i]
 
 
-@_compiled
+@compiled
+def narrow_one(vector: Any, out: Any) -> None:
+    """Write float32 numbers into `out`, as bfloat16 where it is of uint16."""
+    if out.itemsize == 2:
+        narrow_bfloat16(vector, out)
+    else:
+        for i in range(len(vector)):
+            out[i] = vector[i]
+
+
+@compiled
+def is_finite(raw: Any) -> Any:
+    """Whether every number (float32, or bfloat16 as uint16) is finite."""
+    largest: Any = 0
+    if raw.itemsize == 2:
+        words = raw.view(np.uint16)
+        for i in range(len(words)):
+            largest = max(largest, np.int64(words[i] & np.uint16(0x7FFF)))
+        return largest < 0x7F80
+    bits = raw.view(np.uint32)
+    for i in range(len(bits)):
+        largest = max(largest, np.int64(bits[i] & np.uint32(0x7FFFFFFF)))
+    return largest < 0x7F800000
+
+
+@compiled
 def dot(left: Any, right: Any) -> float:
     """Return the inner product of two float32 vectors, summed in float64 in eight lanes: the same on any machine."""
     lanes = np.zeros(8, dtype=np.float64)
@@ -216,7 +215,7 @@ def dot(left: Any, right: Any) -> float:
     return total
 
 
-@_compiled
+@compiled
 def largest_magnitude(vector: Any) -> Any:
     """Return the bits (uint32) of the largest magnitude."""
     bits = vector.view(np.uint32)
@@ -226,7 +225,7 @@ def largest_magnitude(vector: Any) -> Any:
     return largest
 
 
-@_compiled
+@compiled
 def whole_sum(vector: Any, unit: float) -> Any:
     """Return the sum of the magnitudes in whole numbers of 1 / `unit`, each cut off; exact."""
     total = np.int64(0)
@@ -235,7 +234,7 @@ def whole_sum(vector: Any, unit: float) -> Any:
     return total
 
 
-@_compiled
+@compiled
 def count_magnitudes(vector: Any, counts: Any) -> None:
     """Add the entries to `counts` (int64, (32768,)), by the upper 16 bits of their magnitude."""
     bits = vector.view(np.uint32)
@@ -243,7 +242,7 @@ def count_magnitudes(vector: Any, counts: Any) -> None:
         counts[(bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16)] += 1
 
 
-@_compiled
+@compiled
 def collect_magnitudes(vector: Any, start: int, upper: int, keys: Any, filled: int) -> int:
     """Append the entries whose magnitude has these upper 16 bits to `keys` (uint64); return how many are there now.
 
@@ -261,7 +260,7 @@ def collect_magnitudes(vector: Any, start: int, upper: int, keys: Any, filled: i
     return filled
 
 
-@_compiled
+@compiled
 def sort_keys(row: Any, keys: Any) -> None:
     """Write keys (uint64) that sort by magnitude, smallest first, and equal ones by index."""
     bits = row.view(np.uint32)
@@ -269,14 +268,15 @@ def sort_keys(row: Any, keys: Any) -> None:
         keys[i] = (np.uint64(bits[i] & np.uint32(0x7FFFFFFF)) << np.uint64(32)) | np.uint64(i)
 
 
-@_compiled
+@compiled
 def scale_by_rank(
     vector: Any, keys: Any, drawn: Any, lowest: float, reach: float, own: bool, first: Any, second: Any
 ) -> None:
     """Keep each entry of a row with a probability that grows with its rank, and scale what is kept; the rest becomes 0.
 
     `keys` are the sorted `sort_keys`. The entry of rank r (0 the smallest) of n is kept where its draw / 2**24 is below
-    lowest + reach * r / (n - 1). `own` divides what is kept by that probability, then both factors follow.
+    lowest + reach * r / (n - 1). `own` divides what is kept by that probability (or 2**-24, with which a smaller one
+    keeps), then both factors follow.
     """
     n = len(vector)
     for rank in range(n):
@@ -284,13 +284,13 @@ def scale_by_rank(
         share = rank / (n - 1) if n > 1 else 0.5
         probability = lowest + reach * share
         if np.float64(drawn[i]) < probability * 16777216.0:
-            value = vector[i] * np.float32(1.0 / probability) if own else vector[i]
+            value = vector[i] * np.float32(1.0 / max(probability, 2.0**-24)) if own else vector[i]
             vector[i] = value * first * second
         else:
             vector[i] = np.float32(0)
 
 
-@_compiled
+@compiled
 def variances(parts: Any, out: Any) -> None:
     """Write the variance of each entry among the parts (float32, (k, n); divided by k) into `out` (float32, (n,))."""
     k, n = parts.shape

@@ -271,15 +271,11 @@ class Merger:
         # What overflows becomes infinite, as on any device; whoever takes the result looks for that.
         with np.errstate(all="ignore"), Scratch(stretch.size, dtype) as stored:
             planned = plan()
-            # For slerp the base stands before its one source.
-            merged = (
-                vectors.values(planned - len(self.source_names), stretch)
-                if isinstance(planned, int)
-                else combine(vectors, planned, stretch)
-            )
-            for start, values in merged:
-                place = start - stretch.start
-                narrow(values, stored[place : place + len(values)])
+            if isinstance(planned, int):
+                # For slerp the base stands before its one source.
+                vectors.copy(planned - len(self.source_names), stretch, stored)
+            else:
+                combine(vectors, planned, stretch, stored)
             sink.write(vectors.name, stretch.start, stored)
 
     def _columns(self, name: str) -> int:

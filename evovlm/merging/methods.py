@@ -6,6 +6,7 @@ base, x_i source, d_i = x_i - b, w_i weight, p_i density. Sources stand in the o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -27,14 +28,24 @@ from evovlm.merging.combination import (
     scale,
 )
 from evovlm.merging.selection import NOTHING, Cut, draw_key, draw_limit, kept_count
-from evovlm.merging.task_vector import Chunk, TaskVectors
+from evovlm.merging.task_vector import Piece, TaskVectors
 from evovlm.recipes.problems import did_you_mean
-from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeSettings, MergeTemplate, ParameterMerge, Rescale, numbers_of
+from evovlm.recipes.recipe import (
+    COMPONENTS,
+    SOURCE_PARAMETERS,
+    MergeSettings,
+    MergeTemplate,
+    ParameterMerge,
+    Rescale,
+    numbers_of,
+    value_at,
+)
 
 BaseRole = Literal["needed", "optional", "first", "none"]
 """What a method does with a base: take differences (needed, or where there is one), blend it in as the first model, or
 nothing."""
 
+_CANCELS = 1e-6
 LEAST_DENSITY = 2.0**-24
 """The smallest share that a draw of 24 bits can keep; a smaller density above 0 keeps this share."""
 
@@ -57,9 +68,9 @@ class Method:
     """A row of the table.
 
     `parameters` are those a source takes, `settings` those of `MergeSettings` that make a difference, `normalize` is
-    the
-    default of that setting. `sources` is the least and the largest number of sources (None: any). `whole_rows` and
-    `by_inner_products` say that a row, or the sum over the whole tensor, decides on each of its entries.
+    the default of that setting. `sources` is the least and the largest number of sources (None: any). `elects` says
+    that only entries of the elected sign count; `whole_rows` and `by_inner_products`, that a row, or the sum over the
+    whole tensor, decides on each of its entries.
     """
 
     name: str
@@ -71,6 +82,7 @@ class Method:
     settings: frozenset[str] = field(default_factory=frozenset)
     normalize: bool = False
     sources: tuple[int, int | None] = (1, None)
+    elects: bool = False
     whole_rows: bool = False
     by_inner_products: bool = False
 
@@ -187,7 +199,9 @@ def sce(inputs: MethodInputs) -> Combination:
         order = vectors.variance_order()
         # In float32, as the peer has it: 100 entries at 0.58 are 58, not 57.
         count = int(np.float32(order.count_nonzero()) * np.float32(share))
-        cut = order.cut(count) if count else NOTHING
+        if not count:
+            return Combination(terms=())
+        cut = order.cut(count)
     squares = _squares(vectors, cut)
     total = sum(squares)
     weights = tuple(square / total for square in squares) if total > 0 else (1 / k,) * k
@@ -265,6 +279,7 @@ METHODS: Mapping[str, Method] = {
             paper="Yadav et al. 2023, arXiv 2306.01708",
             base="needed",
             function=ties,
+            elects=True,
             parameters=("weight", "density"),
             settings=_TASK_VECTORS,
             normalize=True,
@@ -284,6 +299,7 @@ METHODS: Mapping[str, Method] = {
             paper="Yu et al. 2024, arXiv 2311.03099; Akiba et al. 2025, arXiv 2403.13187",
             base="needed",
             function=dare_ties,
+            elects=True,
             parameters=("weight", "density"),
             settings=_DROPPING,
         ),
@@ -302,6 +318,7 @@ METHODS: Mapping[str, Method] = {
             paper="Davari & Belilovsky 2024, arXiv 2312.06795; Yadav et al. 2023, arXiv 2306.01708",
             base="needed",
             function=breadcrumbs_ties,
+            elects=True,
             parameters=("weight", "density", "gamma"),
             settings=_TASK_VECTORS,
         ),
@@ -311,6 +328,7 @@ METHODS: Mapping[str, Method] = {
             paper="Deep et al. 2024, arXiv 2406.11617",
             base="needed",
             function=della,
+            elects=True,
             parameters=("weight", "density", "epsilon"),
             settings=_DROPPING,
             normalize=True,
@@ -384,12 +402,29 @@ def get_method(template: MergeTemplate) -> Method:
 
 
 def check_parameters(method: Method, recipe: ParameterMerge) -> None:
-    """Raise ConfigError when a source has a number that the method would ignore."""
+    """Raise ConfigError for a number that the method would ignore, and where weights cancel that it divides by."""
     for source, numbers in recipe.parameters.items():
         for name, parameter in SOURCE_PARAMETERS.items():
-            usual = 1.0 if parameter.default is None else parameter.default
-            if name not in method.parameters and set(numbers_of(getattr(numbers, name))) != {usual}:
+            given = set(numbers_of(getattr(numbers, name)))
+            if name not in method.parameters and given != {parameter.default}:
                 raise ConfigError(f"parameters.{source}.{name}: {method.name} has no {name}.")
+    _check_sums(method, recipe)
+
+
+def _check_sums(method: Method, recipe: ParameterMerge) -> None:
+    """Raise ConfigError when weights that everything is divided by cancel."""
+    wanted = recipe.settings.normalize
+    if "normalize" not in method.settings or method.elects or not (method.normalize if wanted is None else wanted):
+        return
+    for unit in range(max(recipe.unit_lengths(), default=1)):
+        for component in COMPONENTS:
+            weights = [value_at(numbers.weight, unit, component) for numbers in recipe.parameters.values()]
+            if abs(math.fsum(weights)) < _CANCELS * math.fsum(map(abs, weights)):
+                raise ConfigError(
+                    f"parameters: the weights {', '.join(f'{weight:g}' for weight in weights)} sum to 0, and "
+                    f"{method.name} divides by their sum.\n"
+                    "    Choose other weights, or set `normalize: false` in the settings."
+                )
 
 
 def _weighted(inputs: MethodInputs) -> list[tuple[int, float]]:
@@ -416,8 +451,8 @@ def _l1_ratio(vectors: TaskVectors, index: int, keep: Keep) -> float:
     """Return sum |d| / sum |d kept|, 1 when nothing is kept."""
     kept_only = Term(index=index, first=1.0, keep=keep)
 
-    def drop(chunk: Chunk) -> None:
-        scale(kept_only, chunk.parts[0], start=chunk.start, row_length=vectors.row_length)
+    def drop(piece: Piece) -> None:
+        scale(kept_only, piece.parts[0], start=piece.start, row_length=vectors.row_length)
 
     kept = vectors.magnitude_sum(index, drop)
     return vectors.magnitude_sum(index) / kept if kept else 1.0
@@ -493,10 +528,11 @@ def _elected_sum(inputs: MethodInputs, terms: list[Term]) -> Combination:
 
 def _divisor(weights: tuple[float, ...]) -> float:
     """Return sum w_i, kept away from 0: at least a tenth of sum |w_i| in size (0 counts as +), 1 when all are 0."""
-    # In float32, like everything that is done with it.
-    total = float(np.sum(np.array(weights, dtype=np.float32), dtype=np.float32))
-    least = LEAST_DIVISOR * sum(abs(weight) for weight in weights)
-    if least == 0:
+    # In float32, like everything that is done with it: weights below 7e-46 are 0 there.
+    held = np.array(weights, dtype=np.float32)
+    total = float(np.sum(held, dtype=np.float32))
+    least = LEAST_DIVISOR * float(np.abs(held).sum(dtype=np.float64))
+    if np.float32(least) == 0:
         return 1.0
     if abs(total) >= least:
         return total
@@ -522,10 +558,9 @@ def _factored(factors: spherical.Factors) -> Combination:
 def _squares(vectors: TaskVectors, cut: Cut | None) -> list[float]:
     """Return each source's sum of squares over the entries that are kept."""
     sums = [0.0] * len(vectors.sources)
-    for stretch in vectors.stretches():
-        for chunk in vectors.chunks(stretch):
-            if cut is not None:
-                drop_steady(chunk, cut)
-            for index, part in enumerate(chunk.parts):
-                sums[index] += kernels.dot(part, part)
+    for piece in vectors.pieces():
+        if cut is not None:
+            drop_steady(piece, cut)
+        for index, part in enumerate(piece.parts):
+            sums[index] += kernels.dot(part, part)
     return sums

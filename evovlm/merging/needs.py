@@ -11,7 +11,7 @@ from evovlm.merging.merge import default_threads
 from evovlm.merging.room import available_memory_bytes, device_number, free_disk_bytes
 from evovlm.merging.safetensors_file import ITEM_BITS
 from evovlm.merging.sources import Checkpoint
-from evovlm.merging.task_vector import CHUNK, PIECE_CHUNKS
+from evovlm.merging.task_vector import PIECE
 from evovlm.recipes.hub import cache_folder
 
 _WORKING_BYTES = 4
@@ -42,7 +42,7 @@ def find_needs(
     host: Checkpoint, *, n_models: int, download_bytes: int, out: Path | None, resident: Resident | None
 ) -> Needs:
     """Return what a merge of `n_models` models into `host` takes; without `out`, the current folder is the target."""
-    piece = CHUNK * PIECE_CHUNKS * _WORKING_BYTES * (n_models + 2)
+    piece = PIECE * _WORKING_BYTES * (n_models + 2)
     memory, available = default_threads() * piece, available_memory_bytes()
     if resident is not None:
         kept = sum(

@@ -32,7 +32,6 @@ ALL = 1 << DRAW_BITS
 
 _BINS = 1 << 15
 _ENTRIES_PER_BLOCK = 8
-_DROPPED_BITS = np.uint32(32 - DRAW_BITS)
 
 
 def draw_key(seed: int, source: str, tensor: str) -> int:
@@ -40,24 +39,20 @@ def draw_key(seed: int, source: str, tensor: str) -> int:
     return derive_seed("dare", seed, source, tensor)
 
 
-def write_draws(key: int, start: int, words: npt.NDArray[np.uint64], size: int) -> npt.NDArray[np.uint32]:
-    """Write the draws of entries start .. start + size - 1 into `words` (`n_words` of them); return them as 24 bits.
-
-    The result lies in `words`.
-    """
-    first_block, skipped = divmod(start, _ENTRIES_PER_BLOCK)
-    kernels.philox(_round_keys(key), first_block + 1, words)
-    halves: npt.NDArray[np.uint32] = words.view("<u4")[skipped : skipped + size]
-    return np.right_shift(halves, _DROPPED_BITS, out=halves)
+def draws(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
+    """Return the draws (in [0, 2**24), shape (size,)) of entries start .. start + size - 1."""
+    return draw_halves(key, start=start, size=size) >> np.uint32(32 - DRAW_BITS)
 
 
-def n_words(start: int, size: int) -> int:
-    """Return how many 64-bit words hold the draws of entries start .. start + size - 1."""
-    return 4 * -(-(start % _ENTRIES_PER_BLOCK + size) // _ENTRIES_PER_BLOCK)
+def draw_halves(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
+    """Return the 32-bit numbers whose upper 24 bits are the draws."""
+    words = np.empty(size // 2 + _ENTRIES_PER_BLOCK, dtype="<u8")
+    halves: npt.NDArray[np.uint32] = kernels.draw_halves(round_keys(key), start, size, words)
+    return halves
 
 
 @lru_cache(maxsize=4096)
-def _round_keys(key: int) -> npt.NDArray[np.uint64]:
+def round_keys(key: int) -> npt.NDArray[np.uint64]:
     """Return what the key (and a second one, 0) becomes in each of the ten rounds: Weyl sequences modulo 2**64."""
     steps = np.arange(10, dtype=np.uint64)
     with np.errstate(over="ignore"):

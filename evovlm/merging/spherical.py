@@ -16,6 +16,10 @@ Factors = npt.NDArray[np.float64]
 _SMALL_NORM = 1e-8
 _PARALLEL = 0.9995
 _SMALL_SUM = 1e-6
+_RESOLVED = 1e-7
+"""Lengths of what nearly cancels, as a share of what does: below, float64 inner products hold nothing but rounding."""
+_BEHIND = 1e-4
+"""How near (rad) to the far side of the sphere a direction counts as lying there; factors near it grow by 1 / sine."""
 
 
 def slerp(gram: Factors, *, t: float) -> Factors:
@@ -40,8 +44,8 @@ def nuslerp(gram: Factors, *, weights: tuple[float, float]) -> Factors:
 def multislerp(gram: Factors, *, weights: tuple[float, ...], normalize: bool, eps: float = 1e-8) -> Factors:
     """Return the factors of the barycentric mean: tangents at the normalised mean direction, added and mapped back.
 
-    As mergekit has it: the tangent is the projection of the unit vector (no theta / sin theta). A mean direction that
-    cancels to nothing leaves the weighted sum.
+    As mergekit has it: the tangent is the projection of the unit vector (no theta / sin theta). Directions that cancel
+    leave the weighted sum.
     """
     shares = np.array(weights)
     if normalize:
@@ -50,7 +54,7 @@ def multislerp(gram: Factors, *, weights: tuple[float, ...], normalize: bool, ep
     to_unit = 1 / (norms + eps)
     mean = shares * to_unit
     length = _length(gram, mean)
-    if length < eps:
+    if length < _RESOLVED * float(np.abs(shares).sum()):
         return shares
     mean = mean / length
     dots = to_unit * (gram @ mean)
@@ -64,11 +68,13 @@ def multislerp(gram: Factors, *, weights: tuple[float, ...], normalize: bool, ep
 def karcher(gram: Factors, *, weights: tuple[float, ...], max_iterations: int, tolerance: float) -> Factors:
     """Return the factors of the Karcher (Riemannian) mean of the directions, times the weighted mean length.
 
-    Grove & Karcher 1973; found by the usual iteration: mean of the log maps, exp map back.
+    Grove & Karcher 1973; found by the usual iteration: mean of the log maps, exp map back. What lies right behind the
+    mean has no log map (no direction leads there), and does not move it.
     """
+    tolerance = max(tolerance, _RESOLVED)
     shares = np.array(weights) / sum(weights)
     norms = _norms(gram)
-    valid = norms > tolerance
+    valid = (norms > tolerance) & (shares > 0)
     if not valid.any():
         return np.zeros_like(shares)
     alphas = np.where(valid, shares, 0.0)
@@ -80,7 +86,7 @@ def karcher(gram: Factors, *, weights: tuple[float, ...], max_iterations: int, t
     for _ in range(max_iterations):
         dots = np.clip(to_unit * (gram @ mean), -1.0, 1.0)
         angles = np.arccos(dots)
-        far = valid & (angles >= tolerance)
+        far = valid & (angles >= tolerance) & (angles <= np.pi - _BEHIND)
         stretch = np.where(far, alphas * angles / np.where(far, np.sin(angles), 1.0), 0.0)
         tangent = stretch * to_unit - float(stretch @ dots) * mean
         angle = _length(gram, tangent)

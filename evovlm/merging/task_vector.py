@@ -1,26 +1,23 @@
 """One tensor of base and sources, read in stretches: as task vectors, or as the models themselves."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from evovlm.errors import BrokenCheckpoint
 from evovlm.merging import kernels
-from evovlm.merging.floats import STORED, Raw, Vector, widen
+from evovlm.merging.floats import STORED, Raw, Vector, narrow, widen
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.safetensors_file import TensorPlace
 from evovlm.merging.scratch import Scratch
 from evovlm.merging.selection import Entries, MagnitudeOrder
 
-CHUNK = 1 << 15
-"""Entries worked on at a time: with the values in between, as many as stay in the cache."""
-
-PIECE_CHUNKS = 8
-"""Chunks that are read and written at a time."""
+PIECE = 1 << 18
+"""Entries that are read, merged and written at a time: few enough for the cache, enough to keep a thread busy."""
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -33,10 +30,10 @@ class Stretch(NamedTuple):
     offsets: Mapping[str, int]
 
 
-class Chunk(NamedTuple):
+class Piece(NamedTuple):
     """Some entries of all models: the first's index, the base's (float32, (n,)) if any, the sources' ((k, n)).
 
-    `parts` holds task vectors where there is a base, models otherwise. Both are scratch: good until the next chunk.
+    `parts` holds task vectors where there is a base, models otherwise. Both are lent, and may be written into.
     """
 
     start: int
@@ -93,87 +90,104 @@ class TaskVectors:
         return self.plan.n_merged * self.columns
 
     def stretches(self, *, whole_rows: bool = False) -> Iterator[Stretch]:
-        """Yield what is merged in pieces of whole chunks (or of whole rows), in the order of the result."""
-        chunk = self.chunk_size(whole_rows=whole_rows)
+        """Yield what is merged in pieces (of whole rows, at least one), in the order of the result."""
+        piece = max(1, PIECE // self.row_length) * self.row_length if whole_rows else PIECE
         for run in self.plan.runs:
             size = run.n_rows * self.columns
-            for done in range(0, size, PIECE_CHUNKS * chunk):
+            for done in range(0, size, piece):
                 yield Stretch(
                     start=run.row * self.columns + done,
-                    size=min(PIECE_CHUNKS * chunk, size - done),
+                    size=min(piece, size - done),
                     offsets={label: row * self.columns + done for label, row in run.starts.items()},
                 )
 
-    def chunk_size(self, *, whole_rows: bool = False) -> int:
-        """How many entries are worked on at a time: about CHUNK, or the whole rows nearest below it (at least one)."""
-        return max(1, CHUNK // self.row_length) * self.row_length if whole_rows else CHUNK
+    @contextmanager
+    def loaded(
+        self, stretch: Stretch, *, only: tuple[int, ...], as_float32: bool = False
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Lend a stretch of the sources whose numbers `only` gives, (k, n), and of the base, (n,) or empty, as stored.
 
-    def chunks(
-        self, stretch: Stretch, *, only: tuple[int, ...] | None = None, whole_rows: bool = False
-    ) -> Iterator[Chunk]:
-        """Yield a stretch's entries of all sources, or of those whose numbers `only` gives, as float32.
+        bfloat16 stays as it is (uint16) where all models have it and `as_float32` does not ask for more; else all come
+        as float32. Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
+        """
+        chosen = [self.sources[index] for index in only]
+        models = [*chosen, *([self.base] if self.base is not None else [])]
+        as_stored = not as_float32 and all(model.dtype == np.uint16 for model in models)
+        kind = np.dtype(np.uint16) if as_stored else _FLOAT32
+        with Scratch(len(models) * stretch.size, kind) as flat:
+            rows = flat.reshape(len(models), stretch.size)
+            for row, model in zip(rows, models, strict=True):
+                if model.dtype == kind:
+                    model.read(stretch.offsets[model.label], row)
+                else:
+                    with Scratch(stretch.size, model.dtype) as raw:
+                        model.read(stretch.offsets[model.label], raw)
+                        widen(raw, row)
+                self._look_at(model, stretch.start, row)
+            yield rows[: len(chosen)], rows[-1] if self.base is not None else flat[:0]
+
+    @contextmanager
+    def widened(self, stretch: Stretch, *, only: tuple[int, ...] | None = None) -> Iterator[Piece]:
+        """Lend a stretch's entries of all sources, or of those whose numbers `only` gives, as float32.
 
         Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
         """
-        chosen = self.sources if only is None else tuple(self.sources[index] for index in only)
-        models = (*chosen, *([self.base] if self.base is not None else []))
-        step = min(self.chunk_size(whole_rows=whole_rows), stretch.size)
-        with ExitStack() as lent:
-            raws = [lent.enter_context(Scratch(stretch.size, model.dtype)) for model in models]
-            for raw, model in zip(raws, models, strict=True):
-                model.read(stretch.offsets[model.label], raw)
-            widened = lent.enter_context(Scratch(len(models) * step, _FLOAT32))
-            for done in range(0, stretch.size, step):
-                size = min(step, stretch.size - done)
-                values = widened[: len(models) * size].reshape(len(models), size)
-                for each, raw, model in zip(values, raws, models, strict=True):
-                    widen(raw[done : done + size], each)
-                    self._look_at(model, stretch.start, each)
-                parts, base = values[: len(chosen)], values[-1] if self.base is not None else None
-                if base is not None:
-                    np.subtract(parts, base, out=parts)
-                yield Chunk(start=stretch.start + done, base=base, parts=parts)
-        self._looked_at.update((stretch.start, model.label) for model in models)
+        chosen = tuple(range(len(self.sources))) if only is None else only
+        with (
+            self.loaded(stretch, only=chosen) as (raws, raw_base),
+            Scratch((len(chosen) + 1) * stretch.size, _FLOAT32) as flat,
+        ):
+            values = flat.reshape(len(chosen) + 1, stretch.size)
+            parts, base = values[:-1], values[-1] if len(raw_base) else None
+            for part, raw in zip(parts, raws, strict=True):
+                kernels.widen_one(raw, part)
+            if base is not None:
+                kernels.widen_one(raw_base, base)
+                np.subtract(parts, base, out=parts)
+            yield Piece(start=stretch.start, base=base, parts=parts)
 
-    def values(self, index: int, stretch: Stretch) -> Iterator[Entries]:
-        """Yield a stretch of one source itself, not of its task vector, as float32."""
+    def pieces(self, *, only: tuple[int, ...] | None = None, whole_rows: bool = False) -> Iterator[Piece]:
+        """Yield all that is merged, in the order of the result; each piece is good until the next."""
+        for stretch in self.stretches(whole_rows=whole_rows):
+            with self.widened(stretch, only=only) as piece:
+                yield piece
+
+    def copy(self, index: int, stretch: Stretch, out: Raw) -> None:
+        """Write a stretch of one source itself, not of its task vector, into `out`, rounded to what it holds."""
         alone = replace(self, base=None, sources=(self.sources[index],))
-        for chunk in alone.chunks(stretch):
-            yield Entries(chunk.start, chunk.parts[0])
+        with alone.widened(stretch) as piece:
+            narrow(piece.parts[0], out)
 
     def magnitudes(self, index: int) -> MagnitudeOrder:
         """Return the order of a source's entries by magnitude."""
 
-        def stretches() -> Iterator[Entries]:
-            for stretch in self.stretches():
-                for chunk in self.chunks(stretch, only=(index,)):
-                    yield Entries(chunk.start, chunk.parts[0])
+        def entries() -> Iterator[Entries]:
+            for piece in self.pieces(only=(index,)):
+                yield Entries(piece.start, piece.parts[0])
 
         if index not in self._orders:
-            self._orders[index] = MagnitudeOrder(stretches)
+            self._orders[index] = MagnitudeOrder(entries)
         return self._orders[index]
 
     def variance_order(self) -> MagnitudeOrder:
         """Return the order of the entries by their variance among the sources."""
 
-        def stretches() -> Iterator[Entries]:
-            for stretch in self.stretches():
-                for chunk in self.chunks(stretch):
-                    varied = np.empty(chunk.parts.shape[1], dtype=np.float32)
-                    kernels.variances(chunk.parts, varied)
-                    yield Entries(chunk.start, varied)
+        def entries() -> Iterator[Entries]:
+            for piece in self.pieces():
+                varied = np.empty(piece.parts.shape[1], dtype=np.float32)
+                kernels.variances(piece.parts, varied)
+                yield Entries(piece.start, varied)
 
         if -1 not in self._orders:
-            self._orders[-1] = MagnitudeOrder(stretches)
+            self._orders[-1] = MagnitudeOrder(entries)
         return self._orders[-1]
 
     def gram(self) -> npt.NDArray[np.float64]:
-        """Return the inner products of the parts, shape (k, k), float64; summed chunk by chunk, in order."""
+        """Return the inner products of the parts, shape (k, k), float64; summed piece by piece, in order."""
         if self._gram is None:
             total = np.zeros((len(self.sources), len(self.sources)))
-            for stretch in self.stretches():
-                for chunk in self.chunks(stretch):
-                    total += _inner_products(chunk.parts)
+            for piece in self.pieces():
+                total += _inner_products(piece.parts)
             self._gram = total
         return self._gram
 
@@ -182,11 +196,10 @@ class TaskVectors:
         if self._row_grams is None:
             n_rows = self.plan.n_rows * self.columns // self.row_length
             grams = np.zeros((n_rows, len(self.sources), len(self.sources)))
-            for stretch in self.stretches(whole_rows=True):
-                for chunk in self.chunks(stretch, whole_rows=True):
-                    rows = chunk.parts.reshape(len(chunk.parts), -1, self.row_length)
-                    for offset in range(rows.shape[1]):
-                        grams[chunk.start // self.row_length + offset] = _inner_products(rows[:, offset])
+            for piece in self.pieces(whole_rows=True):
+                rows = piece.parts.reshape(len(piece.parts), -1, self.row_length)
+                for offset in range(rows.shape[1]):
+                    grams[piece.start // self.row_length + offset] = _inner_products(rows[:, offset])
             self._row_grams = grams
         return self._row_grams
 
@@ -194,15 +207,15 @@ class TaskVectors:
         """Return the largest magnitude of a source's entries."""
         if index not in self._largest:
             bits = 0
-            for chunk in self._chunks_of(index):
-                bits = max(bits, int(kernels.largest_magnitude(chunk.parts[0])))
+            for piece in self.pieces(only=(index,)):
+                bits = max(bits, int(kernels.largest_magnitude(piece.parts[0])))
             self._largest[index] = float(np.array(bits, dtype=np.uint32).view(np.float32))
         return self._largest[index]
 
-    def magnitude_sum(self, index: int, kept: Callable[[Chunk], None] | None = None) -> int:
+    def magnitude_sum(self, index: int, kept: Callable[[Piece], None] | None = None) -> int:
         """Return the sum of a source's magnitudes in whole units that depend on the source's entries alone.
 
-        `kept` may set entries of the chunk's one part to 0 before they are summed. Summed as whole numbers, because a
+        `kept` may set entries of a piece's one part to 0 before they are summed. Summed as whole numbers, because a
         sum of floats depends on its order.
         """
         if kept is None and index in self._sums:
@@ -213,21 +226,20 @@ class TaskVectors:
         # Units so small that the largest takes as many bits as a 63-bit sum of n of them can bear.
         unit = (1 << (62 - self.size.bit_length())) / largest
         total = 0
-        for chunk in self._chunks_of(index):
+        # Whole rows, as what sets entries to 0 may go by rows.
+        for piece in self.pieces(only=(index,), whole_rows=True):
             if kept is not None:
-                kept(chunk)
-            total += int(kernels.whole_sum(chunk.parts[0], unit))
+                kept(piece)
+            total += int(kernels.whole_sum(piece.parts[0], unit))
         if kept is None:
             self._sums[index] = total
         return total
 
-    def _chunks_of(self, index: int) -> Iterator[Chunk]:
-        # Whole rows, as what sets entries to 0 may go by rows.
-        for stretch in self.stretches(whole_rows=True):
-            yield from self.chunks(stretch, only=(index,), whole_rows=True)
-
-    def _look_at(self, model: ModelTensor, start: int, values: Vector) -> None:
-        if self.allow_non_finite or (start, model.label) in self._looked_at or kernels.is_finite(values):
+    def _look_at(self, model: ModelTensor, start: int, raw: npt.NDArray[Any]) -> None:
+        if self.allow_non_finite or (start, model.label) in self._looked_at:
+            return
+        if kernels.is_finite(raw):
+            self._looked_at.add((start, model.label))
             return
         raise self.not_finite(model)
 

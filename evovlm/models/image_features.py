@@ -6,9 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evovlm.errors import UnknownArchitecture
 from evovlm.models.loading import LoadedModel
 
 _PICTURES_AT_ONCE = 64
+
+DECODED = ("llava", "llava_next", "llava_onevision", "vipllava")
+"""Model types whose pictures are decoded as their own `generate` does: image tokens in a row, at plain positions."""
 
 
 @torch.inference_mode()
@@ -17,7 +21,15 @@ def project_images(loaded: LoadedModel, images: Mapping[str, Any]) -> dict[str, 
 
     These go through the processor's image part, the vision encoder and the projector, exactly as in the model's own
     forward pass. They stay on the CPU because the pictures of a large task, cut into tiles, would fill a GPU.
+    Raises UnknownArchitecture for a model that wants more than image tokens in a row: positions in two dimensions,
+    tokens between rows. Its answers would be wrong, and look right.
     """
+    model_type = loaded.model.config.model_type
+    if loaded.processor is not None and model_type not in DECODED:
+        raise UnknownArchitecture(
+            f"{loaded.folder}: pictures of a {model_type} are not decoded yet; those of {', '.join(DECODED)} are.\n"
+            "    Merging it, and scoring it on text, work."
+        )
     keys = list(images)
     features: dict[str, Tensor] = {}
     for start in range(0, len(keys), _PICTURES_AT_ONCE):

@@ -139,7 +139,7 @@ class SettingsDocument(_Document):
 class ParametersDocument(_Document):
     """One source's numbers: each is a number, a list with one per unit, or either by component."""
 
-    weight: Annotated[Values, PlainValidator(_as_values)]
+    weight: Annotated[Values, PlainValidator(_as_values)] = 1.0
     density: Annotated[Values, PlainValidator(_as_values)] = 1.0
     gamma: Annotated[Values, PlainValidator(_as_values)] = 0.01
     epsilon: Annotated[Values, PlainValidator(_as_values)] = 0.15

@@ -51,7 +51,7 @@ class SourceParameters:
     list.
     """
 
-    weight: Values
+    weight: Values = 1.0
     density: Values = 1.0
     gamma: Values = 0.01
     epsilon: Values = 0.15
@@ -68,16 +68,16 @@ class SourceParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceParameter:
-    """What a number of a source may be: its range, its default (None: must be given), and what it is."""
+    """What a number of a source may be: its range, its default, and what it is."""
 
     low: float
     high: float
-    default: float | None
+    default: float
     meaning: str
 
 
 SOURCE_PARAMETERS: Mapping[str, SourceParameter] = {
-    "weight": SourceParameter(low=-math.inf, high=math.inf, default=None, meaning="it is the source's factor"),
+    "weight": SourceParameter(low=-math.inf, high=math.inf, default=1.0, meaning="it is the source's factor"),
     "density": SourceParameter(low=0.0, high=1.0, default=1.0, meaning="it is the share of entries kept"),
     "gamma": SourceParameter(low=0.0, high=1.0, default=0.01, meaning="it is the share of largest entries dropped"),
     "epsilon": SourceParameter(

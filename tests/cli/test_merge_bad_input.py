@@ -215,6 +215,17 @@ CASES = (
         recipe={"method": "linear", "base": None, "host": "base", "parameters": numbers(weight=0, density=1.0)},
         says=("weight is 0",),
     ),
+    Case(
+        name="weights that cancel",
+        recipe={
+            "method": "linear",
+            "base": None,
+            "host": "base",
+            "sources": {"ja": "ja", "other": "base"},
+            "parameters": {"ja": {"weight": 1}, "other": {"weight": -1}},
+        },
+        says=("weights 1, -1 sum to 0", "linear divides", "normalize: false"),
+    ),
     Case(name="no such model", recipe={"sources": {"ja": "./ka"}}, says=("./ka", "there is no folder")),
     Case(name="no size", arguments=("--max-shard-size", "5 apples"), says=("--max-shard-size", "'5 apples'", "5GB")),
 )

@@ -1,6 +1,8 @@
 """The commands `merge`, `methods` and `spaces`."""
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from evovlm.cli.spaces import spaces
 from evovlm.errors import ConfigError
 from evovlm.merging.methods import METHODS
 from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.recipe import SOURCE_PARAMETERS
 from evovlm.recipes.search_space import SPACES
 from tests.merging.recipes import make_recipe
 
@@ -47,3 +50,33 @@ def test_the_tables_are_shown_whole(command: str, table: dict[str, object]) -> N
     assert shown.exit_code == as_json.exit_code == 0
     assert [row["name"] for row in json.loads(as_json.stdout)] == list(table)
     assert all(name in shown.stdout for name in table)
+
+
+def test_the_table_of_methods_fits_in_100_columns_and_names_every_parameter_and_setting() -> None:
+    shown = CliRunner().invoke(app, ["methods"]).stdout
+    assert max(map(len, shown.splitlines())) <= 100
+    assert "epsilon: 0 to 0.5" in shown
+    assert "1 or more, base" in shown
+    for row in json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout):
+        # From the line with its name to the empty line.
+        own = next(
+            part for part in re.split(r"\n(?: *\n)+", shown.replace("─", "")) if part.split()[:1] == [row["name"]]
+        )
+        assert all(each["name"] in own for each in (*row["parameters"], *row["settings"])), own
+
+
+def test_the_json_of_methods_is_complete() -> None:
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)}
+    for name, method in METHODS.items():
+        row = rows[name]
+        assert (row["summary"], row["paper"], row["base"]) == (method.summary, method.paper, method.base)
+        assert (row["sources"]["least"], row["sources"]["most"]) == method.sources
+        assert [each["name"] for each in row["parameters"]] == list(method.parameters)
+        for each in row["parameters"]:
+            parameter = SOURCE_PARAMETERS[each["name"]]
+            assert (each["default"], each["meaning"]) == (parameter.default, parameter.meaning)
+            for bound, end in ((each["low"], parameter.low), (each["high"], parameter.high)):
+                assert bound == (end if math.isfinite(end) else None)
+        assert {each["name"] for each in row["settings"]} == {setting.rstrip("_") for setting in method.settings}
+    settings = {each["name"]: each["default"] for each in rows["della"]["settings"]}
+    assert settings == {"lambda": 1.0, "normalize": True, "rescale": "density"}

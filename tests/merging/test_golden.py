@@ -91,6 +91,10 @@ def with_selection(case: Case, tensor: str, combination: Combination) -> Combina
     """Put in the entries that the peer selected, and its weights: equal ones where squares are below 1e-6."""
     models = case.inputs(tensor)
     mask = case.mask(tensor, "all")
+    if not combination.terms:
+        assert mask is not None
+        assert not mask.any()
+        return combination
     selected = np.ones(case.expected(tensor).numel(), dtype=bool) if mask is None else mask.flatten().numpy()
     offsets = [(models[name].double() - models[str(case.base)].double()).flatten() for name in case.sources(tensor)]
     squares = [float((offset.numpy()[selected] ** 2).sum()) / len(selected) for offset in offsets]

@@ -63,18 +63,15 @@ def test_the_order_of_sources_makes_no_difference_to_a_bit(models: Path, method:
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_threads_chunks_and_shards_make_no_difference_to_a_bit(
+def test_threads_and_pieces_make_no_difference_to_a_bit(
     models: Path, variant: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(models, **variant, density=(0.3, 0.6, 1.0, 0.0))
     once = merge_all(recipe)
     assert same_bytes(once, merge_all(recipe, threads=3))
-    for reversed_pieces in (False, True):
-        monkeypatch.setattr(task_vector, "PIECE_CHUNKS", 1 if reversed_pieces else 2)
-        assert same_bytes(once, merge_all(recipe, threads=2))
     if not METHODS[recipe.method].by_inner_products:
-        # Inner products are summed chunk by chunk; their size is a part of the arithmetic.
-        monkeypatch.setattr(task_vector, "CHUNK", 96)
+        # Inner products are summed piece by piece; the size of a piece is a part of the arithmetic.
+        monkeypatch.setattr(task_vector, "PIECE", 96)
         assert same_bytes(once, merge_all(recipe))
 
 

@@ -86,8 +86,7 @@ def carried_out(vectors: TaskVectors, combination: Combination) -> torch.Tensor:
     """Return the merged tensor in float32."""
     merged = np.full(vectors.plan.n_rows * vectors.columns, np.nan, dtype=np.float32)
     for stretch in vectors.stretches(whole_rows=combination.whole_rows):
-        for start, values in combine(vectors, combination, stretch):
-            merged[start : start + len(values)] = values
+        combine(vectors, combination, stretch, merged[stretch.start : stretch.start + stretch.size])
     return torch.from_numpy(merged)
 
 

@@ -1,6 +1,7 @@
 """Recipes as YAML."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from evovlm.errors import ConfigError
+from evovlm.merging.methods import METHODS, check_parameters, get_method
 from evovlm.recipes.documents import load_recipe, recipe_to_yaml
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, value_at
@@ -30,7 +32,7 @@ parameters:
   vlm: {weight: 0.7, density: 0.9}
   ja: {weight: [0.5, 6e-1, 1], density: 1}
 """
-METHODS = ("linear", "dare_ties", "ties")
+SOME = ("linear", "dare_ties", "ties")
 
 
 def write(folder: Path, text: str) -> Path:
@@ -41,12 +43,12 @@ def write(folder: Path, text: str) -> Path:
 
 def problems(folder: Path, text: str) -> list[str]:
     with pytest.raises(ConfigError) as error:
-        load_recipe(write(folder, text), methods=METHODS)
+        load_recipe(write(folder, text), methods=SOME)
     return [line.strip().replace(f"{folder}/", "") for line in str(error.value).splitlines()]
 
 
 def test_a_recipe_is_read_as_written(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, GOOD), methods=METHODS)
+    recipe = load_recipe(write(tmp_path, GOOD), methods=SOME)
     assert recipe.base == ModelRef(text="org/base", origin=tmp_path)
     assert recipe.sources["ja"] == ModelRef(text="./ja", origin=tmp_path)
     assert recipe.settings == MergeSettings(rescale="density", normalize=False, lambda_=1.0)
@@ -64,13 +66,12 @@ def test_every_problem_is_reported_with_line_and_key(tmp_path: Path) -> None:
         .replace("6e-1", "high")
     )
     found = problems(tmp_path, text)
-    assert found[0] == "recipe.yaml has 7 problems:"
+    assert found[0] == "recipe.yaml has 6 problems:"
     assert found[1:] == [
         "recipe.yaml:8: method: unknown method; did you mean 'dare_ties'? (found 'dare_tie')",
         "recipe.yaml:9: settings.lamda: unknown key; did you mean 'lambda'?",
         "recipe.yaml:10: sede: unknown key; did you mean 'seed'?",
         "recipe.yaml:11: vocabulary: input should be 'host', 'base_rows' or 'union' (found 'both')",
-        "recipe.yaml:13: parameters.vlm.weight: missing",
         "recipe.yaml:13: parameters.vlm.wieght: unknown key; did you mean 'weight'?",
         "recipe.yaml:14: parameters.ja.weight: should be a number, or a list with one number per unit "
         "(embedding, each block, head)",
@@ -264,3 +265,16 @@ def test_a_component_left_out_or_a_number_out_of_range_is_a_problem_of_the_file(
         load_recipe(tmp_path / "recipe.yaml")
     assert "attention, mlp, norms, rest" in str(error.value)
     assert "should be in [0, 0.5]" in str(error.value)
+
+
+def test_every_recipe_of_the_documents_is_one(tmp_path: Path) -> None:
+    found = 0
+    for page in ("RECIPES.md", "README.md"):
+        text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+        for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL):
+            (tmp_path / "recipe.yaml").write_text(block)
+            recipe = load_recipe(tmp_path / "recipe.yaml")
+            get_method(recipe)
+            check_parameters(METHODS[recipe.method], recipe)
+            found += 1
+    assert found == 3
