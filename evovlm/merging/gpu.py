@@ -156,9 +156,6 @@ class GpuCombiner:
 
         Only for one that `is_combinable`. Raises BrokenCheckpoint as `combine` on the CPU does.
         """
-        if not combination.terms:
-            # Nothing is joined, divided or multiplied then.
-            combination = Combination(terms=())
         sources = [self.tensors.entries(vectors, vectors.sources[term.index]) for term in combination.terms]
         base = self.tensors.entries(vectors, vectors.base) if vectors.base is not None else None
         # Held until the kernel is launched: memory that is let go after that is not used before it has run.
@@ -190,7 +187,11 @@ def is_combinable(combination: Combination) -> bool:
     """Whether the kernel carries it out: what goes by ranks or by variance is left to the CPU."""
     kinds = {type(term.keep) for term in combination.terms if term.keep is not None}
     have_row_factors = {term.row_factors is not None for term in combination.terms}
-    return combination.varying is None and kinds in (set(), {KeepDrawn}, {KeepBetween}) and len(have_row_factors) <= 1
+    if combination.varying is not None or len(have_row_factors) > 1:
+        return False
+    if combination.fused:
+        return not kinds and True not in have_row_factors
+    return kinds in (set(), {KeepDrawn}, {KeepBetween})
 
 
 class _Place(NamedTuple):

@@ -6,6 +6,7 @@ With TRITON_INTERPRET=1, which Triton reads when it is imported, the kernel runs
 import itertools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,7 @@ def test_zeros_keep_their_sign() -> None:
         for terms in ((Term(index=0, first=1.0),), (Term(index=0, first=-1.0), Term(index=1, first=1.0)), ()):
             check_same(vectors, Combination(terms=terms))
             check_same(vectors, Combination(terms=terms, fused=True))
-            check_same(vectors, Combination(terms=terms, divisor=-2.0, lambda_=-1.5))
+            check_same(vectors, Combination(terms=terms, divisor=-2.0, lambda_=1.5))
             if terms:
                 weights = (1.0,) * len(terms)
                 check_same(
@@ -268,6 +269,8 @@ def test_what_the_kernel_does_not_do_is_known() -> None:
     assert not is_combinable(keeping(by_rank))
     assert not is_combinable(keeping(drawn, between))
     assert not is_combinable(keeping(Other()))
+    assert is_combinable(replace(keeping(None), fused=True))
+    assert not is_combinable(replace(keeping(drawn), fused=True))
     assert not is_combinable(Combination(terms=(), varying=Cut(5, 5)))
     factors = np.ones(3, dtype=np.float32)
     some = (Term(index=0, first=1.0), Term(index=1, first=1.0, row_factors=factors))
