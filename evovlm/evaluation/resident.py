@@ -1,9 +1,12 @@
 """A model that stays in memory while one recipe after another is merged into its parameters."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +22,9 @@ from evovlm.models.backbone import ParameterWriter
 from evovlm.models.loading import LoadedModel, Override, load_model
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 
+if TYPE_CHECKING:
+    from evovlm.merging.gpu import GpuMerger
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ResidentModel:
@@ -27,16 +33,17 @@ class ResidentModel:
     loaded: LoadedModel
     merger: Merger
     _writer: ParameterWriter
+    _gpu: GpuMerger | None
 
     @classmethod
-    def open(cls, template: MergeTemplate, *, device: str = "auto") -> "ResidentModel":
+    def open(cls, template: MergeTemplate, *, device: str = "auto") -> ResidentModel:
         """Open the models to merge and load the host. Raises what `Merger.open` and `load_model` raise."""
         # Half of what is free, so that the model, its caches and other programs have the rest.
         merger = Merger.open(template, room_bytes=(available_memory_bytes() or 0) // 2)
         loaded = _load_result(merger, device=device)
         layout = merger.host.layout
         writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})
-        resident = cls(loaded=loaded, merger=merger, _writer=writer)
+        resident = cls(loaded=loaded, merger=merger, _writer=writer, _gpu=_gpu_merger(loaded, merger, writer))
         sink = _ParameterSink(writer)
         if HEAD in merger.result.tensor_names and merger.host.layout.tied:
             # A head that the host does not have begins as what it uses for one.
@@ -52,8 +59,20 @@ class ResidentModel:
         `evovlm merge` writes would, on a CPU (where parameters are float32) too.
         """
         sink = _ParameterSink(self._writer)
+        if self._gpu is not None:
+            return self._gpu.merge(recipe, sink) and sink.finite
         self.merger.merge(recipe, sink)
         return sink.finite
+
+
+def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) -> GpuMerger | None:
+    """Return what merges on the device that the model lies on; None on a CPU."""
+    if loaded.device.type != "cuda":
+        return None
+    # Needs Triton, which not every installation for a CPU has.
+    from evovlm.merging.gpu import GpuMerger
+
+    return GpuMerger(merger, {name: writer.on_device(name) for name in merger.tensor_names})
 
 
 @dataclass(slots=True, eq=False)

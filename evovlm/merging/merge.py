@@ -2,11 +2,11 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,6 +27,21 @@ from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeTemplate, ParameterMer
 
 Planned = Combination | int
 """What is done for a tensor: a combination, or the number of the one source that it is."""
+
+
+class TensorPlan(NamedTuple):
+    """One tensor of all models, and what is done for it."""
+
+    vectors: TaskVectors
+    planned: Planned
+
+
+class _Piece(NamedTuple):
+    """A stretch of a tensor and what is done for it, which is worked out when the first of its pieces is merged."""
+
+    plan: Callable[[], Planned]
+    vectors: TaskVectors
+    stretch: Stretch
 
 
 class Sink(Protocol):
@@ -137,18 +152,39 @@ class Merger:
         early.
         """
         self.check(recipe)
-        # The largest first: what is left for the end is small, so no thread waits long for another.
-        names = sorted(self.tensor_names, key=lambda name: -self.rows[name].n_merged * self._columns(name))
-        pieces = (piece for name in names for piece in self._pieces(name, recipe))
+        self._merge_pieces((piece for name in self._by_size() for piece in self._pieces(name, recipe)), sink)
+
+    def plans(self, recipe: ParameterMerge) -> Iterator[TensorPlan]:
+        """Yield what `merge` does for each tensor, the largest first. Raises as `merge` does."""
+        self.check(recipe)
+
+        def plan(name: str) -> TensorPlan:
+            vectors = self._task_vectors(name)
+            with np.errstate(all="ignore"):
+                return TensorPlan(vectors, self._plan(name, vectors, recipe))
+
         if self.threads == 1:
-            for plan, vectors, stretch in pieces:
-                self._merge_piece(plan, vectors, stretch, sink)
+            yield from map(plan, self._by_size())
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            yield from pool.map(plan, self._by_size())
+
+    def carry_out(self, plans: Iterable[TensorPlan], sink: Sink) -> None:
+        """Give the entries of some of the `plans` to `sink`, as `merge` does for all of them."""
+        self._merge_pieces((piece for plan in plans for piece in self._planned_pieces(plan)), sink)
+
+    def _by_size(self) -> list[str]:
+        # The largest first: what is left for the end is small, so no thread waits long for another.
+        return sorted(self.tensor_names, key=lambda name: -self.rows[name].n_merged * self._columns(name))
+
+    def _merge_pieces(self, pieces: Iterable[_Piece], sink: Sink) -> None:
+        if self.threads == 1:
+            for piece in pieces:
+                self._merge_piece(piece, sink)
             return
         with ThreadPoolExecutor(self.threads) as pool:
             try:
-                waiting: list[Future[None]] = [
-                    pool.submit(self._merge_piece, plan, vectors, stretch, sink) for plan, vectors, stretch in pieces
-                ]
+                waiting: list[Future[None]] = [pool.submit(self._merge_piece, piece, sink) for piece in pieces]
                 for future in waiting:
                     future.result()
             finally:
@@ -185,13 +221,18 @@ class Merger:
                     f"{self.n_blocks} blocks: embedding, each block, head."
                 )
 
-    def _pieces(
-        self, name: str, recipe: ParameterMerge
-    ) -> Iterator[tuple[Callable[[], Planned], TaskVectors, Stretch]]:
+    def _pieces(self, name: str, recipe: ParameterMerge) -> Iterator[_Piece]:
         vectors = self._task_vectors(name)
         plan = _Once(lambda: self._plan(name, vectors, recipe))
-        for stretch in vectors.stretches(whole_rows=self.method.whole_rows or self.template.settings.row_wise):
-            yield plan, vectors, stretch
+        for stretch in self._stretches(vectors):
+            yield _Piece(plan, vectors, stretch)
+
+    def _planned_pieces(self, plan: TensorPlan) -> Iterator[_Piece]:
+        for stretch in self._stretches(plan.vectors):
+            yield _Piece(lambda: plan.planned, plan.vectors, stretch)
+
+    def _stretches(self, vectors: TaskVectors) -> Iterator[Stretch]:
+        return vectors.stretches(whole_rows=self.method.whole_rows or self.template.settings.row_wise)
 
     def _plan(self, name: str, vectors: TaskVectors, recipe: ParameterMerge) -> Planned:
         unit, component = unit_index(name, self.n_blocks), component_of(name)
@@ -230,7 +271,8 @@ class Merger:
         index = counting[0]
         return index if weights[index] == 1 and densities[index] >= 1 else None
 
-    def _merge_piece(self, plan: Callable[[], Planned], vectors: TaskVectors, stretch: Stretch, sink: Sink) -> None:
+    def _merge_piece(self, piece: _Piece, sink: Sink) -> None:
+        plan, vectors, stretch = piece
         dtype = STORED[self.host.place(vectors.name).dtype_code]
         # What overflows becomes infinite, as on any device; whoever takes the result looks for that.
         with np.errstate(all="ignore"), Scratch(stretch.size, dtype) as stored:

@@ -291,7 +291,11 @@ class TaskVectors:
         if kernels.is_finite(raw):
             self._looked_at.add((start, model.label))
             return
-        raise BrokenCheckpoint(
+        raise self.not_finite(model)
+
+    def not_finite(self, model: ModelTensor) -> BrokenCheckpoint:
+        """Return the error to raise when a model holds a number that is not finite, and those are not allowed."""
+        return BrokenCheckpoint(
             f"{model.place.file.parent}: {self.name} holds numbers that are not finite (NaN or infinite). "
             f"It is {model.owner}; they would spread over the merge.\n"
             "    Fetch the model again, or allow them explicitly (merge --allow-non-finite)."

@@ -59,6 +59,10 @@ class ParameterWriter:
         memory: npt.NDArray[np.float32] = parameter.detach().view(-1).numpy()
         return memory
 
+    def on_device(self, name: str) -> Tensor:
+        """Return the parameter's own memory, flat, wherever it lies."""
+        return self._parameters[name].detach().view(-1)
+
     def write(self, name: str, start: int, values: Tensor) -> None:
         """Copy entries (row-major, from number `start` on) in the parameter's dtype and onto its device."""
         with torch.no_grad():
