@@ -2,10 +2,9 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -34,14 +33,6 @@ class TensorPlan(NamedTuple):
 
     vectors: TaskVectors
     planned: Planned
-
-
-class _Piece(NamedTuple):
-    """A stretch of a tensor and what is done for it, which is worked out when the first of its pieces is merged."""
-
-    plan: Callable[[], Planned]
-    vectors: TaskVectors
-    stretch: Stretch
 
 
 class Sink(Protocol):
@@ -151,8 +142,7 @@ class Merger:
         average has no weight left; BrokenCheckpoint when a model holds a number that is not finite, or its file ends
         early.
         """
-        self.check(recipe)
-        self._merge_pieces((piece for name in self._by_size() for piece in self._pieces(name, recipe)), sink)
+        self.carry_out(self.plans(recipe), sink)
 
     def plans(self, recipe: ParameterMerge) -> Iterator[TensorPlan]:
         """Yield what `merge` does for each tensor, the largest first. Raises as `merge` does."""
@@ -166,29 +156,33 @@ class Merger:
         if self.threads == 1:
             yield from map(plan, self._by_size())
             return
+        # Ahead of those who take them: what looks at a whole tensor goes on beside the merging of another.
         with ThreadPoolExecutor(self.threads) as pool:
-            yield from pool.map(plan, self._by_size())
+            try:
+                yield from pool.map(plan, self._by_size())
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def carry_out(self, plans: Iterable[TensorPlan], sink: Sink) -> None:
         """Give the entries of some of the `plans` to `sink`, as `merge` does for all of them."""
-        self._merge_pieces((piece for plan in plans for piece in self._planned_pieces(plan)), sink)
-
-    def _by_size(self) -> list[str]:
-        # The largest first: what is left for the end is small, so no thread waits long for another.
-        return sorted(self.tensor_names, key=lambda name: -self.rows[name].n_merged * self._columns(name))
-
-    def _merge_pieces(self, pieces: Iterable[_Piece], sink: Sink) -> None:
+        pieces = ((plan, stretch) for plan in plans for stretch in self._stretches(plan.vectors))
         if self.threads == 1:
-            for piece in pieces:
-                self._merge_piece(piece, sink)
+            for plan, stretch in pieces:
+                self._merge_piece(plan, stretch, sink)
             return
         with ThreadPoolExecutor(self.threads) as pool:
             try:
-                waiting: list[Future[None]] = [pool.submit(self._merge_piece, piece, sink) for piece in pieces]
+                waiting: list[Future[None]] = [
+                    pool.submit(self._merge_piece, plan, stretch, sink) for plan, stretch in pieces
+                ]
                 for future in waiting:
                     future.result()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _by_size(self) -> list[str]:
+        # The largest first: what is left for the end is small, so no thread waits long for another.
+        return sorted(self.tensor_names, key=lambda name: -self.rows[name].n_merged * self._columns(name))
 
     def new_rows(self) -> Iterator[tuple[str, int, Raw]]:
         """Yield the rows that the host does not have: tensor, number of the first entry, values in the host's dtype.
@@ -220,16 +214,6 @@ class Merger:
                     f"parameters: a list of {length} numbers, but {self.n_blocks + 2} are needed for "
                     f"{self.n_blocks} blocks: embedding, each block, head."
                 )
-
-    def _pieces(self, name: str, recipe: ParameterMerge) -> Iterator[_Piece]:
-        vectors = self._task_vectors(name)
-        plan = _Once(lambda: self._plan(name, vectors, recipe))
-        for stretch in self._stretches(vectors):
-            yield _Piece(plan, vectors, stretch)
-
-    def _planned_pieces(self, plan: TensorPlan) -> Iterator[_Piece]:
-        for stretch in self._stretches(plan.vectors):
-            yield _Piece(lambda: plan.planned, plan.vectors, stretch)
 
     def _stretches(self, vectors: TaskVectors) -> Iterator[Stretch]:
         return vectors.stretches(whole_rows=self.method.whole_rows or self.template.settings.row_wise)
@@ -271,12 +255,11 @@ class Merger:
         index = counting[0]
         return index if weights[index] == 1 and densities[index] >= 1 else None
 
-    def _merge_piece(self, piece: _Piece, sink: Sink) -> None:
-        plan, vectors, stretch = piece
+    def _merge_piece(self, plan: TensorPlan, stretch: Stretch, sink: Sink) -> None:
+        vectors, planned = plan
         dtype = STORED[self.host.place(vectors.name).dtype_code]
         # What overflows becomes infinite, as on any device; whoever takes the result looks for that.
         with np.errstate(all="ignore"), Scratch(stretch.size, dtype) as stored:
-            planned = plan()
             if isinstance(planned, int):
                 # For slerp the base stands before its one source.
                 vectors.copy(planned - len(self.source_names), stretch, stored)
@@ -312,18 +295,3 @@ class Merger:
     def _tensor(self, label: str, name: str) -> ModelTensor:
         model = self._models[label]
         return ModelTensor(label=label, owner=str(model), place=model.checkpoint.plain_place(name))
-
-
-class _Once:
-    """Calls a function once, whichever thread comes first, and hands its result to all."""
-
-    def __init__(self, compute: Callable[[], Planned]) -> None:
-        self._compute = compute
-        self._lock = Lock()
-        self._found: Planned | None = None
-
-    def __call__(self) -> Planned:
-        with self._lock:
-            if self._found is None:
-                self._found = self._compute()
-            return self._found

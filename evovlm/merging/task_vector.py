@@ -138,14 +138,16 @@ class TaskVectors:
         size_bytes = len(models) * stretch.size * kind.itemsize
         # What every candidate with weight on all sources asks for is worth its memory.
         is_usual = not as_float32 and len(chosen) == len(self.sources)
-        kept = self._raws.get((stretch.start, stretch.size)) if is_usual else None
+        first = only[0] if only else 0
+        in_a_row = not as_float32 and only == tuple(range(first, first + len(only)))
+        kept = self._raws.get((stretch.start, stretch.size)) if in_a_row else None
         if kept is None and is_usual and self.room is not None and self.room.take(size_bytes):
             kept = np.empty(len(models) * stretch.size, dtype=kind)
             self._read_all(models, stretch, kept.reshape(len(models), stretch.size))
             self._raws[stretch.start, stretch.size] = kept
         if kept is not None:
-            rows = kept.reshape(len(models), stretch.size)
-            yield rows[: len(chosen)], rows[-1] if self.base is not None else kept[:0]
+            rows = kept.reshape(-1, stretch.size)
+            yield rows[first : first + len(chosen)], rows[-1] if self.base is not None else kept[:0]
             return
         with Scratch(len(models) * stretch.size, kind) as flat:
             rows = flat.reshape(len(models), stretch.size)
