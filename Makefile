@@ -30,6 +30,7 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/demo_seeds.py
+	$(BIN)/python benchmarks/merge_speed.py
 
 zoo: $(READY)
 	$(BIN)/evovlm zoo build
