@@ -59,7 +59,9 @@ def _print(console: "Console", found: "Preflight") -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("part", "model", "type", "blocks x hidden", "rows", "dtype", "licence", "size"):
         folds = heading in ("model", "licence")
-        table.add_column(heading, overflow="fold", no_wrap=not folds and heading != "blocks x hidden")
+        wraps = folds or heading == "blocks x hidden"
+        # "apache-2.0" in one piece.
+        table.add_column(heading, overflow="fold", no_wrap=not wraps, min_width=10 if folds else None)
     for model in found.models:
         kinds = dict.fromkeys((model.model_type, model.text_model_type))
         table.add_row(
