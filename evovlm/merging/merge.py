@@ -16,9 +16,9 @@ from evovlm.merging.floats import STORED, Raw, narrow, widen
 from evovlm.merging.methods import Method, MethodInputs, check_parameters, get_method
 from evovlm.merging.result_layout import ResultLayout
 from evovlm.merging.row_plan import RowPlan
-from evovlm.merging.scratch import Scratch
+from evovlm.merging.scratch import Room, Scratch
 from evovlm.merging.sources import Checkpoint
-from evovlm.merging.task_vector import ModelTensor, Room, Stretch, TaskVectors
+from evovlm.merging.task_vector import ModelTensor, Stretch, TaskVectors
 from evovlm.merging.tensor_names import component_of, unit_index
 from evovlm.merging.vocabulary_policy import plan_rows, vocabulary_warnings
 from evovlm.recipes.model_ref import ModelRef

@@ -1,11 +1,27 @@
-"""Memory that is used again: to get it anew from the system for every piece costs more than the arithmetic on it."""
+"""Memory that is used again (to get it anew for every piece costs more than the arithmetic on it), or kept."""
 
 import threading
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(slots=True, eq=False)
+class Room:
+    """Memory that may be spent on what candidates of a search share; any thread takes from it."""
+
+    left_bytes: int
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, size_bytes: int) -> bool:
+        """Take so many bytes; return False when there are fewer left."""
+        with self._lock:
+            fits = size_bytes <= self.left_bytes
+            self.left_bytes -= size_bytes if fits else 0
+            return fits
 
 
 class _Free(threading.local):

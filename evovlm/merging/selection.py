@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evovlm.merging import kernels
+from evovlm.merging.scratch import Room
 from evovlm.seeding import derive_seed
 
 DRAW_BITS = 24
@@ -96,10 +97,12 @@ class MagnitudeOrder:
     """The order of a tensor's entries by magnitude, worked out only where a cut falls.
 
     `stretches` gives the entries again whenever it is called, in any order. What was worked out is kept: some
-    kilobytes for the histogram, 8 bytes an entry in bins that a cut fell into. Cuts of many densities share them.
+    kilobytes for the histogram and, where there is `room` (None: always), 8 bytes an entry of the bins that a cut fell
+    into. Cuts of many densities share them.
     """
 
     stretches: Callable[[], Iterable[Entries]]
+    room: Room | None = None
     _bins: npt.NDArray[np.int64] | None = None
     _counts: npt.NDArray[np.int64] | None = None
     _sorted: dict[int, npt.NDArray[np.uint64]] = field(default_factory=dict)
@@ -141,11 +144,13 @@ class MagnitudeOrder:
         return self._bins, self._counts
 
     def _bin(self, upper: int, size: int) -> npt.NDArray[np.uint64]:
-        if upper not in self._sorted:
+        keys = self._sorted.get(upper)
+        if keys is None:
             keys = np.empty(size, dtype=np.uint64)
             filled = 0
             for stretch in self.stretches():
                 filled = kernels.collect_magnitudes(stretch.values, stretch.start, upper, keys, filled)
             keys.sort()
-            self._sorted[upper] = keys
-        return self._sorted[upper]
+            if self.room is None or self.room.take(keys.nbytes):
+                self._sorted[upper] = keys
+        return keys

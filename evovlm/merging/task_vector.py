@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,28 +13,13 @@ from evovlm.merging import kernels
 from evovlm.merging.floats import STORED, Raw, Vector, narrow, widen
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.safetensors_file import TensorPlace
-from evovlm.merging.scratch import Scratch
+from evovlm.merging.scratch import Room, Scratch
 from evovlm.merging.selection import Entries, MagnitudeOrder, draw_halves, draw_key
 
 PIECE = 1 << 18
 """Entries that are read, merged and written at a time: few enough for the cache, enough to keep a thread busy."""
 
 _FLOAT32 = np.dtype(np.float32)
-
-
-@dataclass(slots=True, eq=False)
-class Room:
-    """Memory that may be spent on what candidates of a search share; any thread takes from it."""
-
-    left_bytes: int
-    _lock: Lock = field(default_factory=Lock)
-
-    def take(self, size_bytes: int) -> bool:
-        """Take so many bytes; return False when there are fewer left."""
-        with self._lock:
-            fits = size_bytes <= self.left_bytes
-            self.left_bytes -= size_bytes if fits else 0
-            return fits
 
 
 class Stretch(NamedTuple):
@@ -218,7 +202,7 @@ class TaskVectors:
                 yield Entries(piece.start, piece.parts[0])
 
         if index not in self._orders:
-            self._orders[index] = MagnitudeOrder(entries)
+            self._orders[index] = MagnitudeOrder(entries, room=self.room)
         return self._orders[index]
 
     def variance_order(self) -> MagnitudeOrder:
@@ -231,7 +215,7 @@ class TaskVectors:
                 yield Entries(piece.start, varied)
 
         if -1 not in self._orders:
-            self._orders[-1] = MagnitudeOrder(entries)
+            self._orders[-1] = MagnitudeOrder(entries, room=self.room)
         return self._orders[-1]
 
     def gram(self) -> npt.NDArray[np.float64]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from evovlm.merging import kernels
 from evovlm.merging.floats import narrow, widen
+from evovlm.merging.scratch import Room
 from evovlm.merging.selection import (
     ALL,
     NOTHING,
@@ -255,3 +256,19 @@ def test_an_inner_product_does_not_depend_on_where_the_vectors_lie() -> None:
         room = np.zeros((2, 1000 + offset), dtype=np.float32)
         room[:, offset:] = left, right
         assert kernels.dot(room[0, offset:], room[1, offset:]) == once
+
+
+def test_without_room_a_cut_is_worked_out_again_and_is_the_same() -> None:
+    values = np.random.default_rng(0).normal(size=3000).astype(np.float32)
+    asked = 0
+
+    def stretches() -> list[Entries]:
+        nonlocal asked
+        asked += 1
+        return [Entries(0, values)]
+
+    kept, forgetful = MagnitudeOrder(stretches), MagnitudeOrder(stretches, room=Room(0))
+    assert kept.cut(700) == kept.cut(700)
+    assert asked == 2  # the histogram, and one bin
+    assert forgetful.cut(700) == forgetful.cut(700) == kept.cut(700)
+    assert asked == 5
