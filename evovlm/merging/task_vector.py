@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +83,7 @@ class TaskVectors:
     _row_grams: npt.NDArray[np.float64] | None = None
     _largest: dict[int, float] = field(default_factory=dict)
     _sums: dict[int, int] = field(default_factory=dict)
-    _raws: dict[tuple[int, int], npt.NDArray[Any]] = field(default_factory=dict)
+    _raws: dict[tuple[int, int, bool], npt.NDArray[Any]] = field(default_factory=dict)
     _upper_draws: dict[tuple[int, int], npt.NDArray[np.uint16]] = field(default_factory=dict)
     _looked_at: set[tuple[int, str]] = field(default_factory=set)
 
@@ -124,11 +124,13 @@ class TaskVectors:
         is_usual = not as_float32 and len(chosen) == len(self.sources)
         first = only[0] if only else 0
         in_a_row = not as_float32 and only == tuple(range(first, first + len(only)))
-        kept = self._raws.get((stretch.start, stretch.size)) if in_a_row else None
+        # Others may go by these very caches without the base.
+        key = (stretch.start, stretch.size, self.base is not None)
+        kept = self._raws.get(key) if in_a_row else None
         if kept is None and is_usual and self.room is not None and self.room.take(size_bytes):
             kept = np.empty(len(models) * stretch.size, dtype=kind)
             self._read_all(models, stretch, kept.reshape(len(models), stretch.size))
-            self._raws[stretch.start, stretch.size] = kept
+            self._raws[key] = kept
         if kept is not None:
             rows = kept.reshape(-1, stretch.size)
             yield rows[first : first + len(chosen)], rows[-1] if self.base is not None else kept[:0]
@@ -190,9 +192,12 @@ class TaskVectors:
 
     def copy(self, index: int, stretch: Stretch, out: Raw) -> None:
         """Write a stretch of one source itself, not of its task vector, into `out`, rounded to what it holds."""
-        alone = replace(self, base=None, sources=(self.sources[index],))
-        with alone.widened(stretch) as piece:
-            narrow(piece.parts[0], out)
+        model = self.sources[index]
+        with Scratch(stretch.size, model.dtype) as raw, Scratch(stretch.size, _FLOAT32) as values:
+            model.read(stretch.offsets[model.label], raw)
+            widen(raw, values)
+            self._look_at(model, stretch.start, values)
+            narrow(values, out)
 
     def magnitudes(self, index: int) -> MagnitudeOrder:
         """Return the order of a source's entries by magnitude."""

@@ -134,6 +134,18 @@ def test_one_source_of_weight_1_and_density_1_gives_it_bit_for_bit(
     assert same_bytes(merge_all(recipe), whole(models, source))
 
 
+@pytest.mark.parametrize("method", ["dare_ties", "ties", "linear", "slerp"])
+def test_a_source_alone_is_itself_after_and_before_other_candidates(models: Path, method: str) -> None:
+    recipe = recipe_of(models, method)
+    merger = Merger.open(recipe, threads=1, room_bytes=1 << 30)
+    usual = merge_all(recipe)
+    for _ in range(2):
+        for alone in recipe.sources:
+            numbers = {name: SourceParameters(weight=float(name == alone)) for name in recipe.sources}
+            assert same_bytes(merge_all(recipe.with_parameters(numbers), merger=merger), whole(models, alone))
+        assert same_bytes(merge_all(recipe, merger=merger), usual)
+
+
 def test_units_are_embedding_blocks_and_head(models: Path) -> None:
     recipe = make_recipe(models, {"math": ((0.0, 1.0, 0.0, 1.0), 1.0)}, method="task_arithmetic")
     merged, base, math = merge_all(recipe), whole(models, "base"), whole(models, "math")
