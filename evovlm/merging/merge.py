@@ -49,7 +49,10 @@ class Sink(Protocol):
 def default_threads() -> int:
     """Return how many threads work at a time: OMP_NUM_THREADS, else as many as there are processors for us."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    # macOS cannot tell which processors are ours.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
