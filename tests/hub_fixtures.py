@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from evovlm.recipes import hub as hub_models
 from tests.hub_server import HubServer
 
 OpenHub = Callable[[Mapping[str, Path]], HubServer]
@@ -18,6 +19,8 @@ def open_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     home = tmp_path_factory.mktemp("hf-home")
 
     def serve(models: Mapping[str, Path]) -> HubServer:
+        # Listings are kept by address, and the system gives a closed server's port to the next.
+        hub_models._look_up.cache_clear()
         hub = HubServer(models)
         opened.append(hub.__enter__())
         # huggingface_hub read the environment when it was imported; what it read is what it uses.
