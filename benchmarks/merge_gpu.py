@@ -23,7 +23,8 @@ import torch
 
 from evovlm.merging.combination import Combination, Election, KeepBetween, Term
 from evovlm.merging.gpu import GpuCombiner
-from evovlm.merging.methods import METHODS, MethodInputs
+from evovlm.merging.method_functions import MethodInputs
+from evovlm.merging.methods import METHODS
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.selection import NOTHING, Cut
 from evovlm.merging.task_vector import TaskVectors

@@ -5,8 +5,8 @@ either all count or only those with the elected sign. What a method needs to kno
 cuts) is in the factors and cuts beforehand, so the entries are walked over once, and no whole tensor is ever in memory.
 
 Arithmetic (float32, one rounding an operation, sources in the order of their names):
-part_i = (d_i first_i) second_i where kept, else 0; mix = sum part_i, or the elected mix; mix / divisor; mix lambda; b
-+ mix.
+part_i = (d_i first_i) second_i where kept, else 0; mix = sum part_i, or the elected mix; then mix / divisor,
+mix lambda, b + mix.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,9 @@ import numpy.typing as npt
 from evovlm.merging import kernels
 from evovlm.merging.combine_kernel import BETWEEN, DRAWN, Joining, Sources, combine_entries
 from evovlm.merging.floats import Raw, Vector
-from evovlm.merging.scratch import Scratch
 from evovlm.merging.selection import ALL, Cut, draw_halves, draws, round_keys
 from evovlm.merging.task_vector import Piece, Stretch, TaskVectors
 
-_FLOAT32 = np.dtype(np.float32)
 _NO_DRAWS = np.empty((0, 0), dtype=np.uint16)
 LEAST_DIVISOR = 0.1
 """A divisor is never nearer to 0 than this share of the sum of the absolute weights."""
@@ -133,30 +131,22 @@ class Combination:
 def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch, out: Raw) -> None:
     """Write the merged entries of a stretch into `out`, rounded to what it holds."""
     terms = combination.terms
+    only = tuple(term.index for term in terms)
     plain = out if out.dtype in (np.uint16, np.float32) else np.empty(stretch.size, dtype=np.float32)
     by_hand = any(not isinstance(term.keep, (KeepDrawn, KeepBetween, type(None))) for term in terms)
     if combination.varying is not None or by_hand:
-        with Scratch(len(terms) * stretch.size, _FLOAT32) as flat:
-            parts = flat.reshape(len(terms), stretch.size)
-            _prepare(vectors, combination, stretch, parts)
-            with vectors.loaded(stretch, only=(), as_float32=True) as (_, raw_base):
-                _run(vectors, combination, stretch, parts, raw_base, plain, prepared=True)
+        with vectors.widened(stretch, only=only) as piece:
+            if combination.varying is not None:
+                drop_steady(piece, combination.varying)
+            for term, part in zip(terms, piece.parts, strict=True):
+                scale(term, part, start=piece.start, row_length=vectors.row_length)
+            base = piece.parts[:0].reshape(-1) if piece.base is None else piece.base
+            _run(vectors, combination, stretch, piece.parts, base, plain, prepared=True)
     else:
-        with vectors.loaded(stretch, only=tuple(term.index for term in terms)) as (raws, raw_base):
+        with vectors.loaded(stretch, only=only) as (raws, raw_base):
             _run(vectors, combination, stretch, raws, raw_base, plain, prepared=False)
     if plain is not out:
         np.copyto(out, plain, casting="same_kind")
-
-
-def _prepare(vectors: TaskVectors, combination: Combination, stretch: Stretch, parts: npt.NDArray[np.float32]) -> None:
-    """Write what goes by rows or by variance into `parts`: each source's entries, kept and scaled."""
-    only = tuple(term.index for term in combination.terms)
-    with vectors.widened(stretch, only=only) as piece:
-        if combination.varying is not None:
-            drop_steady(piece, combination.varying)
-        for term, part in zip(combination.terms, piece.parts, strict=True):
-            scale(term, part, start=piece.start, row_length=vectors.row_length)
-        parts[:] = piece.parts
 
 
 def _run(
@@ -171,7 +161,8 @@ def _run(
 ) -> None:
     terms = () if prepared else combination.terms
     k = len(combination.terms)
-    row_start = stretch.start - stretch.start // vectors.row_length * vectors.row_length
+    first_row, row_start = divmod(stretch.start, vectors.row_length)
+    n_rows = -(-(row_start + stretch.size) // vectors.row_length)
     combine_entries(
         raws,
         raw_base,
@@ -179,13 +170,13 @@ def _run(
         stretch.start,
         row_start,
         vectors.row_length,
-        _sources(terms, k, first_row=stretch.start // vectors.row_length),
+        _sources(terms, k, rows=slice(first_row, first_row + n_rows)),
         _joining(combination, subtract=not prepared and len(raw_base) > 0),
         out,
     )
 
 
-def _sources(terms: tuple[Term, ...], k: int, *, first_row: int) -> Sources:
+def _sources(terms: tuple[Term, ...], k: int, *, rows: slice) -> Sources:
     """Return the terms as arrays; without terms, k sources that are taken as they are."""
     drawn = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepDrawn)}
     between = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepBetween)}
@@ -200,7 +191,7 @@ def _sources(terms: tuple[Term, ...], k: int, *, first_row: int) -> Sources:
         high_lasts=np.zeros(k, dtype=np.int64),
         firsts=np.ones(k, dtype=np.float32),
         seconds=np.ones(k, dtype=np.float32),
-        row_factors=_row_factors(terms, first_row=first_row),
+        row_factors=_row_factors(terms, rows),
     )
     for i, keep in drawn.items():
         sources.ways[i], sources.limits[i] = DRAWN, keep.limit
@@ -214,8 +205,8 @@ def _sources(terms: tuple[Term, ...], k: int, *, first_row: int) -> Sources:
     return sources
 
 
-def _row_factors(terms: tuple[Term, ...], *, first_row: int) -> npt.NDArray[np.float32]:
-    columns = [term.row_factors[first_row:] for term in terms if term.row_factors is not None]
+def _row_factors(terms: tuple[Term, ...], rows: slice) -> npt.NDArray[np.float32]:
+    columns = [term.row_factors[rows] for term in terms if term.row_factors is not None]
     return np.stack(columns) if columns else np.empty((0, 0), dtype=np.float32)
 
 

@@ -13,7 +13,8 @@ from evovlm.errors import ConfigError
 from evovlm.merging.combination import Combination, combine
 from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings
 from evovlm.merging.floats import STORED, Raw, narrow, widen
-from evovlm.merging.methods import Method, MethodInputs, check_parameters, get_method
+from evovlm.merging.method_functions import MethodInputs
+from evovlm.merging.methods import Method, check_parameters, get_method
 from evovlm.merging.result_layout import ResultLayout
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.scratch import Room, Scratch

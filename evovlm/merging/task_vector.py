@@ -105,25 +105,21 @@ class TaskVectors:
                 )
 
     @contextmanager
-    def loaded(
-        self, stretch: Stretch, *, only: tuple[int, ...], as_float32: bool = False
-    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    def loaded(self, stretch: Stretch, *, only: tuple[int, ...]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         """Lend a stretch of the sources whose numbers `only` gives, (k, n), and of the base, (n,) or empty, as stored.
 
-        They are only to be read.
-
-        bfloat16 stays as it is (uint16) where all models have it and `as_float32` does not ask for more; else all come
-        as float32. Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
+        They are only to be read. bfloat16 stays as it is (uint16) where all models have it; else all come as float32.
+        Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
         """
         chosen = [self.sources[index] for index in only]
         models = [*chosen, *([self.base] if self.base is not None else [])]
-        as_stored = not as_float32 and all(model.dtype == np.uint16 for model in models)
+        as_stored = all(model.dtype == np.uint16 for model in models)
         kind = np.dtype(np.uint16) if as_stored else _FLOAT32
         size_bytes = len(models) * stretch.size * kind.itemsize
         # What every candidate with weight on all sources asks for is worth its memory.
-        is_usual = not as_float32 and len(chosen) == len(self.sources)
+        is_usual = len(chosen) == len(self.sources)
         first = only[0] if only else 0
-        in_a_row = not as_float32 and only == tuple(range(first, first + len(only)))
+        in_a_row = only == tuple(range(first, first + len(only)))
         # Others may go by these very caches without the base.
         key = (stretch.start, stretch.size, self.base is not None)
         kept = self._raws.get(key) if in_a_row else None

@@ -8,7 +8,8 @@ import torch
 
 from evovlm.merging.combination import Combination, combine
 from evovlm.merging.floats import Raw
-from evovlm.merging.methods import METHODS, MethodInputs
+from evovlm.merging.method_functions import MethodInputs
+from evovlm.merging.methods import METHODS
 from evovlm.merging.row_plan import RowPlan
 from evovlm.merging.task_vector import TaskVectors
 from evovlm.recipes.recipe import MergeSettings
