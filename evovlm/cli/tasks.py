@@ -16,7 +16,7 @@ def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table 
             "description": task.description,
             "splits": sorted(task.splits, reverse=True),
             "needs_images": task.needs_images,
-            "metric": task.metric,
+            "metric": str(task.scoring),
             "prompt": task.prompt,
             "max_new_tokens": task.decoding.max_new_tokens,
             "beams": task.decoding.beams,
@@ -34,5 +34,5 @@ def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table 
         table.add_column(heading, no_wrap=True)
     table.add_column("what it asks")
     for task in TASKS.values():
-        table.add_row(task.name, ", ".join(sorted(task.splits, reverse=True)), task.metric, task.description)
+        table.add_row(task.name, ", ".join(sorted(task.splits, reverse=True)), str(task.scoring), task.description)
     Console().print(table)

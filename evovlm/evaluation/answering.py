@@ -4,26 +4,29 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from evovlm.errors import TaskError
 from evovlm.models.generation import generate
-from evovlm.models.image_features import project_images
 from evovlm.models.loading import LoadedModel
-from evovlm.models.prompt import Prompt, prepare_prompt
+from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import get_task
-from evovlm.tasks.metrics import METRICS, SampleScore
-from evovlm.tasks.task import Sample, Split, Task
+from evovlm.tasks.metrics import score_answer
+from evovlm.tasks.scoring import SampleScore
+from evovlm.tasks.task import Decoding, Sample, Split, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChoice:
-    """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data lies."""
+    """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data lies.
+
+    `decoding` names one of the task's cheaper ways to decode; None is its own.
+    """
 
     name: str
+    decoding: str | None = None
     limit: int | None = None
     weight: float = 1.0
     data: Path | None = None
@@ -76,6 +79,7 @@ def task_score(scores: Sequence[SampleScore]) -> TaskScore:
         japanese=sum(score.japanese for score in scores) / n,
         per_sample=tuple(score.score for score in scores),
         n=n,
+        unscored=sum(score.unscored is not None for score in scores),
     )
 
 
@@ -84,8 +88,9 @@ class PreparedTask:
     """A task's samples as prompts of one model: tokenised, with the projected features of their pictures."""
 
     task: Task
+    decoding: Decoding
     samples: tuple[Sample, ...]
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[Prompt | Unanswerable, ...]
     _scored: dict[tuple[int, str], SampleScore] = field(default_factory=dict)
 
     @classmethod
@@ -101,36 +106,31 @@ class PreparedTask:
                 "    Name a vision-language model, or a text task."
             )
         samples = task.samples(split, limit=choice.limit, data=choice.data)
-        pictures: dict[str, Any] = {
-            sample.image.key: sample.image.load() for sample in samples if sample.image is not None
-        }
-        features = project_images(loaded, pictures) if pictures else {}
-        prompts = tuple(
-            prepare_prompt(
-                loaded,
-                task.prompt_text(sample),
-                features=features[sample.image.key] if sample.image is not None else None,
-            )
-            for sample in samples
-        )
-        return cls(task=task, samples=samples, prompts=prompts)
+        prompts = prepare_prompts(loaded, [task.ask(sample) for sample in samples])
+        return cls(task=task, decoding=task.decoding_named(choice.decoding), samples=samples, prompts=prompts)
 
     def answer(self, loaded: LoadedModel) -> ScoredTask:
         """Generate and score every answer. Raises FloatingPointError when the logits are not finite."""
         started = time.perf_counter()
-        generated = generate(loaded, self.prompts, decoding=self.task.decoding)
+        asked = {index: prompt for index, prompt in enumerate(self.prompts) if isinstance(prompt, Prompt)}
+        generated = generate(loaded, tuple(asked.values()), decoding=self.decoding)
+        texts = dict(zip(asked, generated.texts, strict=True))
         generating = time.perf_counter()
         answers = tuple(
-            Answer(sample=sample, text=text, score=self._score(index, text))
-            for index, (sample, text) in enumerate(zip(self.samples, generated.texts, strict=True))
+            Answer(sample=sample, text=texts.get(index, ""), score=self._score(index, texts.get(index)))
+            for index, sample in enumerate(self.samples)
         )
         seconds = {"generate": generating - started, "score": time.perf_counter() - generating}
         return ScoredTask(task=self.task, answers=answers, tokens=generated.tokens, seconds=seconds)
 
-    def _score(self, index: int, text: str) -> SampleScore:
+    def _score(self, index: int, text: str | None) -> SampleScore:
+        prompt = self.prompts[index]
+        if text is None:
+            reason = prompt.reason if isinstance(prompt, Unanswerable) else "no answer"
+            return SampleScore(score=0.0, ungated=0.0, japanese=False, unscored=reason)
         key = (index, text)
         if key not in self._scored:
-            self._scored[key] = METRICS[self.task.metric].score(self.samples[index], text)
+            self._scored[key] = score_answer(self.task.scoring, self.samples[index], text)
         return self._scored[key]
 
 

@@ -2,12 +2,43 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from evovlm.models.backbone import Backbone
+from evovlm.models.image_features import project_images
 from evovlm.models.loading import LoadedModel
+
+
+class Picture(Protocol):
+    """A picture that is read when it is needed; different pictures have different keys."""
+
+    @property
+    def key(self) -> str: ...
+
+    def load(self) -> Any: ...
+
+
+class Asked(Protocol):
+    """What a model is asked: a whole prompt with `<image>` where each picture goes, or a message for its template."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def images(self) -> Sequence[Picture]: ...
+    @property
+    def chat(self) -> bool: ...
+    @property
+    def system(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unanswerable:
+    """Why a question cannot be put to a model: its prompt is longer than the context, a picture cannot be read."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -16,6 +47,16 @@ class Prompt:
 
     ids: Tensor
     features: Tensor | None = None
+
+
+def prepare_prompts(loaded: LoadedModel, asked: Sequence[Asked]) -> tuple[Prompt | Unanswerable, ...]:
+    """Turn questions into prompts of one model, in order: everything that no merge changes, computed once."""
+    pictures = {picture.key: picture for question in asked for picture in question.images}
+    features = project_images(loaded, {key: picture.load() for key, picture in pictures.items()}) if pictures else {}
+    return tuple(
+        prepare_prompt(loaded, question.text, features=features[question.images[0].key] if question.images else None)
+        for question in asked
+    )
 
 
 def prepare_prompt(loaded: LoadedModel, text: str, *, features: Tensor | None) -> Prompt:

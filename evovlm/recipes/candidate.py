@@ -31,7 +31,8 @@ class TaskScore:
     """How a model did on one task; every figure is in [0, 1], higher is better.
 
     `score` counts an answer only if it passes the language gate; `ungated` drops the gate; `japanese` is the share of
-    answers in Japanese; `per_sample` holds the scores of the `n` samples in the task's order.
+    answers in Japanese; `per_sample` holds the scores of the `n` samples in the task's order. `unscored` counts the
+    samples with nothing to score: no answer found in the text, or none to be had; they score 0.
     """
 
     score: float
@@ -39,6 +40,7 @@ class TaskScore:
     japanese: float
     per_sample: tuple[float, ...]
     n: int
+    unscored: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -186,6 +186,7 @@ def _row(entry: Entry) -> Mapping[str, object]:
             "ungated": score.ungated,
             "japanese": score.japanese,
             "n": score.n,
+            "unscored": score.unscored,
             "per_sample": [round(value, 6) for value in score.per_sample],
         }
         for name, score in outcome.scores.items()
@@ -206,6 +207,7 @@ def _entry(row: Mapping[str, Any]) -> Entry:
                 ungated=score["ungated"],
                 japanese=score["japanese"],
                 n=score["n"],
+                unscored=score["unscored"],
                 per_sample=tuple(score["per_sample"]),
             )
             for name, score in row["scores"].items()

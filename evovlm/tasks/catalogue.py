@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from evovlm.errors import TaskError
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks import emoji, gsm8k_ja, ja_vg_vqa, ja_vlm_bench, mgsm_ja, word_problems
+from evovlm.tasks.scoring import Scoring
 from evovlm.tasks.task import Decoding, Split, Task
 
 _BOTH = frozenset({Split.SEARCH, Split.REPORT})
@@ -17,7 +18,7 @@ _ROWS = (
         name="word_problems_ja",
         description="word problems of one to three steps, in Japanese (embedded)",
         prompt="zoo-problem-ja",
-        metric="accuracy_ja",
+        scoring=Scoring(metric="accuracy", gate="script"),
         decoding=Decoding(max_new_tokens=72),
         load=word_problems.load_ja,
         needs_images=False,
@@ -27,7 +28,7 @@ _ROWS = (
         name="word_problems_en",
         description="the same word problems in English (embedded)",
         prompt="zoo-problem-en",
-        metric="accuracy",
+        scoring=Scoring(metric="accuracy"),
         decoding=Decoding(max_new_tokens=72),
         load=word_problems.load_en,
         needs_images=False,
@@ -37,7 +38,7 @@ _ROWS = (
         name="emoji_ja",
         description="what small pictures of emoji show, in Japanese (embedded)",
         prompt="zoo-picture-ja",
-        metric="rouge_l_ja_script",
+        scoring=Scoring(metric="rouge_l_ja", gate="script"),
         decoding=Decoding(max_new_tokens=24),
         load=emoji.load_ja,
         needs_images=True,
@@ -47,7 +48,7 @@ _ROWS = (
         name="emoji_en",
         description="the same pictures in English (embedded)",
         prompt="zoo-picture-en",
-        metric="rouge_l",
+        scoring=Scoring(metric="rouge_l_ja"),
         decoding=Decoding(max_new_tokens=24),
         load=emoji.load_en,
         needs_images=True,
@@ -57,7 +58,7 @@ _ROWS = (
         name="gsm8k_ja",
         description="GSM8K test 250-1318 in Japanese, what the paper searches with (hub)",
         prompt="ja-alpaca-cot",
-        metric="accuracy_ja",
+        scoring=Scoring(metric="accuracy", gate="script"),
         decoding=_PAPER_MATH,
         load=gsm8k_ja.load,
         needs_images=False,
@@ -67,7 +68,7 @@ _ROWS = (
         name="mgsm_ja",
         description="MGSM in Japanese, what the paper reports (hub)",
         prompt="ja-alpaca-cot",
-        metric="accuracy_ja_paper",
+        scoring=Scoring(metric="accuracy", extractor="paper", gate="fasttext"),
         decoding=_PAPER_MATH,
         load=mgsm_ja.load,
         needs_images=False,
@@ -77,7 +78,7 @@ _ROWS = (
         name="ja_vg_vqa",
         description="JA-VG-VQA-500, one question about each photograph (hub)",
         prompt="ja-shisa-vqa",
-        metric="rouge_l_ja",
+        scoring=Scoring(metric="rouge_l_ja", gate="fasttext"),
         decoding=_PAPER_PICTURES,
         load=ja_vg_vqa.load,
         needs_images=True,
@@ -87,7 +88,7 @@ _ROWS = (
         name="ja_vlm_bench",
         description="JA-VLM-Bench-In-the-Wild, photographs of Japan (hub)",
         prompt="ja-shisa-vqa",
-        metric="rouge_l_ja",
+        scoring=Scoring(metric="rouge_l_ja", gate="fasttext"),
         decoding=_PAPER_PICTURES,
         load=ja_vlm_bench.load,
         needs_images=True,

@@ -28,7 +28,7 @@ def load_questions(split: Split, files: Path | None, *, language: str) -> tuple[
                 id=str(row.get("id", number)),
                 question=str(value_of(row, "question", where=where)),
                 references=(str(value_of(row, "answer", where=where)),),
-                image=from_fields(picture),
+                images=(from_fields(picture),),
                 tags=frozenset(map(str, row.get("tags", ()))),
             )
         )

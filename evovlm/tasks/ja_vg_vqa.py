@@ -38,7 +38,7 @@ def _sample(row: Row, *, where: str) -> Sample:
         id=str(row.get("image_id", picture.key)),
         question=str(value_of(question, "question", where=where)),
         references=(str(value_of(question, "answer", where=where)),),
-        image=picture,
+        images=(picture,),
     )
 
 

@@ -24,7 +24,7 @@ def load(split: Split, files: Path | None) -> tuple[Sample, ...]:
             id=f"{number:03d}",
             question=str(value_of(row, "question", where=f"{where}, row {number}")),
             references=(str(value_of(row, "answer", where=f"{where}, row {number}")),),
-            image=picture_from_cell(value_of(row, "image", where=f"{where}, row {number}"), where=where),
+            images=(picture_from_cell(value_of(row, "image", where=f"{where}, row {number}"), where=where),),
         )
         for number, row in enumerate(rows, start=1)
     )

@@ -1,70 +1,72 @@
-"""How an answer is scored: a table of metrics, each from 0 (wrong) to 1 (right).
+"""How an answer is scored: a table of metrics, each from 0 (wrong) to 1 (right), and a language gate over them.
 
-The metrics that ask for Japanese score an answer in another language 0; the score it would have had is kept beside it.
+An answer that does not pass the gate scores 0; the score it would have had is kept beside it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from evovlm.errors import TaskError
 from evovlm.tasks.answers import EXTRACTORS
-from evovlm.tasks.japanese import fasttext_share, is_japanese_script
+from evovlm.tasks.gates import GATES
 from evovlm.tasks.rouge import rouge_l
-from evovlm.tasks.task import Sample
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleScore:
-    """The score of one answer, in [0, 1].
-
-    `ungated` is the score whatever the language; `japanese` whether the answer is Japanese, or had no need to be
-    because no reference is; `extracted` the number read from it, where the metric reads one.
-    """
-
-    score: float
-    ungated: float
-    japanese: bool
-    extracted: str | None = None
+from evovlm.tasks.sample import Sample
+from evovlm.tasks.scoring import Measured, SampleScore, Scoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One way to score an answer. `binary` says that every answer scores either 0 or 1."""
+    """One way to score an answer.
+
+    `binary` says that every answer scores either 0 or 1; `numeric` that it reads a number out of a worked solution:
+    then the language of the whole text counts, and no reference exempts from it.
+    """
 
     name: str
     description: str
     binary: bool
-    score: Callable[[Sample, str], SampleScore]
+    numeric: bool
+    measure: Callable[[Sample, str, Scoring], Measured]
 
 
-def score_answers(metric: str, samples: Sequence[Sample], texts: Sequence[str]) -> tuple[SampleScore, ...]:
+def score_answers(scoring: Scoring, samples: Sequence[Sample], texts: Sequence[str]) -> tuple[SampleScore, ...]:
     """Score one answer per sample. Raises TaskError when there is no such metric, ValueError for unequal lengths."""
-    if metric not in METRICS:
-        raise TaskError(f"There is no metric {metric!r}. The metrics are: {', '.join(sorted(METRICS))}.")
-    return tuple(METRICS[metric].score(sample, text) for sample, text in zip(samples, texts, strict=True))
+    if scoring.metric not in METRICS:
+        raise TaskError(f"There is no metric {scoring.metric!r}. The metrics are: {', '.join(sorted(METRICS))}.")
+    return tuple(score_answer(scoring, sample, text) for sample, text in zip(samples, texts, strict=True))
 
 
-def _surely_japanese(text: str) -> bool:
-    return fasttext_share(text) > 0.5
-
-
-def _probably_japanese(text: str) -> bool:
-    # The paper's code takes exactly one half for Japanese in the ROUGE metrics, and for foreign in the accuracy.
-    return fasttext_share(text) >= 0.5
-
-
-def _accuracy(
-    sample: Sample, text: str, *, extractor: str, is_japanese: Callable[[str], bool], gated: bool
-) -> SampleScore:
-    number = EXTRACTORS[extractor](text)
-    right = float(number is not None and any(_same(number, reference) for reference in sample.references))
-    japanese = is_japanese(text)
-    extracted = None if number is None else f"{number:.15g}"
-    return SampleScore(
-        score=right if japanese or not gated else 0.0, ungated=right, japanese=japanese, extracted=extracted
+def score_answer(scoring: Scoring, sample: Sample, text: str) -> SampleScore:
+    """Score one answer."""
+    metric = METRICS[scoring.metric]
+    return gated(
+        metric.measure(sample, text, scoring), sample=sample, text=text, gate=scoring.gate, numeric=metric.numeric
     )
+
+
+def gated(measured: Measured, *, sample: Sample, text: str, gate: str | None, numeric: bool) -> SampleScore:
+    """Return the score of what was measured, after the gate. Without a gate, Japanese is told by the script."""
+    chosen = GATES[gate or "script"]
+    japanese = chosen.passes(text, for_numbers=numeric)
+    # A reference such as "UFO" is no Japanese itself and asks for none.
+    free = [not numeric and not chosen.passes(reference) for reference in sample.references]
+    kept = [value for value, exempt in zip(measured.values, free, strict=True) if japanese or exempt or gate is None]
+    return SampleScore(
+        score=max(kept, default=0.0),
+        ungated=max(measured.values, default=0.0),
+        japanese=japanese or (gate is not None and all(free)),
+        extracted=measured.extracted,
+        unscored=measured.unscored,
+    )
+
+
+def _accuracy(sample: Sample, text: str, scoring: Scoring) -> Measured:
+    number = EXTRACTORS[scoring.extractor](text)
+    if number is None:
+        return Measured(values=(0.0,) * len(sample.references), unscored="no number found")
+    values = tuple(float(_same(number, reference)) for reference in sample.references)
+    return Measured(values=values, extracted=f"{number:.15g}")
 
 
 def _same(number: float, reference: str) -> bool:
@@ -77,53 +79,24 @@ def _same(number: float, reference: str) -> bool:
         ) from problem
 
 
-def _rouge(sample: Sample, text: str, *, is_japanese: Callable[[str], bool], gated: bool) -> SampleScore:
-    japanese = is_japanese(text)
-    plain = [rouge_l(reference, text) for reference in sample.references]
-    # A reference such as "UFO" is no Japanese itself and asks for none.
-    free = [not is_japanese(reference) for reference in sample.references]
-    kept = [value for value, exempt in zip(plain, free, strict=True) if japanese or exempt or not gated]
-    return SampleScore(
-        score=max(kept, default=0.0), ungated=max(plain, default=0.0), japanese=japanese or (gated and all(free))
-    )
+def _rouge_l(sample: Sample, text: str, _scoring: Scoring) -> Measured:
+    return Measured(values=tuple(rouge_l(reference, text) for reference in sample.references))
 
 
 _ROWS = (
     Metric(
-        name="accuracy_ja",
-        description="the number is right and the answer is written in Japanese (script)",
-        binary=True,
-        score=partial(_accuracy, extractor="robust", is_japanese=is_japanese_script, gated=True),
-    ),
-    Metric(
         name="accuracy",
-        description="the number is right, in any language",
+        description="the number that the answer ends in is right",
         binary=True,
-        score=partial(_accuracy, extractor="robust", is_japanese=is_japanese_script, gated=False),
-    ),
-    Metric(
-        name="accuracy_ja_paper",
-        description="as in the paper: its reading of numbers, slips included, and p(ja) > 0.5 by fastText",
-        binary=True,
-        score=partial(_accuracy, extractor="paper", is_japanese=_surely_japanese, gated=True),
+        numeric=True,
+        measure=_accuracy,
     ),
     Metric(
         name="rouge_l_ja",
-        description="as in the paper: ROUGE-L over MeCab words, 0 unless Japanese (p(ja) >= 0.5 by fastText)",
+        description="as in the paper: ROUGE-L (F1) over MeCab words",
         binary=False,
-        score=partial(_rouge, is_japanese=_probably_japanese, gated=True),
-    ),
-    Metric(
-        name="rouge_l_ja_script",
-        description="ROUGE-L over MeCab words, 0 unless Japanese (script); for answers of a word or two",
-        binary=False,
-        score=partial(_rouge, is_japanese=is_japanese_script, gated=True),
-    ),
-    Metric(
-        name="rouge_l",
-        description="ROUGE-L over MeCab words, in any language",
-        binary=False,
-        score=partial(_rouge, is_japanese=is_japanese_script, gated=False),
+        numeric=False,
+        measure=_rouge_l,
     ),
 )
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _ROWS}
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ROWS}

@@ -4,8 +4,10 @@ Zoo problem: "問題: 店にあめが41個あります。6個売れました。�
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from evovlm.errors import TaskError
+from evovlm.tasks.sample import ImageSource, Sample
 
 # The question is put in with str.replace: it may hold braces of its own.
 SLOT = "{input}"
@@ -37,8 +39,28 @@ PROMPTS: Mapping[str, str] = {
 }
 
 
-def fill_prompt(name: str, question: str) -> str:
-    """Return the prompt of that name with the question in it. Raises TaskError when there is no such prompt."""
-    if name not in PROMPTS:
-        raise TaskError(f"There is no prompt '{name}'. The prompts are: {', '.join(sorted(PROMPTS))}.")
-    return PROMPTS[name].replace(SLOT, question)
+CHAT = "chat"
+"""The prompt that is the model's own chat template."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a model is asked.
+
+    `text` is the whole prompt, in which `<image>` stands where each of the `images` goes; with `chat` it is the user's
+    message alone, for the model's own chat template (with `system` as the system message), the pictures before it.
+    """
+
+    text: str
+    images: tuple[ImageSource, ...] = ()
+    chat: bool = False
+    system: str | None = None
+
+
+def ask(prompt: str, sample: Sample) -> Question:
+    """Return the question of a sample, put into the prompt of that name. Raises TaskError for an unknown prompt."""
+    if prompt == CHAT:
+        return Question(text=sample.question, images=sample.images, chat=True)
+    if prompt not in PROMPTS:
+        raise TaskError(f"There is no prompt '{prompt}'. The prompts are: {CHAT}, {', '.join(sorted(PROMPTS))}.")
+    return Question(text=PROMPTS[prompt].replace(SLOT, sample.question), images=sample.images)

@@ -40,13 +40,21 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One question with every answer that counts as right; `tags` name the subsets a report shows separately."""
+    """One question with every answer that counts as right.
+
+    `images` are the pictures it asks about, in order; `choices` the options of a multiple-choice question, whose
+    references are letters (A for the first). `tags` name the subsets a report shows separately. `origin` says which
+    question of a published set this one is, whatever its language (`gsm8k-test/17`), so that a search is kept from
+    seeing a translation of what it is reported on.
+    """
 
     id: str
     question: str
     references: tuple[str, ...]
-    image: ImageSource | None = None
+    images: tuple[ImageSource, ...] = ()
+    choices: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()
+    origin: str | None = None
 
 
 def check_samples(samples: tuple[Sample, ...], *, where: str) -> tuple[Sample, ...]:

@@ -1,12 +1,14 @@
 """What a task is: samples of two splits, how they are asked, how long the answer may be and how it is scored."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evovlm.errors import TaskError
-from evovlm.tasks.prompts import fill_prompt
+from evovlm.recipes.problems import did_you_mean
+from evovlm.tasks.prompts import Question, ask
 from evovlm.tasks.sample import ImageSource, Sample, Split, parse_split
+from evovlm.tasks.scoring import Scoring
 
 __all__ = ["Decoding", "ImageSource", "Sample", "Split", "Task", "parse_split"]
 
@@ -25,18 +27,24 @@ class Decoding:
 class Task:
     """A set of questions and all that is needed to score a model on them.
 
-    `prompt` names a row of PROMPTS and `metric` a row of METRICS. `load` takes a split and, optionally, where the data
-    lies instead of its usual place.
+    `prompt` names a row of PROMPTS. `decoding` is used unless another is asked for: `cheaper` holds those by name.
+    `load` takes a split and, optionally, where the data lies instead of its usual place. `hub_id` and `licence` are
+    those of the data, None where it is embedded or the user's own; `contaminated` names models known to have been
+    trained on it.
     """
 
     name: str
     description: str
     prompt: str
-    metric: str
+    scoring: Scoring
     decoding: Decoding
+    cheaper: Mapping[str, Decoding] = field(default_factory=dict)
     load: Callable[[Split, Path | None], tuple[Sample, ...]]
     needs_images: bool
     splits: frozenset[Split]
+    hub_id: str | None = None
+    licence: str | None = None
+    contaminated: tuple[str, ...] = ()
 
     def samples(self, split: Split, *, limit: int | None = None, data: Path | None = None) -> tuple[Sample, ...]:
         """Return the samples of a split in their fixed order, the first `limit` of them when it is given.
@@ -54,6 +62,17 @@ class Task:
             raise TaskError(f"The task {self.name} was limited to {limit} samples. Ask for at least 1.")
         return self.load(split, data)[:limit]
 
-    def prompt_text(self, sample: Sample) -> str:
-        """Return the text a model is given for a sample."""
-        return fill_prompt(self.prompt, sample.question)
+    def ask(self, sample: Sample) -> Question:
+        """Return what a model is asked for a sample."""
+        return ask(self.prompt, sample)
+
+    def decoding_named(self, name: str | None) -> Decoding:
+        """Return the decoding of that name, the task's own for None. Raises TaskError when it has no such."""
+        if name is None:
+            return self.decoding
+        if name not in self.cheaper:
+            raise TaskError(
+                f"The task {self.name} has no decoding '{name}'{did_you_mean(name, self.cheaper)} "
+                f"It has: {', '.join(self.cheaper) or 'only its own'}."
+            )
+        return self.cheaper[name]

@@ -8,7 +8,7 @@ from evovlm.errors import TaskError
 from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice, score_model, task_score
 from evovlm.models.loading import load_model
 from evovlm.tasks.catalogue import get_task
-from evovlm.tasks.metrics import SampleScore
+from evovlm.tasks.scoring import SampleScore
 from evovlm.tasks.task import Sample, Split
 
 

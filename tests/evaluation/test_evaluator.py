@@ -229,16 +229,16 @@ def test_a_search_without_a_task_that_counts_is_refused(models: Path, problems: 
 def test_every_distinct_picture_is_projected_once(
     models: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evovlm.evaluation import answering
+    from evovlm.models import prompt
 
     seen: list[int] = []
-    project = answering.project_images
+    project = prompt.project_images
 
     def counting(loaded: object, images: dict[str, object]) -> dict[str, torch.Tensor]:
         seen.append(len(images))
         return project(loaded, images)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(answering, "project_images", counting)
+    monkeypatch.setattr(prompt, "project_images", counting)
     merge = template(models, host="vlm")
     evaluator = Evaluator.open(merge, tasks=[TaskChoice(name="emoji_ja", data=pictures)], device="cpu")
     evaluator.evaluate(recipe(merge, 0.5, 0.5))

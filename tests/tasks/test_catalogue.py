@@ -8,10 +8,12 @@ from typer.testing import CliRunner
 
 from evovlm.cli.tasks import tasks as tasks_command
 from evovlm.errors import TaskError
+from evovlm.tasks.answers import EXTRACTORS
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.emoji_pictures import PictureSpec
+from evovlm.tasks.gates import GATES
 from evovlm.tasks.metrics import METRICS
-from evovlm.tasks.prompts import PROMPTS, SLOT, fill_prompt
+from evovlm.tasks.prompts import PROMPTS, SLOT, ask
 from evovlm.tasks.task import Sample, Split, Task, parse_split
 from tests.tasks.public_data import public_file
 
@@ -22,6 +24,10 @@ PICTURE = {
 }
 
 
+def asked(question: str) -> Sample:
+    return Sample(id="1", question=question, references=("1",))
+
+
 def write_lines(path: Path, *rows: object) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -30,7 +36,9 @@ def write_lines(path: Path, *rows: object) -> Path:
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_every_row_names_a_prompt_and_a_metric_that_exist(task: Task) -> None:
     assert task.prompt in PROMPTS
-    assert task.metric in METRICS
+    assert task.scoring.metric in METRICS
+    assert task.scoring.gate is None or task.scoring.gate in GATES
+    assert task.scoring.extractor in EXTRACTORS
     assert task.splits
     assert task.needs_images == ("<image>" in PROMPTS[task.prompt])
 
@@ -41,16 +49,16 @@ def test_every_prompt_has_one_slot(prompt: str) -> None:
 
 
 def test_a_question_with_braces_goes_into_the_prompt_as_it_is() -> None:
-    assert fill_prompt("zoo-problem-ja", "{input} と {x}") == "問題: {input} と {x}\n答え:"
+    assert ask("zoo-problem-ja", asked("{input} と {x}")).text == "問題: {input} と {x}\n答え:"
 
 
 def test_an_unknown_prompt_is_an_error() -> None:
-    with pytest.raises(TaskError, match="The prompts are: heron"):
-        fill_prompt("herron", "")
+    with pytest.raises(TaskError, match="The prompts are: chat, heron"):
+        ask("herron", asked(""))
 
 
 def test_the_prompt_of_the_paper() -> None:
-    assert fill_prompt("ja-alpaca-cot", "問い") == (
+    assert ask("ja-alpaca-cot", asked("問い")).text == (
         "以下に、あるタスクを説明する指示があります。リクエストを適切に完了するための回答を日本語で記述してください。"
         "一歩一歩考えましょう。\n\n### 指示:\n問い\n\n### 応答:"
     )
@@ -156,7 +164,7 @@ def test_word_problems_are_asked_for_their_number(tmp_path: Path, language: str)
     (sample,) = task.samples(Split.SEARCH, data=tmp_path)
     assert sample == Sample(id="search-000", question="6+7?", references=("13",), tags=frozenset({"steps-1"}))
     assert task.samples(Split.REPORT, data=tmp_path)[0].id == "report-000"
-    assert task.prompt_text(sample).split(": ", 1)[1].startswith("6+7?\n")
+    assert task.ask(sample).text.split(": ", 1)[1].startswith("6+7?\n")
 
 
 def test_two_samples_with_one_id_are_refused(tmp_path: Path) -> None:
@@ -169,8 +177,9 @@ def test_emoji_questions_draw_their_picture(tmp_path: Path) -> None:
     row = {"id": "emoji-search-0000", "question": "何?", "answer": "天狗", "picture": PICTURE, "tags": ["culture"]}
     (sample,) = get_task("emoji_ja").samples(Split.SEARCH, data=write_lines(tmp_path / "a.jsonl", row))
     assert (sample.references, sample.tags) == (("天狗",), frozenset({"culture"}))
-    assert isinstance(sample.image, PictureSpec)
-    assert sample.image.load().size == (64, 64)
+    (picture,) = sample.images
+    assert isinstance(picture, PictureSpec)
+    assert picture.load().size == (64, 64)
     broken = write_lines(tmp_path / "b.jsonl", {**row, "picture": "👺"})
     with pytest.raises(TaskError, match="'picture' should be"):
         get_task("emoji_ja").samples(Split.SEARCH, data=broken)
@@ -194,9 +203,7 @@ def test_an_image_folder_asks_the_first_question_of_each_picture(tmp_path: Path)
             ("70", "何色?", ("赤",)),
             ("71", "何色?", ("赤",)),
         ]
-    first, second = (sample.image for sample in samples)
-    assert first is not None
-    assert second is not None
+    (first,), (second,) = (sample.images for sample in samples)
     assert first.key != second.key
     assert second.load().getpixel((0, 0)) == (200, 0, 0)
 
@@ -205,8 +212,7 @@ def test_pictures_named_in_json_lines_are_found_beside_the_file(tmp_path: Path) 
     red_square(tmp_path / "pictures" / "a.png", red=9)
     path = write_lines(tmp_path / "bench.jsonl", {"image": "pictures/a.png", "question": "何?", "answer": "赤"})
     (sample,) = get_task("ja_vlm_bench").samples(Split.REPORT, data=path)
-    assert sample.image is not None
-    assert sample.image.load().getpixel((0, 0)) == (9, 0, 0)
+    assert sample.images[0].load().getpixel((0, 0)) == (9, 0, 0)
 
 
 def test_what_datasets_saved_to_disk_is_read(tmp_path: Path) -> None:
@@ -221,8 +227,7 @@ def test_what_datasets_saved_to_disk_is_read(tmp_path: Path) -> None:
     for place in (tmp_path / "saved", tmp_path / "both"):
         (sample,) = get_task("ja_vlm_bench").samples(Split.REPORT, data=place)
         assert (sample.question, sample.references) == ("何?", ("赤",))
-        assert sample.image is not None
-        assert sample.image.load().getpixel((0, 0)) == (77, 0, 0)
+        assert sample.images[0].load().getpixel((0, 0)) == (77, 0, 0)
     with pytest.raises(TaskError, match="several splits"):
         get_task("emoji_ja").samples(Split.REPORT, data=tmp_path / "both")
 

@@ -3,17 +3,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evovlm.errors import TaskError
-from evovlm.tasks.metrics import METRICS, SampleScore, score_answers
+from evovlm.tasks.gates import GATES
+from evovlm.tasks.metrics import METRICS, score_answer, score_answers
 from evovlm.tasks.rouge import rouge_l, words
-from evovlm.tasks.task import Sample
+from evovlm.tasks.sample import Sample
+from evovlm.tasks.scoring import SampleScore, Scoring
+
+PAPER_NUMBERS = Scoring(metric="accuracy", extractor="paper", gate="fasttext")
+NUMBERS = Scoring(metric="accuracy")
+NUMBERS_JA = Scoring(metric="accuracy", gate="script")
+PAPER_WORDS = Scoring(metric="rouge_l_ja", gate="fasttext")
+WORDS = Scoring(metric="rouge_l_ja")
+WORDS_JA = Scoring(metric="rouge_l_ja", gate="script")
 
 
 def asked(*references: str) -> Sample:
     return Sample(id="1", question="", references=references)
 
 
-def score(metric: str, reference: str, text: str) -> SampleScore:
-    return METRICS[metric].score(asked(reference), text)
+def score(scoring: Scoring, reference: str, text: str) -> SampleScore:
+    return score_answer(scoring, asked(reference), text)
 
 
 ROUGE = [
@@ -27,13 +36,13 @@ ROUGE = [
 
 @pytest.mark.parametrize(("reference", "text", "f1"), ROUGE)
 def test_rouge_l_gives_the_published_values(reference: str, text: str, f1: float) -> None:
-    found = score("rouge_l_ja", reference, text)
+    found = score(PAPER_WORDS, reference, text)
     assert found.score == pytest.approx(f1, abs=1e-6)
     assert found.ungated == found.score
 
 
 def test_the_mean_of_the_published_values() -> None:
-    scores = [score("rouge_l_ja", reference, text).score for reference, text, _ in ROUGE]
+    scores = [score(PAPER_WORDS, reference, text).score for reference, text, _ in ROUGE]
     assert 100 * sum(scores) / len(scores) == pytest.approx(54.761905, abs=1e-6)
 
 
@@ -67,46 +76,48 @@ def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(reference: str, tex
 
 
 def test_an_answer_in_another_language_scores_nothing_and_keeps_what_it_would_have_had() -> None:
-    assert score("accuracy_ja", "12", "The answer is 12.") == SampleScore(
+    assert score(NUMBERS_JA, "12", "The answer is 12.") == SampleScore(
         score=0.0, ungated=1.0, japanese=False, extracted="12"
     )
-    assert score("accuracy_ja_paper", "12", "The answer is 12.").score == 0.0
-    assert score("accuracy", "12", "The answer is 12.").score == 1.0
+    assert score(PAPER_NUMBERS, "12", "The answer is 12.").score == 0.0
+    assert score(NUMBERS, "12", "The answer is 12.").score == 1.0
 
 
 def test_the_paper_misreads_comma_groups() -> None:
     text = "答えは1,000円です。"
-    assert score("accuracy_ja", "1000", text) == SampleScore(score=1.0, ungated=1.0, japanese=True, extracted="1000")
-    assert score("accuracy_ja_paper", "1000", text) == SampleScore(score=0.0, ungated=0.0, japanese=True, extracted="0")
+    assert score(NUMBERS_JA, "1000", text) == SampleScore(score=1.0, ungated=1.0, japanese=True, extracted="1000")
+    assert score(PAPER_NUMBERS, "1000", text) == SampleScore(score=0.0, ungated=0.0, japanese=True, extracted="0")
 
 
 def test_without_a_number_nothing_is_extracted() -> None:
-    assert score("accuracy_ja", "3", "わかりません") == SampleScore(score=0.0, ungated=0.0, japanese=True)
+    assert score(NUMBERS_JA, "3", "わかりません") == SampleScore(
+        score=0.0, ungated=0.0, japanese=True, unscored="no number found"
+    )
 
 
 def test_fasttext_blanks_a_short_name_against_a_japanese_reference_and_the_script_gate_does_not() -> None:
-    assert score("rouge_l_ja", "赤い猫", "猫").score == 0.0
-    assert score("rouge_l_ja", "赤い猫", "猫").ungated > 0.0
-    assert score("rouge_l_ja_script", "赤い猫", "猫").score == score("rouge_l_ja", "赤い猫", "猫").ungated
+    assert score(PAPER_WORDS, "赤い猫", "猫").score == 0.0
+    assert score(PAPER_WORDS, "赤い猫", "猫").ungated > 0.0
+    assert score(WORDS_JA, "赤い猫", "猫").score == score(PAPER_WORDS, "赤い猫", "猫").ungated
 
 
 def test_a_reference_that_is_not_japanese_asks_for_no_japanese() -> None:
-    for metric in ("rouge_l_ja", "rouge_l_ja_script"):
-        assert score(metric, "UFO", "UFO") == SampleScore(score=1.0, ungated=1.0, japanese=True)
+    for scoring in (PAPER_WORDS, WORDS_JA):
+        assert score(scoring, "UFO", "UFO") == SampleScore(score=1.0, ungated=1.0, japanese=True)
 
 
 def test_the_best_of_several_references_counts() -> None:
-    assert METRICS["rouge_l"].score(asked("a red cat", "a dog"), "a dog").score == 1.0
-    assert METRICS["accuracy"].score(asked("3", "4"), "4").score == 1.0
+    assert score_answer(WORDS, asked("a red cat", "a dog"), "a dog").score == 1.0
+    assert score_answer(NUMBERS, asked("3", "4"), "4").score == 1.0
     # The foreign reference alone may be matched in its language.
-    mixed = METRICS["rouge_l_ja_script"].score(asked("天狗", "tengu"), "tengu")
+    mixed = score_answer(WORDS_JA, asked("天狗", "tengu"), "tengu")
     assert mixed == SampleScore(score=1.0, ungated=1.0, japanese=False)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(sorted(METRICS)), st.text(max_size=40))
-def test_every_metric_scores_every_text_within_bounds(metric: str, text: str) -> None:
-    found = score(metric, "12", text)
+@given(st.sampled_from(sorted(METRICS)), st.sampled_from([None, *GATES]), st.text(max_size=40))
+def test_every_metric_scores_every_text_within_bounds(metric: str, gate: str | None, text: str) -> None:
+    found = score(Scoring(metric=metric, gate=gate), "12", text)
     assert 0.0 <= found.score <= found.ungated <= 1.0
     if METRICS[metric].binary:
         assert found.score in (0.0, 1.0)
@@ -114,14 +125,14 @@ def test_every_metric_scores_every_text_within_bounds(metric: str, text: str) ->
 
 def test_a_reference_that_is_no_number_is_an_error_of_the_data() -> None:
     with pytest.raises(TaskError, match="十二個"):
-        score("accuracy", "十二個", "12")
+        score(NUMBERS, "十二個", "12")
 
 
 def test_an_unknown_metric_is_an_error() -> None:
-    with pytest.raises(TaskError, match="accuracy_ja"):
-        score_answers("acuracy", (asked("1"),), ("1",))
+    with pytest.raises(TaskError, match="accuracy"):
+        score_answers(Scoring(metric="acuracy"), (asked("1"),), ("1",))
 
 
 def test_answers_are_scored_in_order() -> None:
-    scores = score_answers("accuracy", (asked("1"), asked("2")), ("1", "1"))
+    scores = score_answers(NUMBERS, (asked("1"), asked("2")), ("1", "1"))
     assert [each.score for each in scores] == [1.0, 0.0]
