@@ -1,26 +1,35 @@
-"""Answers to many prompts at once: sorted by length, in batches as large as memory allows.
+"""Answers to many prompts at once.
 
-Greedy decoding is our own loop and gives the same tokens as `model.generate(do_sample=False)`, row by row; beam search
-and repetition penalties go through `model.generate` itself.
+Greedy decoding is our own loop (continuous batching over slots) and gives the same tokens as
+`model.generate(do_sample=False)`, row by row; beam search and repetition penalties go through `model.generate` itself.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from evovlm.models.backbone import Backbone
-from evovlm.models.greedy import Ending, GreedyBatch
+from evovlm.models.greedy import Ending, decode
 from evovlm.models.loading import LoadedModel
+from evovlm.models.packed import packed_attention, packs_exactly
 from evovlm.models.prompt import Prompt, embed, left_padded
+from evovlm.models.runner import CpuRunner, DeviceRunner, Runner
+from evovlm.models.slots import shape_of
 
-# More rows than this gain nothing: on a CPU keys and values then leave the cache between two steps.
-_ROWS_ON_CPU = 96
-_ROWS_ON_GPU = 512
+# More rows than this gain nothing: products are as fast as they get, and every slot takes memory.
+_SLOTS_ON_CPU = 96
+_SLOTS_ON_GPU = 512
 _MEMORY_SHARE = 0.7
+# Products of small models are too small to share between threads: there each thread decodes prompts of its own.
+_SMALL_HIDDEN_SIZE = 1024
+_PROMPTS_PER_STREAM = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +72,6 @@ def generate(loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: Decodi
     )
 
 
-@torch.inference_mode()
 def generate_greedy(
     loaded: LoadedModel,
     prompts: Sequence[Prompt],
@@ -71,32 +79,81 @@ def generate_greedy(
     max_new_tokens: int,
     stop_ids: Collection[int],
     is_over: Callable[[list[int]], bool] | None = None,
+    limits: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return the tokens that follow each prompt, without the stop token, at most `max_new_tokens` of them.
 
-    `is_over` is asked from time to time whether an answer needs no more tokens. Raises FloatingPointError when the
-    model's logits are not finite.
+    `is_over` is asked from time to time whether an answer needs no more tokens; `limits` shortens single answers.
+    Raises FloatingPointError when the model's logits are not finite.
     """
     backbone = Backbone.of(loaded)
-    longest = max((len(prompt.ids) for prompt in prompts), default=0) + max_new_tokens
-    window = _sliding_window(backbone, longest)
-    # Our masks are for SDPA, which transformers takes wherever a model allows it; Gemma 2's soft caps do not.
-    if window == _MIXED or backbone.decoder.config._attn_implementation != "sdpa":
+    if not prompts or not packs_exactly(backbone):
         plain = _Greedy(max_new_tokens=max_new_tokens)
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids)
-    ending = Ending(max_new_tokens=max_new_tokens, stop_ids=tuple(sorted(stop_ids)), is_over=is_over)
-    generated: list[list[int]] = [[] for _ in prompts]
-    for rows in _batches(prompts, rows_at_once=_rows_at_once(backbone, longest)):
-        batch = GreedyBatch(
-            backbone,
-            [prompts[row] for row in rows],
-            ending=ending,
-            image_token=_image_token(loaded),
-            window=window,
-        )
-        for row, answer in zip(rows, batch.run(), strict=True):
-            generated[row] = answer
-    return generated
+    ending = Ending(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), is_over=is_over)
+    answers: dict[int, list[int]] = {}
+    n_slots = _slots_at_once(backbone, longest=_longest(prompts) + max_new_tokens)
+    while len(answers) < len(prompts):
+        left = [number for number in range(len(prompts)) if number not in answers]
+        try:
+            _decode_all(loaded, backbone, prompts, left, answers, ending=ending, limits=limits, n_slots=n_slots)
+        except torch.OutOfMemoryError:
+            if n_slots == 1:
+                raise
+            n_slots //= 2
+            torch.cuda.empty_cache()
+    return [answers[number] for number in range(len(prompts))]
+
+
+def _decode_all(
+    loaded: LoadedModel,
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    numbers: Sequence[int],
+    answers: dict[int, list[int]],
+    *,
+    ending: Ending,
+    limits: Sequence[int] | None,
+    n_slots: int,
+) -> None:
+    """Answer the prompts of these numbers, in as many streams as gain something, each with prompts of its own.
+
+    Which stream answers a prompt depends on nothing but the numbers, so that a run can be repeated to the bit.
+    """
+    shape = shape_of(backbone)
+    room = _longest(prompts) + ending.max_new_tokens
+    small = shape.device.type == "cpu" and backbone.embedding.embedding_dim < _SMALL_HIDDEN_SIZE
+    threads = torch.get_num_threads()
+    n_streams = max(1, min(threads, len(numbers) // _PROMPTS_PER_STREAM)) if small else 1
+    image_token = _image_token(loaded)
+
+    def stream(first: int) -> None:
+        own = {number: prompts[number] for number in numbers[first::n_streams]}
+        kind = CpuRunner if shape.device.type == "cpu" else DeviceRunner
+        slots = min(len(own), max(1, n_slots // n_streams))
+        # Inference mode and the number of threads are settings of each thread.
+        with torch.inference_mode():
+            runner: Runner = kind(backbone, shape, n_slots=slots, room=room, image_token=image_token)
+            for number, answer in decode(runner, own, ending=ending, limits=limits):
+                answers[number] = answer
+
+    with packed_attention(backbone), _threads_each(threads // n_streams):
+        if n_streams == 1:
+            stream(0)
+            return
+        with ThreadPoolExecutor(n_streams, initializer=torch.set_num_threads, initargs=(threads // n_streams,)) as pool:
+            for done in [pool.submit(stream, first) for first in range(n_streams)]:
+                done.result()
+
+
+@contextmanager
+def _threads_each(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.inference_mode()
@@ -105,8 +162,8 @@ def generate_stock(
 ) -> list[list[int]]:
     """Return what transformers' own `generate` answers to each prompt, without the stop token; never samples."""
     backbone = Backbone.of(loaded)
-    longest = max((len(prompt.ids) for prompt in prompts), default=0) + decoding.max_new_tokens
-    rows_at_once = max(1, _rows_at_once(backbone, longest) // decoding.beams)
+    longest = _longest(prompts) + decoding.max_new_tokens
+    rows_at_once = max(1, _slots_at_once(backbone, longest=longest) // decoding.beams)
     generated: list[list[int]] = [[] for _ in prompts]
     for rows in _batches(prompts, rows_at_once=rows_at_once):
         batch = [prompts[row] for row in rows]
@@ -169,26 +226,18 @@ def _batches(prompts: Sequence[Prompt], *, rows_at_once: int) -> list[list[int]]
     return [order[start:end] for start, end in itertools.pairwise(edges)]
 
 
-_MIXED = -1
+def _longest(prompts: Sequence[Prompt]) -> int:
+    return max((len(prompt.ids) for prompt in prompts), default=0)
 
 
-def _sliding_window(backbone: Backbone, longest: int) -> int | None:
-    """Return the attention's window in tokens, None where it does not bite, _MIXED where layers differ in it."""
-    config = backbone.decoder.config
-    window: int | None = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ("sliding_attention",))
-    if window is None or longest <= window or "sliding_attention" not in kinds:
-        return None
-    return window if len(kinds) == 1 else _MIXED
-
-
-def _rows_at_once(backbone: Backbone, longest: int) -> int:
-    """Return how many rows of `longest` tokens fit into the device's free memory, within what is of use."""
-    if backbone.device.type != "cuda":
-        return _ROWS_ON_CPU
-    free_bytes, _total = torch.cuda.mem_get_info(backbone.device)
+def _slots_at_once(backbone: Backbone, *, longest: int) -> int:
+    """Return how many answers of `longest` tokens, prompt and all, the device has room for, within what is of use."""
     row_bytes = _row_bytes(backbone.decoder.config, longest, backbone.embedding.weight.element_size())
-    return max(1, min(_ROWS_ON_GPU, int(_MEMORY_SHARE * free_bytes / row_bytes)))
+    if backbone.device.type == "cuda":
+        free_bytes, most = torch.cuda.mem_get_info(backbone.device)[0], _SLOTS_ON_GPU
+    else:
+        free_bytes, most = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _SLOTS_ON_CPU
+    return max(1, min(most, int(_MEMORY_SHARE * free_bytes / row_bytes)))
 
 
 def _row_bytes(config: Any, longest: int, number_bytes: int) -> int:

@@ -6,13 +6,19 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from evovlm.models import generation, greedy
+from evovlm.models import generation
+from evovlm.models.backbone import Backbone
 from evovlm.models.generation import generate, generate_greedy
+from evovlm.models.greedy import Ending, decode
 from evovlm.models.image_features import project_images
 from evovlm.models.loading import LoadedModel, load_model
+from evovlm.models.packed import packed_attention, packs_exactly
 from evovlm.models.prompt import Prompt, left_padded, prepare_prompt
+from evovlm.models.runner import CpuRunner, DeviceRunner
+from evovlm.models.slots import shape_of
 from evovlm.tasks.task import Decoding
 from tests.pico import IMAGE_TOKEN, pico_llm, pico_vlm
 from tests.pico_families import TEXT_PICOS, VLM_PICOS
@@ -55,22 +61,11 @@ def likely_stops(loaded: LoadedModel, prompts: list[Prompt]) -> set[int]:
 def test_greedy_tokens_are_those_of_generate(
     llm: LoadedModel, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_ROWS_ON_CPU", rows_at_once)
+    monkeypatch.setattr(generation, "_SLOTS_ON_CPU", rows_at_once)
     prompts = prompts_for(llm)
     stops = likely_stops(llm, prompts)
     expected = stock_greedy(llm, prompts, max_new_tokens=24, stop_ids=stops)
     assert len({len(row) for row in expected}) > 2
-    assert generate_greedy(llm, prompts, max_new_tokens=24, stop_ids=stops) == expected
-
-
-@pytest.mark.parametrize("steps_between_checks", [1, 5, 100])
-def test_asking_more_seldom_what_has_finished_changes_nothing(
-    llm: LoadedModel, steps_between_checks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(greedy, "_STEPS_BETWEEN_CHECKS", {"cpu": steps_between_checks})
-    prompts = prompts_for(llm)
-    stops = likely_stops(llm, prompts)
-    expected = stock_greedy(llm, prompts, max_new_tokens=24, stop_ids=stops)
     assert generate_greedy(llm, prompts, max_new_tokens=24, stop_ids=stops) == expected
 
 
@@ -91,11 +86,94 @@ def test_every_language_model_is_decoded_as_generate_does(tmp_path: Path, family
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
-def test_layers_of_two_kinds_of_attention_are_left_to_transformers(tmp_path: Path, family: str) -> None:
+def test_layers_of_two_kinds_of_attention_keep_to_their_windows(tmp_path: Path, family: str) -> None:
     loaded = load_model(pico_llm(tmp_path / "m", family=family, sliding_window=12), device="cpu")
     prompts = prompts_for(loaded)
     expected = stock_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2})
     assert generate_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2}) == expected
+
+
+@pytest.mark.parametrize("family", [name for name in TEXT_PICOS if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES])
+def test_every_family_is_decoded_without_padding(tmp_path: Path, family: str) -> None:
+    backbone = Backbone.of(load_model(pico_llm(tmp_path / "m", family=family), device="cpu"))
+    assert packs_exactly(backbone)
+
+
+def test_attention_with_more_than_we_know_is_left_to_transformers(llm: LoadedModel) -> None:
+    config = GptOssConfig(
+        vocab_size=len(llm.tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        sliding_window=8,
+        attn_implementation="eager",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = GptOssForCausalLM(config).eval()
+    loaded = LoadedModel(model=model, tokenizer=llm.tokenizer, processor=None, folder=Path("sinks"))
+    backbone = Backbone.of(loaded)
+    assert not packs_exactly(backbone)
+    prompts = prompts_for(loaded)
+    expected = stock_greedy(loaded, prompts, max_new_tokens=12, stop_ids={2})
+    assert generate_greedy(loaded, prompts, max_new_tokens=12, stop_ids={2}) == expected
+
+
+def test_answers_end_at_their_own_limits(llm: LoadedModel) -> None:
+    prompts = prompts_for(llm)
+    whole = generate_greedy(llm, prompts, max_new_tokens=12, stop_ids={2})
+    cut = generate_greedy(llm, prompts, max_new_tokens=12, stop_ids={2}, limits=[1, 30, 5, 2, 12])
+    assert cut == [row[:limit] for row, limit in zip(whole, (1, 12, 5, 2, 12), strict=True)]
+
+
+def test_several_streams_give_the_same_answers(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = prompts_for(llm)
+    expected = generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2})
+    monkeypatch.setattr(generation, "_PROMPTS_PER_STREAM", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2}) == expected
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "qwen3"])
+@pytest.mark.parametrize("n_slots", [1, 3])
+def test_the_steps_of_a_gpu_give_the_same_answers(tmp_path: Path, family: str, n_slots: int) -> None:
+    window = None if family == "qwen3" else 12
+    loaded = load_model(pico_llm(tmp_path / "m", family=family, sliding_window=window), device="cpu")
+    backbone, prompts = Backbone.of(loaded), prompts_for(loaded)
+    stops = frozenset(likely_stops(loaded, prompts))
+    expected = stock_greedy(loaded, prompts, max_new_tokens=24, stop_ids=set(stops))
+    room = max(len(prompt.ids) for prompt in prompts) + 24
+    with torch.inference_mode(), packed_attention(backbone):
+        runner = DeviceRunner(backbone, shape_of(backbone), n_slots=n_slots, room=room, image_token=None)
+        found = dict(decode(runner, dict(enumerate(prompts)), ending=Ending(max_new_tokens=24, stop_ids=stops)))
+    assert [found[number] for number in range(len(prompts))] == expected
+
+
+def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = prompts_for(llm)
+    expected = generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2})
+    advance, tried = CpuRunner.advance, []
+
+    def with_room_for_two(runner: CpuRunner, entering: Any) -> Any:
+        tried.append(runner.n_slots)
+        if runner.n_slots > 2:
+            raise torch.OutOfMemoryError("no more")
+        return advance(runner, entering)
+
+    monkeypatch.setattr(CpuRunner, "advance", with_room_for_two)
+    monkeypatch.setattr(generation, "_SLOTS_ON_CPU", 8)
+    assert generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2}) == expected
+    assert sorted(set(tried), reverse=True) == [5, 4, 2]
 
 
 def test_tied_embeddings_are_decoded_alike(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""The compiled step of attention against torch's, row by row."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evovlm.models.row_attention import NO_SOFTCAP, NO_WINDOW, attend_rows
+from evovlm.models.slots import CpuSlots, DeviceSlots, Rule, Shape, masked_attention
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    heads=st.sampled_from([(4, 4), (4, 2), (6, 1)]),
+    size=st.sampled_from([4, 8, 80]),
+    window=st.sampled_from([None, 1, 7]),
+    softcap=st.sampled_from([None, 5.0]),
+    spread=st.sampled_from([0.1, 30.0]),
+)
+def test_each_row_attends_to_its_own_slot(
+    lengths: list[int], heads: tuple[int, int], size: int, window: int | None, softcap: float | None, spread: float
+) -> None:
+    n_heads, n_key_heads = heads
+    rule = Rule(scale=size**-0.5, window=window, softcap=softcap)
+    generator = torch.Generator().manual_seed(1)
+    shape = Shape(n_layers=1, heads=n_key_heads, size=size, dtype=torch.float32, device=torch.device("cpu"))
+    on_cpu, on_device = CpuSlots(shape, n=len(lengths), room=41), DeviceSlots(shape, n=len(lengths), room=41)
+
+    def drawn(*of: int) -> torch.Tensor:
+        return spread * torch.randn(of, generator=generator)
+
+    past = [(drawn(n_key_heads, n, size), drawn(n_key_heads, n, size)) for n in lengths]
+    for slot, (keys, values) in enumerate(past):
+        on_cpu.enter(0, slot, keys, values)
+        on_device.enter(0, slot, keys, values)
+    on_cpu.rows, on_cpu.lengths = np.arange(len(lengths)), np.array(lengths)
+    on_device.lengths = torch.tensor(lengths)
+    queries, keys, values = drawn(len(lengths), n_heads, size), *(drawn(len(lengths), n_key_heads, size) for _ in "kv")
+    expected = []
+    for row, (past_keys, past_values) in enumerate(past):
+        all_keys = torch.cat([past_keys, keys[row][:, None]], dim=1).repeat_interleave(n_heads // n_key_heads, 0)
+        all_values = torch.cat([past_values, values[row][:, None]], dim=1).repeat_interleave(n_heads // n_key_heads, 0)
+        seen = torch.ones(1, all_keys.shape[1], dtype=torch.bool)
+        if window is not None:
+            seen[:, :-window] = False
+        double = (states.double() for states in (queries[row][:, None], all_keys, all_values))
+        expected.append(masked_attention(*double, seen=seen, rule=rule)[:, 0])
+    for slots in (on_cpu, on_device):
+        found = slots.attend(0, queries.clone(), keys, values, rule=rule)
+        torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-4, atol=1e-4 * spread)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_not_hidden(value: float) -> None:
+    queries = np.ones((1, 1, 4), np.float32)
+    new = np.ones((1, 1, 4), np.float32)
+    values = new.copy()
+    values[0, 0, 2] = value
+    out = np.zeros((1, 1, 4), np.float32)
+    keys, kept = np.zeros((1, 1, 4, 2), np.float32), np.zeros((1, 1, 2, 4), np.float32)
+    rows = np.zeros(1, np.int64)
+    attend_rows(queries, new, values, keys, kept, rows, rows, np.float32(0.5), NO_WINDOW, np.float32(NO_SOFTCAP), out)
+    assert not np.isfinite(out[0, 0, 2])
