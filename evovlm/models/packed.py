@@ -24,11 +24,15 @@ _UNDERSTOOD = frozenset({"dropout", "position_ids", "use_cache", "is_causal", "c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entering:
-    """A prompt in a pass: its tokens are those from `start` to `stop`, and its slot keeps them (None: nobody does)."""
+    """A prompt in a pass: its tokens are those from `start` to `stop`, and its slot keeps them (None: nobody does).
+
+    The slot already holds `past` tokens of it.
+    """
 
     start: int
     stop: int
     slot: int | None
+    past: int = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -108,18 +112,22 @@ def _packed_attention(
         if prompt.slot is None:
             out[part] = 0.0
             continue
-        own_keys, own_values = key[0, :, part], value[0, :, part]
-        packed_pass.slots.enter(layer, prompt.slot, own_keys, own_values)
-        out[part] = _prompt_attention(query[:, :, part], own_keys, own_values, rule).transpose(0, 1)
+        keys, values = key[0, :, part], value[0, :, part]
+        packed_pass.slots.enter(layer, prompt.slot, keys, values, start=prompt.past)
+        if prompt.past:
+            keys, values = packed_pass.slots.held(layer, prompt.slot, prompt.past + keys.shape[1])
+        out[part] = _prompt_attention(query[:, :, part], keys, values, rule).transpose(0, 1)
     return out[None], None
 
 
 def _prompt_attention(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:
-    """Return causal attention of one prompt, (heads, tokens, size)."""
-    n_tokens, group = queries.shape[2], queries.shape[1] // keys.shape[0]
+    """Return causal attention of one prompt's last tokens to all its tokens, (heads, tokens, size)."""
+    n_queries, n_tokens, group = queries.shape[2], keys.shape[1], queries.shape[1] // keys.shape[0]
     seen = None
-    if rule.window is not None and n_tokens > rule.window:
-        seen = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=queries.device).tril().triu(1 - rule.window)
+    if n_queries < n_tokens or (rule.window is not None and n_tokens > rule.window):
+        seen = torch.ones(n_queries, n_tokens, dtype=torch.bool, device=queries.device).tril(n_tokens - n_queries)
+    if rule.window is not None and seen is not None:
+        seen = seen.triu(n_tokens - n_queries + 1 - rule.window)
     if group > 1:
         keys, values = (states.repeat_interleave(group, 0) for states in (keys, values))
     return masked_attention(queries, keys[None], values[None], seen=seen, rule=rule)[0]

@@ -58,10 +58,20 @@ class Slots(ABC):
 
     n: int
     room: int
+    n_layers: int
 
     @abstractmethod
-    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> None:
-        """Take in a prompt's keys and values, each (heads, tokens, size), from the slot's beginning on."""
+    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
+        """Take in keys and values of a prompt's tokens, each (heads, tokens, size), from its token `start` on."""
+
+    @abstractmethod
+    def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of a slot's first tokens, each (heads, tokens, size)."""
+
+    def copy(self, *, source: int, target: int, n_tokens: int) -> None:
+        """Let a slot begin with the first tokens of another."""
+        for layer in range(self.n_layers):
+            self.enter(layer, target, *self.held(layer, source, n_tokens))
 
     @abstractmethod
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
@@ -72,18 +82,22 @@ class CpuSlots(Slots):
     """Slots on a CPU, in float32. `rows` and `lengths` say which slots go on, and how far each is filled."""
 
     def __init__(self, shape: Shape, *, n: int, room: int) -> None:
-        self.n, self.room = n, room
+        self.n, self.room, self.n_layers = n, room, shape.n_layers
         self.rows: Indices = np.empty(0, np.int64)
         self.lengths: Indices = np.empty(0, np.int64)
         # Not filled with zeros: memory that no answer grows into is never touched.
         self._keys = [torch.empty(n, shape.heads, shape.size, room) for _ in range(shape.n_layers)]
         self._values = [torch.empty(n, shape.heads, room, shape.size) for _ in range(shape.n_layers)]
 
-    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> None:
+    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
         """See Slots."""
-        n_tokens = keys.shape[1]
-        self._keys[layer][slot, :, :, :n_tokens] = keys.transpose(1, 2)
-        self._values[layer][slot, :, :n_tokens] = values
+        stop = start + keys.shape[1]
+        self._keys[layer][slot, :, :, start:stop] = keys.transpose(1, 2)
+        self._values[layer][slot, :, start:stop] = values
+
+    def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """See Slots."""
+        return self._keys[layer][slot, :, :, :n_tokens].transpose(1, 2), self._values[layer][slot, :, :n_tokens]
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
         """See Slots."""
@@ -111,7 +125,7 @@ class DeviceSlots(Slots):
     """
 
     def __init__(self, shape: Shape, *, n: int, room: int) -> None:
-        self.n, self.room = n, room
+        self.n, self.room, self.n_layers = n, room, shape.n_layers
         self.reach = room
         self.lengths = torch.zeros(n, dtype=torch.long, device=shape.device)
         self._every = torch.arange(n, device=shape.device)
@@ -121,11 +135,15 @@ class DeviceSlots(Slots):
         self._keys = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
         self._values = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
 
-    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> None:
+    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
         """See Slots."""
-        n_tokens = keys.shape[1]
-        self._keys[layer][slot, :, :n_tokens] = keys
-        self._values[layer][slot, :, :n_tokens] = values
+        stop = start + keys.shape[1]
+        self._keys[layer][slot, :, start:stop] = keys
+        self._values[layer][slot, :, start:stop] = values
+
+    def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """See Slots."""
+        return self._keys[layer][slot, :, :n_tokens], self._values[layer][slot, :, :n_tokens]
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
         """See Slots."""
