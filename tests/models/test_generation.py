@@ -1,20 +1,18 @@
 """Our decoding against transformers' own, token for token, on real pico models in float32."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from evovlm.models import generation, greedy
 from evovlm.models.generation import generate, generate_greedy
-from evovlm.models.image_features import project_images
 from evovlm.models.loading import LoadedModel, load_model
-from evovlm.models.prompt import Prompt, left_padded, prepare_prompt
+from evovlm.models.prompt import Prompt, prepare_prompts
+from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
-from tests.pico import IMAGE_TOKEN, pico_llm, pico_vlm
+from tests.pico import pico_llm, pico_vlm
 from tests.pico_families import TEXT_PICOS, VLM_PICOS
 
 QUESTIONS = ("あめが3個", "I have 12 apples and eat 5.", "問題: 百円です。何個ですか", "1", "ほんを二冊かいました" * 3)
@@ -22,7 +20,8 @@ QUESTIONS = ("あめが3個", "I have 12 apples and eat 5.", "問題: 百円で�
 
 def prompts_for(loaded: LoadedModel, texts: tuple[str, ...] = QUESTIONS) -> list[Prompt]:
     """Return text prompts."""
-    return [prepare_prompt(loaded, text, features=None) for text in texts]
+    prompts = prepare_prompts(loaded, [Question(text=text) for text in texts])
+    return [prompt for prompt in prompts if isinstance(prompt, Prompt)]
 
 
 def stock_greedy(
@@ -105,66 +104,12 @@ def test_tied_embeddings_are_decoded_alike(tmp_path: Path) -> None:
     assert generate_greedy(loaded, prompts, max_new_tokens=12, stop_ids={2}) == expected
 
 
-def test_pictures_and_text_are_answered_in_one_batch_as_generate_answers_each(
-    vlm: LoadedModel, images: dict[str, Image.Image]
-) -> None:
-    questions = [("red", "何の絵ですか"), ("blue", "What?"), ("green", "何の絵ですか"), ("red", "1"), (None, "3+4は")]
-    features = project_images(vlm, images)
-    prompts = []
-    expected = []
-    for picture, question in questions:
-        text = f"{IMAGE_TOKEN}\n{question}\n" if picture else question
-        prompts.append(prepare_prompt(vlm, text, features=features[picture] if picture else None))
-        inputs = _processed(vlm, text, images.get(picture or ""))
-        assert prompts[-1].ids.tolist() == inputs["input_ids"][0].tolist()
-        found = vlm.model.generate(**inputs, max_new_tokens=16, do_sample=False, pad_token_id=3)
-        expected.append([token for token in found[0, inputs["input_ids"].shape[1] :].tolist() if token != 2])
-    assert len({tuple(row) for row in expected}) > 3
-    assert generate_greedy(vlm, prompts, max_new_tokens=16, stop_ids={2}) == expected
-
-
 @pytest.mark.parametrize("family", VLM_PICOS)
 def test_every_vlm_answers_texts_as_generate_does(tmp_path: Path, family: str) -> None:
     loaded = load_model(pico_vlm(tmp_path / "m", family=family), device="cpu")
     prompts = prompts_for(loaded)
     expected = stock_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2})
     assert generate_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2}) == expected
-
-
-@pytest.mark.parametrize(
-    ("family", "has_tiles"), [("llava_next", True), ("llava_onevision", True), ("vipllava", False)]
-)
-def test_pictures_cut_into_tiles_or_not_are_answered_as_generate_answers_each(
-    tmp_path: Path, images: dict[str, Image.Image], family: str, has_tiles: bool
-) -> None:
-    loaded = load_model(pico_vlm(tmp_path / "m", family=family), device="cpu")
-    wide = {**images, "wide": Image.new("RGB", (90, 30), (10, 200, 10))}
-    features = project_images(loaded, wide)
-    assert (len({len(rows) for rows in features.values()}) > 1) == has_tiles
-    prompts, expected = [], []
-    for name, picture in wide.items():
-        text = f"{IMAGE_TOKEN}\n何の絵ですか"
-        inputs = _processed(loaded, text, picture)
-        prompts.append(prepare_prompt(loaded, text, features=features[name]))
-        assert prompts[-1].ids.tolist() == inputs["input_ids"][0].tolist()
-        found = loaded.model.generate(**inputs, max_new_tokens=12, do_sample=False, pad_token_id=3)
-        expected.append([token for token in found[0, inputs["input_ids"].shape[1] :].tolist() if token != 2])
-    assert generate_greedy(loaded, prompts, max_new_tokens=12, stop_ids={2}) == expected
-
-
-def test_beams_and_penalty_see_picture_and_prompt_as_generate_does(
-    vlm: LoadedModel, images: dict[str, Image.Image]
-) -> None:
-    features = project_images(vlm, images)
-    text = f"{IMAGE_TOKEN}\n何の絵ですか\n"
-    decoding = Decoding(max_new_tokens=10, beams=3, repetition_penalty=1.5)
-    inputs = _processed(vlm, text, images["red"])
-    found = vlm.model.generate(
-        **inputs, max_new_tokens=10, num_beams=3, repetition_penalty=1.5, do_sample=False, pad_token_id=3
-    )
-    expected = vlm.tokenizer.decode(found[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-    generated = generate(vlm, [prepare_prompt(vlm, text, features=features["red"])], decoding=decoding)
-    assert generated.texts == (expected,)
 
 
 def test_text_from_a_stop_string_on_is_cut_and_its_row_leaves_early(llm: LoadedModel) -> None:
@@ -190,18 +135,6 @@ def test_no_prompts_give_no_answers(llm: LoadedModel) -> None:
     assert generate(llm, [], decoding=Decoding(max_new_tokens=4)).texts == ()
 
 
-def test_a_prompt_that_begins_with_the_start_token_gets_no_second_one(llm: LoadedModel) -> None:
-    plain, written = prompts_for(llm, ("12", "<s>12"))
-    assert plain.ids.tolist() == written.ids.tolist()
-
-
-def test_padding_is_at_the_left() -> None:
-    short, long = Prompt(ids=torch.tensor([7])), Prompt(ids=torch.tensor([4, 5, 6]))
-    ids, mask = left_padded([short, long], device=torch.device("cpu"))
-    assert ids.tolist() == [[0, 0, 7], [4, 5, 6]]
-    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
-
-
 @pytest.mark.gpu
 def test_on_a_gpu_tokens_are_those_of_generate(tmp_path: Path) -> None:
     loaded = load_model(pico_llm(tmp_path / "m", n_blocks=3), device="cuda")
@@ -214,8 +147,3 @@ def test_on_a_gpu_tokens_are_those_of_generate(tmp_path: Path) -> None:
         )
         expected.append([token for token in found[0, ids.shape[1] :].tolist() if token != 2])
     assert generate_greedy(loaded, prompts, max_new_tokens=24, stop_ids={2}) == expected
-
-
-def _processed(loaded: LoadedModel, text: str, picture: Image.Image | None) -> dict[str, Any]:
-    processor: Any = loaded.processor
-    return dict(processor(images=picture, text=text, return_tensors="pt"))
