@@ -15,7 +15,8 @@ import torch
 from evovlm.models.backbone import Backbone
 from evovlm.models.greedy import Ending, GreedyBatch
 from evovlm.models.loading import LoadedModel
-from evovlm.models.prompt import Prompt, embed, left_padded
+from evovlm.models.prompt import Prompt
+from evovlm.models.stock import stock_inputs
 
 # More rows than this gain nothing: on a CPU keys and values then leave the cache between two steps.
 _ROWS_ON_CPU = 96
@@ -81,7 +82,8 @@ def generate_greedy(
     longest = max((len(prompt.ids) for prompt in prompts), default=0) + max_new_tokens
     window = _sliding_window(backbone, longest)
     # Our masks are for SDPA, which transformers takes wherever a model allows it; Gemma 2's soft caps do not.
-    if window == _MIXED or backbone.decoder.config._attn_implementation != "sdpa":
+    is_ours = window != _MIXED and backbone.decoder.config._attn_implementation == "sdpa"
+    if not is_ours or any(prompt.extra for prompt in prompts):
         plain = _Greedy(max_new_tokens=max_new_tokens)
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids)
     ending = Ending(max_new_tokens=max_new_tokens, stop_ids=tuple(sorted(stop_ids)), is_over=is_over)
@@ -110,12 +112,9 @@ def generate_stock(
     generated: list[list[int]] = [[] for _ in prompts]
     for rows in _batches(prompts, rows_at_once=rows_at_once):
         batch = [prompts[row] for row in rows]
-        ids, mask = left_padded(batch, device=backbone.device)
+        inputs = stock_inputs(loaded, batch)
         found = loaded.model.generate(
-            # Ids beside the embeddings let the repetition penalty see the prompt, as it does in ordinary use.
-            input_ids=ids,
-            inputs_embeds=embed(backbone, ids, batch, image_token=_image_token(loaded)),
-            attention_mask=mask,
+            **inputs,
             do_sample=False,
             num_beams=decoding.beams,
             repetition_penalty=decoding.repetition_penalty,
@@ -123,7 +122,7 @@ def generate_stock(
             pad_token_id=loaded.tokenizer.pad_token_id,
             eos_token_id=sorted(stop_ids),
         )
-        for row, tokens in zip(rows, found[:, ids.shape[1] :].tolist(), strict=True):
+        for row, tokens in zip(rows, found[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             ends = [place for place, token in enumerate(tokens) if token in stop_ids]
             generated[row] = tokens[: ends[0]] if ends else tokens
     return generated

@@ -1,14 +1,15 @@
 """Greedy decoding of one batch: rows that have finished leave it, keys and values are never copied to grow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from evovlm.models.backbone import Backbone
 from evovlm.models.cache import RoomyCache
-from evovlm.models.prompt import Prompt, embed, left_padded
+from evovlm.models.prompt import Prompt, left_padded, left_padded_positions, prefill_inputs
 
 # A batch is packed when this share of its rows has finished: packing copies the keys and values of the others.
 _LEAVE_SHARE = 0.1
@@ -50,11 +51,11 @@ class GreedyBatch:
         self._window = window
         ids, mask = left_padded(prompts, device=backbone.device)
         self._length = ids.shape[1]
-        self._embeddings = embed(backbone, ids, prompts, image_token=image_token)
+        self._prefill = prefill_inputs(backbone, ids, prompts, image_token=image_token)
         self._mask = mask.bool()
         # Whom the next token attends to; every token that is generated is attended to.
         self._seen = torch.cat([self._mask, self._mask.new_ones(len(prompts), ending.max_new_tokens)], dim=1)
-        self._positions = (mask.cumsum(1) - 1).clamp(min=0)
+        self._positions = left_padded_positions(prompts, device=backbone.device)
         self._cache = RoomyCache(n_layers=len(backbone.decoder.layers), room=self._seen.shape[1])
         self._stops = torch.tensor(ending.stop_ids, device=backbone.device)
         self._alive = torch.arange(len(prompts), device=backbone.device)
@@ -69,7 +70,7 @@ class GreedyBatch:
 
         Raises FloatingPointError when the model's logits are not finite.
         """
-        tokens = self._choose(self._forward(self._embeddings, self._prefill_mask()), step=0)
+        tokens = self._choose(self._forward(self._prefill, self._prefill_mask()), step=0)
         steps = 1
         while steps < self._ending.max_new_tokens:
             if steps % self._steps_between_checks == 0:
@@ -77,17 +78,17 @@ class GreedyBatch:
                 if kept is None:
                     break
                 tokens = tokens[kept] if len(kept) < len(tokens) else tokens
-            self._positions = self._positions[:, -1:] + 1
-            states = self._forward(self._backbone.embedding(tokens[:, None]), self._step_mask(steps))
+            self._positions = self._positions[..., -1:] + 1
+            states = self._forward({"inputs_embeds": self._backbone.embedding(tokens[:, None])}, self._step_mask(steps))
             tokens = self._choose(states, step=steps)
             steps += 1
         if not bool(self._is_finite):
             raise FloatingPointError("the model's logits are not finite")
         return [self._before_stop(answer) for answer in self._answers[:, :steps].tolist()]
 
-    def _forward(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+    def _forward(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
         outputs = self._backbone.decoder(
-            inputs_embeds=embeddings,
+            **inputs,
             attention_mask=mask,
             position_ids=self._positions,
             past_key_values=self._cache,
@@ -116,7 +117,7 @@ class GreedyBatch:
         if left > (1 - _LEAVE_SHARE) * len(self._going):
             return torch.arange(len(self._going), device=self._going.device)
         kept = self._going.nonzero().squeeze(1)
-        self._alive, self._positions, self._seen = self._alive[kept], self._positions[kept], self._seen[kept]
+        self._alive, self._positions, self._seen = self._alive[kept], self._positions[..., kept, :], self._seen[kept]
         self._going = self._going[kept]
         self._cache.keep_rows(kept)
         return kept
