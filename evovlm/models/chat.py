@@ -1,5 +1,6 @@
 """A question as text with places for its pictures, in a model's own words; what its text merely mentions stays text."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from jinja2.exceptions import TemplateError
@@ -49,6 +50,11 @@ def token_ids(loaded: LoadedModel, text: str, *, chat: bool) -> list[int]:
     return ids
 
 
+def count_places(loaded: LoadedModel, ids: Sequence[int]) -> int:
+    """Return how many tokens of a prompt the model takes for those of pictures or videos."""
+    return sum(ids.count(token) for token in _image_token_ids(loaded))
+
+
 def _split_chat(loaded: LoadedModel, question: Told, *, n_pictures: int) -> list[str]:
     writer: Any = loaded.processor or loaded.tokenizer
     if not writer.chat_template:
@@ -89,13 +95,16 @@ def _around_a_picture(loaded: LoadedModel) -> tuple[str, str]:
     return begin, end
 
 
+def _image_token_ids(loaded: LoadedModel) -> frozenset[int]:
+    ids = (getattr(loaded.model.config, name, None) for name in ("image_token_id", "video_token_id"))
+    return frozenset(int(each) for each in ids if each is not None)
+
+
 def _image_tokens(loaded: LoadedModel) -> frozenset[str]:
     """Return the tokens that stand for pictures and videos, as their text."""
     if loaded.processor is None:
         return frozenset()
-    config = loaded.model.config
-    ids = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
-    tokens = {loaded.tokenizer.convert_ids_to_tokens(each) for each in ids if each is not None}
+    tokens = {loaded.tokenizer.convert_ids_to_tokens(each) for each in _image_token_ids(loaded)}
     tokens |= {getattr(loaded.processor, name, None) for name in ("image_token", "video_token")}
     return frozenset(str(token) for token in tokens if token)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evovlm.errors import EvovlmError, TaskError
 from evovlm.models.backbone import Backbone
-from evovlm.models.chat import PLACE, split_at_places, token_ids
+from evovlm.models.chat import PLACE, count_places, split_at_places, token_ids
 from evovlm.models.feature_store import FeatureStore, Shown
 from evovlm.models.image_features import CUT_TOGETHER, UnfitPicture, by_layer, see_pictures
 from evovlm.models.loading import LoadedModel
@@ -104,6 +104,9 @@ def _prepare(loaded: LoadedModel, question: Asked, store: FeatureStore) -> Promp
         return Unanswerable(
             reason=f"the prompt has {len(ids)} tokens, the model takes {longest}, of which an answer needs at least 1"
         )
+    if loaded.sees and count_places(loaded, ids) != sum(each.n_tokens for each in shown):
+        # A tokenizer that normalises before it looks for tokens finds some that no text shows.
+        return Unanswerable(reason="the question's text writes the model's own image tokens, in other characters")
     if not shown:
         return Prompt(ids=torch.tensor(ids, dtype=torch.long))
     return _with_pictures(loaded, ids, keys=keys, shown=shown, store=store)

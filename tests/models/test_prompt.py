@@ -1,5 +1,6 @@
 """Questions as prompts: what the processor makes of them, chat templates, and text that is no picture's place."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,21 @@ def test_image_tokens_in_a_question_are_no_places_for_pictures(loaded: LoadedMod
             alone = prompt_of(loaded, f"{word} 1", **how)
             assert token not in alone.ids.tolist()
             assert alone.features is None
+
+
+def test_image_tokens_that_only_the_tokenizer_s_normaliser_shows_are_found(tmp_path: Path) -> None:
+    folder = pico_vlm(tmp_path / "m")
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["normalizer"] = {"type": "NFKC"}
+    for token in content["added_tokens"]:
+        if token["content"] == "<image>":
+            token.update(normalized=True, special=False)
+    path.write_text(json.dumps(content))
+    loaded = load_model(folder, device="cpu")
+    assert "in other characters" in reason_of(loaded, Question(text="＜image＞ 1"))
+    shown = Question(text="<image> ＜image＞ 1", images=(drawn()["wide"],))
+    assert "in other characters" in reason_of(loaded, shown)
 
 
 def test_a_chat_s_text_writes_no_special_tokens(loaded: LoadedModel) -> None:
