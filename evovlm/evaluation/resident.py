@@ -15,12 +15,12 @@ from evovlm.errors import ConfigError
 from evovlm.merging import kernels
 from evovlm.merging.floats import Raw, widen
 from evovlm.merging.merge import Merger
-from evovlm.merging.room import available_memory_bytes
 from evovlm.merging.tensor_names import HEAD
 from evovlm.merging.union_tokenizer import union_tokenizer
 from evovlm.models.backbone import ParameterWriter
 from evovlm.models.loading import LoadedModel, Override, load_model
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.room import available_memory_bytes
 
 if TYPE_CHECKING:
     from evovlm.merging.gpu import GpuMerger

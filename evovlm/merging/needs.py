@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from evovlm.errors import NotEnoughRoom
 from evovlm.merging.merge import default_threads
-from evovlm.merging.room import available_memory_bytes, device_number, free_disk_bytes
 from evovlm.merging.safetensors_file import ITEM_BITS
 from evovlm.merging.sources import Checkpoint
 from evovlm.merging.task_vector import PIECE
 from evovlm.recipes.hub import cache_folder
+from evovlm.room import available_memory_bytes, device_number, free_disk_bytes
 
 _WORKING_BYTES = 4
 """Merging computes in float32."""

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from evovlm.models.backbone import Backbone
 from evovlm.models.greedy import Ending, decode
 from evovlm.models.loading import LoadedModel
 from evovlm.models.packed import packed_attention, packs_exactly
-from evovlm.models.prompt import Prompt, embed, left_padded
+from evovlm.models.prompt import Prompt
 from evovlm.models.runner import CpuRunner, DeviceRunner, Runner
 from evovlm.models.slots import shape_of
+from evovlm.models.stock import stock_inputs
 
 # More rows than this gain nothing: products are as fast as they get, and every slot takes memory.
 _SLOTS_ON_CPU = 96
@@ -30,6 +32,7 @@ _MEMORY_SHARE = 0.7
 # Products of small models are too small to share between threads: there each thread decodes prompts of its own.
 _SMALL_HIDDEN_SIZE = 1024
 _PROMPTS_PER_STREAM = 32
+_LEAST_SHARED_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ def generate_greedy(
     Raises FloatingPointError when the model's logits are not finite.
     """
     backbone = Backbone.of(loaded)
-    if not prompts or not packs_exactly(backbone):
+    if not prompts or any(prompt.extra for prompt in prompts) or not packs_exactly(backbone):
         plain = _Greedy(max_new_tokens=max_new_tokens)
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids)
     ending = Ending(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), is_over=is_over)
@@ -126,6 +129,7 @@ def _decode_all(
     threads = torch.get_num_threads()
     n_streams = max(1, min(threads, len(numbers) // _PROMPTS_PER_STREAM)) if small else 1
     image_token = _image_token(loaded)
+    shared = _shared_start([prompts[number] for number in numbers], image_token=image_token)
 
     def stream(first: int) -> None:
         own = {number: prompts[number] for number in numbers[first::n_streams]}
@@ -133,7 +137,7 @@ def _decode_all(
         slots = min(len(own), max(1, n_slots // n_streams))
         # Inference mode and the number of threads are settings of each thread.
         with torch.inference_mode():
-            runner: Runner = kind(backbone, shape, n_slots=slots, room=room, image_token=image_token)
+            runner: Runner = kind(backbone, shape, n_slots=slots, room=room, image_token=image_token, shared=shared)
             for number, answer in decode(runner, own, ending=ending, limits=limits):
                 answers[number] = answer
 
@@ -167,12 +171,9 @@ def generate_stock(
     generated: list[list[int]] = [[] for _ in prompts]
     for rows in _batches(prompts, rows_at_once=rows_at_once):
         batch = [prompts[row] for row in rows]
-        ids, mask = left_padded(batch, device=backbone.device)
+        inputs = stock_inputs(loaded, batch)
         found = loaded.model.generate(
-            # Ids beside the embeddings let the repetition penalty see the prompt, as it does in ordinary use.
-            input_ids=ids,
-            inputs_embeds=embed(backbone, ids, batch, image_token=_image_token(loaded)),
-            attention_mask=mask,
+            **inputs,
             do_sample=False,
             num_beams=decoding.beams,
             repetition_penalty=decoding.repetition_penalty,
@@ -180,7 +181,7 @@ def generate_stock(
             pad_token_id=loaded.tokenizer.pad_token_id,
             eos_token_id=sorted(stop_ids),
         )
-        for row, tokens in zip(rows, found[:, ids.shape[1] :].tolist(), strict=True):
+        for row, tokens in zip(rows, found[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             ends = [place for place, token in enumerate(tokens) if token in stop_ids]
             generated[row] = tokens[: ends[0]] if ends else tokens
     return generated
@@ -224,6 +225,22 @@ def _batches(prompts: Sequence[Prompt], *, rows_at_once: int) -> list[list[int]]
     n_batches = math.ceil(len(order) / rows_at_once)
     edges = [len(order) * number // n_batches for number in range(n_batches + 1)] if n_batches else []
     return [order[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def _shared_start(prompts: Sequence[Prompt], *, image_token: int | None) -> Tensor:
+    """Return the tokens that all prompts begin with, before any picture; none if that is not worth a pass of its own.
+
+    Every prompt keeps a token of its own, whose state says how the answer begins.
+    """
+    first = prompts[0].ids
+    n = min(len(prompt.ids) for prompt in prompts) - 1
+    for prompt in prompts[1:]:
+        differing = (prompt.ids[:n] != first[:n]).nonzero()
+        n = int(differing[0]) if len(differing) else n
+    if image_token is not None:
+        pictures = (first[:n] == image_token).nonzero()
+        n = int(pictures[0]) if len(pictures) else n
+    return first[: n if n >= _LEAST_SHARED_TOKENS and len(prompts) > 1 else 0]
 
 
 def _longest(prompts: Sequence[Prompt]) -> int:

@@ -1,52 +1,110 @@
 """Pictures as the language model sees them: projected features, computed once because nothing merged changes them."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evovlm.errors import UnknownArchitecture
+from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture
+from evovlm.models.feature_store import Shown
 from evovlm.models.loading import LoadedModel
 
-_PICTURES_AT_ONCE = 64
+DECODED = (
+    "gemma3",
+    "internvl",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "mistral3",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "vipllava",
+)
+"""Model types whose pictures are decoded as their own `generate` does, token for token."""
 
-DECODED = ("llava", "llava_next", "llava_onevision", "vipllava")
-"""Model types whose pictures are decoded as their own `generate` does: image tokens in a row, at plain positions."""
+CUT_TOGETHER = ("llava_onevision",)
+"""Model types that cut a picture into tiles only if it is the only one of its question."""
+
+
+class UnfitPicture(Exception):
+    """The model's processor refuses a picture."""
 
 
 @torch.inference_mode()
-def project_images(loaded: LoadedModel, images: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the projected features of each picture (PIL), shape (image tokens, hidden size), on the CPU.
+def see_pictures(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, Shown]:
+    """Return the projected features of pictures (PIL), shape (image tokens, width), and what the processor makes of
+    them.
 
-    These go through the processor's image part, the vision encoder and the projector, exactly as in the model's own
-    forward pass. They stay on the CPU because the pictures of a large task, cut into tiles, would fill a GPU.
-    Raises UnknownArchitecture for a model that wants more than image tokens in a row: positions in two dimensions,
-    tokens between rows. Its answers would be wrong, and look right.
+    These go through the processor, the vision encoder and the projector exactly as in the model's own forward pass.
+    Width is the hidden size; for a model that takes features into several layers (Qwen3-VL's deepstack), those of
+    every such layer stand beside the first. Pictures are never put into a batch with those of other questions: that
+    would change the features' last bits, and with them what a score on fewer samples says.
+
+    Raises UnknownArchitecture for a model that is not in DECODED, UnfitPicture for a picture that its processor
+    refuses, BrokenCheckpoint where processor and model do not fit, ModelError for features that are not finite.
     """
     model_type = loaded.model.config.model_type
-    if loaded.processor is not None and model_type not in DECODED:
+    if model_type not in DECODED:
         raise UnknownArchitecture(
             f"{loaded.folder}: pictures of a {model_type} are not decoded yet; those of {', '.join(DECODED)} are.\n"
             "    Merging it, and scoring it on text, work."
         )
-    keys = list(images)
-    features: dict[str, Tensor] = {}
-    for start in range(0, len(keys), _PICTURES_AT_ONCE):
-        part = keys[start : start + _PICTURES_AT_ONCE]
-        inputs = _image_inputs(loaded, [images[key] for key in part])
-        projected = loaded.model.model.get_image_features(**inputs)
-        rows = projected.pooler_output if hasattr(projected, "pooler_output") else projected
-        features.update({key: row.cpu().clone() for key, row in zip(part, rows, strict=True)})
-    return features
+    inputs, texts = _processed(loaded, pictures)
+    takes = inspect.signature(loaded.model.model.get_image_features).parameters
+    found = loaded.model.model.get_image_features(
+        **{name: _placed(value, loaded) for name, value in inputs.items() if name in takes}, return_dict=True
+    )
+    layers = (found.pooler_output, *(getattr(found, "deepstack_features", None) or ()))
+    features = torch.cat([_rows(layer) for layer in layers], dim=1)
+    if not bool(torch.isfinite(features).all()):
+        raise ModelError(
+            f"{loaded.folder}: the image features of its vision encoder and projector are not finite in "
+            f"{str(features.dtype).removeprefix('torch.')}.\n"
+            "    Its weights are broken, or overflow: a CPU computes in float32 (device: cpu)."
+        )
+    n_tokens = int((inputs["input_ids"] == loaded.model.config.image_token_id).sum())
+    if n_tokens != len(features):
+        raise BrokenCheckpoint(
+            f"{loaded.folder}: its processor makes {n_tokens} image tokens where the model has {len(features)} "
+            "features.\n    Mend patch_size, vision_feature_select_strategy or image_seq_length of the processor."
+        )
+    return features, Shown(texts=texts, n_tokens=n_tokens, grid=inputs.get("image_grid_thw"))
 
 
-def _image_inputs(loaded: LoadedModel, images: Sequence[Any]) -> dict[str, Any]:
-    if loaded.processor is None:
-        raise TypeError("a model without a processor takes no pictures")
-    inputs = loaded.processor.image_processor(images=list(images), return_tensors="pt")
+def _processed(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return a processor's inputs for pictures of one question, and the text that it puts in place of each."""
+    processor: Any = loaded.processor
+    try:
+        inputs = processor(
+            text=[str(processor.image_token) * len(pictures)],
+            images=[list(pictures)],
+            return_tensors="pt",
+            return_text_replacement_offsets=True,
+        )
+    except ValueError as error:
+        raise UnfitPicture(f"the model's processor does not take the picture ({error})") from error
+    except (TypeError, AttributeError) as error:
+        raise BrokenCheckpoint(
+            f"{loaded.folder}: its processor cannot take a picture ({error}).\n"
+            "    Its processor_config.json or preprocessor_config.json lacks something, often patch_size."
+        ) from error
+    return inputs, tuple(each["replacement"] for each in inputs["text_replacement_offsets"][0])
+
+
+def _placed(value: Tensor, loaded: LoadedModel) -> Tensor:
     dtype = next(loaded.model.parameters()).dtype
-    return {
-        name: value.to(loaded.device, dtype) if torch.is_floating_point(value) else value.to(loaded.device)
-        for name, value in inputs.items()
-    }
+    return value.to(loaded.device, dtype if value.is_floating_point() else None)
+
+
+def _rows(layer: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return features by picture or by tile as one row per image token."""
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in layer])
+
+
+def by_layer(features: Tensor, *, hidden: int) -> list[Tensor]:
+    """Return features, shape (image tokens, width), as those at the embedding and those that later layers add, each of
+    shape (image tokens, `hidden`)."""
+    return [features[:, start : start + hidden] for start in range(0, features.shape[1], hidden)]

@@ -4,7 +4,7 @@ transformers' own modules compute everything but attention, which goes to `_pack
 to itself and each running answer to its slot. The model sees one text of many tokens, each with its own position.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -65,14 +65,14 @@ def packed_attention(backbone: Backbone) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def forward(backbone: Backbone, embeddings: Tensor, positions: Tensor, *, this: Pass) -> Tensor:
-    """Return the last hidden states, (tokens, hidden), of embeddings (tokens, hidden) at positions.
+def forward(backbone: Backbone, inputs: Mapping[str, Any], positions: Tensor, *, this: Pass) -> Tensor:
+    """Return the last hidden states, (tokens, hidden), for the decoder's inputs: embeddings (1, tokens, hidden), ....
 
     Positions are (tokens,), or (axes, tokens) for a model with several. Raises NotPackable where the layers do not
     attend as expected.
     """
     outputs = backbone.decoder(
-        inputs_embeds=embeddings[None],
+        **inputs,
         position_ids=positions[..., None, :],
         use_cache=False,
         packed_pass=this,
@@ -189,15 +189,15 @@ def _in_two_passes(backbone: Backbone, texts: Sequence[Tensor], slots: CpuSlots 
     starts = [0, *ends[:-1]]
     parts = [Entering(start=starts[slot], stop=ends[slot], slot=slot) for slot in range(len(texts))]
     positions = torch.cat([torch.arange(n, device=device) for n in lengths])
-    embeddings = backbone.embedding(torch.cat([text[:-1] for text in texts]))
-    first = forward(backbone, embeddings, positions, this=Pass(slots=slots, n_continuing=0, entering=parts))
+    begun = {"inputs_embeds": backbone.embedding(torch.cat([text[:-1] for text in texts]))[None]}
+    first = forward(backbone, begun, positions, this=Pass(slots=slots, n_continuing=0, entering=parts))
     if isinstance(slots, CpuSlots):
         slots.rows, slots.lengths = np.arange(len(texts)), np.array(lengths)
     else:
         slots.lengths = torch.tensor(lengths, device=device)
     last = forward(
         backbone,
-        backbone.embedding(torch.stack([text[-1] for text in texts])),
+        {"inputs_embeds": backbone.embedding(torch.stack([text[-1] for text in texts]))[None]},
         torch.tensor(lengths, device=device),
         this=Pass(slots=slots, n_continuing=len(texts), entering=()),
     )

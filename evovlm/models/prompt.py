@@ -1,15 +1,22 @@
 """Prompts as a model takes them: token ids, and the projected features that stand in for the image tokens."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from evovlm.errors import EvovlmError, TaskError
 from evovlm.models.backbone import Backbone
-from evovlm.models.image_features import project_images
+from evovlm.models.chat import PLACE, count_places, split_at_places, token_ids
+from evovlm.models.feature_store import FeatureStore, Shown
+from evovlm.models.image_features import CUT_TOGETHER, UnfitPicture, by_layer, see_pictures
 from evovlm.models.loading import LoadedModel
+
+# What a family's own forward pass wants to know of each token besides its id; our own loop cannot make use of it.
+# Gemma 3 lets the tokens of a picture attend to each other.
+_TOKEN_KINDS = {"gemma3": "token_type_ids"}
 
 
 class Picture(Protocol):
@@ -43,34 +50,106 @@ class Unanswerable:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompt:
-    """Token ids, shape (length,), and the features that stand in for its image tokens, shape (tokens, hidden)."""
+    """Token ids, shape (length,), and what belongs to its pictures.
+
+    `features` fetches what stands in for its image tokens, shape (tokens, hidden size or more, see `see_pictures`).
+    `positions`, int64, shape (3, length), are those of a model that counts positions in several dimensions; None where
+    they are the tokens' numbers, in each dimension. The next token has the position after the last one's, in each.
+    `extra` holds what only the family's own forward pass understands, by its name there, shape (length,): a prompt
+    that has any is answered by `generate_stock`.
+    """
 
     ids: Tensor
-    features: Tensor | None = None
+    features: Callable[[], Tensor] | None = None
+    positions: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def prepare_prompts(loaded: LoadedModel, asked: Sequence[Asked]) -> tuple[Prompt | Unanswerable, ...]:
-    """Turn questions into prompts of one model, in order: everything that no merge changes, computed once."""
-    pictures = {picture.key: picture for question in asked for picture in question.images}
-    features = project_images(loaded, {key: picture.load() for key, picture in pictures.items()}) if pictures else {}
-    return tuple(
-        prepare_prompt(loaded, question.text, features=features[question.images[0].key] if question.images else None)
-        for question in asked
-    )
+def prepare_prompts(
+    loaded: LoadedModel, asked: Sequence[Asked], *, store: FeatureStore | None = None
+) -> tuple[Prompt | Unanswerable, ...]:
+    """Turn questions into prompts of one model, in order: everything that no merge changes, computed once.
 
-
-def prepare_prompt(loaded: LoadedModel, text: str, *, features: Tensor | None) -> Prompt:
-    """Tokenise one prompt; its image token, if it has one, becomes as many as the picture has features.
-
-    Special tokens that the tokenizer puts before a text are included, once: not if the text begins with them.
+    Features go into `store` (one of its own unless given), those of a picture that is asked about again only once. No
+    more pictures than those of one question are in memory at a time. Raises TaskError for pictures that are shown to a
+    text model and for a chat that the model has no template for, and what `see_pictures` raises.
     """
-    if features is not None and loaded.processor is not None:
-        token = str(loaded.processor.image_token)
-        text = text.replace(token, token * len(features), 1)
-    start = loaded.tokenizer.bos_token
-    has_start = start is not None and text.startswith(start)
+    kept = FeatureStore() if store is None else store
+    return tuple(_prepare(loaded, question, kept) for question in asked)
+
+
+def _prepare(loaded: LoadedModel, question: Asked, store: FeatureStore) -> Prompt | Unanswerable:
+    n_pictures = len(question.images)
+    if n_pictures and not loaded.sees:
+        raise TaskError(f"{loaded.folder}: takes no pictures. Name a vision-language model, or a text task.")
+    parts = split_at_places(loaded, question, n_pictures=n_pictures)
+    if len(parts) != n_pictures + 1:
+        return Unanswerable(
+            reason=f"the prompt has {len(parts) - 1} places for pictures ({PLACE}), the question {n_pictures} pictures"
+        )
+    keys = []
+    shown = []
+    for group in _groups(loaded, question.images):
+        key = "\0".join(picture.key for picture in group)
+        seen = store.shown(key) or _see(loaded, group, key=key, store=store)
+        if isinstance(seen, Unanswerable):
+            return seen
+        keys.append(key)
+        shown.append(seen)
+    texts = [text for each in shown for text in each.texts]
+    text = parts[0] + "".join(seen_as + part for seen_as, part in zip(texts, parts[1:], strict=True))
+    ids = token_ids(loaded, text, chat=question.chat)
+    longest: int | None = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and len(ids) >= longest:
+        return Unanswerable(
+            reason=f"the prompt has {len(ids)} tokens, the model takes {longest}, of which an answer needs at least 1"
+        )
+    if loaded.sees and count_places(loaded, ids) != sum(each.n_tokens for each in shown):
+        # A tokenizer that normalises before it looks for tokens finds some that no text shows.
+        return Unanswerable(reason="the question's text writes the model's own image tokens, in other characters")
+    if not shown:
+        return Prompt(ids=torch.tensor(ids, dtype=torch.long))
+    return _with_pictures(loaded, ids, keys=keys, shown=shown, store=store)
+
+
+def _groups(loaded: LoadedModel, pictures: Sequence[Picture]) -> list[Sequence[Picture]]:
+    """Return the pictures in the groups that features are computed for."""
+    if loaded.model.config.model_type in CUT_TOGETHER and pictures:
+        return [pictures]
+    return [[picture] for picture in pictures]
+
+
+def _see(loaded: LoadedModel, pictures: Sequence[Picture], *, key: str, store: FeatureStore) -> Shown | Unanswerable:
+    try:
+        opened = [picture.load() for picture in pictures]
+    except EvovlmError as error:
+        return Unanswerable(reason=str(error))
+    try:
+        features, shown = see_pictures(loaded, opened)
+    except UnfitPicture as error:
+        return Unanswerable(reason=f"{', '.join(picture.key for picture in pictures)}: {error}")
+    store.put(key, features, shown=shown)
+    return shown
+
+
+def _with_pictures(
+    loaded: LoadedModel, ids: list[int], *, keys: Sequence[str], shown: Sequence[Shown], store: FeatureStore
+) -> Prompt:
+    found = torch.tensor(ids, dtype=torch.long)
+    processor: Any = loaded.processor
+    kinds = torch.tensor(processor.create_mm_token_type_ids([ids])[0], dtype=torch.long)
+    grids = [each.grid for each in shown if each.grid is not None]
+    positions = None
+    if grids:
+        positions, _ = loaded.model.model.get_rope_index(
+            found[None], mm_token_type_ids=kinds[None], image_grid_thw=torch.cat(grids)
+        )
+    kind_name = _TOKEN_KINDS.get(loaded.model.config.model_type)
     return Prompt(
-        ids=torch.tensor(loaded.tokenizer(text, add_special_tokens=not has_start).input_ids), features=features
+        ids=found,
+        features=lambda: store.read(keys),
+        positions=None if positions is None else positions[:, 0],
+        extra={} if kind_name is None else {kind_name: kinds},
     )
 
 
@@ -85,13 +164,40 @@ def left_padded(prompts: Sequence[Prompt], *, device: torch.device) -> tuple[Ten
     return ids.to(device), mask.to(device)
 
 
+def left_padded_positions(prompts: Sequence[Prompt], *, device: torch.device) -> Tensor:
+    """Return positions, int64, padded at the left with 0: shape (rows, longest), or (3, rows, longest) where a prompt
+    has positions in several dimensions."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    several = any(prompt.positions is not None for prompt in prompts)
+    positions = torch.zeros(3 if several else 1, len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        counted = torch.arange(len(prompt.ids)) if prompt.positions is None else prompt.positions
+        positions[:, row, longest - len(prompt.ids) :] = counted
+    return positions.to(device) if several else positions[0].to(device)
+
+
 def embed(backbone: Backbone, ids: Tensor, prompts: Sequence[Prompt], *, image_token: int | None) -> Tensor:
     """Return the input embeddings, shape (rows, length, hidden), with pictures' features at the image tokens."""
-    embeddings: Tensor = backbone.embedding(ids)
-    features = [prompt.features for prompt in prompts if prompt.features is not None]
-    if not features or image_token is None:
-        return embeddings
-    places = ids == image_token
-    embeddings = embeddings.clone()
-    embeddings[places] = torch.cat(features).to(embeddings.device, embeddings.dtype)
+    embeddings: Tensor = prefill_inputs(backbone, ids, prompts, image_token=image_token)["inputs_embeds"]
     return embeddings
+
+
+def prefill_inputs(
+    backbone: Backbone, ids: Tensor, prompts: Sequence[Prompt], *, image_token: int | None
+) -> dict[str, Any]:
+    """Return what the decoder takes in place of `ids`, shape (rows, length): `inputs_embeds`, see `embed`.
+
+    Where features are for several layers (Qwen3-VL), those of the later ones are there too, as the decoder names them.
+    """
+    embeddings: Tensor = backbone.embedding(ids)
+    found = [prompt.features() for prompt in prompts if prompt.features is not None]
+    if not found or image_token is None:
+        return {"inputs_embeds": embeddings}
+    places = ids == image_token
+    features = torch.cat(found).to(embeddings.device, embeddings.dtype)
+    at_embedding, *later = by_layer(features, hidden=embeddings.shape[-1])
+    embeddings = embeddings.clone()
+    embeddings[places] = at_embedding
+    if not later:
+        return {"inputs_embeds": embeddings}
+    return {"inputs_embeds": embeddings, "visual_pos_masks": places, "deepstack_visual_embeds": later}

@@ -2,15 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from evovlm.models.backbone import Backbone
 from evovlm.models.packed import Entering, Pass, forward
-from evovlm.models.prompt import Prompt
-from evovlm.models.slots import CpuSlots, DeviceSlots, Shape
+from evovlm.models.prompt import Prompt, prefill_inputs
+from evovlm.models.slots import CpuSlots, DeviceSlots, Shape, Slots
 
 # A matrix product of fewer rows takes other paths through a CPU's library, with other last bits: with so many, an
 # answer does not depend on what is decoded beside it.
@@ -22,15 +25,26 @@ STEPS_BETWEEN_READS = 8
 _REACH_STEP = 256
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """What a pass takes: the decoder's inputs over all tokens, their positions, and where each prompt's tokens lie."""
+
+    inputs: Mapping[str, Any]
+    positions: Tensor
+    entering: Sequence[Entering]
+
+
 class Runner(ABC):
-    """A backbone with `n_slots` slots. Not for two threads at once."""
+    """A backbone with `n_slots` slots, for prompts that all begin with the tokens `shared`. Not for two threads."""
 
     n_slots: int
     prompt_tokens_at_once: int
 
-    def __init__(self, backbone: Backbone, *, image_token: int | None) -> None:
+    def __init__(self, backbone: Backbone, *, image_token: int | None, shared: Tensor) -> None:
         self._backbone = backbone
         self._image_token = image_token
+        self._shared = shared
+        self._shared_is_read = False
 
     @abstractmethod
     def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
@@ -43,28 +57,69 @@ class Runner(ABC):
     def leave(self, slot: int) -> None:
         """Free a slot."""
 
-    def _embed(self, prompts: Sequence[Prompt]) -> list[Tensor]:
-        """Return the input embeddings of each prompt, (tokens, hidden), with its pictures' features in place."""
-        ids = [prompt.ids.to(self._backbone.device) for prompt in prompts]
-        found = list(self._backbone.embedding(torch.cat(ids)).split([len(row) for row in ids])) if ids else []
-        for number, prompt in enumerate(prompts):
-            if prompt.features is not None:
-                rows = found[number].clone()
-                rows[ids[number] == self._image_token] = prompt.features.to(rows.device, rows.dtype)
-                found[number] = rows
-        return found
+    def _read_shared(self, slots: Slots) -> None:
+        """Read what all prompts begin with into the last slot, which no answer uses, for the others to copy."""
+        if self._shared_is_read or not len(self._shared):
+            return
+        ids = self._shared.to(self._backbone.device)
+        whole = Entering(start=0, stop=len(ids), slot=slots.n - 1)
+        this = Pass(slots=slots, n_continuing=0, entering=(whole,))
+        inputs = {"inputs_embeds": self._backbone.embedding(ids[None])}
+        forward(self._backbone, inputs, torch.arange(len(ids), device=ids.device), this=this)
+        self._shared_is_read = True
 
-    def _positions(self, prompt: Prompt) -> Tensor:
-        return torch.arange(len(prompt.ids))
+    def _batch(
+        self, tokens: Tensor, positions: Tensor, entering: Mapping[int, Prompt], *, least: int, slots: Slots
+    ) -> _Batch:
+        """Put the running answers' newest tokens, (rows,), and the entering prompts one after another.
+
+        Rows that nobody reads make up the `least` number of tokens.
+        """
+        past, n_rows = len(self._shared), len(tokens)
+        if entering:
+            self._read_shared(slots)
+        parts: list[Entering] = []
+        start = n_rows
+        for slot, prompt in entering.items():
+            if past:
+                slots.copy(source=slots.n - 1, target=slot, n_tokens=past)
+            stop = start + len(prompt.ids) - past
+            parts.append(Entering(start=start, stop=stop, slot=slot, past=past))
+            start = stop
+        spare = max(0, least - start)
+        if spare:
+            parts.append(Entering(start=start, stop=start + spare, slot=None))
+        prompts = list(entering.values())
+        starts = [positions_of(prompt)[..., past:].to(positions.device) for prompt in prompts]
+        return _Batch(
+            inputs=self._inputs(tokens, prompts, spare=spare),
+            positions=_joined([positions, *starts, positions.new_zeros(spare)]),
+            entering=parts,
+        )
+
+    def _inputs(self, tokens: Tensor, prompts: Sequence[Prompt], *, spare: int) -> dict[str, Any]:
+        embeddings = self._backbone.embedding(tokens)
+        padding = embeddings.new_zeros(spare, embeddings.shape[1])
+        if not prompts:
+            return {"inputs_embeds": torch.cat([embeddings, padding])[None]}
+        ids = torch.cat([prompt.ids[len(self._shared) :] for prompt in prompts]).to(tokens.device)
+        found = prefill_inputs(self._backbone, ids[None], prompts, image_token=self._image_token)
+        inputs = dict(found, inputs_embeds=torch.cat([embeddings, found["inputs_embeds"][0], padding])[None])
+        if "visual_pos_masks" in found:
+            # A token that a model has written is no place for a picture, whichever it is.
+            inputs["visual_pos_masks"] = pad(found["visual_pos_masks"], (len(tokens), spare))
+        return inputs
 
 
 class CpuRunner(Runner):
     """On a CPU only running answers are computed, and what was chosen is read at once."""
 
-    def __init__(self, backbone: Backbone, shape: Shape, *, n_slots: int, room: int, image_token: int | None) -> None:
-        super().__init__(backbone, image_token=image_token)
+    def __init__(
+        self, backbone: Backbone, shape: Shape, *, n_slots: int, room: int, image_token: int | None, shared: Tensor
+    ) -> None:
+        super().__init__(backbone, image_token=image_token, shared=shared)
         self.n_slots, self.prompt_tokens_at_once = n_slots, _PROMPT_TOKENS_ON_CPU
-        self._slots = CpuSlots(shape, n=n_slots, room=room)
+        self._slots = CpuSlots(shape, n=n_slots + 1, room=room)
         # By slot, in the order of the rows: the newest token, its position, and how many tokens the slot holds.
         self._tokens: dict[int, int] = {}
         self._next: dict[int, int] = {}
@@ -73,28 +128,24 @@ class CpuRunner(Runner):
     def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
         """See Runner."""
         going = list(self._tokens)
+        batch = self._batch(
+            torch.tensor([self._tokens[slot] for slot in going], dtype=torch.long),
+            torch.tensor([self._next[slot] for slot in going], dtype=torch.long),
+            entering,
+            least=_LEAST_ROWS,
+            slots=self._slots,
+        )
         self._slots.rows = np.array(going, dtype=np.int64)
         self._slots.lengths = np.array([self._lengths[slot] for slot in going], dtype=np.int64)
-        prompts = list(entering.values())
-        embeddings = [self._backbone.embedding(torch.tensor([self._tokens[slot] for slot in going], dtype=torch.long))]
-        embeddings += self._embed(prompts)
-        positions = [torch.tensor([self._next[slot] for slot in going], dtype=torch.long)]
-        positions += [self._positions(prompt) for prompt in prompts]
-        parts = _segments(len(going), entering)
-        n_tokens = len(going) + sum(len(prompt.ids) for prompt in prompts)
-        if n_tokens < _LEAST_ROWS:
-            parts.append(Entering(start=n_tokens, stop=_LEAST_ROWS, slot=None))
-            embeddings.append(embeddings[0].new_zeros(_LEAST_ROWS - n_tokens, embeddings[0].shape[1]))
-            positions.append(torch.zeros(_LEAST_ROWS - n_tokens, dtype=torch.long))
-        this = Pass(slots=self._slots, n_continuing=len(going), entering=parts)
-        states = forward(self._backbone, torch.cat(embeddings), torch.cat(positions, dim=-1), this=this)
-        ends = [*range(len(going)), *(part.stop - 1 for part in parts if part.slot is not None)]
+        this = Pass(slots=self._slots, n_continuing=len(going), entering=batch.entering)
+        states = forward(self._backbone, batch.inputs, batch.positions, this=this)
+        ends = [*range(len(going)), *(part.stop - 1 for part in batch.entering if part.slot is not None)]
         chosen = self._choose(states, ends)
         for slot in going:
             self._next[slot] += 1
             self._lengths[slot] += 1
         for slot, prompt in entering.items():
-            self._next[slot] = int(self._positions(prompt).max()) + 1
+            self._next[slot] = int(positions_of(prompt).max()) + 1
             self._lengths[slot] = len(prompt.ids)
         self._tokens = dict(zip((*going, *entering), chosen, strict=True))
         return {slot: (token,) for slot, token in self._tokens.items()}
@@ -116,13 +167,15 @@ class CpuRunner(Runner):
 class DeviceRunner(Runner):
     """On a GPU every slot moves on in every step, by a captured graph; what was chosen is read every few steps."""
 
-    def __init__(self, backbone: Backbone, shape: Shape, *, n_slots: int, room: int, image_token: int | None) -> None:
-        super().__init__(backbone, image_token=image_token)
+    def __init__(
+        self, backbone: Backbone, shape: Shape, *, n_slots: int, room: int, image_token: int | None, shared: Tensor
+    ) -> None:
+        super().__init__(backbone, image_token=image_token, shared=shared)
         self.n_slots, self.prompt_tokens_at_once = n_slots, _PROMPT_TOKENS_ON_GPU
         # An answer's end is seen late, so that some tokens too many are kept.
         self._room = room + STEPS_BETWEEN_READS
-        self._slots = DeviceSlots(shape, n=n_slots, room=self._room)
-        self._tokens = torch.zeros(n_slots, dtype=torch.long, device=shape.device)
+        self._slots = DeviceSlots(shape, n=n_slots + 1, room=self._room)
+        self._tokens = torch.zeros(n_slots + 1, dtype=torch.long, device=shape.device)
         self._next = torch.zeros_like(self._tokens)
         self._finite = torch.ones((), dtype=torch.bool, device=shape.device)
         self._running: dict[int, int] = {}
@@ -150,18 +203,18 @@ class DeviceRunner(Runner):
     def _enter(self, entering: Mapping[int, Prompt]) -> None:
         """Let prompts in, in one pass with a step of all slots."""
         self._slots.reach = self._reach()
-        prompts, slots = list(entering.values()), list(entering)
-        parts = _segments(self.n_slots, entering)
-        embeddings = [self._backbone.embedding(self._tokens), *self._embed(prompts)]
-        starts = [self._positions(prompt).to(self._tokens.device) for prompt in prompts]
-        this = Pass(slots=self._slots, n_continuing=self.n_slots, entering=parts)
-        states = forward(self._backbone, torch.cat(embeddings), torch.cat([self._next, *starts], dim=-1), this=this)
-        self._choose(states[: self.n_slots])
-        tokens, finite = likeliest(self._backbone.head(states[[part.stop - 1 for part in parts]]))
+        slots, prompts = list(entering), list(entering.values())
+        # An empty slot's step writes behind what it holds: it must not hit what is copied there, nor what is copied.
+        self._slots.lengths[[*slots, self._slots.n - 1]] = len(self._shared)
+        batch = self._batch(self._tokens, self._next, entering, least=0, slots=self._slots)
+        this = Pass(slots=self._slots, n_continuing=self._slots.n, entering=batch.entering)
+        states = forward(self._backbone, batch.inputs, batch.positions, this=this)
+        self._choose(states[: self._slots.n])
+        tokens, finite = likeliest(self._backbone.head(states[[part.stop - 1 for part in batch.entering]]))
         self._finite &= finite
         self._tokens[slots] = tokens
-        self._next[slots] = torch.tensor([int(row.max()) + 1 for row in starts], device=tokens.device)
-        self._slots.lengths[slots] = torch.tensor([len(prompt.ids) for prompt in prompts], device=tokens.device)
+        self._next[slots] = torch.tensor([int(positions_of(prompt).max()) + 1 for prompt in prompts]).to(tokens.device)
+        self._slots.lengths[slots] = torch.tensor([len(prompt.ids) for prompt in prompts]).to(tokens.device)
         for slot in self._running:
             self._running[slot] += 1
         self._running.update({slot: len(prompt.ids) for slot, prompt in entering.items()})
@@ -180,8 +233,9 @@ class DeviceRunner(Runner):
             self._running[slot] += 1
 
     def _move(self) -> None:
-        this = Pass(slots=self._slots, n_continuing=self.n_slots, entering=())
-        self._choose(forward(self._backbone, self._backbone.embedding(self._tokens), self._next, this=this))
+        this = Pass(slots=self._slots, n_continuing=self._slots.n, entering=())
+        inputs = {"inputs_embeds": self._backbone.embedding(self._tokens)[None]}
+        self._choose(forward(self._backbone, inputs, self._next, this=this))
 
     def _choose(self, states: Tensor) -> None:
         """Note each slot's next token, in place: a graph's results lie where they lay when it was captured."""
@@ -222,10 +276,14 @@ def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, torch.isfinite(logits.gather(1, tokens[:, None])).all()
 
 
-def _segments(start: int, entering: Mapping[int, Prompt]) -> list[Entering]:
-    parts: list[Entering] = []
-    for slot, prompt in entering.items():
-        stop = start + len(prompt.ids)
-        parts.append(Entering(start=start, stop=stop, slot=slot))
-        start = stop
-    return parts
+def positions_of(prompt: Prompt) -> Tensor:
+    """Return the positions of a prompt's tokens, (tokens,), or (axes, tokens) for a model that has several."""
+    return torch.arange(len(prompt.ids)) if prompt.positions is None else prompt.positions
+
+
+def _joined(positions: Sequence[Tensor]) -> Tensor:
+    axes = max(each.ndim for each in positions)
+    if axes == 1:
+        return torch.cat(list(positions))
+    n_axes = next(len(each) for each in positions if each.ndim == axes)
+    return torch.cat([each if each.ndim == axes else each.expand(n_axes, -1) for each in positions], dim=-1)

@@ -1,6 +1,7 @@
 """The evaluator: one resident model that each candidate is merged into."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice, sc
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.resident import load_merged
 from evovlm.merging.writer import write_checkpoint
-from evovlm.models.loading import load_model
+from evovlm.models.feature_store import Shown
+from evovlm.models.loading import LoadedModel, load_model
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
@@ -232,15 +234,15 @@ def test_every_distinct_picture_is_projected_once(
     from evovlm.models import prompt
 
     seen: list[int] = []
-    project = prompt.project_images
+    see_pictures = prompt.see_pictures
 
-    def counting(loaded: object, images: dict[str, object]) -> dict[str, torch.Tensor]:
-        seen.append(len(images))
-        return project(loaded, images)  # type: ignore[arg-type]
+    def counting(loaded: LoadedModel, shown: Sequence[object]) -> tuple[torch.Tensor, Shown]:
+        seen.append(len(shown))
+        return see_pictures(loaded, shown)
 
-    monkeypatch.setattr(prompt, "project_images", counting)
+    monkeypatch.setattr(prompt, "see_pictures", counting)
     merge = template(models, host="vlm")
     evaluator = Evaluator.open(merge, tasks=[TaskChoice(name="emoji_ja", data=pictures)], device="cpu")
     evaluator.evaluate(recipe(merge, 0.5, 0.5))
     evaluator.evaluate(recipe(merge, 0.6, 0.5))
-    assert seen == [3]
+    assert seen == [1, 1, 1]

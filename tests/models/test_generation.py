@@ -5,22 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from evovlm.models import generation
+from evovlm.models import generation, runner
 from evovlm.models.backbone import Backbone
 from evovlm.models.generation import generate, generate_greedy
 from evovlm.models.greedy import Ending, decode
-from evovlm.models.image_features import project_images
 from evovlm.models.loading import LoadedModel, load_model
-from evovlm.models.packed import packed_attention, packs_exactly
-from evovlm.models.prompt import Prompt, left_padded, prepare_prompt
+from evovlm.models.packed import Pass, forward, packed_attention, packs_exactly
+from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.models.runner import CpuRunner, DeviceRunner
 from evovlm.models.slots import shape_of
+from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
-from tests.pico import IMAGE_TOKEN, pico_llm, pico_vlm
+from tests.pico import pico_llm, pico_vlm
 from tests.pico_families import TEXT_PICOS, VLM_PICOS
 
 QUESTIONS = ("あめが3個", "I have 12 apples and eat 5.", "問題: 百円です。何個ですか", "1", "ほんを二冊かいました" * 3)
@@ -28,7 +27,8 @@ QUESTIONS = ("あめが3個", "I have 12 apples and eat 5.", "問題: 百円で�
 
 def prompts_for(loaded: LoadedModel, texts: tuple[str, ...] = QUESTIONS) -> list[Prompt]:
     """Return text prompts."""
-    return [prepare_prompt(loaded, text, features=None) for text in texts]
+    prompts = prepare_prompts(loaded, [Question(text=text) for text in texts])
+    return [prompt for prompt in prompts if isinstance(prompt, Prompt)]
 
 
 def stock_greedy(
@@ -154,9 +154,27 @@ def test_the_steps_of_a_gpu_give_the_same_answers(tmp_path: Path, family: str, n
     expected = stock_greedy(loaded, prompts, max_new_tokens=24, stop_ids=set(stops))
     room = max(len(prompt.ids) for prompt in prompts) + 24
     with torch.inference_mode(), packed_attention(backbone):
-        runner = DeviceRunner(backbone, shape_of(backbone), n_slots=n_slots, room=room, image_token=None)
-        found = dict(decode(runner, dict(enumerate(prompts)), ending=Ending(max_new_tokens=24, stop_ids=stops)))
+        steps = DeviceRunner(
+            backbone, shape_of(backbone), n_slots=n_slots, room=room, image_token=None, shared=prompts[0].ids[:1]
+        )
+        found = dict(decode(steps, dict(enumerate(prompts)), ending=Ending(max_new_tokens=24, stop_ids=stops)))
     assert [found[number] for number in range(len(prompts))] == expected
+
+
+def test_what_all_prompts_begin_with_is_read_once(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = prompts_for(llm, tuple(f"問題: りんごが{n}個と、みかんが二個。" for n in ("1", "12", "9", "7と8")))
+    expected = stock_greedy(llm, prompts, max_new_tokens=16, stop_ids={2})
+    read: list[int] = []
+
+    def counting(backbone: Backbone, inputs: Any, positions: torch.Tensor, *, this: Pass) -> torch.Tensor:
+        read.append(inputs["inputs_embeds"].shape[1])
+        return forward(backbone, inputs, positions, this=this)
+
+    monkeypatch.setattr(runner, "forward", counting)
+    monkeypatch.setattr(generation, "_LEAST_SHARED_TOKENS", 4)
+    assert generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2}) == expected
+    assert read[0] == 9
+    assert read[1] == sum(len(prompt.ids) - 9 for prompt in prompts)
 
 
 def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,11 +182,11 @@ def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monke
     expected = generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2})
     advance, tried = CpuRunner.advance, []
 
-    def with_room_for_two(runner: CpuRunner, entering: Any) -> Any:
-        tried.append(runner.n_slots)
-        if runner.n_slots > 2:
+    def with_room_for_two(steps: CpuRunner, entering: Any) -> Any:
+        tried.append(steps.n_slots)
+        if steps.n_slots > 2:
             raise torch.OutOfMemoryError("no more")
-        return advance(runner, entering)
+        return advance(steps, entering)
 
     monkeypatch.setattr(CpuRunner, "advance", with_room_for_two)
     monkeypatch.setattr(generation, "_SLOTS_ON_CPU", 8)
@@ -183,66 +201,12 @@ def test_tied_embeddings_are_decoded_alike(tmp_path: Path) -> None:
     assert generate_greedy(loaded, prompts, max_new_tokens=12, stop_ids={2}) == expected
 
 
-def test_pictures_and_text_are_answered_in_one_batch_as_generate_answers_each(
-    vlm: LoadedModel, images: dict[str, Image.Image]
-) -> None:
-    questions = [("red", "何の絵ですか"), ("blue", "What?"), ("green", "何の絵ですか"), ("red", "1"), (None, "3+4は")]
-    features = project_images(vlm, images)
-    prompts = []
-    expected = []
-    for picture, question in questions:
-        text = f"{IMAGE_TOKEN}\n{question}\n" if picture else question
-        prompts.append(prepare_prompt(vlm, text, features=features[picture] if picture else None))
-        inputs = _processed(vlm, text, images.get(picture or ""))
-        assert prompts[-1].ids.tolist() == inputs["input_ids"][0].tolist()
-        found = vlm.model.generate(**inputs, max_new_tokens=16, do_sample=False, pad_token_id=3)
-        expected.append([token for token in found[0, inputs["input_ids"].shape[1] :].tolist() if token != 2])
-    assert len({tuple(row) for row in expected}) > 3
-    assert generate_greedy(vlm, prompts, max_new_tokens=16, stop_ids={2}) == expected
-
-
 @pytest.mark.parametrize("family", VLM_PICOS)
 def test_every_vlm_answers_texts_as_generate_does(tmp_path: Path, family: str) -> None:
     loaded = load_model(pico_vlm(tmp_path / "m", family=family), device="cpu")
     prompts = prompts_for(loaded)
     expected = stock_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2})
     assert generate_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2}) == expected
-
-
-@pytest.mark.parametrize(
-    ("family", "has_tiles"), [("llava_next", True), ("llava_onevision", True), ("vipllava", False)]
-)
-def test_pictures_cut_into_tiles_or_not_are_answered_as_generate_answers_each(
-    tmp_path: Path, images: dict[str, Image.Image], family: str, has_tiles: bool
-) -> None:
-    loaded = load_model(pico_vlm(tmp_path / "m", family=family), device="cpu")
-    wide = {**images, "wide": Image.new("RGB", (90, 30), (10, 200, 10))}
-    features = project_images(loaded, wide)
-    assert (len({len(rows) for rows in features.values()}) > 1) == has_tiles
-    prompts, expected = [], []
-    for name, picture in wide.items():
-        text = f"{IMAGE_TOKEN}\n何の絵ですか"
-        inputs = _processed(loaded, text, picture)
-        prompts.append(prepare_prompt(loaded, text, features=features[name]))
-        assert prompts[-1].ids.tolist() == inputs["input_ids"][0].tolist()
-        found = loaded.model.generate(**inputs, max_new_tokens=12, do_sample=False, pad_token_id=3)
-        expected.append([token for token in found[0, inputs["input_ids"].shape[1] :].tolist() if token != 2])
-    assert generate_greedy(loaded, prompts, max_new_tokens=12, stop_ids={2}) == expected
-
-
-def test_beams_and_penalty_see_picture_and_prompt_as_generate_does(
-    vlm: LoadedModel, images: dict[str, Image.Image]
-) -> None:
-    features = project_images(vlm, images)
-    text = f"{IMAGE_TOKEN}\n何の絵ですか\n"
-    decoding = Decoding(max_new_tokens=10, beams=3, repetition_penalty=1.5)
-    inputs = _processed(vlm, text, images["red"])
-    found = vlm.model.generate(
-        **inputs, max_new_tokens=10, num_beams=3, repetition_penalty=1.5, do_sample=False, pad_token_id=3
-    )
-    expected = vlm.tokenizer.decode(found[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-    generated = generate(vlm, [prepare_prompt(vlm, text, features=features["red"])], decoding=decoding)
-    assert generated.texts == (expected,)
 
 
 def test_text_from_a_stop_string_on_is_cut_and_its_row_leaves_early(llm: LoadedModel) -> None:
@@ -268,18 +232,6 @@ def test_no_prompts_give_no_answers(llm: LoadedModel) -> None:
     assert generate(llm, [], decoding=Decoding(max_new_tokens=4)).texts == ()
 
 
-def test_a_prompt_that_begins_with_the_start_token_gets_no_second_one(llm: LoadedModel) -> None:
-    plain, written = prompts_for(llm, ("12", "<s>12"))
-    assert plain.ids.tolist() == written.ids.tolist()
-
-
-def test_padding_is_at_the_left() -> None:
-    short, long = Prompt(ids=torch.tensor([7])), Prompt(ids=torch.tensor([4, 5, 6]))
-    ids, mask = left_padded([short, long], device=torch.device("cpu"))
-    assert ids.tolist() == [[0, 0, 7], [4, 5, 6]]
-    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
-
-
 @pytest.mark.gpu
 def test_on_a_gpu_tokens_are_those_of_generate(tmp_path: Path) -> None:
     loaded = load_model(pico_llm(tmp_path / "m", n_blocks=3), device="cuda")
@@ -292,8 +244,3 @@ def test_on_a_gpu_tokens_are_those_of_generate(tmp_path: Path) -> None:
         )
         expected.append([token for token in found[0, ids.shape[1] :].tolist() if token != 2])
     assert generate_greedy(loaded, prompts, max_new_tokens=24, stop_ids={2}) == expected
-
-
-def _processed(loaded: LoadedModel, text: str, picture: Image.Image | None) -> dict[str, Any]:
-    processor: Any = loaded.processor
-    return dict(processor(images=picture, text=text, return_tensors="pt"))

@@ -7,41 +7,77 @@ import pytest
 import torch
 from PIL import Image
 
-from evovlm.errors import UnknownArchitecture
-from evovlm.models import image_features
-from evovlm.models.image_features import project_images
+from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture
+from evovlm.models.image_features import UnfitPicture, by_layer, see_pictures
 from evovlm.models.loading import LoadedModel, load_model
+from tests.models.pictures import drawn
 from tests.pico import pico_vlm
 
 
 def test_features_are_those_the_model_computes_itself(vlm: LoadedModel, images: dict[str, Image.Image]) -> None:
     processor: Any = vlm.processor
-    features = project_images(vlm, images)
-    for name, picture in images.items():
+    for picture in images.values():
         inputs = processor(images=picture, text="<image>", return_tensors="pt")
         own = vlm.model(**inputs).image_hidden_states
-        assert features[name].shape == (16, 32)
-        torch.testing.assert_close(features[name], own.view(16, 32), rtol=1e-5, atol=1e-6)
+        features, shown = see_pictures(vlm, [picture])
+        assert features.shape == (16, 32)
+        assert shown.n_tokens == 16
+        assert torch.equal(features, own.view(16, 32))
 
 
-def test_a_picture_has_the_same_features_in_any_company(
-    vlm: LoadedModel, images: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch
+def test_pictures_cut_into_tiles_have_as_many_features_as_tiles_need(tmp_path: Path) -> None:
+    loaded = load_model(pico_vlm(tmp_path / "m", family="llava_next"), device="cpu")
+    lengths = {name: len(see_pictures(loaded, [picture.picture])[0]) for name, picture in drawn().items()}
+    assert len(set(lengths.values())) > 1
+
+
+def test_a_picture_beside_others_is_not_cut_where_the_family_does_not(tmp_path: Path) -> None:
+    loaded = load_model(pico_vlm(tmp_path / "m", family="llava_onevision"), device="cpu")
+    wide = drawn()["wide"].picture
+    alone, _ = see_pictures(loaded, [wide])
+    together, _ = see_pictures(loaded, [wide, wide])
+    assert len(together) < 2 * len(alone)
+
+
+def test_features_for_several_layers_stand_side_by_side(tmp_path: Path) -> None:
+    loaded = load_model(pico_vlm(tmp_path / "m", family="qwen3_vl"), device="cpu")
+    features, shown = see_pictures(loaded, [drawn()["square"].picture])
+    at_embedding, later = by_layer(features, hidden=32)
+    assert at_embedding.shape == later.shape == (shown.n_tokens, 32)
+    assert not torch.equal(at_embedding, later)
+    assert shown.grid is not None
+    assert shown.grid.shape == (1, 3)
+
+
+def test_a_family_that_would_be_decoded_wrongly_is_refused(
+    tmp_path: Path, images: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = project_images(vlm, images)
-    monkeypatch.setattr(image_features, "_PICTURES_AT_ONCE", 1)
-    for name, features in project_images(vlm, images).items():
-        torch.testing.assert_close(features, together[name], rtol=1e-5, atol=1e-6)
+    loaded = load_model(pico_vlm(tmp_path / "m"), device="cpu")
+    monkeypatch.setattr(loaded.model.config, "model_type", "future_vl")
+    with pytest.raises(UnknownArchitecture, match=r"pictures of a future_vl are not decoded yet; those of gemma3, .*"):
+        see_pictures(loaded, [images["red"]])
 
 
-def test_a_model_without_a_processor_takes_no_pictures(llm: LoadedModel, images: dict[str, Image.Image]) -> None:
-    with pytest.raises(TypeError, match="no pictures"):
-        project_images(llm, images)
+def test_features_that_are_not_finite_are_an_error(tmp_path: Path, images: dict[str, Image.Image]) -> None:
+    loaded = load_model(pico_vlm(tmp_path / "m"), device="cpu")
+    with torch.no_grad():
+        loaded.model.model.multi_modal_projector.linear_1.weight[0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"image features .* are not finite in float32"):
+        see_pictures(loaded, [images["red"]])
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "mistral3"])
-def test_pictures_that_would_be_decoded_wrongly_are_refused(
-    tmp_path: Path, images: dict[str, Image.Image], family: str
-) -> None:
-    loaded = load_model(pico_vlm(tmp_path / "vlm", family=family), device="cpu")
-    with pytest.raises(UnknownArchitecture, match=f"pictures of a {family} are not decoded yet; those of llava,"):
-        project_images(loaded, images)
+def test_a_processor_that_does_not_fit_its_model_is_told(tmp_path: Path, images: dict[str, Image.Image]) -> None:
+    loaded = load_model(pico_vlm(tmp_path / "m"), device="cpu")
+    processor: Any = loaded.processor
+    processor.patch_size = 16
+    with pytest.raises(BrokenCheckpoint, match="4 image tokens where the model has 16 features"):
+        see_pictures(loaded, [images["red"]])
+    processor.patch_size = None
+    with pytest.raises(BrokenCheckpoint, match=r"processor cannot take a picture .*\n.* often patch_size"):
+        see_pictures(loaded, [images["red"]])
+
+
+def test_a_picture_that_the_processor_refuses_is_told(tmp_path: Path) -> None:
+    loaded = load_model(pico_vlm(tmp_path / "m", family="qwen2_vl"), device="cpu")
+    with pytest.raises(UnfitPicture, match=r"does not take the picture .*aspect ratio"):
+        see_pictures(loaded, [Image.new("RGB", (3000, 2))])

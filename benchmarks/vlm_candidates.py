@@ -1,0 +1,164 @@
+"""Candidates of a search over a VLM: what the kept image features save, whole candidates side by side.
+
+    python benchmarks/vlm_candidates.py [--pictures 32] [--layers 2] [--later 2] [--without 1]
+
+Prints the table that stands in benchmarks/LOG.md. A candidate is merged (DARE-TIES of the VLM's language model and a
+text model), answers short questions about `--pictures` different pictures in at most 24 tokens, and is scored. The
+first one computes the features of all pictures; later ones find them kept; those without the store compute them anew,
+as they would if each candidate were an ordinary checkpoint. Beside zoo:vlm stand random LLaVAs on CLIP ViT-L/14-336
+(576 image tokens), vision encoder and language model both cut to `--layers` of their 24 layers, so that the ratio is
+about that of the whole models. The larger the language model is beside the vision encoder, the less there is to save.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    LlavaConfig,
+    MistralConfig,
+)
+
+from evovlm.assets import asset_path
+from evovlm.evaluation.answering import PreparedTask, TaskChoice
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.recipes.candidate import Evaluation
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.tasks.task import Split
+
+ZOO = "zoo:vlm"
+# Hidden size and MLP of the language model: a quarter of the vision encoder's work, and that of Qwen2-0.5B.
+RANDOM = {"LLaVA, small language model": (512, 1408), "LLaVA, language model of 0.5B": (896, 4864)}
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the first candidate, and the means of later ones and of those without the store."""
+
+    first: float
+    later: float
+    without: float
+
+
+def save_random(folder: Path, *, hidden: int, mlp: int, layers: int) -> None:
+    """Save a random LLaVA as `vlm`, its language model as `base` and another one as `ja`."""
+    zoo = asset_path("zoo/vlm")
+    token = json.loads((zoo / "config.json").read_text())["image_token_index"]
+    text = MistralConfig(
+        vocab_size=1328,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=2048,
+        sliding_window=None,
+        tie_word_embeddings=False,
+        dtype="float32",
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=layers, num_attention_heads=16, image_size=336,
+        patch_size=14, projection_dim=768,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=token, image_seq_length=576)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder / "vlm")
+    for name in ("base", "ja"):
+        AutoModelForCausalLM.from_config(text).save_pretrained(folder / name)
+    for name in ("vlm", "base", "ja"):
+        for path in zoo.iterdir():
+            if path.suffix != ".safetensors" and path.name not in ("config.json", "README.md"):
+                shutil.copy(path, folder / name)
+    path = folder / "vlm" / "processor_config.json"
+    processor = json.loads(path.read_text())
+    processor["patch_size"] = 14
+    for key in ("size", "crop_size"):
+        processor["image_processor"][key] = {"height": 336, "width": 336}
+    path.write_text(json.dumps(processor))
+
+
+def template(folder: Path | None) -> MergeTemplate:
+    """Return the merge of the zoo's models, or of those in a folder."""
+    base, vlm, ja = (
+        ModelRef(text=f"zoo:{name}" if folder is None else name, origin=folder) for name in ("base", "vlm", "ja")
+    )
+    sources = {"vlm": vlm, "ja": ja}
+    return MergeTemplate(base=base, host=vlm, sources=sources, method="dare_ties", seed=42, vocabulary="host")
+
+
+def candidate(merge: MergeTemplate, number: int) -> ParameterMerge:
+    """Return a recipe."""
+    weights = (0.5 + 0.02 * number, 0.5 - 0.02 * number)
+    return merge.recipe(
+        {
+            name: SourceParameters(weight=weight, density=0.8)
+            for name, weight in zip(merge.sources, weights, strict=True)
+        }
+    )
+
+
+def measure(merge: MergeTemplate, *, pictures: int, later: int, without: int) -> Times:
+    """Time candidates of one search; opening the models is not counted."""
+    choice = TaskChoice(name="emoji_ja", limit=pictures)
+    # A sample of its own, so that what is done once in a process is done.
+    evaluator = Evaluator.open(merge, tasks=[TaskChoice(name="emoji_ja", limit=1)], device="cpu")
+    answered(evaluator, candidate(merge, 0))
+
+    def anew(number: int) -> tuple[Evaluator, float]:
+        started = time.perf_counter()
+        prepared = PreparedTask.prepare(choice, Split.SEARCH, evaluator.loaded)
+        fresh = Evaluator(resident=evaluator.resident, tasks=(prepared,), weights=(1.0,))
+        answered(fresh, candidate(merge, number))
+        return fresh, time.perf_counter() - started
+
+    kept, first = anew(1)
+    times = []
+    for number in range(2, 2 + later):
+        started = time.perf_counter()
+        answered(kept, candidate(merge, number))
+        times.append(time.perf_counter() - started)
+    return Times(first=first, later=mean(times), without=mean(anew(number)[1] for number in range(without)))
+
+
+def answered(evaluator: Evaluator, recipe: ParameterMerge) -> None:
+    """Evaluate a candidate. Raises RuntimeError where that fails."""
+    outcome = evaluator.evaluate(recipe)
+    if not isinstance(outcome, Evaluation):
+        raise RuntimeError(f"{recipe.recipe_id}: {outcome.reason}")
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--later", type=int, default=2)
+    parser.add_argument("--without", type=int, default=1)
+    given = parser.parse_args()
+    how = {"pictures": given.pictures, "later": given.later, "without": given.without}
+    found = {ZOO: measure(template(None), **how)}
+    for name, (hidden, mlp) in RANDOM.items():
+        with tempfile.TemporaryDirectory() as folder:
+            save_random(Path(folder), hidden=hidden, mlp=mlp, layers=given.layers)
+            found[name] = measure(template(Path(folder)), **how)
+    print(f"{given.pictures} pictures, seconds per candidate, {torch.get_num_threads()} threads")
+    print("| model | first | later | without the store | without / later |")
+    print("|---|---|---|---|---|")
+    for name, times in found.items():
+        ratio = times.without / times.later
+        print(f"| {name} | {times.first:.2f} | {times.later:.2f} | {times.without:.2f} | {ratio:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""A question as text with places for its pictures, in a model's own words; what its text merely mentions stays text."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from jinja2.exceptions import TemplateError
+
+from evovlm.errors import TaskError
+from evovlm.models.loading import LoadedModel
+
+PLACE = "<image>"
+"""Where a picture goes in a prompt that is no model's own."""
+
+
+class Told(Protocol):
+    """What is asked, in words: a whole prompt, or a message for the model's chat template."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def chat(self) -> bool: ...
+    @property
+    def system(self) -> str | None: ...
+
+
+def split_at_places(loaded: LoadedModel, question: Told, *, n_pictures: int) -> list[str]:
+    """Return the text before, between and behind the places of the pictures: one part more than there are places.
+
+    In a whole prompt the first `n_pictures` places are those of the pictures, further ones are plain text; there are
+    fewer parts where there are fewer places. The model's own image tokens in a text are no places: a blank behind
+    their first character makes plain text of them. In a message for a chat template this is done to every special
+    token.
+
+    Raises TaskError for a chat without a template, or with one that does not take the message or the pictures.
+    """
+    if question.chat:
+        return _split_chat(loaded, question, n_pictures=n_pictures)
+    begin, end = _around_a_picture(loaded)
+    parts = [_plain(part, _image_tokens(loaded)) for part in question.text.split(PLACE, n_pictures)]
+    last = len(parts) - 1
+    return [(end if place > 0 else "") + part + (begin if place < last else "") for place, part in enumerate(parts)]
+
+
+def token_ids(loaded: LoadedModel, text: str, *, chat: bool) -> list[int]:
+    """Return a whole prompt's tokens; the start token stands there once, whether or not the text begins with it."""
+    start = loaded.tokenizer.bos_token
+    # A text model's template writes what it wants; a processor adds what its template leaves out.
+    is_whole = (chat and not loaded.sees) or (start is not None and text.startswith(start))
+    ids: list[int] = loaded.tokenizer(text, add_special_tokens=not is_whole, verbose=False).input_ids
+    return ids
+
+
+def count_places(loaded: LoadedModel, ids: Sequence[int]) -> int:
+    """Return how many tokens of a prompt the model takes for those of pictures or videos."""
+    return sum(ids.count(token) for token in _image_token_ids(loaded))
+
+
+def _split_chat(loaded: LoadedModel, question: Told, *, n_pictures: int) -> list[str]:
+    writer: Any = loaded.processor or loaded.tokenizer
+    if not writer.chat_template:
+        raise TaskError(
+            f"{loaded.folder}: has no chat template, which the prompt `chat` needs.\n"
+            "    Name a written-out prompt for the task (the table PROMPTS), or add chat_template.jinja to the model."
+        )
+    tokens = _special_tokens(loaded) | _image_tokens(loaded)
+    messages = [] if question.system is None else [_message(loaded, "system", _plain(question.system, tokens))]
+    messages.append(_message(loaded, "user", _plain(question.text, tokens), n_pictures=n_pictures))
+    try:
+        text: str = writer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise TaskError(
+            f"{loaded.folder}: its chat template does not take the question ({error}).\n"
+            "    Name a written-out prompt for the task (the table PROMPTS)."
+        ) from error
+    parts = text.split(str(writer.image_token)) if n_pictures else [text]
+    if len(parts) != n_pictures + 1:
+        raise TaskError(
+            f"{loaded.folder}: its chat template has {len(parts) - 1} places for {n_pictures} pictures.\n"
+            "    Name a written-out prompt for the task (the table PROMPTS)."
+        )
+    return parts
+
+
+def _message(loaded: LoadedModel, role: str, text: str, *, n_pictures: int = 0) -> dict[str, Any]:
+    if not loaded.sees:
+        return {"role": role, "content": text}
+    return {"role": role, "content": [{"type": "image"}] * n_pictures + [{"type": "text", "text": text}]}
+
+
+def _around_a_picture(loaded: LoadedModel) -> tuple[str, str]:
+    """Return what a chat template of the family writes before and behind its image token (Qwen-VL does)."""
+    config, words = loaded.model.config, loaded.tokenizer.convert_ids_to_tokens
+    ids = (getattr(config, "vision_start_token_id", None), getattr(config, "vision_end_token_id", None))
+    begin, end = ("" if each is None or not loaded.sees else str(words(each)) for each in ids)
+    return begin, end
+
+
+def _image_token_ids(loaded: LoadedModel) -> frozenset[int]:
+    ids = (getattr(loaded.model.config, name, None) for name in ("image_token_id", "video_token_id"))
+    return frozenset(int(each) for each in ids if each is not None)
+
+
+def _image_tokens(loaded: LoadedModel) -> frozenset[str]:
+    """Return the tokens that stand for pictures and videos, as their text."""
+    if loaded.processor is None:
+        return frozenset()
+    tokens = {loaded.tokenizer.convert_ids_to_tokens(each) for each in _image_token_ids(loaded)}
+    tokens |= {getattr(loaded.processor, name, None) for name in ("image_token", "video_token")}
+    return frozenset(str(token) for token in tokens if token)
+
+
+def _special_tokens(loaded: LoadedModel) -> frozenset[str]:
+    added = loaded.tokenizer.added_tokens_decoder.values()
+    return frozenset(loaded.tokenizer.all_special_tokens) | {str(token) for token in added if token.special}
+
+
+def _plain(text: str, tokens: frozenset[str]) -> str:
+    for token in sorted(tokens, key=lambda token: (-len(token), token)):
+        if len(token) > 1:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
