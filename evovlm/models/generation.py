@@ -6,7 +6,6 @@ Greedy decoding is our own loop (continuous batching over slots) and gives the s
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from evovlm.models.prompt import Prompt
 from evovlm.models.runner import CpuRunner, DeviceRunner, Runner
 from evovlm.models.slots import shape_of
 from evovlm.models.stock import stock_inputs
+from evovlm.room import available_memory_bytes
 
 # More rows than this gain nothing: products are as fast as they get, and every slot takes memory.
 _SLOTS_ON_CPU = 96
@@ -253,8 +253,8 @@ def _slots_at_once(backbone: Backbone, *, longest: int) -> int:
     if backbone.device.type == "cuda":
         free_bytes, most = torch.cuda.mem_get_info(backbone.device)[0], _SLOTS_ON_GPU
     else:
-        free_bytes, most = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _SLOTS_ON_CPU
-    return max(1, min(most, int(_MEMORY_SHARE * free_bytes / row_bytes)))
+        free_bytes, most = available_memory_bytes(), _SLOTS_ON_CPU
+    return max(1, min(most, int(_MEMORY_SHARE * free_bytes / row_bytes))) if free_bytes is not None else most
 
 
 def _row_bytes(config: Any, longest: int, number_bytes: int) -> int:
