@@ -33,31 +33,37 @@ class Comparison:
     ties: int
 
 
-def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
-    """Compare the scores (in [0, 1], by sample id) of two models.
+def compare(first: Sequence[float], second: Sequence[float], *, binary: bool) -> Comparison:
+    """Compare two models' scores (in [0, 1]) of the same samples, in the same order.
 
-    Where every score is 0 or 1 the test is McNemar's in its exact form, else a paired bootstrap. Raises TaskError when
-    they are not scores of the same samples, or of none.
+    The test is McNemar's in its exact form where scores are `binary` (0 or 1), else a paired bootstrap. Raises
+    ValueError for none, or for unequal numbers of them.
+    """
+    low, high = difference_interval(first, second)
+    pairs = list(zip(first, second, strict=True))
+    wins, losses = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
+    return Comparison(
+        difference=math.fsum(a - b for a, b in pairs) / len(pairs),
+        low=low,
+        high=high,
+        p_value=mcnemar_p_value(wins=wins, losses=losses) if binary else bootstrap_p_value(first, second),
+        test="McNemar, exact" if binary else "paired bootstrap",
+        n=len(pairs),
+        wins=wins,
+        losses=losses,
+        ties=len(pairs) - wins - losses,
+    )
+
+
+def compare_by_id(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
+    """Compare two models' scores by their samples' ids; they are binary where every one is 0 or 1.
+
+    Raises TaskError when they are not scores of the same samples, or of none.
     """
     _check_same_samples(first, second)
     ids = sorted(first)
     left, right = [first[each] for each in ids], [second[each] for each in ids]
-    wins = sum(a > b for a, b in zip(left, right, strict=True))
-    losses = sum(a < b for a, b in zip(left, right, strict=True))
-    binary = all(score in (0.0, 1.0) for score in (*left, *right))
-    p_value = mcnemar_p_value(wins=wins, losses=losses) if binary else bootstrap_p_value(left, right)
-    low, high = difference_interval(left, right)
-    return Comparison(
-        difference=math.fsum(a - b for a, b in zip(left, right, strict=True)) / len(ids),
-        low=low,
-        high=high,
-        p_value=p_value,
-        test="McNemar, exact" if binary else "paired bootstrap",
-        n=len(ids),
-        wins=wins,
-        losses=losses,
-        ties=len(ids) - wins - losses,
-    )
+    return compare(left, right, binary=all(score in (0.0, 1.0) for score in (*left, *right)))
 
 
 def mcnemar_p_value(*, wins: int, losses: int) -> float:
