@@ -55,9 +55,9 @@ def _lone_letter(text: str, letters: str) -> str | None:
 
 
 def _named_by_text(text: str, choices: Sequence[str]) -> str | None:
-    plain, options = bare(text), [bare(choice) for choice in choices]
-    same = [index for index, option in enumerate(options) if option == plain]
-    held = same or [index for index, option in enumerate(options) if option and option in plain]
+    plain, options = bare(text), [bare(choice) for choice in choices[: len(string.ascii_uppercase)]]
+    held = [index for index, option in enumerate(options) if option and option in plain]
+    held = [index for index in held if options[index] == plain] or held
     # 京都 stands in 東京都 too: what is part of another option that was named was not named itself.
     held = [i for i in held if not any(i != j and options[i] in options[j] and options[i] != options[j] for j in held)]
     return string.ascii_uppercase[held[0]] if len(held) == 1 else None

@@ -77,6 +77,13 @@ def test_without_options_letters_alone_are_read() -> None:
     assert read_choice("東京", ()) is None
 
 
+def test_an_empty_option_and_one_beyond_z_are_named_by_nothing() -> None:
+    assert read_choice("", ("", "東京")) is None
+    many = [f"番号{number:02d}" for number in range(30)]
+    assert read_choice("番号25", many) == "Z"
+    assert read_choice("番号26", many) is None
+
+
 FRAMES = ["{}", "({})", "{}.", "答えは{}です", "答え: {}", "The answer is {}.", "正解は({})です。", "{}を選びます。"]
 
 
