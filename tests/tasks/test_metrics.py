@@ -186,3 +186,9 @@ def test_the_bootstrap_median_is_that_of_a_plain_loop() -> None:
 def test_answers_are_scored_in_order() -> None:
     scores = score_answers(NUMBERS, (asked("1"), asked("2")), ("1", "1"))
     assert [each.score for each in scores] == [1.0, 0.0]
+
+
+def test_a_scoring_says_what_it_is() -> None:
+    assert str(Scoring(metric="accuracy", extractor="paper", gate="fasttext")) == "accuracy, paper, fasttext gate"
+    assert str(Scoring(metric="rouge_l_ja", extractor="paper")) == "rouge_l_ja"
+    assert str(Scoring(metric="clip_score", clip_model="org/clip")) == "clip_score, org/clip"
