@@ -1,5 +1,6 @@
 """`evovlm grade FILE`: scores saved predictions; of two files, which model is better."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -132,21 +133,32 @@ def _print(files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dic
 
 
 def _save(path: Path, graded: "tuple[Graded, ...]") -> None:
+    from evovlm.errors import OutputError
+
+    rows = [
+        {
+            **({} if each.task is None else {"task": each.task}),
+            "id": prediction.sample.id,
+            "question": prediction.sample.question,
+            "references": list(prediction.sample.references),
+            "tags": sorted(prediction.sample.tags),
+            "choices": list(prediction.sample.choices),
+            "text": prediction.text,
+            "extracted": score.extracted,
+            "gate": each.scoring.gate,
+            "score": score.score,
+            "ungated": score.ungated,
+            "japanese": score.japanese,
+            "unscored": score.unscored,
+        }
+        for each in graded
+        for prediction, score in zip(each.predictions, each.scores, strict=True)
+    ]
     beside = path.with_name(path.name + ".partial")
-    with beside.open("w", encoding="utf-8") as file:
-        for each in graded:
-            for prediction, score in zip(each.predictions, each.scores, strict=True):
-                row = {
-                    **({} if each.task is None else {"task": each.task}),
-                    "id": prediction.sample.id,
-                    "question": prediction.sample.question,
-                    "references": list(prediction.sample.references),
-                    "text": prediction.text,
-                    "extracted": score.extracted,
-                    "score": score.score,
-                    "ungated": score.ungated,
-                    "japanese": score.japanese,
-                    "unscored": score.unscored,
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    beside.replace(path)
+    try:
+        beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise OutputError(f"{path}: cannot be written ({error}). Name a place that can.") from error

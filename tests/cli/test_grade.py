@@ -115,11 +115,27 @@ def test_save_writes_what_can_be_graded_again(evovlm: Command, saved: Path, tmp_
     assert [row["score"] for row in rows] == [1.0, 0.0, 0.0, 1.0]
     assert [row["extracted"] for row in rows] == ["2", "3", None, "1000"]
     assert rows[2]["unscored"] == "no number found"
-    assert set(rows[0]) == set(SAVED[0])
+    assert set(rows[0]) == {*SAVED[0], "tags", "choices", "gate"}
     assert figures(evovlm, out) == first
     refused = evovlm("grade", saved, "--save", out)
     assert refused.code == 2
     assert "exists already" in refused.err
+
+
+def test_choices_and_tags_are_kept_for_another_grading(evovlm: Command, tmp_path: Path) -> None:
+    row = {"id": "a", "text": "東京です", "answer": "B", "choices": ["大阪", "東京"], "tags": ["yes_no"]}
+    theirs, out = write_lines(tmp_path / "theirs.jsonl", [row]), tmp_path / "graded.jsonl"
+    first = figures(evovlm, theirs, "--metric", "multiple_choice", "--save", out)
+    assert first["score"] == 1.0
+    assert figures(evovlm, out, "--metric", "multiple_choice") == first
+    assert figures(evovlm, out, "--metric", "jdocqa", "--gate", "none")["score"] == 0.0
+
+
+def test_scores_that_cannot_be_written_are_told(evovlm: Command, saved: Path, tmp_path: Path) -> None:
+    done = evovlm("grade", saved, "--save", tmp_path / "nowhere" / "out.jsonl")
+    assert (done.code, done.out) == (2, "")
+    assert "cannot be written" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_anyones_table_is_graded_by_its_columns(evovlm: Command, tmp_path: Path) -> None:
