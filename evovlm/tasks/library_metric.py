@@ -5,7 +5,8 @@
     evaluate:sacrebleu#score*0.01        from the hub, of 0 to 100: made 0 to 1
 
 A metric of the hub is a Python script that is fetched and run. That happens only where the environment says
-EVOVLM_ALLOW_HUB_METRICS=1: no task file or config can ask for it by itself.
+EVOVLM_ALLOW_HUB_METRICS=1: no task file or config can ask for it by itself. A local path is taken from the current
+folder.
 """
 
 import os
@@ -40,6 +41,8 @@ _THEIR_ERRORS = (
     ValueError,
 )
 _ROUNDING = 1e-6
+# As evaluate's get_imports has it: an import whose comment says where to fetch it.
+_FETCHES = re.compile(r"^(?:import|from)\s[^#\r\n]*#\s+From:\s+\S", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,8 @@ def _load(name: str) -> Any:
             f"{name}: there is no such file here, and a metric of the hub is a script that would be fetched and run.\n"
             f"    Set {ALLOW_VARIABLE}=1 to allow that, or save the script and name its path: evaluate:./{path.name}.py"
         )
+    if local:
+        _check_fetches_nothing(path, name)
     import evaluate
 
     try:
@@ -96,6 +101,20 @@ def _load(name: str) -> Any:
         ) from error
     _check_takes_texts(module, name)
     return module
+
+
+def _check_fetches_nothing(path: Path, name: str) -> None:
+    """Raise TaskError where a local script tells `evaluate` to fetch more of its code, and that is not allowed."""
+    script = path / f"{path.resolve().name}.py" if path.is_dir() else path
+    if not script.is_file():
+        raise TaskError(
+            f"{name}: there is no metric script {script}. Name a .py file, or a folder with one of its name."
+        )
+    if _FETCHES.search(script.read_text(encoding="utf-8", errors="replace")) and os.environ.get(ALLOW_VARIABLE) != "1":
+        raise TaskError(
+            f"{name}: {script} has evaluate fetch more code (`# From:` after an import), which would be run.\n"
+            f"    Set {ALLOW_VARIABLE}=1 to allow that, or put that code beside the script."
+        )
 
 
 def _check_takes_texts(module: Any, name: str) -> None:

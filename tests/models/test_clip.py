@@ -92,6 +92,21 @@ def test_a_model_of_the_hub_is_fetched_without_its_pickles(folder: Path, tmp_pat
     hub.stop()
 
 
+def test_open_clips_own_names_are_fetched_from_the_hub(folder: Path, open_hub: OpenHub) -> None:
+    open_hub({"laion/CLIP-ViT-B-32-laion2B-s34B-b79K": folder})
+    clip = load_clip("ViT-B-32:laion2b_s34b_b79k", device="cpu")
+    assert torch.equal(clip.embed_texts(["猫"]), load_clip(str(folder), device="cpu").embed_texts(["猫"]))
+
+
+def test_weights_that_the_hub_has_as_a_pickle_only_are_not_read(tmp_path: Path, open_hub: OpenHub) -> None:
+    published = pico_clip(tmp_path / "published")
+    pickled(published)
+    hub = open_hub({"org/clip": published})
+    with pytest.raises(BrokenCheckpoint, match="no safetensors weights"):
+        load_clip("org/clip", device="cpu")
+    assert not any("bin" in name for name in hub.sent)
+
+
 def test_a_hub_that_has_no_such_model_is_told(folder: Path, open_hub: OpenHub) -> None:
     open_hub({"org/clip": folder})
     with pytest.raises(ModelNotFound, match="org/other"):

@@ -118,6 +118,18 @@ def test_a_script_that_is_not_there_is_an_error_and_not_asked_of_the_hub(
         score(f"evaluate:{tmp_path / 'nothing.py'}")
 
 
+def test_a_local_script_that_has_more_code_fetched_needs_permission_too(tmp_path: Path) -> None:
+    path = script(tmp_path)
+    path.write_text("import .more  # From: https://example.org/more.py\n" + path.read_text(encoding="utf-8"))
+    with pytest.raises(TaskError, match=f"{ALLOW_VARIABLE}=1"):
+        score(f"evaluate:{path}")
+
+
+def test_a_folder_without_a_script_of_its_name_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="no metric script"):
+        score(f"evaluate:{tmp_path}")
+
+
 def test_a_script_of_the_hub_is_not_fetched_without_permission() -> None:
     with pytest.raises(TaskError, match=f"{ALLOW_VARIABLE}=1"):
         score("evaluate:exact_match")
