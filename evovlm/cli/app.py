@@ -10,6 +10,7 @@ from evovlm.cli.convert import convert
 from evovlm.cli.demo import demo
 from evovlm.cli.evolve import evolve
 from evovlm.cli.export import export
+from evovlm.cli.grade import grade
 from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
 from evovlm.cli.score import score
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, evolve, show, check, merge, convert, export, score, methods, spaces, tasks):
+for command in (demo, evolve, show, check, merge, convert, export, score, grade, methods, spaces, tasks):
     app.command()(command)
 app.add_typer(zoo)
 

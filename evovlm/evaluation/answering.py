@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from evovlm.errors import TaskError
+from evovlm.evaluation.task_scores import task_score
 from evovlm.models.generation import generate
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
@@ -68,19 +69,6 @@ class ScoredTask:
     def tags(self) -> tuple[str, ...]:
         """Every tag of its samples, sorted."""
         return tuple(sorted({tag for answer in self.answers for tag in answer.sample.tags}))
-
-
-def task_score(scores: Sequence[SampleScore]) -> TaskScore:
-    """Return the means of some samples' scores."""
-    n = len(scores)
-    return TaskScore(
-        score=sum(score.score for score in scores) / n,
-        ungated=sum(score.ungated for score in scores) / n,
-        japanese=sum(score.japanese for score in scores) / n,
-        per_sample=tuple(score.score for score in scores),
-        n=n,
-        unscored=sum(score.unscored is not None for score in scores),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from evovlm.seeding import generator
 
 _Z = 1.959963984540054
 _RESAMPLES = 2000
+_AT_ONCE = 100
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
@@ -28,9 +32,7 @@ def mean_interval(scores: Sequence[float]) -> Interval:
         raise ValueError("an interval needs at least one score")
     if all(score in (0.0, 1.0) for score in scores):
         return wilson_interval(successes=int(sum(scores)), n=len(scores))
-    values = np.asarray(scores, dtype=np.float64)
-    means = values[_resampled(len(values))].mean(axis=1)
-    return Interval(*(float(end) for end in np.quantile(means, (0.025, 0.975))))
+    return _middle(resampled_means(np.asarray(scores, dtype=np.float64)))
 
 
 def wilson_interval(*, successes: int, n: int) -> Interval:
@@ -51,9 +53,22 @@ def difference_interval(first: Sequence[float], second: Sequence[float]) -> Inte
     if not first or len(first) != len(second):
         raise ValueError("a paired difference needs the scores of the same samples, at least one")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    means = differences[_resampled(len(differences))].mean(axis=1)
+    return _middle(resampled_means(differences))
+
+
+def resampled_means(values: Floats) -> Floats:
+    """Return the means of 2000 bootstrap resamples of `values`, shape (2000,); the draw depends on their number alone.
+
+    So two models' scores on the same samples are resampled alike.
+    """
+    draws = generator("bootstrap", len(values))
+    means = np.empty(_RESAMPLES)
+    # Not all at once: 2000 resamples of 100,000 scores would take 3 GB.
+    for start in range(0, _RESAMPLES, _AT_ONCE):
+        chosen = draws.integers(len(values), size=(min(_AT_ONCE, _RESAMPLES - start), len(values)))
+        means[start : start + _AT_ONCE] = values[chosen].mean(axis=1)
+    return means
+
+
+def _middle(means: Floats) -> Interval:
     return Interval(*(float(end) for end in np.quantile(means, (0.025, 0.975))))
-
-
-def _resampled(n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    return generator("bootstrap", n).integers(n, size=(_RESAMPLES, n))

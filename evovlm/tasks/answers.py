@@ -7,7 +7,7 @@ read as 0), for numbers to hold against the paper's; `robust` reads what a perso
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 _PAPER_NUMBER = re.compile(r"\d*\.?\d+")
 
@@ -19,10 +19,11 @@ def extract_paper(text: str) -> float | None:
 
 
 # Their compatibility forms would glue digits on: 25m² is not 25m2, and ③ no 3.
-_LEFT_ALONE = ("<super>", "<sub>", "<circle>", "<square>", "<fraction>")
+_LEFT_ALONE = ("<super>", "<sub>", "<circle>", "<square>")
 _SAME_SIGN = str.maketrans({"−": "-", "‐": "-", "–": "-", "⁄": "/", "〜": "~"})
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+# Models write 1550,000 too, and mean one number.
+_DIGITS = r"(?:[0-9]+(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _MINUS = (
     # A minus is a sign unless something to subtract from stands before it: a digit, a letter, a kanji (19個-5個).
     r"(?P<minus>(?:(?<![0-9A-Za-z)\]%\u4e00-\u9fff])-|マイナス\s*)[$¥€£]?)?"
@@ -40,18 +41,22 @@ _KANJI_COUNTED = re.compile(
 _UNITS = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "億": 10**8, "兆": 10**12}
 _ATOM = re.compile(rf"{_DIGITS}|[〇零一二三四五六七八九]+|[十百千万億兆]")
 
-_MARKER = re.compile(
+ANSWER_MARKER = re.compile(
     r"####|\\boxed\s*\{|(?:答え|答|解答|回答|正解)[」』*\s]*(?:は|が|:|=)|答え\s*(?=[0-9-])"
     r"|\banswer\W{0,4}(?:is|was|:|=)",
     re.IGNORECASE,
 )
-_FRACTION = re.compile(r"\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
-_PART_OF = re.compile(rf"({_DIGITS}|[一二三四五六七八九十百]+)分の({_DIGITS}|[一二三四五六七八九十百]+)")
+"""What stands before an answer: 答えは, "the answer is", ####, \\boxed{."""
+_FRACTION = re.compile(r"\\[dt]?frac\{(?P<over>[0-9]{1,15})\}\{(?P<under>[0-9]{1,15})\}")
+# As long as a float holds every digit; without a bound, a page of digits would be walked through once for each.
+_PART = r"(?:[0-9]{1,15}|[一二三四五六七八九十百]{1,15})"
+_PART_OF = re.compile(rf"(?<![0-9.,一二三四五六七八九十百])({_PART})分の({_PART})(?![0-9.,]?[0-9])")
+_MIXED = re.compile(r"(?<![0-9./,=])([0-9]{1,9})(?: |と)([0-9]{1,9})/([0-9]{1,9})(?![0-9./])")
 _SENTENCE_END = re.compile(r"。|\n|です|ます|\.(?![0-9])")
 _ASIDE = re.compile(r"\([^()]*\)")
 _JAPANESE = re.compile(r"[ぁ-んァ-ヶ一-龠]")
 # Where a model, done with its answer, goes on to invent the next question.
-_NEXT_QUESTION = re.compile(r"\n\s*#*\s*(?:問題|質問|指示|problem|question|instruction)\s*:", re.IGNORECASE)
+_NEXT_QUESTION = re.compile(r"\n[ \t]*#*[ \t]*(?:問題|質問|指示|problem|question|instruction)\s{0,4}:", re.IGNORECASE)
 
 
 def extract_robust(text: str) -> float | None:
@@ -63,7 +68,7 @@ def extract_robust(text: str) -> float | None:
     """
     plain = _plain(text)
     end = len(plain)
-    for marker in reversed(list(_MARKER.finditer(plain))):
+    for marker in reversed(list(ANSWER_MARKER.finditer(plain))):
         number = _stated(plain[marker.end() : end])
         if number is not None:
             return number
@@ -71,21 +76,38 @@ def extract_robust(text: str) -> float | None:
     return _last(_ARABIC, plain) if _ARABIC.search(plain) else _last(_KANJI_COUNTED, plain)
 
 
-EXTRACTORS: dict[str, Callable[[str], float | None]] = {"paper": extract_paper, "robust": extract_robust}
+EXTRACTORS: Mapping[str, Callable[[str], float | None]] = {"paper": extract_paper, "robust": extract_robust}
 
 
 def _plain(text: str) -> str:
     """Undo what only looks different: widths, signs, LaTeX fractions; drop the questions a model asks itself."""
-    characters = (
-        character
-        if unicodedata.decomposition(character).startswith(_LEFT_ALONE)
-        else unicodedata.normalize("NFKC", character)
-        for character in text
-    )
-    plain = _FRACTION.sub(r"\1/\2", "".join(characters).translate(_SAME_SIGN))
-    plain = _PART_OF.sub(lambda found: f"{_numeral(found[2]):g}/{_numeral(found[1]):g}", plain)
+    characters = (_alike(character) for character in text)
+    plain = _FRACTION.sub(_slashed, "".join(characters).translate(_SAME_SIGN))
+    plain = _PART_OF.sub(lambda found: f"{_numeral(found[2]):.0f}/{_numeral(found[1]):.0f}", plain)
+    plain = _MIXED.sub(_improper, plain)
     asked_again = _NEXT_QUESTION.search(plain.lstrip())
     return plain.lstrip()[: asked_again.start()] if asked_again else plain
+
+
+def _alike(character: str) -> str:
+    kind = unicodedata.decomposition(character)
+    if kind.startswith(_LEFT_ALONE):
+        return character
+    plain = unicodedata.normalize("NFKC", character)
+    over, _, under = plain.partition("⁄")
+    return f"\\frac{{{over}}}{{{under}}}" if kind.startswith("<fraction>") else plain
+
+
+def _slashed(found: re.Match[str]) -> str:
+    # 2½ is no 21/2, and -½ has its sign.
+    gap = " " if found.string[max(0, found.start() - 1) : found.start()].isdigit() else ""
+    return f"{gap}{found['over']}/{found['under']}"
+
+
+def _improper(found: re.Match[str]) -> str:
+    """Write 1と1/2 as 3/2; what is no proper fraction stays: 12 3/2."""
+    whole, over, under = (int(found[group]) for group in (1, 2, 3))
+    return f"{whole * under + over}/{under}" if 0 < over < under else found[0]
 
 
 def _stated(after: str) -> float | None:

@@ -5,20 +5,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoring:
-    """How answers are scored: `metric` names a row of METRICS, or `evaluate:NAME_OR_PATH`.
+    """How answers are scored: `metric` names a row of METRICS, or `evaluate:NAME_OR_PATH` (library_metric.py).
 
     `extractor` names a row of EXTRACTORS, for metrics that compare numbers. `gate` names a row of GATES: an answer in
-    another language than Japanese then scores 0; None asks for no language.
+    another language than Japanese then scores 0; None asks for no language. `clip_model` is the open_clip model of
+    `clip_score` (models/clip.py says how it is named).
     """
 
     metric: str
     extractor: str = "robust"
     gate: str | None = None
+    clip_model: str | None = None
 
     def __str__(self) -> str:
         parts = [self.metric]
         if self.metric == "accuracy" and self.extractor != "robust":
             parts.append(self.extractor)
+        if self.clip_model is not None:
+            parts.append(self.clip_model)
         if self.gate is not None:
             parts.append(f"{self.gate} gate")
         return ", ".join(parts)
@@ -43,7 +47,10 @@ class SampleScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a metric finds, before any gate: a value in [0, 1] for each reference, what it read, why it found none."""
+    """What a metric finds, before any gate: a value in [0, 1] for each reference, what it read, why it found none.
+
+    For a sample without references it is one value, or none at all.
+    """
 
     values: tuple[float, ...]
     extracted: str | None = None

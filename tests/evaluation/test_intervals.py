@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from evovlm.evaluation.intervals import difference_interval, mean_interval, wilson_interval
+from evovlm.evaluation.intervals import difference_interval, mean_interval, resampled_means, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,12 @@ def test_no_scores_have_no_interval() -> None:
 def test_a_difference_needs_the_same_samples() -> None:
     with pytest.raises(ValueError, match="same samples"):
         difference_interval([0.1, 0.2], [0.1])
+
+
+def test_many_scores_are_resampled_in_little_memory_and_alike() -> None:
+    values = np.random.default_rng(0).random(5_000)
+    means = resampled_means(values)
+    assert means.shape == (2000,)
+    assert float(means.mean()) == pytest.approx(float(values.mean()), abs=1e-3)
+    assert float(means.std()) == pytest.approx(float(values.std()) / math.sqrt(5_000), rel=0.05)
+    np.testing.assert_allclose(resampled_means(-values), -means)

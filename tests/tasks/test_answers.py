@@ -1,5 +1,7 @@
+import csv
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -49,6 +51,13 @@ def test_each_extractor_reads_its_column(text: str, paper: float | None, robust:
         ("19個-5個", 5),
         ("答えは.5です", 0.5),
         ("25%です", 25),
+        ("つまり1550,000ドル", 1_550_000),
+        ("答えは2½です", 2.5),
+        ("-\\frac{3}{4}", -0.75),
+        ("2\\frac{1}{2}", 2.5),
+        ("答えは1と2分の1です", 1.5),
+        ("三分の二", 2 / 3),
+        ("12/5と1/2", 0.5),
     ],
 )
 def test_the_robust_extractor_reads_what_a_person_would(text: str, number: float) -> None:
@@ -103,16 +112,117 @@ def test_every_whole_number_is_found_however_it_is_written(number: int, style: s
     assert extract_robust(frame.replace("{}", WRITTEN[style](number))) == number
 
 
+ENGLISH = ["The answer is {}.", "So the answer is: {}", "2 + 3, then more.\n#### {}", "The answer: \\boxed{{}}"]
+JAPANESE = [
+    "答えは{}です。",
+    "答え：{}",
+    "5人なので、正解は{}個。",
+    "よって、{}円になります。",
+    "3×5を計算すると{}",
+    "解答:\n{}メートル",
+]
+
+
+@given(
+    st.integers(min_value=0, max_value=10**9),
+    st.integers(min_value=0, max_value=99),
+    st.booleans(),
+    st.sampled_from(ENGLISH + JAPANESE),
+    st.booleans(),
+)
+def test_every_decimal_is_found_in_either_language(
+    whole: int, hundredths: int, grouped: bool, frame: str, full_width: bool
+) -> None:
+    written = f"{whole:,}.{hundredths:02d}" if grouped else f"{whole}.{hundredths:02d}"
+    text = frame.replace("{}", written.translate(FULL_WIDTH) if full_width else written)
+    assert extract_robust(text) == float(f"{whole}.{hundredths:02d}")
+
+
+FRACTIONS: dict[str, Callable[[int, int], str]] = {
+    "slash": lambda over, under: f"{over}/{under}",
+    "full width": lambda over, under: f"{over}／{under}".translate(FULL_WIDTH),
+    "latex": lambda over, under: f"\\frac{{{over}}}{{{under}}}",
+    "分の": lambda over, under: f"{under}分の{over}",
+    "kanji": lambda over, under: f"{kanji(under)}分の{kanji(over)}",
+}
+
+
+@given(
+    st.integers(min_value=1, max_value=99),
+    st.integers(min_value=2, max_value=99),
+    st.sampled_from(sorted(FRACTIONS)),
+    st.sampled_from(JAPANESE + ENGLISH),
+)
+def test_every_fraction_is_found(over: int, under: int, style: str, frame: str) -> None:
+    assert extract_robust(frame.replace("{}", FRACTIONS[style](over, under))) == pytest.approx(over / under)
+
+
+@given(st.integers(min_value=0, max_value=999), st.integers(min_value=1, max_value=9), st.sampled_from(["と", " "]))
+def test_every_mixed_number_is_found(whole: int, over: int, joined: str) -> None:
+    assert extract_robust(f"答えは{whole}{joined}{over}/10です") == pytest.approx(whole + over / 10)
+
+
+@given(st.integers(min_value=0, max_value=10**9), st.text(alphabet="それは次のとおり。わけで\n、", max_size=30))
+def test_what_stands_before_a_marker_does_not_matter(number: int, before: str) -> None:
+    assert extract_robust(f"{before}7×9=63。{before}答えは{number}個です。") == number
+
+
 @given(st.text())
 def test_any_text_has_a_finite_number_or_none(text: str) -> None:
     found = extract_robust(text)
     assert found is None or abs(found) < float("inf")
+    extract_paper(text)
 
 
-@given(st.text(alphabet="0123456789.,-=/ 十百万〇答えは:円です。\n$マイナス{}\\#"))
+@given(st.text(alphabet="0123456789.,-=/ 十百万〇分の½²答えは:円です。\n$マイナス{}\\#frac"))
 def test_texts_of_numbers_do_not_raise(text: str) -> None:
     extract_robust(text)
     extract_paper(text)
+
+
+PIECES = [
+    "\n",
+    " ",
+    "\n#",
+    "9",
+    "9,",
+    "9,999",
+    "一",
+    "千",
+    "1万",
+    "マイナス",
+    "マイナス ",
+    "(",
+    "答え",
+    "答え ",
+    "答えは",
+    "-",
+    "=",
+    ".",
+    "1/",
+]
+PIECES += ["分の", "9分の", "\\frac{9}{", "「", "３", "½", "answer ", "です", "問題", "*"]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_ten_thousand_times_the_same_piece_are_read_through(piece: str) -> None:
+    for text in (piece * 10_000, f"答えは{piece * 10_000}", f"{piece * 10_000}x"):
+        found = extract_robust(text)
+        assert found is None or abs(found) < float("inf")
+
+
+DISAGREEMENTS = Path(__file__).with_name("harness_disagreements.tsv")
+
+
+def read_disagreements(model: str) -> dict[int, tuple[float | None, float | None]]:
+    """Return what the harness and we read, by the completion's place in its file."""
+    with DISAGREEMENTS.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["model"] == model]
+    return {int(row["index"]): (_number(row["harness"]), _number(row["ours"])) for row in rows}
+
+
+def _number(cell: str) -> float | None:
+    return None if cell == "none" else float(cell)
 
 
 @pytest.mark.parametrize("model", ["gpt3", "cyberagent-open-calm-7b"])
@@ -125,3 +235,26 @@ def test_robust_is_right_as_often_as_the_harness_on_real_completions(model: str)
     by_robust = sum(extract_robust(row["completion"]) == row["answer"] for row in details)
     assert len(details) == 250
     assert by_robust >= by_harness > 0
+
+
+@pytest.mark.parametrize("model", ["gpt3", "cyberagent-open-calm-7b"])
+def test_every_disagreement_with_the_harness_is_known(model: str) -> None:
+    (result,) = json.loads(public_file(f"mgsm_ja_completions/{model}.json").read_text(encoding="utf-8"))[
+        "results"
+    ].values()
+    found = {}
+    for index, row in enumerate(result["details"]):
+        theirs = None if row["extracted_answer"] == "[invalid]" else float(row["extracted_answer"])
+        ours = extract_robust(row["completion"])
+        if ours != theirs:
+            found[index] = theirs, ours if ours is None else float(f"{ours:.15g}")
+    assert found == read_disagreements(model)
+
+
+def test_no_known_disagreement_costs_a_right_answer() -> None:
+    with DISAGREEMENTS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == 36
+    for row in rows:
+        assert row["reads_better"] in ("ours", "harness", "neither")
+        assert _number(row["harness"]) != float(row["gold"])

@@ -1,0 +1,164 @@
+"""`evovlm grade FILE`: scores saved predictions; of two files, which model is better."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evovlm.evaluation.comparison import Comparison
+    from evovlm.evaluation.grading import Graded
+
+_COLUMN = "The column with {}; the usual names are tried."
+
+
+def grade(
+    files: Annotated[
+        list[Path], typer.Argument(help="Predictions: JSONL, JSON, CSV, TSV, Parquet; two files are compared.")
+    ],
+    metric: Annotated[
+        str | None, typer.Option("--metric", "-m", help="How to score; default: as the task does.")
+    ] = None,
+    extractor: Annotated[str | None, typer.Option("--extractor", help="How numbers are read: robust or paper.")] = None,
+    gate: Annotated[str | None, typer.Option("--gate", help="Language gate: script, fasttext or none.")] = None,
+    clip_model: Annotated[str | None, typer.Option("--clip-model", help="The open_clip model of clip_score.")] = None,
+    prediction_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the answers"))] = None,
+    reference_column: Annotated[str | None, typer.Option(help=_COLUMN.format("what is right"))] = None,
+    id_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the ids; else rows are numbered"))] = None,
+    image_column: Annotated[str | None, typer.Option(help=_COLUMN.format("pictures' paths, beside the file"))] = None,
+    choices_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the options of a question"))] = None,
+    rows_at: Annotated[str | None, typer.Option(help="Where in a JSON object the rows are: KEY/KEY.")] = None,
+    device: Annotated[str, typer.Option("--device", help="For clip_score: auto, cpu, cuda, cuda:1, ...")] = "auto",
+    save: Annotated[Path | None, typer.Option("--save", help="Write every answer's score to this JSONL file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Score saved predictions, without any model; compare two files of the same samples."""
+    from evovlm.errors import ConfigError, OutputExists
+    from evovlm.evaluation.grading import ScoringChoice, compare_graded
+    from evovlm.evaluation.grading import grade as grade_predictions
+    from evovlm.evaluation.prediction_files import Columns, read_predictions
+
+    if len(files) > 2 or (save is not None and len(files) > 1):
+        what = "--save keeps the scores of" if len(files) == 2 else "grade takes"
+        raise ConfigError(f"{len(files)} files were named; {what} one file{'' if len(files) == 2 else ', or two'}.")
+    if save is not None and save.exists():
+        raise OutputExists(f"{save} exists already and is not overwritten. Name another file.")
+    choice = ScoringChoice(metric=metric, extractor=extractor, gate=gate, clip_model=clip_model)
+    columns = Columns(
+        prediction=prediction_column,
+        reference=reference_column,
+        id=id_column,
+        image=image_column,
+        choices=choices_column,
+    )
+    graded = []
+    for file in files:
+        read = read_predictions(file, columns=columns, rows_at=rows_at, needs_references=metric != "clip_score")
+        graded.append(grade_predictions(read, choice, device=device))
+    compared = compare_graded(*graded) if len(graded) == 2 else {}
+    if save is not None:
+        _save(save, graded[0])
+    if as_json:
+        typer.echo(json.dumps(_as_json(files, graded, compared), ensure_ascii=False))
+        return
+    _print(files, graded, compared)
+
+
+def _figures(graded: "Graded") -> dict[str, object]:
+    from evovlm.evaluation.intervals import mean_interval
+    from evovlm.tasks.rouge import bootstrap_mid
+
+    score = graded.score
+    figures: dict[str, object] = {
+        "measured": str(graded.scoring),
+        "score": score.score,
+        "interval": list(mean_interval(score.per_sample)),
+        "ungated": score.ungated,
+        "japanese": score.japanese,
+        "n": score.n,
+        "unscored": score.unscored,
+    }
+    if graded.scoring.metric.startswith("rouge_"):
+        figures["bootstrap_mid"] = bootstrap_mid(score.per_sample)
+    return figures
+
+
+def _as_json(
+    files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dict[str | None, Comparison]"
+) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "files": [
+            {"file": str(file), "tasks": [{"task": each.task, **_figures(each)} for each in of_file]}
+            for file, of_file in zip(files, graded, strict=True)
+        ],
+        "comparisons": [{"task": task, **asdict(found)} for task, found in compared.items()],
+    }
+
+
+def _print(files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dict[str | None, Comparison]") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from evovlm.cli.rendering import interval_text, percent
+    from evovlm.evaluation.intervals import mean_interval
+
+    console = Console()
+    for file, each in ((file, each) for file, of_file in zip(files, graded, strict=True) for each in of_file):
+        score = each.score
+        name = file.name if each.task is None else f"{file.name}, {each.task}"
+        table = Table(title=escape(f"{name} ({each.scoring})"), title_justify="left")
+        for heading in ("score", "95 % interval", "ungated", "Japanese", "samples", "unscored"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_row(
+            percent(score.score),
+            interval_text(*mean_interval(score.per_sample)),
+            percent(score.ungated),
+            f"{100 * score.japanese:.0f} %",
+            str(score.n),
+            str(score.unscored),
+        )
+        console.print(table)
+    for task, found in compared.items():
+        what = f"{files[0].name} - {files[1].name}{f', {task}' if task else ''}"
+        typer.echo(
+            f"{what}: {100 * found.difference:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f}), "
+            f"p = {found.p_value:.3g} ({found.test}); better on {found.wins}, worse on {found.losses}, "
+            f"alike on {found.ties} of {found.n} samples"
+        )
+
+
+def _save(path: Path, graded: "tuple[Graded, ...]") -> None:
+    from evovlm.errors import OutputError
+
+    rows = [
+        {
+            **({} if each.task is None else {"task": each.task}),
+            "id": prediction.sample.id,
+            "question": prediction.sample.question,
+            "references": list(prediction.sample.references),
+            "tags": sorted(prediction.sample.tags),
+            "choices": list(prediction.sample.choices),
+            "text": prediction.text,
+            "extracted": score.extracted,
+            "gate": each.scoring.gate,
+            "score": score.score,
+            "ungated": score.ungated,
+            "japanese": score.japanese,
+            "unscored": score.unscored,
+        }
+        for each in graded
+        for prediction, score in zip(each.predictions, each.scores, strict=True)
+    ]
+    beside = path.with_name(path.name + ".partial")
+    try:
+        beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise OutputError(f"{path}: cannot be written ({error}). Name a place that can.") from error

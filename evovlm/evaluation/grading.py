@@ -1,0 +1,91 @@
+"""Scores saved predictions: no model is asked anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from evovlm.errors import TaskError
+from evovlm.evaluation.comparison import Comparison, compare_by_id
+from evovlm.evaluation.prediction_files import Prediction
+from evovlm.evaluation.scorer import Scorer, open_scorer
+from evovlm.evaluation.task_scores import task_score
+from evovlm.recipes.candidate import TaskScore
+from evovlm.tasks.catalogue import TASKS
+from evovlm.tasks.scoring import SampleScore, Scoring
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringChoice:
+    """What was asked for instead of the task's own scoring; None leaves that, the gate "none" takes it away."""
+
+    metric: str | None = None
+    extractor: str | None = None
+    gate: str | None = None
+    clip_model: str | None = None
+
+    def over(self, task: str | None) -> Scoring:
+        """Return the scoring of a task's predictions. Raises TaskError when neither says the metric."""
+        own = TASKS[task].scoring if task is not None and task in TASKS else None
+        if own is None and self.metric is None:
+            whose = "name no task" if task is None else f"are of the task '{task}', which is not in the table"
+            raise TaskError(f"The predictions {whose}, so that no metric follows. Name one with --metric.")
+        scoring = own or Scoring(metric=self.metric or "")
+        chosen = {"metric": self.metric, "extractor": self.extractor, "clip_model": self.clip_model}
+        scoring = replace(scoring, **{name: value for name, value in chosen.items() if value is not None})
+        return scoring if self.gate is None else replace(scoring, gate=None if self.gate == "none" else self.gate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """The predictions of one task (None: they name none) and what each scored, in their order."""
+
+    task: str | None
+    scoring: Scoring
+    predictions: tuple[Prediction, ...]
+    scores: tuple[SampleScore, ...]
+
+    @property
+    def score(self) -> TaskScore:
+        """The means over all predictions."""
+        return task_score(self.scores)
+
+    def by_id(self) -> dict[str, float]:
+        """The scores by their samples' ids."""
+        return {each.sample.id: found.score for each, found in zip(self.predictions, self.scores, strict=True)}
+
+
+def grade(predictions: Sequence[Prediction], choice: ScoringChoice, *, device: str = "auto") -> tuple[Graded, ...]:
+    """Score predictions, task by task in the order of their first.
+
+    Raises TaskError, naming the row, for references that the metric cannot compare with, and what `open_scorer` does.
+    """
+    tasks = dict.fromkeys(each.task for each in predictions)
+    scorings = {task: choice.over(task) for task in tasks}
+    scorers = {scoring: open_scorer(scoring, device=device) for scoring in dict.fromkeys(scorings.values())}
+    graded = []
+    for task, scoring in scorings.items():
+        chosen = tuple(each for each in predictions if each.task == task)
+        scores = tuple(_score(scorers[scoring], each) for each in chosen)
+        graded.append(Graded(task=task, scoring=scoring, predictions=chosen, scores=scores))
+    return tuple(graded)
+
+
+def compare_graded(first: Sequence[Graded], second: Sequence[Graded]) -> dict[str | None, Comparison]:
+    """Compare two models by task, or, where each has one task alone, those.
+
+    Raises TaskError when they have no task in common, or other samples.
+    """
+    if len(first) == len(second) == 1:
+        return {first[0].task: compare_by_id(first[0].by_id(), second[0].by_id())}
+    others = {each.task: each for each in second}
+    shared = [each for each in first if each.task in others]
+    if not shared:
+        sides = [", ".join(str(each.task) for each in side) for side in (first, second)]
+        raise TaskError(f"There is no task to compare: the first file is of {sides[0]}, the second of {sides[1]}.")
+    return {each.task: compare_by_id(each.by_id(), others[each.task].by_id()) for each in shared}
+
+
+def _score(scorer: Scorer, prediction: Prediction) -> SampleScore:
+    try:
+        return scorer(prediction.sample, prediction.text)
+    except TaskError as error:
+        raise TaskError(f"{prediction.where}: {error}") from error

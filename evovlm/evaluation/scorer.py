@@ -1,0 +1,66 @@
+"""The one way from a scoring to scores: opens whatever the metric needs, a model included."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+from evovlm.errors import TaskError
+from evovlm.tasks.library_metric import PREFIX, check_library_metric
+from evovlm.tasks.metrics import check_scoring, gated, score_answer
+from evovlm.tasks.sample import Sample
+from evovlm.tasks.scoring import Measured, SampleScore, Scoring
+
+Scorer: TypeAlias = Callable[[Sample, str], SampleScore]
+
+# Hessel et al. 2021 (CLIPScore), equation 1: w = 2.5 stretches cosines, which hardly ever pass 0.4.
+_CLIP_SCORE_FACTOR = 2.5
+
+
+def open_scorer(scoring: Scoring, *, device: str = "auto") -> Scorer:
+    """Return what scores an answer to a sample; for a metric that takes a model, the model is loaded now.
+
+    Raises TaskError for a metric, extractor or gate that does not exist, or a metric's script or model that is not
+    named or cannot be had, and what `load_clip` raises.
+    """
+    metric = check_scoring(scoring)
+    if metric.measure is not None:
+        if scoring.metric.startswith(PREFIX):
+            check_library_metric(scoring.metric)
+        return partial(score_answer, scoring)
+    return _open_clip_scorer(scoring, device=device)
+
+
+def _open_clip_scorer(scoring: Scoring, *, device: str) -> Scorer:
+    """Return CLIPScore: 2.5 times the cosine of answer and picture, kept in [0, 1]; over several pictures the mean.
+
+    The answer goes in as it is, without the paper's "A photo depicts", which is English. No reference is needed.
+    """
+    if scoring.clip_model is None:
+        raise TaskError(
+            f"The metric {scoring.metric} compares answers with pictures by an open_clip model, and none is named.\n"
+            "    Name one: `clip_model` of the task's scoring, or --clip-model, such as ViT-B-32:laion2b_s34b_b79k."
+        )
+    import torch
+
+    from evovlm.models.clip import load_clip
+
+    clip = load_clip(scoring.clip_model, device=device)
+    pictures: dict[str, torch.Tensor] = {}
+
+    def measure(sample: Sample, text: str) -> Measured:
+        if not sample.images:
+            return Measured(values=(0.0,) * len(sample.references), unscored="no picture")
+        if not text.strip():
+            return Measured(values=(0.0,) * len(sample.references), unscored="no text")
+        new = {image.key: image for image in sample.images if image.key not in pictures}
+        if new:
+            rows = clip.embed_images([image.load() for image in new.values()])
+            pictures.update(zip(new, rows, strict=True))
+        cosines = torch.stack([pictures[image.key] for image in sample.images]) @ clip.embed_texts([text])[0]
+        value = float((_CLIP_SCORE_FACTOR * cosines.clamp(min=0.0)).clamp(max=1.0).mean())
+        return Measured(values=(value,) * max(1, len(sample.references)))
+
+    def score(sample: Sample, text: str) -> SampleScore:
+        return gated(measure(sample, text), sample=sample, text=text, gate=scoring.gate, numeric=False)
+
+    return score

@@ -1,0 +1,179 @@
+"""Metrics of the `evaluate` library as ours: `evaluate:PLACE`, with `#KEY` and `*FACTOR` where they are needed.
+
+    evaluate:./my_metric.py              a local script, or a folder that holds one of its name
+    evaluate:./my_bleu#bleu              which of its results counts
+    evaluate:sacrebleu#score*0.01        from the hub, of 0 to 100: made 0 to 1
+
+A metric of the hub is a Python script that is fetched and run. That happens only where the environment says
+EVOVLM_ALLOW_HUB_METRICS=1: no task file or config can ask for it by itself. A local path is taken from the current
+folder.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from evovlm.errors import TaskError
+
+PREFIX = "evaluate:"
+ALLOW_VARIABLE = "EVOVLM_ALLOW_HUB_METRICS"
+
+_NAME = re.compile(
+    r"evaluate:(?P<place>[^#*]+)(?:#(?P<key>[^#*]+))?(?:\*(?P<factor>[0-9]*\.?[0-9]+(?:[eE]-?[0-9]+)?))?"
+)
+# A script is anybody's code, and fails in any of these ways.
+_THEIR_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+_ROUNDING = 1e-6
+# As evaluate's get_imports has it: an import whose comment says where to fetch it.
+_FETCHES = re.compile(r"^(?:import|from)\s[^#\r\n]*#\s+From:\s+\S", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Name:
+    place: str
+    key: str | None
+    factor: float
+
+
+def library_values(name: str, *, references: tuple[str, ...], text: str) -> tuple[float, ...]:
+    """Return the metric's value of an answer for each reference, in [0, 1].
+
+    Raises TaskError when the metric cannot be loaded, compares something else than texts, fails, gives several numbers
+    of which none is named, or one outside [0, 1].
+    """
+    module = _load(name)
+    return tuple(_value(module, name, reference=reference, text=text) for reference in references)
+
+
+def check_library_metric(name: str) -> None:
+    """Raise TaskError when the metric cannot be loaded or compares something else than texts."""
+    _load(name)
+
+
+def _parse(name: str) -> _Name:
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise TaskError(
+            f"The metric '{name}' cannot be read. Write evaluate:NAME_OR_PATH, then #KEY and *FACTOR if need be."
+        )
+    return _Name(place=found["place"], key=found["key"], factor=float(found["factor"] or 1.0))
+
+
+@lru_cache(maxsize=8)
+def _load(name: str) -> Any:
+    place = _parse(name).place
+    path = Path(place).expanduser()
+    local = path.exists()
+    if not local and (place.startswith((".", "/", "~")) or place.endswith(".py") or place.count("/") > 1):
+        raise TaskError(f"{name}: there is no metric script {path}. Name a .py file, or a folder with one of its name.")
+    if not local and os.environ.get(ALLOW_VARIABLE) != "1":
+        raise TaskError(
+            f"{name}: there is no such file here, and a metric of the hub is a script that would be fetched and run.\n"
+            f"    Set {ALLOW_VARIABLE}=1 to allow that, or save the script and name its path: evaluate:./{path.name}.py"
+        )
+    if local:
+        _check_fetches_nothing(path, name)
+    import evaluate
+
+    try:
+        module = evaluate.load(str(path.resolve()) if local else place, keep_in_memory=True)
+    except _THEIR_ERRORS as error:
+        raise TaskError(
+            f"{name}: evaluate cannot load it ({_first_line(error)}).\n"
+            "    Correct the script, or without a connection save it and name its path: evaluate:PATH.py"
+        ) from error
+    _check_takes_texts(module, name)
+    return module
+
+
+def _check_fetches_nothing(path: Path, name: str) -> None:
+    """Raise TaskError where a local script tells `evaluate` to fetch more of its code, and that is not allowed."""
+    script = path / f"{path.resolve().name}.py" if path.is_dir() else path
+    if not script.is_file():
+        raise TaskError(
+            f"{name}: there is no metric script {script}. Name a .py file, or a folder with one of its name."
+        )
+    if _FETCHES.search(script.read_text(encoding="utf-8", errors="replace")) and os.environ.get(ALLOW_VARIABLE) != "1":
+        raise TaskError(
+            f"{name}: {script} has evaluate fetch more code (`# From:` after an import), which would be run.\n"
+            f"    Set {ALLOW_VARIABLE}=1 to allow that, or put that code beside the script."
+        )
+
+
+def _check_takes_texts(module: Any, name: str) -> None:
+    for features in _feature_sets(module):
+        if set(features) == {"predictions", "references"} and _is_text(features["predictions"]):
+            return
+    raise TaskError(
+        f"{name}: should compare predictions with references, both texts, and takes {_feature_sets(module)[0]}.\n"
+        "    Use a metric of texts; for numbers there is accuracy."
+    )
+
+
+def _feature_sets(module: Any) -> list[Mapping[str, Any]]:
+    features = module.features
+    return list(features) if isinstance(features, list) else [features]
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _value(module: Any, name: str, *, reference: str, text: str) -> float:
+    several = not any(_is_text(features["references"]) for features in _feature_sets(module))
+    try:
+        results = module.compute(predictions=[text], references=[[reference]] if several else [reference])
+    except _THEIR_ERRORS as error:
+        raise TaskError(
+            f"{name}: failed on the answer {text[:60]!r} with the reference {reference[:60]!r}: {_first_line(error)}"
+        ) from error
+    parsed = _parse(name)
+    value = parsed.factor * _chosen(results, parsed.key, name=name)
+    if not -_ROUNDING <= value <= 1 + _ROUNDING:
+        raise TaskError(
+            f"{name}: gave {value:g}, and a score lies in [0, 1]. Add a factor to its name, such as *0.01 for per cent."
+        )
+    return min(1.0, max(0.0, value))
+
+
+def _chosen(results: Mapping[str, Any] | None, key: str | None, *, name: str) -> float:
+    numbers = {each: number for each, value in (results or {}).items() if (number := _number(value)) is not None}
+    if key is None and len(numbers) == 1:
+        return next(iter(numbers.values()))
+    if key is None or key not in numbers:
+        found = ", ".join(numbers) or "none"
+        raise TaskError(f"{name}: which number counts? It gives: {found}. Name one of them after a #.")
+    return numbers[key]
+
+
+def _number(value: Any) -> float | None:
+    """Return a single number, or the only one of a list; None for anything else."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, (str, bytes, bool, list, tuple, dict)) or value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
