@@ -250,11 +250,10 @@ def _longest(prompts: Sequence[Prompt]) -> int:
 def _slots_at_once(backbone: Backbone, *, longest: int) -> int:
     """Return how many answers of `longest` tokens, prompt and all, the device has room for, within what is of use."""
     row_bytes = _row_bytes(backbone.decoder.config, longest, backbone.embedding.weight.element_size())
-    if backbone.device.type == "cuda":
-        free_bytes, most = torch.cuda.mem_get_info(backbone.device)[0], _SLOTS_ON_GPU
-    else:
-        free_bytes, most = available_memory_bytes(), _SLOTS_ON_CPU
-    return max(1, min(most, int(_MEMORY_SHARE * free_bytes / row_bytes))) if free_bytes is not None else most
+    is_gpu = backbone.device.type == "cuda"
+    most = _SLOTS_ON_GPU if is_gpu else _SLOTS_ON_CPU
+    free_bytes = torch.cuda.mem_get_info(backbone.device)[0] if is_gpu else available_memory_bytes()
+    return most if free_bytes is None else max(1, min(most, int(_MEMORY_SHARE * free_bytes / row_bytes)))
 
 
 def _row_bytes(config: Any, longest: int, number_bytes: int) -> int:
