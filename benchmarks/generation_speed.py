@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, GenerationConfig, MistralConfig, MistralForCausalLM, StoppingCriteria
 
-from evovlm.models.generation import generate_greedy
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
+from evovlm.models.streams import generate_greedy
 
 SIZES = {
     "small": {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8},

@@ -1,19 +1,106 @@
-"""Prompts as transformers' own `generate` takes them, without a second run of vision encoder and projector."""
+"""Answers by transformers' own `generate`, without a second run of vision encoder and projector."""
 
-from collections.abc import Sequence
-from typing import Any
+import itertools
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from evovlm.models.backbone import Backbone
+from evovlm.models.capacity import longest_prompt, slots_at_once
 from evovlm.models.image_features import by_layer
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, embed, left_padded, left_padded_positions
 
 # These want more of a picture than embeddings in a row, and take what their image part has made.
 _ENCODED = ("gemma3", "qwen3_vl")
+
+
+class DecodingSettings(Protocol):
+    """How answers are decoded: greedily where `beams` is 1 and `repetition_penalty` is 1."""
+
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def beams(self) -> int: ...
+    @property
+    def repetition_penalty(self) -> float: ...
+    @property
+    def stop(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greedy:
+    """Greedy decoding without stop strings."""
+
+    max_new_tokens: int
+    beams: int = 1
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+@torch.inference_mode()
+def generate_stock(
+    loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings, stop_ids: Collection[int]
+) -> list[list[int]]:
+    """Return what transformers' own `generate` answers to each prompt, without the stop token; never samples.
+
+    Raises FloatingPointError when the model's logits are not finite.
+    """
+    longest = longest_prompt(prompts) + decoding.max_new_tokens
+    rows_at_once = max(1, slots_at_once(Backbone.of(loaded), longest=longest) // decoding.beams)
+    generated: list[list[int]] = [[] for _ in prompts]
+    waiting = _batches(prompts, rows_at_once=rows_at_once)[::-1]
+    while waiting:
+        rows = waiting.pop()
+        try:
+            found = _generate(loaded, [prompts[row] for row in rows], decoding=decoding, stop_ids=stop_ids)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            torch.cuda.empty_cache()
+            waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
+            continue
+        for row, tokens in zip(rows, found, strict=True):
+            ends = [place for place, token in enumerate(tokens) if token in stop_ids]
+            generated[row] = tokens[: ends[0]] if ends else tokens
+    return generated
+
+
+def _generate(
+    loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings, stop_ids: Collection[int]
+) -> list[list[int]]:
+    inputs = stock_inputs(loaded, prompts)
+    found = loaded.model.generate(
+        **inputs,
+        do_sample=False,
+        num_beams=decoding.beams,
+        repetition_penalty=decoding.repetition_penalty,
+        max_new_tokens=decoding.max_new_tokens,
+        pad_token_id=loaded.tokenizer.pad_token_id,
+        eos_token_id=sorted(stop_ids),
+        logits_processor=[_refuse_nan],
+    )
+    rows: list[list[int]] = found[:, inputs["input_ids"].shape[1] :].tolist()
+    return rows
+
+
+def _refuse_nan(_ids: Tensor, scores: Tensor) -> Tensor:
+    if bool(torch.isnan(scores).any()):
+        raise FloatingPointError("the model's logits are not finite")
+    return scores
+
+
+def _batches(prompts: Sequence[Prompt], *, rows_at_once: int) -> list[list[int]]:
+    """Return the indices of the prompts in batches of like size, prompts of like length together."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
+    n_batches = math.ceil(len(order) / rows_at_once)
+    edges = [len(order) * number // n_batches for number in range(n_batches + 1)] if n_batches else []
+    return [order[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def stock_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> dict[str, Any]:

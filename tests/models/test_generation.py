@@ -8,15 +8,17 @@ import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from evovlm.models import generation, runner
+from evovlm.models import capacity, runner, streams
 from evovlm.models.backbone import Backbone
-from evovlm.models.generation import generate, generate_greedy
+from evovlm.models.generation import generate
 from evovlm.models.greedy import Ending, decode
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.packed import Pass, forward, packed_attention, packs_exactly
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.models.runner import CpuRunner, DeviceRunner
 from evovlm.models.slots import shape_of
+from evovlm.models.stock import generate_stock
+from evovlm.models.streams import generate_greedy
 from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
 from tests.pico import pico_llm, pico_vlm
@@ -61,7 +63,7 @@ def likely_stops(loaded: LoadedModel, prompts: list[Prompt]) -> set[int]:
 def test_greedy_tokens_are_those_of_generate(
     llm: LoadedModel, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_SLOTS_ON_CPU", rows_at_once)
+    monkeypatch.setattr(capacity, "_SLOTS_ON_CPU", rows_at_once)
     prompts = prompts_for(llm)
     stops = likely_stops(llm, prompts)
     expected = stock_greedy(llm, prompts, max_new_tokens=24, stop_ids=stops)
@@ -134,7 +136,7 @@ def test_answers_end_at_their_own_limits(llm: LoadedModel) -> None:
 def test_several_streams_give_the_same_answers(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = prompts_for(llm)
     expected = generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2})
-    monkeypatch.setattr(generation, "_PROMPTS_PER_STREAM", 1)
+    monkeypatch.setattr(streams, "_PROMPTS_PER_STREAM", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -171,7 +173,7 @@ def test_what_all_prompts_begin_with_is_read_once(llm: LoadedModel, monkeypatch:
         return forward(backbone, inputs, positions, this=this)
 
     monkeypatch.setattr(runner, "forward", counting)
-    monkeypatch.setattr(generation, "_LEAST_SHARED_TOKENS", 4)
+    monkeypatch.setattr(streams, "_LEAST_SHARED_TOKENS", 4)
     assert generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2}) == expected
     assert read[0] == 9
     assert read[1] == sum(len(prompt.ids) - 9 for prompt in prompts)
@@ -189,7 +191,7 @@ def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monke
         return advance(steps, entering)
 
     monkeypatch.setattr(CpuRunner, "advance", with_room_for_two)
-    monkeypatch.setattr(generation, "_SLOTS_ON_CPU", 8)
+    monkeypatch.setattr(capacity, "_SLOTS_ON_CPU", 8)
     assert generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2}) == expected
     assert sorted(set(tried), reverse=True) == [5, 4, 2]
 
@@ -226,6 +228,32 @@ def test_logits_that_are_not_finite_are_an_error(llm_folder: Path) -> None:
         loaded.model.lm_head.weight[5, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="not finite"):
         generate_greedy(loaded, prompts_for(loaded), max_new_tokens=4, stop_ids={2})
+
+
+def test_beams_over_logits_that_are_not_finite_are_an_error(llm_folder: Path) -> None:
+    loaded = load_model(llm_folder, device="cpu")
+    with torch.no_grad():
+        loaded.model.lm_head.weight[5, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="not finite"):
+        generate(loaded, prompts_for(loaded), decoding=Decoding(max_new_tokens=4, beams=2))
+
+
+def test_beams_that_memory_runs_out_for_are_searched_in_smaller_batches(
+    llm: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, decoding = prompts_for(llm), Decoding(max_new_tokens=6, beams=2)
+    expected = generate_stock(llm, prompts, decoding=decoding, stop_ids={2})
+    found, rows = llm.model.generate, []
+
+    def with_room_for_two(**inputs: Any) -> Any:
+        rows.append(len(inputs["input_ids"]))
+        if rows[-1] > 2:
+            raise torch.OutOfMemoryError("no more")
+        return found(**inputs)
+
+    monkeypatch.setattr(llm.model, "generate", with_room_for_two)
+    assert generate_stock(llm, prompts, decoding=decoding, stop_ids={2}) == expected
+    assert rows == [5, 2, 3, 1, 2]
 
 
 def test_no_prompts_give_no_answers(llm: LoadedModel) -> None:

@@ -1,0 +1,124 @@
+"""Greedy answers to many prompts, in as many streams as gain something and as many slots as memory allows."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from evovlm.models.backbone import Backbone
+from evovlm.models.capacity import longest_prompt, slots_at_once
+from evovlm.models.greedy import Ending, decode
+from evovlm.models.loading import LoadedModel
+from evovlm.models.packed import packed_attention, packs_exactly
+from evovlm.models.prompt import Prompt
+from evovlm.models.runner import CpuRunner, DeviceRunner, Runner
+from evovlm.models.slots import shape_of
+from evovlm.models.stock import Greedy, generate_stock
+
+# Products of small models are too small to share between threads: there each thread decodes prompts of its own.
+_SMALL_HIDDEN_SIZE = 1024
+_PROMPTS_PER_STREAM = 32
+_LEAST_SHARED_TOKENS = 16
+
+
+def generate_greedy(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    is_over: Callable[[list[int]], bool] | None = None,
+    limits: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Return the tokens that follow each prompt, without the stop token, at most `max_new_tokens` of them.
+
+    `is_over` is asked from time to time whether an answer needs no more tokens; `limits` shortens single answers.
+    Raises FloatingPointError when the model's logits are not finite.
+    """
+    backbone = Backbone.of(loaded)
+    if not prompts or any(prompt.extra for prompt in prompts) or not packs_exactly(backbone):
+        plain = Greedy(max_new_tokens=max_new_tokens)
+        return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids)
+    ending = Ending(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), is_over=is_over)
+    answers: dict[int, list[int]] = {}
+    n_slots = slots_at_once(backbone, longest=longest_prompt(prompts) + max_new_tokens)
+    while len(answers) < len(prompts):
+        left = [number for number in range(len(prompts)) if number not in answers]
+        try:
+            _decode_all(loaded, backbone, prompts, left, answers, ending=ending, limits=limits, n_slots=n_slots)
+        except torch.OutOfMemoryError:
+            if n_slots == 1:
+                raise
+            n_slots //= 2
+            torch.cuda.empty_cache()
+    return [answers[number] for number in range(len(prompts))]
+
+
+def _decode_all(
+    loaded: LoadedModel,
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    numbers: Sequence[int],
+    answers: dict[int, list[int]],
+    *,
+    ending: Ending,
+    limits: Sequence[int] | None,
+    n_slots: int,
+) -> None:
+    """Answer the prompts of these numbers, in as many streams as gain something, each with prompts of its own.
+
+    Which stream answers a prompt depends on nothing but the numbers, so that a run can be repeated to the bit.
+    """
+    shape = shape_of(backbone)
+    room = longest_prompt(prompts) + ending.max_new_tokens
+    small = shape.device.type == "cpu" and backbone.embedding.embedding_dim < _SMALL_HIDDEN_SIZE
+    threads = torch.get_num_threads()
+    n_streams = max(1, min(threads, len(numbers) // _PROMPTS_PER_STREAM)) if small else 1
+    image_token = getattr(loaded.model.config, "image_token_id", None)
+    shared = _shared_start([prompts[number] for number in numbers], image_token=image_token)
+
+    def stream(first: int) -> None:
+        own = {number: prompts[number] for number in numbers[first::n_streams]}
+        kind = CpuRunner if shape.device.type == "cpu" else DeviceRunner
+        slots = min(len(own), max(1, n_slots // n_streams))
+        # Inference mode and the number of threads are settings of each thread.
+        with torch.inference_mode():
+            runner: Runner = kind(backbone, shape, n_slots=slots, room=room, image_token=image_token, shared=shared)
+            for number, answer in decode(runner, own, ending=ending, limits=limits):
+                answers[number] = answer
+
+    with packed_attention(backbone), _threads_each(threads // n_streams):
+        if n_streams == 1:
+            stream(0)
+            return
+        with ThreadPoolExecutor(n_streams, initializer=torch.set_num_threads, initargs=(threads // n_streams,)) as pool:
+            for done in [pool.submit(stream, first) for first in range(n_streams)]:
+                done.result()
+
+
+@contextmanager
+def _threads_each(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _shared_start(prompts: Sequence[Prompt], *, image_token: int | None) -> Tensor:
+    """Return the tokens that all prompts begin with, before any picture; none if that is not worth a pass of its own.
+
+    Every prompt keeps a token of its own, whose state says how the answer begins.
+    """
+    first = prompts[0].ids
+    n = min(len(prompt.ids) for prompt in prompts) - 1
+    for prompt in prompts[1:]:
+        differing = (prompt.ids[:n] != first[:n]).nonzero()
+        n = int(differing[0]) if len(differing) else n
+    if image_token is not None:
+        pictures = (first[:n] == image_token).nonzero()
+        n = int(pictures[0]) if len(pictures) else n
+    return first[: n if n >= _LEAST_SHARED_TOKENS and len(prompts) > 1 else 0]
