@@ -1,6 +1,6 @@
 """Candidates of a search over a VLM: what the kept image features save, whole candidates side by side.
 
-    python benchmarks/vlm_candidates.py [--pictures 32] [--layers 2] [--later 2] [--without 1]
+    python benchmarks/vlm_candidates.py [--models zoo:vlm llava-small llava-0.5b] [--pictures 32] [--layers 1]
 
 Prints the table that stands in benchmarks/LOG.md. A candidate is merged (DARE-TIES of the VLM's language model and a
 text model), answers short questions about `--pictures` different pictures in at most 24 tokens, and is scored. The
@@ -38,7 +38,7 @@ from evovlm.tasks.task import Split
 
 ZOO = "zoo:vlm"
 # Hidden size and MLP of the language model: a quarter of the vision encoder's work, and that of Qwen2-0.5B.
-RANDOM = {"LLaVA, small language model": (512, 1408), "LLaVA, language model of 0.5B": (896, 4864)}
+RANDOM = {"llava-small": (512, 1408), "llava-0.5b": (896, 4864)}
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Times:
     without: float
 
 
-def save_random(folder: Path, *, hidden: int, mlp: int, layers: int) -> None:
-    """Save a random LLaVA as `vlm`, its language model as `base` and another one as `ja`."""
+def save_random(folder: Path, hidden: int, mlp: int, *, layers: int) -> Path:
+    """Save a random LLaVA as `vlm`, its language model as `base` and another one as `ja`; return the folder."""
     zoo = asset_path("zoo/vlm")
     token = json.loads((zoo / "config.json").read_text())["image_token_index"]
     text = MistralConfig(
@@ -86,6 +86,7 @@ def save_random(folder: Path, *, hidden: int, mlp: int, layers: int) -> None:
     for key in ("size", "crop_size"):
         processor["image_processor"][key] = {"height": 336, "width": 336}
     path.write_text(json.dumps(processor))
+    return folder
 
 
 def template(folder: Path | None) -> MergeTemplate:
@@ -141,23 +142,23 @@ def answered(evaluator: Evaluator, recipe: ParameterMerge) -> None:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=(ZOO, *RANDOM), default=(ZOO, *RANDOM))
     parser.add_argument("--pictures", type=int, default=32)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--later", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--later", type=int, default=1)
     parser.add_argument("--without", type=int, default=1)
     given = parser.parse_args()
     how = {"pictures": given.pictures, "later": given.later, "without": given.without}
-    found = {ZOO: measure(template(None), **how)}
-    for name, (hidden, mlp) in RANDOM.items():
-        with tempfile.TemporaryDirectory() as folder:
-            save_random(Path(folder), hidden=hidden, mlp=mlp, layers=given.layers)
-            found[name] = measure(template(Path(folder)), **how)
     print(f"{given.pictures} pictures, seconds per candidate, {torch.get_num_threads()} threads")
     print("| model | first | later | without the store | without / later |")
     print("|---|---|---|---|---|")
-    for name, times in found.items():
+    for name in given.models:
+        with tempfile.TemporaryDirectory() as folder:
+            merge = template(None if name == ZOO else save_random(Path(folder), *RANDOM[name], layers=given.layers))
+            times = measure(merge, **how)
         ratio = times.without / times.later
-        print(f"| {name} | {times.first:.2f} | {times.later:.2f} | {times.without:.2f} | {ratio:.1f} |")
+        line = f"| {name} | {times.first:.2f} | {times.later:.2f} | {times.without:.2f} | {ratio:.1f} |"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def _split_chat(loaded: LoadedModel, question: Told, *, n_pictures: int) -> list
     parts = text.split(str(writer.image_token)) if n_pictures else [text]
     if len(parts) != n_pictures + 1:
         raise TaskError(
-            f"{loaded.folder}: its chat template has {len(parts) - 1} places for {n_pictures} pictures.\n"
+            f"{loaded.folder}: places for pictures in its chat template: {len(parts) - 1}, pictures: {n_pictures}.\n"
             "    Name a written-out prompt for the task (the table PROMPTS)."
         )
     return parts
@@ -111,7 +111,7 @@ def _image_tokens(loaded: LoadedModel) -> frozenset[str]:
 
 def _special_tokens(loaded: LoadedModel) -> frozenset[str]:
     added = loaded.tokenizer.added_tokens_decoder.values()
-    return frozenset(loaded.tokenizer.all_special_tokens) | {str(token) for token in added if token.special}
+    return frozenset(loaded.tokenizer.all_special_tokens) | {token.content for token in added if token.special}
 
 
 def _plain(text: str, tokens: frozenset[str]) -> str:

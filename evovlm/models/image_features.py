@@ -23,7 +23,7 @@ DECODED = (
     "qwen3_vl",
     "vipllava",
 )
-"""Model types whose pictures are decoded as their own `generate` does, token for token."""
+"""Model types whose answers to pictures are those of their own `generate`, token for token."""
 
 CUT_TOGETHER = ("llava_onevision",)
 """Model types that cut a picture into tiles only if it is the only one of its question."""

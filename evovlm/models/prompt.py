@@ -85,7 +85,7 @@ def _prepare(loaded: LoadedModel, question: Asked, store: FeatureStore) -> Promp
     parts = split_at_places(loaded, question, n_pictures=n_pictures)
     if len(parts) != n_pictures + 1:
         return Unanswerable(
-            reason=f"the prompt has {len(parts) - 1} places for pictures ({PLACE}), the question {n_pictures} pictures"
+            reason=f"places for pictures ({PLACE}) in the prompt: {len(parts) - 1}, pictures: {n_pictures}"
         )
     keys = []
     shown = []

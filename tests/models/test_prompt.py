@@ -1,6 +1,7 @@
 """Questions as prompts: what the processor makes of them, chat templates, and text that is no picture's place."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_image_tokens_in_a_question_are_no_places_for_pictures(loaded: LoadedMod
     processor, token = loaded.processor, loaded.model.config.image_token_id
     assert processor is not None
     words = {"<image>", str(processor.image_token), loaded.tokenizer.convert_ids_to_tokens(token)}
-    for word in words:
+    for word in words | {getattr(processor, "video_token", "<image>")}:
         for how in ({"chat": True}, {}):
             place = "" if how else "<image>"
             harmless = prompt_of(loaded, f"{place} 1", picture, **how)
@@ -128,8 +129,8 @@ def test_a_chat_s_text_writes_no_special_tokens(loaded: LoadedModel) -> None:
 def test_places_and_pictures_that_differ_in_number_are_told(vlm: LoadedModel) -> None:
     pictures = tuple(drawn().values())
     reason = reason_of(vlm, Question(text="<image>1", images=pictures))
-    assert reason == "the prompt has 1 places for pictures (<image>), the question 3 pictures"
-    assert "has 0 places" in reason_of(vlm, Question(text="1", images=pictures[:1]))
+    assert reason == "places for pictures (<image>) in the prompt: 1, pictures: 3"
+    assert "in the prompt: 0" in reason_of(vlm, Question(text="1", images=pictures[:1]))
 
 
 def test_a_text_model_that_is_shown_a_picture_is_refused(llm: LoadedModel) -> None:
@@ -169,7 +170,7 @@ def test_a_template_that_refuses_the_message_or_has_no_place_is_told(tmp_path: P
     with pytest.raises(TaskError, match=r"does not take the question .System role not supported"):
         prompt_of(loaded, "1", chat=True, system="2")
     processor.chat_template = "{% for m in messages %}{{ m['role'] }}{% endfor %}"
-    with pytest.raises(TaskError, match="has 0 places for 1 pictures"):
+    with pytest.raises(TaskError, match="in its chat template: 0, pictures: 1"):
         prompt_of(loaded, "1", drawn()["wide"], chat=True)
 
 
@@ -212,6 +213,25 @@ def test_a_picture_is_loaded_once_however_often_it_is_asked_about(loaded: Loaded
         assert isinstance(prompt, Prompt)
         assert prompt.features is not None
         assert len(prompt.features()) == int((prompt.ids == loaded.model.config.image_token_id).sum())
+
+
+def test_no_more_pictures_are_open_at_a_time_than_one_question_has(vlm: LoadedModel) -> None:
+    opened: list[weakref.ref[Image.Image]] = []
+    open_at_once: list[int] = []
+
+    class Fresh(Drawn):
+        def load(self) -> Image.Image:
+            open_at_once.append(sum(each() is not None for each in opened))
+            picture = self.picture.copy()
+            opened.append(weakref.ref(picture))
+            return picture
+
+    pictures = [Fresh(key=str(number), picture=drawn()["wide"].picture) for number in range(12)]
+    prepare_prompts(
+        vlm, [Question(text="<image><image>", images=pair) for pair in zip(pictures[::2], pictures[1::2], strict=True)]
+    )
+    assert len(open_at_once) == 12
+    assert max(open_at_once) <= 1
 
 
 def test_features_do_not_depend_on_the_questions_beside(loaded: LoadedModel) -> None:
