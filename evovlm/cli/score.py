@@ -33,14 +33,14 @@ def score(
     choices = [TaskChoice(name=name, limit=limit, data=places.get(name)) for name in task]
     chosen = parse_split(split)
     for choice in choices:
-        choice.check(chosen)
+        choice.open(chosen)
     if save is not None and save.exists():
         raise OutputExists(f"{save} exists already and is not overwritten. Name another file.")
     scored = score_model(_load(model, device), tasks=choices, split=chosen)
     if save is not None:
         _save(save, scored)
     if as_json:
-        typer.echo(json.dumps({each.task.name: _as_json(each) for each in scored}, ensure_ascii=False))
+        typer.echo(json.dumps({each.name: _as_json(each) for each in scored}, ensure_ascii=False))
         return
     _print(model, split, scored)
 
@@ -96,7 +96,7 @@ def _print(model: str, split: str, scored: tuple["ScoredTask", ...]) -> None:
     for heading in ("score", "95 % interval", "ungated", "Japanese", "samples"):
         table.add_column(heading, justify="right")
     for each in scored:
-        rows = [(each.task.name, each.score)]
+        rows = [(each.name, each.score)]
         rows += [(f"  {tag}", found) for tag in each.tags if (found := each.tagged(tag)) is not None]
         for name, score in rows:
             low, high = mean_interval(score.per_sample)
@@ -117,7 +117,7 @@ def _save(path: Path, scored: tuple["ScoredTask", ...]) -> None:
         for each in scored:
             for answer in each.answers:
                 row = {
-                    "task": each.task.name,
+                    "task": each.name,
                     "id": answer.sample.id,
                     "question": answer.sample.question,
                     "references": list(answer.sample.references),
