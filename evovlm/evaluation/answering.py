@@ -14,17 +14,15 @@ import torch
 
 from evovlm.errors import ModelError, TaskError
 from evovlm.evaluation.batches import Asked, Batches, BatchLog
+from evovlm.evaluation.harness_name import is_harness_name
 from evovlm.models.generation import generate
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import get_task
-from evovlm.tasks.metrics import score_answer
+from evovlm.tasks.metrics import METRICS, score_answer
 from evovlm.tasks.scoring import SampleScore, Scoring
 from evovlm.tasks.task import Decoding, Sample, Split, Task
-
-HARNESS = "lm_eval:"
-"""What the name of a task of the lm-evaluation-harness begins with."""
 
 Scorer = Callable[[Sample, str], SampleScore]
 
@@ -44,7 +42,7 @@ class TaskChoice:
 
     def open(self, split: Split) -> "OpenTask":
         """Read the samples, before any model is loaded. Raises TaskError when the task or its data is not there."""
-        if self.name.startswith(HARNESS):
+        if is_harness_name(self.name):
             # The harness is an extra, and takes seconds to import.
             from evovlm.evaluation.harness import HarnessTask
 
@@ -102,10 +100,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredTask:
-    """All answers to a task, in the task's order, what their scores `measured`, and what they cost."""
+    """All answers to a task, in the task's order, what `measured` them behind which `gate`, and what they cost."""
 
     name: str
     measured: str
+    gate: str | None
     answers: tuple[Answer, ...]
     tokens: int
     seconds: Mapping[str, float]
@@ -171,7 +170,12 @@ class SampleTask:
     @property
     def measured(self) -> str:
         """Its metric, extractor and gate."""
-        return str(self.task.scoring)
+        scoring = self.task.scoring
+        metric = METRICS.get(scoring.metric)
+        parts = [scoring.metric]
+        if metric is not None and metric.numeric:
+            parts.append(f"{scoring.extractor} extractor")
+        return ", ".join([*parts, f"{scoring.gate} gate" if scoring.gate else "no gate"])
 
     @property
     def fingerprint(self) -> str:
@@ -232,7 +236,12 @@ class PreparedSamples:
         )
         seconds = {"generate": batches.seconds, "score": time.perf_counter() - scoring}
         return ScoredTask(
-            name=self.name, measured=self.opened.measured, answers=answers, tokens=batches.tokens, seconds=seconds
+            name=self.name,
+            measured=self.opened.measured,
+            gate=self.opened.task.scoring.gate,
+            answers=answers,
+            tokens=batches.tokens,
+            seconds=seconds,
         )
 
     def _score(self, index: int, text: str | None) -> SampleScore:

@@ -15,12 +15,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.answering import HARNESS, Answer, ScoredTask, TaskChoice
+from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches, BatchLog
+from evovlm.evaluation.harness_name import HARNESS, HarnessName
 from evovlm.models.loading import LoadedModel
 from evovlm.tasks.gates import GATES
 from evovlm.tasks.sample import Sample, Split
@@ -50,16 +50,16 @@ class HarnessTask:
         """
         if choice.data is not None or choice.decoding is not None:
             raise TaskError(f"{choice.name}: a harness task brings its own data and decoding; leave yours out.")
-        named = choice.name.removeprefix(HARNESS)
-        spec, _, wanted = named.rpartition("#") if "#" in named else (named, "", "")
-        task = _load_task(spec)
+        wanted = HarnessName.parse(choice.name)
+        task = _load_task(wanted)
         if split is Split.SEARCH:
             _keep_from_the_report(task, name=choice.name)
-        metric, _, filter_name = wanted.partition(",")
         opened = cls(
             name=choice.name,
-            metric=_chosen_metric(task, metric, name=choice.name),
-            filter_name=_chosen(filter_name, [each.name for each in task._filters], what="filter", name=choice.name),
+            metric=_chosen_metric(task, wanted.metric, name=choice.name),
+            filter_name=_chosen(
+                wanted.filter_name, [each.name for each in task._filters], what="filter", name=choice.name
+            ),
             limit=choice.limit,
             task=task,
         )
@@ -130,6 +130,7 @@ class PreparedHarnessTask:
         return ScoredTask(
             name=self.name,
             measured=self.opened.measured,
+            gate=None,
             answers=answers,
             tokens=batches.tokens,
             seconds={"generate": batches.seconds, "score": 0.0},
@@ -173,7 +174,8 @@ def _said(row: Mapping[str, Any]) -> str:
     return str(row["arguments"][best][1]).strip()
 
 
-def _load_task(spec: str) -> Any:
+def _load_task(name: HarnessName) -> Any:
+    spec = name.spec
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -186,8 +188,8 @@ def _load_task(spec: str) -> Any:
 
     # It tells of its defaults as warnings, once a document.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    is_file = Path(spec).suffix in (".yaml", ".yml")
-    if is_file and not Path(spec).is_file():
+    is_file = name.file is not None
+    if name.file is not None and not name.file.is_file():
         raise TaskError(f"{HARNESS}{spec}: there is no such file.")
     try:
         manager = TaskManager(include_defaults=not is_file)

@@ -44,10 +44,15 @@ class DecodingSettings(Protocol):
     def stop(self) -> tuple[str, ...]: ...
 
 
-def generate(loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings) -> Generated:
-    """Answer every prompt. Raises FloatingPointError when the model's logits are not finite."""
+def generate(
+    loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings, streamer: Any = None
+) -> Generated:
+    """Answer every prompt. Raises FloatingPointError when the model's logits are not finite.
+
+    A `streamer` of transformers is told the tokens of the one prompt there is, which is decoded with one beam.
+    """
     stop_ids = _stop_ids(loaded)
-    if decoding.beams == 1 and decoding.repetition_penalty == 1.0:
+    if streamer is None and decoding.beams == 1 and decoding.repetition_penalty == 1.0:
         rows = generate_greedy(
             loaded,
             prompts,
@@ -56,7 +61,7 @@ def generate(loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: Decodi
             is_over=_finds_stop(loaded, decoding.stop) if decoding.stop else None,
         )
     else:
-        rows = generate_stock(loaded, prompts, decoding=decoding, stop_ids=stop_ids)
+        rows = generate_stock(loaded, prompts, decoding=decoding, stop_ids=stop_ids, streamer=streamer)
     texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
     return Generated(
         texts=tuple(_before_stop(text, decoding.stop).strip() for text in texts), tokens=sum(map(len, rows))
@@ -101,7 +106,12 @@ def generate_greedy(
 
 @torch.inference_mode()
 def generate_stock(
-    loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings, stop_ids: Collection[int]
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    decoding: DecodingSettings,
+    stop_ids: Collection[int],
+    streamer: Any = None,
 ) -> list[list[int]]:
     """Return what transformers' own `generate` answers to each prompt, without the stop token; never samples."""
     backbone = Backbone.of(loaded)
@@ -122,6 +132,7 @@ def generate_stock(
             max_new_tokens=decoding.max_new_tokens,
             pad_token_id=loaded.tokenizer.pad_token_id,
             eos_token_id=sorted(stop_ids),
+            streamer=streamer,
         )
         for row, tokens in zip(rows, found[:, ids.shape[1] :].tolist(), strict=True):
             ends = [place for place, token in enumerate(tokens) if token in stop_ids]
