@@ -108,7 +108,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         windows: list[Continuation] = []
         owners: list[int] = []
         for owner, request in enumerate(requests):
-            tokens = self.tok_encode(request.args[0], add_special_tokens=False)
+            tokens = self.tok_encode(request.args[0])
             for window in get_rolling_token_windows(
                 token_list=tokens, prefix_token=self.prefix_token_id, max_seq_len=self._encoder.longest, context_len=1
             ):
