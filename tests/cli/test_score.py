@@ -1,6 +1,7 @@
 """`evovlm score` on pico models."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from evovlm.cli.app import app
 from evovlm.errors import BrokenCheckpoint, ConfigError, ModelNotFound, OutputExists, PickledWeights, TaskError
+from tests.cli.conftest import Command
 from tests.pico import pico_llm, pico_vlm
 
 
@@ -106,6 +108,25 @@ def test_a_recipe_is_merged_in_memory(models: Path, problems: Path, tmp_path: Pa
     assert set(printed["models"]) == {str(models / "math"), str(recipe)}
     (comparison,) = printed["comparisons"]
     assert (comparison["difference"], comparison["ties"], comparison["p_value"]) == (0.0, 3, 1.0)
+
+
+def test_ctrl_c_tells_the_command_that_goes_on(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ("score", models / "base", "--task", "word_problems_ja", "--data", f"word_problems_ja={problems}")
+    with monkeypatch.context() as pressed:
+        pressed.setattr("evovlm.evaluation.answering.generate", interrupt)
+        lost = evovlm(*arguments, "--device", "cpu")
+        stopped = evovlm(*arguments, "--device", "cpu", "--save", tmp_path / "my answers")
+    assert (lost.code, stopped.code, stopped.out) == (130, 130, "")
+    assert "--save" in lost.err
+    advice = stopped.err.strip().splitlines()[-1]
+    resumed = evovlm(*shlex.split(advice)[1:], "--json")
+    assert resumed.code == 0, resumed.err
+    assert json.loads(resumed.out)["word_problems_ja"]["n"] == 3
 
 
 def test_two_models_are_compared_and_several_tasks_named_at_once(models: Path, problems: Path) -> None:
