@@ -15,6 +15,7 @@ import torch
 from evovlm.errors import ModelError, TaskError
 from evovlm.evaluation.batches import Asked, Batches, BatchLog
 from evovlm.evaluation.harness_name import is_harness_name
+from evovlm.evaluation.task_scores import task_score
 from evovlm.models.generation import generate
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
@@ -130,19 +131,6 @@ class ScoredTask:
         return dict(
             Counter(answer.score.unscored for answer in self.answers if answer.score.unscored is not None).most_common()
         )
-
-
-def task_score(scores: Sequence[SampleScore]) -> TaskScore:
-    """Return the means of some samples' scores."""
-    n = len(scores)
-    return TaskScore(
-        score=sum(score.score for score in scores) / n,
-        ungated=sum(score.ungated for score in scores) / n,
-        japanese=sum(score.japanese for score in scores) / n,
-        per_sample=tuple(score.score for score in scores),
-        n=n,
-        unscored=sum(score.unscored is not None for score in scores),
-    )
 
 
 def open_scorer(scoring: Scoring) -> Scorer:

@@ -1,11 +1,11 @@
 """Predictions as rows of JSON, one an answer, and back.
 
-{"task": "word_problems_ja", "id": "p0", "question": "...", "references": ["2"], "tags": [], "text": "...",
+{"task": "word_problems_ja", "id": "p0", "question": "...", "references": ["2"], "tags": [], "choices": [], "text": "...",
  "extracted": "2", "gate": "script", "score": 1.0, "ungated": 1.0, "japanese": true, "unscored": null}
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from evovlm.errors import RunMismatch
@@ -19,7 +19,7 @@ def prediction_lines(scored: ScoredTask) -> str:
     return "".join(json.dumps(_row(scored, answer), ensure_ascii=False) + "\n" for answer in scored.answers)
 
 
-def read_predictions(text: str, *, where: str) -> tuple[Answer, ...]:
+def parse_answers(text: str, *, where: str) -> tuple[Answer, ...]:
     """Return the answers that `prediction_lines` wrote. Raises RunMismatch, naming `where`, for anything else."""
     answers = []
     # str.splitlines would cut at characters that may stand inside an answer.
@@ -42,6 +42,7 @@ def _row(scored: ScoredTask, answer: Answer) -> Mapping[str, object]:
         "question": sample.question,
         "references": list(sample.references),
         "tags": sorted(sample.tags),
+        "choices": list(sample.choices),
         "text": answer.text,
         "extracted": score.extracted,
         "gate": scored.gate,
@@ -53,10 +54,13 @@ def _row(scored: ScoredTask, answer: Answer) -> Mapping[str, object]:
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:
-    references: Sequence[str] = row["references"]
     return Answer(
         sample=Sample(
-            id=row["id"], question=row["question"], references=tuple(references), tags=frozenset(row["tags"])
+            id=row["id"],
+            question=row["question"],
+            references=tuple(row["references"]),
+            tags=frozenset(row["tags"]),
+            choices=tuple(row["choices"]),
         ),
         text=row["text"],
         score=SampleScore(

@@ -13,7 +13,7 @@ from typing import Any
 from evovlm.errors import RunMismatch
 from evovlm.evaluation.answering import ScoredTask
 from evovlm.evaluation.batches import Batch
-from evovlm.evaluation.predictions import prediction_lines, read_predictions
+from evovlm.evaluation.predictions import parse_answers, prediction_lines
 from evovlm.runs.atomic import PARTIAL, write_atomically
 from evovlm.runs.folder import LOCK_FILE, changed_keys, locked
 
@@ -104,7 +104,7 @@ class SavedScores:
         if told is None:
             return None
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        answers = read_predictions(text, where=str(file))
+        answers = parse_answers(text, where=str(file))
         if len(answers) != told["n"]:
             raise RunMismatch(f"{file}: holds {len(answers)} predictions of {told['n']}. Score into a new folder.")
         return ScoredTask(

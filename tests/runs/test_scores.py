@@ -168,7 +168,7 @@ def test_rows_and_summary_say_what_was_asked_and_scored(folder: Path, whole: Pat
     (first,) = whole.glob("1-*.jsonl")
     rows = [json.loads(line) for line in first.read_text(encoding="utf-8").splitlines()]
     assert [row["id"] for row in rows] == [f"p{n}" for n in range(SAMPLES)]
-    keys = "task id question references tags text extracted gate score ungated japanese unscored"
+    keys = "task id question references tags choices text extracted gate score ungated japanese unscored"
     assert list(rows[0]) == keys.split()
     assert (rows[0]["task"], rows[0]["gate"]) == (TASK, "script")
     figures = summary["scores"]["models"][str(folder / "base")][TASK]
