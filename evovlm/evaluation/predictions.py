@@ -1,7 +1,7 @@
 """Predictions as rows of JSON, one an answer, and back.
 
-{"task": "word_problems_ja", "id": "p0", "question": "...", "references": ["2"], "tags": [], "choices": [], "text": "...",
- "extracted": "2", "gate": "script", "score": 1.0, "ungated": 1.0, "japanese": true, "unscored": null}
+{"task": "word_problems_ja", "id": "p0", "question": "...", "references": ["2"], "tags": [], "choices": [],
+ "text": "...", "extracted": "2", "gate": "script", "score": 1.0, "ungated": 1.0, "japanese": true, "unscored": null}
 """
 
 import json
