@@ -121,7 +121,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
-        """Return what the model says to each prompt, up to the first stop string; never samples."""
+        """Return what the model says to each prompt, up to the first stop string, stripped; never samples."""
         by_decoding: dict[Decoding, list[int]] = {}
         for row, request in enumerate(requests):
             by_decoding.setdefault(_decoding(request.args[1]), []).append(row)
