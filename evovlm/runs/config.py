@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
+from evovlm.evaluation.harness_name import HarnessName, is_harness_name
 from evovlm.merging.methods import METHODS, get_method
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
@@ -103,6 +104,9 @@ class TaskSection(_Section):
     @field_validator("name")
     @classmethod
     def _can_be_searched(cls, name: str) -> str:
+        if is_harness_name(name):
+            # Whether it has documents to search with is known when the harness has loaded it.
+            return name
         _known_row(name, TASKS, "task")
         if Split.SEARCH not in TASKS[name].splits:
             raise PydanticCustomError(
@@ -117,6 +121,12 @@ class TaskSection(_Section):
         if data is not None and folder is not None and not (folder / data).exists():
             raise PydanticCustomError("data", "there is no such file or folder")
         return data
+
+    def resolved(self, folder: Path) -> "TaskSection":
+        """Return the same task with its files named from anywhere."""
+        name = str(HarnessName.parse(self.name).absolute(folder)) if is_harness_name(self.name) else self.name
+        data = None if self.data is None else str((folder / self.data).resolve())
+        return self.model_copy(update={"name": name, "data": data})
 
 
 class EvolveConfig(_Section):
@@ -185,11 +195,7 @@ class EvolveConfig(_Section):
             "host": template.host.identity,
             "sources": {name: ref.identity for name, ref in template.sources.items()},
         }
-        folder = relative_to or Path()
-        tasks = [
-            task if task.data is None else task.model_copy(update={"data": str((folder / task.data).resolve())})
-            for task in self.tasks
-        ]
+        tasks = [task.resolved(relative_to or Path()) for task in self.tasks]
         return self.model_copy(update={"merge": self.merge.model_copy(update=models), "tasks": tasks})
 
     def template(self, *, relative_to: Path | None) -> MergeTemplate:
