@@ -13,13 +13,13 @@ winner: best
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from evovlm.errors import ConfigError
+from evovlm.errors import ConfigError, EvovlmError
 from evovlm.merging.methods import METHODS, get_method
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
@@ -28,10 +28,15 @@ from evovlm.recipes.recipe import MergeTemplate
 from evovlm.recipes.search_space import SPACES, SearchSpace
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, default_population
-from evovlm.tasks.catalogue import TASKS
-from evovlm.tasks.sample import Split
+from evovlm.tasks.catalogue import TASKS, get_task
+from evovlm.tasks.own_task import is_own_task
+from evovlm.tasks.published import is_on_hub
+from evovlm.tasks.task import Split, Task
 
 SMALLEST_POPULATION = 4
+LM_EVAL = "lm_eval:"
+"""What the names of lm-evaluation-harness's tasks begin with here."""
+
 _WHOLE = [0.0, 1.0]
 
 
@@ -92,31 +97,64 @@ class BudgetSection(_Section):
     candidates: int = Field(ge=1)
 
 
-class TaskSection(_Section):
-    """One of `tasks:`; the search sees the search split alone. `data` is a file or folder to read it from instead."""
+class ReportSection(_Section):
+    """One of `report:`, what the winner is to be reported on: the search's samples are held against its samples.
+
+    `name` is a task's, or the path of a task's YAML file; `data` stands in for its usual place: a file, a folder,
+    `hub:ID@REVISION`.
+    """
 
     name: str
-    weight: float = Field(default=1.0, gt=0)
-    limit: int | None = Field(default=None, ge=1)
     data: str | None = None
 
     @field_validator("name")
     @classmethod
-    def _can_be_searched(cls, name: str) -> str:
-        _known_row(name, TASKS, "task")
-        if Split.SEARCH not in TASKS[name].splits:
-            raise PydanticCustomError(
-                "split", "this task has only a report split, which no search may see; score the winner on it"
-            )
+    def _has_the_split(cls, name: str, info: ValidationInfo) -> str:
+        task = _task_of(name, info)
+        if task is not None and Split.REPORT not in task.splits:
+            raise PydanticCustomError("split", "this task has no report split")
         return name
 
     @field_validator("data")
     @classmethod
     def _is_there(cls, data: str | None, info: ValidationInfo) -> str | None:
         folder: Path | None = (info.context or {}).get("folder")
-        if data is not None and folder is not None and not (folder / data).exists():
+        if data is not None and folder is not None and not is_on_hub(data) and not (folder / data).exists():
             raise PydanticCustomError("data", "there is no such file or folder")
         return data
+
+    def resolved(self, folder: Path) -> Self:
+        """Return the same with absolute paths, relative ones from `folder` on."""
+        changes: dict[str, str] = {}
+        if is_own_task(self.name):
+            changes["name"] = str((folder / self.name).resolve())
+        if self.data is not None and not is_on_hub(self.data):
+            changes["data"] = str((folder / self.data).resolve())
+        return self.model_copy(update=changes) if changes else self
+
+
+class TaskSection(ReportSection):
+    """One of `tasks:`; the search sees the search split alone. `decoding` names a cheaper one of the task's."""
+
+    weight: float = Field(default=1.0, gt=0)
+    limit: int | None = Field(default=None, ge=1)
+    decoding: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _has_the_split(cls, name: str, info: ValidationInfo) -> str:
+        task = _task_of(name, info)
+        if task is not None and Split.SEARCH not in task.splits:
+            raise PydanticCustomError(
+                "split", "this task has only a report split, which no search may see; score the winner on it"
+            )
+        return name
+
+    @field_validator("decoding")
+    @classmethod
+    def _is_of_the_task(cls, decoding: str | None, info: ValidationInfo) -> str | None:
+        task = _task_of(info.data["name"], info) if "name" in info.data else None
+        return decoding if decoding is None or task is None else _known_row(decoding, task.cheaper, "decoding")
 
 
 class EvolveConfig(_Section):
@@ -130,6 +168,7 @@ class EvolveConfig(_Section):
     optimizer: OptimizerSection = OptimizerSection()
     budget: BudgetSection
     tasks: list[TaskSection] = Field(min_length=1)
+    report: list[ReportSection] = Field(default=[])
     winner: Literal["best", "mean"] = "best"
     device: str = "auto"
 
@@ -166,13 +205,15 @@ class EvolveConfig(_Section):
             raise PydanticCustomError("space", "every parameter is fixed, so that nothing is left to search")
         return space
 
-    @field_validator("tasks")
+    @field_validator("tasks", "report")
     @classmethod
-    def _tasks_differ(cls, tasks: list[TaskSection]) -> list[TaskSection]:
-        names = [task.name for task in tasks]
+    def _tasks_differ(cls, sections: list[ReportSection], info: ValidationInfo) -> list[ReportSection]:
+        # A task of one's own is known in results by the name that its file gives it.
+        known = [(_task_of(section.name, info), section.name) for section in sections]
+        names = [written if task is None else task.name for task, written in known]
         if len(set(names)) < len(names):
             raise PydanticCustomError("tasks", "a task is named twice; give it one entry")
-        return tasks
+        return sections
 
     def resolved(self, *, relative_to: Path | None) -> "EvolveConfig":
         """Return the same search with its host named and every path absolute, so that it holds from any folder.
@@ -186,11 +227,11 @@ class EvolveConfig(_Section):
             "sources": {name: ref.identity for name, ref in template.sources.items()},
         }
         folder = relative_to or Path()
-        tasks = [
-            task if task.data is None else task.model_copy(update={"data": str((folder / task.data).resolve())})
-            for task in self.tasks
-        ]
-        return self.model_copy(update={"merge": self.merge.model_copy(update=models), "tasks": tasks})
+        sections = {
+            "tasks": [task.resolved(folder) for task in self.tasks],
+            "report": [task.resolved(folder) for task in self.report],
+        }
+        return self.model_copy(update={"merge": self.merge.model_copy(update=models), **sections})
 
     def template(self, *, relative_to: Path | None) -> MergeTemplate:
         """Return what the search keeps fixed of every recipe."""
@@ -258,6 +299,21 @@ def load_config(path: Path) -> EvolveConfig:
 def config_from_mapping(mapping: Mapping[str, object]) -> EvolveConfig:
     """Return the config that plain values make, as `as_mapping` gives them."""
     return EvolveConfig.model_validate(dict(mapping), context={"methods": METHODS})
+
+
+def _task_of(name: str, info: ValidationInfo) -> Task | None:
+    """Return the task of that name; None where only another floor or another folder knows it."""
+    folder: Path | None = (info.context or {}).get("folder")
+    if name.startswith(LM_EVAL) or (is_own_task(name) and folder is None):
+        return None
+    try:
+        return (
+            get_task(str(folder / name))
+            if folder is not None and is_own_task(name)
+            else TASKS[_known_row(name, TASKS, "task")]
+        )
+    except EvovlmError as error:
+        raise PydanticCustomError("task", "{reason}", {"reason": str(error)}) from error
 
 
 def _known_row(name: str, table: Mapping[str, object], what: str) -> str:

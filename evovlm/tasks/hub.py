@@ -1,7 +1,7 @@
 """Rows of a data set of the hub, through `datasets`; texts are read at once, pictures stay on disk until needed.
 
-Offline (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE, which `datasets` reads at its import) it gives the last version of the
-set that its cache holds, whatever revision is asked for.
+Offline (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE, which `datasets` reads at its import) `datasets` gives the last version of
+a set that its cache holds, whatever revision is asked for; a pinned commit is therefore checked.
 """
 
 import os
@@ -22,7 +22,10 @@ _BATCH = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSplit:
-    """One split of a data set of the hub; `revision` is a branch, tag or commit, `folder` one of its repository."""
+    """One split of a data set of the hub; `revision` is a branch, tag or commit.
+
+    With `folder` it is the Parquet files in `folder/split` of the repository, instead of what the set declares.
+    """
 
     id: str
     split: str
@@ -47,7 +50,7 @@ def hub_rows(place: HubSplit, *, cached: bool = False) -> Iterator[Row]:
     # The HTTP library below huggingface_hub changes its name between versions; its base error is there under this one.
     network: type[Exception] = vars(errors)["HTTPError"]
     try:
-        table = _cached_table(place) if cached else _table(place)
+        table = _table(place, cached=cached)
     except (OSError, ValueError, RuntimeError, DatasetsError, network) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         source = "the hub's cache" if cached else "the hub"
@@ -64,13 +67,15 @@ def hub_rows(place: HubSplit, *, cached: bool = False) -> Iterator[Row]:
 
 
 def is_cached(hub_id: str) -> bool:
-    """Say whether `datasets` has loaded anything of this data set before."""
+    """Say whether data of this set has been loaded before."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
+    from huggingface_hub import constants
 
     owner, _, name = hub_id.rpartition("/")
-    folder = "___".join(filter(None, (owner, camelcase_to_snakecase(name))))
-    return any((Path(datasets.config.HF_DATASETS_CACHE) / folder).glob("*/*/*/dataset_info.json"))
+    loaded = Path(datasets.config.HF_DATASETS_CACHE) / "___".join(filter(None, (owner, camelcase_to_snakecase(name))))
+    fetched = Path(constants.HF_HUB_CACHE) / f"datasets--{hub_id.replace('/', '--')}" / "snapshots"
+    return any(loaded.glob("*/*/*/dataset_info.json")) or any(fetched.rglob("*.parquet"))
 
 
 def table_rows(table: Any, *, where: str, folder: Path) -> Iterator[Row]:
@@ -99,30 +104,41 @@ def _stored(table: Any, index: int, column: str, *, count: int | None, where: st
     return None if count is None else [at(position) for position in range(count)]
 
 
-def _table(place: HubSplit) -> Any:
+def _table(place: HubSplit, *, cached: bool) -> Any:
     import datasets
 
-    return datasets.load_dataset(
-        place.id, place.config, split=place.split, data_dir=place.folder, revision=place.revision
+    if place.folder is not None:
+        files = _parquet_files(place, cached=cached)
+        return datasets.load_dataset("parquet", data_files={place.split: files}, split=place.split)
+    if cached:
+        return _cached_table(place)
+    return datasets.load_dataset(place.id, place.config, split=place.split, revision=place.revision)
+
+
+def _parquet_files(place: HubSplit, *, cached: bool) -> list[str]:
+    # `datasets` does not find in its cache what it has read from a folder of a repository; huggingface_hub does.
+    from huggingface_hub import snapshot_download
+
+    pattern = f"{place.folder}/{place.split}/*.parquet"
+    root = snapshot_download(
+        place.id, repo_type="dataset", revision=place.revision, allow_patterns=pattern, local_files_only=cached
     )
+    files = sorted(map(str, Path(root).glob(pattern)))
+    if not files:
+        raise FileNotFoundError(f"there is no {pattern} in it")
+    return files
 
 
 def _cached_table(place: HubSplit) -> Any:
     from datasets.packaged_modules.cache.cache import Cache
 
-    builder = Cache(
-        repo_id=place.id,
-        dataset_name=place.id.rpartition("/")[2],
-        config_name=place.config,
-        data_dir=place.folder,
-        version="auto",
-        hash="auto",
-    )
+    name = place.id.rpartition("/")[2]
+    builder = Cache(repo_id=place.id, dataset_name=name, config_name=place.config, version="auto", hash="auto")
     return builder.as_dataset(split=place.split)
 
 
 def _check_commit(place: HubSplit, table: Any) -> None:
-    if place.revision is None or not _COMMIT.fullmatch(place.revision):
+    if place.folder is not None or place.revision is None or not _COMMIT.fullmatch(place.revision):
         return
     commits = {Path(file["filename"]).parent.name for file in table.cache_files}
     if commits and place.revision not in commits:

@@ -152,22 +152,21 @@ def _decode(source: Path | io.BytesIO, *, where: str) -> "Image.Image":
 
     try:
         with warnings.catch_warnings():
-            # Our own limit, below, takes the place of Pillow's warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(source)
-        with picture:
-            if picture.width * picture.height > MOST_PIXELS:
-                raise _too_large(where, f"{picture.width} x {picture.height} pixels")
-            return _as_rgb(ImageOps.exif_transpose(picture))
+            # Pillow's warning of large pictures gives way to the limit below; one of broken EXIF is no matter here.
+            warnings.simplefilter("ignore")
+            with Image.open(source) as picture:
+                if picture.width * picture.height > MOST_PIXELS:
+                    raise _too_large(where, f"{picture.width} x {picture.height} pixels")
+                return _as_rgb(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError as error:
-        raise _too_large(where, "far more") from error
+        raise _too_large(where, "far too many pixels") from error
     except _UNREADABLE as error:
         raise TaskError(f"{where}: is not a readable picture ({error}). Give an intact file.") from error
 
 
 def _too_large(where: str, size: str) -> TaskError:
     return TaskError(
-        f"{where}: the picture has {size}; at most {MOST_PIXELS:,} pixels are read, so that no file can fill the "
+        f"{where}: the picture has {size}, and at most {MOST_PIXELS:,} pixels are read, so that no file can fill the "
         "memory. Scale it down."
     )
 
