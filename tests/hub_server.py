@@ -167,7 +167,7 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 
 
 def _entries(files: dict[str, Path], *, under: str, deep: bool) -> list[dict[str, object]]:
-    """Return what a listing of a folder shows: its files, with `deep` those of folders in it too, else these folders."""
+    """Return what a listing of a folder shows: its files, with `deep` those of its folders too, else the folders."""
     start = f"{under}/" if under else ""
     inside = {name: path for name, path in files.items() if name.startswith(start)}
     shown: list[dict[str, object]] = [

@@ -1,7 +1,7 @@
 """Rows of a data set of the hub, through `datasets`; texts are read at once, pictures stay on disk until needed.
 
-Offline (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE, which `datasets` reads at its import) `datasets` gives the last version of
-a set that its cache holds, whatever revision is asked for; a pinned commit is therefore checked.
+Offline (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE, which `datasets` reads at its import) `datasets` gives the last version
+of a set that its cache holds, whatever revision is asked for; a pinned commit is therefore checked.
 """
 
 import os

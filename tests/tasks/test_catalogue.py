@@ -63,7 +63,7 @@ def test_the_hub_is_asked_only_when_it_must_be(monkeypatch: pytest.MonkeyPatch) 
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
-    for name, split in (("mgsm_ja", Split.REPORT), ("ja_vg_vqa", Split.SEARCH)):
+    for name, split in (("gsm8k", Split.REPORT), ("ja_vg_vqa", Split.SEARCH)):
         with pytest.raises(TaskError, match=r"no network[\s\S]*--data TASK=PATH"):
             get_task(name).samples(split)
 
@@ -192,11 +192,21 @@ def test_what_datasets_saved_to_disk_is_read(tmp_path: Path) -> None:
         get_task("emoji_ja").samples(Split.REPORT, data=tmp_path / "both")
 
 
-def test_the_command_lists_every_task() -> None:
+def test_the_command_lists_every_task_with_sizes_and_sources() -> None:
     app = Typer()
     app.command()(tasks_command)
     table = CliRunner().invoke(app, [], env={"COLUMNS": "200"})
-    rows = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["--json"]).stdout)}
     assert table.exit_code == 0
-    assert [row["name"] for row in rows] == list(TASKS)
+    assert list(rows) == list(TASKS)
     assert all(name in table.stdout for name in TASKS)
+    assert "Trained on the data of ja_vg_vqa, ja_vg_vqa_all, stair_captions" in table.stdout
+    assert rows["word_problems_ja"]["samples"] == {
+        split.value: len(get_task("word_problems_ja").samples(split)) for split in (Split.SEARCH, Split.REPORT)
+    }
+    assert rows["gsm8k"]["samples"] == {"search": 7473, "report": 1319}
+    assert rows["jdocqa"]["samples"] == {"report": None}
+    assert (rows["gsm8k"]["hub_id"], rows["gsm8k"]["licence"]) == ("openai/gsm8k", "MIT")
+    assert rows["emoji_ja"]["cached"] is True
+    assert rows["stair_captions"]["contaminated"]
+    assert rows["mgsm_ja"]["decodings"] == ["search"]
