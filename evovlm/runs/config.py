@@ -13,38 +13,28 @@ winner: best
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from evovlm.errors import ConfigError, EvovlmError
+from evovlm.errors import ConfigError
 from evovlm.merging.methods import METHODS, get_method
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.recipes.search_space import SPACES, SearchSpace
+from evovlm.runs.sections import ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, default_population
-from evovlm.tasks.catalogue import TASKS, get_task
-from evovlm.tasks.own_task import is_own_task
-from evovlm.tasks.published import is_on_hub
-from evovlm.tasks.task import Split, Task
 
 SMALLEST_POPULATION = 4
-LM_EVAL = "lm_eval:"
-"""What the names of lm-evaluation-harness's tasks begin with here."""
-
 _WHOLE = [0.0, 1.0]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class SpaceSection(_Section):
+class SpaceSection(Section):
     """`space:` what the search varies; `weight` and `density` are ranges, `fixed` holds numbers that stay."""
 
     kind: str = "model"
@@ -55,7 +45,7 @@ class SpaceSection(_Section):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        return _known_row(kind, SPACES, "space")
+        return known_row(kind, SPACES, "space")
 
     @field_validator("weight", "density")
     @classmethod
@@ -67,7 +57,7 @@ class SpaceSection(_Section):
         return ends
 
 
-class OptimizerSection(_Section):
+class OptimizerSection(Section):
     """`optimizer:` how the search moves; `sigma` is the first step size in the unit cube."""
 
     kind: str = "cma"
@@ -77,7 +67,7 @@ class OptimizerSection(_Section):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        return _known_row(kind, OPTIMIZERS, "optimizer")
+        return known_row(kind, OPTIMIZERS, "optimizer")
 
     @field_validator("population")
     @classmethod
@@ -91,73 +81,13 @@ class OptimizerSection(_Section):
         return population
 
 
-class BudgetSection(_Section):
+class BudgetSection(Section):
     """`budget:` how many candidates are evaluated; only whole generations are, so a rest is left over."""
 
     candidates: int = Field(ge=1)
 
 
-class ReportSection(_Section):
-    """One of `report:`, what the winner is to be reported on: the search's samples are held against its samples.
-
-    `name` is a task's, or the path of a task's YAML file; `data` stands in for its usual place: a file, a folder,
-    `hub:ID@REVISION`.
-    """
-
-    name: str
-    data: str | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _has_the_split(cls, name: str, info: ValidationInfo) -> str:
-        task = _task_of(name, info)
-        if task is not None and Split.REPORT not in task.splits:
-            raise PydanticCustomError("split", "this task has no report split")
-        return name
-
-    @field_validator("data")
-    @classmethod
-    def _is_there(cls, data: str | None, info: ValidationInfo) -> str | None:
-        folder: Path | None = (info.context or {}).get("folder")
-        if data is not None and folder is not None and not is_on_hub(data) and not (folder / data).exists():
-            raise PydanticCustomError("data", "there is no such file or folder")
-        return data
-
-    def resolved(self, folder: Path) -> Self:
-        """Return the same with absolute paths, relative ones from `folder` on."""
-        changes: dict[str, str] = {}
-        if is_own_task(self.name):
-            changes["name"] = str((folder / self.name).resolve())
-        if self.data is not None and not is_on_hub(self.data):
-            changes["data"] = str((folder / self.data).resolve())
-        return self.model_copy(update=changes) if changes else self
-
-
-class TaskSection(ReportSection):
-    """One of `tasks:`; the search sees the search split alone. `decoding` names a cheaper one of the task's."""
-
-    weight: float = Field(default=1.0, gt=0)
-    limit: int | None = Field(default=None, ge=1)
-    decoding: str | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _has_the_split(cls, name: str, info: ValidationInfo) -> str:
-        task = _task_of(name, info)
-        if task is not None and Split.SEARCH not in task.splits:
-            raise PydanticCustomError(
-                "split", "this task has only a report split, which no search may see; score the winner on it"
-            )
-        return name
-
-    @field_validator("decoding")
-    @classmethod
-    def _is_of_the_task(cls, decoding: str | None, info: ValidationInfo) -> str | None:
-        task = _task_of(info.data["name"], info) if "name" in info.data else None
-        return decoding if decoding is None or task is None else _known_row(decoding, task.cheaper, "decoding")
-
-
-class EvolveConfig(_Section):
+class EvolveConfig(Section):
     """A whole search."""
 
     format: Literal[1]
@@ -209,7 +139,7 @@ class EvolveConfig(_Section):
     @classmethod
     def _tasks_differ(cls, sections: list[ReportSection], info: ValidationInfo) -> list[ReportSection]:
         # A task of one's own is known in results by the name that its file gives it.
-        known = [(_task_of(section.name, info), section.name) for section in sections]
+        known = [(task_of(section.name, info), section.name) for section in sections]
         names = [written if task is None else task.name for task, written in known]
         if len(set(names)) < len(names):
             raise PydanticCustomError("tasks", "a task is named twice; give it one entry")
@@ -299,24 +229,3 @@ def load_config(path: Path) -> EvolveConfig:
 def config_from_mapping(mapping: Mapping[str, object]) -> EvolveConfig:
     """Return the config that plain values make, as `as_mapping` gives them."""
     return EvolveConfig.model_validate(dict(mapping), context={"methods": METHODS})
-
-
-def _task_of(name: str, info: ValidationInfo) -> Task | None:
-    """Return the task of that name; None where only another floor or another folder knows it."""
-    folder: Path | None = (info.context or {}).get("folder")
-    if name.startswith(LM_EVAL) or (is_own_task(name) and folder is None):
-        return None
-    try:
-        return (
-            get_task(str(folder / name))
-            if folder is not None and is_own_task(name)
-            else TASKS[_known_row(name, TASKS, "task")]
-        )
-    except EvovlmError as error:
-        raise PydanticCustomError("task", "{reason}", {"reason": str(error)}) from error
-
-
-def _known_row(name: str, table: Mapping[str, object], what: str) -> str:
-    if name not in table:
-        raise PydanticCustomError("row", "unknown {what}{hint}", {"what": what, "hint": did_you_mean(name, table)})
-    return name

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from evovlm.runs.config import LM_EVAL, EvolveConfig
+from evovlm.runs.config import EvolveConfig
+from evovlm.runs.sections import LM_EVAL
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.overlap import MOST_PICTURES, are_few, overlaps
 from evovlm.tasks.task import Sample, Split, Task

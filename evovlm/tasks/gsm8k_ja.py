@@ -6,6 +6,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from evovlm.tasks.gsm8k import N_TEST
 from evovlm.tasks.published import Published
 from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Sample, Split
@@ -13,13 +14,12 @@ from evovlm.tasks.sample import Sample, Split
 COLUMNS = ("question", "answer_number")
 DATA = Published(hub_id="SakanaAI/gsm8k-ja-test_250-1319", splits={Split.SEARCH: "test"}, columns=COLUMNS)
 _N_IN_MGSM = 250
-_N_WHOLE = 1319
 
 
 def load(split: Split, data: Path | None) -> tuple[Sample, ...]:
     """Return the questions; a translation of all 1319, which begins with MGSM's, is read too. Raises TaskError."""
     rows = list(DATA.rows(split, data))
-    first = 0 if len(rows) == _N_WHOLE else _N_IN_MGSM
+    first = 0 if len(rows) == N_TEST else _N_IN_MGSM
     return problem_samples(rows, first=first, published=DATA, split=split, data=data)
 
 

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,7 @@ def table_rows(table: Any, *, where: str, folder: Path) -> Iterator[Row]:
     counts = {column: _counts(table, column) for column in pictures}
     texts = table.remove_columns(pictures).with_format("arrow")
     batches = (texts[start : start + _BATCH].to_pylist() for start in range(0, len(table), _BATCH))
-    # A table of nothing but pictures has no text rows left to walk over.
-    rows = chain.from_iterable(batches) if texts.column_names else repeat({}, len(table))
-    for index, cells in enumerate(rows):
+    for index, cells in enumerate(chain.from_iterable(batches)):
         place = f"{where}, row {index + 1}"
         found = {
             column: _stored(table, index, column, count=counts[column][index], where=place, folder=folder)

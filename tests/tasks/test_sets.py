@@ -154,6 +154,7 @@ def test_heron_bench_is_read_as_its_authors_publish_it(tmp_path: Path) -> None:
 def test_public_gsm8k_is_read_and_its_first_questions_are_mgsm_s() -> None:
     samples = get_task("gsm8k").samples(Split.REPORT, data=public_file("gsm8k"))
     assert (len(samples), samples[0].references, samples[0].origin) == (1319, ("18",), "gsm8k-test/0")
+    assert get_task("gsm8k").samples(Split.SEARCH, data=public_file("gsm8k/test.jsonl")) == samples
     mgsm = get_task("mgsm_en").samples(Split.REPORT, data=public_file("mgsm"))
     assert len(mgsm) == 250
     same = [float(one.references[0]) == float(other.references[0]) for one, other in zip(samples, mgsm, strict=False)]
