@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evovlm.runs.config import EvolveConfig
-from evovlm.runs.sections import LM_EVAL
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.overlap import MOST_PICTURES, are_few, overlaps
+from evovlm.tasks.own_task import LM_EVAL
 from evovlm.tasks.task import Sample, Split, Task
 
 

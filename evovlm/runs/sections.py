@@ -10,12 +10,9 @@ from pydantic_core import PydanticCustomError
 from evovlm.errors import EvovlmError
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.catalogue import TASKS, get_task
-from evovlm.tasks.own_task import is_own_task
+from evovlm.tasks.own_task import LM_EVAL, is_own_task
 from evovlm.tasks.published import is_on_hub
 from evovlm.tasks.task import Split, Task
-
-LM_EVAL = "lm_eval:"
-"""What the names of lm-evaluation-harness's tasks begin with here."""
 
 
 class Section(BaseModel):

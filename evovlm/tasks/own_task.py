@@ -42,6 +42,9 @@ from evovlm.tasks.sample import Sample, Split, letter_of
 from evovlm.tasks.scoring import Scoring
 from evovlm.tasks.task import Decoding, Task
 
+LM_EVAL = "lm_eval:"
+"""What the names of lm-evaluation-harness's tasks begin with here."""
+
 _OTHER_METRICS = "evaluate:"
 _CHOICE = "multiple_choice"
 _ACCURACY = "accuracy"
@@ -178,8 +181,8 @@ class OwnTask(_Section):
 
 
 def is_own_task(name: str) -> bool:
-    """Say whether a task's name is the path of a file."""
-    return name.endswith((".yaml", ".yml"))
+    """Say whether a task's name is the path of a file, and not one of lm-evaluation-harness's."""
+    return name.endswith((".yaml", ".yml")) and not name.startswith(LM_EVAL)
 
 
 def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
