@@ -7,6 +7,7 @@ import pytest
 
 from evovlm.errors import TaskError
 from evovlm.tasks.catalogue import TASKS, get_task
+from evovlm.tasks.metrics import METRICS, score_answer
 from evovlm.tasks.task import Split, Task
 from tests.tasks.public_data import public_file
 from tests.tasks.sample_files import SETS, SetFile, red
@@ -26,6 +27,16 @@ def test_json_lines_in_the_hub_s_columns_are_read(task: Task, split: Split, tmp_
         asked = task.ask(sample)
         assert asked.text
         assert len(asked.images) == len(sample.images)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+def test_a_reference_given_as_the_answer_is_right(task: Task, tmp_path: Path) -> None:
+    if task.scoring.metric not in METRICS:
+        pytest.skip(f"the metric {task.scoring.metric} is not there yet")
+    path = SETS[task.name].write_json_lines(tmp_path / "rows.jsonl")
+    for sample in task.samples(sorted(task.splits)[0], data=path):
+        for reference in sample.references:
+            assert score_answer(task.scoring, sample, reference).ungated == 1.0
 
 
 @pytest.mark.parametrize(("task", "split"), WITH_PICTURES)
