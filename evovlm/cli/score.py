@@ -67,7 +67,7 @@ def score(
 
 def _task_names(given: list[str]) -> list[str]:
     from evovlm.errors import ConfigError
-    from evovlm.evaluation.harness_name import is_harness_name
+    from evovlm.tasks.harness_name import is_harness_name
 
     names: list[str] = []
     for text in given:

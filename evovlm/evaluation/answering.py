@@ -13,7 +13,6 @@ import torch
 
 from evovlm.errors import ModelError, TaskError
 from evovlm.evaluation.batches import Asked, Batches, BatchLog
-from evovlm.evaluation.harness_name import is_harness_name
 from evovlm.evaluation.scorer import Scorer, open_scorer
 from evovlm.evaluation.task_scores import task_score
 from evovlm.models.generation import generate
@@ -21,6 +20,7 @@ from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics import METRICS
 from evovlm.tasks.scoring import SampleScore
 from evovlm.tasks.task import Decoding, Sample, Split, Task

@@ -11,9 +11,9 @@ import torch
 
 from evovlm.errors import RunMismatch
 
-# As many as are decoded at once: a batch that is noted by itself still keeps the device busy.
-_QUESTIONS_ON_CPU = 96
-_QUESTIONS_ELSEWHERE = 512
+# More than are decoded at once: while a batch is answered, prompts wait for the places of finished ones.
+_QUESTIONS_ON_CPU = 256
+_QUESTIONS_ELSEWHERE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

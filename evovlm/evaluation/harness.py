@@ -20,9 +20,9 @@ from typing import Any
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches, BatchLog
-from evovlm.evaluation.harness_name import HARNESS, HarnessName
 from evovlm.models.loading import LoadedModel
 from evovlm.tasks.gates import GATES
+from evovlm.tasks.harness_name import HARNESS, HarnessName
 from evovlm.tasks.sample import Sample, Split
 from evovlm.tasks.scoring import SampleScore
 

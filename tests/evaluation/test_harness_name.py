@@ -2,7 +2,7 @@
 
 import pytest
 
-from evovlm.evaluation.harness_name import HarnessName, is_harness_name
+from evovlm.tasks.harness_name import HarnessName, is_harness_name
 
 
 @pytest.mark.parametrize(
