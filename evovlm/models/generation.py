@@ -1,7 +1,7 @@
 """Answers to many prompts at once.
 
-Greedy decoding is our own loop (continuous batching over slots) and gives the same tokens as
-`model.generate(do_sample=False)`, row by row; beam search and repetition penalties go through `model.generate` itself.
+Greedy decoding, with a repetition penalty or without, is our own loop (continuous batching over slots) and gives the
+same tokens as `model.generate(do_sample=False)`, row by row; beam search goes through `model.generate` itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,12 +30,13 @@ def generate(
     A `streamer` of transformers is told the tokens of the one prompt there is, which is decoded with one beam.
     """
     stop_ids = _stop_ids(loaded)
-    if streamer is None and decoding.beams == 1 and decoding.repetition_penalty == 1.0:
+    if streamer is None and decoding.beams == 1:
         rows = generate_greedy(
             loaded,
             prompts,
             max_new_tokens=decoding.max_new_tokens,
             stop_ids=stop_ids,
+            penalty=decoding.repetition_penalty,
             is_over=_finds_stop(loaded, decoding.stop) if decoding.stop else None,
         )
     else:
