@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
-    from evovlm.evaluation.batches import Batch
+    from evovlm.evaluation.batches import Progress as Asking
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
 
@@ -138,9 +138,6 @@ class ScoreProgress:
         self._began = clock()
         self._told: float | None = None
         self._title = ""
-        self._questions = 0
-        self._tokens = 0
-        self._seconds = 0.0
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -149,21 +146,18 @@ class ScoreProgress:
         self._show(f"loading {model}", completed=0, total=None, state="")
 
     def asking(self, *, model: str, task: str) -> None:
-        """Count from 0 again."""
+        """Begin anew."""
         self._title = f"{model}, {task}"
-        self._questions, self._tokens, self._seconds = 0, 0, 0.0
         self._show(self._title, completed=0, total=None, state="")
 
-    def answered(self, batch: "Batch", *, done: int, total: int) -> None:
+    def answered(self, progress: "Asking") -> None:
         """Show how far it is: questions, speed, what is left."""
-        self._questions += len(batch.rows)
-        self._tokens += batch.tokens
-        self._seconds += batch.seconds
+        done, total = progress.done, progress.total
         parts = [f"{done}/{total} questions"]
-        if self._tokens and self._seconds:
-            parts.append(f"{self._tokens / self._seconds:.0f} tokens/s")
-        if done < total:
-            parts.append(f"about {duration(self._seconds / self._questions * (total - done))} left")
+        if progress.tokens and progress.seconds:
+            parts.append(f"{progress.tokens / progress.seconds:.0f} tokens/s")
+        if progress.asked and done < total:
+            parts.append(f"about {duration(progress.seconds / progress.asked * (total - done))} left")
         self._show(self._title, completed=done, total=total, state=", ".join(parts))
 
     def close(self) -> None:

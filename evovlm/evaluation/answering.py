@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +12,10 @@ from typing import Protocol
 import torch
 
 from evovlm.errors import ModelError, TaskError
-from evovlm.evaluation.batches import Asked, Batches, BatchLog
+from evovlm.evaluation.batches import Asked, Batches, BatchLog, OnAnswers, Progress
 from evovlm.evaluation.scorer import Scorer, open_scorer
 from evovlm.evaluation.task_scores import task_score
+from evovlm.models.feature_store import FeatureStore
 from evovlm.models.generation import generate
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
@@ -67,8 +68,11 @@ class OpenTask(Protocol):
         """A hash of everything that a model is asked and how it is scored."""
         ...
 
-    def prepare(self, loaded: LoadedModel) -> "PreparedTask":
-        """Compute everything that no merge changes. Raises TaskError when the model cannot be asked these samples."""
+    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedTask":
+        """Compute everything that no merge changes; features of pictures go into `store`, one for all tasks of a model.
+
+        Raises TaskError when the model cannot be asked these samples.
+        """
         ...
 
 
@@ -80,7 +84,13 @@ class PreparedTask(Protocol):
         """What the task was asked for as."""
         ...
 
-    def answer(self, loaded: LoadedModel, *, log: BatchLog | None = None) -> "ScoredTask":
+    def answer(
+        self,
+        loaded: LoadedModel,
+        *,
+        log: BatchLog | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> "ScoredTask":
         """Have the model answer and score every answer; `log` notes and gives batches of answers.
 
         Raises FloatingPointError when the logits are not finite.
@@ -168,14 +178,14 @@ class SampleTask:
             digest.update(json.dumps([*row, sample.references, sample.choices]).encode())
         return digest.hexdigest()
 
-    def prepare(self, loaded: LoadedModel) -> "PreparedSamples":
+    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedSamples":
         """Make the samples prompts. Raises TaskError for a picture task asked of a model that takes none."""
         if self.task.needs_images and not loaded.sees:
             raise TaskError(
                 f"task {self.name}: its samples are pictures, but {loaded.folder} takes none.\n"
                 "    Name a vision-language model, or a text task."
             )
-        prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples])
+        prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples], store=store)
         return PreparedSamples(
             opened=self, prompts=prompts, scorer=open_scorer(self.task.scoring, device=str(loaded.device))
         )
@@ -200,16 +210,23 @@ class PreparedSamples:
         """What is asked."""
         return self.opened.samples
 
-    def answer(self, loaded: LoadedModel, *, log: BatchLog | None = None) -> ScoredTask:
+    def answer(
+        self,
+        loaded: LoadedModel,
+        *,
+        log: BatchLog | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> ScoredTask:
         """Generate and score every answer. Raises FloatingPointError when the logits are not finite."""
         asked = {index: prompt for index, prompt in enumerate(self.prompts) if isinstance(prompt, Prompt)}
         prompts = tuple(asked.values())
 
-        def generated(rows: Sequence[int]) -> Asked:
-            found = generate(loaded, [prompts[row] for row in rows], decoding=self.opened.decoding)
+        def generated(rows: Sequence[int], on_answers: OnAnswers) -> Asked:
+            chosen = [prompts[row] for row in rows]
+            found = generate(loaded, chosen, decoding=self.opened.decoding, on_answers=on_answers)
             return Asked(list(found.texts), found.tokens)
 
-        batches = Batches(log=log, device=loaded.device)
+        batches = Batches(log=log, device=loaded.device, on_progress=on_progress)
         answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)
         texts = dict(zip(asked, answered, strict=True))
         scoring = time.perf_counter()
@@ -238,11 +255,18 @@ class PreparedSamples:
         return self._scored[key]
 
 
-def score_task(opened: OpenTask, loaded: LoadedModel, *, log: BatchLog | None = None) -> ScoredTask:
+def score_task(
+    opened: OpenTask,
+    loaded: LoadedModel,
+    *,
+    store: FeatureStore | None = None,
+    log: BatchLog | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ScoredTask:
     """Score a loaded model as it is on a task. Raises TaskError and ModelError, the latter when its logits break."""
     with torch.inference_mode():
         try:
-            return opened.prepare(loaded).answer(loaded, log=log)
+            return opened.prepare(loaded, store=store).answer(loaded, log=log, on_progress=on_progress)
         except FloatingPointError as error:
             raise ModelError(
                 f"{loaded.folder}: on the task {opened.name}, {error}. Its weights are broken, or its numbers leave "
@@ -254,4 +278,5 @@ def score_model(
     loaded: LoadedModel, *, tasks: Sequence[TaskChoice], split: Split = Split.REPORT
 ) -> tuple[ScoredTask, ...]:
     """Score a loaded model as it is on a split of each task."""
-    return tuple(score_task(choice.open(split), loaded) for choice in tasks)
+    store = FeatureStore()
+    return tuple(score_task(choice.open(split), loaded, store=store) for choice in tasks)

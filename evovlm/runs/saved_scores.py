@@ -44,7 +44,7 @@ class BatchFile:
         """Return the batch of that number if it was there when the file was opened."""
         return self.batches[number] if number < len(self.batches) else None
 
-    def append(self, batch: Batch, *, total: int) -> None:  # noqa: ARG002
+    def append(self, batch: Batch) -> None:
         """Write a batch and wait until it is on disk."""
         row = {
             "rows": list(batch.rows),
