@@ -109,9 +109,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredTask:
-    """All answers to a task, in the task's order, what `measured` them behind which `gate`, and what they cost."""
+    """All answers to a task, in the task's order, what `measured` them behind which `gate`, and what they cost.
+
+    `measured` says all of the `metric`, as people read it.
+    """
 
     name: str
+    metric: str
     measured: str
     gate: str | None
     answers: tuple[Answer, ...]
@@ -166,6 +170,8 @@ class SampleTask:
         parts = [scoring.metric]
         if metric is not None and metric.numeric:
             parts.append(f"{scoring.extractor} extractor")
+        if scoring.clip_model is not None:
+            parts.append(scoring.clip_model)
         return ", ".join([*parts, f"{scoring.gate} gate" if scoring.gate else "no gate"])
 
     @property
@@ -237,6 +243,7 @@ class PreparedSamples:
         seconds = {"generate": batches.seconds, "score": time.perf_counter() - scoring}
         return ScoredTask(
             name=self.name,
+            metric=self.opened.task.scoring.metric,
             measured=self.opened.measured,
             gate=self.opened.task.scoring.gate,
             answers=answers,

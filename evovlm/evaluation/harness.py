@@ -136,6 +136,7 @@ class PreparedHarnessTask:
         answers = tuple(self._answer(row) for row in sorted(rows, key=lambda row: int(row["doc_id"])))
         return ScoredTask(
             name=self.name,
+            metric=self.opened.metric,
             measured=self.opened.measured,
             gate=None,
             answers=answers,

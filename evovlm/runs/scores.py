@@ -18,12 +18,11 @@ from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import OpenTask, ScoredTask, TaskChoice, score_task
 from evovlm.evaluation.batches import Progress
 from evovlm.evaluation.comparison import Comparison, compare
-from evovlm.evaluation.intervals import mean_interval
 from evovlm.evaluation.resident import load_merged
+from evovlm.evaluation.task_scores import figures
 from evovlm.merging.methods import METHODS
 from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel, choose_device, load_model
-from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.recipes.recipe import ParameterMerge
@@ -121,26 +120,16 @@ def score_models(
 
 def figures_of(scored: ScoredTask) -> Mapping[str, object]:
     """Return a task's figures as plain values."""
-    tags = {tag: _figures(found) for tag in scored.tags if (found := scored.tagged(tag)) is not None}
+    metric = scored.metric
+    tags = {tag: figures(found, metric=metric) for tag in scored.tags if (found := scored.tagged(tag)) is not None}
     return {
-        **_figures(scored.score),
+        **figures(scored.score, metric=metric),
         "measured": scored.measured,
         "gate": scored.gate,
         "reasons": dict(scored.unscored),
         "tags": tags,
         "tokens": scored.tokens,
         "seconds": dict(scored.seconds),
-    }
-
-
-def _figures(score: TaskScore) -> Mapping[str, object]:
-    return {
-        "score": score.score,
-        "interval": list(mean_interval(score.per_sample)),
-        "ungated": score.ungated,
-        "japanese": score.japanese,
-        "n": score.n,
-        "unscored": score.unscored,
     }
 
 

@@ -70,4 +70,6 @@ def _scored(rows: list[tuple[str, set[str], float]]) -> ScoredTask:
         )
         for name, tags, score in rows
     )
-    return ScoredTask(name="emoji_ja", measured="rouge_l_ja", gate=None, answers=answers, tokens=3, seconds={})
+    return ScoredTask(
+        name="emoji_ja", metric="rouge_l_ja", measured="rouge_l_ja", gate=None, answers=answers, tokens=3, seconds={}
+    )
