@@ -13,7 +13,7 @@ import torch
 
 from evovlm.errors import ModelError, TaskError
 from evovlm.evaluation.batches import Asked, Batches, BatchLog, OnAnswers, Progress
-from evovlm.evaluation.scorer import Scorer, open_scorer
+from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.evaluation.task_scores import task_score
 from evovlm.models.feature_store import FeatureStore
 from evovlm.models.generation import generate
@@ -156,8 +156,9 @@ class SampleTask:
 
     @classmethod
     def open(cls, choice: TaskChoice, split: Split) -> "SampleTask":
-        """Read the samples. Raises TaskError for an unknown task or decoding, or missing data."""
+        """Read the samples. Raises TaskError for an unknown task or decoding, missing data, or a metric that is."""
         task = get_task(choice.name)
+        check_scorer(task.scoring)
         decoding = task.decoding_named(choice.decoding)
         samples = task.samples(split, limit=choice.limit, data=choice.data)
         return cls(task=task, name=task.name, decoding=decoding, samples=samples)
