@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from evovlm.errors import EvovlmError
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.catalogue import TASKS, get_task
+from evovlm.tasks.clip_name import clip_name_from
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
 from evovlm.tasks.own_task import is_own_task
 from evovlm.tasks.published import is_on_hub
@@ -82,6 +83,21 @@ class TaskSection(ReportSection):
     def _is_of_the_task(cls, decoding: str | None, info: ValidationInfo) -> str | None:
         task = task_of(info.data["name"], info) if "name" in info.data else None
         return decoding if decoding is None or task is None else known_row(decoding, task.cheaper, "decoding")
+
+
+class GuardSection(Section):
+    """`guard:` asks, too, for pictures of the search that look like reported ones, which takes a while.
+
+    `near_pictures` is an open_clip model (models/clip.py says how one is named), `threshold` the cosine from which two
+    pictures are told of.
+    """
+
+    near_pictures: str
+    threshold: float = Field(default=0.95, ge=-1, le=1)
+
+    def resolved(self, folder: Path) -> Self:
+        """Return the same with an absolute path, a relative one from `folder` on."""
+        return self.model_copy(update={"near_pictures": clip_name_from(folder, self.near_pictures)})
 
 
 def task_of(name: str, info: ValidationInfo) -> Task | None:
