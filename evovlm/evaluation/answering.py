@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from evovlm.errors import ModelError, TaskError
-from evovlm.evaluation.batches import Asked, Batches, BatchLog, OnAnswers, Progress
+from evovlm.evaluation.batches import Asked, Batches, OnAnswers
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.evaluation.task_scores import task_score
 from evovlm.models.feature_store import FeatureStore
@@ -84,14 +84,8 @@ class PreparedTask(Protocol):
         """What the task was asked for as."""
         ...
 
-    def answer(
-        self,
-        loaded: LoadedModel,
-        *,
-        log: BatchLog | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
-    ) -> "ScoredTask":
-        """Have the model answer and score every answer; `log` notes and gives batches of answers.
+    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> "ScoredTask":
+        """Have the model answer, in these new `batches`, and score every answer.
 
         Raises FloatingPointError when the logits are not finite.
         """
@@ -217,13 +211,7 @@ class PreparedSamples:
         """What is asked."""
         return self.opened.samples
 
-    def answer(
-        self,
-        loaded: LoadedModel,
-        *,
-        log: BatchLog | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
-    ) -> ScoredTask:
+    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
         """Generate and score every answer. Raises FloatingPointError when the logits are not finite."""
         asked = {index: prompt for index, prompt in enumerate(self.prompts) if isinstance(prompt, Prompt)}
         prompts = tuple(asked.values())
@@ -233,7 +221,7 @@ class PreparedSamples:
             found = generate(loaded, chosen, decoding=self.opened.decoding, on_answers=on_answers)
             return Asked(list(found.texts), found.tokens)
 
-        batches = Batches(log=log, device=loaded.device, on_progress=on_progress)
+        batches = batches or Batches(device=loaded.device)
         answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)
         texts = dict(zip(asked, answered, strict=True))
         scoring = time.perf_counter()
@@ -268,13 +256,12 @@ def score_task(
     loaded: LoadedModel,
     *,
     store: FeatureStore | None = None,
-    log: BatchLog | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    batches: Batches | None = None,
 ) -> ScoredTask:
     """Score a loaded model as it is on a task. Raises TaskError and ModelError, the latter when its logits break."""
     with torch.inference_mode():
         try:
-            return opened.prepare(loaded, store=store).answer(loaded, log=log, on_progress=on_progress)
+            return opened.prepare(loaded, store=store).answer(loaded, batches=batches)
         except FloatingPointError as error:
             raise ModelError(
                 f"{loaded.folder}: on the task {opened.name}, {error}. Its weights are broken, or its numbers leave "

@@ -73,8 +73,8 @@ class Batches:
     once.
     """
 
-    log: BatchLog | None
     device: torch.device
+    log: BatchLog | None = None
     on_progress: Callable[[Progress], None] | None = None
     tokens: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)

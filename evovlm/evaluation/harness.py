@@ -12,14 +12,14 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
-from evovlm.evaluation.batches import Batches, BatchLog, Progress
+from evovlm.evaluation.batches import Batches
 from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel
 from evovlm.tasks.gates import GATES
@@ -114,19 +114,13 @@ class PreparedHarnessTask:
         """What the task was asked for as."""
         return self.opened.name
 
-    def answer(
-        self,
-        loaded: LoadedModel,
-        *,
-        log: BatchLog | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
-    ) -> ScoredTask:
+    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
         """Have the harness evaluate the model. Raises FloatingPointError when the logits are not finite."""
         from lm_eval.evaluator import evaluate
 
         from evovlm.evaluation.harness_model import HarnessModel
 
-        batches = Batches(log=log, device=loaded.device, on_progress=on_progress)
+        batches = batches or Batches(device=loaded.device)
         model = HarnessModel(loaded, encoder=self.encoder, batches=batches)
         task = self.opened.task
         found = evaluate(

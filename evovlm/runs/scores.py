@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import OpenTask, ScoredTask, TaskChoice, score_task
-from evovlm.evaluation.batches import Progress
+from evovlm.evaluation.batches import Batches, Progress
 from evovlm.evaluation.comparison import Comparison, compare
 from evovlm.evaluation.resident import load_merged
 from evovlm.evaluation.task_scores import figures
@@ -156,7 +156,8 @@ def _score_model(
                 observer.asking(model=scoring.models[place], task=task.name)
             log = saved.log(place, number) if saved is not None else None
             on_progress = observer.answered if observer is not None else None
-            kept = score_task(task, loaded, store=store, log=log, on_progress=on_progress)
+            batches = Batches(device=loaded.device, log=log, on_progress=on_progress)
+            kept = score_task(task, loaded, store=store, batches=batches)
             if saved is not None:
                 saved.keep(place, number, kept)
         scored.append(kept)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -30,6 +30,9 @@ class ReportSection(Section):
     `hub:ID@REVISION`.
     """
 
+    split: ClassVar[Split] = Split.REPORT
+    without_it: ClassVar[str] = "this task has no report split"
+
     name: str
     data: str | None = None
 
@@ -37,8 +40,8 @@ class ReportSection(Section):
     @classmethod
     def _has_the_split(cls, name: str, info: ValidationInfo) -> str:
         task = task_of(name, info)
-        if task is not None and Split.REPORT not in task.splits:
-            raise PydanticCustomError("split", "this task has no report split")
+        if task is not None and cls.split not in task.splits:
+            raise PydanticCustomError("split", "{reason}", {"reason": cls.without_it})
         return name
 
     @field_validator("data")
@@ -64,19 +67,12 @@ class ReportSection(Section):
 class TaskSection(ReportSection):
     """One of `tasks:`; the search sees the search split alone. `decoding` names a cheaper one of the task's."""
 
+    split: ClassVar[Split] = Split.SEARCH
+    without_it: ClassVar[str] = "this task has only a report split, which no search may see; score the winner on it"
+
     weight: float = Field(default=1.0, gt=0)
     limit: int | None = Field(default=None, ge=1)
     decoding: str | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _has_the_split(cls, name: str, info: ValidationInfo) -> str:
-        task = task_of(name, info)
-        if task is not None and Split.SEARCH not in task.splits:
-            raise PydanticCustomError(
-                "split", "this task has only a report split, which no search may see; score the winner on it"
-            )
-        return name
 
     @field_validator("decoding")
     @classmethod
