@@ -21,6 +21,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 _BARS = "▁▂▃▄▅▆▇█"
 _SILENT_S = 2.0
 """What takes no longer than this shows no progress."""
+_TELLING_SHARE = 0.1
+"""From which share of the questions on their speed tells that of the rest."""
 _LINE_EVERY_S = 10.0
 """How often progress is told where there is no terminal to draw it on."""
 
@@ -154,9 +156,11 @@ class ScoreProgress:
         """Show how far it is: questions, speed, what is left."""
         done, total = progress.done, progress.total
         parts = [f"{done}/{total} questions"]
-        if progress.tokens and progress.seconds:
+        # The first answers to finish are the shortest, and those still being written are not counted.
+        is_telling = progress.asked >= _TELLING_SHARE * (total - done + progress.asked)
+        if is_telling and progress.tokens and progress.seconds:
             parts.append(f"{progress.tokens / progress.seconds:.0f} tokens/s")
-        if progress.asked and done < total:
+        if is_telling and progress.asked and done < total:
             parts.append(f"about {duration(progress.seconds / progress.asked * (total - done))} left")
         self._show(self._title, completed=done, total=total, state=", ".join(parts))
 

@@ -159,6 +159,19 @@ def test_a_scoring_tells_questions_speed_and_what_is_left() -> None:
     ]
 
 
+def test_a_scoring_s_first_answers_tell_no_speed() -> None:
+    printed, now = io.StringIO(), [0.0]
+    progress = ScoreProgress(console=Console(file=printed), clock=lambda: now[0])
+    progress.asking(model="zoo:ja", task="[mgsm]")
+    for n, seconds in ((3, 5.0), (4, 16.0)):
+        now[0] = seconds
+        progress.answered(asked(n))
+    assert printed.getvalue().splitlines() == [
+        "zoo:ja, [mgsm]: 3/40 questions",
+        "zoo:ja, [mgsm]: 4/40 questions, 5 tokens/s, about 1:12 min left",
+    ]
+
+
 def test_a_scoring_draws_a_bar_on_a_terminal() -> None:
     printed, now = io.StringIO(), [0.0]
     console = Console(file=printed, force_terminal=True, width=160)
