@@ -66,33 +66,19 @@ def grade(
     _print(files, graded, compared)
 
 
-def _figures(graded: "Graded") -> dict[str, object]:
-    from evovlm.evaluation.intervals import mean_interval
-    from evovlm.tasks.rouge import bootstrap_mid
-
-    score = graded.score
-    figures: dict[str, object] = {
-        "measured": str(graded.scoring),
-        "score": score.score,
-        "interval": list(mean_interval(score.per_sample)),
-        "ungated": score.ungated,
-        "japanese": score.japanese,
-        "n": score.n,
-        "unscored": score.unscored,
-    }
-    if graded.scoring.metric.startswith("rouge_"):
-        figures["bootstrap_mid"] = bootstrap_mid(score.per_sample)
-    return figures
-
-
 def _as_json(
     files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dict[str | None, Comparison]"
 ) -> dict[str, object]:
     from dataclasses import asdict
 
+    from evovlm.evaluation.task_scores import figures
+
+    def told(each: "Graded") -> dict[str, object]:
+        return {"task": each.task, "measured": str(each.scoring), **figures(each.score, metric=each.scoring.metric)}
+
     return {
         "files": [
-            {"file": str(file), "tasks": [{"task": each.task, **_figures(each)} for each in of_file]}
+            {"file": str(file), "tasks": [told(each) for each in of_file]}
             for file, of_file in zip(files, graded, strict=True)
         ],
         "comparisons": [{"task": task, **asdict(found)} for task, found in compared.items()],

@@ -1,8 +1,11 @@
 """The means of samples' scores; needs no model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import TaskScore
+from evovlm.tasks.metrics import METRICS
+from evovlm.tasks.rouge import bootstrap_mid
 from evovlm.tasks.scoring import SampleScore
 
 
@@ -17,3 +20,21 @@ def task_score(scores: Sequence[SampleScore]) -> TaskScore:
         n=n,
         unscored=sum(score.unscored is not None for score in scores),
     )
+
+
+def figures(score: TaskScore, *, metric: str) -> Mapping[str, object]:
+    """Return the means by `metric` as plain values, each in [0, 1].
+
+    Where the paper's tables aggregate a metric by bootstrap, `bootstrap_mid` is there too, in [0, 1] like `score`, the
+    plain mean: it is for a comparison with those tables.
+    """
+    found: dict[str, object] = {"score": score.score, "interval": list(mean_interval(score.per_sample))}
+    if metric in METRICS and METRICS[metric].bootstrapped:
+        found["bootstrap_mid"] = bootstrap_mid(score.per_sample)
+    return {
+        **found,
+        "ungated": score.ungated,
+        "japanese": score.japanese,
+        "n": score.n,
+        "unscored": score.unscored,
+    }

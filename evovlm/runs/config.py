@@ -26,7 +26,7 @@ from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.recipes.search_space import SPACES, SearchSpace
-from evovlm.runs.sections import ReportSection, Section, TaskSection, known_row, task_of
+from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, default_population
 
@@ -99,6 +99,7 @@ class EvolveConfig(Section):
     budget: BudgetSection
     tasks: list[TaskSection] = Field(min_length=1)
     report: list[ReportSection] = Field(default=[])
+    guard: GuardSection | None = None
     winner: Literal["best", "mean"] = "best"
     device: str = "auto"
 
@@ -157,11 +158,26 @@ class EvolveConfig(Section):
             "sources": {name: ref.identity for name, ref in template.sources.items()},
         }
         folder = relative_to or Path()
-        sections = {
+        sections: dict[str, object] = {
             "tasks": [task.resolved(folder) for task in self.tasks],
             "report": [task.resolved(folder) for task in self.report],
+            "guard": None if self.guard is None else self.guard.resolved(folder),
         }
         return self.model_copy(update={"merge": self.merge.model_copy(update=models), **sections})
+
+    def guarded(self, *, near_pictures: str | None, threshold: float | None) -> "EvolveConfig":
+        """Return the same search with another guard; None leaves what `guard:` says.
+
+        Raises ConfigError for a threshold without a model.
+        """
+        if near_pictures is None and threshold is None:
+            return self
+        asked = {"near_pictures": near_pictures, "threshold": threshold}
+        said = {} if self.guard is None else self.guard.model_dump()
+        said |= {name: value for name, value in asked.items() if value is not None}
+        if "near_pictures" not in said:
+            raise ConfigError("a threshold for near pictures needs a model: --near-pictures, or guard.near_pictures.")
+        return self.model_copy(update={"guard": GuardSection(**said)})
 
     def template(self, *, relative_to: Path | None) -> MergeTemplate:
         """Return what the search keeps fixed of every recipe."""

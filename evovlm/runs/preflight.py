@@ -1,15 +1,18 @@
 """A look at a search before its models are fetched: the merge, the device, the budget."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
+from evovlm.evaluation.scorer import check_scorer
 from evovlm.merging.needs import Resident
 from evovlm.merging.preflight import Preflight, preflight
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.config import EvolveConfig
 from evovlm.runs.leaks import leak_warnings
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.harness_name import is_harness_name
 
 _FLOAT32_BYTES = 4
 
@@ -28,12 +31,23 @@ def preflight_search(config: EvolveConfig, template: MergeTemplate, *, out: Path
         problems.append(error)
     found = preflight(template, out=out, resident=resident)
     problems += _budget_problems(config, found)
+    problems += _metric_problems(config)
     leaks: tuple[str, ...] = ()
     try:
         leaks = leak_warnings(config)
     except EvovlmError as error:
         problems.append(error)
     return replace(found, problems=(*found.problems, *problems), warnings=(*found.warnings, *leaks))
+
+
+def _metric_problems(config: EvolveConfig) -> Iterator[EvovlmError]:
+    for section in config.tasks:
+        if is_harness_name(section.name):
+            continue
+        try:
+            check_scorer(get_task(section.name).scoring)
+        except EvovlmError as error:
+            yield error
 
 
 def _resident(device: str) -> Resident:

@@ -29,7 +29,8 @@ class Metric:
     """One way to score an answer.
 
     `binary` says that every answer scores either 0 or 1; `numeric` that it reads a number out of a worked solution:
-    then the language of the whole text counts, and no reference exempts from it. `measure` is None where it takes a
+    then the language of the whole text counts, and no reference exempts from it; `bootstrapped` that the paper's tables
+    show the middle of a bootstrap (`rouge.bootstrap_mid`) in place of the mean. `measure` is None where it takes a
     model: `evaluation.scorer.open_scorer` opens that.
     """
 
@@ -37,6 +38,7 @@ class Metric:
     description: str
     binary: bool = False
     numeric: bool = False
+    bootstrapped: bool = False
     measure: Measure | None
 
 
@@ -159,10 +161,21 @@ _ROWS = (
     Metric(
         name="rouge_l_ja",
         description="as in the paper: ROUGE-L (F1) over MeCab words",
+        bootstrapped=True,
         measure=partial(_by_reference, rouge_l),
     ),
-    Metric(name="rouge_1_ja", description="ROUGE-1 (F1) over MeCab words", measure=partial(_by_reference, rouge_1)),
-    Metric(name="rouge_2_ja", description="ROUGE-2 (F1) over MeCab words", measure=partial(_by_reference, rouge_2)),
+    Metric(
+        name="rouge_1_ja",
+        description="ROUGE-1 (F1) over MeCab words",
+        bootstrapped=True,
+        measure=partial(_by_reference, rouge_1),
+    ),
+    Metric(
+        name="rouge_2_ja",
+        description="ROUGE-2 (F1) over MeCab words",
+        bootstrapped=True,
+        measure=partial(_by_reference, rouge_2),
+    ),
     Metric(
         name="char_f1",
         description="F1 over characters, as SQuAD's over words; widths, case and punctuation aside",

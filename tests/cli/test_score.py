@@ -56,6 +56,7 @@ def test_json_holds_score_interval_and_tags(models: Path, problems: Path) -> Non
     result = run_words(models / "base", problems, "--json")
     assert result.exit_code == 0, result.output
     scored = json.loads(result.stdout)["word_problems_ja"]
+    assert "bootstrap_mid" not in scored
     assert scored["n"] == 3
     assert 0 <= scored["interval"][0] <= scored["score"] <= scored["interval"][1] <= 1
     assert set(scored["tags"]) == {"even", "odd"}
@@ -206,7 +207,10 @@ def test_a_picture_task_asked_of_a_text_model_is_told(models: Path, tmp_path: Pa
     assert "takes none" in str(refused)
     seen = run(models / "vlm", *arguments)
     assert seen.exit_code == 0, seen.output
-    assert json.loads(seen.stdout)["emoji_ja"]["tags"]["culture"]["n"] == 1
+    scored = json.loads(seen.stdout)["emoji_ja"]
+    assert scored["tags"]["culture"]["n"] == 1
+    # Of one sample every bootstrap is the sample.
+    assert scored["bootstrap_mid"] == scored["tags"]["culture"]["bootstrap_mid"] == scored["score"]
 
 
 def test_data_for_a_task_that_is_not_scored_is_refused(models: Path, problems: Path) -> None:
