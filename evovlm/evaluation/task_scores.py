@@ -1,6 +1,7 @@
 """The means of samples' scores; needs no model."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.scoring import SampleScore
@@ -17,3 +18,12 @@ def task_score(scores: Sequence[SampleScore]) -> TaskScore:
         n=n,
         unscored=sum(score.unscored is not None for score in scores),
     )
+
+
+def unscored_by_reason(scores: Iterable[tuple[str, SampleScore]]) -> Mapping[str, tuple[str, ...]]:
+    """Return the ids of the samples that have no score, by reason, the most frequent reason first."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name, score in scores:
+        if score.unscored is not None:
+            found[score.unscored].append(name)
+    return {reason: tuple(found[reason]) for reason in sorted(found, key=lambda reason: -len(found[reason]))}

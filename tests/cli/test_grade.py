@@ -63,7 +63,7 @@ def figures(evovlm: Command, *arguments: str | Path) -> dict[str, object]:
 def test_ours_are_scored_as_their_task_does(evovlm: Command, saved: Path) -> None:
     found = figures(evovlm, saved)
     assert found["task"] == "word_problems_ja"
-    assert found["measured"] == "accuracy, script gate"
+    assert found["measured"] == "accuracy, robust extractor, script gate"
     assert (found["score"], found["ungated"], found["japanese"]) == (0.5, 0.75, 0.75)
     assert (found["n"], found["unscored"]) == (4, 1)
     low, high = found["interval"]  # type: ignore[misc]
@@ -73,9 +73,9 @@ def test_ours_are_scored_as_their_task_does(evovlm: Command, saved: Path) -> Non
 def test_every_part_of_the_scoring_can_be_another(evovlm: Command, saved: Path) -> None:
     assert figures(evovlm, saved, "--extractor", "paper")["score"] == 0.25
     assert figures(evovlm, saved, "--gate", "none")["score"] == 0.75
-    assert figures(evovlm, saved, "--gate", "fasttext")["measured"] == "accuracy, fasttext gate"
+    assert figures(evovlm, saved, "--gate", "fasttext")["measured"] == "accuracy, robust extractor, fasttext gate"
     words = figures(evovlm, saved, "--metric", "rouge_l_ja", "--gate", "none")
-    assert words["measured"] == "rouge_l_ja"
+    assert words["measured"] == "rouge_l_ja, no gate"
     assert words["bootstrap_mid"] == pytest.approx(words["score"], abs=0.05)
 
 
@@ -85,7 +85,7 @@ def test_the_table_shows_the_figures(evovlm: Command, saved: Path) -> None:
     for part in (
         "saved.jsonl",
         "word_problems_ja",
-        "accuracy, script gate",
+        "accuracy, robust extractor, script gate",
         "50.0",
         "75.0",
         "75 %",
@@ -183,7 +183,7 @@ def test_two_files_are_compared_by_id(evovlm: Command, saved: Path, tmp_path: Pa
     assert (found["wins"], found["losses"], found["ties"], found["n"]) == (2, 0, 2, 4)
     assert (found["p_value"], found["test"]) == (0.5, "McNemar, exact")
     printed = evovlm("grade", tmp_path / "better.jsonl", saved)
-    assert "better.jsonl - saved.jsonl, word_problems_ja: +50.0" in printed.out
+    assert "word_problems_ja: better.jsonl - saved.jsonl: +50.0" in printed.out
     assert "better on 2, worse on 0, alike on 2 of 4" in printed.out
 
 
