@@ -24,7 +24,9 @@ def score(
         ),
     ],
     split: Annotated[str, typer.Option("--split", help="report or search.")] = "report",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Score only the first samples.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Score only the first samples of each task.")
+    ] = None,
     decoding: Annotated[
         str | None, typer.Option("--decoding", help="search: fewer tokens and one beam, where a task has it.")
     ] = None,

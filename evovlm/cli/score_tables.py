@@ -26,20 +26,19 @@ def print_scores(console: Console, title: str, rows: Sequence[tuple[str, "TaskSc
     `of` heads the column of names. Names and title come from files too: nothing in them is taken for markup or a
     terminal's commands.
     """
-    unscored = any(score.unscored for _, score in rows)
+    headings = _HEADINGS if any(score.unscored for _, score in rows) else _HEADINGS[:-1]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(of, no_wrap=True)
-    for heading in _HEADINGS if unscored else _HEADINGS[:-1]:
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, score in rows:
-        cells = _cells(score)
-        table.add_row(Text(without_controls(name)), *(cells if unscored else cells[:-1]))
+        table.add_row(Text(without_controls(name)), *_cells(score)[: len(headings)])
     print_line(console, title)
     if console.measure(table, options=console.options.update(max_width=_WIDE)).maximum <= console.width:
         console.print(table)
         return
     for name, score in rows:
-        told = ", ".join(f"{heading} {cell}" for heading, cell in zip(_HEADINGS, _cells(score), strict=True))
+        told = ", ".join(f"{heading} {cell}" for heading, cell in zip(headings, _cells(score), strict=False))
         print_line(console, f"{name}: {told}")
 
 

@@ -1,6 +1,7 @@
 """`evovlm grade` on saved predictions: ours, and anyone's."""
 
 import csv
+import inspect
 import json
 import re
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from evovlm.cli.grade import grade
+from evovlm.tasks.metrics import METRICS
 from tests.cli.conftest import Command
 from tests.pico_clip import pico_clip
 from tests.tasks.public_data import public_file
@@ -151,6 +154,11 @@ def test_anyones_table_is_graded_by_its_columns(evovlm: Command, tmp_path: Path)
     assert (found["task"], found["score"], found["unscored"]) == (None, pytest.approx(1 / 3), 1)
 
 
+def test_the_metrics_that_the_help_names_are_those_there_are() -> None:
+    help_text = inspect.getsource(grade)
+    assert set(METRICS) <= set(re.findall(r"[a-z_0-9]+", help_text[help_text.index("--metric") :].split("default:")[0]))
+
+
 def test_usual_names_of_columns_are_found(evovlm: Command, tmp_path: Path) -> None:
     path = tmp_path / "theirs.json"
     path.write_text(json.dumps([{"response": "答えは5", "answer": 5}, {"response": "6", "answer": 5.0}]))
@@ -266,6 +274,16 @@ def test_an_option_that_is_amiss_is_told(options: tuple[str, ...], hint: str, ev
     assert (done.code, done.out) == (2, "")
     assert hint in done.err
     assert "Traceback" not in done.err
+
+
+def test_an_object_that_holds_the_rows_is_told_from_lines(evovlm: Command, tmp_path: Path) -> None:
+    path = tmp_path / "nested.json"
+    path.write_text(json.dumps({"results": {"mgsm": [{"text": "1", "answer": "1"}]}}, indent=1))
+    done = evovlm("grade", path, "--metric", "accuracy")
+    assert (done.code, done.out) == (2, "")
+    assert "is one JSON object (results)" in done.err
+    assert "--rows-at" in done.err
+    assert "found an object of: mgsm" in evovlm("grade", path, "--rows-at", "results", "--metric", "accuracy").err
 
 
 def test_rows_at_says_what_there_is(evovlm: Command, tmp_path: Path) -> None:
