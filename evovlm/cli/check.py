@@ -106,4 +106,4 @@ def _print(console: "Console", found: "Preflight") -> None:
     for problem in found.problems:
         typer.echo(f"error: {problem}")
     if not found.problems:
-        typer.echo("nothing stands against it.")
+        typer.echo("nothing else stands against it." if found.warnings else "nothing stands against it.")

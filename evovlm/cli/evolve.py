@@ -3,9 +3,12 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from evovlm.runs.config import EvolveConfig
 
 
 def evolve(
@@ -57,5 +60,22 @@ def evolve(
     folder = checkpoint or out / "model"
     if checkpoint is None:
         typer.echo(f"  evovlm merge {recipe} --out {folder}")
-    for task in loaded.resolved(relative_to=config.parent).tasks:
-        typer.echo(f"  evovlm score {folder} --task {task.name}")
+    for command in _score_commands(loaded.resolved(relative_to=config.parent), folder):
+        typer.echo(f"  {command}")
+
+
+def _score_commands(config: "EvolveConfig", model: Path) -> list[str]:
+    """Return how the winner is scored on what it is reported on: `report:`, else the searched tasks' own."""
+    from evovlm.tasks.catalogue import get_task
+    from evovlm.tasks.harness_name import is_harness_name
+    from evovlm.tasks.task import Split
+
+    commands = []
+    for section in config.report or config.tasks:
+        if is_harness_name(section.name):
+            commands.append(["evovlm", "score", str(model), "--task", section.name])
+        elif Split.REPORT in get_task(section.name).splits:
+            # Where a search has its samples from is no place to take those of a report from.
+            data = ["--data", f"{section.name}={section.data}"] if config.report and section.data is not None else []
+            commands.append(["evovlm", "score", str(model), "--task", section.name, *data])
+    return [shlex.join(command) for command in commands]

@@ -1,5 +1,6 @@
 """What several commands show alike: tables, score cells, the curve of a run, progress."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -60,8 +61,9 @@ def without_controls(text: str) -> str:
     return _CONTROLS.sub("", text)
 
 
-def escape_controls(text: str) -> str:
-    """Return JSON in which control characters that a terminal would follow are escaped."""
+def json_text(value: object) -> str:
+    """Return a value as one line of JSON that people can read, in which what a terminal would follow is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

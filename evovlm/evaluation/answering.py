@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from evovlm.errors import ModelError, TaskError
 from evovlm.evaluation.batches import Asked, Batches, OnAnswers
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
-from evovlm.evaluation.task_scores import task_score
+from evovlm.evaluation.task_scores import task_score, unscored_by_reason
 from evovlm.models.feature_store import FeatureStore
 from evovlm.models.generation import generate
 from evovlm.models.loading import LoadedModel
@@ -22,7 +21,6 @@ from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
-from evovlm.tasks.metrics import METRICS
 from evovlm.tasks.scoring import SampleScore
 from evovlm.tasks.task import Decoding, Sample, Split, Task
 
@@ -132,11 +130,9 @@ class ScoredTask:
         return tuple(sorted({tag for answer in self.answers for tag in answer.sample.tags}))
 
     @property
-    def unscored(self) -> Mapping[str, int]:
-        """Why samples had nothing to score, and how many of each, the most frequent first."""
-        return dict(
-            Counter(answer.score.unscored for answer in self.answers if answer.score.unscored is not None).most_common()
-        )
+    def unscored(self) -> Mapping[str, tuple[str, ...]]:
+        """Why samples had nothing to score, the most frequent reason first, and the ids of those samples."""
+        return unscored_by_reason((answer.sample.id, answer.score) for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,14 +156,7 @@ class SampleTask:
     @property
     def measured(self) -> str:
         """Its metric, extractor and gate."""
-        scoring = self.task.scoring
-        metric = METRICS.get(scoring.metric)
-        parts = [scoring.metric]
-        if metric is not None and metric.numeric:
-            parts.append(f"{scoring.extractor} extractor")
-        if scoring.clip_model is not None:
-            parts.append(scoring.clip_model)
-        return ", ".join([*parts, f"{scoring.gate} gate" if scoring.gate else "no gate"])
+        return str(self.task.scoring)
 
     @property
     def fingerprint(self) -> str:
@@ -263,10 +252,15 @@ def score_task(
         try:
             return opened.prepare(loaded, store=store).answer(loaded, batches=batches)
         except FloatingPointError as error:
-            raise ModelError(
-                f"{loaded.folder}: on the task {opened.name}, {error}. Its weights are broken, or its numbers leave "
-                "the range of its dtype.\n    Look at the checkpoint, or at the recipe's weights."
-            ) from error
+            raise broken_logits(loaded, error, asked=f"the task {opened.name}") from error
+
+
+def broken_logits(loaded: LoadedModel, error: FloatingPointError, *, asked: str) -> ModelError:
+    """Return what to tell of a model whose logits are not finite when it is `asked` something."""
+    return ModelError(
+        f"{loaded.folder}: on {asked}, {error}. Its weights are broken, or its numbers leave the range of its dtype.\n"
+        "    Look at the checkpoint, or at the recipe's weights."
+    )
 
 
 def score_model(

@@ -1,6 +1,7 @@
 """The means of samples' scores; needs no model."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import TaskScore
@@ -38,3 +39,12 @@ def figures(score: TaskScore, *, metric: str) -> Mapping[str, object]:
         "n": score.n,
         "unscored": score.unscored,
     }
+
+
+def unscored_by_reason(scores: Iterable[tuple[str, SampleScore]]) -> Mapping[str, tuple[str, ...]]:
+    """Return the ids of the samples that have no score, by reason, the most frequent reason first."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name, score in scores:
+        if score.unscored is not None:
+            found[score.unscored].append(name)
+    return {reason: tuple(found[reason]) for reason in sorted(found, key=lambda reason: -len(found[reason]))}

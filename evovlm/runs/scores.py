@@ -126,7 +126,7 @@ def figures_of(scored: ScoredTask) -> Mapping[str, object]:
         **figures(scored.score, metric=metric),
         "measured": scored.measured,
         "gate": scored.gate,
-        "reasons": dict(scored.unscored),
+        "reasons": {reason: len(ids) for reason, ids in scored.unscored.items()},
         "tags": tags,
         "tokens": scored.tokens,
         "seconds": dict(scored.seconds),

@@ -48,8 +48,7 @@ def get_metric(name: str) -> Metric:
         return Metric(name=name, description="a metric of the evaluate library", measure=_library)
     if name not in METRICS:
         raise TaskError(
-            f"There is no metric '{name}'{did_you_mean(name, METRICS)} "
-            f"The metrics are: {', '.join(sorted(METRICS))}, and {PREFIX}NAME_OR_PATH."
+            f"There is no metric '{name}'{did_you_mean(name, METRICS)} Those of `evaluate` are {PREFIX}NAME_OR_PATH."
         )
     return METRICS[name]
 
@@ -58,15 +57,9 @@ def check_scoring(scoring: Scoring) -> Metric:
     """Return the metric of a scoring. Raises TaskError when there is no such metric, extractor or gate."""
     metric = get_metric(scoring.metric)
     if scoring.extractor not in EXTRACTORS:
-        raise TaskError(
-            f"There is no extractor '{scoring.extractor}'{did_you_mean(scoring.extractor, EXTRACTORS)} "
-            f"The extractors are: {', '.join(sorted(EXTRACTORS))}."
-        )
+        raise TaskError(f"There is no extractor '{scoring.extractor}'{did_you_mean(scoring.extractor, EXTRACTORS)}")
     if scoring.gate is not None and scoring.gate not in GATES:
-        raise TaskError(
-            f"There is no gate '{scoring.gate}'{did_you_mean(scoring.gate, GATES)} "
-            f"The gates are: {', '.join(sorted(GATES))}; none asks for no language."
-        )
+        raise TaskError(f"There is no gate '{scoring.gate}'{did_you_mean(scoring.gate, [*GATES, 'none'])}")
     return metric
 
 

@@ -18,6 +18,8 @@ SLOT = "{input}"
 PLACE = "<image>"
 CHAT = "chat"
 """The prompt that is the model's own chat template."""
+PLAIN = "plain"
+"""The prompt that is the question itself, behind its pictures; for single questions only."""
 
 # JMMMU's own words.
 CHOOSE_A_LETTER = "与えられた選択肢の中から最も適切な回答のアルファベットを直接記入してください。"

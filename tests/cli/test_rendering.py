@@ -14,7 +14,7 @@ from evovlm.cli.rendering import (
     SearchProgress,
     WriteProgress,
     duration,
-    escape_controls,
+    json_text,
     spark_line,
     without_controls,
 )
@@ -191,7 +191,7 @@ def test_no_control_character_reaches_a_terminal(text: str) -> None:
     shown = without_controls(text)
     assert not dangerous & set(shown)
     assert shown == "".join(char for char in text if char in shown)
-    row = escape_controls(json.dumps({"answer": text}, ensure_ascii=False))
+    row = json_text({"answer": text})
     assert not dangerous & set(row)
     assert json.loads(row) == {"answer": text}
 
