@@ -30,6 +30,12 @@ def score(
     decoding: Annotated[
         str | None, typer.Option("--decoding", help="search: fewer tokens and one beam, where a task has it.")
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", help="Another prompt than the tasks': chat, a name, or a template with {input} and <image>."
+        ),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,12 +58,14 @@ def score(
     names = _task_names(task)
     places = _places(data or [], names)
     # A slip in a name is told before torch is loaded, which takes seconds.
-    check_task_names(names, split=parse_split(split), decoding=decoding)
+    check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
 
     from evovlm.evaluation.answering import TaskChoice
     from evovlm.runs.scores import ScoreRequest, score_models
 
-    choices = tuple(TaskChoice(name=name, decoding=decoding, limit=limit, data=places.get(name)) for name in names)
+    choices = tuple(
+        TaskChoice(name=name, decoding=decoding, prompt=prompt, limit=limit, data=places.get(name)) for name in names
+    )
     request = ScoreRequest(models=tuple(models), tasks=choices, split=parse_split(split), device=device)
     progress = ScoreProgress()
     try:
@@ -71,7 +79,7 @@ def score(
     if as_json:
         typer.echo(json_text(scores.as_json()))
         return
-    _print(scores, split=split, decoding=decoding)
+    _print(scores, split=split, decoding=decoding, prompt=prompt)
 
 
 def _task_names(given: list[str]) -> list[str]:
@@ -111,7 +119,7 @@ def _stopped(save: Path | None, *, resume: bool) -> str:
     return f"\nstopped; nothing is lost. To go on:\n    {again}"
 
 
-def _print(scores: "Scores", *, split: str, decoding: str | None) -> None:
+def _print(scores: "Scores", *, split: str, decoding: str | None, prompt: str | None) -> None:
     from rich.console import Console
 
     from evovlm.cli.score_tables import comparison_text, print_line, print_scores, unscored_lines
@@ -121,6 +129,7 @@ def _print(scores: "Scores", *, split: str, decoding: str | None) -> None:
         of_models = [(model.model, model.tasks[place]) for model in scores.models]
         rows = [row for model, scored in of_models for row in _rows(model, scored)]
         how = f", {decoding} decoding" if decoding is not None else ""
+        how += f", prompt {prompt}" if prompt is not None else ""
         print_scores(console, f"{first.name}, {split} split: {first.measured}{how}", rows, of="model")
         for model, scored in of_models:
             for line in unscored_lines(scored.unscored, n=scored.score.n):

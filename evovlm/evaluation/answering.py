@@ -29,11 +29,12 @@ from evovlm.tasks.task import Decoding, Sample, Split, Task
 class TaskChoice:
     """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data lies.
 
-    `decoding` names one of the task's cheaper ways to decode; None is its own.
+    `decoding` names one of the task's cheaper ways to decode, `prompt` another prompt; None is the task's own.
     """
 
     name: str
     decoding: str | None = None
+    prompt: str | None = None
     limit: int | None = None
     weight: float = 1.0
     data: Path | None = None
@@ -147,7 +148,7 @@ class SampleTask:
     @classmethod
     def open(cls, choice: TaskChoice, split: Split) -> "SampleTask":
         """Read the samples. Raises TaskError for an unknown task or decoding, missing data, or a metric that is."""
-        task = get_task(choice.name)
+        task = get_task(choice.name).with_prompt(choice.prompt)
         check_scorer(task.scoring)
         decoding = task.decoding_named(choice.decoding)
         samples = task.samples(split, limit=choice.limit, data=choice.data)

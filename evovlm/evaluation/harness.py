@@ -49,8 +49,8 @@ class HarnessTask:
         The report split is what the harness itself scores: the test documents, or the validation documents where there
         are none. The search split is what else there is: validation, else training documents, none of them reported.
         """
-        if choice.data is not None or choice.decoding is not None:
-            raise TaskError(f"{choice.name}: a harness task brings its own data and decoding; leave yours out.")
+        if (choice.data, choice.decoding, choice.prompt) != (None, None, None):
+            raise TaskError(f"{choice.name}: a harness task brings its own data, decoding and prompt; leave yours out.")
         wanted = HarnessName.parse(choice.name)
         task = _load_task(wanted)
         if split is Split.SEARCH:

@@ -133,6 +133,7 @@ def open_evaluator(config: EvolveConfig, template: MergeTemplate) -> Evaluator:
         TaskChoice(
             name=task.name,
             decoding=task.decoding,
+            prompt=task.prompt,
             limit=task.limit,
             weight=task.weight,
             data=Path(task.data) if task.data is not None else None,

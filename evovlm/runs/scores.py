@@ -243,6 +243,7 @@ def _saved(
                 "task": task.name,
                 "limit": choice.limit,
                 "decoding": choice.decoding,
+                "prompt": choice.prompt,
                 "measured": task.measured,
                 "fingerprint": task.fingerprint,
             }

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from evovlm.errors import EvovlmError
+from evovlm.errors import EvovlmError, TaskError
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.clip_name import clip_name_from
@@ -65,7 +65,10 @@ class ReportSection(Section):
 
 
 class TaskSection(ReportSection):
-    """One of `tasks:`; the search sees the search split alone. `decoding` names a cheaper one of the task's."""
+    """One of `tasks:`; the search sees the search split alone. `decoding` names a cheaper one of the task's.
+
+    `prompt` asks otherwise than the task does: `chat`, a name, or a template.
+    """
 
     split: ClassVar[Split] = Split.SEARCH
     without_it: ClassVar[str] = "this task has only a report split, which no search may see; score the winner on it"
@@ -73,6 +76,18 @@ class TaskSection(ReportSection):
     weight: float = Field(default=1.0, gt=0)
     limit: int | None = Field(default=None, ge=1)
     decoding: str | None = None
+    prompt: str | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _is_a_prompt(cls, prompt: str | None, info: ValidationInfo) -> str | None:
+        task = task_of(info.data["name"], info) if "name" in info.data else None
+        if prompt is not None and task is not None:
+            try:
+                task.with_prompt(prompt)
+            except TaskError as error:
+                raise PydanticCustomError("prompt", "{reason}", {"reason": str(error)}) from error
+        return prompt
 
     @field_validator("decoding")
     @classmethod

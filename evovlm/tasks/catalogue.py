@@ -288,8 +288,8 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-def check_task_names(names: Iterable[str], *, split: Split, decoding: str | None) -> None:
-    """Raise TaskError or ConfigError for a name that is none, or a task without that split or decoding.
+def check_task_names(names: Iterable[str], *, split: Split, decoding: str | None, prompt: str | None) -> None:
+    """Raise TaskError or ConfigError for a name that is none, or a task without that split, decoding or prompt.
 
     Reads no data; what the harness is asked for, only the harness knows.
     """
@@ -298,3 +298,4 @@ def check_task_names(names: Iterable[str], *, split: Split, decoding: str | None
             task = get_task(name)
             task.check_split(split)
             task.decoding_named(decoding)
+            task.with_prompt(prompt)

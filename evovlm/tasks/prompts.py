@@ -94,6 +94,15 @@ def ask(prompt: str, sample: Sample) -> Question:
     return Question(text=template.replace(SLOT, question), images=sample.images)
 
 
+def check_prompt(prompt: str, *, with_pictures: bool) -> None:
+    """Raise TaskError for an unknown prompt, or one without a place for the pictures of a picture task."""
+    if prompt != CHAT and PLACE not in template_of(prompt) and with_pictures:
+        raise TaskError(
+            f"The prompt {_shown(prompt)} has no place for a picture ({PLACE}). "
+            f"Choose one that has: {CHAT}, {', '.join(_WITH_PLACES)}."
+        )
+
+
 def template_of(prompt: str) -> str:
     """Return the template of that name, or the prompt itself where it is one. Raises TaskError for an unknown name."""
     if SLOT in prompt:

@@ -1,12 +1,12 @@
 """What a task is: samples of two splits, how they are asked, how long the answer may be and how it is scored."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evovlm.errors import TaskError
 from evovlm.tasks.hub import is_cached
-from evovlm.tasks.prompts import Question, ask
+from evovlm.tasks.prompts import Question, ask, check_prompt
 from evovlm.tasks.published import CACHED
 from evovlm.tasks.sample import ImageSource, Sample, Split, parse_split
 from evovlm.tasks.scoring import Scoring
@@ -93,6 +93,13 @@ class Task:
     def ask(self, sample: Sample) -> Question:
         """Return what a model is asked for a sample."""
         return ask(self.prompt, sample)
+
+    def with_prompt(self, prompt: str | None) -> "Task":
+        """Return the task asked by another prompt, itself for None. Raises TaskError when there is no such prompt."""
+        if prompt is None:
+            return self
+        check_prompt(prompt, with_pictures=self.needs_images)
+        return replace(self, prompt=prompt)
 
     def decoding_named(self, name: str | None) -> Decoding:
         """Return the decoding of that name, the task's own for None. Raises TaskError when it has no such."""

@@ -223,3 +223,28 @@ def test_tasks_lists_every_task() -> None:
     assert result.exit_code == 0
     assert {"word_problems_ja", "emoji_ja", "gsm8k_ja", "mgsm_ja"} <= {row["name"] for row in json.loads(result.stdout)}
     assert "word_problems_ja" in CliRunner().invoke(app, ["tasks"]).stdout
+
+
+def test_a_task_is_asked_by_another_prompt(models: Path, problems: Path, tmp_path: Path) -> None:
+    own = run_words(models / "base", problems, "--save", tmp_path / "own")
+    other = run_words(models / "base", problems, "--save", tmp_path / "other", "--prompt", "Q: {input}\nA:")
+    assert own.exit_code == other.exit_code == 0, other.output
+    texts = [
+        [
+            json.loads(line)["text"]
+            for path in sorted((tmp_path / name).glob("*.jsonl"))
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
+        for name in ("own", "other")
+    ]
+    assert len(texts[0]) == len(texts[1]) == 3
+    assert texts[0] != texts[1]
+    unknown = run_words(models / "base", problems, "--prompt", "alpaka").exception
+    assert isinstance(unknown, TaskError)
+    assert "The prompts are: chat" in str(unknown)
+
+
+def test_a_prompt_without_a_place_is_refused_for_pictures_before_any_model(tmp_path: Path) -> None:
+    refused = run(tmp_path / "nowhere", "--task", "emoji_ja", "--prompt", "abel").exception
+    assert isinstance(refused, TaskError)
+    assert "has no place for a picture" in str(refused)

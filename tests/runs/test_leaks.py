@@ -198,14 +198,14 @@ def test_sections_that_cannot_be_are_named(
 
 def test_a_decoding_and_places_of_others_are_passed_on(write_config: WriteConfig) -> None:
     tasks = [
-        {"name": "gsm8k_ja", "decoding": "search", "data": "hub:org/set@v1"},
+        {"name": "gsm8k_ja", "decoding": "search", "prompt": "chat", "data": "hub:org/set@v1"},
         {"name": "lm_eval:mgsm_direct_ja.yaml"},
     ]
     config = load_config(write_config({"tasks": tasks, "report": [{"name": "lm_eval:jsquad"}]}))
     resolved = config.resolved(relative_to=Path("/elsewhere"))
-    assert [(task.name, task.decoding, task.data) for task in resolved.tasks] == [
-        ("gsm8k_ja", "search", "hub:org/set@v1"),
-        ("lm_eval:/elsewhere/mgsm_direct_ja.yaml", None, None),
+    assert [(task.name, task.decoding, task.prompt, task.data) for task in resolved.tasks] == [
+        ("gsm8k_ja", "search", "chat", "hub:org/set@v1"),
+        ("lm_eval:/elsewhere/mgsm_direct_ja.yaml", None, None, None),
     ]
 
 
