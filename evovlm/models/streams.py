@@ -11,11 +11,13 @@ from torch import Tensor
 
 from evovlm.models.backbone import Backbone
 from evovlm.models.capacity import answer_limits, most_tokens, slots_at_once
+from evovlm.models.cpu_runner import CpuRunner
+from evovlm.models.device_runner import DeviceRunner
 from evovlm.models.greedy import Ending, decode
 from evovlm.models.loading import LoadedModel
 from evovlm.models.packed import packed_attention, packs_exactly
 from evovlm.models.prompt import Prompt
-from evovlm.models.runner import CpuRunner, DeviceRunner, Runner
+from evovlm.models.runner import Runner
 from evovlm.models.slots import shape_of
 from evovlm.models.stock import Greedy, generate_stock
 

@@ -8,14 +8,15 @@ import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from evovlm.models import capacity, runner, streams
+from evovlm.models import capacity, cpu_runner, runner, streams
 from evovlm.models.backbone import Backbone
+from evovlm.models.cpu_runner import CpuRunner
+from evovlm.models.device_runner import DeviceRunner
 from evovlm.models.generation import generate
 from evovlm.models.greedy import Ending, decode
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.packed import Pass, forward, packed_attention, packs_exactly
 from evovlm.models.prompt import Prompt, prepare_prompts
-from evovlm.models.runner import CpuRunner, DeviceRunner
 from evovlm.models.slots import shape_of
 from evovlm.models.stock import generate_stock
 from evovlm.models.streams import generate_greedy
@@ -238,7 +239,8 @@ def test_what_all_prompts_begin_with_is_read_once(llm: LoadedModel, monkeypatch:
         read.append(inputs["inputs_embeds"].shape[1])
         return forward(backbone, inputs, positions, this=this)
 
-    monkeypatch.setattr(runner, "forward", counting)
+    for module in (runner, cpu_runner):
+        monkeypatch.setattr(module, "forward", counting)
     monkeypatch.setattr(streams, "_LEAST_SHARED_TOKENS", 4)
     assert generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2}) == expected
     assert read[0] == 9
