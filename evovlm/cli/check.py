@@ -35,6 +35,7 @@ def check(
 
 def _look(path: Path, *, out: Path | None) -> "Preflight":
     from evovlm.recipes.documents import load_recipe, read_yaml
+    from evovlm.recipes.kinds import parameter_merge_only
 
     document = read_yaml(path)
     if isinstance(document, Mapping) and document.get("kind") == "evolve":
@@ -46,7 +47,7 @@ def _look(path: Path, *, out: Path | None) -> "Preflight":
     from evovlm.merging.methods import METHODS
     from evovlm.merging.preflight import preflight
 
-    return preflight(load_recipe(path, methods=METHODS), out=out)
+    return preflight(parameter_merge_only(load_recipe(path, methods=METHODS)), out=out)
 
 
 def _print(console: "Console", found: "Preflight") -> None:

@@ -26,9 +26,10 @@ def export(
     """Export a recipe to another tool, so that anyone can check a merge with it."""
     from evovlm.merging.methods import METHODS
     from evovlm.recipes.documents import load_recipe
+    from evovlm.recipes.kinds import parameter_merge_only
 
     loaded = load_recipe(recipe, methods=METHODS)
-    text = _mergekit(loaded)
+    text = _mergekit(parameter_merge_only(loaded))
     if out is not None:
         _write_new(out, text)
     if as_json:

@@ -37,8 +37,9 @@ def merge(
         from evovlm.merging.preflight import preflight
         from evovlm.merging.writer import write_checkpoint
         from evovlm.recipes.documents import load_recipe
+        from evovlm.recipes.kinds import parameter_merge_only
 
-        loaded = load_recipe(recipe, methods=METHODS)
+        loaded = parameter_merge_only(load_recipe(recipe, methods=METHODS))
         # Models that do not fit are refused before their weights are fetched.
         preflight(loaded, out=out, may_exist=overwrite).raise_problems()
         written = write_checkpoint(
