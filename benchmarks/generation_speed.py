@@ -9,6 +9,11 @@ tokens) and its worked answers have at 3.2 characters a token. A random model en
 ends at the length drawn for it: `generate` is told by a stopping criterion, the others by a limit of each prompt.
 Useful tokens are those of the answers; rows that wait for others give none. Everybody has the same threads; `generate`
 is also run with one thread, and the faster one counts.
+
+    python benchmarks/generation_speed.py --sizes 7b --device cuda
+
+On a GPU the model is in bfloat16, and the steps of decoding are held against what reading all weights once a step
+would allow (the bandwidth is measured by copying).
 """
 
 import argparse
@@ -32,13 +37,14 @@ SIZES = {
     "small": {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8},
     "large": {"vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 24},
 }
-HEADS = {"small": (8, 4), "large": (16, 8)}
+SIZES["7b"] = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+HEADS = {"small": (8, 4), "large": (16, 8), "7b": (32, 8)}
 TEMPLATE_TOKENS, LOG_SPREAD = 60, 0.48
 QUESTION_MEDIAN, ANSWER_MEDIAN = 67, 84
 BATCH = 64
 
 
-def model_of(size: str) -> LoadedModel:
+def model_of(size: str, device: str) -> LoadedModel:
     heads, key_heads = HEADS[size]
     config = MistralConfig(
         **SIZES[size],
@@ -50,7 +56,9 @@ def model_of(size: str) -> LoadedModel:
         eos_token_id=None,
     )
     torch.manual_seed(0)
-    model = MistralForCausalLM(config).eval()
+    on_gpu = device != "cpu"
+    with torch.device(device):
+        model = MistralForCausalLM._from_config(config, dtype=torch.bfloat16 if on_gpu else torch.float32).eval()
     model.generation_config.eos_token_id = None
     tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[1] / "assets" / "zoo" / "base")
     return LoadedModel(model=model, tokenizer=tokenizer, processor=None, folder=Path(size))
@@ -70,10 +78,10 @@ class AtLengths(StoppingCriteria):
     """Ends each row at its own length."""
 
     def __init__(self, start: int, lengths: list[int]) -> None:
-        self._ends = start + torch.tensor(lengths)
+        self._start, self._lengths = start, torch.tensor(lengths)
 
     def __call__(self, input_ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
-        return input_ids.shape[1] >= self._ends
+        return input_ids.shape[1] - self._start >= self._lengths.to(input_ids.device)
 
 
 def in_batches(loaded: LoadedModel, prompts: list[Prompt], lengths: list[int]) -> list[list[int]]:
@@ -82,7 +90,7 @@ def in_batches(loaded: LoadedModel, prompts: list[Prompt], lengths: list[int]) -
         for first in range(0, len(prompts), BATCH):
             part, ends = prompts[first : first + BATCH], lengths[first : first + BATCH]
             longest = max(len(prompt.ids) for prompt in part)
-            ids = torch.zeros(len(part), longest, dtype=torch.long)
+            ids = torch.zeros(len(part), longest, dtype=torch.long, device=loaded.device)
             mask = torch.zeros_like(ids)
             for row, prompt in enumerate(part):
                 ids[row, longest - len(prompt.ids) :] = prompt.ids
@@ -103,10 +111,7 @@ def continuously(loaded: LoadedModel, prompts: list[Prompt], lengths: list[int])
     """transformers' own continuous batching."""
     config = GenerationConfig(do_sample=False, max_new_tokens=max(lengths), eos_token_id=-1, pad_token_id=0)
     found: dict[str, list[int]] = {}
-    with (
-        torch.inference_mode(),
-        loaded.model.continuous_batching_context_manager(generation_config=config, block=True) as manager,
-    ):
+    with loaded.model.continuous_batching_context_manager(generation_config=config, block=True) as manager:
         for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
             manager.add_request(prompt.ids.tolist(), request_id=str(number), max_new_tokens=length)
         while len(found) < len(prompts):
@@ -130,8 +135,8 @@ def timed(run: Callable[[], list[list[int]]], *, threads: int) -> tuple[float, l
     return time.perf_counter() - started, answers
 
 
-def measure(size: str, *, n: int, rounds: int, with_theirs: bool) -> None:
-    loaded = model_of(size)
+def measure(size: str, *, n: int, rounds: int, with_theirs: bool, device: str) -> None:
+    loaded = model_of(size, device)
     parameters = sum(each.numel() for each in loaded.model.parameters())
     prompts, lengths = workload(n, rows=loaded.model.config.vocab_size)
     useful, threads = sum(lengths), torch.get_num_threads()
@@ -140,11 +145,10 @@ def measure(size: str, *, n: int, rounds: int, with_theirs: bool) -> None:
         f"\n{size}: {parameters / 1e6:.1f} M parameters, {n} prompts of {asked / n:.0f} tokens in the mean, answers of "
         f"{useful / n:.0f} (longest {max(lengths)}), {threads} threads\n"
     )
-    ways = {
-        f"generate, batches of {BATCH}, {threads} threads": (in_batches, threads),
-        f"generate, batches of {BATCH}, 1 thread": (in_batches, 1),
-        "ours": (ours, threads),
-    }
+    ways = {f"generate, batches of {BATCH}, {threads} threads": (in_batches, threads), "ours": (ours, threads)}
+    if size == "small":
+        # Where products are large, one thread is never the faster.
+        ways[f"generate, batches of {BATCH}, 1 thread"] = (in_batches, 1)
     # Compiles our kernels, and fills everybody's caches of memory.
     ours(loaded, prompts[:40], [4] * 40)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -159,6 +163,29 @@ def measure(size: str, *, n: int, rounds: int, with_theirs: bool) -> None:
         took, answers[name] = timed(lambda: continuously(loaded, prompts, lengths), threads=threads)
         seconds[name] = [took]
     table(seconds, answers, useful=useful, lengths=lengths)
+    if device != "cpu":
+        seconds_a_read = weight_bytes(loaded) / copying_bytes_a_second(device)
+        print(
+            f"\nReading all weights once takes {1e3 * seconds_a_read:.1f} ms: {BATCH / seconds_a_read:.0f} tokens a "
+            f"second with {BATCH} rows, {4 * BATCH / seconds_a_read:.0f} with {4 * BATCH}."
+        )
+
+
+def weight_bytes(loaded: LoadedModel) -> int:
+    return sum(each.numel() * each.element_size() for each in loaded.model.parameters())
+
+
+def copying_bytes_a_second(device: str) -> float:
+    """Return how many bytes a second are read or written while memory is copied."""
+    source = torch.empty(2**31, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(10):
+        target.copy_(source)
+    torch.cuda.synchronize()
+    return 2 * 10 * source.numel() / (time.perf_counter() - started)
 
 
 def table(
@@ -177,13 +204,14 @@ def table(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
+    parser.add_argument("--sizes", nargs="+", default=["small", "large"], choices=SIZES)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-theirs", action="store_true", help="leave transformers' continuous batching out")
     given = parser.parse_args()
     for size in given.sizes:
-        measure(size, n=given.prompts, rounds=given.rounds, with_theirs=not given.without_theirs)
+        measure(size, n=given.prompts, rounds=given.rounds, with_theirs=not given.without_theirs, device=given.device)
 
 
 if __name__ == "__main__":

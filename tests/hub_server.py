@@ -1,4 +1,4 @@
-"""A small hub on this machine: the endpoints that huggingface_hub asks, over folders of models.
+"""A small hub on this machine: the endpoints that huggingface_hub asks, over folders of models and data sets.
 
 with HubServer({"org/base": folder}) as hub:
     ...                      # hub.url is the endpoint; hub.sent counts the bytes of each file that were asked for
@@ -11,13 +11,17 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
-_API = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<revision>[^/]+))?/?")
-_FILE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+_REVISION = r"(?P<revision>refs/convert/[^/]+|[^/]+)"
+_API = re.compile(
+    r"/api/(models|datasets)/(?P<id>[^/]+/[^/]+)"
+    rf"(/(?P<what>revision|tree|paths-info)/{_REVISION}(/(?P<under>.+))?)?/?"
+)
+_FILE = re.compile(rf"/(datasets/)?(?P<id>[^/]+/[^/]+)/resolve/{_REVISION}/(?P<file>.+)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -82,6 +86,9 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             self._answer(with_body=True)
 
+        def do_POST(self) -> None:
+            self._answer(with_body=True)
+
         def do_HEAD(self) -> None:
             self._answer(with_body=False)
 
@@ -102,15 +109,21 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             elif "file" in match.groupdict():
                 self._file(match["id"], match["file"], folder, with_body=with_body)
             else:
-                self._listing(match["id"], match["what"] or "revision", folder, with_body=with_body)
+                self._listing(
+                    match["id"], match["what"] or "revision", folder, under=match["under"] or "", with_body=with_body
+                )
 
-        def _listing(self, model: str, what: str, folder: Path, *, with_body: bool) -> None:
+        def _listing(self, model: str, what: str, folder: Path, *, under: str, with_body: bool) -> None:
             files = files_of(folder)
             if what == "tree":
-                found: object = [
-                    {"type": "file", "path": name, "size": path.stat().st_size, "oid": _etag(path)}
-                    for name, path in files.items()
-                ]
+                found: object = _entries(files, under=under, deep="recursive=true" in urlsplit(self.path).query.lower())
+                if under and not found:
+                    self._refuse(404, "EntryNotFound", with_body=with_body)
+                    return
+            elif what == "paths-info":
+                named = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+                everything = [*_entries(files, under="", deep=True), *_folders(files)]
+                found = [entry for entry in everything if entry["path"] in named]
             else:
                 siblings = [
                     {"rfilename": name, "size": path.stat().st_size, "blobId": _etag(path)}
@@ -151,6 +164,24 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(content)
 
     return Answer
+
+
+def _entries(files: dict[str, Path], *, under: str, deep: bool) -> list[dict[str, object]]:
+    """Return what a listing of a folder shows: its files, with `deep` those of its folders too, else the folders."""
+    start = f"{under}/" if under else ""
+    inside = {name: path for name, path in files.items() if name.startswith(start)}
+    shown: list[dict[str, object]] = [
+        {"type": "file", "path": name, "size": path.stat().st_size, "oid": _etag(path)}
+        for name, path in inside.items()
+        if deep or "/" not in name.removeprefix(start)
+    ]
+    near = [entry for entry in _folders(inside) if "/" not in str(entry["path"]).removeprefix(start)]
+    return shown if deep else [*shown, *(entry for entry in near if str(entry["path"]).startswith(start))]
+
+
+def _folders(files: dict[str, Path]) -> list[dict[str, object]]:
+    names = {str(parent) for name in files for parent in PurePosixPath(name).parents if str(parent) != "."}
+    return [{"type": "directory", "path": name, "size": 0, "oid": "0" * 40} for name in sorted(names)]
 
 
 def _etag(path: Path) -> str:

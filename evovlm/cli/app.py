@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from evovlm.cli.ask import ask
 from evovlm.cli.check import check
 from evovlm.cli.convert import convert
 from evovlm.cli.demo import demo
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, evolve, show, check, merge, convert, export, score, grade, methods, spaces, tasks):
+for command in (demo, evolve, show, check, merge, convert, export, score, grade, ask, methods, spaces, tasks):
     app.command()(command)
 app.add_typer(zoo)
 

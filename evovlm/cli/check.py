@@ -42,8 +42,8 @@ def _look(path: Path, *, out: Path | None) -> "Preflight":
         from evovlm.runs.config import load_config
         from evovlm.runs.preflight import preflight_search
 
-        config = load_config(path)
-        return preflight_search(config, config.template(relative_to=path.parent), out=out)
+        config = load_config(path).resolved(relative_to=path.parent)
+        return preflight_search(config, config.template(relative_to=None), out=out)
     from evovlm.merging.methods import METHODS
     from evovlm.merging.preflight import preflight
 

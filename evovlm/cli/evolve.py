@@ -57,5 +57,5 @@ def evolve(
     folder = checkpoint or out / "model"
     if checkpoint is None:
         typer.echo(f"  evovlm merge {recipe} --out {folder}")
-    for task in loaded.tasks:
+    for task in loaded.resolved(relative_to=config.parent).tasks:
         typer.echo(f"  evovlm score {folder} --task {task.name}")

@@ -1,5 +1,6 @@
 """What several commands show alike: tables, score cells, the curve of a run, progress."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -8,12 +9,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
+    from evovlm.evaluation.batches import Batch
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
 
+# C0 and C1 controls and DEL, and what turns the direction of writing.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _BARS = "▁▂▃▄▅▆▇█"
 _SILENT_S = 2.0
 """What takes no longer than this shows no progress."""
@@ -47,6 +51,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02d} min"
     return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def without_controls(text: str) -> str:
+    """Return text of a model or data set as a terminal may have it: no control characters but line ends and tabs."""
+    return _CONTROLS.sub("", text)
+
+
+def escape_controls(text: str) -> str:
+    """Return JSON in which control characters that a terminal would follow are escaped."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def stderr_console() -> Console:
@@ -113,6 +127,66 @@ class WriteProgress:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class ScoreProgress:
+    """Shows a scoring once it takes a while: a live bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or stderr_console()
+        self._clock = clock
+        self._began = clock()
+        self._told: float | None = None
+        self._title = ""
+        self._questions = 0
+        self._tokens = 0
+        self._seconds = 0.0
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def loading(self, *, model: str) -> None:
+        """Say that a model is being loaded, which may take long."""
+        self._show(f"loading {model}", completed=0, total=None, state="")
+
+    def asking(self, *, model: str, task: str) -> None:
+        """Count from 0 again."""
+        self._title = f"{model}, {task}"
+        self._questions, self._tokens, self._seconds = 0, 0, 0.0
+        self._show(self._title, completed=0, total=None, state="")
+
+    def answered(self, batch: "Batch", *, done: int, total: int) -> None:
+        """Show how far it is: questions, speed, what is left."""
+        self._questions += len(batch.rows)
+        self._tokens += batch.tokens
+        self._seconds += batch.seconds
+        parts = [f"{done}/{total} questions"]
+        if self._tokens and self._seconds:
+            parts.append(f"{self._tokens / self._seconds:.0f} tokens/s")
+        if done < total:
+            parts.append(f"about {duration(self._seconds / self._questions * (total - done))} left")
+        self._show(self._title, completed=done, total=total, state=", ".join(parts))
+
+    def close(self) -> None:
+        """Take the display down."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _show(self, title: str, *, completed: int, total: int | None, state: str) -> None:
+        now = self._clock()
+        if self._console.is_terminal:
+            if self._progress is None and now - self._began >= _SILENT_S:
+                columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20))
+                state_column = TextColumn("{task.fields[state]}")
+                self._progress = Progress(*columns, state_column, console=self._console, transient=True)
+                self._progress.start()
+                self._task = self._progress.add_task(title, total=total, state=state)
+            elif self._progress is not None and self._task is not None:
+                self._progress.update(self._task, description=title, completed=completed, total=total, state=state)
+        elif state and now - self._began >= _SILENT_S and (self._told is None or now - self._told >= _LINE_EVERY_S):
+            self._told = now
+            self._console.file.write(f"{title}: {state}\n")
+            self._console.file.flush()
 
 
 class SearchProgress:

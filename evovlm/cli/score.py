@@ -1,61 +1,82 @@
-"""`evovlm score MODEL --task T`: how good a model is at one or more tasks."""
+"""`evovlm score MODEL... --task T`: how good models are at one or more tasks, and which of them is better."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from evovlm.evaluation.answering import ScoredTask
-    from evovlm.models.loading import LoadedModel
-    from evovlm.recipes.candidate import TaskScore
+    from evovlm.runs.scores import Pair, Scores
 
 
 def score(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, zoo:NAME, or a recipe (YAML).")],
+    models: Annotated[list[str], typer.Argument(help="A folder, a hub id, zoo:NAME, or a recipe (YAML); or several.")],
     task: Annotated[
-        list[str], typer.Option("--task", "-t", help="A task (`evovlm tasks` lists them); may be repeated.")
+        list[str],
+        typer.Option(
+            "--task",
+            "-t",
+            help="A task (`evovlm tasks` lists them), a task file, or lm_eval:NAME_OR_FILE[#METRIC[,FILTER]] "
+            "(lm-evaluation-harness; its task files run code); T1,T2 for several, or repeat.",
+        ),
     ],
     split: Annotated[str, typer.Option("--split", help="search or report.")] = "report",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Score only the first samples.")] = None,
+    decoding: Annotated[
+        str | None, typer.Option("--decoding", help="One of the tasks' cheaper ways to decode.")
+    ] = None,
     data: Annotated[list[str] | None, typer.Option("--data", help="TASK=PATH: read a task's data from there.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    save: Annotated[Path | None, typer.Option("--save", help="Write every answer to this JSONL file.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Keep every answer in this folder, as they come.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the answers that --save kept.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Score a model on the report split of one or more tasks."""
-    from evovlm.errors import OutputExists
-    from evovlm.evaluation.answering import TaskChoice, score_model
+    """Score models on the report split of one or more tasks, and compare each two of them."""
+    from evovlm.cli.rendering import INTERRUPTED, ScoreProgress
+    from evovlm.errors import ConfigError
+    from evovlm.evaluation.answering import TaskChoice
+    from evovlm.runs.scores import ScoreRequest, score_models
     from evovlm.tasks.task import parse_split
 
-    places = _places(data or [], task)
-    choices = [TaskChoice(name=name, limit=limit, data=places.get(name)) for name in task]
-    chosen = parse_split(split)
-    for choice in choices:
-        choice.check(chosen)
-    if save is not None and save.exists():
-        raise OutputExists(f"{save} exists already and is not overwritten. Name another file.")
-    scored = score_model(_load(model, device), tasks=choices, split=chosen)
-    if save is not None:
-        _save(save, scored)
+    if resume and save is None:
+        raise ConfigError("--resume goes on with what --save kept. Name its folder with --save.")
+    names = _task_names(task)
+    places = _places(data or [], names)
+    choices = tuple(TaskChoice(name=name, decoding=decoding, limit=limit, data=places.get(name)) for name in names)
+    request = ScoreRequest(models=tuple(models), tasks=choices, split=parse_split(split), device=device)
+    progress = ScoreProgress()
+    try:
+        scores = score_models(request, save=save, resume=resume, observer=progress)
+    except KeyboardInterrupt:
+        progress.close()
+        typer.echo(_stopped(save, resume=resume), err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        progress.close()
     if as_json:
-        typer.echo(json.dumps({each.task.name: _as_json(each) for each in scored}, ensure_ascii=False))
+        typer.echo(json.dumps(scores.as_json(), ensure_ascii=False))
         return
-    _print(model, split, scored)
+    _print(scores, split=split)
 
 
-def _load(model: str, device: str) -> "LoadedModel":
-    from evovlm.evaluation.resident import load_merged
-    from evovlm.merging.methods import METHODS
-    from evovlm.models.loading import load_model
-    from evovlm.recipes.documents import load_recipe
-    from evovlm.recipes.kinds import parameter_merge_only
-    from evovlm.recipes.model_ref import parse_model_ref
+def _task_names(given: list[str]) -> list[str]:
+    from evovlm.errors import ConfigError
+    from evovlm.tasks.harness_name import is_harness_name
 
-    if Path(model).suffix in (".yaml", ".yml") and Path(model).is_file():
-        return load_merged(parameter_merge_only(load_recipe(Path(model), methods=METHODS)), device=device)
-    return load_model(parse_model_ref(model, relative_to=None).resolve(), device=device)
+    names: list[str] = []
+    for text in given:
+        # A comma means something else in the name of a harness task, and may stand in a file's.
+        whole = is_harness_name(text) or Path(text).exists()
+        names += [text] if whole else [name.strip() for name in text.split(",") if name.strip()]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--task: a task is named twice ({', '.join(names)}). Name each once.")
+    return names
 
 
 def _places(data: list[str], tasks: list[str]) -> dict[str, Path]:
@@ -70,63 +91,72 @@ def _places(data: list[str], tasks: list[str]) -> dict[str, Path]:
     return places
 
 
-def _as_json(scored: "ScoredTask") -> dict[str, object]:
-    from evovlm.evaluation.intervals import mean_interval
+def _stopped(save: Path | None, *, resume: bool) -> str:
+    import sys
 
-    def figures(score: "TaskScore") -> dict[str, object]:
-        return {
-            "score": score.score,
-            "interval": list(mean_interval(score.per_sample)),
-            "ungated": score.ungated,
-            "japanese": score.japanese,
-            "n": score.n,
-        }
-
-    tags = {tag: figures(found) for tag in scored.tags if (found := scored.tagged(tag)) is not None}
-    return {**figures(scored.score), "tags": tags, "tokens": scored.tokens, "seconds": dict(scored.seconds)}
+    if save is None:
+        return "\nstopped; with --save DIR it could go on."
+    again = shlex.join(["evovlm", *sys.argv[1:], *([] if resume else ["--resume"])])
+    return f"\nstopped; nothing is lost. To go on:\n    {again}"
 
 
-def _print(model: str, split: str, scored: tuple["ScoredTask", ...]) -> None:
+def _print(scores: "Scores", *, split: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    tasks = [[model.tasks[place] for model in scores.models] for place in range(len(scores.models[0].tasks))]
+    unscored = any(task.unscored for same in tasks for task in same)
+    for same in tasks:
+        table = Table(title=f"{same[0].name}, {split} split: {same[0].measured}", title_justify="left")
+        table.add_column("model")
+        headings = ("score", "95 % interval", "ungated", "Japanese", "samples", *(("unscored",) if unscored else ()))
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for model, scored in zip(scores.models, same, strict=True):
+            _add_rows(table, model.model, scored, unscored=unscored)
+        console.print(table)
+        for model, scored in zip(scores.models, same, strict=True):
+            for reason, count in scored.unscored.items():
+                _print_line(console, f"{model.model}: {count} of {scored.score.n} unscored: {reason}")
+        for pair in scores.pairs:
+            if pair.task == same[0].name:
+                _print_pair(console, pair)
+
+
+def _add_rows(table: "Table", model: str, scored: "ScoredTask", *, unscored: bool) -> None:
+    from rich.text import Text
+
+    from evovlm.cli.rendering import interval_text, percent
     from evovlm.evaluation.intervals import mean_interval
 
-    table = Table(title=f"{model}, {split} split", title_justify="left")
-    table.add_column("task")
-    for heading in ("score", "95 % interval", "ungated", "Japanese", "samples"):
-        table.add_column(heading, justify="right")
-    for each in scored:
-        rows = [(each.task.name, each.score)]
-        rows += [(f"  {tag}", found) for tag in each.tags if (found := each.tagged(tag)) is not None]
-        for name, score in rows:
-            low, high = mean_interval(score.per_sample)
-            table.add_row(
-                name,
-                f"{100 * score.score:.1f}",
-                f"{100 * low:.1f} - {100 * high:.1f}",
-                f"{100 * score.ungated:.1f}",
-                f"{100 * score.japanese:.0f} %",
-                str(score.n),
-            )
-    Console().print(table)
+    rows = [(model, scored.score)]
+    rows += [(f"  {tag}", found) for tag in scored.tags if (found := scored.tagged(tag)) is not None]
+    for name, score in rows:
+        table.add_row(
+            Text(name),
+            percent(score.score),
+            interval_text(*mean_interval(score.per_sample)),
+            percent(score.ungated),
+            f"{100 * score.japanese:.0f} %",
+            str(score.n),
+            *((str(score.unscored),) if unscored else ()),
+        )
 
 
-def _save(path: Path, scored: tuple["ScoredTask", ...]) -> None:
-    beside = path.with_name(path.name + ".partial")
-    with beside.open("w", encoding="utf-8") as file:
-        for each in scored:
-            for answer in each.answers:
-                row = {
-                    "task": each.task.name,
-                    "id": answer.sample.id,
-                    "question": answer.sample.question,
-                    "references": list(answer.sample.references),
-                    "text": answer.text,
-                    "extracted": answer.score.extracted,
-                    "score": answer.score.score,
-                    "ungated": answer.score.ungated,
-                    "japanese": answer.score.japanese,
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    beside.replace(path)
+def _print_pair(console: "Console", pair: "Pair") -> None:
+    from evovlm.cli.rendering import percent
+
+    found = pair.comparison
+    _print_line(
+        console,
+        f"{pair.first} - {pair.second}: {percent(found.difference)} (95 % interval {percent(found.low)} to "
+        f"{percent(found.high)}), p = {found.p_value:.2g} ({found.test}); on {found.n} samples won {found.wins}, "
+        f"lost {found.losses}, tied {found.ties}",
+    )
+
+
+def _print_line(console: "Console", text: str) -> None:
+    from evovlm.cli.rendering import without_controls
+
+    console.print(without_controls(text), markup=False, highlight=False, soft_wrap=True)

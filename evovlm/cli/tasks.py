@@ -1,38 +1,73 @@
 """`evovlm tasks`: the tasks there are."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from evovlm.tasks.task import Task
+
 
 def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
-    """List the tasks: what they ask, which splits they have and how answers are scored."""
+    """List the tasks: what they ask, which splits they have, how answers are scored, where the data comes from."""
     from evovlm.tasks.catalogue import TASKS
 
-    rows = [
-        {
-            "name": task.name,
-            "description": task.description,
-            "splits": sorted(task.splits, reverse=True),
-            "needs_images": task.needs_images,
-            "metric": str(task.scoring),
-            "prompt": task.prompt,
-            "max_new_tokens": task.decoding.max_new_tokens,
-            "beams": task.decoding.beams,
-        }
-        for task in TASKS.values()
-    ]
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        typer.echo(json.dumps([_as_json(task) for task in TASKS.values()], ensure_ascii=False))
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table()
-    for heading in ("task", "splits", "metric"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("what it asks")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task", no_wrap=True)
+    for heading in ("search", "report"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("metric", min_width=12)
+    table.add_column("what it asks; whose data, under which licence", overflow="fold")
     for task in TASKS.values():
-        table.add_row(task.name, ", ".join(sorted(task.splits, reverse=True)), str(task.scoring), task.description)
+        sizes = _sizes(task)
+        counts = [str(sizes[split] or "?") if split in sizes else "-" for split in ("search", "report")]
+        about = "; ".join(filter(None, (_place(task), task.licence)))
+        table.add_row(task.name, *counts, str(task.scoring), escape(f"{task.description}\n{about}"))
     Console().print(table)
+    for names in sorted({task.contaminated for task in TASKS.values() if task.contaminated}):
+        trained = ", ".join(task.name for task in TASKS.values() if task.contaminated == names)
+        typer.echo(f"Trained on the data of {trained}, so that a score there says little: {', '.join(names)}")
+
+
+def _as_json(task: "Task") -> dict[str, object]:
+    return {
+        "name": task.name,
+        "description": task.description,
+        "splits": list(_sizes(task)),
+        "samples": _sizes(task),
+        "needs_images": task.needs_images,
+        "metric": str(task.scoring),
+        "prompt": task.prompt,
+        "max_new_tokens": task.decoding.max_new_tokens,
+        "beams": task.decoding.beams,
+        "repetition_penalty": task.decoding.repetition_penalty,
+        "stop": list(task.decoding.stop),
+        "decodings": sorted(task.cheaper),
+        "hub_id": task.hub_id,
+        "cached": task.is_local or task.is_cached,
+        "licence": task.licence,
+        "contaminated": list(task.contaminated),
+    }
+
+
+def _sizes(task: "Task") -> dict[str, int | None]:
+    """Return how many samples each split has, None where only loading them would tell."""
+    splits = sorted(task.splits, reverse=True)
+    return {split.value: len(task.samples(split)) if task.is_local else task.sizes.get(split) for split in splits}
+
+
+def _place(task: "Task") -> str:
+    if task.is_local:
+        return "comes with evovlm"
+    if task.hub_id is None:
+        return "name its file by --data"
+    return f"{task.hub_id}{' (cached)' if task.is_cached else ''}"

@@ -1,20 +1,27 @@
-"""Samples turned into prompts for one loaded model, once; answered and scored as often as its weights change."""
+"""Tasks put to one loaded model: opened before any model is, prepared once, answered as often as its weights change."""
 
+import hashlib
+import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
-from evovlm.errors import TaskError
+from evovlm.errors import ModelError, TaskError
+from evovlm.evaluation.batches import Asked, Batches, BatchLog
+from evovlm.evaluation.scorer import Scorer, open_scorer
 from evovlm.evaluation.task_scores import task_score
 from evovlm.models.generation import generate
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import get_task
-from evovlm.tasks.metrics import score_answer
+from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.metrics import METRICS
 from evovlm.tasks.scoring import SampleScore
 from evovlm.tasks.task import Decoding, Sample, Split, Task
 
@@ -32,9 +39,53 @@ class TaskChoice:
     weight: float = 1.0
     data: Path | None = None
 
-    def check(self, split: Split) -> None:
-        """Raise TaskError, before any model is loaded, when the task or its data is not there."""
-        get_task(self.name).samples(split, limit=self.limit, data=self.data)
+    def open(self, split: Split) -> "OpenTask":
+        """Read the samples, before any model is loaded. Raises TaskError when the task or its data is not there."""
+        if is_harness_name(self.name):
+            # The harness is an extra, and takes seconds to import.
+            from evovlm.evaluation.harness import HarnessTask
+
+            return HarnessTask.open(self, split)
+        return SampleTask.open(self, split)
+
+
+class OpenTask(Protocol):
+    """A task whose samples have been read; `prepare` makes them the prompts of a model."""
+
+    @property
+    def name(self) -> str:
+        """What the task was asked for as."""
+        ...
+
+    @property
+    def measured(self) -> str:
+        """What its score is: metric, extractor, gate."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that a model is asked and how it is scored."""
+        ...
+
+    def prepare(self, loaded: LoadedModel) -> "PreparedTask":
+        """Compute everything that no merge changes. Raises TaskError when the model cannot be asked these samples."""
+        ...
+
+
+class PreparedTask(Protocol):
+    """A task as prompts of one model."""
+
+    @property
+    def name(self) -> str:
+        """What the task was asked for as."""
+        ...
+
+    def answer(self, loaded: LoadedModel, *, log: BatchLog | None = None) -> "ScoredTask":
+        """Have the model answer and score every answer; `log` notes and gives batches of answers.
+
+        Raises FloatingPointError when the logits are not finite.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +99,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredTask:
-    """All answers to a task, in the task's order, and what it cost."""
+    """All answers to a task, in the task's order, what `measured` them behind which `gate`, and what they cost."""
 
-    task: Task
+    name: str
+    measured: str
+    gate: str | None
     answers: tuple[Answer, ...]
     tokens: int
     seconds: Mapping[str, float]
@@ -70,46 +123,109 @@ class ScoredTask:
         """Every tag of its samples, sorted."""
         return tuple(sorted({tag for answer in self.answers for tag in answer.sample.tags}))
 
+    @property
+    def unscored(self) -> Mapping[str, int]:
+        """Why samples had nothing to score, and how many of each, the most frequent first."""
+        return dict(
+            Counter(answer.score.unscored for answer in self.answers if answer.score.unscored is not None).most_common()
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PreparedTask:
-    """A task's samples as prompts of one model: tokenised, with the projected features of their pictures."""
+class SampleTask:
+    """A task of samples and prompts of our own, with its samples read."""
 
     task: Task
+    name: str
     decoding: Decoding
     samples: tuple[Sample, ...]
-    prompts: tuple[Prompt | Unanswerable, ...]
-    _scored: dict[tuple[int, str], SampleScore] = field(default_factory=dict)
 
     @classmethod
-    def prepare(cls, choice: TaskChoice, split: Split, loaded: LoadedModel) -> "PreparedTask":
-        """Read the samples, draw or load their pictures, and compute everything that no merge changes.
-
-        Raises TaskError for an unknown task, missing data, or a picture task asked of a model that takes none.
-        """
+    def open(cls, choice: TaskChoice, split: Split) -> "SampleTask":
+        """Read the samples. Raises TaskError for an unknown task or decoding, or missing data."""
         task = get_task(choice.name)
-        if task.needs_images and not loaded.sees:
+        decoding = task.decoding_named(choice.decoding)
+        samples = task.samples(split, limit=choice.limit, data=choice.data)
+        return cls(task=task, name=task.name, decoding=decoding, samples=samples)
+
+    @property
+    def measured(self) -> str:
+        """Its metric, extractor and gate."""
+        scoring = self.task.scoring
+        metric = METRICS.get(scoring.metric)
+        parts = [scoring.metric]
+        if metric is not None and metric.numeric:
+            parts.append(f"{scoring.extractor} extractor")
+        return ", ".join([*parts, f"{scoring.gate} gate" if scoring.gate else "no gate"])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the samples as they are asked, the decoding and the scoring."""
+        digest = hashlib.blake2b(f"{self.decoding} {self.task.scoring!r}".encode(), digest_size=8)
+        for sample in self.samples:
+            asked = self.task.ask(sample)
+            row = [sample.id, asked.text, asked.chat, asked.system, [image.key for image in asked.images]]
+            digest.update(json.dumps([*row, sample.references, sample.choices]).encode())
+        return digest.hexdigest()
+
+    def prepare(self, loaded: LoadedModel) -> "PreparedSamples":
+        """Make the samples prompts. Raises TaskError for a picture task asked of a model that takes none."""
+        if self.task.needs_images and not loaded.sees:
             raise TaskError(
-                f"task {task.name}: its samples are pictures, but {loaded.folder} takes none.\n"
+                f"task {self.name}: its samples are pictures, but {loaded.folder} takes none.\n"
                 "    Name a vision-language model, or a text task."
             )
-        samples = task.samples(split, limit=choice.limit, data=choice.data)
-        prompts = prepare_prompts(loaded, [task.ask(sample) for sample in samples])
-        return cls(task=task, decoding=task.decoding_named(choice.decoding), samples=samples, prompts=prompts)
+        prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples])
+        return PreparedSamples(
+            opened=self, prompts=prompts, scorer=open_scorer(self.task.scoring, device=str(loaded.device))
+        )
 
-    def answer(self, loaded: LoadedModel) -> ScoredTask:
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedSamples:
+    """A task's samples as prompts of one model: tokenised, with the projected features of their pictures."""
+
+    opened: SampleTask
+    prompts: tuple[Prompt | Unanswerable, ...]
+    scorer: Scorer
+    _scored: dict[tuple[int, str], SampleScore] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.opened.name
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """What is asked."""
+        return self.opened.samples
+
+    def answer(self, loaded: LoadedModel, *, log: BatchLog | None = None) -> ScoredTask:
         """Generate and score every answer. Raises FloatingPointError when the logits are not finite."""
-        started = time.perf_counter()
         asked = {index: prompt for index, prompt in enumerate(self.prompts) if isinstance(prompt, Prompt)}
-        generated = generate(loaded, tuple(asked.values()), decoding=self.decoding)
-        texts = dict(zip(asked, generated.texts, strict=True))
-        generating = time.perf_counter()
+        prompts = tuple(asked.values())
+
+        def generated(rows: Sequence[int]) -> Asked:
+            found = generate(loaded, [prompts[row] for row in rows], decoding=self.opened.decoding)
+            return Asked(list(found.texts), found.tokens)
+
+        batches = Batches(log=log, device=loaded.device)
+        answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)
+        texts = dict(zip(asked, answered, strict=True))
+        scoring = time.perf_counter()
         answers = tuple(
             Answer(sample=sample, text=texts.get(index, ""), score=self._score(index, texts.get(index)))
             for index, sample in enumerate(self.samples)
         )
-        seconds = {"generate": generating - started, "score": time.perf_counter() - generating}
-        return ScoredTask(task=self.task, answers=answers, tokens=generated.tokens, seconds=seconds)
+        seconds = {"generate": batches.seconds, "score": time.perf_counter() - scoring}
+        return ScoredTask(
+            name=self.name,
+            measured=self.opened.measured,
+            gate=self.opened.task.scoring.gate,
+            answers=answers,
+            tokens=batches.tokens,
+            seconds=seconds,
+        )
 
     def _score(self, index: int, text: str | None) -> SampleScore:
         prompt = self.prompts[index]
@@ -118,13 +234,24 @@ class PreparedTask:
             return SampleScore(score=0.0, ungated=0.0, japanese=False, unscored=reason)
         key = (index, text)
         if key not in self._scored:
-            self._scored[key] = score_answer(self.task.scoring, self.samples[index], text)
+            self._scored[key] = self.scorer(self.samples[index], text)
         return self._scored[key]
+
+
+def score_task(opened: OpenTask, loaded: LoadedModel, *, log: BatchLog | None = None) -> ScoredTask:
+    """Score a loaded model as it is on a task. Raises TaskError and ModelError, the latter when its logits break."""
+    with torch.inference_mode():
+        try:
+            return opened.prepare(loaded).answer(loaded, log=log)
+        except FloatingPointError as error:
+            raise ModelError(
+                f"{loaded.folder}: on the task {opened.name}, {error}. Its weights are broken, or its numbers leave "
+                "the range of its dtype.\n    Look at the checkpoint, or at the recipe's weights."
+            ) from error
 
 
 def score_model(
     loaded: LoadedModel, *, tasks: Sequence[TaskChoice], split: Split = Split.REPORT
 ) -> tuple[ScoredTask, ...]:
     """Score a loaded model as it is on a split of each task."""
-    with torch.inference_mode():
-        return tuple(PreparedTask.prepare(choice, split, loaded).answer(loaded) for choice in tasks)
+    return tuple(score_task(choice.open(split), loaded) for choice in tasks)

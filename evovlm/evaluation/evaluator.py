@@ -41,10 +41,9 @@ class Evaluator:
             raise TaskError("a search sees only search splits; score its winner on the report split afterwards.")
         if not tasks or sum(choice.weight for choice in tasks) <= 0:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
-        for choice in tasks:
-            choice.check(split)
+        opened = [choice.open(split) for choice in tasks]
         resident = ResidentModel.open(template, device=device)
-        prepared = tuple(PreparedTask.prepare(choice, split, resident.loaded) for choice in tasks)
+        prepared = tuple(task.prepare(resident.loaded) for task in opened)
         weights = tuple(choice.weight for choice in tasks)
         return cls(resident=resident, tasks=prepared, weights=weights)
 
@@ -94,9 +93,9 @@ class Evaluator:
             raise FloatingPointError("the merged weights are not finite")
         merged = time.perf_counter()
         scored = self.answer()
-        scores = {each.task.name: each.score for each in scored}
+        scores = {each.name: each.score for each in scored}
         fitness = sum(
-            weight * scores[each.task.name].score for weight, each in zip(self.weights, scored, strict=True)
+            weight * scores[each.name].score for weight, each in zip(self.weights, scored, strict=True)
         ) / sum(self.weights)
         seconds = {"merge": merged - started}
         for stage in ("generate", "score"):

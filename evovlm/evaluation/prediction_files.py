@@ -11,8 +11,8 @@ from typing import Any
 
 from evovlm.errors import TaskError
 from evovlm.recipes.problems import did_you_mean
+from evovlm.tasks.files import read_files
 from evovlm.tasks.pictures import PictureFile
-from evovlm.tasks.rows import read_rows
 from evovlm.tasks.sample import Sample, check_samples
 
 
@@ -69,8 +69,8 @@ def read_predictions(
 
 
 def _rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, cells in enumerate(read_rows(path), start=1):
-        yield f"{path}, row {number}", cells
+    for row in read_files(path):
+        yield row.where, row.cells
 
 
 def _rows_inside(path: Path, rows_at: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

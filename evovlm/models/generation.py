@@ -1,11 +1,12 @@
 """Answers to many prompts at once.
 
-Greedy decoding is our own loop (continuous batching over slots) and gives the same tokens as
-`model.generate(do_sample=False)`, row by row; beam search and repetition penalties go through `model.generate` itself.
+Greedy decoding, with a repetition penalty or without, is our own loop (continuous batching over slots) and gives the
+same tokens as `model.generate(do_sample=False)`, row by row; beam search goes through `model.generate` itself.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
@@ -21,19 +22,25 @@ class Generated:
     tokens: int
 
 
-def generate(loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings) -> Generated:
-    """Answer every prompt. Raises FloatingPointError when the model's logits are not finite."""
+def generate(
+    loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings, streamer: Any = None
+) -> Generated:
+    """Answer every prompt. Raises FloatingPointError when the model's logits are not finite.
+
+    A `streamer` of transformers is told the tokens of the one prompt there is, which is decoded with one beam.
+    """
     stop_ids = _stop_ids(loaded)
-    if decoding.beams == 1 and decoding.repetition_penalty == 1.0:
+    if streamer is None and decoding.beams == 1:
         rows = generate_greedy(
             loaded,
             prompts,
             max_new_tokens=decoding.max_new_tokens,
             stop_ids=stop_ids,
+            penalty=decoding.repetition_penalty,
             is_over=_finds_stop(loaded, decoding.stop) if decoding.stop else None,
         )
     else:
-        rows = generate_stock(loaded, prompts, decoding=decoding, stop_ids=stop_ids)
+        rows = generate_stock(loaded, prompts, decoding=decoding, stop_ids=stop_ids, streamer=streamer)
     texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
     return Generated(
         texts=tuple(_before_stop(text, decoding.stop).strip() for text in texts), tokens=sum(map(len, rows))

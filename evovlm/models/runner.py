@@ -23,6 +23,7 @@ _PROMPT_TOKENS_ON_GPU = 16384
 # Reading what was chosen makes a GPU wait for it.
 STEPS_BETWEEN_READS = 8
 _REACH_STEP = 256
+_NOTHING_SHARED = torch.zeros(0, dtype=torch.long)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +36,26 @@ class _Batch:
 
 
 class Runner(ABC):
-    """A backbone with `n_slots` slots, for prompts that all begin with the tokens `shared`. Not for two threads."""
+    """A backbone with `n_slots` slots, for prompts that all begin with the tokens `shared`. Not for two threads.
+
+    `penalty` above 1 makes tokens less likely that stand in the prompt or the answer already.
+    """
 
     n_slots: int
     prompt_tokens_at_once: int
 
-    def __init__(self, backbone: Backbone, *, image_token: int | None, shared: Tensor) -> None:
+    def __init__(
+        self, backbone: Backbone, *, n_slots: int, image_token: int | None, shared: Tensor, penalty: float
+    ) -> None:
+        self.n_slots = n_slots
         self._backbone = backbone
         self._image_token = image_token
         self._shared = shared
         self._shared_is_read = False
+        self._penalty = penalty
+        n_tokens = _n_logits(backbone) if penalty != 1.0 else 0
+        # Which tokens each slot has seen; one more slot keeps what all prompts begin with.
+        self._seen = torch.zeros(n_slots + 1, n_tokens, dtype=torch.bool, device=backbone.device)
 
     @abstractmethod
     def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
@@ -56,6 +67,28 @@ class Runner(ABC):
     @abstractmethod
     def leave(self, slot: int) -> None:
         """Free a slot."""
+
+    def _likeliest(self, states: Tensor, slots: Sequence[int] | slice) -> tuple[Tensor, Tensor]:
+        """Return the likeliest next token of each of these slots' states, noted as seen, and whether all are finite."""
+        logits = self._backbone.head(states)
+        if self._penalty != 1.0:
+            seen = self._seen[slots]
+            # As transformers' RepetitionPenaltyLogitsProcessor (Keskar et al. 2019, section 4.1).
+            lessened = torch.where(logits < 0, logits * self._penalty, logits / self._penalty)
+            logits = torch.where(seen, lessened, logits)
+        tokens = logits.argmax(-1)
+        # argmax takes a NaN for the largest, so that looking at what it chose finds every NaN and +inf.
+        finite = torch.isfinite(logits.gather(1, tokens[:, None])).all()
+        if self._penalty != 1.0:
+            self._seen[slots] = seen.scatter(1, tokens[:, None], True)
+        return tokens, finite
+
+    def _note_prompts(self, entering: Mapping[int, Prompt]) -> None:
+        if self._penalty == 1.0:
+            return
+        for slot, prompt in entering.items():
+            self._seen[slot] = False
+            self._seen[slot, prompt.ids.to(self._seen.device)] = True
 
     def _read_shared(self, slots: Slots) -> None:
         """Read what all prompts begin with into the last slot, which no answer uses, for the others to copy."""
@@ -115,10 +148,18 @@ class CpuRunner(Runner):
     """On a CPU only running answers are computed, and what was chosen is read at once."""
 
     def __init__(
-        self, backbone: Backbone, shape: Shape, *, n_slots: int, room: int, image_token: int | None, shared: Tensor
+        self,
+        backbone: Backbone,
+        shape: Shape,
+        *,
+        n_slots: int,
+        room: int,
+        image_token: int | None = None,
+        shared: Tensor = _NOTHING_SHARED,
+        penalty: float = 1.0,
     ) -> None:
-        super().__init__(backbone, image_token=image_token, shared=shared)
-        self.n_slots, self.prompt_tokens_at_once = n_slots, _PROMPT_TOKENS_ON_CPU
+        super().__init__(backbone, n_slots=n_slots, image_token=image_token, shared=shared, penalty=penalty)
+        self.prompt_tokens_at_once = _PROMPT_TOKENS_ON_CPU
         self._slots = CpuSlots(shape, n=n_slots + 1, room=room)
         # By slot, in the order of the rows: the newest token, its position, and how many tokens the slot holds.
         self._tokens: dict[int, int] = {}
@@ -140,7 +181,8 @@ class CpuRunner(Runner):
         this = Pass(slots=self._slots, n_continuing=len(going), entering=batch.entering)
         states = forward(self._backbone, batch.inputs, batch.positions, this=this)
         ends = [*range(len(going)), *(part.stop - 1 for part in batch.entering if part.slot is not None)]
-        chosen = self._choose(states, ends)
+        self._note_prompts(entering)
+        chosen = self._choose(states, ends, slots=[*going, *entering])
         for slot in going:
             self._next[slot] += 1
             self._lengths[slot] += 1
@@ -150,9 +192,9 @@ class CpuRunner(Runner):
         self._tokens = dict(zip((*going, *entering), chosen, strict=True))
         return {slot: (token,) for slot, token in self._tokens.items()}
 
-    def _choose(self, states: Tensor, ends: list[int]) -> list[int]:
-        rows = ends + ends[-1:] * (_LEAST_ROWS - len(ends))
-        tokens, finite = likeliest(self._backbone.head(states[rows]))
+    def _choose(self, states: Tensor, ends: list[int], *, slots: list[int]) -> list[int]:
+        spare = _LEAST_ROWS - len(ends)
+        tokens, finite = self._likeliest(states[ends + ends[-1:] * spare], slots + slots[-1:] * spare)
         if not bool(finite):
             raise FloatingPointError("the model's logits are not finite")
         chosen: list[int] = tokens[: len(ends)].tolist()
@@ -168,10 +210,18 @@ class DeviceRunner(Runner):
     """On a GPU every slot moves on in every step, by a captured graph; what was chosen is read every few steps."""
 
     def __init__(
-        self, backbone: Backbone, shape: Shape, *, n_slots: int, room: int, image_token: int | None, shared: Tensor
+        self,
+        backbone: Backbone,
+        shape: Shape,
+        *,
+        n_slots: int,
+        room: int,
+        image_token: int | None = None,
+        shared: Tensor = _NOTHING_SHARED,
+        penalty: float = 1.0,
     ) -> None:
-        super().__init__(backbone, image_token=image_token, shared=shared)
-        self.n_slots, self.prompt_tokens_at_once = n_slots, _PROMPT_TOKENS_ON_GPU
+        super().__init__(backbone, n_slots=n_slots, image_token=image_token, shared=shared, penalty=penalty)
+        self.prompt_tokens_at_once = _PROMPT_TOKENS_ON_GPU
         # An answer's end is seen late, so that some tokens too many are kept.
         self._room = room + STEPS_BETWEEN_READS
         self._slots = DeviceSlots(shape, n=n_slots + 1, room=self._room)
@@ -210,7 +260,8 @@ class DeviceRunner(Runner):
         this = Pass(slots=self._slots, n_continuing=self._slots.n, entering=batch.entering)
         states = forward(self._backbone, batch.inputs, batch.positions, this=this)
         self._choose(states[: self._slots.n])
-        tokens, finite = likeliest(self._backbone.head(states[[part.stop - 1 for part in batch.entering]]))
+        self._note_prompts(entering)
+        tokens, finite = self._likeliest(states[[part.stop - 1 for part in batch.entering]], slots)
         self._finite &= finite
         self._tokens[slots] = tokens
         self._next[slots] = torch.tensor([int(positions_of(prompt).max()) + 1 for prompt in prompts]).to(tokens.device)
@@ -239,7 +290,7 @@ class DeviceRunner(Runner):
 
     def _choose(self, states: Tensor) -> None:
         """Note each slot's next token, in place: a graph's results lie where they lay when it was captured."""
-        tokens, finite = likeliest(self._backbone.head(states))
+        tokens, finite = self._likeliest(states, slice(None))
         self._finite &= finite
         self._tokens.copy_(tokens)
         self._next += 1
@@ -269,11 +320,8 @@ class DeviceRunner(Runner):
         return graph
 
 
-def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the likeliest token of each row of logits, and whether all of these logits are finite."""
-    tokens = logits.argmax(-1)
-    # argmax takes a NaN for the largest, so that looking at what it chose finds every NaN and +inf.
-    return tokens, torch.isfinite(logits.gather(1, tokens[:, None])).all()
+def _n_logits(backbone: Backbone) -> int:
+    return len(torch.as_tensor(backbone.head.weight))
 
 
 def positions_of(prompt: Prompt) -> Tensor:

@@ -45,7 +45,12 @@ class Greedy:
 
 @torch.inference_mode()
 def generate_stock(
-    loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings, stop_ids: Collection[int]
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    decoding: DecodingSettings,
+    stop_ids: Collection[int],
+    streamer: Any = None,
 ) -> list[list[int]]:
     """Return what transformers' own `generate` answers to each prompt, without the stop token; never samples.
 
@@ -58,7 +63,8 @@ def generate_stock(
     while waiting:
         rows = waiting.pop()
         try:
-            found = _generate(loaded, [prompts[row] for row in rows], decoding=decoding, stop_ids=stop_ids)
+            batch = [prompts[row] for row in rows]
+            found = _generate(loaded, batch, decoding=decoding, stop_ids=stop_ids, streamer=streamer)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
@@ -72,7 +78,12 @@ def generate_stock(
 
 
 def _generate(
-    loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings, stop_ids: Collection[int]
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    decoding: DecodingSettings,
+    stop_ids: Collection[int],
+    streamer: Any,
 ) -> list[list[int]]:
     inputs = stock_inputs(loaded, prompts)
     found = loaded.model.generate(
@@ -84,6 +95,7 @@ def _generate(
         pad_token_id=loaded.tokenizer.pad_token_id,
         eos_token_id=sorted(stop_ids),
         logits_processor=[_refuse_nan],
+        streamer=streamer,
     )
     rows: list[list[int]] = found[:, inputs["input_ids"].shape[1] :].tolist()
     return rows

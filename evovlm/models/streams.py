@@ -29,17 +29,19 @@ def generate_greedy(
     *,
     max_new_tokens: int,
     stop_ids: Collection[int],
+    penalty: float = 1.0,
     is_over: Callable[[list[int]], bool] | None = None,
     limits: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return the tokens that follow each prompt, without the stop token, at most `max_new_tokens` of them.
 
-    `is_over` is asked from time to time whether an answer needs no more tokens; `limits` shortens single answers.
-    Raises FloatingPointError when the model's logits are not finite.
+    `penalty` above 1 makes tokens less likely that are there already, those of the prompt too. `is_over` is asked from
+    time to time whether an answer needs no more tokens; `limits` shortens single answers. Raises FloatingPointError
+    when the model's logits are not finite.
     """
     backbone = Backbone.of(loaded)
     if not prompts or any(prompt.extra for prompt in prompts) or not packs_exactly(backbone):
-        plain = Greedy(max_new_tokens=max_new_tokens)
+        plain = Greedy(max_new_tokens=max_new_tokens, repetition_penalty=penalty)
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids)
     ending = Ending(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), is_over=is_over)
     answers: dict[int, list[int]] = {}
@@ -47,7 +49,17 @@ def generate_greedy(
     while len(answers) < len(prompts):
         left = [number for number in range(len(prompts)) if number not in answers]
         try:
-            _decode_all(loaded, backbone, prompts, left, answers, ending=ending, limits=limits, n_slots=n_slots)
+            _decode_all(
+                loaded,
+                backbone,
+                prompts,
+                left,
+                answers,
+                ending=ending,
+                limits=limits,
+                penalty=penalty,
+                n_slots=n_slots,
+            )
         except torch.OutOfMemoryError:
             if n_slots == 1:
                 raise
@@ -65,6 +77,7 @@ def _decode_all(
     *,
     ending: Ending,
     limits: Sequence[int] | None,
+    penalty: float,
     n_slots: int,
 ) -> None:
     """Answer the prompts of these numbers, in as many streams as gain something, each with prompts of its own.
@@ -85,7 +98,15 @@ def _decode_all(
         slots = min(len(own), max(1, n_slots // n_streams))
         # Inference mode and the number of threads are settings of each thread.
         with torch.inference_mode():
-            runner: Runner = kind(backbone, shape, n_slots=slots, room=room, image_token=image_token, shared=shared)
+            runner: Runner = kind(
+                backbone,
+                shape,
+                n_slots=slots,
+                room=room,
+                image_token=image_token,
+                shared=shared,
+                penalty=penalty,
+            )
             for number, answer in decode(runner, own, ending=ending, limits=limits):
                 answers[number] = answer
 

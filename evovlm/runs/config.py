@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
@@ -26,20 +26,15 @@ from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.recipes.search_space import SPACES, SearchSpace
+from evovlm.runs.sections import ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, default_population
-from evovlm.tasks.catalogue import TASKS
-from evovlm.tasks.sample import Split
 
 SMALLEST_POPULATION = 4
 _WHOLE = [0.0, 1.0]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class SpaceSection(_Section):
+class SpaceSection(Section):
     """`space:` what the search varies; `weight` and `density` are ranges, `fixed` holds numbers that stay."""
 
     kind: str = "model"
@@ -50,7 +45,7 @@ class SpaceSection(_Section):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        return _known_row(kind, SPACES, "space")
+        return known_row(kind, SPACES, "space")
 
     @field_validator("weight", "density")
     @classmethod
@@ -62,7 +57,7 @@ class SpaceSection(_Section):
         return ends
 
 
-class OptimizerSection(_Section):
+class OptimizerSection(Section):
     """`optimizer:` how the search moves; `sigma` is the first step size in the unit cube."""
 
     kind: str = "cma"
@@ -72,7 +67,7 @@ class OptimizerSection(_Section):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        return _known_row(kind, OPTIMIZERS, "optimizer")
+        return known_row(kind, OPTIMIZERS, "optimizer")
 
     @field_validator("population")
     @classmethod
@@ -86,40 +81,13 @@ class OptimizerSection(_Section):
         return population
 
 
-class BudgetSection(_Section):
+class BudgetSection(Section):
     """`budget:` how many candidates are evaluated; only whole generations are, so a rest is left over."""
 
     candidates: int = Field(ge=1)
 
 
-class TaskSection(_Section):
-    """One of `tasks:`; the search sees the search split alone. `data` is a file or folder to read it from instead."""
-
-    name: str
-    weight: float = Field(default=1.0, gt=0)
-    limit: int | None = Field(default=None, ge=1)
-    data: str | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _can_be_searched(cls, name: str) -> str:
-        _known_row(name, TASKS, "task")
-        if Split.SEARCH not in TASKS[name].splits:
-            raise PydanticCustomError(
-                "split", "this task has only a report split, which no search may see; score the winner on it"
-            )
-        return name
-
-    @field_validator("data")
-    @classmethod
-    def _is_there(cls, data: str | None, info: ValidationInfo) -> str | None:
-        folder: Path | None = (info.context or {}).get("folder")
-        if data is not None and folder is not None and not (folder / data).exists():
-            raise PydanticCustomError("data", "there is no such file or folder")
-        return data
-
-
-class EvolveConfig(_Section):
+class EvolveConfig(Section):
     """A whole search."""
 
     format: Literal[1]
@@ -130,6 +98,7 @@ class EvolveConfig(_Section):
     optimizer: OptimizerSection = OptimizerSection()
     budget: BudgetSection
     tasks: list[TaskSection] = Field(min_length=1)
+    report: list[ReportSection] = Field(default=[])
     winner: Literal["best", "mean"] = "best"
     device: str = "auto"
 
@@ -166,13 +135,15 @@ class EvolveConfig(_Section):
             raise PydanticCustomError("space", "every parameter is fixed, so that nothing is left to search")
         return space
 
-    @field_validator("tasks")
+    @field_validator("tasks", "report")
     @classmethod
-    def _tasks_differ(cls, tasks: list[TaskSection]) -> list[TaskSection]:
-        names = [task.name for task in tasks]
+    def _tasks_differ(cls, sections: list[ReportSection], info: ValidationInfo) -> list[ReportSection]:
+        # A task of one's own is known in results by the name that its file gives it.
+        known = [(task_of(section.name, info), section.name) for section in sections]
+        names = [written if task is None else task.name for task, written in known]
         if len(set(names)) < len(names):
             raise PydanticCustomError("tasks", "a task is named twice; give it one entry")
-        return tasks
+        return sections
 
     def resolved(self, *, relative_to: Path | None) -> "EvolveConfig":
         """Return the same search with its host named and every path absolute, so that it holds from any folder.
@@ -186,11 +157,11 @@ class EvolveConfig(_Section):
             "sources": {name: ref.identity for name, ref in template.sources.items()},
         }
         folder = relative_to or Path()
-        tasks = [
-            task if task.data is None else task.model_copy(update={"data": str((folder / task.data).resolve())})
-            for task in self.tasks
-        ]
-        return self.model_copy(update={"merge": self.merge.model_copy(update=models), "tasks": tasks})
+        sections = {
+            "tasks": [task.resolved(folder) for task in self.tasks],
+            "report": [task.resolved(folder) for task in self.report],
+        }
+        return self.model_copy(update={"merge": self.merge.model_copy(update=models), **sections})
 
     def template(self, *, relative_to: Path | None) -> MergeTemplate:
         """Return what the search keeps fixed of every recipe."""
@@ -258,9 +229,3 @@ def load_config(path: Path) -> EvolveConfig:
 def config_from_mapping(mapping: Mapping[str, object]) -> EvolveConfig:
     """Return the config that plain values make, as `as_mapping` gives them."""
     return EvolveConfig.model_validate(dict(mapping), context={"methods": METHODS})
-
-
-def _known_row(name: str, table: Mapping[str, object], what: str) -> str:
-    if name not in table:
-        raise PydanticCustomError("row", "unknown {what}{hint}", {"what": what, "hint": did_you_mean(name, table)})
-    return name

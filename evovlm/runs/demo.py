@@ -133,7 +133,7 @@ def run_pipeline(
         )
     }
     say("scoring everyone on the report split")
-    task = PreparedTask.prepare(TaskChoice(name=config.tasks[0].name), Split.REPORT, evaluator.loaded)
+    task = TaskChoice(name=config.tasks[0].name).open(Split.REPORT).prepare(evaluator.loaded)
     recipes = {
         **{name: only(template, name) for name in template.sources},
         "uniform": uniform(template),

@@ -109,17 +109,21 @@ def evolve(
         check_folder(out, resume=resume)
         journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
         if journal is None or journal.mean is None:
+            warnings: tuple[str, ...] = ()
             if evaluator is None:
                 # Models that do not fit are refused before their weights are fetched.
-                preflight_search(config, template).raise_problems()
+                found = preflight_search(config, template)
+                found.raise_problems()
+                warnings = found.warnings
                 evaluator = open_evaluator(config, template)
+            warnings = tuple(dict.fromkeys((*evaluator.warnings, *warnings)))
             space = config.search_space(n_blocks=evaluator.n_blocks)
             population = config.population(dim=space.dim)
             if journal is None:
                 write_atomically(out / CONFIG_FILE, config.to_yaml())
                 journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping())
             run = _Run(config=config, template=template, space=space, evaluator=evaluator, journal=journal)
-            run.finish(population=population, observer=observer)
+            run.finish(population=population, observer=observer, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
 
 
@@ -128,6 +132,7 @@ def open_evaluator(config: EvolveConfig, template: MergeTemplate) -> Evaluator:
     choices = [
         TaskChoice(
             name=task.name,
+            decoding=task.decoding,
             limit=task.limit,
             weight=task.weight,
             data=Path(task.data) if task.data is not None else None,
@@ -145,7 +150,7 @@ class _Run:
     evaluator: Evaluator
     journal: Journal
 
-    def finish(self, *, population: int, observer: Observer | None) -> None:
+    def finish(self, *, population: int, observer: Observer | None, warnings: tuple[str, ...]) -> None:
         """Evaluate what the journal lacks, up to the distribution's mean."""
         generations = self.config.budget.candidates // population
         self._take_back_a_failed_generation(population)
@@ -156,7 +161,7 @@ class _Run:
                 candidates=generations * population,
                 generations=generations,
                 done=len(recorded),
-                warnings=self.evaluator.warnings,
+                warnings=warnings,
             )
 
         def evaluate(proposal: Proposal) -> Outcome:

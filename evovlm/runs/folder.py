@@ -39,15 +39,15 @@ def check_folder(folder: Path, *, resume: bool) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes from running a search in it. Raises RunError when one does."""
+    """Make the folder and keep other processes from working in it. Raises RunError when one does."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(
-                f"{folder}: another process is running the search in it.\n"
-                "    Wait for it or stop it; `evovlm show` may look on meanwhile."
+                f"{folder}: another process is at work in it.\n"
+                "    Wait for it or stop it; `evovlm show` may look on at a search meanwhile."
             ) from error
         yield
 

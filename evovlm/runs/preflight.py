@@ -9,6 +9,7 @@ from evovlm.merging.needs import Resident
 from evovlm.merging.preflight import Preflight, preflight
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.config import EvolveConfig
+from evovlm.runs.leaks import leak_warnings
 
 _FLOAT32_BYTES = 4
 
@@ -16,6 +17,7 @@ _FLOAT32_BYTES = 4
 def preflight_search(config: EvolveConfig, template: MergeTemplate, *, out: Path | None = None) -> Preflight:
     """Look at a search without fetching weights; `template` is the config's, `out` where its winner is to be written.
 
+    Paths of tasks in `config` are absolute. Its warnings say, too, what the search would see of reported samples.
     Raises nothing that the user can mend: it is among the problems.
     """
     problems: list[EvovlmError] = []
@@ -26,7 +28,12 @@ def preflight_search(config: EvolveConfig, template: MergeTemplate, *, out: Path
         problems.append(error)
     found = preflight(template, out=out, resident=resident)
     problems += _budget_problems(config, found)
-    return replace(found, problems=(*found.problems, *problems))
+    leaks: tuple[str, ...] = ()
+    try:
+        leaks = leak_warnings(config)
+    except EvovlmError as error:
+        problems.append(error)
+    return replace(found, problems=(*found.problems, *problems), warnings=(*found.warnings, *leaks))
 
 
 def _resident(device: str) -> Resident:

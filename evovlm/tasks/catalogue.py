@@ -1,105 +1,287 @@
 """The tasks there are, one row each."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from evovlm.errors import TaskError
 from evovlm.recipes.problems import did_you_mean
-from evovlm.tasks import emoji, gsm8k_ja, ja_vg_vqa, ja_vlm_bench, mgsm_ja, word_problems
+from evovlm.tasks import (
+    cvqa_ja,
+    emoji,
+    gsm8k,
+    gsm8k_ja,
+    heron_bench,
+    ja_multi_image_vqa,
+    ja_vg_vqa,
+    ja_vlm_bench,
+    jdocqa,
+    jmmmu,
+    mawps_ja,
+    mecha_ja,
+    mgsm,
+    msvamp_ja,
+    stair_captions,
+    word_problems,
+)
+from evovlm.tasks.own_task import is_own_task, load_own_task
+from evovlm.tasks.prompts import CHAT
 from evovlm.tasks.scoring import Scoring
 from evovlm.tasks.task import Decoding, Split, Task
 
 _BOTH = frozenset({Split.SEARCH, Split.REPORT})
+_SEARCH = frozenset({Split.SEARCH})
+_REPORT = frozenset({Split.REPORT})
 # The paper's decoding: SakanaAI/evolutionary-model-merge, configs/llm and configs/vlm.
 _PAPER_MATH = Decoding(max_new_tokens=1024, stop=("Instruction:", "Instruction", "Response:", "Response"))
 _PAPER_PICTURES = Decoding(max_new_tokens=512, beams=5, repetition_penalty=1.5)
+# What a search can afford: a worked solution is shorter than its limit, and one beam ranks candidates much like five.
+_CHEAPER_MATH = {"search": replace(_PAPER_MATH, max_new_tokens=384)}
+_CHEAPER_PICTURES = {"search": replace(_PAPER_PICTURES, max_new_tokens=64, beams=1)}
+_SHORT = Decoding(max_new_tokens=64)
+_LETTER = Scoring(metric="multiple_choice")
+# Known to have been trained on Visual Genome's Japanese questions or on STAIR Captions.
+_SAW_THEM = (
+    "stabilityai/japanese-stable-vlm",
+    "stabilityai/japanese-instructblip-alpha",
+    "cyberagent/llava-calm2-siglip",
+)
+
+_WORD_PROBLEMS_JA = Task(
+    name="word_problems_ja",
+    description="word problems of one to three steps, in Japanese",
+    prompt="zoo-problem-ja",
+    scoring=Scoring(metric="accuracy", gate="script"),
+    decoding=Decoding(max_new_tokens=72),
+    load=word_problems.load_ja,
+    is_local=True,
+    needs_images=False,
+    splits=_BOTH,
+)
+_EMOJI_JA = Task(
+    name="emoji_ja",
+    description="what small pictures of emoji show, in Japanese",
+    prompt="zoo-picture-ja",
+    scoring=Scoring(metric="rouge_l_ja", gate="script"),
+    decoding=Decoding(max_new_tokens=24),
+    load=emoji.load_ja,
+    is_local=True,
+    needs_images=True,
+    splits=_BOTH,
+)
+_GSM8K_JA = Task(
+    name="gsm8k_ja",
+    description="GSM8K test 250-1318 in Japanese, what the paper searches with",
+    prompt="ja-alpaca-cot",
+    scoring=Scoring(metric="accuracy", gate="script"),
+    decoding=_PAPER_MATH,
+    cheaper=_CHEAPER_MATH,
+    load=gsm8k_ja.load,
+    needs_images=False,
+    splits=_SEARCH,
+    hub_id=gsm8k_ja.DATA.hub_id,
+    licence="Apache-2.0",
+    sizes={Split.SEARCH: 1069},
+)
+_MGSM_JA = Task(
+    name="mgsm_ja",
+    description="MGSM in Japanese, what the paper reports",
+    prompt="ja-alpaca-cot",
+    scoring=Scoring(metric="accuracy", extractor="paper", gate="fasttext"),
+    decoding=_PAPER_MATH,
+    cheaper=_CHEAPER_MATH,
+    load=mgsm.load_ja,
+    needs_images=False,
+    splits=_REPORT,
+    hub_id=mgsm.JA.hub_id,
+    licence="CC BY-SA 4.0",
+    sizes={Split.REPORT: 250},
+)
+_MGSM_EN = replace(
+    _MGSM_JA,
+    name="mgsm_en",
+    description="the same questions in English, as in GSM8K",
+    prompt="en-alpaca-cot",
+    scoring=Scoring(metric="accuracy"),
+    load=mgsm.load_en,
+)
+_JA_VG_VQA = Task(
+    name="ja_vg_vqa",
+    description="JA-VG-VQA-500, the first question about each photograph",
+    prompt="ja-shisa-vqa",
+    scoring=Scoring(metric="rouge_l_ja", gate="fasttext"),
+    decoding=_PAPER_PICTURES,
+    cheaper=_CHEAPER_PICTURES,
+    load=ja_vg_vqa.load,
+    needs_images=True,
+    splits=_BOTH,
+    hub_id=ja_vg_vqa.DATA.hub_id,
+    licence="CC BY 4.0",
+    contaminated=_SAW_THEM,
+    sizes={Split.SEARCH: 1000, Split.REPORT: 500},
+)
+_JA_VLM_BENCH = replace(
+    _JA_VG_VQA,
+    name="ja_vlm_bench",
+    description="JA-VLM-Bench-In-the-Wild, photographs of Japan",
+    load=ja_vlm_bench.load,
+    splits=_REPORT,
+    hub_id=ja_vlm_bench.DATA.hub_id,
+    licence="Unsplash licence (pictures)",
+    contaminated=(),
+    sizes={Split.REPORT: 50},
+)
+_MECHA_JA = Task(
+    name="mecha_ja",
+    description="MECHA-ja, Japanese culture, multiple choice",
+    prompt=CHAT,
+    scoring=_LETTER,
+    decoding=_SHORT,
+    load=mecha_ja.load,
+    needs_images=True,
+    splits=_REPORT,
+    hub_id=mecha_ja.DATA.hub_id,
+    licence="see its card",
+)
+_JMMMU = replace(
+    _MECHA_JA,
+    name="jmmmu",
+    description="JMMMU, college subjects, its multiple-choice questions",
+    load=jmmmu.load,
+    hub_id=jmmmu.DATA.hub_id,
+    licence="per picture",
+)
 
 _ROWS = (
-    Task(
-        name="word_problems_ja",
-        description="word problems of one to three steps, in Japanese (embedded)",
-        prompt="zoo-problem-ja",
-        scoring=Scoring(metric="accuracy", gate="script"),
-        decoding=Decoding(max_new_tokens=72),
-        load=word_problems.load_ja,
-        needs_images=False,
-        splits=_BOTH,
-    ),
-    Task(
+    _WORD_PROBLEMS_JA,
+    replace(
+        _WORD_PROBLEMS_JA,
         name="word_problems_en",
-        description="the same word problems in English (embedded)",
+        description="the same word problems in English",
         prompt="zoo-problem-en",
         scoring=Scoring(metric="accuracy"),
-        decoding=Decoding(max_new_tokens=72),
         load=word_problems.load_en,
-        needs_images=False,
-        splits=_BOTH,
     ),
-    Task(
-        name="emoji_ja",
-        description="what small pictures of emoji show, in Japanese (embedded)",
-        prompt="zoo-picture-ja",
-        scoring=Scoring(metric="rouge_l_ja", gate="script"),
-        decoding=Decoding(max_new_tokens=24),
-        load=emoji.load_ja,
-        needs_images=True,
-        splits=_BOTH,
-    ),
-    Task(
+    _EMOJI_JA,
+    replace(
+        _EMOJI_JA,
         name="emoji_en",
-        description="the same pictures in English (embedded)",
+        description="the same pictures in English",
         prompt="zoo-picture-en",
         scoring=Scoring(metric="rouge_l_ja"),
-        decoding=Decoding(max_new_tokens=24),
         load=emoji.load_en,
-        needs_images=True,
+    ),
+    _GSM8K_JA,
+    _MGSM_JA,
+    _MGSM_EN,
+    replace(
+        _MGSM_EN,
+        name="gsm8k",
+        description="GSM8K in English: train to search with, test to report on",
+        load=gsm8k.load,
         splits=_BOTH,
+        hub_id=gsm8k.DATA.hub_id,
+        licence="MIT",
+        sizes={Split.SEARCH: 7473, Split.REPORT: 1319},
     ),
-    Task(
-        name="gsm8k_ja",
-        description="GSM8K test 250-1318 in Japanese, what the paper searches with (hub)",
-        prompt="ja-alpaca-cot",
-        scoring=Scoring(metric="accuracy", gate="script"),
-        decoding=_PAPER_MATH,
-        load=gsm8k_ja.load,
-        needs_images=False,
-        splits=frozenset({Split.SEARCH}),
+    replace(
+        _GSM8K_JA,
+        name="msvamp_ja",
+        description="MSVAMP in Japanese, short word problems that are not GSM8K's",
+        load=msvamp_ja.load,
+        hub_id=msvamp_ja.DATA.hub_id,
+        licence="MIT",
+        sizes={Split.SEARCH: 1000},
     ),
-    Task(
-        name="mgsm_ja",
-        description="MGSM in Japanese, what the paper reports (hub)",
-        prompt="ja-alpaca-cot",
-        scoring=Scoring(metric="accuracy", extractor="paper", gate="fasttext"),
-        decoding=_PAPER_MATH,
-        load=mgsm_ja.load,
-        needs_images=False,
-        splits=frozenset({Split.REPORT}),
+    replace(
+        _GSM8K_JA,
+        name="mawps_ja",
+        description="MAWPS made Japanese, one-step word problems (GitHub)",
+        load=mawps_ja.load,
+        hub_id=mawps_ja.DATA.hub_id,
+        sizes={Split.SEARCH: 1000},
     ),
-    Task(
-        name="ja_vg_vqa",
-        description="JA-VG-VQA-500, one question about each photograph (hub)",
-        prompt="ja-shisa-vqa",
-        scoring=Scoring(metric="rouge_l_ja", gate="fasttext"),
-        decoding=_PAPER_PICTURES,
-        load=ja_vg_vqa.load,
-        needs_images=True,
-        splits=_BOTH,
+    _JA_VG_VQA,
+    replace(
+        _JA_VG_VQA,
+        name="ja_vg_vqa_all",
+        description="JA-VG-VQA-500, every question about each photograph",
+        load=ja_vg_vqa.load_all,
+        sizes={},
     ),
-    Task(
-        name="ja_vlm_bench",
-        description="JA-VLM-Bench-In-the-Wild, photographs of Japan (hub)",
-        prompt="ja-shisa-vqa",
-        scoring=Scoring(metric="rouge_l_ja", gate="fasttext"),
-        decoding=_PAPER_PICTURES,
-        load=ja_vlm_bench.load,
-        needs_images=True,
-        splits=frozenset({Split.REPORT}),
+    _JA_VLM_BENCH,
+    replace(
+        _JA_VLM_BENCH,
+        name="ja_multi_image_vqa",
+        description="JA-Multi-Image-VQA, each question about several photographs",
+        load=ja_multi_image_vqa.load,
+        hub_id=ja_multi_image_vqa.DATA.hub_id,
+        licence="see its card",
+        sizes={Split.REPORT: 55},
+    ),
+    replace(
+        _JA_VLM_BENCH,
+        name="heron_bench",
+        description="Japanese Heron-Bench, held against GPT-4's answers by ROUGE-L",
+        scoring=Scoring(metric="rouge_l_ja", gate="script"),
+        load=heron_bench.load,
+        hub_id=heron_bench.DATA.hub_id,
+        licence="public domain, CC BY 1.0 to 2.0 (pictures)",
+        sizes={Split.REPORT: 103},
+    ),
+    replace(
+        _JA_VG_VQA,
+        name="stair_captions",
+        description="STAIR Captions, the closest of five captions of a photograph",
+        scoring=Scoring(metric="rouge_l_ja", gate="script"),
+        load=stair_captions.load,
+        hub_id=stair_captions.DATA.hub_id,
+        sizes={Split.SEARCH: 82783, Split.REPORT: 40504},
+    ),
+    _JMMMU,
+    replace(
+        _JMMMU,
+        name="jmmmu_open",
+        description="JMMMU, its questions without options",
+        scoring=Scoring(metric="exact_match"),
+        load=jmmmu.load_open,
+    ),
+    _MECHA_JA,
+    replace(
+        _MECHA_JA,
+        name="mecha_ja_rotated",
+        description="MECHA-ja, each question four times with its options rotated",
+        load=mecha_ja.load_rotated,
+    ),
+    replace(
+        _MECHA_JA,
+        name="cvqa_ja",
+        description="CVQA, its questions about Japan, multiple choice",
+        load=cvqa_ja.load,
+        hub_id=cvqa_ja.DATA.hub_id,
+        licence="per picture",
+    ),
+    replace(
+        _MECHA_JA,
+        name="jdocqa",
+        description="JDocQA, questions about pages of Japanese documents",
+        scoring=Scoring(metric="jdocqa"),
+        decoding=Decoding(max_new_tokens=256),
+        load=jdocqa.load,
+        hub_id=jdocqa.DATA.hub_id,
+        licence="CC BY-SA 4.0",
     ),
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in _ROWS}
 
 
 def get_task(name: str) -> Task:
-    """Return the task of that name. Raises TaskError naming the closest one when there is none."""
+    """Return the task of that name, or of the YAML file of that path.
+
+    Raises TaskError naming the closest one when there is none, ConfigError with every problem of the file.
+    """
+    if is_own_task(name):
+        return load_own_task(Path(name), taken=TASKS)
     if name not in TASKS:
         raise TaskError(f"There is no task '{name}'{did_you_mean(name, TASKS)} `evovlm tasks` lists them.")
     return TASKS[name]

@@ -9,30 +9,35 @@ from functools import partial
 from pathlib import Path
 
 from evovlm.errors import TaskError
-from evovlm.tasks.emoji_pictures import from_fields
-from evovlm.tasks.rows import embedded_file, read_rows, value_of
+from evovlm.tasks.emoji_pictures import PictureSpec, from_fields
+from evovlm.tasks.files import read_files
+from evovlm.tasks.published import embedded_file
+from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Sample, Split, check_samples
 
 
-def load_questions(split: Split, files: Path | None, *, language: str) -> tuple[Sample, ...]:
-    """Return the questions of a split; `files` replaces the embedded file. Raises TaskError for data that is amiss."""
-    path = files or embedded_file(f"emoji_{language}.{split}")
-    samples = []
-    for number, row in enumerate(read_rows(path, parts=(f"emoji_{language}.{split}", str(split))), start=1):
-        where = f"{path}, row {number}"
-        picture = value_of(row, "picture", where=where)
-        if not isinstance(picture, dict):
-            raise TaskError(f"{where}: 'picture' should be a picture's specification.")
-        samples.append(
-            Sample(
-                id=str(row.get("id", number)),
-                question=str(value_of(row, "question", where=where)),
-                references=(str(value_of(row, "answer", where=where)),),
-                images=(from_fields(picture),),
-                tags=frozenset(map(str, row.get("tags", ()))),
-            )
+def load_questions(split: Split, data: Path | None, *, language: str) -> tuple[Sample, ...]:
+    """Return the questions of a split; `data` replaces the embedded file. Raises TaskError for data that is amiss."""
+    path = data or embedded_file(f"emoji_{language}.{split}")
+    rows = read_files(path, parts=(f"emoji_{language}.{split}", str(split)))
+    samples = tuple(
+        Sample(
+            id=str(row.get("id") or number),
+            question=row.text("question"),
+            references=(row.text("answer"),),
+            images=(_picture(row),),
+            tags=frozenset(map(str, row.get("tags") or ())),
         )
-    return check_samples(tuple(samples), where=str(path))
+        for number, row in enumerate(rows, start=1)
+    )
+    return check_samples(samples, where=str(path))
+
+
+def _picture(row: Row) -> PictureSpec:
+    fields = row.value("picture")
+    if not isinstance(fields, dict):
+        raise TaskError(f"{row.where}: 'picture' should be a picture's specification, and is {fields!r:.80}.")
+    return from_fields(fields)
 
 
 load_ja = partial(load_questions, language="ja")

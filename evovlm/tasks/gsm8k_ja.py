@@ -3,36 +3,37 @@
 {"question": "...", "answer": "...", "answer_number": 18}     SakanaAI/gsm8k-ja-test_250-1319, Apache-2.0
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from evovlm.errors import TaskError
-from evovlm.tasks.rows import Row, hub_rows, read_rows, value_of
-from evovlm.tasks.sample import Sample, Split, check_samples
+from evovlm.tasks.gsm8k import N_TEST
+from evovlm.tasks.published import Published
+from evovlm.tasks.row import Row
+from evovlm.tasks.sample import Sample, Split
 
-HUB_ID = "SakanaAI/gsm8k-ja-test_250-1319"
 COLUMNS = ("question", "answer_number")
+DATA = Published(hub_id="SakanaAI/gsm8k-ja-test_250-1319", splits={Split.SEARCH: "test"}, columns=COLUMNS)
+_N_IN_MGSM = 250
 
 
-def load(split: Split, files: Path | None) -> tuple[Sample, ...]:
-    """Return the questions, from the hub or from a local copy. Raises TaskError for the report split."""
-    if split is not Split.SEARCH:
-        raise TaskError("gsm8k_ja is what searches see; it has no report split. Report on mgsm_ja.")
-    rows = read_rows(files, columns=COLUMNS, parts=("search", "test")) if files else hub_rows(HUB_ID, split="test")
-    return problem_samples(rows, where=str(files or HUB_ID))
+def load(split: Split, data: Path | None) -> tuple[Sample, ...]:
+    """Return the questions; a translation of all 1319, which begins with MGSM's, is read too. Raises TaskError."""
+    rows = list(DATA.rows(split, data))
+    first = 0 if len(rows) == N_TEST else _N_IN_MGSM
+    return problem_samples(rows, first=first, published=DATA, split=split, data=data)
 
 
-def problem_samples(rows: list[Row], *, where: str) -> tuple[Sample, ...]:
-    """Return the samples of rows with a `question` and an `answer_number`. Raises TaskError for rows without them."""
-    samples = tuple(
-        _sample(row, id=f"{number:04d}", where=f"{where}, row {number}") for number, row in enumerate(rows, 1)
+def problem_samples(
+    rows: Iterable[Row], *, first: int, published: Published, split: Split, data: Path | None
+) -> tuple[Sample, ...]:
+    """Return the samples of rows with `question` and `answer_number`; row 0 is question `first` of GSM8K's test."""
+    samples = (
+        Sample(
+            id=f"{index + 1:04d}",
+            question=row.text("question"),
+            references=(row.number("answer_number"),),
+            origin=f"gsm8k-test/{first + index}",
+        )
+        for index, row in enumerate(rows)
     )
-    return check_samples(samples, where=where)
-
-
-def _sample(row: Row, *, id: str, where: str) -> Sample:
-    number = str(value_of(row, "answer_number", where=where)).replace(",", "")
-    try:
-        float(number)
-    except ValueError as problem:
-        raise TaskError(f"{where}: 'answer_number' should be a number, and is {number!r}. Correct it.") from problem
-    return Sample(id=id, question=str(value_of(row, "question", where=where)), references=(number,))
+    return published.checked(samples, split=split, data=data)

@@ -4,48 +4,39 @@
                                                       SakanaAI/JA-VG-VQA-500: train 1000 pictures, test 500, CC BY 4.0
 """
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from evovlm.errors import TaskError
-from evovlm.tasks.pictures import picture_from_cell
-from evovlm.tasks.rows import Row, hub_rows, read_rows, value_of
-from evovlm.tasks.sample import Sample, Split, check_samples
+from evovlm.tasks.published import Published
+from evovlm.tasks.row import Row
+from evovlm.tasks.sample import Sample, Split
 
-HUB_ID = "SakanaAI/JA-VG-VQA-500"
-_HUB_SPLITS = {Split.SEARCH: "train", Split.REPORT: "test"}
+DATA = Published(hub_id="SakanaAI/JA-VG-VQA-500", splits={Split.SEARCH: "train", Split.REPORT: "test"})
 
 
-def load(split: Split, files: Path | None) -> tuple[Sample, ...]:
-    """Return one question per picture: the hub's train split to search with, its test split to report on.
+def load_questions(split: Split, data: Path | None, *, every: bool) -> tuple[Sample, ...]:
+    """Return the first question of each picture, or `every` one. Raises TaskError for data that is missing or broken.
 
-    A local copy has the hub's columns, or `question` and `answer` in place of `qas`. Raises TaskError for other data.
+    A local copy has the hub's columns, or `question` and `answer` in place of `qas`.
     """
-    rows = (
-        read_rows(files, parts=(split.value, _HUB_SPLITS[split]))
-        if files
-        else hub_rows(HUB_ID, split=_HUB_SPLITS[split])
-    )
-    where = str(files or f"{HUB_ID} ({_HUB_SPLITS[split]})")
-    samples = tuple(_sample(row, where=f"{where}, row {number}") for number, row in enumerate(rows, start=1))
-    return check_samples(samples, where=where)
+    samples = (sample for row in DATA.rows(split, data) for sample in _samples(row, every=every))
+    return DATA.checked(samples, split=split, data=data)
 
 
-def _sample(row: Row, *, where: str) -> Sample:
-    question: dict[str, Any] = _first_question(row["qas"], where=where) if "qas" in row else dict(row)
-    picture = picture_from_cell(value_of(row, "image", where=where), where=where)
-    return Sample(
-        id=str(row.get("image_id", picture.key)),
-        question=str(value_of(question, "question", where=where)),
-        references=(str(value_of(question, "answer", where=where)),),
-        images=(picture,),
-    )
+def _samples(row: Row, *, every: bool) -> Iterator[Sample]:
+    asked = row.mappings("qas") if row.get("qas") is not None else (row.cells,)
+    picture = row.picture("image")
+    picture_id = str(row.get("image_id") or picture.key)
+    for number, cells in enumerate(asked if every else asked[:1], start=1):
+        question = Row(cells=cells, where=f"{row.where}, question {number}")
+        yield Sample(
+            id=f"{picture_id}-{cells.get('qa_id') or number}" if every else picture_id,
+            question=question.text("question"),
+            references=(question.text("answer"),),
+            images=(picture,),
+        )
 
 
-def _first_question(questions: object, *, where: str) -> dict[str, Any]:
-    # `datasets` before version 4 gave a list of structures as a structure of lists.
-    if isinstance(questions, dict):
-        return {name: values[0] for name, values in questions.items() if values}
-    if isinstance(questions, list) and questions and isinstance(questions[0], dict):
-        return questions[0]
-    raise TaskError(f"{where}: 'qas' should be a list of questions with their answers.")
+load = partial(load_questions, every=False)
+load_all = partial(load_questions, every=True)

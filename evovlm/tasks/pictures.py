@@ -1,16 +1,32 @@
-"""Pictures that lie in files or come encoded in a data set's rows."""
+"""Pictures that lie in files or come encoded in a data set's rows, read as RGB whatever they are stored as.
+
+Transparent pixels are put onto white, EXIF's rotation is carried out, 16-bit grey is brought to 8 bits, of an animation
+the first frame counts.
+"""
 
 import hashlib
 import io
+import struct
+import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from evovlm.errors import TaskError
 from evovlm.tasks.sample import ImageSource
 
 if TYPE_CHECKING:
     from PIL import Image
+
+MOST_PIXELS = 89_478_485
+"""A picture of more is refused: Pillow's own limit, beyond which a small file may be meant to fill the memory."""
+
+_BRIGHTEST = 255
+# What Pillow's decoders raise for broken files; UnidentifiedImageError is an OSError.
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +41,7 @@ class PictureFile:
         return str(self.path)
 
     def load(self) -> "Image.Image":
-        """Read the picture as RGB. Raises TaskError when there is none."""
+        """Read the picture as RGB. Raises TaskError when there is none that can be read."""
         return _decode(self.path, where=str(self.path))
 
 
@@ -39,34 +55,131 @@ class EncodedPicture:
     @property
     def key(self) -> str:
         """A hash of the bytes."""
-        return hashlib.blake2b(self.content, digest_size=16).hexdigest()
+        return _hash(self.content)
 
     def load(self) -> "Image.Image":
         """Decode the picture as RGB. Raises TaskError when the bytes are no picture."""
         return _decode(io.BytesIO(self.content), where=self.where)
 
 
-def picture_from_cell(cell: object, *, where: str) -> ImageSource:
-    """Return the picture that a row's cell means: a path, or `{bytes, path}` as data sets of the hub have it.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredPicture:
+    """A picture in a table of `datasets`, which stays on disk: the `position`-th of row `index` where cells are lists.
 
-    Raises TaskError, naming `where`, for anything else.
+    A picture that the table names by its path lies inside `folder`.
     """
-    if isinstance(cell, (str, Path)):
-        return PictureFile(path=Path(cell))
+
+    table: Any
+    index: int
+    column: str
+    position: int | None
+    where: str
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        """Its place in the table."""
+        return f"{self.where}, {self.column} {self.position or 0}"
+
+    def load(self) -> "Image.Image":
+        """Read and decode the picture as RGB. Raises TaskError when it cannot be had."""
+        return self.source().load()
+
+    def source(self) -> ImageSource:
+        """Fetch it from the table. Raises TaskError when there is no picture."""
+        (row,) = self.table.with_format("arrow").select_columns([self.column])[[self.index]].to_pylist()
+        cell = row[self.column] if self.position is None else row[self.column][self.position]
+        return picture_from_cell(cell, folder=self.folder, where=f"{self.where}, {self.column}")
+
+
+def picture_from_cell(cell: object, *, folder: Path | None, where: str) -> ImageSource:
+    """Return the picture that a row's cell means: a path inside `folder`, or `{bytes, path}` as hub data sets have it.
+
+    Raises TaskError, naming `where`, for anything else, for a path that leads out of `folder`, and for a missing file.
+    """
+    if isinstance(cell, StoredPicture):
+        return cell
     if isinstance(cell, dict):
-        content, path = cell.get("bytes"), cell.get("path")
+        content = cell.get("bytes")
         if isinstance(content, bytes):
             return EncodedPicture(content=content, where=where)
-        if isinstance(path, str):
-            return PictureFile(path=Path(path))
-    raise TaskError(f"{where}: a picture should be a path or encoded bytes, and is a {type(cell).__name__}.")
+        cell = cell.get("path")
+    if isinstance(cell, str) and cell and folder is not None:
+        return PictureFile(path=_file_inside(folder, cell, where=where))
+    raise TaskError(
+        f"{where}: a picture should be the path of a file, or encoded bytes, and is "
+        f"{'empty' if not cell else 'a ' + type(cell).__name__}."
+    )
+
+
+def content_key(picture: ImageSource) -> str:
+    """Return a name that equal pictures share wherever they lie: a hash of the encoded bytes, or the picture's key.
+
+    Raises TaskError when the picture cannot be had.
+    """
+    if isinstance(picture, StoredPicture):
+        return content_key(picture.source())
+    if isinstance(picture, PictureFile):
+        try:
+            return _hash(picture.path.read_bytes())
+        except OSError as error:
+            raise TaskError(f"{picture.path}: cannot be read ({error}). Give an intact picture.") from error
+    return picture.key
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _file_inside(folder: Path, name: str, *, where: str) -> Path:
+    path = folder / name
+    try:
+        is_inside, is_there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{where}: {name[:80]!r} is no path of a picture ({error}).") from error
+    if not is_inside:
+        raise TaskError(
+            f"{where}: the picture {name!r} lies outside {folder}, and a data set may name only files inside its own "
+            "folder. Copy the picture there and name it by its path from there."
+        )
+    if not is_there:
+        raise TaskError(f"{where}: there is no picture {path}. Put it there, or correct its name.")
+    return path
 
 
 def _decode(source: Path | io.BytesIO, *, where: str) -> "Image.Image":
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(source) as picture:
-            return picture.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{where}: is not a readable picture ({error}).") from error
+        with warnings.catch_warnings():
+            # Pillow's warning of large pictures gives way to the limit below; one of broken EXIF is no matter here.
+            warnings.simplefilter("ignore")
+            with Image.open(source) as picture:
+                if picture.width * picture.height > MOST_PIXELS:
+                    raise _too_large(where, f"{picture.width} x {picture.height} pixels")
+                return _as_rgb(ImageOps.exif_transpose(picture))
+    except Image.DecompressionBombError as error:
+        raise _too_large(where, "far too many pixels") from error
+    except _UNREADABLE as error:
+        raise TaskError(f"{where}: is not a readable picture ({error}). Give an intact file.") from error
+
+
+def _too_large(where: str, size: str) -> TaskError:
+    return TaskError(
+        f"{where}: the picture has {size}, and at most {MOST_PIXELS:,} pixels are read, so that no file can fill the "
+        "memory. Scale it down."
+    )
+
+
+def _as_rgb(picture: "Image.Image") -> "Image.Image":
+    from PIL import Image
+
+    if picture.mode.startswith("I"):
+        # Pillow would cut off what is above 255, and leave 16-bit pictures white.
+        grey = np.asarray(picture).astype(np.int64)
+        bright = grey.max(initial=0) > _BRIGHTEST
+        return Image.fromarray((grey // 257 if bright else grey).clip(0, _BRIGHTEST).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")

@@ -57,6 +57,11 @@ class Sample:
     origin: str | None = None
 
 
+def letter_of(index: int) -> str:
+    """Return the letter of a choice: A for index 0."""
+    return chr(ord("A") + index)
+
+
 def check_samples(samples: tuple[Sample, ...], *, where: str) -> tuple[Sample, ...]:
     """Return the samples. Raises TaskError, naming `where`, when there are none or an id stands twice."""
     if not samples:

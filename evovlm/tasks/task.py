@@ -6,7 +6,9 @@ from pathlib import Path
 
 from evovlm.errors import TaskError
 from evovlm.recipes.problems import did_you_mean
+from evovlm.tasks.hub import is_cached
 from evovlm.tasks.prompts import Question, ask
+from evovlm.tasks.published import CACHED
 from evovlm.tasks.sample import ImageSource, Sample, Split, parse_split
 from evovlm.tasks.scoring import Scoring
 
@@ -28,9 +30,10 @@ class Task:
     """A set of questions and all that is needed to score a model on them.
 
     `prompt` names a row of PROMPTS. `decoding` is used unless another is asked for: `cheaper` holds those by name.
-    `load` takes a split and, optionally, where the data lies instead of its usual place. `hub_id` and `licence` are
-    those of the data, None where it is embedded or the user's own; `contaminated` names models known to have been
-    trained on it.
+    `load` takes a split and, optionally, where the data lies instead of its usual place (see published.py). `hub_id`
+    and `licence` are those of the data, None where it is embedded or the user's own; `contaminated` names models known
+    to have been trained on it. `sizes` says how many samples a published set has, where that is known without loading;
+    `is_local` that the data lies on this machine.
     """
 
     name: str
@@ -45,12 +48,14 @@ class Task:
     hub_id: str | None = None
     licence: str | None = None
     contaminated: tuple[str, ...] = ()
+    sizes: Mapping[Split, int] = field(default_factory=dict)
+    is_local: bool = False
 
     def samples(self, split: Split, *, limit: int | None = None, data: Path | None = None) -> tuple[Sample, ...]:
         """Return the samples of a split in their fixed order, the first `limit` of them when it is given.
 
-        `data` is a file or folder to read instead of the usual place. Raises TaskError when the task has no such split,
-        the limit is below 1, or the data is missing or broken.
+        `data` is a file or folder to read instead of the usual place, or `hub:ID@REVISION`, or `cached:`. Raises
+        TaskError when the task has no such split, the limit is below 1, or the data is missing or broken.
         """
         if split not in self.splits:
             existing = ", ".join(sorted(self.splits))
@@ -61,6 +66,26 @@ class Task:
         if limit is not None and limit < 1:
             raise TaskError(f"The task {self.name} was limited to {limit} samples. Ask for at least 1.")
         return self.load(split, data)[:limit]
+
+    def samples_at_hand(self, split: Split) -> tuple[Sample, ...] | None:
+        """Return the samples of a split if that takes no network: embedded, the user's own, or in the hub's cache.
+
+        Raises TaskError for broken data on this machine.
+        """
+        if self.is_local:
+            return self.samples(split)
+        if not self.is_cached:
+            return None
+        try:
+            return self.samples(split, data=CACHED)
+        except TaskError:
+            # Another config or split of the set is what the cache holds.
+            return None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether anything of the data set is in the hub's cache."""
+        return self.hub_id is not None and is_cached(self.hub_id)
 
     def ask(self, sample: Sample) -> Question:
         """Return what a model is asked for a sample."""

@@ -7,25 +7,25 @@
 from functools import partial
 from pathlib import Path
 
-from evovlm.tasks.rows import embedded_file, read_rows, value_of
+from evovlm.tasks.files import read_files
+from evovlm.tasks.published import embedded_file
 from evovlm.tasks.sample import Sample, Split, check_samples
 
 
-def load_problems(split: Split, files: Path | None, *, language: str) -> tuple[Sample, ...]:
-    """Return the problems of a split; `files` replaces the embedded file. Raises TaskError for data that is amiss."""
-    path = files or embedded_file(f"word_problems_{language}.{split}")
-    samples = []
-    for number, row in enumerate(read_rows(path, parts=(f"word_problems_{language}.{split}", str(split))), start=1):
-        where = f"{path}, row {number}"
-        samples.append(
-            Sample(
-                id=str(row.get("id", number)),
-                question=str(value_of(row, "question", where=where)),
-                references=(str(value_of(row, "number", where=where)),),
-                tags=frozenset(map(str, row.get("tags", ()))),
-            )
+def load_problems(split: Split, data: Path | None, *, language: str) -> tuple[Sample, ...]:
+    """Return the problems of a split; `data` replaces the embedded file. Raises TaskError for data that is amiss."""
+    path = data or embedded_file(f"word_problems_{language}.{split}")
+    rows = read_files(path, parts=(f"word_problems_{language}.{split}", str(split)))
+    samples = tuple(
+        Sample(
+            id=str(row.get("id") or number),
+            question=row.text("question"),
+            references=(row.number("number"),),
+            tags=frozenset(map(str, row.get("tags") or ())),
         )
-    return check_samples(tuple(samples), where=str(path))
+        for number, row in enumerate(rows, start=1)
+    )
+    return check_samples(samples, where=str(path))
 
 
 load_ja = partial(load_problems, language="ja")

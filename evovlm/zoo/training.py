@@ -88,7 +88,7 @@ def scored_models(folder: Path) -> tuple[ZooModel, ...]:
         loaded = load_model(folder / name, device="cpu")
         names = [*TEXT_TASKS, *(PICTURE_TASKS if loaded.sees else ())]
         choices = [TaskChoice(name=task, data=folder / "tasks" / f"{task}.report.jsonl") for task in names]
-        scores = {each.task.name: round(each.score.score, 4) for each in score_model(loaded, tasks=choices)}
+        scores = {each.name: round(each.score.score, 4) for each in score_model(loaded, tasks=choices)}
         parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
         models.append(ZooModel(name=name, made_from=made_from, parameters=parameters, scores=scores))
     return tuple(models)

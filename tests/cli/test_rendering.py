@@ -1,6 +1,7 @@
 """Bars, durations, and the display of a search."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from evovlm.cli.rendering import SearchProgress, WriteProgress, duration, spark_line
+from evovlm.cli.rendering import (
+    ScoreProgress,
+    SearchProgress,
+    WriteProgress,
+    duration,
+    escape_controls,
+    spark_line,
+    without_controls,
+)
+from evovlm.evaluation.batches import Batch
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.runs.journal import Entry
 from evovlm.search.loop import Generation, Outcome
@@ -122,3 +132,56 @@ def test_a_first_piece_after_a_long_opening_tells_no_speed() -> None:
     printed = io.StringIO()
     write_slowly(Console(file=printed), seconds=100, pieces=1)
     assert printed.getvalue().splitlines() == ["writing out: 4/4 tensors, 8.00 of 8.00 GB, waiting for the disk"]
+
+
+def batch(n: int) -> Batch:
+    """Return a batch of so many answers of 10 tokens, at 2 s each."""
+    return Batch(rows=tuple(range(n)), answers=("",) * n, tokens=10 * n, seconds=2.0 * n)
+
+
+def test_a_scoring_tells_questions_speed_and_what_is_left() -> None:
+    printed, now = io.StringIO(), [0.0]
+    progress = ScoreProgress(console=Console(file=printed), clock=lambda: now[0])
+    progress.loading(model="zoo:ja")
+    progress.asking(model="zoo:ja", task="[mgsm]")
+    progress.answered(batch(1), done=1, total=40)
+    assert printed.getvalue() == ""
+    now[0] = 5.0
+    progress.answered(batch(9), done=10, total=40)
+    now[0] = 6.0
+    progress.answered(batch(10), done=20, total=40)
+    now[0] = 60.0
+    progress.answered(batch(20), done=40, total=40)
+    progress.close()
+    assert printed.getvalue().splitlines() == [
+        "zoo:ja, [mgsm]: 10/40 questions, 5 tokens/s, about 1:00 min left",
+        "zoo:ja, [mgsm]: 40/40 questions, 5 tokens/s",
+    ]
+
+
+def test_a_scoring_draws_a_bar_on_a_terminal() -> None:
+    printed, now = io.StringIO(), [0.0]
+    console = Console(file=printed, force_terminal=True, width=160)
+    progress = ScoreProgress(console=console, clock=lambda: now[0])
+    progress.asking(model="zoo:ja", task="[mgsm]")
+    now[0] = 3.0
+    progress.answered(batch(10), done=10, total=40)
+    progress.answered(batch(10), done=20, total=40)
+    progress.close()
+    assert "[mgsm]" in printed.getvalue()
+    assert "20/40 questions" in printed.getvalue()
+
+
+@given(st.text())
+def test_no_control_character_reaches_a_terminal(text: str) -> None:
+    dangerous = {*map(chr, range(32)), *map(chr, range(0x7F, 0xA0)), "\u202e", "\u2066"} - {"\n", "\t"}
+    shown = without_controls(text)
+    assert not dangerous & set(shown)
+    assert shown == "".join(char for char in text if char in shown)
+    row = escape_controls(json.dumps({"answer": text}, ensure_ascii=False))
+    assert not dangerous & set(row)
+    assert json.loads(row) == {"answer": text}
+
+
+def test_escape_sequences_are_cut_and_lines_and_tabs_kept() -> None:
+    assert without_controls("a\x1b[31m\tb\n\x9bc\u202ed") == "a[31m\tb\ncd"

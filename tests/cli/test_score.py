@@ -1,14 +1,17 @@
 """`evovlm score` on pico models."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from evovlm.cli.app import app
-from evovlm.errors import BrokenCheckpoint, ModelNotFound, OutputExists, PickledWeights, TaskError
+from evovlm.errors import BrokenCheckpoint, ConfigError, ModelNotFound, OutputExists, PickledWeights, TaskError
+from tests.cli.conftest import Command
 from tests.pico import pico_llm, pico_vlm
 
 
@@ -67,14 +70,23 @@ def test_the_table_has_a_row_per_task_and_tag(models: Path, problems: Path) -> N
         assert part in result.stdout
 
 
-def test_save_writes_every_answer_once(models: Path, problems: Path, tmp_path: Path) -> None:
-    saved = tmp_path / "answers.jsonl"
+def answers(saved: Path) -> list[dict[str, object]]:
+    """Return the saved rows of the first model and task."""
+    (file,) = saved.glob("1-*.1-*.jsonl")
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_save_keeps_every_answer_once(models: Path, problems: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "answers"
     assert run_words(models / "base", problems, "--limit", "2", "--save", saved).exit_code == 0
-    rows = [json.loads(line) for line in saved.read_text(encoding="utf-8").splitlines()]
+    rows = answers(saved)
     assert [row["id"] for row in rows] == ["p0", "p1"]
-    assert {"question", "references", "text", "extracted", "score"} <= set(rows[0])
-    refused = run_words(models / "base", problems, "--save", saved)
+    assert {"question", "references", "text", "extracted", "score", "gate", "unscored"} <= set(rows[0])
+    refused = run_words(models / "base", problems, "--limit", "2", "--save", saved)
     assert isinstance(refused.exception, OutputExists)
+    again = run_words(models / "base", problems, "--limit", "2", "--save", saved, "--resume", "--json")
+    assert json.loads(again.stdout)["word_problems_ja"]["n"] == 2
+    assert isinstance(run_words(models / "base", problems, "--resume").exception, ConfigError)
 
 
 def test_a_recipe_is_merged_in_memory(models: Path, problems: Path, tmp_path: Path) -> None:
@@ -85,10 +97,87 @@ def test_a_recipe_is_merged_in_memory(models: Path, problems: Path, tmp_path: Pa
         "method: task_arithmetic\nparameters: {math: {weight: 1.0}}\n",
         encoding="utf-8",
     )
-    whole = run_words(models / "math", problems, "--save", tmp_path / "math.jsonl")
-    merged = run_words(recipe, problems, "--save", tmp_path / "merged.jsonl")
-    assert whole.exit_code == merged.exit_code == 0, merged.output
-    assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "math.jsonl").read_bytes()
+    result = run(
+        *(models / "math", recipe, "--task", "word_problems_ja", "--data", f"word_problems_ja={problems}"),
+        *("--save", tmp_path / "saved", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    math, merged = sorted((tmp_path / "saved").glob("*.jsonl"))
+    assert merged.read_bytes() == math.read_bytes()
+    printed = json.loads(result.stdout)
+    assert set(printed["models"]) == {str(models / "math"), str(recipe)}
+    (comparison,) = printed["comparisons"]
+    assert (comparison["difference"], comparison["ties"], comparison["p_value"]) == (0.0, 3, 1.0)
+
+
+def test_ctrl_c_tells_the_command_that_goes_on(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ("score", models / "base", "--task", "word_problems_ja", "--data", f"word_problems_ja={problems}")
+    with monkeypatch.context() as pressed:
+        pressed.setattr("evovlm.evaluation.answering.generate", interrupt)
+        lost = evovlm(*arguments, "--device", "cpu")
+        stopped = evovlm(*arguments, "--device", "cpu", "--save", tmp_path / "my answers")
+    assert (lost.code, stopped.code, stopped.out) == (130, 130, "")
+    assert "--save" in lost.err
+    advice = stopped.err.strip().splitlines()[-1]
+    resumed = evovlm(*shlex.split(advice)[1:], "--json")
+    assert resumed.code == 0, resumed.err
+    assert json.loads(resumed.out)["word_problems_ja"]["n"] == 3
+
+
+def test_two_models_are_compared_and_several_tasks_named_at_once(models: Path, problems: Path) -> None:
+    names = ("word_problems_ja", "word_problems_en")
+    places = [part for name in names for part in ("--data", f"{name}={problems}")]
+    result = run(models / "base", models / "math", "--task", ",".join(names), *places)
+    assert result.exit_code == 0, result.output
+    for part in (*names, "accuracy, robust extractor, script gate", "accuracy, robust extractor, no gate"):
+        assert part in result.stdout
+    assert result.stdout.count("p = ") == 2
+    assert result.stdout.count("tied") == 2
+    twice = run(models / "base", "--task", "word_problems_ja,word_problems_ja")
+    assert isinstance(twice.exception, ConfigError)
+
+
+def test_what_has_no_number_is_counted_apart_with_its_reason(models: Path, problems: Path, tmp_path: Path) -> None:
+    silent = pico_llm(tmp_path / "silent")
+    tensors = load_file(silent / "model.safetensors")
+    tensors["lm_head.weight"].zero_()
+    save_file(tensors, silent / "model.safetensors", metadata={"format": "pt"})
+    told = run_words(silent, problems)
+    counted = json.loads(run_words(silent, problems, "--json").stdout)["word_problems_ja"]
+    assert (counted["score"], counted["unscored"], counted["reasons"]) == (0.0, 3, {"no number found": 3})
+    assert "3 of 3 unscored: no number found" in told.stdout
+    assert "unscored" not in run_words(models / "base", problems).stdout
+
+
+def test_a_task_of_the_harness_is_scored_beside_ours(
+    models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval", reason='needs the extra: pip install "evovlm[lm-eval]"')
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    task = tmp_path / "chosen.yaml"
+    task.write_text(
+        f"task: chosen\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {problems}}}}}\ntest_split: test\n"
+        "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: ['1', '2']\ndoc_to_target: 0\n"
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
+    name = f"lm_eval:{task}#acc,none"
+    arguments = ("--task", name, "--save", tmp_path / "saved")
+    told = run_words(models / "base", problems, *arguments)
+    assert told.exit_code == 0, told.output
+    assert "acc, filter none" in told.stdout
+    again = json.loads(run_words(models / "base", problems, *arguments, "--resume", "--json").stdout)
+    assert (again[name]["n"], again["word_problems_ja"]["n"]) == (3, 3)
+
+
+def test_a_decoding_is_chosen_by_name(models: Path, problems: Path) -> None:
+    refused = run_words(models / "base", problems, "--decoding", "fast").exception
+    assert isinstance(refused, TaskError)
+    assert "no decoding 'fast'" in str(refused)
 
 
 def test_what_the_user_can_mend_is_told(models: Path, problems: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice, score_model, task_score
 from evovlm.models.loading import load_model
-from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.scoring import SampleScore
 from evovlm.tasks.task import Sample, Split
 
@@ -17,7 +16,7 @@ def test_a_model_is_scored_on_every_task_with_its_answers_in_order(
 ) -> None:
     choices = [TaskChoice(name="word_problems_ja", data=problems), TaskChoice(name="emoji_ja", data=pictures)]
     scored = score_model(load_model(models / "vlm", device="cpu"), tasks=choices)
-    assert [each.task.name for each in scored] == ["word_problems_ja", "emoji_ja"]
+    assert [each.name for each in scored] == ["word_problems_ja", "emoji_ja"]
     assert [answer.sample.id for answer in scored[0].answers] == [f"p{number}" for number in range(6)]
     assert scored[1].score.n == 5
     assert all(each.tokens > 0 and set(each.seconds) == {"generate", "score"} for each in scored)
@@ -52,14 +51,14 @@ def test_means_keep_gated_ungated_and_japanese_apart() -> None:
     assert (means.score, means.ungated, means.japanese, means.n) == (0.25, 0.5, 0.5, 4)
 
 
-def test_a_choice_is_checked_without_a_model(problems: Path, tmp_path: Path) -> None:
-    TaskChoice(name="word_problems_ja", data=problems).check(Split.SEARCH)
+def test_a_task_is_opened_without_a_model(problems: Path, tmp_path: Path) -> None:
+    TaskChoice(name="word_problems_ja", data=problems).open(Split.SEARCH)
     with pytest.raises(TaskError, match="did you mean 'word_problems_ja'"):
-        TaskChoice(name="word_problem_ja").check(Split.SEARCH)
+        TaskChoice(name="word_problem_ja").open(Split.SEARCH)
     with pytest.raises(TaskError, match=r"nowhere\.jsonl"):
-        TaskChoice(name="word_problems_ja", data=tmp_path / "nowhere.jsonl").check(Split.SEARCH)
+        TaskChoice(name="word_problems_ja", data=tmp_path / "nowhere.jsonl").open(Split.SEARCH)
     with pytest.raises(TaskError, match="no split 'report'"):
-        TaskChoice(name="gsm8k_ja", data=problems).check(Split.REPORT)
+        TaskChoice(name="gsm8k_ja", data=problems).open(Split.REPORT)
 
 
 def _scored(rows: list[tuple[str, set[str], float]]) -> ScoredTask:
@@ -71,4 +70,4 @@ def _scored(rows: list[tuple[str, set[str], float]]) -> ScoredTask:
         )
         for name, tags, score in rows
     )
-    return ScoredTask(task=get_task("emoji_ja"), answers=answers, tokens=3, seconds={})
+    return ScoredTask(name="emoji_ja", measured="rouge_l_ja", gate=None, answers=answers, tokens=3, seconds={})

@@ -9,7 +9,7 @@ import torch
 
 from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation import evaluator as evaluator_module
-from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice, score_model
+from evovlm.evaluation.answering import PreparedSamples, ScoredTask, TaskChoice, score_model
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.resident import load_merged
 from evovlm.merging.writer import write_checkpoint
@@ -68,7 +68,7 @@ def test_the_resident_candidate_answers_as_the_written_checkpoint_does(
     write_checkpoint(candidate, tmp_path / "merged")
     written = score_model(load_model(tmp_path / "merged", device="cpu"), tasks=choices, split=Split.SEARCH)
     assert texts(written) == resident
-    assert {each.task.name: each.score for each in written} == dict(evaluation.scores)
+    assert {each.name: each.score for each in written} == dict(evaluation.scores)
     assert any(text for task in resident for text in task)
 
 
@@ -170,10 +170,10 @@ def test_running_out_of_memory_is_a_failure(
     merge = template(models)
     evaluator = Evaluator.open(merge, tasks=[problem_choice(problems)], device="cpu")
 
-    def run_out(*_: object) -> None:
+    def run_out(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(PreparedTask, "answer", run_out)
+    monkeypatch.setattr(PreparedSamples, "answer", run_out)
     outcome = evaluator.evaluate(recipe(merge, 0.5, 0.5))
     assert isinstance(outcome, Failure)
     assert outcome.kind == "out_of_memory"
@@ -186,10 +186,10 @@ def test_an_error_of_the_program_is_no_failure_of_the_candidate(
     merge = template(models)
     evaluator = Evaluator.open(merge, tasks=[problem_choice(problems)], device="cpu")
 
-    def break_down(*_: object) -> None:
+    def break_down(*_: object, **__: object) -> None:
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(PreparedTask, "answer", break_down)
+    monkeypatch.setattr(PreparedSamples, "answer", break_down)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         evaluator.evaluate(recipe(merge, 0.5, 0.5))
 

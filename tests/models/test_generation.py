@@ -156,9 +156,7 @@ def test_the_steps_of_a_gpu_give_the_same_answers(tmp_path: Path, family: str, n
     expected = stock_greedy(loaded, prompts, max_new_tokens=24, stop_ids=set(stops))
     room = max(len(prompt.ids) for prompt in prompts) + 24
     with torch.inference_mode(), packed_attention(backbone):
-        steps = DeviceRunner(
-            backbone, shape_of(backbone), n_slots=n_slots, room=room, image_token=None, shared=prompts[0].ids[:1]
-        )
+        steps = DeviceRunner(backbone, shape_of(backbone), n_slots=n_slots, room=room, shared=prompts[0].ids[:1])
         found = dict(decode(steps, dict(enumerate(prompts)), ending=Ending(max_new_tokens=24, stop_ids=stops)))
     assert [found[number] for number in range(len(prompts))] == expected
 
@@ -177,6 +175,26 @@ def test_what_all_prompts_begin_with_is_read_once(llm: LoadedModel, monkeypatch:
     assert generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2}) == expected
     assert read[0] == 9
     assert read[1] == sum(len(prompt.ids) - 9 for prompt in prompts)
+
+
+@pytest.mark.parametrize("kind", [CpuRunner, DeviceRunner])
+def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
+    llm: LoadedModel, kind: type[CpuRunner | DeviceRunner]
+) -> None:
+    prompts = prompts_for(llm)
+    plain, penalised = (
+        generate_stock(llm, prompts, decoding=Decoding(max_new_tokens=24, repetition_penalty=penalty), stop_ids={2})
+        for penalty in (1.0, 1.5)
+    )
+    assert plain != penalised
+    backbone, room = Backbone.of(llm), max(len(prompt.ids) for prompt in prompts) + 24
+    with torch.inference_mode(), packed_attention(backbone):
+        steps = kind(backbone, shape_of(backbone), n_slots=2, room=room, shared=prompts[0].ids[:1], penalty=1.5)
+        ending = Ending(max_new_tokens=24, stop_ids=frozenset({2}))
+        found = dict(decode(steps, dict(enumerate(prompts)), ending=ending))
+    assert [found[number] for number in range(len(prompts))] == penalised
+    texts = generate(llm, prompts, decoding=Decoding(max_new_tokens=24, repetition_penalty=1.5)).texts
+    assert texts == tuple(llm.tokenizer.decode(row, skip_special_tokens=True).strip() for row in penalised)
 
 
 def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

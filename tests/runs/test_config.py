@@ -187,3 +187,12 @@ def test_the_demo_s_configs_are_all_shipped() -> None:
     assert {path.stem for path in SHIPPED} >= {"demo-evollm", "demo-evovlm", "demo-both"}
     both = yaml.safe_load(next(path for path in SHIPPED if path.stem == "demo-both").read_text(encoding="utf-8"))
     assert {task["name"] for task in both["tasks"]} == {"emoji_ja", "word_problems_ja"}
+
+
+def test_a_task_of_the_harness_is_named_from_anywhere(write_config: WriteConfig, tmp_path: Path) -> None:
+    tasks = [{"name": "lm_eval:my/task.yaml#acc,none"}, {"name": "lm_eval:gsm8k#exact_match"}]
+    path = write_config({"tasks": tasks})
+    resolved = load_config(path).resolved(relative_to=path.parent)
+    names = [task.name for task in resolved.tasks]
+    assert names == [f"lm_eval:{path.parent.resolve() / 'my' / 'task.yaml'}#acc,none", "lm_eval:gsm8k#exact_match"]
+    assert resolved.resolved(relative_to=tmp_path / "elsewhere").as_mapping() == resolved.as_mapping()

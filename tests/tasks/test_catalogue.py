@@ -13,7 +13,7 @@ from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.emoji_pictures import PictureSpec
 from evovlm.tasks.gates import GATES
 from evovlm.tasks.metrics import METRICS
-from evovlm.tasks.prompts import PROMPTS, SLOT, ask
+from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS
 from evovlm.tasks.task import Sample, Split, Task, parse_split
 from tests.tasks.public_data import public_file
 
@@ -24,10 +24,6 @@ PICTURE = {
 }
 
 
-def asked(question: str) -> Sample:
-    return Sample(id="1", question=question, references=("1",))
-
-
 def write_lines(path: Path, *rows: object) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -35,33 +31,15 @@ def write_lines(path: Path, *rows: object) -> Path:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_every_row_names_a_prompt_and_a_metric_that_exist(task: Task) -> None:
-    assert task.prompt in PROMPTS
+    assert task.prompt in PROMPTS or task.prompt == CHAT
     assert task.scoring.metric in METRICS
     assert task.scoring.gate is None or task.scoring.gate in GATES
     assert task.scoring.extractor in EXTRACTORS
     assert task.splits
-    assert task.needs_images == ("<image>" in PROMPTS[task.prompt])
-
-
-@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=list(PROMPTS))
-def test_every_prompt_has_one_slot(prompt: str) -> None:
-    assert prompt.count(SLOT) == 1
-
-
-def test_a_question_with_braces_goes_into_the_prompt_as_it_is() -> None:
-    assert ask("zoo-problem-ja", asked("{input} と {x}")).text == "問題: {input} と {x}\n答え:"
-
-
-def test_an_unknown_prompt_is_an_error() -> None:
-    with pytest.raises(TaskError, match="The prompts are: chat, heron"):
-        ask("herron", asked(""))
-
-
-def test_the_prompt_of_the_paper() -> None:
-    assert ask("ja-alpaca-cot", asked("問い")).text == (
-        "以下に、あるタスクを説明する指示があります。リクエストを適切に完了するための回答を日本語で記述してください。"
-        "一歩一歩考えましょう。\n\n### 指示:\n問い\n\n### 応答:"
-    )
+    assert task.prompt == CHAT or task.needs_images == (PLACE in PROMPTS[task.prompt])
+    assert task.is_local == (task.hub_id is None and task.licence is None)
+    assert set(task.sizes) <= task.splits
+    assert all(task.decoding_named(name) == cheaper for name, cheaper in task.cheaper.items())
 
 
 def test_a_misspelt_task_is_told_the_closest() -> None:
@@ -83,7 +61,7 @@ def test_the_hub_is_asked_only_when_it_must_be(monkeypatch: pytest.MonkeyPatch) 
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
-    for name, split in (("mgsm_ja", Split.REPORT), ("ja_vg_vqa", Split.SEARCH)):
+    for name, split in (("gsm8k", Split.REPORT), ("ja_vg_vqa", Split.SEARCH)):
         with pytest.raises(TaskError, match=r"no network[\s\S]*--data TASK=PATH"):
             get_task(name).samples(split)
 
@@ -105,8 +83,8 @@ def test_a_limit_takes_the_first(tmp_path: Path) -> None:
     task = get_task("gsm8k_ja")
     both = task.samples(Split.SEARCH, data=path)
     assert both == (
-        Sample(id="0001", question="一つ目", references=("1",)),
-        Sample(id="0002", question="二つ目", references=("1200",)),
+        Sample(id="0001", question="一つ目", references=("1",), origin="gsm8k-test/250"),
+        Sample(id="0002", question="二つ目", references=("1200",), origin="gsm8k-test/251"),
     )
     assert task.samples(Split.SEARCH, data=path, limit=1) == both[:1]
     assert task.samples(Split.SEARCH, data=path, limit=9) == both
@@ -122,35 +100,15 @@ def test_json_lines_and_parquet_hold_the_hub_columns(tmp_path: Path) -> None:
     row = {"question": "一行目\u2028二行目", "answer": "三", "answer_number": 3}
     lines = write_lines(tmp_path / "a.jsonl", row)
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "b.parquet")
-    expected = (Sample(id="0001", question="一行目\u2028二行目", references=("3",)),)
+    expected = (Sample(id="0001", question="一行目\u2028二行目", references=("3",), origin="gsm8k-test/250"),)
     assert get_task("gsm8k_ja").samples(Split.SEARCH, data=lines) == expected
     assert get_task("gsm8k_ja").samples(Split.SEARCH, data=tmp_path / "b.parquet") == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.jsonl", '{"question": "三?"}', "row 1: there is no 'answer_number'"),
-        ("a.jsonl", "{", "a.jsonl:1: is not JSON"),
-        ("a.jsonl", "[1]", "should be a JSON object"),
-        ("a.jsonl", "", "there are no samples"),
-        ("a.jsonl", '{"question": "三?", "answer_number": "三つ"}', "should be a number"),
-        ("a.tsv", "一つ\t1\t余り", "has 3 columns; 2 are needed"),
-        ("a.parquet", "not Parquet", "is not a Parquet file"),
-        ("a.txt", "三", "cannot be read"),
-    ],
-)
-def test_broken_data_is_named_with_its_place(tmp_path: Path, name: str, text: str, message: str) -> None:
-    path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(TaskError, match=message):
-        get_task("gsm8k_ja").samples(Split.SEARCH, data=path)
 
 
 def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TaskError, match="no such file or folder"):
         get_task("emoji_ja").samples(Split.SEARCH, data=tmp_path / "absent.jsonl")
-    monkeypatch.setattr("evovlm.tasks.rows.asset_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("evovlm.tasks.published.asset_path", lambda name: tmp_path / name)
     with pytest.raises(TaskError, match=r"word_problems_ja\.search\.jsonl.*make zoo"):
         get_task("word_problems_ja").samples(Split.SEARCH)
 
@@ -232,11 +190,21 @@ def test_what_datasets_saved_to_disk_is_read(tmp_path: Path) -> None:
         get_task("emoji_ja").samples(Split.REPORT, data=tmp_path / "both")
 
 
-def test_the_command_lists_every_task() -> None:
+def test_the_command_lists_every_task_with_sizes_and_sources() -> None:
     app = Typer()
     app.command()(tasks_command)
     table = CliRunner().invoke(app, [], env={"COLUMNS": "200"})
-    rows = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["--json"]).stdout)}
     assert table.exit_code == 0
-    assert [row["name"] for row in rows] == list(TASKS)
+    assert list(rows) == list(TASKS)
     assert all(name in table.stdout for name in TASKS)
+    assert "Trained on the data of ja_vg_vqa, ja_vg_vqa_all, stair_captions" in table.stdout
+    assert rows["word_problems_ja"]["samples"] == {
+        split.value: len(get_task("word_problems_ja").samples(split)) for split in (Split.SEARCH, Split.REPORT)
+    }
+    assert rows["gsm8k"]["samples"] == {"search": 7473, "report": 1319}
+    assert rows["jdocqa"]["samples"] == {"report": None}
+    assert (rows["gsm8k"]["hub_id"], rows["gsm8k"]["licence"]) == ("openai/gsm8k", "MIT")
+    assert rows["emoji_ja"]["cached"] is True
+    assert rows["stair_captions"]["contaminated"]
+    assert rows["mgsm_ja"]["decodings"] == ["search"]

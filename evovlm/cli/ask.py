@@ -1,0 +1,100 @@
+"""`evovlm ask MODEL "質問"`: one answer, as it is generated."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evovlm.evaluation.asking import Manner
+    from evovlm.models.loading import LoadedModel
+    from evovlm.tasks.task import Decoding
+
+
+def ask(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, zoo:NAME, or a recipe (YAML).")],
+    question: Annotated[
+        str | None, typer.Argument(help="What to ask; without it, each line of the standard input.")
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", "-i", help="A picture: a file or http(s) address; may be repeated.")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="chat, plain, or a named prompt; default: the model's chat template, or plain."),
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="The system message of a chat.")] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 512,
+    beams: Annotated[int, typer.Option("--beams", min=1, help="Beam search, with so many beams.")] = 1,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", min=0.01, help="Above 1 against repetition.")
+    ] = 1.0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,
+) -> None:
+    """Ask a model a question, about pictures too."""
+    from evovlm.cli.rendering import INTERRUPTED
+    from evovlm.errors import ConfigError
+    from evovlm.evaluation.asking import Manner, check_manner, open_pictures, usual_prompt
+    from evovlm.runs.scores import load_scored
+    from evovlm.tasks.task import Decoding
+
+    if question is None and sys.stdin.isatty():
+        raise ConfigError("there is no question. Give one behind the model, or questions on the standard input.")
+    decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
+    try:
+        pictures = open_pictures(image or [])
+        loaded = load_scored(model, device=device)
+        chosen = prompt or usual_prompt(loaded, model=model, pictures=bool(pictures))
+        manner = Manner(prompt=chosen, system=system, images=pictures)
+        check_manner(loaded, manner)
+        if prompt is None and chosen != "chat":
+            why = "the model has no chat template" if chosen == "plain" else "what the embedded models were trained on"
+            typer.echo(f"prompt: {chosen} ({why}; --prompt names another)", err=True)
+        for text in _questions(question):
+            _answer(loaded, text, manner=manner, decoding=decoding, as_json=as_json)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _questions(question: str | None) -> Iterator[str]:
+    if question is not None:
+        yield question
+        return
+    for line in sys.stdin:
+        if line.strip():
+            yield line.strip()
+
+
+def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "Decoding", as_json: bool) -> None:
+    from evovlm.cli.rendering import escape_controls, without_controls
+    from evovlm.evaluation.asking import answer_question
+
+    started = False
+
+    def tell(piece: str) -> None:
+        nonlocal started
+        shown = without_controls(piece)
+        shown = shown if started else shown.lstrip()
+        started = started or bool(shown)
+        sys.stdout.write(shown)
+        sys.stdout.flush()
+
+    began = time.perf_counter()
+    generated = answer_question(
+        loaded, manner.question(text), decoding=decoding, on_text=(lambda _: None) if as_json else tell
+    )
+    if not as_json:
+        typer.echo()
+        return
+    row = {
+        "question": text,
+        "answer": generated.texts[0],
+        "tokens": generated.tokens,
+        "seconds": round(time.perf_counter() - began, 4),
+    }
+    typer.echo(escape_controls(json.dumps(row, ensure_ascii=False)))

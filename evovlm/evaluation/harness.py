@@ -1,0 +1,261 @@
+"""Tasks of EleutherAI's lm-evaluation-harness (the extra `lm-eval`), asked of our loaded models.
+
+    lm_eval:gsm8k                                   a task that the harness ships, its first metric and filter
+    lm_eval:gsm8k#exact_match,flexible-extract      with this metric and filter
+    lm_eval:my-task.yaml#acc                        a task file of the harness
+
+Prompts, examples, filters and metrics are the harness's own; only the model is ours. A task file of the harness is a
+program: its templates and functions run. Name only files that you trust.
+"""
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from typing import Any
+
+from evovlm.errors import TaskError
+from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
+from evovlm.evaluation.batches import Batches, BatchLog
+from evovlm.models.loading import LoadedModel
+from evovlm.tasks.gates import GATES
+from evovlm.tasks.harness_name import HARNESS, HarnessName
+from evovlm.tasks.sample import Sample, Split
+from evovlm.tasks.scoring import SampleScore
+
+_INSTALL = 'pip install "evovlm[lm-eval]"'
+# The harness's own seed of the examples in a prompt.
+_EXAMPLES_SEED = 1234
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HarnessTask:
+    """A task of the harness with its requests built from one split; `metric` and `filter_name` make its score."""
+
+    name: str
+    metric: str
+    filter_name: str
+    limit: int | None
+    task: Any
+
+    @classmethod
+    def open(cls, choice: TaskChoice, split: Split) -> "HarnessTask":
+        """Load the task and its documents. Raises TaskError when there is no such task, split, metric or filter.
+
+        The report split is what the harness itself scores: the test documents, or the validation documents where there
+        are none. The search split is what else there is: validation, else training documents, none of them reported.
+        """
+        if choice.data is not None or choice.decoding is not None:
+            raise TaskError(f"{choice.name}: a harness task brings its own data and decoding; leave yours out.")
+        wanted = HarnessName.parse(choice.name)
+        task = _load_task(wanted)
+        if split is Split.SEARCH:
+            _keep_from_the_report(task, name=choice.name)
+        opened = cls(
+            name=choice.name,
+            metric=_chosen_metric(task, wanted.metric, name=choice.name),
+            filter_name=_chosen(
+                wanted.filter_name, [each.name for each in task._filters], what="filter", name=choice.name
+            ),
+            limit=choice.limit,
+            task=task,
+        )
+        opened._build_requests()
+        return opened
+
+    @property
+    def measured(self) -> str:
+        """Its metric and filter."""
+        return f"{self.metric}, filter {self.filter_name}"
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every request and how the task is scored."""
+        told = [self.measured, str(self.task.VERSION), [repr(each.args) for each in self.task.instances]]
+        return hashlib.blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()
+
+    def prepare(self, loaded: LoadedModel) -> "PreparedHarnessTask":
+        """Return the task for a model. Raises TaskError for one whose documents hold pictures or sounds."""
+        if getattr(self.task, "MULTIMODAL", False):
+            raise TaskError(f"{self.name}: its documents hold pictures or sounds. Name a harness task of text alone.")
+        from evovlm.evaluation.harness_model import Encoder
+
+        return PreparedHarnessTask(opened=self, encoder=Encoder.of(loaded))
+
+    def _build_requests(self) -> None:
+        """Build the requests as the harness does, but once: nothing in them depends on the model."""
+        if self.task.get_config("num_fewshot") is None:
+            self.task.set_config(key="num_fewshot", value=0)
+        self.task.set_fewshot_seed(seed=_EXAMPLES_SEED)
+        # Its progress bar is for building alone, and cannot be switched off.
+        with redirect_stderr(io.StringIO()):
+            self.task.build_all_requests(limit=self.limit, rank=0, world_size=1)
+
+        def forget_answers(**_: object) -> None:
+            for instance in self.task.instances:
+                instance.resps, instance.filtered_resps = [], {}
+
+        self.task.build_all_requests = forget_answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedHarnessTask:
+    """A harness task and the token ids of its requests for one model."""
+
+    opened: HarnessTask
+    encoder: Any
+
+    @property
+    def name(self) -> str:
+        """What the task was asked for as."""
+        return self.opened.name
+
+    def answer(self, loaded: LoadedModel, *, log: BatchLog | None = None) -> ScoredTask:
+        """Have the harness evaluate the model. Raises FloatingPointError when the logits are not finite."""
+        from lm_eval.evaluator import evaluate
+
+        from evovlm.evaluation.harness_model import HarnessModel
+
+        batches = Batches(log=log, device=loaded.device)
+        model = HarnessModel(loaded, encoder=self.encoder, batches=batches)
+        task = self.opened.task
+        found = evaluate(
+            lm=model, task_dict={"tasks": {task.task_name: task}}, limit=self.opened.limit, bootstrap_iters=0
+        )
+        rows = [row for row in found["samples"][task.task_name] if row["filter"] == self.opened.filter_name]
+        answers = tuple(self._answer(row) for row in sorted(rows, key=lambda row: int(row["doc_id"])))
+        return ScoredTask(
+            name=self.name,
+            measured=self.opened.measured,
+            gate=None,
+            answers=answers,
+            tokens=batches.tokens,
+            seconds={"generate": batches.seconds, "score": 0.0},
+        )
+
+    def _answer(self, row: Mapping[str, Any]) -> Answer:
+        text = _said(row)
+        value = self._value(row)
+        filtered = row["filtered_resps"][0]
+        score = SampleScore(
+            score=value,
+            ungated=value,
+            japanese=GATES["script"].passes(text),
+            extracted=filtered if isinstance(filtered, str) else None,
+        )
+        question = str(row["arguments"][0][0])
+        return Answer(
+            sample=Sample(id=str(row["doc_id"]), question=question, references=(str(row["target"]),)),
+            text=text,
+            score=score,
+        )
+
+    def _value(self, row: Mapping[str, Any]) -> float:
+        value = row.get(self.opened.metric)
+        if isinstance(value, (int, float)) and 0 <= value <= 1:
+            return float(value)
+        raise TaskError(
+            f"{self.name}: document {row['doc_id']} has {value!r} for {self.opened.metric}, and a score is a number "
+            "from 0 to 1.\n    Choose another metric: lm_eval:NAME#METRIC."
+        )
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """Return what the model generated, or the choice that it finds likeliest."""
+    answers = [answers[0] for answers in row["resps"]]
+    if isinstance(answers[0], str):
+        return answers[0]
+    if not isinstance(answers[0], Sequence):
+        return ""
+    best = max(range(len(answers)), key=lambda index: float(answers[index][0]))
+    return str(row["arguments"][best][1]).strip()
+
+
+def _load_task(name: HarnessName) -> Any:
+    spec = name.spec
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise TaskError(
+            f"{HARNESS}{spec}: the lm-evaluation-harness is not installed.\n    Install it: {_INSTALL}"
+        ) from error
+    from datasets.exceptions import DatasetGenerationError
+    from jinja2 import TemplateError
+    from yaml import YAMLError
+
+    # It tells of its defaults as warnings, once a document.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    is_file = name.file is not None
+    if name.file is not None and not name.file.is_file():
+        raise TaskError(f"{HARNESS}{spec}: there is no such file.")
+    try:
+        manager = TaskManager(include_defaults=not is_file)
+        if not is_file and spec not in manager.all_tasks:
+            raise TaskError(f"{HARNESS}{spec}: the harness has no such task. `lm_eval ls tasks` lists them.")
+        tasks = manager.load([spec])["tasks"]
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, IndexError),
+        *(YAMLError, TemplateError, DatasetGenerationError),
+    ) as error:
+        raise TaskError(
+            f"{HARNESS}{spec}: the harness cannot load it ({type(error).__name__}: {error}).\n"
+            "    Mend the file, or see to the data that it names."
+        ) from error
+    if len(tasks) != 1:
+        members = ", ".join(sorted(tasks)[:8])
+        raise TaskError(f"{HARNESS}{spec}: is a group of {len(tasks)} tasks. Name its tasks: {members} ...")
+    return next(iter(tasks.values()))
+
+
+def _keep_from_the_report(task: Any, *, name: str) -> None:
+    """Let the task score documents that are not reported, and take its examples from there too.
+
+    Raises TaskError when there are none.
+    """
+    config = task.config
+    reported_split = config.test_split or config.validation_split
+    unseen = (config.validation_split, config.training_split)
+    others = [split for split in unseen if split is not None and split != reported_split]
+    if not others:
+        raise TaskError(
+            f"{name}: has only its report split '{reported_split}', which no search may see.\n"
+            "    Name a task with a validation_split or training_split of its own, and score the winner on this one."
+        )
+    reported = {_told(doc) for doc in task.eval_docs}
+    # The harness scores test documents, and leaves a scored document out of its own examples if they are of one split.
+    config.test_split = others[0]
+    shots = task.fewshot_cfg
+    if shots.split == reported_split and config.num_fewshot:
+        raise TaskError(f"{name}: its examples are report documents ('{reported_split}'), which no search may see.")
+    if shots.split is None and shots.samples is None:
+        shots.split = config.training_split or config.validation_split
+    if not task.has_test_docs() or any(_told(doc) in reported for doc in task.eval_docs):
+        raise TaskError(f"{name}: its split '{others[0]}' holds documents of the report split '{reported_split}'.")
+
+
+def _told(doc: object) -> str:
+    return json.dumps(doc, sort_keys=True, default=repr)
+
+
+def _chosen_metric(task: Any, wanted: str, *, name: str) -> str:
+    """Return the metric of that name, or the task's first. Raises TaskError unless it is a mean over documents."""
+    from lm_eval.api.metrics import mean
+
+    metric = _chosen(wanted, list(task.aggregation()), what="metric", name=name)
+    if task.aggregation()[metric] is not mean or not task.higher_is_better().get(metric, True):
+        raise TaskError(
+            f"{name}: {metric} is no mean over documents of which more is better, as a score must be.\n"
+            f"    Choose another: lm_eval:NAME#METRIC with one of {', '.join(task.aggregation())}."
+        )
+    return metric
+
+
+def _chosen(wanted: str, there: Sequence[str], *, what: str, name: str) -> str:
+    if not there:
+        raise TaskError(f"{name}: the task has no {what}.")
+    if wanted and wanted not in there:
+        raise TaskError(f"{name}: the task has no {what} '{wanted}', only: {', '.join(there)}.")
+    return wanted or there[0]

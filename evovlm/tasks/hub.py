@@ -1,0 +1,163 @@
+"""Rows of a data set of the hub, through `datasets`; texts are read at once, pictures stay on disk until needed.
+
+Offline (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE, which `datasets` reads at its import) `datasets` gives the last version
+of a set that its cache holds, whatever revision is asked for; a pinned commit is therefore checked.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from evovlm.errors import TaskError
+from evovlm.tasks.pictures import StoredPicture
+from evovlm.tasks.row import Row
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSplit:
+    """One split of a data set of the hub; `revision` is a branch, tag or commit.
+
+    With `folder` it is the Parquet files in `folder/split` of the repository, instead of what the set declares.
+    """
+
+    id: str
+    split: str
+    config: str | None = None
+    folder: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{self.id}{revision} ({', '.join(filter(None, (self.config, self.folder, self.split)))})"
+
+
+def hub_rows(place: HubSplit, *, cached: bool = False) -> Iterator[Row]:
+    """Yield the rows of a split; with `cached` what an earlier load has left, without asking the hub.
+
+    Raises TaskError, saying what can be done, when it cannot be had.
+    """
+    import datasets
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub import constants, errors
+
+    # The HTTP library below huggingface_hub changes its name between versions; its base error is there under this one.
+    network: type[Exception] = vars(errors)["HTTPError"]
+    try:
+        table = _table(place, cached=cached)
+    except (OSError, ValueError, RuntimeError, DatasetsError, network) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        source = "the hub's cache" if cached else "the hub"
+        raise TaskError(
+            f"The data set {place} could not be had from {source}: {first_line}\n"
+            "    Check the connection and the name; or name a local copy (`--data TASK=PATH`: a file or folder of the "
+            "same columns)\n    or a copy on the hub (`--data TASK=hub:ID@REVISION`). What was loaded once is served "
+            f"from {datasets.config.HF_DATASETS_CACHE}, without a network too (HF_HUB_OFFLINE=1)."
+        ) from error
+    _check_commit(place, table)
+    # Pictures that a table names by path were put into one of the two caches.
+    caches = os.path.commonpath([constants.HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE)])
+    yield from table_rows(table, where=str(place), folder=Path(caches))
+
+
+def is_cached(hub_id: str) -> bool:
+    """Say whether data of this set has been loaded before."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+    from huggingface_hub import constants
+
+    owner, _, name = hub_id.rpartition("/")
+    loaded = Path(datasets.config.HF_DATASETS_CACHE) / "___".join(filter(None, (owner, camelcase_to_snakecase(name))))
+    fetched = Path(constants.HF_HUB_CACHE) / f"datasets--{hub_id.replace('/', '--')}" / "snapshots"
+    return any(loaded.glob("*/*/*/dataset_info.json")) or any(fetched.rglob("*.parquet"))
+
+
+def table_rows(table: Any, *, where: str, folder: Path) -> Iterator[Row]:
+    """Yield the rows of a `datasets` table; pictures that it names by path lie inside `folder`."""
+    pictures = [name for name, feature in table.features.items() if _holds_pictures(feature)]
+    counts = {column: _counts(table, column) for column in pictures}
+    texts = table.remove_columns(pictures).with_format("arrow")
+    batches = (texts[start : start + _BATCH].to_pylist() for start in range(0, len(table), _BATCH))
+    for index, cells in enumerate(chain.from_iterable(batches)):
+        place = f"{where}, row {index + 1}"
+        found = {
+            column: _stored(table, index, column, count=counts[column][index], where=place, folder=folder)
+            for column in pictures
+        }
+        yield Row(cells={**cells, **found}, where=place, folder=folder)
+
+
+def _stored(table: Any, index: int, column: str, *, count: int | None, where: str, folder: Path) -> object:
+    def at(position: int | None) -> StoredPicture:
+        return StoredPicture(table=table, index=index, column=column, position=position, where=where, folder=folder)
+
+    if not hasattr(table.features[column], "feature"):
+        return at(None) if count else None
+    return None if count is None else [at(position) for position in range(count)]
+
+
+def _table(place: HubSplit, *, cached: bool) -> Any:
+    import datasets
+
+    if place.folder is not None:
+        files = _parquet_files(place, cached=cached)
+        return datasets.load_dataset("parquet", data_files={place.split: files}, split=place.split)
+    if cached:
+        return _cached_table(place)
+    return datasets.load_dataset(place.id, place.config, split=place.split, revision=place.revision)
+
+
+def _parquet_files(place: HubSplit, *, cached: bool) -> list[str]:
+    # `datasets` does not find in its cache what it has read from a folder of a repository; huggingface_hub does.
+    from huggingface_hub import snapshot_download
+
+    pattern = f"{place.folder}/{place.split}/*.parquet"
+    root = snapshot_download(
+        place.id, repo_type="dataset", revision=place.revision, allow_patterns=pattern, local_files_only=cached
+    )
+    files = sorted(map(str, Path(root).glob(pattern)))
+    if not files:
+        raise FileNotFoundError(f"there is no {pattern} in it")
+    return files
+
+
+def _cached_table(place: HubSplit) -> Any:
+    from datasets.packaged_modules.cache.cache import Cache
+
+    name = place.id.rpartition("/")[2]
+    builder = Cache(repo_id=place.id, dataset_name=name, config_name=place.config, version="auto", hash="auto")
+    return builder.as_dataset(split=place.split)
+
+
+def _check_commit(place: HubSplit, table: Any) -> None:
+    if place.folder is not None or place.revision is None or not _COMMIT.fullmatch(place.revision):
+        return
+    commits = {Path(file["filename"]).parent.name for file in table.cache_files}
+    if commits and place.revision not in commits:
+        raise TaskError(
+            f"The data set {place}: the hub cannot be asked, and the cache holds {', '.join(sorted(commits))} instead. "
+            "Load that commit once with a network, or name the one that is there."
+        )
+
+
+def _holds_pictures(feature: Any) -> bool:
+    import datasets
+
+    return isinstance(getattr(feature, "feature", feature), datasets.Image)
+
+
+def _counts(table: Any, column: str) -> list[int | None]:
+    """Return how many pictures each row has in a column: of a list its length, else 1; None where the cell is empty."""
+    import pyarrow.compute  # type: ignore[import-untyped]
+
+    cells = table.with_format("arrow").select_columns([column])[:][column]
+    if hasattr(table.features[column], "feature"):
+        lengths: list[int | None] = pyarrow.compute.list_value_length(cells).to_pylist()
+        return lengths
+    return [1 if is_there else None for is_there in cells.is_valid().to_pylist()]

@@ -1,0 +1,86 @@
+"""JMMMU: questions of college subjects in Japanese, with up to seven pictures each. Only reported on.
+
+{"id": "test_Music_1", "question": "<image 1> 音程はどれですか?", "options": "['長3度', '短3度', '完全4度', '完全5度']",
+ "answer": "A", "question_type": "multiple-choice", "image_1": {"bytes": ...}, "image_2": None, ..., "subfield": "..."}
+                                                 JMMMU/JMMMU: one config per subject, split test, 1320 questions
+"""
+
+import ast
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from evovlm.errors import TaskError
+from evovlm.tasks.prompts import SHORT_ANSWER
+from evovlm.tasks.published import Published
+from evovlm.tasks.row import Row
+from evovlm.tasks.sample import Sample, Split
+
+CULTURAL = ("Japanese_Art", "Japanese_Heritage", "Japanese_History", "World_History")
+"""The subjects made for Japan; the others are translated from MMMU."""
+
+SUBJECTS = (
+    *("Accounting", "Agriculture", "Architecture_and_Engineering", "Basic_Medical_Science", "Biology", "Chemistry"),
+    *("Clinical_Medicine", "Computer_Science", "Design", "Diagnostics_and_Laboratory_Medicine", "Economics"),
+    *("Electronics", "Energy_and_Power", "Finance", "Manage", "Marketing", "Materials", "Math"),
+    *("Mechanical_Engineering", "Music", "Pharmacy", "Physics", "Psychology", "Public_Health"),
+    *CULTURAL,
+)
+DATA = Published(hub_id="JMMMU/JMMMU", configs=SUBJECTS, splits={Split.REPORT: "test"})
+_PICTURES = tuple(f"image_{number}" for number in range(1, 8))
+_KINDS = ("multiple-choice", "open")
+
+
+def load_kind(split: Split, data: Path | None, *, kind: str) -> tuple[Sample, ...]:
+    """Return the questions of a kind, multiple-choice or open. Raises TaskError for data that is missing or broken.
+
+    The tags say of which subject a question is, as far as its id does, and whether it was made for Japan.
+    """
+    samples = (_sample(row) for row in DATA.rows(split, data) if _kind(row) == kind)
+    return DATA.checked(samples, split=split, data=data)
+
+
+def _kind(row: Row) -> str:
+    kind = row.text("question_type")
+    if kind not in _KINDS:
+        raise TaskError(f"{row.where}: 'question_type' should be {' or '.join(_KINDS)}, and is {kind!r}. Correct it.")
+    return kind
+
+
+def _sample(row: Row) -> Sample:
+    is_open = _kind(row) == "open"
+    question = row.text("question")
+    return Sample(
+        id=row.text("id"),
+        question=f"{question}\n\n{SHORT_ANSWER}" if is_open else question,
+        references=_answers(row) if is_open else (row.text("answer").strip(),),
+        images=row.pictures(_PICTURES),
+        choices=() if is_open else _listed(row, "options"),
+        tags=frozenset(_tags(row.text("id"))),
+    )
+
+
+def _tags(question_id: str) -> Iterator[str]:
+    subject = next((subject for subject in SUBJECTS if subject in question_id), None)
+    if subject is not None:
+        yield subject
+        yield "made-for-japan" if subject in CULTURAL else "translated"
+
+
+def _answers(row: Row) -> tuple[str, ...]:
+    """Return what an open question takes for right: one answer, or a list written as text."""
+    text = row.text("answer").strip()
+    return _listed(row, "answer") if text.startswith("[") else (text,)
+
+
+def _listed(row: Row, column: str) -> tuple[str, ...]:
+    value = row.value(column)
+    try:
+        listed = ast.literal_eval(value) if isinstance(value, str) else value
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise TaskError(f"{row.where}: '{column}' should be a list written as text, and is {value!r:.80}.") from error
+    return Row(cells={column: listed}, where=row.where).texts(column)
+
+
+load = partial(load_kind, kind="multiple-choice")
+load_open = partial(load_kind, kind="open")

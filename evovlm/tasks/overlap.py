@@ -1,0 +1,90 @@
+"""Finds what a search would see of the samples that its winner is reported on.
+
+Three ways to be the same: the same question of a published set, whatever its language (`origin`); the same words, for
+questions without a picture; the same picture, byte for byte. Pictures that only look alike are not found here.
+"""
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from evovlm.tasks.pictures import content_key
+from evovlm.tasks.sample import Sample
+
+MOST_PICTURES = 5000
+"""Of sets with more, pictures are not compared: reading them would take longer than a search waits."""
+
+_N_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """What two sets share: `kind` is "origins", "questions" or "pictures".
+
+    `count` samples of the report are affected; `examples` are a few pairs of ids, of the search and of the report.
+    """
+
+    kind: str
+    count: int
+    examples: tuple[tuple[str, str], ...]
+
+    def message(self, *, search: str, report: str) -> str:
+        """Return what to tell the user; `search` and `report` say which sets these are."""
+        pairs = ", ".join(f"{seen} = {reported}" for seen, reported in self.examples)
+        return (
+            f"{search} shows a search {self.count} of the samples that {report} reports on ({_MEANING[self.kind]}): "
+            f"{pairs}{', ...' if self.count > len(self.examples) else ''}. A score on {report} would flatter the "
+            "winner: search on other samples, or report on other ones."
+        )
+
+
+_MEANING: Mapping[str, str] = {
+    "origins": "the same questions, perhaps in another language",
+    "questions": "the same words",
+    "pictures": "the same pictures",
+}
+
+
+def overlaps(search: Sequence[Sample], report: Sequence[Sample]) -> tuple[Overlap, ...]:
+    """Return what the samples of a search share with those of a report, none for nothing.
+
+    Raises TaskError when a picture cannot be read.
+    """
+    kinds: list[tuple[str, Callable[[Sample], Iterable[str]]]] = [("origins", _origin), ("questions", _question)]
+    if are_few(search) and are_few(report):
+        kinds.append(("pictures", _pictures))
+    found = (_shared(kind, keys, search, report) for kind, keys in kinds)
+    return tuple(overlap for overlap in found if overlap is not None)
+
+
+def are_few(samples: Sequence[Sample]) -> bool:
+    """Say whether the pictures of these samples are few enough to be compared."""
+    return sum(len(sample.images) for sample in samples) <= MOST_PICTURES
+
+
+def _shared(
+    kind: str, keys: Callable[[Sample], Iterable[str]], search: Sequence[Sample], report: Sequence[Sample]
+) -> Overlap | None:
+    seen = {key: sample.id for sample in reversed(search) for key in keys(sample)}
+    pairs = [(seen[key], sample.id) for sample in report if (key := next((k for k in keys(sample) if k in seen), None))]
+    return Overlap(kind=kind, count=len(pairs), examples=tuple(pairs[:_N_EXAMPLES])) if pairs else None
+
+
+def _origin(sample: Sample) -> Iterable[str]:
+    return () if sample.origin is None else (sample.origin,)
+
+
+def _question(sample: Sample) -> Iterable[str]:
+    # "What is this?" is asked of many pictures; there the picture tells.
+    return () if sample.images else (normalised(sample.question),)
+
+
+def _pictures(sample: Sample) -> Iterable[str]:
+    return map(content_key, sample.images)
+
+
+def normalised(question: str) -> str:
+    """Return a question's letters, digits and signs alone: without widths, case, spaces and punctuation."""
+    plain = unicodedata.normalize("NFKC", question).casefold()
+    kept = "".join(letter for letter in plain if unicodedata.category(letter)[0] not in "PZC")
+    return kept or plain

@@ -1,0 +1,86 @@
+"""Where a published data set lies: on the hub, in its cache, or in a local copy of the same columns.
+
+`--data TASK=PATH` names a copy, `--data TASK=hub:ID@REVISION` another one on the hub (either part may be left out), and
+`--data TASK=cached:` what was loaded before, without asking the hub.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evovlm.assets import asset_path
+from evovlm.errors import TaskError
+from evovlm.tasks.files import read_files
+from evovlm.tasks.hub import HubSplit, hub_rows
+from evovlm.tasks.row import Row
+from evovlm.tasks.sample import Sample, Split, check_samples
+
+CACHED = Path("cached:")
+"""In place of a path: the hub's cache alone."""
+
+_HUB = "hub:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A published data set: its id, its own name for each split that a task has, its configs (all are read).
+
+    `folder` and `revision` say which part of the repository is read. A set that is not on the hub has `elsewhere`,
+    where to get it. `columns` are those of a table without a header, `parts` what its local files may be called.
+    """
+
+    hub_id: str | None
+    splits: Mapping[Split, str]
+    configs: tuple[str | None, ...] = (None,)
+    folder: str | None = None
+    revision: str | None = None
+    elsewhere: str = ""
+    columns: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    def rows(self, split: Split, data: Path | None) -> Iterator[Row]:
+        """Yield the rows of a split; `data` stands in for the usual place. Raises TaskError when there is none."""
+        if data is not None and data != CACHED and not is_on_hub(data):
+            parts = (split.value, self.splits[split], *self.parts)
+            yield from read_files(data, columns=self.columns, parts=parts)
+            return
+        for place in self._places(split, data):
+            yield from hub_rows(place, cached=data == CACHED)
+
+    def _places(self, split: Split, data: Path | None) -> list[HubSplit]:
+        hub_id, folder, revision = self.hub_id, self.folder, self.revision
+        if data is not None and is_on_hub(data):
+            named, revision = hub_place(data)
+            # Another copy, or another revision of it, need not lie in the same folder.
+            hub_id, folder = named or hub_id, None
+        if hub_id is None:
+            raise TaskError(f"This data set is not on the hub: get it from {self.elsewhere} and name it by --data.")
+        configs = self.configs if folder is None else (None,)
+        return [
+            HubSplit(id=hub_id, config=config, split=self.splits[split], folder=folder, revision=revision)
+            for config in configs
+        ]
+
+    def checked(self, samples: Iterator[Sample], *, split: Split, data: Path | None) -> tuple[Sample, ...]:
+        """Return the samples. Raises TaskError when there are none or an id stands twice."""
+        where = str(data) if data not in (None, CACHED) else f"{self.hub_id} ({self.splits[split]})"
+        return check_samples(tuple(samples), where=where)
+
+
+def is_on_hub(data: Path | str) -> bool:
+    """Say whether `hub:ID@REVISION` is given in place of a path."""
+    return str(data).startswith(_HUB)
+
+
+def hub_place(data: Path | str) -> tuple[str, str | None]:
+    """Return the id and the revision of `hub:ID@REVISION`; an id left out is empty."""
+    named, _, revision = str(data).removeprefix(_HUB).partition("@")
+    return named, revision or None
+
+
+def embedded_file(name: str) -> Path:
+    """Return the embedded task file of that name. Raises TaskError when it has not been built."""
+    path = asset_path(f"zoo/tasks/{name}.jsonl")
+    if not path.is_file():
+        raise TaskError(f"{path}: the embedded task data is not there. `make zoo` builds it; the wheel brings it.")
+    return path

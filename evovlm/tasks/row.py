@@ -1,0 +1,92 @@
+"""One row of a data set, which knows where it stands."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evovlm.errors import TaskError
+from evovlm.tasks.pictures import picture_from_cell
+from evovlm.tasks.sample import ImageSource, letter_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row's `cells` by column; `where` is its file and line, or the data set and the row's number.
+
+    Pictures that it names by their paths lie inside `folder`.
+    """
+
+    cells: Mapping[str, Any]
+    where: str
+    folder: Path | None = None
+
+    def get(self, column: str) -> Any:
+        """Return the value in a column, None when there is no such column or nothing in it."""
+        return self.cells.get(column)
+
+    def value(self, column: str) -> Any:
+        """Return the value in a column. Raises TaskError, naming the columns that there are, when there is none."""
+        value = self.cells.get(column)
+        if value is None:
+            found = ", ".join(map(str, self.cells)) or "nothing"
+            state = "is empty" if column in self.cells else "is missing"
+            raise TaskError(f"{self.where}: there is no '{column}' (it {state}); found {found}. Correct the data.")
+        return value
+
+    def text(self, column: str) -> str:
+        """Return the value in a column as text. Raises TaskError when there is none."""
+        return str(self.value(column))
+
+    def number(self, column: str) -> str:
+        """Return the number in a column as text without commas. Raises TaskError when there is none."""
+        return self.as_number(self.text(column), column)
+
+    def as_number(self, text: str, column: str) -> str:
+        """Return a number that stands in a column's text, without commas. Raises TaskError when it is none."""
+        number = text.strip().replace(",", "")
+        try:
+            float(number)
+        except ValueError as problem:
+            raise TaskError(f"{self.where}: '{column}' should be a number, and is {text!r}. Correct it.") from problem
+        return number
+
+    def texts(self, column: str) -> tuple[str, ...]:
+        """Return the list in a column as texts. Raises TaskError when there is none."""
+        value = self.value(column)
+        if not isinstance(value, (list, tuple)) or not value:
+            raise TaskError(f"{self.where}: '{column}' should be a list, and is {value!r:.80}. Correct it.")
+        return tuple(map(str, value))
+
+    def mappings(self, column: str) -> tuple[Mapping[str, Any], ...]:
+        """Return the list of structures in a column. Raises TaskError when there is none."""
+        value = self.value(column)
+        if isinstance(value, dict) and all(isinstance(each, list) for each in value.values()):
+            # `datasets` before version 4 gave a list of structures as a structure of lists.
+            value = [dict(zip(value, each, strict=False)) for each in zip(*value.values(), strict=False)]
+        if not isinstance(value, list) or not value or not all(isinstance(each, dict) for each in value):
+            raise TaskError(f"{self.where}: '{column}' should be a list of structures, and is {value!r:.80}.")
+        return tuple(value)
+
+    def letter(self, column: str, *, n_choices: int) -> str:
+        """Return the letter of the choice whose index, from 0, a column holds. Raises TaskError for no such index."""
+        text = self.text(column)
+        if not text.isdecimal() or not int(text) < n_choices:
+            raise TaskError(
+                f"{self.where}: '{column}' should be the index of one of {n_choices} choices, from 0, and is {text}."
+            )
+        return letter_of(int(text))
+
+    def picture(self, column: str) -> ImageSource:
+        """Return the picture in a column. Raises TaskError when there is none."""
+        return picture_from_cell(self.value(column), folder=self.folder, where=f"{self.where}, {column}")
+
+    def pictures(self, columns: Iterable[str]) -> tuple[ImageSource, ...]:
+        """Return the pictures in those of the columns that hold any, lists of pictures among them."""
+        cells = [(column, self.get(column)) for column in columns]
+        return tuple(
+            picture_from_cell(each, folder=self.folder, where=f"{self.where}, {column}")
+            for column, cell in cells
+            if cell is not None
+            for each in (cell if isinstance(cell, (list, tuple)) else (cell,))
+        )

@@ -1,0 +1,161 @@
+"""What a search would see of a report is said before the run; tasks of one's own run, reported sets are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evovlm.errors import ConfigError
+from evovlm.runs.config import config_from_mapping, load_config
+from evovlm.runs.evolve import evolve
+from evovlm.runs.journal import read_journal
+from evovlm.runs.leaks import leak_warnings
+from evovlm.runs.preflight import preflight_search
+from evovlm.tasks import task as task_module
+from tests.runs.conftest import WriteConfig
+from tests.runs.test_evolve import Watcher
+
+
+class Listener(Watcher):
+    """Keeps the warnings that a run begins with."""
+
+    def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
+        super().started(candidates=candidates, generations=generations, done=done, warnings=warnings)
+        self.warnings = warnings
+
+
+def lines(path: Path, *rows: dict[str, object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def own_task(folder: Path) -> str:
+    """Write a task of one's own whose two splits share a question; return its path from the folder on."""
+    rows = [{"question": f"{n} apples and none more. How many?", "answer": n} for n in range(4, 8)]
+    lines(folder / "mine" / "train.jsonl", *rows[:3])
+    lines(folder / "mine" / "test.jsonl", *rows[2:])
+    (folder / "mine.yaml").write_text(
+        "name: mine\ndata: mine\nsplits: {search: train, report: test}\nprompt: zoo-problem-en\nmetric: accuracy\n"
+        "decoding: {max_new_tokens: 4}\n",
+        encoding="utf-8",
+    )
+    return "mine.yaml"
+
+
+def warnings_of(path: Path) -> tuple[str, ...]:
+    return leak_warnings(load_config(path).resolved(relative_to=path.parent))
+
+
+@pytest.fixture(autouse=True)
+def _no_hub_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What this machine has loaded before is no part of these tests.
+    monkeypatch.setattr(task_module, "is_cached", lambda _hub_id: False)
+
+
+def test_a_search_on_embedded_problems_shows_nothing_of_their_report(write_config: WriteConfig) -> None:
+    assert warnings_of(write_config({"tasks": [{"name": "word_problems_en"}, {"name": "emoji_ja"}]})) == ()
+
+
+def test_a_search_on_its_own_report_is_told(write_config: WriteConfig) -> None:
+    from evovlm.tasks.published import embedded_file
+
+    data = str(embedded_file("word_problems_ja.report"))
+    (warning,) = warnings_of(write_config({"tasks": [{"name": "word_problems_ja", "data": data, "limit": 5}]}))
+    assert (
+        "word_problems_ja shows a search 5 of the samples that word_problems_ja reports on (the same words)" in warning
+    )
+
+
+def test_translations_of_one_set_are_told_apart_by_nothing(write_config: WriteConfig, tmp_path: Path) -> None:
+    search = [{"question": f"問い{n}", "answer_number": n} for n in range(4)]
+    lines(tmp_path / "ja.jsonl", *search)
+    report = [{"question": f"question {n}", "answer": f"#### {n}"} for n in range(252)]
+    lines(tmp_path / "en.jsonl", *report)
+    config = write_config(
+        {
+            "tasks": [{"name": "gsm8k_ja", "data": "ja.jsonl"}],
+            "report": [{"name": "gsm8k", "data": "en.jsonl"}],
+        }
+    )
+    (warning,) = warnings_of(config)
+    assert "gsm8k_ja shows a search 2 of the samples that gsm8k reports on" in warning
+    assert "0001 = 0251, 0002 = 0252" in warning
+
+
+def test_a_task_of_one_s_own_runs_and_its_overlap_is_said_first(write_config: WriteConfig, tmp_path: Path) -> None:
+    config = load_config(write_config({"tasks": [{"name": own_task(tmp_path)}]}))
+    resolved = config.resolved(relative_to=tmp_path)
+    assert resolved.tasks[0].name == str(tmp_path / "mine.yaml")
+    assert config_from_mapping(resolved.as_mapping()).as_mapping() == resolved.as_mapping()
+    found = preflight_search(resolved, resolved.template(relative_to=None))
+    assert any("mine shows a search 1 of the samples that mine reports on" in warning for warning in found.warnings)
+    assert found.problems == ()
+    listener = Listener()
+    result = evolve(config, out=tmp_path / "run", relative_to=tmp_path, observer=listener)
+    assert any("mine shows a search 1 of" in warning for warning in listener.warnings)
+    assert list(result.evaluation.scores) == ["mine"]
+    assert read_journal(tmp_path / "run" / "journal.jsonl").config == resolved.as_mapping()
+    again = evolve(config, out=tmp_path / "run", relative_to=tmp_path, resume=True)
+    assert again.fitness == result.fitness
+
+
+def test_data_that_a_report_names_and_that_is_broken_is_a_problem(write_config: WriteConfig, tmp_path: Path) -> None:
+    lines(tmp_path / "broken.jsonl", {"colour": "red"})
+    path = write_config({"report": [{"name": "mgsm_ja", "data": "broken.jsonl"}]})
+    resolved = load_config(path).resolved(relative_to=path.parent)
+    assert resolved.report[0].data == str(tmp_path / "broken.jsonl")
+    found = preflight_search(resolved, resolved.template(relative_to=None))
+    assert ["there is no 'question'" in str(problem) for problem in found.problems] == [True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": [{"name": "gsm8k_ja", "decoding": "serach"}]}, r"tasks\[0\].decoding: .*did you mean 'search'"),
+        ({"tasks": [{"name": "word_problems_ja", "decoding": "search"}]}, r"tasks\[0\].decoding: .*unknown decoding"),
+        ({"tasks": [{"name": "gone.yaml"}]}, r"tasks\[0\].name: .*gone\.yaml"),
+        ({"report": [{"name": "gsm8k_ja"}]}, r"report\[0\].name: .*no report split"),
+        ({"report": [{"name": "mgsm_jp"}]}, r"report\[0\].name: .*did you mean 'mgsm_ja'"),
+        ({"report": [{"name": "mgsm_ja", "data": "gone.tsv"}]}, r"report\[0\].data: there is no such file"),
+        ({"report": [{"name": "mgsm_ja"}, {"name": "mgsm_ja"}]}, r"report: a task is named twice"),
+        ({"tasks": [{"name": "mine.yaml"}, {"name": "./mine.yaml"}]}, r"tasks: a task is named twice"),
+    ],
+)
+def test_sections_that_cannot_be_are_named(
+    write_config: WriteConfig, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    own_task(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        load_config(write_config(changes))
+
+
+def test_a_decoding_and_places_of_others_are_passed_on(write_config: WriteConfig) -> None:
+    tasks = [
+        {"name": "gsm8k_ja", "decoding": "search", "data": "hub:org/set@v1"},
+        {"name": "lm_eval:mgsm_direct_ja.yaml"},
+    ]
+    config = load_config(write_config({"tasks": tasks, "report": [{"name": "lm_eval:jsquad"}]}))
+    resolved = config.resolved(relative_to=Path("/elsewhere"))
+    assert [(task.name, task.decoding, task.data) for task in resolved.tasks] == [
+        ("gsm8k_ja", "search", "hub:org/set@v1"),
+        ("lm_eval:/elsewhere/mgsm_direct_ja.yaml", None, None),
+    ]
+
+
+def test_a_named_decoding_is_the_one_that_a_search_uses(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evovlm.evaluation.evaluator import Evaluator
+    from evovlm.runs.evolve import open_evaluator
+
+    lines(tmp_path / "ja.jsonl", {"question": "6と7では?", "answer_number": 13})
+    opened: list[object] = []
+
+    def opening(_template: object, *, tasks: list[object], **_: object) -> None:
+        opened.extend(tasks)
+
+    monkeypatch.setattr(Evaluator, "open", opening)
+    config = load_config(write_config({"tasks": [{"name": "gsm8k_ja", "data": "ja.jsonl", "decoding": "search"}]}))
+    open_evaluator(config, config.template(relative_to=None))
+    assert [choice.decoding for choice in opened] == ["search"]  # type: ignore[attr-defined]

@@ -1,0 +1,172 @@
+"""A task in a YAML file: read with all its problems at once, its data from where the file lies."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evovlm.errors import ConfigError, TaskError
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.metrics import METRICS
+from evovlm.tasks.scoring import Scoring
+from evovlm.tasks.task import Decoding, Sample, Split
+from tests.tasks.sample_files import red
+
+
+def write_task(folder: Path, document: dict[str, object], rows: list[dict[str, object]], *, name: str = "mine") -> str:
+    """Write a task and its rows, the same for both splits but for their ids; return the task's path."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        lines = [json.dumps({"id": f"{split}-{n}", **row}, ensure_ascii=False) for n, row in enumerate(rows)]
+        (folder / "data" / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    whole = {"name": name, "data": "data", "splits": {"search": "train", "report": "test.jsonl"}, **document}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(whole, allow_unicode=True), encoding="utf-8")
+    return str(path)
+
+
+def test_the_example_in_the_documentation_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evovlm.tasks import own_task
+
+    text = str(own_task.__doc__).partition("\n\n")[2]
+    assert len(text.strip().splitlines()) <= 10
+    folder = tmp_path / "festivals"
+    folder.mkdir()
+    (tmp_path / "festivals.yaml").write_text(text, encoding="utf-8")
+    red(40).save(folder / "a.png")
+    for split in ("train", "test"):
+        row = {"q": "何の祭り?", "a": ["祇園祭", "祇園"], "photo": "a.png"}
+        (folder / f"{split}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    monkeypatch.chdir(folder)
+    task = get_task("../festivals.yaml")
+    assert (task.name, task.licence, task.needs_images, task.is_local) == ("festivals", "CC BY 4.0", True, True)
+    assert task.scoring == Scoring(metric="rouge_l_ja", gate="script")
+    assert task.decoding == Decoding(max_new_tokens=64)
+    assert task.splits == {Split.SEARCH, Split.REPORT}
+    (sample,) = task.samples(Split.REPORT)
+    assert (sample.question, sample.references) == ("何の祭り?", ("祇園祭", "祇園"))
+    assert sample.images[0].load().getpixel((0, 0)) == (40, 0, 0)
+    assert task.ask(sample).text.endswith("<image>\n何の祭り? [/INST]")
+
+
+def test_a_task_of_numbers_with_its_own_template(tmp_path: Path) -> None:
+    document = {
+        "columns": {"id": "id", "question": "problem", "answer": "n", "tags": ["level", "kinds"]},
+        "prompt": "Q: {input}\nA:",
+        "metric": "accuracy",
+        "extractor": "paper",
+        "decoding": {"max_new_tokens": 9, "stop": ["Q:"]},
+    }
+    row = {"problem": "6+7?", "n": "1,300", "level": 2, "kinds": ["sum", "short"]}
+    task = get_task(write_task(tmp_path, document, [row]))
+    (sample,) = task.samples(Split.SEARCH)
+    assert sample == Sample(id="train-0", question="6+7?", references=("1300",), tags=frozenset({"2", "sum", "short"}))
+    assert task.ask(sample).text == "Q: 6+7?\nA:"
+    assert task.decoding == Decoding(max_new_tokens=9, stop=("Q:",))
+    (elsewhere,) = task.samples(Split.REPORT, data=tmp_path / "data" / "train.jsonl")
+    assert elsewhere.id == "train-0"
+
+
+@pytest.mark.skipif("multiple_choice" not in METRICS, reason="its metric is not there yet")
+@pytest.mark.parametrize("answer", ["B", 1, "猫"])
+def test_a_choice_may_be_given_by_letter_index_or_words(tmp_path: Path, answer: object) -> None:
+    document = {"columns": {"choices": "options"}, "metric": "multiple_choice"}
+    row = {"question": "何?", "options": ["犬", "猫"], "answer": answer}
+    (sample,) = get_task(write_task(tmp_path, document, [row])).samples(Split.REPORT)
+    assert (sample.references, sample.choices) == (("B",), ("犬", "猫"))
+    wrong = write_task(tmp_path, document, [{**row, "answer": "鳥"}])
+    with pytest.raises(TaskError, match=r"test\.jsonl:1: 'answer' should be a letter \(A to B\).* is '鳥'"):
+        get_task(wrong).samples(Split.REPORT)
+
+
+def test_a_task_on_the_hub_names_its_splits_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[object] = []
+
+    def load_dataset(*names: object, **options: object) -> datasets.Dataset:
+        asked.append((names, options))
+        return datasets.Dataset.from_list([{"question": "6+7?", "answer": "13"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    document = {"data": "hub:org/set@v2", "config": "ja", "splits": {"report": "validation"}, "metric": "accuracy"}
+    task = get_task(write_task(tmp_path, document, []))
+    assert (task.hub_id, task.is_local, task.splits) == ("org/set", False, {Split.REPORT})
+    assert task.samples(Split.REPORT)[0].references == ("13",)
+    assert asked == [(("org/set", "ja"), {"split": "validation", "revision": "v2"})]
+
+
+def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(
+        "name: my task\n"
+        "data: nowhere\n"
+        "splits: {search: a, report: a}\n"
+        "columns: {image: [a, b], qestion: q}\n"
+        "prompt: ja-shisa\n"
+        "metric: acuracy\n"
+        "extractor: best\n"
+        "gate: latin\n"
+        "decoding: {max_new_tokens: 0, temperature: 1}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as caught:
+        get_task(str(path))
+    for line, words in (
+        (1, "name: .*pattern"),
+        (2, "data: there is no such folder"),
+        (3, "splits: search and report are the same"),
+        (4, "columns.qestion: unknown key; did you mean 'question'"),
+        (5, "prompt: unknown prompt.*did you mean 'ja-shisa-vqa'"),
+        (6, "metric: unknown metric; did you mean 'accuracy'"),
+        (7, "extractor: unknown extractor"),
+        (8, "gate: unknown gate"),
+        (9, "decoding.max_new_tokens: .*greater than or equal to 1"),
+        (9, "decoding.temperature: unknown key"),
+    ):
+        assert re.search(rf"broken\.yaml:{line}: {words}", str(caught.value)), (words, str(caught.value))
+    assert "10 problems" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"name": "gsm8k"}, "name: there is a task of this name already"),
+        ({"splits": {}}, "splits: should name search, report or both"),
+        ({"splits": {"search": "dev"}}, "splits.search: there is no 'dev' in"),
+        ({"columns": {"image": "photo"}, "prompt": "heron"}, "prompt: has no place for the pictures"),
+        ({"metric": 3}, "metric: .*string"),
+    ],
+)
+def test_what_does_not_fit_together_is_a_problem_of_the_file(
+    tmp_path: Path, document: dict[str, object], message: str
+) -> None:
+    path = write_task(tmp_path, {"metric": "accuracy", **document}, [])
+    with pytest.raises(ConfigError, match=message):
+        get_task(path)
+
+
+def test_a_metric_of_evaluate_is_left_to_it(tmp_path: Path) -> None:
+    task = get_task(write_task(tmp_path, {"metric": "evaluate:exact_match"}, [{"question": "何?", "answer": "犬"}]))
+    assert task.scoring.metric == "evaluate:exact_match"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "何?"}, r"test\.jsonl:1: there is no 'answer'"),
+        ({"question": "何?", "answer": "十二"}, "'answer' should be a number"),
+        ({"question": "何?", "answer": []}, "'answer' should be a list"),
+    ],
+)
+def test_broken_rows_are_named(tmp_path: Path, row: dict[str, object], message: str) -> None:
+    path = write_task(tmp_path, {"metric": "accuracy"}, [row])
+    with pytest.raises(TaskError, match=message):
+        get_task(path).samples(Split.REPORT)
+
+
+def test_a_file_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"gone\.yaml"):
+        get_task("gone.yaml")
