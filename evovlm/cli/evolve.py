@@ -21,7 +21,6 @@ def evolve(
     from evovlm.merging.writer import write_checkpoint
     from evovlm.runs.config import load_config
     from evovlm.runs.evolve import evolve as run_search
-    from evovlm.runs.folder import BEST_FILE, MEAN_FILE
 
     loaded = load_config(config)
     if checkpoint is not None and checkpoint.exists():
@@ -43,7 +42,7 @@ def evolve(
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
         return
-    recipe = out / (BEST_FILE if result.winner == "best" else MEAN_FILE)
+    recipe = result.recipe_file
     failed = f", {result.failures} failed" if result.failures else ""
     typer.echo(
         f"{result.winner} of {result.candidates} candidates{failed}: fitness {percent(result.fitness)} (search split)"

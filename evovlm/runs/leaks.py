@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from evovlm.runs.config import EvolveConfig
+from evovlm.runs.search_config import SearchConfig
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.overlap import MOST_PICTURES, are_few, overlaps
@@ -18,7 +18,7 @@ class _Named:
     samples: tuple[Sample, ...]
 
 
-def leak_warnings(config: EvolveConfig) -> tuple[str, ...]:
+def leak_warnings(config: SearchConfig) -> tuple[str, ...]:
     """Hold the search's samples against every report split that is at hand; paths in `config` are absolute.
 
     At hand are those of `report:`, the searched tasks' own, the embedded ones, and what the hub's cache holds. Raises
@@ -49,7 +49,7 @@ def _compared(search: _Named, report: _Named) -> Iterator[str]:
         )
 
 
-def _reports(config: EvolveConfig) -> Iterator[_Named]:
+def _reports(config: SearchConfig) -> Iterator[_Named]:
     named = set()
     for section in config.report:
         if is_harness_name(section.name):

@@ -1,20 +1,25 @@
 """A look at a search before its models are fetched: the merge, the device, the budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
+from evovlm.merging.licences import most_restrictive
 from evovlm.merging.needs import Resident
 from evovlm.merging.preflight import Preflight, preflight
+from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.runs.config import EvolveConfig
 from evovlm.runs.leaks import leak_warnings
+from evovlm.runs.path_config import blocks_at_hand
+from evovlm.runs.search_config import SearchConfig
 
 _FLOAT32_BYTES = 4
 
 
-def preflight_search(config: EvolveConfig, template: MergeTemplate, *, out: Path | None = None) -> Preflight:
+def preflight_search(
+    config: SearchConfig, template: MergeTemplate | PathTemplate, *, out: Path | None = None
+) -> Preflight:
     """Look at a search without fetching weights; `template` is the config's, `out` where its winner is to be written.
 
     Paths of tasks in `config` are absolute. Its warnings say, too, what the search would see of reported samples.
@@ -26,8 +31,8 @@ def preflight_search(config: EvolveConfig, template: MergeTemplate, *, out: Path
         resident = _resident(config.device)
     except ConfigError as error:
         problems.append(error)
-    found = preflight(template, out=out, resident=resident)
-    problems += _budget_problems(config, found)
+    found = _preflight_merge(template, out=out, resident=resident)
+    problems += _budget_problems(config, template, found)
     leaks: tuple[str, ...] = ()
     try:
         leaks = leak_warnings(config)
@@ -49,12 +54,25 @@ def _resident(device: str) -> Resident:
     return Resident(bytes_per_number=None, where=f"the memory of {place}", available_bytes=free)
 
 
-def _budget_problems(config: EvolveConfig, found: Preflight) -> Sequence[EvovlmError]:
+def _preflight_merge(
+    template: MergeTemplate | PathTemplate, *, out: Path | None, resident: Resident | None
+) -> Preflight:
+    if isinstance(template, MergeTemplate):
+        return preflight(template, out=out, resident=resident)
+    return Preflight(models=(), problems=(), warnings=(), needs=None, licence=most_restrictive({}))
+
+
+def _budget_problems(
+    config: SearchConfig, template: MergeTemplate | PathTemplate, found: Preflight
+) -> Sequence[EvovlmError]:
     host = next((model for model in found.models if model.name == "host"), None)
-    if host is None:
+    blocks: Mapping[str, int] | None = None if host is None else dict.fromkeys(template.sources, host.n_blocks)
+    if isinstance(template, PathTemplate):
+        blocks = blocks_at_hand(template)
+    if blocks is None:
         return []
     try:
-        config.population(dim=config.search_space(n_blocks=host.n_blocks).dim)
+        config.population(dim=config.searched(template=template, blocks=blocks).dim)
     except ConfigError as error:
         return [error]
     return []

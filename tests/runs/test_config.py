@@ -59,7 +59,7 @@ def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) 
         (13, r"tasks\[1\].split", "unknown key"),
         (14, r"tasks\[2\].name", "only a report split"),
         (14, r"tasks\[2\].data", "no such file"),
-        (15, "winner", "'best' or 'mean'"),
+        (15, "winner", "'best', 'mean' or 'snapshot'"),
         (16, "colour", "unknown key"),
     ):
         assert re.search(rf"^\s+{re.escape(str(path))}:{line}: {key}: .*{words}", message, re.MULTILINE), (key, message)
