@@ -46,15 +46,14 @@ def score(
 
 
 def _load(model: str, device: str) -> "LoadedModel":
-    from evovlm.evaluation.resident import load_merged
+    from evovlm.evaluation.resident_path import load_recipe_model
     from evovlm.merging.methods import METHODS
     from evovlm.models.loading import load_model
     from evovlm.recipes.documents import load_recipe
-    from evovlm.recipes.kinds import parameter_merge_only
     from evovlm.recipes.model_ref import parse_model_ref
 
     if Path(model).suffix in (".yaml", ".yml") and Path(model).is_file():
-        return load_merged(parameter_merge_only(load_recipe(Path(model), methods=METHODS)), device=device)
+        return load_recipe_model(load_recipe(Path(model), methods=METHODS), device=device)
     return load_model(parse_model_ref(model, relative_to=None).resolve(), device=device)
 
 
