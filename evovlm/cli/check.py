@@ -35,7 +35,6 @@ def check(
 
 def _look(path: Path, *, out: Path | None) -> "Preflight":
     from evovlm.recipes.documents import load_recipe, read_yaml
-    from evovlm.recipes.kinds import parameter_merge_only
 
     document = read_yaml(path)
     if isinstance(document, Mapping) and document.get("kind") == "evolve":
@@ -45,9 +44,9 @@ def _look(path: Path, *, out: Path | None) -> "Preflight":
         config = load_config(path).resolved(relative_to=path.parent)
         return preflight_search(config, config.template(relative_to=None), out=out)
     from evovlm.merging.methods import METHODS
-    from evovlm.merging.preflight import preflight
+    from evovlm.merging.path_preflight import preflight_recipe
 
-    return preflight(parameter_merge_only(load_recipe(path, methods=METHODS)), out=out)
+    return preflight_recipe(load_recipe(path, methods=METHODS), out=out)
 
 
 def _print(console: "Console", found: "Preflight") -> None:
@@ -55,6 +54,7 @@ def _print(console: "Console", found: "Preflight") -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from evovlm.cli.rendering import result_text
     from evovlm.merging.needs import gigabytes
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -77,11 +77,13 @@ def _print(console: "Console", found: "Preflight") -> None:
         )
     if found.models:
         console.print(table)
+    if found.result is not None:
+        typer.echo(f"the result: {result_text(found.result)}")
     if found.needs is not None:
         needs = found.needs
         for what, needed, free in (
             ("to fetch", needs.download_bytes, needs.cache_free_bytes),
-            ("the result", needs.result_bytes, needs.free_bytes),
+            ("to write", needs.result_bytes + needs.meanwhile_bytes, needs.free_bytes),
             ("memory, about", needs.memory_bytes, needs.memory_available_bytes),
         ):
             there = "" if free is None else f" ({gigabytes(free)} free)"

@@ -3,16 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from evovlm.errors import ConfigError
-from evovlm.evaluation.resident import load_merged
+from evovlm.evaluation.resident_path import open_recipe_stack
 from evovlm.models.layer_stack import LayerStack
-from evovlm.models.loading import LoadedModel, load_model
-from evovlm.recipes.kinds import PS, HybridMerge, Recipe
+from evovlm.models.loading import LoadedModel
+from evovlm.recipes.kinds import HybridMerge, Recipe
 from evovlm.recipes.layer_path import LayerPathMerge
-from evovlm.recipes.local_config import read_config, stored_dtype
-from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.path_template import PathTemplate
 
 
@@ -25,17 +21,8 @@ class ResidentStack:
 
     @classmethod
     def open(cls, template: PathTemplate, *, device: str = "auto") -> "ResidentStack":
-        """Load every source, a first stage's merge included. Raises what loading and `LayerStack` raise."""
-        loaded: dict[str, LoadedModel] = {}
-        sources: dict[str, LoadedModel] = {}
-        if template.ps is not None:
-            sources[PS] = load_merged(template.ps, device=device)
-        for name, ref in template.sources.items():
-            if ref.identity not in loaded:
-                loaded[ref.identity] = load_model(ref.resolve(), device=device)
-            sources[name] = loaded[ref.identity]
-        host = sources[template.host_source]
-        return cls(template=template, _stack=LayerStack(host, sources, stored=_stored_dtype(host)))
+        """Load every source, a first stage's merge included. Raises what `open_recipe_stack` raises."""
+        return cls(template=template, _stack=open_recipe_stack(template.recipe(template.first_blocks()), device=device))
 
     @property
     def loaded(self) -> LoadedModel:
@@ -66,9 +53,3 @@ class ResidentStack:
         if not isinstance(recipe, LayerPathMerge | HybridMerge) or recipe != self.template.recipe(recipe.path):
             raise ConfigError(f"recipe {recipe.recipe_id} is not a path through the models of this search.")
         return recipe
-
-
-def _stored_dtype(host: LoadedModel) -> torch.dtype | None:
-    """Return the dtype of the host's checkpoint, which blocks of other models are rounded to."""
-    name = stored_dtype(read_config(ModelRef(text=str(host.folder))) or {})
-    return None if name is None else getattr(torch, name)

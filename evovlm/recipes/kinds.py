@@ -58,6 +58,22 @@ class HybridMerge:
 Recipe = ParameterMerge | LayerPathMerge | HybridMerge
 
 
+def models_of(recipe: Recipe) -> Mapping[str, ModelRef]:
+    """Return every model that the result takes something from, by its part in the recipe (`host`, `sources.ja`)."""
+    match recipe:
+        case LayerPathMerge():
+            return recipe.models()
+        case HybridMerge():
+            first = {f"stages.ps.{part}": ref for part, ref in models_of(recipe.ps).items()}
+            host = {"stages.path.host": recipe.host} if recipe.host is not None else {}
+            used = {name: recipe.sources[name] for name in recipe.path.sources if name != PS}
+            return {**first, **host, **{f"stages.path.sources.{name}": ref for name, ref in used.items()}}
+        case _:
+            base = {"base": recipe.base} if recipe.base is not None else {}
+            sources = {f"sources.{name}": ref for name, ref in recipe.sources.items()}
+            return {"host": recipe.host, **base, **sources}
+
+
 def parameter_merge_only(recipe: Recipe) -> ParameterMerge:
     """Return the recipe; raises ConfigError when it is of another kind."""
     if not isinstance(recipe, ParameterMerge):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from evovlm.errors import ConfigError
 from evovlm.recipes.canonical import check_source_names
 from evovlm.recipes.kinds import PS, HybridMerge
-from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, ScaleTarget
+from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge
 
@@ -50,6 +50,10 @@ class PathTemplate:
             f"host: '{self.host.text}' is none of the sources, but a path begins with its first block and ends with "
             "its last.\n    Name it among the sources, too."
         )
+
+    def first_blocks(self) -> LayerPath:
+        """Return the path through the first block of every source: what it needs, every path of the search does."""
+        return LayerPath(steps=tuple(LayerStep(source=name, layer=0) for name in self.source_names))
 
     def recipe(self, path: LayerPath) -> LayerPathMerge | HybridMerge:
         """Return the recipe that this template and a path make."""

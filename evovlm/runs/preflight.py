@@ -1,17 +1,17 @@
 """A look at a search before its models are fetched: the merge, the device, the budget."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
-from evovlm.merging.licences import most_restrictive
 from evovlm.merging.needs import Resident
+from evovlm.merging.path_preflight import preflight_recipe
 from evovlm.merging.preflight import Preflight, preflight
+from evovlm.recipes.kinds import PS
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.leaks import leak_warnings
-from evovlm.runs.path_config import blocks_at_hand
 from evovlm.runs.search_config import SearchConfig
 
 _FLOAT32_BYTES = 4
@@ -59,18 +59,24 @@ def _preflight_merge(
 ) -> Preflight:
     if isinstance(template, MergeTemplate):
         return preflight(template, out=out, resident=resident)
-    return Preflight(models=(), problems=(), warnings=(), needs=None, licence=most_restrictive({}))
+    # What stands against one block of each source stands against the search; how large its winner is, nobody knows.
+    found = preflight_recipe(template.recipe(template.first_blocks()), out=out)
+    return replace(found, needs=None, result=None)
 
 
 def _budget_problems(
     config: SearchConfig, template: MergeTemplate | PathTemplate, found: Preflight
 ) -> Sequence[EvovlmError]:
-    host = next((model for model in found.models if model.name == "host"), None)
-    blocks: Mapping[str, int] | None = None if host is None else dict.fromkeys(template.sources, host.n_blocks)
+    counts = {model.name: model.n_blocks for model in found.models}
     if isinstance(template, PathTemplate):
-        blocks = blocks_at_hand(template)
-    if blocks is None:
+        places = {name: f"sources.{name}" for name in template.sources}
+        places |= {PS: "ps.host"} if template.ps else {}
+    else:
+        places = dict.fromkeys(template.sources, "host")
+    if not set(places.values()) <= set(counts):
         return []
+    names = template.source_names if isinstance(template, PathTemplate) else tuple(template.sources)
+    blocks = {name: counts[places[name]] for name in names}
     try:
         config.population(dim=config.searched(template=template, blocks=blocks).dim)
     except ConfigError as error:

@@ -19,14 +19,13 @@ from evovlm.evaluation.answering import OpenTask, ScoredTask, TaskChoice, score_
 from evovlm.evaluation.batches import Batch, BatchLog
 from evovlm.evaluation.comparison import Comparison, compare
 from evovlm.evaluation.intervals import mean_interval
-from evovlm.evaluation.resident import load_merged
+from evovlm.evaluation.resident_path import load_recipe_model
 from evovlm.merging.methods import METHODS
 from evovlm.models.loading import LoadedModel, choose_device, load_model
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
-from evovlm.recipes.kinds import parameter_merge_only
+from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
-from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.saved_scores import SavedScores, saving
 from evovlm.tasks.sample import Split
 
@@ -217,19 +216,19 @@ def _compared(first: ScoredTask, second: ScoredTask) -> Comparison:
     return compare(ours, theirs, binary=all(value in (0.0, 1.0) for value in (*ours, *theirs)))
 
 
-def _open_model(text: str) -> ModelRef | ParameterMerge:
+def _open_model(text: str) -> ModelRef | Recipe:
     """Return the recipe or reference that `text` names. Raises ConfigError and ModelNotFound; fetches nothing."""
     if Path(text).suffix in (".yaml", ".yml") and Path(text).is_file():
-        return parameter_merge_only(load_recipe(Path(text), methods=METHODS))
+        return load_recipe(Path(text), methods=METHODS)
     reference = parse_model_ref(text, relative_to=None)
     reference.find()
     return reference
 
 
-def _load(model: ModelRef | ParameterMerge, *, device: str) -> LoadedModel:
-    if isinstance(model, ParameterMerge):
-        return load_merged(model, device=device)
-    return load_model(model.resolve(), device=device)
+def _load(model: ModelRef | Recipe, *, device: str) -> LoadedModel:
+    if isinstance(model, ModelRef):
+        return load_model(model.resolve(), device=device)
+    return load_recipe_model(model, device=device)
 
 
 def load_scored(text: str, *, device: str) -> LoadedModel:
@@ -237,9 +236,9 @@ def load_scored(text: str, *, device: str) -> LoadedModel:
     return _load(_open_model(text), device=device)
 
 
-def _identity(model: ModelRef | ParameterMerge) -> str:
+def _identity(model: ModelRef | Recipe) -> str:
     """Return what stands for a model's weights: a recipe's id; a folder with the sizes and times of its files."""
-    if isinstance(model, ParameterMerge):
+    if not isinstance(model, ModelRef):
         return f"recipe {model.recipe_id}"
     folder = model.local_folder()
     if folder is None:
@@ -255,7 +254,7 @@ def _identity(model: ModelRef | ParameterMerge) -> str:
 def _saved(
     scoring: ScoreRequest,
     opened: Sequence[OpenTask],
-    models: Sequence[ModelRef | ParameterMerge],
+    models: Sequence[ModelRef | Recipe],
     *,
     save: Path | None,
 ) -> Iterator[SavedScores | None]:

@@ -16,10 +16,10 @@ from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.models.stock import Greedy, generate_stock
 from evovlm.models.streams import generate_greedy
 from evovlm.recipes.layer_path import ScaleTarget
-from tests.models.paths import INTERLEAVED, LLM_FAMILIES, Steps, identity, path_of, two_models
 from tests.models.pictures import drawn
 from tests.models.test_generation import prompts_for, stock_greedy
 from tests.models.test_picture_answers import asked, generated_alone, with_loud_pictures
+from tests.paths import INTERLEAVED, LLM_FAMILIES, Steps, identity, path_of, two_models
 from tests.pico import pico_llm, pico_vlm
 from tests.pico_families import VLM_PICOS
 from tests.reference.layer_path import path_logits
