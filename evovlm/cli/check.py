@@ -37,11 +37,14 @@ def _look(path: Path, *, out: Path | None) -> "Preflight":
     from evovlm.recipes.documents import load_recipe, read_yaml
 
     document = read_yaml(path)
-    if isinstance(document, Mapping) and document.get("kind") == "evolve":
-        from evovlm.runs.config import load_config
-        from evovlm.runs.preflight import preflight_search
+    # A recipe, too, may be a hybrid; only a search has tasks.
+    if isinstance(document, Mapping) and (document.get("kind") == "evolve" or "tasks" in document):
+        from evovlm.runs.hybrid_config import HybridConfig, load_search
+        from evovlm.runs.preflight import preflight_hybrid, preflight_search
 
-        config = load_config(path).resolved(relative_to=path.parent)
+        config = load_search(path).resolved(relative_to=path.parent)
+        if isinstance(config, HybridConfig):
+            return preflight_hybrid(config.ps, config.path, out=out)
         return preflight_search(config, config.template(relative_to=None), out=out)
     from evovlm.merging.methods import METHODS
     from evovlm.merging.path_preflight import preflight_recipe

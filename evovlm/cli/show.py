@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from evovlm.runs.summary import RunSummary
 
 _FAILURES_SHOWN = 5
-_WINNERS = {"best": "the best candidate", "mean": "the distribution's mean"}
+_WINNERS = {
+    "best": "the best candidate",
+    "mean": "the distribution's mean",
+    "snapshot": "the mean that did best on the validation samples",
+}
 
 
 def show(
@@ -33,7 +37,10 @@ def show(
     _print_head(console, summary)
     if summary.top:
         _print_candidates(console, summary)
-        _print_winner(console, summary)
+        if summary.path is not None:
+            _print_path(console, summary)
+        else:
+            _print_winner(console, summary)
         _print_curve(console, summary)
     for index, reason in summary.failures[:_FAILURES_SHOWN]:
         _print_line(console, f"candidate {index} failed: {reason}")
@@ -101,6 +108,22 @@ def _print_winner(console: "Console", summary: "RunSummary") -> None:
             table.add_column(parameter, justify="right")
         for source in dict.fromkeys(source for source, _, _ in summary.numbers):
             table.add_row(source, *(f"{values[0]:.2f}" for name, _, values in summary.numbers if name == source))
+    console.print(table)
+
+
+def _print_path(console: "Console", summary: "RunSummary") -> None:
+    from rich.table import Table
+
+    steps = summary.path.steps if summary.path else ()
+    table = Table(title=f"{_WINNERS[summary.winner]}, its path of {len(steps)} blocks", title_justify="left")
+    table.add_column("hop", justify="right")
+    for name in dict.fromkeys(step.source for step in steps):
+        table.add_column(name, justify="right")
+    table.add_column("scale", justify="right")
+    for number, step in enumerate(steps):
+        # A block stands in the column of its source, so that the change between sources is seen.
+        blocks = (str(step.layer) if step.source == column.header else "" for column in table.columns[1:-1])
+        table.add_row(str(number), *blocks, f"{step.scale:.3f}")
     console.print(table)
 
 

@@ -12,7 +12,11 @@ from evovlm.recipes.kinds import PS
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.leaks import leak_warnings
+from evovlm.runs.sample_parts import SampleParts
 from evovlm.runs.search_config import SearchConfig
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.task import Split
 
 _FLOAT32_BYTES = 4
 
@@ -36,9 +40,19 @@ def preflight_search(
     leaks: tuple[str, ...] = ()
     try:
         leaks = leak_warnings(config)
+        _check_sizes(config)
     except EvovlmError as error:
         problems.append(error)
     return replace(found, problems=(*found.problems, *problems), warnings=(*found.warnings, *leaks))
+
+
+def preflight_hybrid(first: SearchConfig, second: SearchConfig, *, out: Path | None = None) -> Preflight:
+    """Look at both stages of a hybrid, as `preflight_search` does; the second one's models are all that there are."""
+    ours = preflight_search(first, first.template(relative_to=None))
+    found = preflight_search(second, second.template(relative_to=None), out=out)
+    problems = {str(problem): problem for problem in (*ours.problems, *found.problems)}
+    warnings = dict.fromkeys((*ours.warnings, *found.warnings))
+    return replace(found, problems=tuple(problems.values()), warnings=tuple(warnings))
 
 
 def _resident(device: str) -> Resident:
@@ -52,6 +66,22 @@ def _resident(device: str) -> Resident:
         return Resident(bytes_per_number=_FLOAT32_BYTES, where="memory", available_bytes=None)
     free, _ = torch.cuda.mem_get_info(place)
     return Resident(bytes_per_number=None, where=f"the memory of {place}", available_bytes=free)
+
+
+def _check_sizes(config: SearchConfig) -> None:
+    """Raise ConfigError when a task has too few samples for a batch and the validation."""
+    if config.batch is None and config.validation is None:
+        return
+    sizes = {
+        section.name: len(
+            get_task(section.name).samples(
+                Split.SEARCH, limit=section.limit, data=Path(section.data) if section.data is not None else None
+            )
+        )
+        for section in config.tasks
+        if not is_harness_name(section.name)
+    }
+    SampleParts(sizes=sizes, seed=config.seed, batch=config.batch, validation=config.validation)
 
 
 def _preflight_merge(

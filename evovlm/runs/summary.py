@@ -7,11 +7,13 @@ from pathlib import Path
 from evovlm.errors import RunError, RunMismatch
 from evovlm.merging.methods import METHODS
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
+from evovlm.recipes.kinds import PS
 from evovlm.recipes.layer_path import LayerPath
 from evovlm.recipes.recipe import ParameterMerge, value_at
 from evovlm.recipes.search_space import unit_name
 from evovlm.runs.config import EvolveConfig, config_from_mapping
 from evovlm.runs.folder import JOURNAL_FILE
+from evovlm.runs.hybrid_config import PATH
 from evovlm.runs.journal import Entry, Journal, best_entry, read_journal
 from evovlm.runs.path_config import PathConfig
 from evovlm.runs.search_config import SearchConfig
@@ -88,14 +90,12 @@ class RunSummary:
 
 
 def summarise(folder: Path, *, top: int) -> RunSummary:
-    """Read a run, finished or not; one whose candidates all failed so far has no `top` and no `numbers`.
+    """Read a run, finished or not, or the stage that a hybrid has come to.
 
-    Raises RunMismatch for a folder without a journal, or with one that holds no candidate yet.
+    One whose candidates all failed so far has no `top` and no `numbers`. Raises RunMismatch for a folder without a
+    journal, or with one that holds no candidate yet.
     """
-    path = folder / JOURNAL_FILE
-    if not path.is_file():
-        raise RunMismatch(f"{folder} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
-    journal = read_journal(path)
+    journal = read_journal(_journal_file(folder))
     candidates = journal.candidates
     if not candidates:
         raise RunMismatch(f"{folder}: no candidate has been evaluated yet. Wait a little, or resume the run.")
@@ -124,6 +124,14 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
             (entry.index, entry.outcome.reason) for entry in journal.entries if isinstance(entry.outcome, Failure)
         ),
     )
+
+
+def _journal_file(folder: Path) -> Path:
+    """Return the journal of a run; of a hybrid, that of the stage that it has come to."""
+    for inner in (folder, folder / PATH, folder / PS):
+        if (inner / JOURNAL_FILE).is_file():
+            return inner / JOURNAL_FILE
+    raise RunMismatch(f"{folder} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
 
 
 def _ranked(candidates: Sequence[Entry]) -> list[CandidateRow]:
