@@ -50,6 +50,8 @@ class ResidentStack:
         return True
 
     def _checked(self, recipe: Recipe) -> LayerPathMerge | HybridMerge:
-        if not isinstance(recipe, LayerPathMerge | HybridMerge) or recipe != self.template.recipe(recipe.path):
-            raise ConfigError(f"recipe {recipe.recipe_id} is not a path through the models of this search.")
-        return recipe
+        if isinstance(recipe, LayerPathMerge | HybridMerge):
+            own = self.template.recipe(recipe.path)
+            if own.recipe_id == recipe.recipe_id:
+                return own
+        raise ConfigError(f"recipe {recipe.recipe_id} is not a path through the models of this search.")

@@ -31,7 +31,7 @@ from evovlm.recipes.problems import problems_in, report_places, report_problems
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.recipes.yaml_text import KeyPath
 from evovlm.runs.config import EvolveConfig, check_budget, load_config
-from evovlm.runs.path_config import PathConfig
+from evovlm.runs.path_config import UNKNOWN_HOST, PathConfig
 from evovlm.runs.sections import Section
 
 KIND = "hybrid"
@@ -139,7 +139,8 @@ def _stages(hybrid: HybridDocument, path: Path) -> HybridConfig:
     except ValidationError as error:
         problems += problems_in(error, model=EvolveConfig, moved=lambda place: _moved(place, PS))
     try:
-        second = PathConfig.model_validate(_with_stand_in(hybrid, first), context=context)
+        of_second = {**context, UNKNOWN_HOST: first is None}
+        second = PathConfig.model_validate(_with_stand_in(hybrid, first), context=of_second)
     except ValidationError as error:
         problems += problems_in(error, model=PathConfig, moved=lambda place: _moved(place, PATH))
     if first is None or second is None or problems:
@@ -149,14 +150,8 @@ def _stages(hybrid: HybridDocument, path: Path) -> HybridConfig:
 
 def _with_stand_in(hybrid: HybridDocument, first: EvolveConfig | None) -> Mapping[str, Any]:
     """Return the second stage with a merge of the first one's models, which any winner has the shapes of."""
-    stage = dict(hybrid.stage(PATH))
-    merge = _merge_of(hybrid.stages.path)
-    if merge:
-        stage["merge"] = {**merge, PS: None if first is None else _stand_in(first)}
-        if first is None:
-            # Where the host is unknown only because the first stage is broken, that alone is the problem.
-            stage["merge"] = {"host": next(iter(merge.get("sources") or {"": None}.values()), None), **stage["merge"]}
-    return stage
+    stage, merge = hybrid.stage(PATH), _merge_of(hybrid.stages.path)
+    return {**stage, "merge": {**merge, PS: None if first is None else _stand_in(first)}} if merge else stage
 
 
 def _stand_in(first: EvolveConfig) -> Mapping[str, Any]:

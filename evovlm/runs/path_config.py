@@ -33,6 +33,9 @@ from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.search_config import BudgetSection, OptimizerSection, SearchConfig, Searched, Winner
 from evovlm.runs.sections import Section, known_row
 
+UNKNOWN_HOST = "unknown_host"
+"""The validation context's key for a first stage that is broken, so that a missing host is no problem of its own."""
+
 _SAMPLES = 200
 _GENERATIONS = 100
 _POPULATION = 128
@@ -118,8 +121,11 @@ class PathConfig(SearchConfig):
     @field_validator("merge")
     @classmethod
     def _has_a_host(cls, merge: PathMergeDocument, info: ValidationInfo) -> PathMergeDocument:
+        context = info.context or {}
+        if context.get(UNKNOWN_HOST):
+            return merge
         try:
-            merge.template(relative_to=(info.context or {}).get("folder"))
+            merge.template(relative_to=context.get("folder"))
         except ConfigError as error:
             raise PydanticCustomError("merge", "{reason}", {"reason": str(error)}) from error
         return merge
