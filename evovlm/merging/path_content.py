@@ -26,7 +26,7 @@ class PathContent:
     """The tensors of one path. Implements `Content` of the writer.
 
     What no scale changes is copied byte for byte, where the host stores it in the same dtype. All else is calculated in
-    float32 or more and rounded once to the host's dtype: a weight that a scale is folded into differs from the running
+    float32 and rounded once to the host's dtype: a weight that a scale is folded into differs from the running
     path's by that rounding (in bfloat16 by up to 0.2 %; of a norm whose factor is its weight and 1, by up to 0.2 % of
     the larger of weight and factor). In float32 nothing but the norms' eps tells the two apart.
     """
@@ -92,9 +92,9 @@ class PathContent:
         # What overflows becomes infinite, and is looked for below.
         with np.errstate(all="ignore"):
             widen(raw, given)
-            np.copyto(
-                result, given.astype(np.float64) * tensor.change.factor + tensor.change.shift, casting="same_kind"
-            )
+            np.multiply(given, np.float32(tensor.change.factor), out=result)
+            if tensor.change.shift:
+                np.add(result, np.float32(tensor.change.shift), out=result)
             narrow(result, out)
             widen(out, result)
         if not self.allow_non_finite and not kernels.is_finite(result):

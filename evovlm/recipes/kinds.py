@@ -72,10 +72,3 @@ def models_of(recipe: Recipe) -> Mapping[str, ModelRef]:
             base = {"base": recipe.base} if recipe.base is not None else {}
             sources = {f"sources.{name}": ref for name, ref in recipe.sources.items()}
             return {"host": recipe.host, **base, **sources}
-
-
-def parameter_merge_only(recipe: Recipe) -> ParameterMerge:
-    """Return the recipe; raises ConfigError when it is of another kind."""
-    if not isinstance(recipe, ParameterMerge):
-        raise ConfigError("kind: only a parameter_merge can be given here so far.")
-    return recipe
