@@ -30,7 +30,9 @@ def export(
     loaded = load_recipe(recipe, methods=METHODS)
     text = _mergekit(loaded)
     if out is not None:
-        _write_new(out, text)
+        from evovlm.cli.new_file import write_new_file
+
+        write_new_file(out, text)
     if as_json:
         result = {
             "recipe_id": loaded.recipe_id,
@@ -61,15 +63,3 @@ def _mergekit(recipe: "Recipe") -> str:
         # Lists tell the number of blocks too; without any, it does not matter.
         n_blocks = max(recipe.unit_lengths(), default=3) - 2
     return recipe_to_mergekit(recipe, n_blocks=n_blocks)
-
-
-def _write_new(path: Path, text: str) -> None:
-    from evovlm.errors import ConfigError, OutputExists
-
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise OutputExists(f"{path} exists already and is not overwritten.\n    Name another file.") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}).") from error

@@ -90,8 +90,9 @@ def _check_config(recipe: LayerPathMerge, host: BackboneLayout) -> None:
     kinds = {name: attention_kinds(_layout(recipe.sources[name])) for name in recipe.path.sources}
     if tuple(kinds[step.source][step.layer] for step in recipe.path.steps) != attention_kinds(host):
         raise ConfigError(
-            f"path: {len(recipe.path)} hops, but the config of '{recipe.host.text}' says of each of its {host.n_blocks} "
-            "blocks whether it attends to a window; mergekit keeps that list, and fails where it does not fit."
+            f"path: {len(recipe.path)} hops, but the config of '{recipe.host.text}' says of each of its "
+            f"{host.n_blocks} blocks whether it attends to a window; mergekit keeps that list, and fails where it does "
+            "not fit."
         )
 
 
