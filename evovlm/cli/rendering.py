@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
-    from evovlm.merging.preflight import ResultSize
+    from evovlm.merging.findings import ResultSize
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
+from evovlm.merging.findings import Preflight
 from evovlm.merging.needs import Resident
-from evovlm.merging.preflight import Preflight, preflight
+from evovlm.merging.preflight import preflight
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.config import EvolveConfig
 
