@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evovlm.merging.preflight import Preflight
+    from evovlm.merging.findings import Preflight
 
 FAILED = 2
 """The exit code for what the user can mend, as for every command."""

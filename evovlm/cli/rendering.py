@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Batch
-    from evovlm.merging.preflight import ResultSize
+    from evovlm.merging.findings import ResultSize
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
 

@@ -1,4 +1,4 @@
-"""`evovlm show RUN`: what a run found so far."""
+"""`evovlm show RUN-or-RECIPE`: what a run found so far, or what a recipe says."""
 
 import json
 from pathlib import Path
@@ -20,11 +20,17 @@ _WINNERS = {
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="A run's folder; the run may still be going on.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder (the run may still be going on), or a recipe (YAML).")],
     top: Annotated[int, typer.Option("--top", min=1, help="How many candidates to list.")] = 5,
+    svg: Annotated[Path | None, typer.Option("--svg", help="The new file to draw a recipe's path into.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Show a run: its best candidates, the winner's numbers, and how the search went."""
+    """Show a run (its best candidates, the winner's numbers, how the search went) or a recipe (a path hop by hop)."""
+    if run.is_file() or svg is not None:
+        from evovlm.cli.show_recipe import show_recipe
+
+        show_recipe(run, svg=svg, as_json=as_json)
+        return
     from evovlm.runs.summary import summarise
 
     summary = summarise(run, top=top)
@@ -112,19 +118,11 @@ def _print_winner(console: "Console", summary: "RunSummary") -> None:
 
 
 def _print_path(console: "Console", summary: "RunSummary") -> None:
-    from rich.table import Table
+    from evovlm.cli.show_recipe import path_table
 
-    steps = summary.path.steps if summary.path else ()
-    table = Table(title=f"{_WINNERS[summary.winner]}, its path of {len(steps)} blocks", title_justify="left")
-    table.add_column("hop", justify="right")
-    for name in dict.fromkeys(step.source for step in steps):
-        table.add_column(name, justify="right")
-    table.add_column("scale", justify="right")
-    for number, step in enumerate(steps):
-        # A block stands in the column of its source, so that the change between sources is seen.
-        blocks = (str(step.layer) if step.source == column.header else "" for column in table.columns[1:-1])
-        table.add_row(str(number), *blocks, f"{step.scale:.3f}")
-    console.print(table)
+    if summary.path is not None:
+        _print_line(console, f"{_WINNERS[summary.winner]}: a path of {len(summary.path)} hops")
+        console.print(path_table(summary.path))
 
 
 def _print_curve(console: "Console", summary: "RunSummary") -> None:

@@ -1,6 +1,7 @@
 """What a path through layers writes into a checkpoint folder: every hop a block, its scales in the weights."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class PathContent:
     """The tensors of one path. Implements `Content` of the writer.
 
     What no scale changes is copied byte for byte, where the host stores it in the same dtype. All else is calculated in
-    float32 or more and rounded once to the host's dtype: a weight that a scale is folded into differs from the running
+    float32 and rounded once to the host's dtype: a weight that a scale is folded into differs from the running
     path's by that rounding (in bfloat16 by up to 0.2 %; of a norm whose factor is its weight and 1, by up to 0.2 % of
     the larger of weight and factor). In float32 nothing but the norms' eps tells the two apart.
     """
@@ -61,16 +62,16 @@ class PathContent:
         ]
 
     def write(self, writer: ShardedWriter) -> None:
-        """Calculate into the files all that is not kept.
+        """Calculate into the files all that is not kept, and look through the blocks that are.
 
         Raises BrokenCheckpoint where a model holds numbers that are not finite, ConfigError where a scale makes them so
         in the host's dtype.
         """
-        changed = [tensor for tensor in self.plan.tensors if not tensor.is_copy]
         pieces = [
             (tensor, start)
-            for tensor in changed
-            for start in range(0, int(np.prod(tensor.planned.shape, dtype=np.int64)), _PIECE)
+            for tensor in self.plan.tensors
+            if not self._is_other(tensor)
+            for start in range(0, math.prod(tensor.planned.shape), _PIECE)
         ]
         _for_all(pieces, lambda piece: self._write_piece(*piece, writer))
 
@@ -84,7 +85,7 @@ class PathContent:
 
     def _write_piece(self, tensor: PathTensor, start: int, writer: ShardedWriter) -> None:
         own, stored = STORED[tensor.place.dtype_code], STORED[tensor.planned.dtype_code]
-        size = min(_PIECE, int(np.prod(tensor.planned.shape, dtype=np.int64)) - start)
+        size = min(_PIECE, math.prod(tensor.planned.shape) - start)
         raw: Raw = np.empty(size, dtype=own)
         tensor.place.read_into(raw.view(np.uint8).data, start=start * own.itemsize)
         given, result = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
@@ -92,14 +93,15 @@ class PathContent:
         # What overflows becomes infinite, and is looked for below.
         with np.errstate(all="ignore"):
             widen(raw, given)
-            np.copyto(
-                result, given.astype(np.float64) * tensor.change.factor + tensor.change.shift, casting="same_kind"
-            )
+            np.multiply(given, np.float32(tensor.change.factor), out=result)
+            if tensor.change.shift:
+                np.add(result, np.float32(tensor.change.shift), out=result)
             narrow(result, out)
             widen(out, result)
         if not self.allow_non_finite and not kernels.is_finite(result):
             raise self._not_finite(tensor, were_finite=kernels.is_finite(given))
-        writer.write(tensor.planned.name, start * stored.itemsize, out.view(np.uint8).data)
+        if not tensor.is_copy:
+            writer.write(tensor.planned.name, start * stored.itemsize, out.view(np.uint8).data)
 
     def _not_finite(self, tensor: PathTensor, *, were_finite: bool) -> Exception:
         if were_finite:

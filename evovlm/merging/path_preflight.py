@@ -6,14 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from evovlm.merging.compatibility import NamedCheckpoint
+from evovlm.merging.findings import ModelReport, Preflight, ResultSize
 from evovlm.merging.licences import Licence, most_restrictive
 from evovlm.merging.needs import Needs, find_needs, memory_warnings, room_problems
 from evovlm.merging.path_plan import PathPlan, path_problems
 from evovlm.merging.preflight import (
     Gathered,
-    ModelReport,
-    Preflight,
-    ResultSize,
     check_dtypes,
     check_out,
     open_all,

@@ -77,5 +77,5 @@ def models_of(recipe: Recipe) -> Mapping[str, ModelRef]:
 def parameter_merge_only(recipe: Recipe) -> ParameterMerge:
     """Return the recipe; raises ConfigError when it is of another kind."""
     if not isinstance(recipe, ParameterMerge):
-        raise ConfigError("kind: only a parameter_merge can be given here so far.")
+        raise ConfigError(f"recipe {recipe.recipe_id} leads through layers; here a merge of parameters is needed.")
     return recipe

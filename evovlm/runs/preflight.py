@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
+from evovlm.merging.findings import Preflight
 from evovlm.merging.needs import Resident
 from evovlm.merging.path_preflight import preflight_recipe
-from evovlm.merging.preflight import Preflight, preflight
+from evovlm.merging.preflight import preflight
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
-from evovlm.errors import ConfigError, IncompatibleModels
+from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels
 from evovlm.evaluation.resident_path import load_recipe_model
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import LoadedModel, load_model
@@ -190,6 +190,20 @@ def test_a_scale_that_overflows_the_hosts_dtype_is_refused(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"_proj.weight: times 1e\+06, .* do not fit into F16"):
         write_checkpoint(recipe, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_numbers_that_are_not_finite_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    folder = pico_llm(tmp_path / "a")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for scale in (1.0, 0.5):
+        recipe = recipe_of((("a", 0, 1.0), ("a", 1, scale)), "stream", folder, a=folder)
+        with pytest.raises(BrokenCheckpoint, match=r"up_proj\.weight holds numbers that are not finite"):
+            write_checkpoint(recipe, tmp_path / "out")
+        write_checkpoint(recipe, tmp_path / f"out{scale}", allow_non_finite=True)
+    # Where the path does not lead, nobody looks.
+    write_checkpoint(recipe_of((("a", 0, 1.0),), "stream", folder, a=folder), tmp_path / "out")
 
 
 def test_models_that_norm_in_other_ways_are_refused_though_shapes_agree(tmp_path: Path) -> None:
