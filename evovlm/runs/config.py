@@ -23,7 +23,7 @@ from evovlm.merging.methods import METHODS, get_method
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
 from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.problems import did_you_mean
+from evovlm.recipes.problems import did_you_mean, problems_in
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.recipes.search_space import SPACES, SearchSpace
 from evovlm.runs.path_config import PathConfig, blocks_at_hand
@@ -183,8 +183,18 @@ def check_budget(config: EvolveConfig | PathConfig, *, path: Path) -> None:
 
 
 def config_from_mapping(mapping: Mapping[str, object]) -> EvolveConfig | PathConfig:
-    """Return the config that plain values make, as `as_mapping` gives them."""
-    return _model_of(mapping).model_validate(dict(mapping), context={"methods": METHODS})
+    """Return the config that plain values make, as `as_mapping` gives them.
+
+    Raises ConfigError for what this version does not read.
+    """
+    try:
+        return _model_of(mapping).model_validate(dict(mapping), context={"methods": METHODS})
+    except ValidationError as error:
+        problems = "; ".join(text for _, text in problems_in(error))
+        raise ConfigError(
+            f"the config that was recorded is none of this version's: {problems}.\n"
+            "    Go on with the version that wrote it, or start a new run."
+        ) from error
 
 
 def _model_of(document: object) -> type[EvolveConfig] | type[PathConfig]:

@@ -19,10 +19,14 @@ THRESHOLD = 0.5
 """A binary gene counts as 1 above it."""
 
 _TRIES_PER_DIM = 10
+# So many genes hardly ever all lie inside, and a draw costs as much as their number squared: then a fixed number of
+# tries, which is the default of the package cmaes.
+_MANY_GENES = 256
+_TRIES_OF_MANY = 100
 
 
 class CmaEs:
-    """Full CMA-ES. A sample outside the cube is drawn again, at most 10 dim times, then clipped.
+    """Full CMA-ES. A sample outside the cube is drawn again, at most 10 dim times (above 256 genes 100), then clipped.
 
     That is what the paper's sampler does (the package cmaes: `n_max_resampling`, then `_repair_infeasible_params`):
     what is told is the point that was evaluated. pycma's own bounds would bend the distribution instead. No
@@ -92,7 +96,7 @@ class CmaEs:
         return shown
 
     def _inside(self, sample: Genome) -> Genome:
-        for _ in range(_TRIES_PER_DIM * self._dim):
+        for _ in range(_TRIES_PER_DIM * self._dim if self._dim <= _MANY_GENES else _TRIES_OF_MANY):
             if bool(np.all((sample >= 0.0) & (sample <= 1.0) | self._binary)):
                 return sample
             sample = np.asarray(self._strategy.ask(number=1)[0], dtype=np.float64)
