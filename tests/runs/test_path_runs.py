@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from evovlm.errors import ConfigError, OutputExists, RunMismatch
+from evovlm.errors import AllCandidatesFailed, ConfigError, OutputExists, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.documents import load_recipe
@@ -324,3 +324,26 @@ def test_a_journal_from_before_a_setting_came_goes_on_with_its_default(
     (tmp_path / "run/journal.jsonl").write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n", encoding="utf-8")
     again = evolve(load_config(write_config()), out=tmp_path / "run", resume=True)
     assert again.recipe.recipe_id == whole_run.recipe.recipe_id
+
+
+def test_a_generation_that_failed_as_a_whole_is_tried_again_with_its_snapshot(
+    config: PathConfig, stack: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, calls = Evaluator.evaluate, [0]
+
+    def out_of_memory_after_a_generation(self: Evaluator, recipe: Recipe) -> Evaluation | Failure:
+        calls[0] += 1
+        if calls[0] > 6:
+            return Failure(kind="out_of_memory", reason="out of memory")
+        return evaluate(self, recipe)
+
+    evolve(config, out=tmp_path / "one-go", evaluator=stack)
+    monkeypatch.setattr(Evaluator, "evaluate", out_of_memory_after_a_generation)
+    with pytest.raises(AllCandidatesFailed, match="generation 1"):
+        evolve(config, out=tmp_path / "run", evaluator=stack)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    evolve(config, out=tmp_path / "run", resume=True, evaluator=stack)
+    kept = read_journal(tmp_path / "run/journal.jsonl").entries
+    wanted = read_journal(tmp_path / "one-go/journal.jsonl").entries
+    assert [entry.recipe_id for entry in kept] == [entry.recipe_id for entry in wanted]
+    assert [entry.kind for entry in kept] == [entry.kind for entry in wanted]
