@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from evovlm.models.loading import LoadedModel, load_model
 from evovlm.recipes.layer_path import LayerPath, LayerStep
 from tests.pico import pico_llm
 from tests.pico_families import TEXT_PICOS
@@ -53,12 +52,6 @@ def two_folders(folder: Path, family: str, *, tie: bool = False, **config: Any) 
         )
         found.append(shaken(model, seed=seed, **config))
     return found[0], found[1]
-
-
-def two_models(folder: Path, family: str) -> tuple[LoadedModel, LoadedModel]:
-    """Return the models of `two_folders`, loaded."""
-    first, second = two_folders(folder, family)
-    return load_model(first, device="cpu"), load_model(second, device="cpu")
 
 
 def shaken(folder: Path, *, seed: int, **config: Any) -> Path:

@@ -1,8 +1,9 @@
 """Paths through layers as written checkpoints: stock transformers computes what the running path does."""
 
+import functools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,20 @@ TOKENS = [1, 40, 300, 77, 40, 150, 9, 320, 61, 62, 63]
 # In float32, of the norm of all logits. Measured over families, seeds and these paths: 6e-7 and, at an eps of 1e-5,
 # up to 6e-4 (Llama, Mistral, Qwen; Gemma 2e-5 at most, whose embedding is larger beside eps).
 TOLERANCE: Mapping[ScaleTarget, float] = {"pending": 3e-6, "stream": 2e-3}
+
+
+Pair = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Return two models of a family, as `two_folders` saves them, each pair once; they are only read."""
+
+    @functools.cache
+    def saved(family: str, tie: bool = False, **config: float) -> tuple[Path, Path]:
+        return two_folders(tmp_path_factory.mktemp("pairs"), family, tie=tie, **config)
+
+    return saved
 
 
 def recipe_of(steps: Steps, target: ScaleTarget, host: Path, **sources: Path) -> LayerPathMerge:
@@ -66,9 +81,9 @@ def check_written(
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("family", LLM_FAMILIES)
 def test_a_written_path_computes_what_the_running_one_does(
-    tmp_path: Path, family: str, tie: bool, target: ScaleTarget
+    tmp_path: Path, pair: Pair, family: str, tie: bool, target: ScaleTarget
 ) -> None:
-    first, second = two_folders(tmp_path, family, tie=tie)
+    first, second = pair(family, tie=tie)
     recipe = recipe_of(INTERLEAVED, target, first, a=first, b=second)
     written, running = check_written(recipe, tmp_path / "out", tolerance=TOLERANCE[target])
     assert written.model.config.num_hidden_layers == len(INTERLEAVED)
@@ -79,14 +94,16 @@ def test_a_written_path_computes_what_the_running_one_does(
 
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)
-def test_nothing_but_the_norms_eps_tells_a_folded_stream_from_the_running_one(tmp_path: Path, family: str) -> None:
-    first, second = two_folders(tmp_path, family, rms_norm_eps=1e-30)
+def test_nothing_but_the_norms_eps_tells_a_folded_stream_from_the_running_one(
+    tmp_path: Path, pair: Pair, family: str
+) -> None:
+    first, second = pair(family, rms_norm_eps=1e-30)
     check_written(recipe_of(INTERLEAVED, "stream", first, a=first, b=second), tmp_path / "out", tolerance=3e-6)
 
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)
-def test_greedy_answers_of_the_checkpoint_are_the_paths(tmp_path: Path, family: str) -> None:
-    first, second = two_folders(tmp_path, family)
+def test_greedy_answers_of_the_checkpoint_are_the_paths(tmp_path: Path, pair: Pair, family: str) -> None:
+    first, second = pair(family)
     for target in TARGETS:
         recipe = recipe_of(INTERLEAVED, target, first, a=first, b=second)
         written, running = check_written(recipe, tmp_path / target, tolerance=TOLERANCE[target])
@@ -160,23 +177,23 @@ def test_a_first_scale_unties_a_tied_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_a_pending_scale_of_zero_has_a_checkpoint(tmp_path: Path, family: str) -> None:
-    first, second = two_folders(tmp_path, family)
+def test_a_pending_scale_of_zero_has_a_checkpoint(tmp_path: Path, pair: Pair, family: str) -> None:
+    first, second = pair(family)
     steps: Steps = (("a", 0, 1.0), ("b", 0, 0.0), ("b", 1, -0.5))
     check_written(recipe_of(steps, "pending", first, a=first, b=second), tmp_path / "out", tolerance=3e-6)
 
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)
-def test_a_stream_that_turns_has_a_checkpoint(tmp_path: Path, family: str) -> None:
-    first, second = two_folders(tmp_path, family, rms_norm_eps=1e-30)
+def test_a_stream_that_turns_has_a_checkpoint(tmp_path: Path, pair: Pair, family: str) -> None:
+    first, second = pair(family, rms_norm_eps=1e-30)
     for number, scales in enumerate(((-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, -2.0), (-1.0, -1.0, 1.0))):
         steps = tuple(zip(("a", "b", "a"), (0, 2, 1), scales, strict=True))
         recipe = recipe_of(steps, "stream", first, a=first, b=second)
         check_written(recipe, tmp_path / f"out{number}", tolerance=3e-6)
 
 
-def test_a_stream_scale_of_zero_runs_but_is_not_written(tmp_path: Path) -> None:
-    first, second = two_folders(tmp_path, "llama")
+def test_a_stream_scale_of_zero_runs_but_is_not_written(tmp_path: Path, pair: Pair) -> None:
+    first, second = pair("llama")
     recipe = recipe_of((("a", 0, 1.0), ("b", 0, 0.0)), "stream", first, a=first, b=second)
     assert torch.isfinite(logits_of(load_recipe_model(recipe, device="cpu"))).all()
     with pytest.raises(ConfigError, match=r"path\[1\]: its scale 0 forgets all of the stream"):
@@ -360,8 +377,8 @@ def test_a_hybrid_that_fails_in_its_second_stage_leaves_nothing(models: Path, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_written_path_tells_its_recipe_and_its_models(tmp_path: Path) -> None:
-    first, second = two_folders(tmp_path, "qwen2")
+def test_a_written_path_tells_its_recipe_and_its_models(tmp_path: Path, pair: Pair) -> None:
+    first, second = pair("qwen2")
     recipe = recipe_of(INTERLEAVED, "stream", first, a=first, b=second)
     out = write_checkpoint(recipe, tmp_path / "out").folder
     assert load_recipe(out / "recipe.yaml").recipe_id == recipe.recipe_id

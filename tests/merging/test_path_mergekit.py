@@ -1,16 +1,49 @@
-"""Paths as mergekit slices. Byte equality of both tools' checkpoints was checked by hand, with mergekit 0.1.5."""
+"""Paths as mergekit slices, and the checkpoints that mergekit 0.1.5 wrote from them: see tests/golden/README.md."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from evovlm.errors import ConfigError
 from evovlm.merging.path_mergekit import path_to_mergekit
+from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.layer_path import LayerPathMerge, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
+from tests.golden import path_files
 from tests.paths import Steps, path_of
 from tests.pico import pico_llm, pico_vlm
+
+FILES = sorted(path.name for path in (path_files.FOLDER / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def golden_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of the golden files."""
+    return path_files.make_models(tmp_path_factory.mktemp("golden").resolve())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_mergekit_writes_the_bytes_that_we_do(golden_models: Path, name: str, tmp_path: Path) -> None:
+    written = write_checkpoint(path_files.place(name, golden_models), tmp_path / "out").folder
+    ours = {
+        key: {
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": list(tensor.shape),
+            "sha256": hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().tobytes()).hexdigest(),
+        }
+        for key, tensor in load_file(written / "model.safetensors").items()
+    }
+    assert ours == path_files.results()[name]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_exports_are_those_that_mergekit_read(golden_models: Path, name: str) -> None:
+    text = path_files.exported(path_files.place(name, golden_models), golden_models)
+    assert text == (path_files.FOLDER / "exported" / name).read_text(encoding="utf-8")
 
 
 def recipe_of(folder: Path, steps: Steps, *, target: ScaleTarget = "stream") -> LayerPathMerge:

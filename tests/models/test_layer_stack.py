@@ -1,6 +1,7 @@
 """Paths through layers as running models: against the source, against the slow twin, and cached against not."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from evovlm.recipes.layer_path import ScaleTarget
 from tests.models.pictures import drawn
 from tests.models.test_generation import prompts_for, stock_greedy
 from tests.models.test_picture_answers import asked, generated_alone, with_loud_pictures
-from tests.paths import INTERLEAVED, LLM_FAMILIES, Steps, identity, path_of, two_models
+from tests.paths import INTERLEAVED, LLM_FAMILIES, Steps, identity, path_of, two_folders
 from tests.pico import pico_llm, pico_vlm
 from tests.pico_families import VLM_PICOS
 from tests.reference.layer_path import path_logits
@@ -27,6 +28,24 @@ from tests.reference.layer_path import path_logits
 TARGETS: tuple[ScaleTarget, ...] = ("pending", "stream")
 THROUGH_A_VLM: Steps = (("vlm", 0, 1.0), ("b", 1, 0.9), ("vlm", 1, 1.2), ("b", 2, -1.0), ("vlm", 3, 0.8))
 TOKENS = [1, 40, 300, 77, 40, 150, 9, 320, 61, 62, 63]
+
+
+Two = Callable[[str], tuple[LoadedModel, LoadedModel]]
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
+    """Return two models of a family, saved once and loaded anew for each test."""
+
+    @functools.cache
+    def saved(family: str) -> tuple[Path, Path]:
+        return two_folders(tmp_path_factory.mktemp("pairs"), family)
+
+    def loaded(family: str) -> tuple[LoadedModel, LoadedModel]:
+        first, second = saved(family)
+        return load_model(first, device="cpu"), load_model(second, device="cpu")
+
+    return loaded
 
 
 def weights_of(loaded: LoadedModel) -> Mapping[str, np.ndarray]:
@@ -42,8 +61,8 @@ def logits_of(loaded: LoadedModel, tokens: list[int] = TOKENS) -> torch.Tensor:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("family", LLM_FAMILIES)
-def test_the_identity_path_has_the_sources_logits_to_the_bit(tmp_path: Path, family: str, target: ScaleTarget) -> None:
-    first, _ = two_models(tmp_path, family)
+def test_the_identity_path_has_the_sources_logits_to_the_bit(two: Two, family: str, target: ScaleTarget) -> None:
+    first, _ = two(family)
     wanted = logits_of(first)
     stack = LayerStack(first, {"a": first})
     stack.take(path_of(identity("a", 2)), target)
@@ -51,8 +70,8 @@ def test_the_identity_path_has_the_sources_logits_to_the_bit(tmp_path: Path, fam
 
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)
-def test_another_models_blocks_in_order_are_that_model_but_for_the_hosts_ends(tmp_path: Path, family: str) -> None:
-    first, second = two_models(tmp_path, family)
+def test_another_models_blocks_in_order_are_that_model_but_for_the_hosts_ends(two: Two, family: str) -> None:
+    first, second = two(family)
     stack = LayerStack(first, {"b": second})
     stack.take(path_of(identity("b", 3)), "stream")
     found = logits_of(stack.loaded)
@@ -65,8 +84,8 @@ def test_another_models_blocks_in_order_are_that_model_but_for_the_hosts_ends(tm
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("family", LLM_FAMILIES)
-def test_a_path_computes_what_the_slow_twin_does(tmp_path: Path, family: str, target: ScaleTarget) -> None:
-    first, second = two_models(tmp_path, family)
+def test_a_path_computes_what_the_slow_twin_does(two: Two, family: str, target: ScaleTarget) -> None:
+    first, second = two(family)
     weights = {"a": weights_of(first), "b": weights_of(second)}
     config = first.model.config
     stack = LayerStack(first, {"a": first, "b": second})
@@ -77,8 +96,8 @@ def test_a_path_computes_what_the_slow_twin_does(tmp_path: Path, family: str, ta
     np.testing.assert_allclose(logits_of(stack.loaded).numpy(), wanted, atol=2e-4, rtol=2e-4)
 
 
-def test_the_two_targets_differ_where_a_scale_does(tmp_path: Path) -> None:
-    first, _ = two_models(tmp_path, "llama")
+def test_the_two_targets_differ_where_a_scale_does(two: Two) -> None:
+    first, _ = two("llama")
     stack = LayerStack(first, {"a": first})
     found = []
     for target in TARGETS:
@@ -88,8 +107,8 @@ def test_the_two_targets_differ_where_a_scale_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_scale_of_zero_forgets_what_it_multiplies(tmp_path: Path, target: ScaleTarget) -> None:
-    first, _ = two_models(tmp_path, "llama")
+def test_a_scale_of_zero_forgets_what_it_multiplies(two: Two, target: ScaleTarget) -> None:
+    first, _ = two("llama")
     stack = LayerStack(first, {"a": first})
     stack.take(path_of((("a", 1, 1.0), ("a", 0, 0.0))), target)
     found = logits_of(stack.loaded)
@@ -99,8 +118,8 @@ def test_a_scale_of_zero_forgets_what_it_multiplies(tmp_path: Path, target: Scal
         assert torch.equal(found, found[:1].expand_as(found))
 
 
-def test_blocks_keep_the_attention_that_they_have_at_home(tmp_path: Path) -> None:
-    first, second = two_models(tmp_path, "gemma3_text")
+def test_blocks_keep_the_attention_that_they_have_at_home(two: Two) -> None:
+    first, second = two("gemma3_text")
     own = list(second.model.config.layer_types)
     assert set(own) == {"sliding_attention", "full_attention"}
     stack = LayerStack(first, {"b": second})
@@ -113,8 +132,8 @@ def test_blocks_keep_the_attention_that_they_have_at_home(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_is_cached_is_what_is_computed_anew(tmp_path: Path, family: str, target: ScaleTarget) -> None:
-    first, second = two_models(tmp_path, family)
+def test_what_is_cached_is_what_is_computed_anew(two: Two, family: str, target: ScaleTarget) -> None:
+    first, second = two(family)
     stack = LayerStack(first, {"a": first, "b": second})
     stack.take(path_of(INTERLEAVED), target)
     model = stack.loaded.model
@@ -129,8 +148,8 @@ def test_what_is_cached_is_what_is_computed_anew(tmp_path: Path, family: str, ta
 
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)
-def test_greedy_answers_are_those_of_generate(tmp_path: Path, family: str) -> None:
-    first, second = two_models(tmp_path, family)
+def test_greedy_answers_are_those_of_generate(two: Two, family: str) -> None:
+    first, second = two(family)
     stack = LayerStack(first, {"a": first, "b": second})
     for target in TARGETS:
         stack.take(path_of(INTERLEAVED), target)
@@ -141,8 +160,8 @@ def test_greedy_answers_are_those_of_generate(tmp_path: Path, family: str) -> No
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
-def test_beams_over_left_padded_prompts_are_those_over_each_alone(tmp_path: Path, family: str) -> None:
-    first, second = two_models(tmp_path, family)
+def test_beams_over_left_padded_prompts_are_those_over_each_alone(two: Two, family: str) -> None:
+    first, second = two(family)
     stack = LayerStack(first, {"a": first, "b": second})
     stack.take(path_of(INTERLEAVED), "stream")
     prompts = prompts_for(stack.loaded)
@@ -198,16 +217,16 @@ def test_a_path_too_short_for_what_the_vision_encoder_adds_is_refused(tmp_path: 
         stack.take(path_of(identity("vlm", 2)), "stream")
 
 
-def test_hops_share_the_weights_of_their_blocks(tmp_path: Path) -> None:
-    first, second = two_models(tmp_path, "llama")
+def test_hops_share_the_weights_of_their_blocks(two: Two) -> None:
+    first, second = two("llama")
     owned = {tensor.data_ptr() for model in (first, second) for tensor in model.model.parameters()}
     stack = LayerStack(first, {"a": first, "b": second})
     stack.take(path_of(INTERLEAVED), "pending")
     assert {tensor.data_ptr() for tensor in first.model.parameters()} <= owned
 
 
-def test_a_path_follows_another_on_the_same_models(tmp_path: Path) -> None:
-    first, second = two_models(tmp_path, "qwen3")
+def test_a_path_follows_another_on_the_same_models(two: Two) -> None:
+    first, second = two("qwen3")
     wanted = logits_of(first)
     stack = LayerStack(first, {"a": first, "b": second})
     stack.take(path_of(INTERLEAVED), "pending")
@@ -215,8 +234,8 @@ def test_a_path_follows_another_on_the_same_models(tmp_path: Path) -> None:
     assert torch.equal(logits_of(first), wanted)
 
 
-def test_another_models_blocks_are_rounded_as_the_hosts_checkpoint_would(tmp_path: Path) -> None:
-    first, second = two_models(tmp_path, "llama")
+def test_another_models_blocks_are_rounded_as_the_hosts_checkpoint_would(two: Two) -> None:
+    first, second = two("llama")
     own = second.model.model.layers[0].mlp.up_proj.weight.clone()
     stack = LayerStack(first, {"b": second}, stored=torch.bfloat16)
     stack.take(path_of(identity("b", 3)), "stream")
@@ -235,8 +254,8 @@ def test_blocks_of_another_shape_are_refused_with_the_names(tmp_path: Path) -> N
         LayerStack(first, {"a": first, "b": second})
 
 
-def test_heads_of_another_size_are_refused_though_shapes_agree(tmp_path: Path) -> None:
-    first, second = two_models(tmp_path, "llama")
+def test_heads_of_another_size_are_refused_though_shapes_agree(two: Two) -> None:
+    first, second = two("llama")
     second.model.config.num_attention_heads = 8
     with pytest.raises(IncompatibleModels, match=r"num_attention_heads is 8 in sources\.b"):
         LayerStack(first, {"a": first, "b": second})
@@ -246,8 +265,8 @@ def test_heads_of_another_size_are_refused_though_shapes_agree(tmp_path: Path) -
     ("step", "reason"),
     [(("c", 0, 1.0), "'c' is not among the sources"), (("a", 2, 1.0), "'a' has 2 blocks and no block 2")],
 )
-def test_a_block_that_is_not_there_is_refused(tmp_path: Path, step: tuple[str, int, float], reason: str) -> None:
-    first, _ = two_models(tmp_path, "llama")
+def test_a_block_that_is_not_there_is_refused(two: Two, step: tuple[str, int, float], reason: str) -> None:
+    first, _ = two("llama")
     stack = LayerStack(first, {"a": first})
     with pytest.raises(ConfigError, match=reason):
         stack.take(path_of((("a", 0, 1.0), step)), "stream")
