@@ -19,6 +19,7 @@ would allow (the bandwidth is measured by copying).
 import argparse
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GenerationConfig, MistralConfig, MistralForCausalLM, StoppingCriteria
+from transformers import (
+    AutoTokenizer,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    StoppingCriteria,
+)
 
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
@@ -111,7 +119,11 @@ def continuously(loaded: LoadedModel, prompts: list[Prompt], lengths: list[int])
     """transformers' own continuous batching."""
     config = GenerationConfig(do_sample=False, max_new_tokens=max(lengths), eos_token_id=-1, pad_token_id=0)
     found: dict[str, list[int]] = {}
-    with loaded.model.continuous_batching_context_manager(generation_config=config, block=True) as manager:
+    # Left to itself it takes nearly all memory for keys and values.
+    batching = ContinuousBatchingConfig(num_blocks=4 * BATCH, max_batch_tokens=8 * BATCH)
+    with loaded.model.continuous_batching_context_manager(
+        generation_config=config, block=True, continuous_batching_config=batching
+    ) as manager:
         for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
             manager.add_request(prompt.ids.tolist(), request_id=str(number), max_new_tokens=length)
         while len(found) < len(prompts):
@@ -157,6 +169,7 @@ def measure(size: str, *, n: int, rounds: int, with_theirs: bool, device: str) -
         for name, (way, count) in ways.items():
             took, answers[name] = timed(lambda way=way: way(loaded, prompts, lengths), threads=count)  # type: ignore[misc]
             seconds[name].append(took)
+            print(f"{name}: {took:.1f} s", file=sys.stderr, flush=True)
     torch.set_num_threads(threads)
     if with_theirs:
         name = "transformers' continuous batching"

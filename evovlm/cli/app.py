@@ -53,5 +53,8 @@ def main() -> None:
     try:
         app()
     except EvovlmError as error:
-        typer.echo(f"error: {error}", err=True)
+        from evovlm.cli.rendering import without_controls
+
+        # A message may quote what stands in a file of anybody's.
+        typer.echo(without_controls(f"error: {error}"), err=True)
         sys.exit(2)

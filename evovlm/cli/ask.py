@@ -1,6 +1,5 @@
 """`evovlm ask MODEL "質問"`: one answer, as it is generated."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
     from evovlm.models.loading import LoadedModel
     from evovlm.tasks.task import Decoding
 
+_NO_QUESTION = "there is no question. Give one behind the model, or questions on the standard input, one a line."
+
 
 def ask(
     model: Annotated[str, typer.Argument(help="A folder, a hub id, zoo:NAME, or a recipe (YAML).")],
@@ -24,7 +25,11 @@ def ask(
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", help="chat, plain, or a named prompt; default: the model's chat template, or plain."),
+        typer.Option(
+            "--prompt",
+            help="chat (the model's template), plain (the question alone), a name such as ja-alpaca-cot, or a text "
+            "that holds {input}; default: chat if it can, else plain.",
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", help="The system message of a chat.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 512,
@@ -38,12 +43,18 @@ def ask(
     """Ask a model a question, about pictures too."""
     from evovlm.cli.rendering import INTERRUPTED
     from evovlm.errors import ConfigError
-    from evovlm.evaluation.asking import Manner, check_manner, open_pictures, usual_prompt
-    from evovlm.runs.scores import load_scored
+    from evovlm.tasks.prompts import CHAT, PLAIN, template_of
     from evovlm.tasks.task import Decoding
 
-    if question is None and sys.stdin.isatty():
-        raise ConfigError("there is no question. Give one behind the model, or questions on the standard input.")
+    if sys.stdin.isatty() if question is None else not question.strip():
+        raise ConfigError(_NO_QUESTION)
+    # A slip in a name is told before torch is loaded, which takes seconds.
+    if prompt not in (None, CHAT, PLAIN):
+        template_of(prompt)
+
+    from evovlm.evaluation.asking import Manner, check_manner, open_pictures, usual_prompt
+    from evovlm.runs.scores import load_scored
+
     decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
     try:
         pictures = open_pictures(image or [])
@@ -51,8 +62,8 @@ def ask(
         chosen = prompt or usual_prompt(loaded, model=model, pictures=bool(pictures))
         manner = Manner(prompt=chosen, system=system, images=pictures)
         check_manner(loaded, manner)
-        if prompt is None and chosen != "chat":
-            why = "the model has no chat template" if chosen == "plain" else "what the embedded models were trained on"
+        if prompt is None and chosen != CHAT:
+            why = "the model has no chat template" if chosen == PLAIN else "what the embedded models were trained on"
             typer.echo(f"prompt: {chosen} ({why}; --prompt names another)", err=True)
         for text in _questions(question):
             _answer(loaded, text, manner=manner, decoding=decoding, as_json=as_json)
@@ -62,16 +73,22 @@ def ask(
 
 
 def _questions(question: str | None) -> Iterator[str]:
+    from evovlm.errors import ConfigError
+
     if question is not None:
         yield question
         return
+    there_is_one = False
     for line in sys.stdin:
         if line.strip():
+            there_is_one = True
             yield line.strip()
+    if not there_is_one:
+        raise ConfigError(_NO_QUESTION)
 
 
 def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "Decoding", as_json: bool) -> None:
-    from evovlm.cli.rendering import escape_controls, without_controls
+    from evovlm.cli.rendering import json_text, without_controls
     from evovlm.evaluation.asking import answer_question
 
     started = False
@@ -97,4 +114,4 @@ def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "De
         "tokens": generated.tokens,
         "seconds": round(time.perf_counter() - began, 4),
     }
-    typer.echo(escape_controls(json.dumps(row, ensure_ascii=False)))
+    typer.echo(json_text(row))

@@ -19,10 +19,20 @@ FAILED = 2
 def check(
     recipe: Annotated[Path, typer.Argument(help="A recipe or the config of a search (YAML).")],
     out: Annotated[Path | None, typer.Option("--out", help="Where the result is to go: is there room?")] = None,
+    near_pictures: Annotated[
+        str | None,
+        typer.Option(
+            "--near-pictures",
+            help="Of a search: tell of pictures that look like reported ones to an open_clip model.",
+        ),
+    ] = None,
+    near_threshold: Annotated[
+        float | None, typer.Option("--near-threshold", min=-1, max=1, help="From which cosine on; 0.95 unless given.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say everything that stands against a merge or a search, and what it needs, without fetching weights."""
-    found = _look(recipe, out=out)
+    found = _look(recipe, out=out, near_pictures=near_pictures, near_threshold=near_threshold)
     if as_json:
         typer.echo(json.dumps(found.as_json(), ensure_ascii=False))
     else:
@@ -33,7 +43,8 @@ def check(
         raise typer.Exit(FAILED)
 
 
-def _look(path: Path, *, out: Path | None) -> "Preflight":
+def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_threshold: float | None) -> "Preflight":
+    from evovlm.errors import ConfigError
     from evovlm.recipes.documents import load_recipe, read_yaml
 
     document = read_yaml(path)
@@ -43,9 +54,12 @@ def _look(path: Path, *, out: Path | None) -> "Preflight":
         from evovlm.runs.preflight import preflight_hybrid, preflight_search
 
         config = load_search(path).resolved(relative_to=path.parent)
+        config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
         if isinstance(config, HybridConfig):
             return preflight_hybrid(config.ps, config.path, out=out)
         return preflight_search(config, config.template(relative_to=None), out=out)
+    if near_pictures is not None or near_threshold is not None:
+        raise ConfigError(f"{path}: is no config of a search, whose pictures could be compared.")
     from evovlm.merging.methods import METHODS
     from evovlm.merging.path_preflight import preflight_recipe
 
@@ -98,4 +112,4 @@ def _print(console: "Console", found: "Preflight") -> None:
     for problem in found.problems:
         typer.echo(f"error: {problem}")
     if not found.problems:
-        typer.echo("nothing stands against it.")
+        typer.echo("nothing else stands against it." if found.warnings else "nothing stands against it.")

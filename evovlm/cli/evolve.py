@@ -50,8 +50,8 @@ def evolve(
     if checkpoint is None:
         typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
     first = loaded.ps if isinstance(loaded, HybridConfig) else loaded
-    for task in first.resolved(relative_to=config.parent).tasks:
-        typer.echo(f"  evovlm score {folder} --task {task.name}")
+    for command in _score_commands(first.resolved(relative_to=config.parent), folder):
+        typer.echo(f"  {command}")
 
 
 def _search(
@@ -91,3 +91,20 @@ def _print(result: "RunResult") -> None:
         typer.echo(
             f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})"
         )
+
+
+def _score_commands(config: "EvolveConfig | PathConfig", model: Path) -> list[str]:
+    """Return how the winner is scored on what it is reported on: `report:`, else the searched tasks' own."""
+    from evovlm.tasks.catalogue import get_task
+    from evovlm.tasks.harness_name import is_harness_name
+    from evovlm.tasks.task import Split
+
+    commands = []
+    for section in config.report or config.tasks:
+        if is_harness_name(section.name):
+            commands.append(["evovlm", "score", str(model), "--task", section.name])
+        elif Split.REPORT in get_task(section.name).splits:
+            # Where a search has its samples from is no place to take those of a report from.
+            data = ["--data", f"{section.name}={section.data}"] if config.report and section.data is not None else []
+            commands.append(["evovlm", "score", str(model), "--task", section.name, *data])
+    return [shlex.join(command) for command in commands]

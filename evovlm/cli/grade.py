@@ -19,11 +19,25 @@ def grade(
         list[Path], typer.Argument(help="Predictions: JSONL, JSON, CSV, TSV, Parquet; two files are compared.")
     ],
     metric: Annotated[
-        str | None, typer.Option("--metric", "-m", help="How to score; default: as the task does.")
+        str | None,
+        typer.Option(
+            "--metric",
+            "-m",
+            help="accuracy, rouge_l_ja, rouge_1_ja, rouge_2_ja, char_f1, exact_match, multiple_choice, jdocqa, "
+            "clip_score or evaluate:NAME_OR_PATH; default: the task's own.",
+        ),
     ] = None,
-    extractor: Annotated[str | None, typer.Option("--extractor", help="How numbers are read: robust or paper.")] = None,
-    gate: Annotated[str | None, typer.Option("--gate", help="Language gate: script, fasttext or none.")] = None,
-    clip_model: Annotated[str | None, typer.Option("--clip-model", help="The open_clip model of clip_score.")] = None,
+    extractor: Annotated[
+        str | None, typer.Option("--extractor", help="How accuracy reads numbers: robust or paper.")
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option("--gate", help="The language gate: script, fasttext or none; default: the task's own."),
+    ] = None,
+    clip_model: Annotated[
+        str | None,
+        typer.Option("--clip-model", help="For clip_score: an open_clip model, such as ViT-B-32:laion2b_s34b_b79k."),
+    ] = None,
     prediction_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the answers"))] = None,
     reference_column: Annotated[str | None, typer.Option(help=_COLUMN.format("what is right"))] = None,
     id_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the ids; else rows are numbered"))] = None,
@@ -35,6 +49,7 @@ def grade(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score saved predictions, without any model; compare two files of the same samples."""
+    from evovlm.cli.rendering import json_text
     from evovlm.errors import ConfigError, OutputExists
     from evovlm.evaluation.grading import ScoringChoice, compare_graded
     from evovlm.evaluation.grading import grade as grade_predictions
@@ -61,28 +76,9 @@ def grade(
     if save is not None:
         _save(save, graded[0])
     if as_json:
-        typer.echo(json.dumps(_as_json(files, graded, compared), ensure_ascii=False))
+        typer.echo(json_text(_as_json(files, graded, compared)))
         return
     _print(files, graded, compared)
-
-
-def _figures(graded: "Graded") -> dict[str, object]:
-    from evovlm.evaluation.intervals import mean_interval
-    from evovlm.tasks.rouge import bootstrap_mid
-
-    score = graded.score
-    figures: dict[str, object] = {
-        "measured": str(graded.scoring),
-        "score": score.score,
-        "interval": list(mean_interval(score.per_sample)),
-        "ungated": score.ungated,
-        "japanese": score.japanese,
-        "n": score.n,
-        "unscored": score.unscored,
-    }
-    if graded.scoring.metric.startswith("rouge_"):
-        figures["bootstrap_mid"] = bootstrap_mid(score.per_sample)
-    return figures
 
 
 def _as_json(
@@ -90,9 +86,16 @@ def _as_json(
 ) -> dict[str, object]:
     from dataclasses import asdict
 
+    from evovlm.evaluation.task_scores import figures
+
+    def told(each: "Graded") -> dict[str, object]:
+        reasons = {reason: len(ids) for reason, ids in each.unscored.items()}
+        measured = {"task": each.task, "measured": str(each.scoring)}
+        return {**measured, **figures(each.score, metric=each.scoring.metric), "reasons": reasons}
+
     return {
         "files": [
-            {"file": str(file), "tasks": [{"task": each.task, **_figures(each)} for each in of_file]}
+            {"file": str(file), "tasks": [told(each) for each in of_file]}
             for file, of_file in zip(files, graded, strict=True)
         ],
         "comparisons": [{"task": task, **asdict(found)} for task, found in compared.items()],
@@ -101,35 +104,26 @@ def _as_json(
 
 def _print(files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dict[str | None, Comparison]") -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    from evovlm.cli.rendering import interval_text, percent
-    from evovlm.evaluation.intervals import mean_interval
+    from evovlm.cli.score_tables import comparison_text, print_line, print_scores, unscored_lines
 
     console = Console()
-    for file, each in ((file, each) for file, of_file in zip(files, graded, strict=True) for each in of_file):
-        score = each.score
-        name = file.name if each.task is None else f"{file.name}, {each.task}"
-        table = Table(title=escape(f"{name} ({each.scoring})"), title_justify="left")
-        for heading in ("score", "95 % interval", "ungated", "Japanese", "samples", "unscored"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_row(
-            percent(score.score),
-            interval_text(*mean_interval(score.per_sample)),
-            percent(score.ungated),
-            f"{100 * score.japanese:.0f} %",
-            str(score.n),
-            str(score.unscored),
-        )
-        console.print(table)
+    tasks = dict.fromkeys((each.task, each.scoring) for of_file in graded for each in of_file)
+    for task, scoring in tasks:
+        chosen = [
+            (file.name, each)
+            for file, of_file in zip(files, graded, strict=True)
+            for each in of_file
+            if (each.task, each.scoring) == (task, scoring)
+        ]
+        title = str(scoring) if task is None else f"{task}: {scoring}"
+        print_scores(console, title, [(name, each.score) for name, each in chosen], of="file")
+        for name, each in chosen:
+            for line in unscored_lines(each.unscored, n=each.score.n):
+                print_line(console, f"{name}: {line}")
     for task, found in compared.items():
-        what = f"{files[0].name} - {files[1].name}{f', {task}' if task else ''}"
-        typer.echo(
-            f"{what}: {100 * found.difference:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f}), "
-            f"p = {found.p_value:.3g} ({found.test}); better on {found.wins}, worse on {found.losses}, "
-            f"alike on {found.ties} of {found.n} samples"
-        )
+        what = comparison_text(files[0].name, files[1].name, found)
+        print_line(console, what if task is None else f"{task}: {what}")
 
 
 def _save(path: Path, graded: "tuple[Graded, ...]") -> None:

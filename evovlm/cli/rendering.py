@@ -1,5 +1,6 @@
 """What several commands show alike: tables, score cells, the curve of a run, progress."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
-    from evovlm.evaluation.batches import Batch
+    from evovlm.evaluation.batches import Progress as Asking
     from evovlm.merging.findings import ResultSize
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
@@ -22,6 +23,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 _BARS = "▁▂▃▄▅▆▇█"
 _SILENT_S = 2.0
 """What takes no longer than this shows no progress."""
+_TELLING_SHARE = 0.1
+"""From which share of the questions on their speed tells that of the rest."""
 _LINE_EVERY_S = 10.0
 """How often progress is told where there is no terminal to draw it on."""
 
@@ -71,8 +74,9 @@ def without_controls(text: str) -> str:
     return _CONTROLS.sub("", text)
 
 
-def escape_controls(text: str) -> str:
-    """Return JSON in which control characters that a terminal would follow are escaped."""
+def json_text(value: object) -> str:
+    """Return a value as one line of JSON that people can read, in which what a terminal would follow is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -151,9 +155,6 @@ class ScoreProgress:
         self._began = clock()
         self._told: float | None = None
         self._title = ""
-        self._questions = 0
-        self._tokens = 0
-        self._seconds = 0.0
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -162,21 +163,20 @@ class ScoreProgress:
         self._show(f"loading {model}", completed=0, total=None, state="")
 
     def asking(self, *, model: str, task: str) -> None:
-        """Count from 0 again."""
+        """Begin anew."""
         self._title = f"{model}, {task}"
-        self._questions, self._tokens, self._seconds = 0, 0, 0.0
         self._show(self._title, completed=0, total=None, state="")
 
-    def answered(self, batch: "Batch", *, done: int, total: int) -> None:
+    def answered(self, progress: "Asking") -> None:
         """Show how far it is: questions, speed, what is left."""
-        self._questions += len(batch.rows)
-        self._tokens += batch.tokens
-        self._seconds += batch.seconds
+        done, total = progress.done, progress.total
         parts = [f"{done}/{total} questions"]
-        if self._tokens and self._seconds:
-            parts.append(f"{self._tokens / self._seconds:.0f} tokens/s")
-        if done < total:
-            parts.append(f"about {duration(self._seconds / self._questions * (total - done))} left")
+        # The first answers to finish are the shortest, and those still being written are not counted.
+        is_telling = progress.asked >= _TELLING_SHARE * (total - done + progress.asked)
+        if is_telling and progress.tokens and progress.seconds:
+            parts.append(f"{progress.tokens / progress.seconds:.0f} tokens/s")
+        if is_telling and progress.asked and done < total:
+            parts.append(f"about {duration(progress.seconds / progress.asked * (total - done))} left")
         self._show(self._title, completed=done, total=total, state=", ".join(parts))
 
     def close(self) -> None:

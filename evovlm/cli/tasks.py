@@ -1,6 +1,5 @@
 """`evovlm tasks`: the tasks there are."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,28 +10,25 @@ if TYPE_CHECKING:
 
 def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
     """List the tasks: what they ask, which splits they have, how answers are scored, where the data comes from."""
+    from evovlm.cli.rendering import json_text
     from evovlm.tasks.catalogue import TASKS
 
     if as_json:
-        typer.echo(json.dumps([_as_json(task) for task in TASKS.values()], ensure_ascii=False))
+        typer.echo(json_text([_as_json(task) for task in TASKS.values()]))
         return
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("task", no_wrap=True)
-    for heading in ("search", "report"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("metric", min_width=12)
-    table.add_column("what it asks; whose data, under which licence", overflow="fold")
+    console = Console()
+    width = max(map(len, TASKS))
+    console.print(Text(f"{'task':{width}}  search  report"), style="bold")
     for task in TASKS.values():
         sizes = _sizes(task)
-        counts = [str(sizes[split] or "?") if split in sizes else "-" for split in ("search", "report")]
-        about = "; ".join(filter(None, (_place(task), task.licence)))
-        table.add_row(task.name, *counts, str(task.scoring), escape(f"{task.description}\n{about}"))
-    Console().print(table)
+        search, report = (str(sizes[split] or "?") if split in sizes else "-" for split in ("search", "report"))
+        console.print(Text(f"{task.name:{width}}  {search:>6}  {report:>6}", style="bold"))
+        about = "; ".join(filter(None, (str(task.scoring), _place(task), task.licence)))
+        console.print(Padding(Text(f"{task.description}\n{about}"), (0, 0, 0, 4)))
     for names in sorted({task.contaminated for task in TASKS.values() if task.contaminated}):
         trained = ", ".join(task.name for task in TASKS.values() if task.contaminated == names)
         typer.echo(f"Trained on the data of {trained}, so that a score there says little: {', '.join(names)}")

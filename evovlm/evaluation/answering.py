@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,16 +11,16 @@ from typing import Protocol
 import torch
 
 from evovlm.errors import ModelError, TaskError
-from evovlm.evaluation.batches import Asked, Batches, BatchLog
-from evovlm.evaluation.scorer import Scorer, open_scorer
-from evovlm.evaluation.task_scores import task_score
+from evovlm.evaluation.batches import Asked, Batches, OnAnswers
+from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
+from evovlm.evaluation.task_scores import task_score, unscored_by_reason
+from evovlm.models.feature_store import FeatureStore
 from evovlm.models.generation import generate
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
-from evovlm.tasks.metrics import METRICS
 from evovlm.tasks.scoring import SampleScore
 from evovlm.tasks.task import Decoding, Sample, Split, Task
 
@@ -30,11 +29,12 @@ from evovlm.tasks.task import Decoding, Sample, Split, Task
 class TaskChoice:
     """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data lies.
 
-    `decoding` names one of the task's cheaper ways to decode; None is its own.
+    `decoding` names one of the task's cheaper ways to decode, `prompt` another prompt; None is the task's own.
     """
 
     name: str
     decoding: str | None = None
+    prompt: str | None = None
     limit: int | None = None
     weight: float = 1.0
     data: Path | None = None
@@ -67,8 +67,11 @@ class OpenTask(Protocol):
         """A hash of everything that a model is asked and how it is scored."""
         ...
 
-    def prepare(self, loaded: LoadedModel) -> "PreparedTask":
-        """Compute everything that no merge changes. Raises TaskError when the model cannot be asked these samples."""
+    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedTask":
+        """Compute everything that no merge changes; features of pictures go into `store`, one for all tasks of a model.
+
+        Raises TaskError when the model cannot be asked these samples.
+        """
         ...
 
 
@@ -89,8 +92,8 @@ class PreparedTask(Protocol):
         """Return the task with these samples alone. Raises TaskError for a task that can only be asked as a whole."""
         ...
 
-    def answer(self, loaded: LoadedModel, *, log: BatchLog | None = None) -> "ScoredTask":
-        """Have the model answer and score every answer; `log` notes and gives batches of answers.
+    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> "ScoredTask":
+        """Have the model answer, in these new `batches`, and score every answer.
 
         Raises FloatingPointError when the logits are not finite.
         """
@@ -108,9 +111,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredTask:
-    """All answers to a task, in the task's order, what `measured` them behind which `gate`, and what they cost."""
+    """All answers to a task, in the task's order, what `measured` them behind which `gate`, and what they cost.
+
+    `measured` says all of the `metric`, as people read it.
+    """
 
     name: str
+    metric: str
     measured: str
     gate: str | None
     answers: tuple[Answer, ...]
@@ -133,11 +140,9 @@ class ScoredTask:
         return tuple(sorted({tag for answer in self.answers for tag in answer.sample.tags}))
 
     @property
-    def unscored(self) -> Mapping[str, int]:
-        """Why samples had nothing to score, and how many of each, the most frequent first."""
-        return dict(
-            Counter(answer.score.unscored for answer in self.answers if answer.score.unscored is not None).most_common()
-        )
+    def unscored(self) -> Mapping[str, tuple[str, ...]]:
+        """Why samples had nothing to score, the most frequent reason first, and the ids of those samples."""
+        return unscored_by_reason((answer.sample.id, answer.score) for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -151,8 +156,9 @@ class SampleTask:
 
     @classmethod
     def open(cls, choice: TaskChoice, split: Split) -> "SampleTask":
-        """Read the samples. Raises TaskError for an unknown task or decoding, or missing data."""
-        task = get_task(choice.name)
+        """Read the samples. Raises TaskError for an unknown task or decoding, missing data, or a metric that is."""
+        task = get_task(choice.name).with_prompt(choice.prompt)
+        check_scorer(task.scoring)
         decoding = task.decoding_named(choice.decoding)
         samples = task.samples(split, limit=choice.limit, data=choice.data)
         return cls(task=task, name=task.name, decoding=decoding, samples=samples)
@@ -160,12 +166,7 @@ class SampleTask:
     @property
     def measured(self) -> str:
         """Its metric, extractor and gate."""
-        scoring = self.task.scoring
-        metric = METRICS.get(scoring.metric)
-        parts = [scoring.metric]
-        if metric is not None and metric.numeric:
-            parts.append(f"{scoring.extractor} extractor")
-        return ", ".join([*parts, f"{scoring.gate} gate" if scoring.gate else "no gate"])
+        return str(self.task.scoring)
 
     @property
     def fingerprint(self) -> str:
@@ -177,14 +178,14 @@ class SampleTask:
             digest.update(json.dumps([*row, sample.references, sample.choices]).encode())
         return digest.hexdigest()
 
-    def prepare(self, loaded: LoadedModel) -> "PreparedSamples":
+    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedSamples":
         """Make the samples prompts. Raises TaskError for a picture task asked of a model that takes none."""
         if self.task.needs_images and not loaded.sees:
             raise TaskError(
                 f"task {self.name}: its samples are pictures, but {loaded.folder} takes none.\n"
                 "    Name a vision-language model, or a text task."
             )
-        prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples])
+        prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples], store=store)
         return PreparedSamples(
             opened=self, prompts=prompts, scorer=open_scorer(self.task.scoring, device=str(loaded.device))
         )
@@ -223,16 +224,17 @@ class PreparedSamples:
             scorer=self.scorer,
         )
 
-    def answer(self, loaded: LoadedModel, *, log: BatchLog | None = None) -> ScoredTask:
+    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
         """Generate and score every answer. Raises FloatingPointError when the logits are not finite."""
         asked = {index: prompt for index, prompt in enumerate(self.prompts) if isinstance(prompt, Prompt)}
         prompts = tuple(asked.values())
 
-        def generated(rows: Sequence[int]) -> Asked:
-            found = generate(loaded, [prompts[row] for row in rows], decoding=self.opened.decoding)
+        def generated(rows: Sequence[int], on_answers: OnAnswers) -> Asked:
+            chosen = [prompts[row] for row in rows]
+            found = generate(loaded, chosen, decoding=self.opened.decoding, on_answers=on_answers)
             return Asked(list(found.texts), found.tokens)
 
-        batches = Batches(log=log, device=loaded.device)
+        batches = batches or Batches(device=loaded.device)
         answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)
         texts = dict(zip(asked, answered, strict=True))
         scoring = time.perf_counter()
@@ -243,6 +245,7 @@ class PreparedSamples:
         seconds = {"generate": batches.seconds, "score": time.perf_counter() - scoring}
         return ScoredTask(
             name=self.name,
+            metric=self.opened.task.scoring.metric,
             measured=self.opened.measured,
             gate=self.opened.task.scoring.gate,
             answers=answers,
@@ -261,20 +264,32 @@ class PreparedSamples:
         return self._scored[key]
 
 
-def score_task(opened: OpenTask, loaded: LoadedModel, *, log: BatchLog | None = None) -> ScoredTask:
+def score_task(
+    opened: OpenTask,
+    loaded: LoadedModel,
+    *,
+    store: FeatureStore | None = None,
+    batches: Batches | None = None,
+) -> ScoredTask:
     """Score a loaded model as it is on a task. Raises TaskError and ModelError, the latter when its logits break."""
     with torch.inference_mode():
         try:
-            return opened.prepare(loaded).answer(loaded, log=log)
+            return opened.prepare(loaded, store=store).answer(loaded, batches=batches)
         except FloatingPointError as error:
-            raise ModelError(
-                f"{loaded.folder}: on the task {opened.name}, {error}. Its weights are broken, or its numbers leave "
-                "the range of its dtype.\n    Look at the checkpoint, or at the recipe's weights."
-            ) from error
+            raise broken_logits(loaded, error, asked=f"the task {opened.name}") from error
+
+
+def broken_logits(loaded: LoadedModel, error: FloatingPointError, *, asked: str) -> ModelError:
+    """Return what to tell of a model whose logits are not finite when it is `asked` something."""
+    return ModelError(
+        f"{loaded.folder}: on {asked}, {error}. Its weights are broken, or its numbers leave the range of its dtype.\n"
+        "    Look at the checkpoint, or at the recipe's weights."
+    )
 
 
 def score_model(
     loaded: LoadedModel, *, tasks: Sequence[TaskChoice], split: Split = Split.REPORT
 ) -> tuple[ScoredTask, ...]:
     """Score a loaded model as it is on a split of each task."""
-    return tuple(score_task(choice.open(split), loaded) for choice in tasks)
+    store = FeatureStore()
+    return tuple(score_task(choice.open(split), loaded, store=store) for choice in tasks)

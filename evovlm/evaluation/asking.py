@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from evovlm.errors import TaskError
+from evovlm.evaluation.answering import broken_logits
 from evovlm.evaluation.web_pictures import fetch_picture, is_web_address
 from evovlm.models.generation import Generated
 from evovlm.models.loading import LoadedModel
@@ -14,12 +15,10 @@ from evovlm.models.prompt import Unanswerable, prepare_prompts
 from evovlm.models.stock import DecodingSettings
 from evovlm.models.streaming import tell_answer
 from evovlm.tasks.pictures import PictureFile
-from evovlm.tasks.prompts import CHAT, Question, ask
+from evovlm.tasks.prompts import CHAT, PLAIN, Question, ask
 from evovlm.tasks.sample import ImageSource, Sample
 
 _ZOO = "zoo:"
-PLAIN = "plain"
-"""The prompt that is the question itself, behind its pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,8 @@ def open_pictures(places: Sequence[str]) -> tuple[ImageSource, ...]:
         if is_web_address(place):
             pictures.append(fetch_picture(place))
             continue
+        if not Path(place).is_file():
+            raise TaskError(f"{place}: there is no such picture. Name a file, or an http(s) address.")
         picture = PictureFile(path=Path(place))
         picture.load()
         pictures.append(picture)
@@ -77,13 +78,17 @@ def answer_question(
 ) -> Generated:
     """Answer one question, calling `on_text` with each piece of the text as it comes.
 
-    Raises TaskError when the model cannot be asked it: the prompt is longer than the context, say.
+    Raises TaskError when the model cannot be asked it: the prompt is longer than the context, say; and ModelError when
+    its logits are not finite.
     """
     with torch.inference_mode():
         (prompt,) = prepare_prompts(loaded, [question])
         if isinstance(prompt, Unanswerable):
             raise TaskError(f"{loaded.folder} cannot be asked this: {prompt.reason}.")
-        return tell_answer(loaded, prompt, decoding=decoding, on_text=on_text)
+        try:
+            return tell_answer(loaded, prompt, decoding=decoding, on_text=on_text)
+        except FloatingPointError as error:
+            raise broken_logits(loaded, error, asked="this question") from error
 
 
 def _has_chat_template(loaded: LoadedModel) -> bool:

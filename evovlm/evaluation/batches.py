@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 
@@ -33,9 +33,29 @@ class BatchLog(Protocol):
         """Return the batch of that number if an earlier run noted it."""
         ...
 
-    def append(self, batch: Batch, *, total: int) -> None:
-        """Note the next batch of `total` questions."""
+    def append(self, batch: Batch) -> None:
+        """Note the next batch."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the asking is: `done` of `total` questions; `asked` of them in this process, for `tokens` in `seconds`.
+
+    `asked`, `tokens` and `seconds` go on from one round of questions of a task to the next.
+    """
+
+    done: int
+    total: int
+    asked: int
+    tokens: int
+    seconds: float
+
+
+_NOTHING = Progress(done=0, total=0, asked=0, tokens=0, seconds=0.0)
+
+OnAnswers: TypeAlias = Callable[[int, int], None]
+"""Hears how many of the questions just asked are answered, and in how many tokens."""
 
 
 class Asked(NamedTuple):
@@ -47,22 +67,28 @@ class Asked(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Batches:
-    """Asks questions in batches; `log` notes each, and gives those that it holds already. Without one, all at once."""
+    """Asks questions in batches; `log` notes each, and gives those that it holds already.
 
-    log: BatchLog | None
+    `on_progress` hears of every batch, and of answers as they come, in any thread. Without either, all are asked at
+    once.
+    """
+
     device: torch.device
+    log: BatchLog | None = None
+    on_progress: Callable[[Progress], None] | None = None
     tokens: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
     _number: int = field(default=0, init=False)
+    _told: Progress = field(default=_NOTHING, init=False)
 
-    def ask(self, lengths: Sequence[int], answer: Callable[[Sequence[int]], Asked]) -> list[Any]:
+    def ask(self, lengths: Sequence[int], answer: Callable[[Sequence[int], OnAnswers], Asked]) -> list[Any]:
         """Return the answers of all questions, whose prompts have these lengths; `answer` is given rows of them.
 
         The batches depend on the lengths and the kind of device alone. Raises RunMismatch when the log holds others.
         """
         answers: dict[int, Any] = {}
         for rows in self._batches(lengths):
-            batch = self._recorded(rows) or self._asked(rows, answer, total=len(lengths))
+            batch = self._recorded(rows) or self._asked(rows, answer, done=len(answers), total=len(lengths))
             self._number += 1
             self.tokens += batch.tokens
             self.seconds += batch.seconds
@@ -78,9 +104,25 @@ class Batches:
             )
         return found
 
-    def _asked(self, rows: Sequence[int], answer: Callable[[Sequence[int]], Asked], *, total: int) -> Batch:
+    def _asked(
+        self, rows: Sequence[int], answer: Callable[[Sequence[int], OnAnswers], Asked], *, done: int, total: int
+    ) -> Batch:
         began = time.perf_counter()
-        said = answer(rows)
+        before = self._told
+
+        def on_answers(n_done: int, n_tokens: int) -> None:
+            self._told = Progress(
+                done=done + n_done,
+                total=total,
+                asked=before.asked + n_done,
+                tokens=before.tokens + n_tokens,
+                seconds=before.seconds + time.perf_counter() - began,
+            )
+            if self.on_progress is not None:
+                self.on_progress(self._told)
+
+        said = answer(rows, on_answers)
+        on_answers(len(rows), said.tokens)
         batch = Batch(
             rows=tuple(rows),
             answers=tuple(said.answers),
@@ -88,13 +130,13 @@ class Batches:
             seconds=round(time.perf_counter() - began, 4),
         )
         if self.log is not None:
-            self.log.append(batch, total=total)
+            self.log.append(batch)
         return batch
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Return the rows in batches of like size, those of like length together."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        if self.log is None:
+        if self.log is None and self.on_progress is None:
             return [order] if order else []
         at_once = _QUESTIONS_ON_CPU if self.device.type == "cpu" else _QUESTIONS_ELSEWHERE
         n_batches = math.ceil(len(order) / at_once)

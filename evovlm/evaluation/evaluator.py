@@ -11,6 +11,7 @@ from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.evaluation.resident_stack import ResidentStack
+from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
@@ -73,7 +74,8 @@ class Evaluator:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
         opened = [choice.open(split) for choice in tasks]
         resident = _open_resident(template, device=device)
-        prepared = tuple(task.prepare(resident.loaded) for task in opened)
+        store = FeatureStore()
+        prepared = tuple(task.prepare(resident.loaded, store=store) for task in opened)
         weights = tuple(choice.weight for choice in tasks)
         return cls(resident=resident, tasks=prepared, weights=weights)
 

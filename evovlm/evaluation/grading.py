@@ -1,13 +1,13 @@
 """Scores saved predictions: no model is asked anything."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.comparison import Comparison, compare_by_id
 from evovlm.evaluation.prediction_files import Prediction
 from evovlm.evaluation.scorer import Scorer, open_scorer
-from evovlm.evaluation.task_scores import task_score
+from evovlm.evaluation.task_scores import task_score, unscored_by_reason
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import TASKS
 from evovlm.tasks.scoring import SampleScore, Scoring
@@ -47,6 +47,13 @@ class Graded:
     def score(self) -> TaskScore:
         """The means over all predictions."""
         return task_score(self.scores)
+
+    @property
+    def unscored(self) -> Mapping[str, tuple[str, ...]]:
+        """Why samples had nothing to score, the most frequent reason first, and the ids of those samples."""
+        return unscored_by_reason(
+            (each.sample.id, found) for each, found in zip(self.predictions, self.scores, strict=True)
+        )
 
     def by_id(self) -> dict[str, float]:
         """The scores by their samples' ids."""

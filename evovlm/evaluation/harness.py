@@ -19,7 +19,8 @@ from typing import Any
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
-from evovlm.evaluation.batches import Batches, BatchLog
+from evovlm.evaluation.batches import Batches
+from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel
 from evovlm.tasks.gates import GATES
 from evovlm.tasks.harness_name import HARNESS, HarnessName
@@ -48,8 +49,8 @@ class HarnessTask:
         The report split is what the harness itself scores: the test documents, or the validation documents where there
         are none. The search split is what else there is: validation, else training documents, none of them reported.
         """
-        if choice.data is not None or choice.decoding is not None:
-            raise TaskError(f"{choice.name}: a harness task brings its own data and decoding; leave yours out.")
+        if (choice.data, choice.decoding, choice.prompt) != (None, None, None):
+            raise TaskError(f"{choice.name}: a harness task brings its own data, decoding and prompt; leave yours out.")
         wanted = HarnessName.parse(choice.name)
         task = _load_task(wanted)
         if split is Split.SEARCH:
@@ -77,7 +78,7 @@ class HarnessTask:
         told = [self.measured, str(self.task.VERSION), [repr(each.args) for each in self.task.instances]]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()
 
-    def prepare(self, loaded: LoadedModel) -> "PreparedHarnessTask":
+    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedHarnessTask":  # noqa: ARG002
         """Return the task for a model. Raises TaskError for one whose documents hold pictures or sounds."""
         if getattr(self.task, "MULTIMODAL", False):
             raise TaskError(f"{self.name}: its documents hold pictures or sounds. Name a harness task of text alone.")
@@ -126,13 +127,13 @@ class PreparedHarnessTask:
             "    Leave out `batch` and `validation`, and give the task a `limit`."
         )
 
-    def answer(self, loaded: LoadedModel, *, log: BatchLog | None = None) -> ScoredTask:
+    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
         """Have the harness evaluate the model. Raises FloatingPointError when the logits are not finite."""
         from lm_eval.evaluator import evaluate
 
         from evovlm.evaluation.harness_model import HarnessModel
 
-        batches = Batches(log=log, device=loaded.device)
+        batches = batches or Batches(device=loaded.device)
         model = HarnessModel(loaded, encoder=self.encoder, batches=batches)
         task = self.opened.task
         found = evaluate(
@@ -142,6 +143,7 @@ class PreparedHarnessTask:
         answers = tuple(self._answer(row) for row in sorted(rows, key=lambda row: int(row["doc_id"])))
         return ScoredTask(
             name=self.name,
+            metric=self.opened.metric,
             measured=self.opened.measured,
             gate=None,
             answers=answers,

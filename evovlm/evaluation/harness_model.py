@@ -11,7 +11,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.batches import Asked, Batches
+from evovlm.evaluation.batches import Asked, Batches, OnAnswers
 from evovlm.models.generation import generate
 from evovlm.models.likelihood import Continuation, likelihoods
 from evovlm.models.loading import LoadedModel
@@ -96,7 +96,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return Continuation(context=kept[:-n], tokens=kept[-n:])
 
     def _likelihoods(self, continuations: Sequence[Continuation]) -> list[tuple[float, bool]]:
-        def found(rows: Sequence[int]) -> Asked:
+        def found(rows: Sequence[int], _: OnAnswers) -> Asked:
             likely = likelihoods(self._loaded, [continuations[row] for row in rows])
             return Asked([[each.log_probability, each.is_greedy] for each in likely], 0)
 
@@ -141,8 +141,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return Prompt(ids=torch.tensor(self.tok_encode(text)[-room:]))
 
     def _texts(self, prompts: Sequence[Prompt], decoding: Decoding) -> list[str]:
-        def found(rows: Sequence[int]) -> Asked:
-            generated = generate(self._loaded, [prompts[row] for row in rows], decoding=decoding)
+        def found(rows: Sequence[int], on_answers: OnAnswers) -> Asked:
+            chosen = [prompts[row] for row in rows]
+            generated = generate(self._loaded, chosen, decoding=decoding, on_answers=on_answers)
             return Asked(list(generated.texts), generated.tokens)
 
         return self._batches.ask([len(prompt.ids) for prompt in prompts], found)

@@ -13,6 +13,7 @@ from evovlm.errors import TaskError
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.files import read_files
 from evovlm.tasks.pictures import PictureFile
+from evovlm.tasks.row import listed
 from evovlm.tasks.sample import Sample, check_samples
 
 
@@ -84,7 +85,10 @@ def _rows_inside(path: Path, rows_at: str) -> Iterator[tuple[str, Mapping[str, A
             raise TaskError(f"{path}: --rows-at {rows_at} leads nowhere: there is no '{key}' in: {keys}.")
         place = place[key]
     if not isinstance(place, list) or not all(isinstance(row, dict) for row in place):
-        raise TaskError(f"{path}: --rows-at {rows_at} should lead to a list of JSON objects, one a row.")
+        found = (
+            f"an object of: {', '.join(map(str, place))}" if isinstance(place, dict) else f"a {type(place).__name__}"
+        )
+        raise TaskError(f"{path}: --rows-at {rows_at} should lead to a list of JSON objects, one a row; found {found}.")
     for number, cells in enumerate(place, start=1):
         yield f"{path}, {rows_at}, row {number}", cells
 
@@ -96,9 +100,7 @@ def _find_columns(
 
     def find(what: str, named: str | None, *, needed: bool = False) -> str | None:
         if named is not None and named not in there:
-            raise TaskError(
-                f"{path}: there is no column '{named}'{did_you_mean(named, there)}. It has: {', '.join(there)}."
-            )
+            raise TaskError(f"{path}: there is no column '{named}'{did_you_mean(named, there)}")
         found = named or next((usual for usual in _USUAL[what] if usual in there), None)
         if found is None and needed:
             raise TaskError(
@@ -130,7 +132,7 @@ def _prediction(cells: Mapping[str, Any], columns: Columns, *, where: str, numbe
         question=str(cells.get("question") or ""),
         references=_texts(cell(columns.reference), where=where),
         images=tuple(_picture(name, folder=folder, where=where) for name in _texts(cell(columns.image), where=where)),
-        choices=_texts(_listed(cell(columns.choices)), where=where),
+        choices=_texts(listed(cell(columns.choices)), where=where),
         tags=frozenset(_texts(cells.get("tags"), where=where)),
     )
     text = _texts(cell(columns.prediction), where=where)
@@ -146,16 +148,6 @@ def _texts(cell: Any, *, where: str) -> tuple[str, ...]:
         if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)):
             raise TaskError(f"{where}: should hold texts or numbers, and holds {value!r:.60}.")
     return tuple(map(str, values))
-
-
-def _listed(cell: Any) -> Any:
-    """Return the list that a table's cell holds as JSON, else the cell."""
-    if not isinstance(cell, str):
-        return cell
-    try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
-        return cell
 
 
 def _picture(name: str, *, folder: Path, where: str) -> PictureFile:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from evovlm.errors import TaskError
 from evovlm.tasks.library_metric import PREFIX, check_library_metric
-from evovlm.tasks.metrics import check_scoring, gated, score_answer
+from evovlm.tasks.metrics import Metric, check_scoring, gated, score_answer
 from evovlm.tasks.sample import Sample
 from evovlm.tasks.scoring import Measured, SampleScore, Scoring
 
@@ -16,35 +16,41 @@ Scorer: TypeAlias = Callable[[Sample, str], SampleScore]
 _CLIP_SCORE_FACTOR = 2.5
 
 
+def check_scorer(scoring: Scoring) -> Metric:
+    """Return the metric of a scoring. Raises TaskError as `open_scorer` does, but loads no model."""
+    metric = check_scoring(scoring)
+    if scoring.metric.startswith(PREFIX):
+        check_library_metric(scoring.metric)
+    if metric.measure is None and scoring.clip_model is None:
+        raise TaskError(
+            f"The metric {scoring.metric} compares answers with pictures by an open_clip model, and none is named.\n"
+            "    Name one: `clip_model` of the task, or --clip-model, such as ViT-B-32:laion2b_s34b_b79k."
+        )
+    return metric
+
+
 def open_scorer(scoring: Scoring, *, device: str = "auto") -> Scorer:
     """Return what scores an answer to a sample; for a metric that takes a model, the model is loaded now.
 
     Raises TaskError for a metric, extractor or gate that does not exist, or a metric's script or model that is not
     named or cannot be had, and what `load_clip` raises.
     """
-    metric = check_scoring(scoring)
-    if metric.measure is not None:
-        if scoring.metric.startswith(PREFIX):
-            check_library_metric(scoring.metric)
+    metric = check_scorer(scoring)
+    if metric.measure is not None or scoring.clip_model is None:
         return partial(score_answer, scoring)
-    return _open_clip_scorer(scoring, device=device)
+    return _open_clip_scorer(scoring, scoring.clip_model, device=device)
 
 
-def _open_clip_scorer(scoring: Scoring, *, device: str) -> Scorer:
+def _open_clip_scorer(scoring: Scoring, clip_model: str, *, device: str) -> Scorer:
     """Return CLIPScore: 2.5 times the cosine of answer and picture, kept in [0, 1]; over several pictures the mean.
 
     The answer goes in as it is, without the paper's "A photo depicts", which is English. No reference is needed.
     """
-    if scoring.clip_model is None:
-        raise TaskError(
-            f"The metric {scoring.metric} compares answers with pictures by an open_clip model, and none is named.\n"
-            "    Name one: `clip_model` of the task's scoring, or --clip-model, such as ViT-B-32:laion2b_s34b_b79k."
-        )
     import torch
 
     from evovlm.models.clip import load_clip
 
-    clip = load_clip(scoring.clip_model, device=device)
+    clip = load_clip(clip_model, device=device)
     pictures: dict[str, torch.Tensor] = {}
 
     def measure(sample: Sample, text: str) -> Measured:

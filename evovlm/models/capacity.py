@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from evovlm.models.backbone import Backbone
-from evovlm.models.prompt import Prompt
+from evovlm.models.loading import LoadedModel
+from evovlm.models.prompt import Prompt, context_tokens
 from evovlm.room import available_memory_bytes
 
 # More rows than this gain nothing: products are as fast as they get, and every slot takes memory.
@@ -15,9 +16,21 @@ _SLOTS_ON_GPU = 512
 _MEMORY_SHARE = 0.7
 
 
-def longest_prompt(prompts: Sequence[Prompt]) -> int:
-    """Return the length of the longest of the prompts in tokens, 0 for none."""
-    return max((len(prompt.ids) for prompt in prompts), default=0)
+def answer_limits(loaded: LoadedModel, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[int]:
+    """Return how many tokens each answer may have: `max_new_tokens`, or as many as the context leaves, at least 1.
+
+    Past its context a model has not been trained, and one that scales its positions there answers otherwise from the
+    first token on.
+    """
+    context = context_tokens(loaded)
+    if context is None:
+        return [max_new_tokens] * len(prompts)
+    return [max(1, min(max_new_tokens, context - len(prompt.ids))) for prompt in prompts]
+
+
+def most_tokens(prompts: Sequence[Prompt], limits: Sequence[int]) -> int:
+    """Return how many tokens the longest prompt and its answer of at most `limits` tokens have, 0 for no prompts."""
+    return max((len(prompt.ids) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=0)
 
 
 def slots_at_once(backbone: Backbone, *, longest: int) -> int:

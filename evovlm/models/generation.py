@@ -23,11 +23,17 @@ class Generated:
 
 
 def generate(
-    loaded: LoadedModel, prompts: Sequence[Prompt], *, decoding: DecodingSettings, streamer: Any = None
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    decoding: DecodingSettings,
+    streamer: Any = None,
+    on_answers: Callable[[int, int], None] | None = None,
 ) -> Generated:
     """Answer every prompt. Raises FloatingPointError when the model's logits are not finite.
 
     A `streamer` of transformers is told the tokens of the one prompt there is, which is decoded with one beam.
+    `on_answers` hears how many answers are finished, and their tokens in all, as they come.
     """
     stop_ids = _stop_ids(loaded)
     if streamer is None and decoding.beams == 1:
@@ -38,9 +44,12 @@ def generate(
             stop_ids=stop_ids,
             penalty=decoding.repetition_penalty,
             is_over=_finds_stop(loaded, decoding.stop) if decoding.stop else None,
+            on_answers=on_answers,
         )
     else:
-        rows = generate_stock(loaded, prompts, decoding=decoding, stop_ids=stop_ids, streamer=streamer)
+        rows = generate_stock(
+            loaded, prompts, decoding=decoding, stop_ids=stop_ids, streamer=streamer, on_answers=on_answers
+        )
     texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
     return Generated(
         texts=tuple(_before_stop(text, decoding.stop).strip() for text in texts), tokens=sum(map(len, rows))

@@ -15,12 +15,11 @@ _TOKENS_BETWEEN_TEXT_CHECKS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """When an answer ends: after `max_new_tokens`, at a token of `stop_ids`, or where `is_over` (its tokens) holds.
+    """When an answer ends before its limit: at a token of `stop_ids`, or where `is_over` (its tokens) holds.
 
     `is_over` is asked now and then only; what stands behind the end is for the caller to cut.
     """
 
-    max_new_tokens: int
     stop_ids: frozenset[int]
     is_over: Callable[[list[int]], bool] | None = None
 
@@ -46,11 +45,11 @@ class _Answer:
 
 
 def decode(
-    runner: Runner, prompts: Mapping[int, Prompt], *, ending: Ending, limits: Sequence[int] | None = None
+    runner: Runner, prompts: Mapping[int, Prompt], *, ending: Ending, limits: Sequence[int]
 ) -> Iterator[tuple[int, list[int]]]:
     """Yield each prompt's number and its answer in tokens, without the stop token, as soon as it is there.
 
-    `limits`, by number, shortens single answers.
+    `limits`, by number, says how many tokens each answer has at most.
     Raises FloatingPointError when the model's logits are not finite.
     """
     waiting = deque(prompts)
@@ -59,8 +58,7 @@ def decode(
     while waiting or running:
         entering = _admitted(waiting, free, prompts, budget=runner.prompt_tokens_at_once)
         for slot, number in entering.items():
-            limit = ending.max_new_tokens if limits is None else min(limits[number], ending.max_new_tokens)
-            running[slot] = _Answer(prompt=number, limit=limit)
+            running[slot] = _Answer(prompt=number, limit=limits[number])
         new = runner.advance({slot: prompts[number] for slot, number in entering.items()})
         for slot, tokens in new.items():
             if running[slot].take(tokens, ending):

@@ -65,6 +65,12 @@ class Prompt:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def context_tokens(loaded: LoadedModel) -> int | None:
+    """Return how many tokens a model takes, prompt and answer together; None where its config does not say."""
+    longest: int | None = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    return longest
+
+
 def prepare_prompts(
     loaded: LoadedModel, asked: Sequence[Asked], *, store: FeatureStore | None = None
 ) -> tuple[Prompt | Unanswerable, ...]:
@@ -99,7 +105,7 @@ def _prepare(loaded: LoadedModel, question: Asked, store: FeatureStore) -> Promp
     texts = [text for each in shown for text in each.texts]
     text = parts[0] + "".join(seen_as + part for seen_as, part in zip(texts, parts[1:], strict=True))
     ids = token_ids(loaded, text, chat=question.chat)
-    longest: int | None = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = context_tokens(loaded)
     if longest is not None and len(ids) >= longest:
         return Unanswerable(
             reason=f"the prompt has {len(ids)} tokens, the model takes {longest}, of which an answer needs at least 1"

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -13,17 +12,9 @@ from torch.nn.functional import pad
 from evovlm.models.backbone import Backbone
 from evovlm.models.packed import Entering, Pass, forward
 from evovlm.models.prompt import Prompt, prefill_inputs
-from evovlm.models.slots import CpuSlots, DeviceSlots, Shape, Slots
+from evovlm.models.slots import Slots
 
-# A matrix product of fewer rows takes other paths through a CPU's library, with other last bits: with so many, an
-# answer does not depend on what is decoded beside it.
-_LEAST_ROWS = 16
-_PROMPT_TOKENS_ON_CPU = 2048
-_PROMPT_TOKENS_ON_GPU = 16384
-# Reading what was chosen makes a GPU wait for it.
-STEPS_BETWEEN_READS = 8
-_REACH_STEP = 256
-_NOTHING_SHARED = torch.zeros(0, dtype=torch.long)
+NOTHING_SHARED = torch.zeros(0, dtype=torch.long)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,182 +133,6 @@ class Runner(ABC):
             # A token that a model has written is no place for a picture, whichever it is.
             inputs["visual_pos_masks"] = pad(found["visual_pos_masks"], (len(tokens), spare))
         return inputs
-
-
-class CpuRunner(Runner):
-    """On a CPU only running answers are computed, and what was chosen is read at once."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        shape: Shape,
-        *,
-        n_slots: int,
-        room: int,
-        image_token: int | None = None,
-        shared: Tensor = _NOTHING_SHARED,
-        penalty: float = 1.0,
-    ) -> None:
-        super().__init__(backbone, n_slots=n_slots, image_token=image_token, shared=shared, penalty=penalty)
-        self.prompt_tokens_at_once = _PROMPT_TOKENS_ON_CPU
-        self._slots = CpuSlots(shape, n=n_slots + 1, room=room)
-        # By slot, in the order of the rows: the newest token, its position, and how many tokens the slot holds.
-        self._tokens: dict[int, int] = {}
-        self._next: dict[int, int] = {}
-        self._lengths: dict[int, int] = {}
-
-    def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
-        """See Runner."""
-        going = list(self._tokens)
-        batch = self._batch(
-            torch.tensor([self._tokens[slot] for slot in going], dtype=torch.long),
-            torch.tensor([self._next[slot] for slot in going], dtype=torch.long),
-            entering,
-            least=_LEAST_ROWS,
-            slots=self._slots,
-        )
-        self._slots.rows = np.array(going, dtype=np.int64)
-        self._slots.lengths = np.array([self._lengths[slot] for slot in going], dtype=np.int64)
-        this = Pass(slots=self._slots, n_continuing=len(going), entering=batch.entering)
-        states = forward(self._backbone, batch.inputs, batch.positions, this=this)
-        ends = [*range(len(going)), *(part.stop - 1 for part in batch.entering if part.slot is not None)]
-        self._note_prompts(entering)
-        chosen = self._choose(states, ends, slots=[*going, *entering])
-        for slot in going:
-            self._next[slot] += 1
-            self._lengths[slot] += 1
-        for slot, prompt in entering.items():
-            self._next[slot] = int(positions_of(prompt).max()) + 1
-            self._lengths[slot] = len(prompt.ids)
-        self._tokens = dict(zip((*going, *entering), chosen, strict=True))
-        return {slot: (token,) for slot, token in self._tokens.items()}
-
-    def _choose(self, states: Tensor, ends: list[int], *, slots: list[int]) -> list[int]:
-        spare = _LEAST_ROWS - len(ends)
-        tokens, finite = self._likeliest(states[ends + ends[-1:] * spare], slots + slots[-1:] * spare)
-        if not bool(finite):
-            raise FloatingPointError("the model's logits are not finite")
-        chosen: list[int] = tokens[: len(ends)].tolist()
-        return chosen
-
-    def leave(self, slot: int) -> None:
-        """See Runner."""
-        for kept in (self._tokens, self._next, self._lengths):
-            del kept[slot]
-
-
-class DeviceRunner(Runner):
-    """On a GPU every slot moves on in every step, by a captured graph; what was chosen is read every few steps."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        shape: Shape,
-        *,
-        n_slots: int,
-        room: int,
-        image_token: int | None = None,
-        shared: Tensor = _NOTHING_SHARED,
-        penalty: float = 1.0,
-    ) -> None:
-        super().__init__(backbone, n_slots=n_slots, image_token=image_token, shared=shared, penalty=penalty)
-        self.prompt_tokens_at_once = _PROMPT_TOKENS_ON_GPU
-        # An answer's end is seen late, so that some tokens too many are kept.
-        self._room = room + STEPS_BETWEEN_READS
-        self._slots = DeviceSlots(shape, n=n_slots + 1, room=self._room)
-        self._tokens = torch.zeros(n_slots + 1, dtype=torch.long, device=shape.device)
-        self._next = torch.zeros_like(self._tokens)
-        self._finite = torch.ones((), dtype=torch.bool, device=shape.device)
-        self._running: dict[int, int] = {}
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-
-    def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
-        """See Runner."""
-        before = list(self._running)
-        steps: list[Tensor] = []
-        if entering:
-            self._enter(entering)
-            steps.append(self._tokens.clone())
-        for _ in range(STEPS_BETWEEN_READS - len(steps)):
-            self._step()
-            steps.append(self._tokens.clone())
-        if not bool(self._finite):
-            raise FloatingPointError("the model's logits are not finite")
-        chosen = torch.stack(steps, dim=1).tolist()
-        return {slot: chosen[slot] for slot in (*before, *entering)}
-
-    def leave(self, slot: int) -> None:
-        """See Runner."""
-        del self._running[slot]
-
-    def _enter(self, entering: Mapping[int, Prompt]) -> None:
-        """Let prompts in, in one pass with a step of all slots."""
-        self._slots.reach = self._reach()
-        slots, prompts = list(entering), list(entering.values())
-        # An empty slot's step writes behind what it holds: it must not hit what is copied there, nor what is copied.
-        self._slots.lengths[[*slots, self._slots.n - 1]] = len(self._shared)
-        batch = self._batch(self._tokens, self._next, entering, least=0, slots=self._slots)
-        this = Pass(slots=self._slots, n_continuing=self._slots.n, entering=batch.entering)
-        states = forward(self._backbone, batch.inputs, batch.positions, this=this)
-        self._choose(states[: self._slots.n])
-        self._note_prompts(entering)
-        tokens, finite = self._likeliest(states[[part.stop - 1 for part in batch.entering]], slots)
-        self._finite &= finite
-        self._tokens[slots] = tokens
-        self._next[slots] = torch.tensor([int(positions_of(prompt).max()) + 1 for prompt in prompts]).to(tokens.device)
-        self._slots.lengths[slots] = torch.tensor([len(prompt.ids) for prompt in prompts]).to(tokens.device)
-        for slot in self._running:
-            self._running[slot] += 1
-        self._running.update({slot: len(prompt.ids) for slot, prompt in entering.items()})
-
-    def _step(self) -> None:
-        """Move every slot on by one token."""
-        reach = self._reach()
-        if self._tokens.device.type == "cuda":
-            if reach not in self._graphs:
-                self._graphs[reach] = self._captured(reach)
-            self._graphs[reach].replay()
-        else:
-            self._slots.reach = reach
-            self._move()
-        for slot in self._running:
-            self._running[slot] += 1
-
-    def _move(self) -> None:
-        this = Pass(slots=self._slots, n_continuing=self._slots.n, entering=())
-        inputs = {"inputs_embeds": self._backbone.embedding(self._tokens)[None]}
-        self._choose(forward(self._backbone, inputs, self._next, this=this))
-
-    def _choose(self, states: Tensor) -> None:
-        """Note each slot's next token, in place: a graph's results lie where they lay when it was captured."""
-        tokens, finite = self._likeliest(states, slice(None))
-        self._finite &= finite
-        self._tokens.copy_(tokens)
-        self._next += 1
-        # An empty slot, which nobody reads, stays where it is when it is full.
-        self._slots.lengths.add_(1).clamp_(max=self._room - 1)
-
-    def _reach(self) -> int:
-        """Return how far the slots must be read, in whole steps, so that few graphs are needed."""
-        longest = max(self._running.values(), default=0) + 1
-        return min(self._room, -(-longest // _REACH_STEP) * _REACH_STEP)
-
-    def _captured(self, reach: int) -> torch.cuda.CUDAGraph:
-        self._slots.reach = reach
-        kept = (self._tokens, self._next, self._slots.lengths, self._finite)
-        values = [tensor.clone() for tensor in kept]
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            # What is chosen and allocated on the first run must not be part of the graph.
-            self._move()
-        torch.cuda.current_stream().wait_stream(side)
-        for tensor, value in zip(kept, values, strict=True):
-            tensor.copy_(value)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._move()
-        return graph
 
 
 def _n_logits(backbone: Backbone) -> int:

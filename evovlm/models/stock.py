@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from evovlm.models.backbone import Backbone
-from evovlm.models.capacity import longest_prompt, slots_at_once
+from evovlm.models.capacity import answer_limits, most_tokens, slots_at_once
 from evovlm.models.image_features import by_layer
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, embed, left_padded, left_padded_positions
@@ -51,20 +52,25 @@ def generate_stock(
     decoding: DecodingSettings,
     stop_ids: Collection[int],
     streamer: Any = None,
+    on_answers: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Return what transformers' own `generate` answers to each prompt, without the stop token; never samples.
 
-    Raises FloatingPointError when the model's logits are not finite.
+    No answer leads past the model's context. `on_answers` hears after each batch how many answers there are, and their
+    tokens in all. Raises FloatingPointError when the model's logits are not finite.
     """
-    longest = longest_prompt(prompts) + decoding.max_new_tokens
+    limits = answer_limits(loaded, prompts, max_new_tokens=decoding.max_new_tokens)
+    longest = most_tokens(prompts, limits)
     rows_at_once = max(1, slots_at_once(Backbone.of(loaded), longest=longest) // decoding.beams)
-    generated: list[list[int]] = [[] for _ in prompts]
-    waiting = _batches(prompts, rows_at_once=rows_at_once)[::-1]
+    generated: dict[int, list[int]] = {}
+    waiting = _batches(prompts, limits, rows_at_once=rows_at_once)[::-1]
     while waiting:
         rows = waiting.pop()
         try:
             batch = [prompts[row] for row in rows]
-            found = _generate(loaded, batch, decoding=decoding, stop_ids=stop_ids, streamer=streamer)
+            found = _generate(
+                loaded, batch, decoding=decoding, limit=limits[rows[0]], stop_ids=stop_ids, streamer=streamer
+            )
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
@@ -74,7 +80,9 @@ def generate_stock(
         for row, tokens in zip(rows, found, strict=True):
             ends = [place for place, token in enumerate(tokens) if token in stop_ids]
             generated[row] = tokens[: ends[0]] if ends else tokens
-    return generated
+        if on_answers is not None:
+            on_answers(len(generated), sum(map(len, generated.values())))
+    return [generated[row] for row in range(len(prompts))]
 
 
 def _generate(
@@ -82,6 +90,7 @@ def _generate(
     prompts: Sequence[Prompt],
     *,
     decoding: DecodingSettings,
+    limit: int,
     stop_ids: Collection[int],
     streamer: Any,
 ) -> list[list[int]]:
@@ -91,7 +100,7 @@ def _generate(
         do_sample=False,
         num_beams=decoding.beams,
         repetition_penalty=decoding.repetition_penalty,
-        max_new_tokens=decoding.max_new_tokens,
+        max_new_tokens=limit,
         pad_token_id=loaded.tokenizer.pad_token_id,
         eos_token_id=sorted(stop_ids),
         logits_processor=[_refuse_nan],
@@ -107,12 +116,20 @@ def _refuse_nan(_ids: Tensor, scores: Tensor) -> Tensor:
     return scores
 
 
-def _batches(prompts: Sequence[Prompt], *, rows_at_once: int) -> list[list[int]]:
-    """Return the indices of the prompts in batches of like size, prompts of like length together."""
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
-    n_batches = math.ceil(len(order) / rows_at_once)
-    edges = [len(order) * number // n_batches for number in range(n_batches + 1)] if n_batches else []
-    return [order[start:end] for start, end in itertools.pairwise(edges)]
+def _batches(prompts: Sequence[Prompt], limits: Sequence[int], *, rows_at_once: int) -> list[list[int]]:
+    """Return the indices of the prompts in batches of like size and one limit, prompts of like length together.
+
+    Beams that end early are chosen among otherwise, so that what is cut short is not decoded beside what is not.
+    """
+    by_limit: dict[int, list[int]] = defaultdict(list)
+    for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)):
+        by_limit[limits[index]].append(index)
+    batches: list[list[int]] = []
+    for order in by_limit.values():
+        n_batches = math.ceil(len(order) / rows_at_once)
+        edges = [len(order) * number // n_batches for number in range(n_batches + 1)]
+        batches += [order[start:end] for start, end in itertools.pairwise(edges)]
+    return batches
 
 
 def stock_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> dict[str, Any]:

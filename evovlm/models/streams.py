@@ -3,17 +3,21 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
 
 import torch
 from torch import Tensor
 
 from evovlm.models.backbone import Backbone
-from evovlm.models.capacity import longest_prompt, slots_at_once
+from evovlm.models.capacity import answer_limits, most_tokens, slots_at_once
+from evovlm.models.cpu_runner import CpuRunner
+from evovlm.models.device_runner import DeviceRunner
 from evovlm.models.greedy import Ending, decode
 from evovlm.models.loading import LoadedModel
 from evovlm.models.packed import packed_attention, packs_exactly
 from evovlm.models.prompt import Prompt
-from evovlm.models.runner import CpuRunner, DeviceRunner, Runner
+from evovlm.models.runner import Runner
 from evovlm.models.slots import shape_of
 from evovlm.models.stock import Greedy, generate_stock
 
@@ -21,6 +25,23 @@ from evovlm.models.stock import Greedy, generate_stock
 _SMALL_HIDDEN_SIZE = 1024
 _PROMPTS_PER_STREAM = 32
 _LEAST_SHARED_TOKENS = 16
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Answers:
+    """Answers in tokens by their prompts' numbers, as the streams finish them; `on_answers` hears of each."""
+
+    on_answers: Callable[[int, int], None] | None
+    found: dict[int, list[int]] = field(default_factory=dict)
+    _n_tokens: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def put(self, number: int, tokens: list[int]) -> None:
+        with self._lock:
+            self.found[number] = tokens
+            self._n_tokens += len(tokens)
+            if self.on_answers is not None:
+                self.on_answers(len(self.found), self._n_tokens)
 
 
 def generate_greedy(
@@ -32,22 +53,26 @@ def generate_greedy(
     penalty: float = 1.0,
     is_over: Callable[[list[int]], bool] | None = None,
     limits: Sequence[int] | None = None,
+    on_answers: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Return the tokens that follow each prompt, without the stop token, at most `max_new_tokens` of them.
 
     `penalty` above 1 makes tokens less likely that are there already, those of the prompt too. `is_over` is asked from
-    time to time whether an answer needs no more tokens; `limits` shortens single answers. Raises FloatingPointError
-    when the model's logits are not finite.
+    time to time whether an answer needs no more tokens; `limits` shortens single answers, and none leads past the
+    model's context. `on_answers` hears, in any thread but never in two at once, how many answers are finished, and
+    their tokens in all. Raises FloatingPointError when the model's logits are not finite.
     """
     backbone = Backbone.of(loaded)
     if not prompts or any(prompt.extra for prompt in prompts) or not packs_exactly(backbone):
         plain = Greedy(max_new_tokens=max_new_tokens, repetition_penalty=penalty)
-        return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids)
-    ending = Ending(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), is_over=is_over)
-    answers: dict[int, list[int]] = {}
-    n_slots = slots_at_once(backbone, longest=longest_prompt(prompts) + max_new_tokens)
-    while len(answers) < len(prompts):
-        left = [number for number in range(len(prompts)) if number not in answers]
+        return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids, on_answers=on_answers)
+    fitting = answer_limits(loaded, prompts, max_new_tokens=max_new_tokens)
+    limits = fitting if limits is None else [min(each) for each in zip(limits, fitting, strict=True)]
+    ending = Ending(stop_ids=frozenset(stop_ids), is_over=is_over)
+    answers = _Answers(on_answers=on_answers)
+    n_slots = slots_at_once(backbone, longest=most_tokens(prompts, limits))
+    while len(answers.found) < len(prompts):
+        left = [number for number in range(len(prompts)) if number not in answers.found]
         try:
             _decode_all(
                 loaded,
@@ -65,7 +90,7 @@ def generate_greedy(
                 raise
             n_slots //= 2
             torch.cuda.empty_cache()
-    return [answers[number] for number in range(len(prompts))]
+    return [answers.found[number] for number in range(len(prompts))]
 
 
 def _decode_all(
@@ -73,10 +98,10 @@ def _decode_all(
     backbone: Backbone,
     prompts: Sequence[Prompt],
     numbers: Sequence[int],
-    answers: dict[int, list[int]],
+    answers: _Answers,
     *,
     ending: Ending,
-    limits: Sequence[int] | None,
+    limits: Sequence[int],
     penalty: float,
     n_slots: int,
 ) -> None:
@@ -84,8 +109,7 @@ def _decode_all(
 
     Which stream answers a prompt depends on nothing but the numbers, so that a run can be repeated to the bit.
     """
-    shape = shape_of(backbone)
-    room = longest_prompt(prompts) + ending.max_new_tokens
+    shape, room = shape_of(backbone), most_tokens(prompts, limits)
     small = shape.device.type == "cpu" and backbone.embedding.embedding_dim < _SMALL_HIDDEN_SIZE
     threads = torch.get_num_threads()
     n_streams = max(1, min(threads, len(numbers) // _PROMPTS_PER_STREAM)) if small else 1
@@ -108,7 +132,7 @@ def _decode_all(
                 penalty=penalty,
             )
             for number, answer in decode(runner, own, ending=ending, limits=limits):
-                answers[number] = answer
+                answers.put(number, answer)
 
     with packed_attention(backbone), _threads_each(threads // n_streams):
         if n_streams == 1:

@@ -13,12 +13,12 @@ from evovlm.recipes.yaml_text import KeyPath, key_lines
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the closest of the `known` names, else "; known: a, b, c"."""
+    """Return "; did you mean 'x'?" for the closest of the `known` names, else "; known: a, b, c."."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(names)}" if names else ""
+    return f"; known: {', '.join(names)}." if names else "."
 
 
 def report_problems(path: Path, error: ValidationError, *, model: type[BaseModel] | None = None) -> ConfigError:

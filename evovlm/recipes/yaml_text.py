@@ -12,6 +12,9 @@ from evovlm.errors import ConfigError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
+_MOST_NODES = 1_000_000
+"""Far more than any recipe holds; a few lines of aliases of aliases can stand for billions."""
+
 
 class _StrictLoader(yaml.SafeLoader):
     """A safe loader with YAML 1.2's scalars: `no` and `on` are text, `1e-3` is a number, `010` is text."""
@@ -91,7 +94,24 @@ def _compose(path: Path) -> yaml.Node | None:
         raise _syntax_error(path, error) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML ({error}).") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply to be read. Write it flat.") from error
+    if root is not None and _size(root, {}) > _MOST_NODES:
+        raise ConfigError(
+            f"{path}: stands for more than {_MOST_NODES:,} values, as its aliases (*name) repeat parts that repeat "
+            "others. Write out what is meant."
+        )
     return root
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many nodes there are, each counted as often as aliases repeat it; one inside itself counts once."""
+    if id(node) not in known:
+        known[id(node)] = 1
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        children = (child for part in parts for child in (part if isinstance(part, tuple) else (part,)))
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
 
 
 def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> ConfigError:

@@ -153,6 +153,7 @@ def open_evaluator(config: SearchConfig, template: MergeTemplate | PathTemplate)
         TaskChoice(
             name=task.name,
             decoding=task.decoding,
+            prompt=task.prompt,
             limit=task.limit,
             weight=task.weight,
             data=Path(task.data) if task.data is not None else None,

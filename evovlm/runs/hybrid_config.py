@@ -11,8 +11,8 @@ stages:
     merge: {kind: layer_path, sources: {ja: zoo:ja}, scale_target: pending}
     space: {kind: path, scales: per_position}
 
-Each stage is a search's config without what both share: seed, tasks, report and device. In the second, the first one's
-winner is called `ps`.
+Each stage is a search's config without what both share: seed, tasks, report, guard and device. In the second, the
+first one's winner is called `ps`.
 """
 
 from collections.abc import Mapping
@@ -54,6 +54,7 @@ class HybridDocument(Section):
     seed: Any = 0
     tasks: list[Any] = Field(min_length=1)
     report: Any = Field(default=[])
+    guard: Any = None
     device: Any = "auto"
     stages: StagesSection
 
@@ -64,7 +65,7 @@ class HybridDocument(Section):
         return {**own, **shared, "format": 1, "kind": "evolve"}
 
 
-_SHARED = ("seed", "tasks", "report", "device")
+_SHARED = ("seed", "tasks", "report", "guard", "device")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,13 @@ class HybridConfig:
         """Return the same with every path absolute; see `SearchConfig.resolved`."""
         return HybridConfig(
             ps=self.ps.resolved(relative_to=relative_to), path=self.path.resolved(relative_to=relative_to)
+        )
+
+    def guarded(self, *, near_pictures: str | None, threshold: float | None) -> "HybridConfig":
+        """Return the same with another guard; see `SearchConfig.guarded`."""
+        return HybridConfig(
+            ps=self.ps.guarded(near_pictures=near_pictures, threshold=threshold),
+            path=self.path.guarded(near_pictures=near_pictures, threshold=threshold),
         )
 
     def second(self, winner: ParameterMerge) -> PathConfig:

@@ -1,10 +1,11 @@
 """A look at a search before its models are fetched: the merge, the device, the budget."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
+from evovlm.evaluation.scorer import check_scorer
 from evovlm.merging.findings import Preflight
 from evovlm.merging.needs import Resident
 from evovlm.merging.path_preflight import preflight_recipe
@@ -38,6 +39,7 @@ def preflight_search(
         problems.append(error)
     found = _preflight_merge(template, out=out, resident=resident)
     problems += _budget_problems(config, template, found)
+    problems += _metric_problems(config)
     leaks: tuple[str, ...] = ()
     try:
         leaks = leak_warnings(config)
@@ -54,6 +56,16 @@ def preflight_hybrid(first: SearchConfig, second: SearchConfig, *, out: Path | N
     problems = {str(problem): problem for problem in (*ours.problems, *found.problems)}
     warnings = dict.fromkeys((*ours.warnings, *found.warnings))
     return replace(found, problems=tuple(problems.values()), warnings=tuple(warnings))
+
+
+def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
+    for section in config.tasks:
+        if is_harness_name(section.name):
+            continue
+        try:
+            check_scorer(get_task(section.name).scoring)
+        except EvovlmError as error:
+            yield error
 
 
 def _resident(device: str) -> Resident:

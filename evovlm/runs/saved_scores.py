@@ -44,7 +44,7 @@ class BatchFile:
         """Return the batch of that number if it was there when the file was opened."""
         return self.batches[number] if number < len(self.batches) else None
 
-    def append(self, batch: Batch, *, total: int) -> None:  # noqa: ARG002
+    def append(self, batch: Batch) -> None:
         """Write a batch and wait until it is on disk."""
         row = {
             "rows": list(batch.rows),
@@ -88,6 +88,7 @@ class SavedScores:
         self._summary["finished"][file.name] = {
             "model": self.settings["models"][model]["model"],
             "task": scored.name,
+            "metric": scored.metric,
             "measured": scored.measured,
             "gate": scored.gate,
             "n": score.n,
@@ -109,6 +110,7 @@ class SavedScores:
             raise RunMismatch(f"{file}: holds {len(answers)} predictions of {told['n']}. Score into a new folder.")
         return ScoredTask(
             name=told["task"],
+            metric=told["metric"],
             measured=told["measured"],
             gate=told["gate"],
             answers=answers,

@@ -16,13 +16,13 @@ from typing import NamedTuple, Protocol
 
 from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import OpenTask, ScoredTask, TaskChoice, score_task
-from evovlm.evaluation.batches import Batch, BatchLog
+from evovlm.evaluation.batches import Batches, Progress
 from evovlm.evaluation.comparison import Comparison, compare
-from evovlm.evaluation.intervals import mean_interval
 from evovlm.evaluation.resident_path import load_recipe_model
+from evovlm.evaluation.task_scores import figures
 from evovlm.merging.methods import METHODS
+from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel, choose_device, load_model
-from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
@@ -41,8 +41,8 @@ class ScoreObserver(Protocol):
         """Hear that a model is asked a task."""
         ...
 
-    def answered(self, batch: Batch, *, done: int, total: int) -> None:
-        """Hear of a batch just answered; with it, `done` of `total` questions are."""
+    def answered(self, progress: Progress) -> None:
+        """Hear how far that is, as answers come, in any thread."""
         ...
 
 
@@ -120,26 +120,16 @@ def score_models(
 
 def figures_of(scored: ScoredTask) -> Mapping[str, object]:
     """Return a task's figures as plain values."""
-    tags = {tag: _figures(found) for tag in scored.tags if (found := scored.tagged(tag)) is not None}
+    metric = scored.metric
+    tags = {tag: figures(found, metric=metric) for tag in scored.tags if (found := scored.tagged(tag)) is not None}
     return {
-        **_figures(scored.score),
+        **figures(scored.score, metric=metric),
         "measured": scored.measured,
         "gate": scored.gate,
-        "reasons": dict(scored.unscored),
+        "reasons": {reason: len(ids) for reason, ids in scored.unscored.items()},
         "tags": tags,
         "tokens": scored.tokens,
         "seconds": dict(scored.seconds),
-    }
-
-
-def _figures(score: TaskScore) -> Mapping[str, object]:
-    return {
-        "score": score.score,
-        "interval": list(mean_interval(score.per_sample)),
-        "ungated": score.ungated,
-        "japanese": score.japanese,
-        "n": score.n,
-        "unscored": score.unscored,
     }
 
 
@@ -154,6 +144,7 @@ def _score_model(
     """Score one model, which is in memory only while this runs."""
     loaded: LoadedModel | None = None
     scored: list[ScoredTask] = []
+    store = FeatureStore()
     for number, task in enumerate(opened):
         kept = saved.finished(place, number) if saved is not None else None
         if kept is None:
@@ -163,12 +154,14 @@ def _score_model(
                 loaded = _load(_open_model(scoring.models[place]), device=scoring.device)
             if observer is not None:
                 observer.asking(model=scoring.models[place], task=task.name)
-            inner = saved.log(place, number) if saved is not None else None
-            kept = score_task(task, loaded, log=_Told(inner=inner, observer=observer))
+            log = saved.log(place, number) if saved is not None else None
+            on_progress = observer.answered if observer is not None else None
+            batches = Batches(device=loaded.device, log=log, on_progress=on_progress)
+            kept = score_task(task, loaded, store=store, batches=batches)
             if saved is not None:
                 saved.keep(place, number, kept)
         scored.append(kept)
-    del loaded
+    del loaded, store
     _free_memory()
     return tuple(scored)
 
@@ -179,28 +172,6 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Told:
-    """A log that tells an observer of every batch, and keeps it in another log if there is one."""
-
-    inner: BatchLog | None
-    observer: ScoreObserver | None
-    done: int = 0
-
-    def recorded(self, number: int) -> Batch | None:
-        found = self.inner.recorded(number) if self.inner is not None else None
-        if found is not None:
-            self.done += len(found.rows)
-        return found
-
-    def append(self, batch: Batch, *, total: int) -> None:
-        if self.inner is not None:
-            self.inner.append(batch, total=total)
-        self.done += len(batch.rows)
-        if self.observer is not None:
-            self.observer.answered(batch, done=self.done, total=total)
 
 
 def _pairs(scored: Sequence[ScoredModel]) -> tuple[Pair, ...]:
@@ -272,6 +243,7 @@ def _saved(
                 "task": task.name,
                 "limit": choice.limit,
                 "decoding": choice.decoding,
+                "prompt": choice.prompt,
                 "measured": task.measured,
                 "fingerprint": task.fingerprint,
             }

@@ -16,7 +16,7 @@ from evovlm.recipes.document_parts import Document
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.runs.sections import ReportSection, Section, TaskSection, known_row, task_of
+from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, BinaryGenes, default_population
 
@@ -87,6 +87,7 @@ class SearchConfig(Section):
     budget: BudgetSection
     tasks: list[TaskSection] = Field(min_length=1)
     report: list[ReportSection] = Field(default=[])
+    guard: GuardSection | None = None
     batch: int | None = Field(default=None, ge=1)
     validation: int | None = Field(default=None, ge=1)
     winner: Winner = Field(default="best", validate_default=True)
@@ -139,11 +140,26 @@ class SearchConfig(Section):
         Relative paths start at `relative_to` (None: the current folder). Raises ConfigError when the host is unclear.
         """
         folder = relative_to or Path()
-        sections = {
+        sections: dict[str, object] = {
             "tasks": [task.resolved(folder) for task in self.tasks],
             "report": [task.resolved(folder) for task in self.report],
+            "guard": None if self.guard is None else self.guard.resolved(folder),
         }
         return self.model_copy(update={"merge": self.resolved_merge(relative_to=relative_to), **sections})
+
+    def guarded(self, *, near_pictures: str | None, threshold: float | None) -> Self:
+        """Return the same search with another guard; None leaves what `guard:` says.
+
+        Raises ConfigError for a threshold without a model.
+        """
+        if near_pictures is None and threshold is None:
+            return self
+        asked = {"near_pictures": near_pictures, "threshold": threshold}
+        said = {} if self.guard is None else self.guard.model_dump()
+        said |= {name: value for name, value in asked.items() if value is not None}
+        if "near_pictures" not in said:
+            raise ConfigError("a threshold for near pictures needs a model: --near-pictures, or guard.near_pictures.")
+        return self.model_copy(update={"guard": GuardSection(**said)})
 
     def population(self, *, dim: int) -> int:
         """Return the candidates of one generation. Raises ConfigError when the budget holds no whole generation."""

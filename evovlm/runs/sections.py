@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from evovlm.errors import EvovlmError
+from evovlm.errors import EvovlmError, TaskError
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.catalogue import TASKS, get_task
+from evovlm.tasks.clip_name import clip_name_from
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
 from evovlm.tasks.own_task import is_own_task
 from evovlm.tasks.published import is_on_hub
@@ -29,6 +30,9 @@ class ReportSection(Section):
     `hub:ID@REVISION`.
     """
 
+    split: ClassVar[Split] = Split.REPORT
+    without_it: ClassVar[str] = "this task has no report split"
+
     name: str
     data: str | None = None
 
@@ -36,8 +40,8 @@ class ReportSection(Section):
     @classmethod
     def _has_the_split(cls, name: str, info: ValidationInfo) -> str:
         task = task_of(name, info)
-        if task is not None and Split.REPORT not in task.splits:
-            raise PydanticCustomError("split", "this task has no report split")
+        if task is not None and cls.split not in task.splits:
+            raise PydanticCustomError("split", "{reason}", {"reason": cls.without_it})
         return name
 
     @field_validator("data")
@@ -61,27 +65,50 @@ class ReportSection(Section):
 
 
 class TaskSection(ReportSection):
-    """One of `tasks:`; the search sees the search split alone. `decoding` names a cheaper one of the task's."""
+    """One of `tasks:`; the search sees the search split alone. `decoding` names a cheaper one of the task's.
+
+    `prompt` asks otherwise than the task does: `chat`, a name, or a template.
+    """
+
+    split: ClassVar[Split] = Split.SEARCH
+    without_it: ClassVar[str] = "this task has only a report split, which no search may see; score the winner on it"
 
     weight: float = Field(default=1.0, gt=0)
     limit: int | None = Field(default=None, ge=1)
     decoding: str | None = None
+    prompt: str | None = None
 
-    @field_validator("name")
+    @field_validator("prompt")
     @classmethod
-    def _has_the_split(cls, name: str, info: ValidationInfo) -> str:
-        task = task_of(name, info)
-        if task is not None and Split.SEARCH not in task.splits:
-            raise PydanticCustomError(
-                "split", "this task has only a report split, which no search may see; score the winner on it"
-            )
-        return name
+    def _is_a_prompt(cls, prompt: str | None, info: ValidationInfo) -> str | None:
+        task = task_of(info.data["name"], info) if "name" in info.data else None
+        if prompt is not None and task is not None:
+            try:
+                task.with_prompt(prompt)
+            except TaskError as error:
+                raise PydanticCustomError("prompt", "{reason}", {"reason": str(error)}) from error
+        return prompt
 
     @field_validator("decoding")
     @classmethod
     def _is_of_the_task(cls, decoding: str | None, info: ValidationInfo) -> str | None:
         task = task_of(info.data["name"], info) if "name" in info.data else None
         return decoding if decoding is None or task is None else known_row(decoding, task.cheaper, "decoding")
+
+
+class GuardSection(Section):
+    """`guard:` asks, too, for pictures of the search that look like reported ones, which takes a while.
+
+    `near_pictures` is an open_clip model (models/clip.py says how one is named), `threshold` the cosine from which two
+    pictures are told of.
+    """
+
+    near_pictures: str
+    threshold: float = Field(default=0.95, ge=-1, le=1)
+
+    def resolved(self, folder: Path) -> Self:
+        """Return the same with an absolute path, a relative one from `folder` on."""
+        return self.model_copy(update={"near_pictures": clip_name_from(folder, self.near_pictures)})
 
 
 def task_of(name: str, info: ValidationInfo) -> Task | None:

@@ -1,6 +1,6 @@
 """The tasks there are, one row each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from evovlm.tasks import (
     stair_captions,
     word_problems,
 )
+from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.own_task import is_own_task, load_own_task
 from evovlm.tasks.prompts import CHAT
 from evovlm.tasks.scoring import Scoring
@@ -285,3 +286,16 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise TaskError(f"There is no task '{name}'{did_you_mean(name, TASKS)} `evovlm tasks` lists them.")
     return TASKS[name]
+
+
+def check_task_names(names: Iterable[str], *, split: Split, decoding: str | None, prompt: str | None) -> None:
+    """Raise TaskError or ConfigError for a name that is none, or a task without that split, decoding or prompt.
+
+    Reads no data; what the harness is asked for, only the harness knows.
+    """
+    for name in names:
+        if not is_harness_name(name):
+            task = get_task(name)
+            task.check_split(split)
+            task.decoding_named(decoding)
+            task.with_prompt(prompt)

@@ -10,27 +10,24 @@ from pathlib import Path
 
 from evovlm.errors import TaskError
 from evovlm.tasks.emoji_pictures import PictureSpec, from_fields
-from evovlm.tasks.files import read_files
-from evovlm.tasks.published import embedded_file
+from evovlm.tasks.published import embedded_samples
 from evovlm.tasks.row import Row
-from evovlm.tasks.sample import Sample, Split, check_samples
+from evovlm.tasks.sample import Sample, Split
 
 
 def load_questions(split: Split, data: Path | None, *, language: str) -> tuple[Sample, ...]:
     """Return the questions of a split; `data` replaces the embedded file. Raises TaskError for data that is amiss."""
-    path = data or embedded_file(f"emoji_{language}.{split}")
-    rows = read_files(path, parts=(f"emoji_{language}.{split}", str(split)))
-    samples = tuple(
-        Sample(
-            id=str(row.get("id") or number),
-            question=row.text("question"),
-            references=(row.text("answer"),),
-            images=(_picture(row),),
-            tags=frozenset(map(str, row.get("tags") or ())),
-        )
-        for number, row in enumerate(rows, start=1)
+    return embedded_samples(f"emoji_{language}", split=split, data=data, make=_question)
+
+
+def _question(row: Row, sample_id: str) -> Sample:
+    return Sample(
+        id=sample_id,
+        question=row.text("question"),
+        references=(row.text("answer"),),
+        images=(_picture(row),),
+        tags=frozenset(map(str, row.get("tags") or ())),
     )
-    return check_samples(samples, where=str(path))
 
 
 def _picture(row: Row) -> PictureSpec:

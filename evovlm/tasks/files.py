@@ -29,7 +29,7 @@ def read_files(path: Path, *, columns: tuple[str, ...] = (), parts: tuple[str, .
         yield from _read_folder(place, columns)
         return
     if not place.is_file():
-        raise TaskError(f"{place}: there is no such file or folder of task data. Give the path of one.")
+        raise TaskError(f"{place}: there is no such file or folder. Give the path of one that holds data.")
     reader = _READERS.get(place.suffix.lower())
     if reader is None:
         raise TaskError(
@@ -82,11 +82,26 @@ def _json_lines(path: Path, _columns: tuple[str, ...]) -> Iterator[Row]:
 def _json_list(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     text = _text(path)
     if not text.lstrip().startswith("["):
+        _refuse_one_object(text, path=path)
         # Some publish JSON lines under this name.
         yield from _json_lines(path, columns)
         return
     for number, row in enumerate(_parsed(text, where=str(path)), start=1):
         yield _json_row(row, where=f"{path}, entry {number}", path=path)
+
+
+def _refuse_one_object(text: str, *, path: Path) -> None:
+    """Raise TaskError for a JSON object over several lines: it is no row, though it may hold the list of them."""
+    if "\n" not in text.strip():
+        return
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    raise TaskError(
+        f"{path}: is one JSON object ({', '.join(map(str, whole))}), and a list of rows is needed, or a row per line.\n"
+        "    Save the list that it holds; `evovlm grade` finds it by --rows-at KEY/KEY."
+    )
 
 
 def _text(path: Path) -> str:

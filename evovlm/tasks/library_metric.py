@@ -6,7 +6,7 @@
 
 A metric of the hub is a Python script that is fetched and run. That happens only where the environment says
 EVOVLM_ALLOW_HUB_METRICS=1: no task file or config can ask for it by itself. A local path is taken from the current
-folder.
+folder, in a task file from the file's own.
 """
 
 import os
@@ -67,6 +67,26 @@ def check_library_metric(name: str) -> None:
     _load(name)
 
 
+def metric_from(folder: Path, name: str) -> str:
+    """Return a metric's name with its path, if it names one from `folder` on, absolute.
+
+    Raises TaskError when the name cannot be read, or there is no such script.
+    """
+    path = _local(name, folder)
+    return name if path is None else f"{PREFIX}{path.resolve()}{name.removeprefix(PREFIX + _parse(name).place)}"
+
+
+def _local(name: str, folder: Path) -> Path | None:
+    """Return the script or folder that a metric names from `folder` on; None for a metric of the hub."""
+    place = _parse(name).place
+    path = folder / Path(place).expanduser()
+    if path.exists():
+        return path
+    if place.startswith((".", "/", "~")) or place.endswith(".py") or place.count("/") > 1:
+        raise TaskError(f"{name}: there is no metric script {path}. Name a .py file, or a folder with one of its name.")
+    return None
+
+
 def _parse(name: str) -> _Name:
     found = _NAME.fullmatch(name)
     if found is None:
@@ -79,21 +99,19 @@ def _parse(name: str) -> _Name:
 @lru_cache(maxsize=8)
 def _load(name: str) -> Any:
     place = _parse(name).place
-    path = Path(place).expanduser()
-    local = path.exists()
-    if not local and (place.startswith((".", "/", "~")) or place.endswith(".py") or place.count("/") > 1):
-        raise TaskError(f"{name}: there is no metric script {path}. Name a .py file, or a folder with one of its name.")
-    if not local and os.environ.get(ALLOW_VARIABLE) != "1":
+    path = _local(name, Path())
+    if path is not None:
+        _check_fetches_nothing(path, name)
+    elif os.environ.get(ALLOW_VARIABLE) != "1":
         raise TaskError(
             f"{name}: there is no such file here, and a metric of the hub is a script that would be fetched and run.\n"
-            f"    Set {ALLOW_VARIABLE}=1 to allow that, or save the script and name its path: evaluate:./{path.name}.py"
+            f"    Set {ALLOW_VARIABLE}=1 to allow that, or save the script and name its path: "
+            f"evaluate:./{Path(place).name}.py"
         )
-    if local:
-        _check_fetches_nothing(path, name)
     import evaluate
 
     try:
-        module = evaluate.load(str(path.resolve()) if local else place, keep_in_memory=True)
+        module = evaluate.load(place if path is None else str(path.resolve()), keep_in_memory=True)
     except _THEIR_ERRORS as error:
         raise TaskError(
             f"{name}: evaluate cannot load it ({_first_line(error)}).\n"

@@ -29,7 +29,8 @@ class Metric:
     """One way to score an answer.
 
     `binary` says that every answer scores either 0 or 1; `numeric` that it reads a number out of a worked solution:
-    then the language of the whole text counts, and no reference exempts from it. `measure` is None where it takes a
+    then the language of the whole text counts, and no reference exempts from it; `bootstrapped` that the paper's tables
+    show the middle of a bootstrap (`rouge.bootstrap_mid`) in place of the mean. `measure` is None where it takes a
     model: `evaluation.scorer.open_scorer` opens that.
     """
 
@@ -37,6 +38,7 @@ class Metric:
     description: str
     binary: bool = False
     numeric: bool = False
+    bootstrapped: bool = False
     measure: Measure | None
 
 
@@ -46,8 +48,7 @@ def get_metric(name: str) -> Metric:
         return Metric(name=name, description="a metric of the evaluate library", measure=_library)
     if name not in METRICS:
         raise TaskError(
-            f"There is no metric '{name}'{did_you_mean(name, METRICS)} "
-            f"The metrics are: {', '.join(sorted(METRICS))}, and {PREFIX}NAME_OR_PATH."
+            f"There is no metric '{name}'{did_you_mean(name, METRICS)} Those of `evaluate` are {PREFIX}NAME_OR_PATH."
         )
     return METRICS[name]
 
@@ -56,15 +57,9 @@ def check_scoring(scoring: Scoring) -> Metric:
     """Return the metric of a scoring. Raises TaskError when there is no such metric, extractor or gate."""
     metric = get_metric(scoring.metric)
     if scoring.extractor not in EXTRACTORS:
-        raise TaskError(
-            f"There is no extractor '{scoring.extractor}'{did_you_mean(scoring.extractor, EXTRACTORS)} "
-            f"The extractors are: {', '.join(sorted(EXTRACTORS))}."
-        )
+        raise TaskError(f"There is no extractor '{scoring.extractor}'{did_you_mean(scoring.extractor, EXTRACTORS)}")
     if scoring.gate is not None and scoring.gate not in GATES:
-        raise TaskError(
-            f"There is no gate '{scoring.gate}'{did_you_mean(scoring.gate, GATES)} "
-            f"The gates are: {', '.join(sorted(GATES))}; none asks for no language."
-        )
+        raise TaskError(f"There is no gate '{scoring.gate}'{did_you_mean(scoring.gate, [*GATES, 'none'])}")
     return metric
 
 
@@ -159,10 +154,21 @@ _ROWS = (
     Metric(
         name="rouge_l_ja",
         description="as in the paper: ROUGE-L (F1) over MeCab words",
+        bootstrapped=True,
         measure=partial(_by_reference, rouge_l),
     ),
-    Metric(name="rouge_1_ja", description="ROUGE-1 (F1) over MeCab words", measure=partial(_by_reference, rouge_1)),
-    Metric(name="rouge_2_ja", description="ROUGE-2 (F1) over MeCab words", measure=partial(_by_reference, rouge_2)),
+    Metric(
+        name="rouge_1_ja",
+        description="ROUGE-1 (F1) over MeCab words",
+        bootstrapped=True,
+        measure=partial(_by_reference, rouge_1),
+    ),
+    Metric(
+        name="rouge_2_ja",
+        description="ROUGE-2 (F1) over MeCab words",
+        bootstrapped=True,
+        measure=partial(_by_reference, rouge_2),
+    ),
     Metric(
         name="char_f1",
         description="F1 over characters, as SQuAD's over words; widths, case and punctuation aside",

@@ -5,7 +5,8 @@ data: festivals                         # a folder, from this file's own on (the
 splits: {search: train.jsonl, report: test.jsonl}     # files or folders in it, or splits of the set on the hub
 columns: {question: q, answer: a, image: photo}       # and choices, id, tags; `answer` may be a list
 prompt: ja-shisa-vqa                    # a name, or a template that holds {input} (and <image>)
-metric: rouge_l_ja                      # accuracy compares numbers; multiple_choice takes a letter or an index
+metric: rouge_l_ja                      # accuracy compares numbers; multiple_choice takes a letter or an index;
+                                        # clip_score takes `clip_model:`; evaluate:./my_metric.py lies beside this file
 gate: script
 decoding: {max_new_tokens: 64}
 licence: CC BY 4.0
@@ -32,9 +33,11 @@ from evovlm.errors import TaskError
 from evovlm.recipes.documents import read_yaml, report_problems
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.answers import EXTRACTORS
+from evovlm.tasks.clip_name import clip_name_from
 from evovlm.tasks.files import part_of
 from evovlm.tasks.gates import GATES
 from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.library_metric import PREFIX, metric_from
 from evovlm.tasks.metrics import METRICS
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
@@ -43,7 +46,6 @@ from evovlm.tasks.sample import Sample, Split, letter_of
 from evovlm.tasks.scoring import Scoring
 from evovlm.tasks.task import Decoding, Task
 
-_OTHER_METRICS = "evaluate:"
 _CHOICE = "multiple_choice"
 _ACCURACY = "accuracy"
 _Columns = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -98,6 +100,7 @@ class OwnTask(_Section):
     columns: ColumnsSection = ColumnsSection()
     prompt: str = CHAT
     metric: str
+    clip_model: str | None = None
     extractor: str = "robust"
     gate: str | None = None
     decoding: DecodingSection = DecodingSection()
@@ -113,8 +116,14 @@ class OwnTask(_Section):
 
     @field_validator("metric")
     @classmethod
-    def _is_metric(cls, metric: str) -> str:
-        return metric if metric.startswith(_OTHER_METRICS) else _row_of(metric, METRICS, "metric")
+    def _is_metric(cls, metric: str, info: ValidationInfo) -> str:
+        if not metric.startswith(PREFIX):
+            return _row_of(metric, METRICS, "metric")
+        try:
+            metric_from((info.context or {})["folder"], metric)
+        except TaskError as error:
+            raise PydanticCustomError("metric", "{reason}", {"reason": str(error)}) from error
+        return metric
 
     @field_validator("extractor")
     @classmethod
@@ -146,12 +155,37 @@ class OwnTask(_Section):
             raise PydanticCustomError("prompt", "prompt: has no place for the pictures ({place})", {"place": PLACE})
         if self.metric == _CHOICE and self.columns.choices is None:
             raise PydanticCustomError("choices", "columns.choices: missing, and the metric is about choices")
+        self._check_clip_model()
         folder: Path = (info.context or {})["folder"] / self.data
         for split, part in self.splits.model_dump(exclude_none=True).items():
             if not is_on_hub(self.data) and _place(folder, part) == folder:
                 found = {"split": split, "part": part, "folder": str(folder)}
                 raise PydanticCustomError("part", "splits.{split}: there is no '{part}' in {folder}", found)
         return self
+
+    def _check_clip_model(self) -> None:
+        takes_a_model = self.metric in METRICS and METRICS[self.metric].measure is None
+        if self.clip_model is not None and not takes_a_model:
+            raise PydanticCustomError("clip_model", "clip_model: {metric} takes no model", {"metric": self.metric})
+        if takes_a_model and self.clip_model is None:
+            raise PydanticCustomError(
+                "clip_model",
+                "clip_model: missing, and {metric} takes an open_clip model, such as ViT-B-32:laion2b_s34b_b79k",
+                {"metric": self.metric},
+            )
+        if takes_a_model and not self.columns.image:
+            raise PydanticCustomError(
+                "image", "columns.image: missing, and {metric} is about pictures", {"metric": self.metric}
+            )
+
+    def scoring(self, folder: Path) -> Scoring:
+        """Return how answers are scored; paths in it start at `folder`."""
+        return Scoring(
+            metric=metric_from(folder, self.metric) if self.metric.startswith(PREFIX) else self.metric,
+            extractor=self.extractor,
+            gate=self.gate,
+            clip_model=clip_name_from(folder, self.clip_model) if self.clip_model is not None else None,
+        )
 
     def task(self, folder: Path) -> Task:
         """Return the task; its data lies from `folder` on."""
@@ -162,7 +196,7 @@ class OwnTask(_Section):
             name=self.name,
             description=self.description,
             prompt=self.prompt,
-            scoring=Scoring(metric=self.metric, extractor=self.extractor, gate=self.gate),
+            scoring=self.scoring(folder),
             decoding=Decoding(
                 max_new_tokens=self.decoding.max_new_tokens,
                 beams=self.decoding.beams,

@@ -18,6 +18,8 @@ SLOT = "{input}"
 PLACE = "<image>"
 CHAT = "chat"
 """The prompt that is the model's own chat template."""
+PLAIN = "plain"
+"""The prompt that is the question itself, behind its pictures; for single questions only."""
 
 # JMMMU's own words.
 CHOOSE_A_LETTER = "与えられた選択肢の中から最も適切な回答のアルファベットを直接記入してください。"
@@ -90,6 +92,15 @@ def ask(prompt: str, sample: Sample) -> Question:
             f"{len(sample.images)}. Choose one that has: {CHAT}, {', '.join(_WITH_PLACES)}."
         )
     return Question(text=template.replace(SLOT, question), images=sample.images)
+
+
+def check_prompt(prompt: str, *, with_pictures: bool) -> None:
+    """Raise TaskError for an unknown prompt, or one without a place for the pictures of a picture task."""
+    if prompt != CHAT and PLACE not in template_of(prompt) and with_pictures:
+        raise TaskError(
+            f"The prompt {_shown(prompt)} has no place for a picture ({PLACE}). "
+            f"Choose one that has: {CHAT}, {', '.join(_WITH_PLACES)}."
+        )
 
 
 def template_of(prompt: str) -> str:

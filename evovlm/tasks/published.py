@@ -4,7 +4,7 @@
 `--data TASK=cached:` what was loaded before, without asking the hub.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,3 +84,16 @@ def embedded_file(name: str) -> Path:
     if not path.is_file():
         raise TaskError(f"{path}: the embedded task data is not there. `make zoo` builds it; the wheel brings it.")
     return path
+
+
+def embedded_samples(
+    name: str, *, split: Split, data: Path | None, make: Callable[[Row, str], Sample]
+) -> tuple[Sample, ...]:
+    """Return what `make` makes of each row and its id; `data` replaces the embedded file of the set `name`.
+
+    Raises TaskError for data that is amiss.
+    """
+    path = data or embedded_file(f"{name}.{split}")
+    rows = read_files(path, parts=(f"{name}.{split}", str(split)))
+    samples = tuple(make(row, str(row.get("id") or number)) for number, row in enumerate(rows, start=1))
+    return check_samples(samples, where=str(path))

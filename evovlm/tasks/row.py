@@ -1,5 +1,6 @@
 """One row of a data set, which knows where it stands."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +53,13 @@ class Row:
         return number
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """Return the list in a column as texts. Raises TaskError when there is none."""
-        value = self.value(column)
+        """Return the list in a column as texts; in a table it is JSON. Raises TaskError when there is none."""
+        value = listed(self.value(column))
         if not isinstance(value, (list, tuple)) or not value:
-            raise TaskError(f"{self.where}: '{column}' should be a list, and is {value!r:.80}. Correct it.")
+            raise TaskError(
+                f"{self.where}: '{column}' should be a list, and is {value!r:.80}. In a table, write it as JSON: "
+                '["A", "B"].'
+            )
         return tuple(map(str, value))
 
     def mappings(self, column: str) -> tuple[Mapping[str, Any], ...]:
@@ -90,3 +94,13 @@ class Row:
             if cell is not None
             for each in (cell if isinstance(cell, (list, tuple)) else (cell,))
         )
+
+
+def listed(cell: Any) -> Any:
+    """Return the list that a table's cell holds as JSON, else the cell."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return cell
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell

@@ -19,12 +19,11 @@ class Scoring:
 
     def __str__(self) -> str:
         parts = [self.metric]
-        if self.metric == "accuracy" and self.extractor != "robust":
-            parts.append(self.extractor)
+        if self.metric == "accuracy":
+            parts.append(f"{self.extractor} extractor")
         if self.clip_model is not None:
             parts.append(self.clip_model)
-        if self.gate is not None:
-            parts.append(f"{self.gate} gate")
+        parts.append("no gate" if self.gate is None else f"{self.gate} gate")
         return ", ".join(parts)
 
 

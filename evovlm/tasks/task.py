@@ -1,13 +1,12 @@
 """What a task is: samples of two splits, how they are asked, how long the answer may be and how it is scored."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evovlm.errors import TaskError
-from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.hub import is_cached
-from evovlm.tasks.prompts import Question, ask
+from evovlm.tasks.prompts import Question, ask, check_prompt
 from evovlm.tasks.published import CACHED
 from evovlm.tasks.sample import ImageSource, Sample, Split, parse_split
 from evovlm.tasks.scoring import Scoring
@@ -57,15 +56,19 @@ class Task:
         `data` is a file or folder to read instead of the usual place, or `hub:ID@REVISION`, or `cached:`. Raises
         TaskError when the task has no such split, the limit is below 1, or the data is missing or broken.
         """
-        if split not in self.splits:
-            existing = ", ".join(sorted(self.splits))
-            raise TaskError(
-                f"The task {self.name} has no split '{split.value}', only: {existing}. Name one of its splits or "
-                "another task (`evovlm tasks` lists them)."
-            )
+        self.check_split(split)
         if limit is not None and limit < 1:
             raise TaskError(f"The task {self.name} was limited to {limit} samples. Ask for at least 1.")
         return self.load(split, data)[:limit]
+
+    def check_split(self, split: Split) -> None:
+        """Raise TaskError when the task has no such split."""
+        if split not in self.splits:
+            existing = ", ".join(sorted(self.splits))
+            raise TaskError(
+                f"The task {self.name} has no split '{split.value}', only: {existing}. Name that (--split), or "
+                "another task (`evovlm tasks` lists them)."
+            )
 
     def samples_at_hand(self, split: Split) -> tuple[Sample, ...] | None:
         """Return the samples of a split if that takes no network: embedded, the user's own, or in the hub's cache.
@@ -91,13 +94,18 @@ class Task:
         """Return what a model is asked for a sample."""
         return ask(self.prompt, sample)
 
+    def with_prompt(self, prompt: str | None) -> "Task":
+        """Return the task asked by another prompt, itself for None. Raises TaskError when there is no such prompt."""
+        if prompt is None:
+            return self
+        check_prompt(prompt, with_pictures=self.needs_images)
+        return replace(self, prompt=prompt)
+
     def decoding_named(self, name: str | None) -> Decoding:
         """Return the decoding of that name, the task's own for None. Raises TaskError when it has no such."""
         if name is None:
             return self.decoding
         if name not in self.cheaper:
-            raise TaskError(
-                f"The task {self.name} has no decoding '{name}'{did_you_mean(name, self.cheaper)} "
-                f"It has: {', '.join(self.cheaper) or 'only its own'}."
-            )
+            there = ", ".join(self.cheaper) or "only its own, for which no name is given"
+            raise TaskError(f"The task {self.name} has no decoding '{name}'. It has: {there}.")
         return self.cheaper[name]

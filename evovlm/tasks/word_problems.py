@@ -7,25 +7,23 @@
 from functools import partial
 from pathlib import Path
 
-from evovlm.tasks.files import read_files
-from evovlm.tasks.published import embedded_file
-from evovlm.tasks.sample import Sample, Split, check_samples
+from evovlm.tasks.published import embedded_samples
+from evovlm.tasks.row import Row
+from evovlm.tasks.sample import Sample, Split
 
 
 def load_problems(split: Split, data: Path | None, *, language: str) -> tuple[Sample, ...]:
     """Return the problems of a split; `data` replaces the embedded file. Raises TaskError for data that is amiss."""
-    path = data or embedded_file(f"word_problems_{language}.{split}")
-    rows = read_files(path, parts=(f"word_problems_{language}.{split}", str(split)))
-    samples = tuple(
-        Sample(
-            id=str(row.get("id") or number),
-            question=row.text("question"),
-            references=(row.number("number"),),
-            tags=frozenset(map(str, row.get("tags") or ())),
-        )
-        for number, row in enumerate(rows, start=1)
+    return embedded_samples(f"word_problems_{language}", split=split, data=data, make=_problem)
+
+
+def _problem(row: Row, sample_id: str) -> Sample:
+    return Sample(
+        id=sample_id,
+        question=row.text("question"),
+        references=(row.number("number"),),
+        tags=frozenset(map(str, row.get("tags") or ())),
     )
-    return check_samples(samples, where=str(path))
 
 
 load_ja = partial(load_problems, language="ja")

@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import yaml
+from PIL import Image
+
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
 from tests.cli.conftest import Command, write_config
 from tests.pico import pico_llm
+from tests.pico_clip import pico_clip
 
 
 def write_recipe(folder: Path, *, base: Path, source: Path) -> Path:
@@ -79,3 +83,32 @@ def test_what_is_no_recipe_is_refused_as_ever(evovlm: Command, tmp_path: Path) -
     shown = evovlm("check", tmp_path / "wrong.yaml")
     assert shown.code == 2
     assert "kind" in shown.err
+
+
+def test_near_pictures_are_told_of_a_search_when_asked(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path
+) -> None:
+    for name in ("train", "test"):
+        colour = (200, 0, 0) if name == "train" else (202, 0, 0)
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
+        row = {"question": "何色?", "answer": "赤", "image": f"{name}.png"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+    (tmp_path / "seen.yaml").write_text(
+        "name: seen\nsplits: {search: train, report: test}\ncolumns: {image: image}\nprompt: ja-shisa-vqa\n"
+        "metric: exact_match\n"
+    )
+    clip = pico_clip(tmp_path / "clip")
+    config = write_config(tmp_path / "search.yaml", models=models, problems=problems)
+    document = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**document, "tasks": [{"name": "seen.yaml"}]}))
+    assert "look like" not in evovlm("check", config).out
+    shown = evovlm("check", config, "--near-pictures", clip, "--near-threshold", 0.99)
+    assert shown.code == 0, shown
+    assert "seen shows a search pictures that look like those of 1 of the samples" in shown.out
+    alone = evovlm("check", config, "--near-threshold", 0.99)
+    assert alone.code == 2
+    assert "needs a model" in alone.err
+    recipe = write_recipe(tmp_path, base=models / "base", source=models / "math")
+    refused = evovlm("check", recipe, "--near-pictures", clip)
+    assert refused.code == 2
+    assert "is no config of a search" in refused.err

@@ -1,6 +1,7 @@
 """`evovlm evolve` on pico models."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,26 @@ def test_a_search_fills_its_folder_and_tells_its_generations_and_what_to_type_ne
     assert "mean" in lines[0]
     assert lines[0].endswith("left")
     assert "\x1b" not in done.err
+
+
+def test_what_to_type_next_scores_the_winner_on_what_is_reported(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path
+) -> None:
+    numbers = tmp_path / "my problems.jsonl"
+    numbers.write_text('{"question": "7と8で?", "answer_number": 15}\n', encoding="utf-8")
+    tasks = [{"name": "gsm8k_ja", "data": str(numbers), "decoding": "search"}]
+    config = tmp_path / "search.yaml"
+    for report, commands in (
+        # gsm8k_ja has no report split: nothing that would be refused is advised.
+        ([], []),
+        ([{"name": "mgsm_ja", "data": str(numbers)}], [["--task", "mgsm_ja", "--data", f"mgsm_ja={numbers}"]]),
+    ):
+        write_config(config, models=models, problems=problems, tasks=tasks, report=report, budget={"candidates": 4})
+        run = tmp_path / f"run-{len(report)}"
+        done = evovlm("evolve", config, "--out", run)
+        assert done.code == 0, done.err
+        advised = [shlex.split(line) for line in done.out.splitlines() if "evovlm score" in line]
+        assert advised == [["evovlm", "score", str(run / "model"), *command] for command in commands]
 
 
 def test_json_is_the_result_alone_and_its_recipe_is_the_winner(evovlm: Command, config: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`evovlm grade` on saved predictions: ours, and anyone's."""
 
 import csv
+import inspect
 import json
 import re
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from evovlm.cli.grade import grade
+from evovlm.tasks.metrics import METRICS
 from tests.cli.conftest import Command
 from tests.pico_clip import pico_clip
 from tests.tasks.public_data import public_file
@@ -63,7 +66,7 @@ def figures(evovlm: Command, *arguments: str | Path) -> dict[str, object]:
 def test_ours_are_scored_as_their_task_does(evovlm: Command, saved: Path) -> None:
     found = figures(evovlm, saved)
     assert found["task"] == "word_problems_ja"
-    assert found["measured"] == "accuracy, script gate"
+    assert found["measured"] == "accuracy, robust extractor, script gate"
     assert (found["score"], found["ungated"], found["japanese"]) == (0.5, 0.75, 0.75)
     assert (found["n"], found["unscored"]) == (4, 1)
     low, high = found["interval"]  # type: ignore[misc]
@@ -73,9 +76,9 @@ def test_ours_are_scored_as_their_task_does(evovlm: Command, saved: Path) -> Non
 def test_every_part_of_the_scoring_can_be_another(evovlm: Command, saved: Path) -> None:
     assert figures(evovlm, saved, "--extractor", "paper")["score"] == 0.25
     assert figures(evovlm, saved, "--gate", "none")["score"] == 0.75
-    assert figures(evovlm, saved, "--gate", "fasttext")["measured"] == "accuracy, fasttext gate"
+    assert figures(evovlm, saved, "--gate", "fasttext")["measured"] == "accuracy, robust extractor, fasttext gate"
     words = figures(evovlm, saved, "--metric", "rouge_l_ja", "--gate", "none")
-    assert words["measured"] == "rouge_l_ja"
+    assert words["measured"] == "rouge_l_ja, no gate"
     assert words["bootstrap_mid"] == pytest.approx(words["score"], abs=0.05)
 
 
@@ -85,7 +88,7 @@ def test_the_table_shows_the_figures(evovlm: Command, saved: Path) -> None:
     for part in (
         "saved.jsonl",
         "word_problems_ja",
-        "accuracy, script gate",
+        "accuracy, robust extractor, script gate",
         "50.0",
         "75.0",
         "75 %",
@@ -151,6 +154,11 @@ def test_anyones_table_is_graded_by_its_columns(evovlm: Command, tmp_path: Path)
     assert (found["task"], found["score"], found["unscored"]) == (None, pytest.approx(1 / 3), 1)
 
 
+def test_the_metrics_that_the_help_names_are_those_there_are() -> None:
+    help_text = inspect.getsource(grade)
+    assert set(METRICS) <= set(re.findall(r"[a-z_0-9]+", help_text[help_text.index("--metric") :].split("default:")[0]))
+
+
 def test_usual_names_of_columns_are_found(evovlm: Command, tmp_path: Path) -> None:
     path = tmp_path / "theirs.json"
     path.write_text(json.dumps([{"response": "答えは5", "answer": 5}, {"response": "6", "answer": 5.0}]))
@@ -183,7 +191,7 @@ def test_two_files_are_compared_by_id(evovlm: Command, saved: Path, tmp_path: Pa
     assert (found["wins"], found["losses"], found["ties"], found["n"]) == (2, 0, 2, 4)
     assert (found["p_value"], found["test"]) == (0.5, "McNemar, exact")
     printed = evovlm("grade", tmp_path / "better.jsonl", saved)
-    assert "better.jsonl - saved.jsonl, word_problems_ja: +50.0" in printed.out
+    assert "word_problems_ja: better.jsonl - saved.jsonl: +50.0" in printed.out
     assert "better on 2, worse on 0, alike on 2 of 4" in printed.out
 
 
@@ -266,6 +274,16 @@ def test_an_option_that_is_amiss_is_told(options: tuple[str, ...], hint: str, ev
     assert (done.code, done.out) == (2, "")
     assert hint in done.err
     assert "Traceback" not in done.err
+
+
+def test_an_object_that_holds_the_rows_is_told_from_lines(evovlm: Command, tmp_path: Path) -> None:
+    path = tmp_path / "nested.json"
+    path.write_text(json.dumps({"results": {"mgsm": [{"text": "1", "answer": "1"}]}}, indent=1))
+    done = evovlm("grade", path, "--metric", "accuracy")
+    assert (done.code, done.out) == (2, "")
+    assert "is one JSON object (results)" in done.err
+    assert "--rows-at" in done.err
+    assert "found an object of: mgsm" in evovlm("grade", path, "--rows-at", "results", "--metric", "accuracy").err
 
 
 def test_rows_at_says_what_there_is(evovlm: Command, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from evovlm.cli.rendering import (
     SearchProgress,
     WriteProgress,
     duration,
-    escape_controls,
+    json_text,
     spark_line,
     without_controls,
 )
-from evovlm.evaluation.batches import Batch
+from evovlm.evaluation.batches import Progress as Asking
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.runs.journal import Entry
 from evovlm.search.loop import Generation, Outcome
@@ -134,9 +134,9 @@ def test_a_first_piece_after_a_long_opening_tells_no_speed() -> None:
     assert printed.getvalue().splitlines() == ["writing out: 4/4 tensors, 8.00 of 8.00 GB, waiting for the disk"]
 
 
-def batch(n: int) -> Batch:
-    """Return a batch of so many answers of 10 tokens, at 2 s each."""
-    return Batch(rows=tuple(range(n)), answers=("",) * n, tokens=10 * n, seconds=2.0 * n)
+def asked(n: int) -> Asking:
+    """Return how far a scoring of 40 questions is that has asked so many, of 10 tokens and 2 s each."""
+    return Asking(done=n, total=40, asked=n, tokens=10 * n, seconds=2.0 * n)
 
 
 def test_a_scoring_tells_questions_speed_and_what_is_left() -> None:
@@ -144,18 +144,31 @@ def test_a_scoring_tells_questions_speed_and_what_is_left() -> None:
     progress = ScoreProgress(console=Console(file=printed), clock=lambda: now[0])
     progress.loading(model="zoo:ja")
     progress.asking(model="zoo:ja", task="[mgsm]")
-    progress.answered(batch(1), done=1, total=40)
+    progress.answered(asked(1))
     assert printed.getvalue() == ""
     now[0] = 5.0
-    progress.answered(batch(9), done=10, total=40)
+    progress.answered(asked(10))
     now[0] = 6.0
-    progress.answered(batch(10), done=20, total=40)
+    progress.answered(asked(20))
     now[0] = 60.0
-    progress.answered(batch(20), done=40, total=40)
+    progress.answered(asked(40))
     progress.close()
     assert printed.getvalue().splitlines() == [
         "zoo:ja, [mgsm]: 10/40 questions, 5 tokens/s, about 1:00 min left",
         "zoo:ja, [mgsm]: 40/40 questions, 5 tokens/s",
+    ]
+
+
+def test_a_scoring_s_first_answers_tell_no_speed() -> None:
+    printed, now = io.StringIO(), [0.0]
+    progress = ScoreProgress(console=Console(file=printed), clock=lambda: now[0])
+    progress.asking(model="zoo:ja", task="[mgsm]")
+    for n, seconds in ((3, 5.0), (4, 16.0)):
+        now[0] = seconds
+        progress.answered(asked(n))
+    assert printed.getvalue().splitlines() == [
+        "zoo:ja, [mgsm]: 3/40 questions",
+        "zoo:ja, [mgsm]: 4/40 questions, 5 tokens/s, about 1:12 min left",
     ]
 
 
@@ -165,8 +178,8 @@ def test_a_scoring_draws_a_bar_on_a_terminal() -> None:
     progress = ScoreProgress(console=console, clock=lambda: now[0])
     progress.asking(model="zoo:ja", task="[mgsm]")
     now[0] = 3.0
-    progress.answered(batch(10), done=10, total=40)
-    progress.answered(batch(10), done=20, total=40)
+    progress.answered(asked(10))
+    progress.answered(asked(20))
     progress.close()
     assert "[mgsm]" in printed.getvalue()
     assert "20/40 questions" in printed.getvalue()
@@ -178,7 +191,7 @@ def test_no_control_character_reaches_a_terminal(text: str) -> None:
     shown = without_controls(text)
     assert not dangerous & set(shown)
     assert shown == "".join(char for char in text if char in shown)
-    row = escape_controls(json.dumps({"answer": text}, ensure_ascii=False))
+    row = json_text({"answer": text})
     assert not dangerous & set(row)
     assert json.loads(row) == {"answer": text}
 

@@ -56,6 +56,7 @@ def test_json_holds_score_interval_and_tags(models: Path, problems: Path) -> Non
     result = run_words(models / "base", problems, "--json")
     assert result.exit_code == 0, result.output
     scored = json.loads(result.stdout)["word_problems_ja"]
+    assert "bootstrap_mid" not in scored
     assert scored["n"] == 3
     assert 0 <= scored["interval"][0] <= scored["score"] <= scored["interval"][1] <= 1
     assert set(scored["tags"]) == {"even", "odd"}
@@ -137,7 +138,7 @@ def test_two_models_are_compared_and_several_tasks_named_at_once(models: Path, p
     for part in (*names, "accuracy, robust extractor, script gate", "accuracy, robust extractor, no gate"):
         assert part in result.stdout
     assert result.stdout.count("p = ") == 2
-    assert result.stdout.count("tied") == 2
+    assert result.stdout.count("alike") == 2
     twice = run(models / "base", "--task", "word_problems_ja,word_problems_ja")
     assert isinstance(twice.exception, ConfigError)
 
@@ -206,7 +207,10 @@ def test_a_picture_task_asked_of_a_text_model_is_told(models: Path, tmp_path: Pa
     assert "takes none" in str(refused)
     seen = run(models / "vlm", *arguments)
     assert seen.exit_code == 0, seen.output
-    assert json.loads(seen.stdout)["emoji_ja"]["tags"]["culture"]["n"] == 1
+    scored = json.loads(seen.stdout)["emoji_ja"]
+    assert scored["tags"]["culture"]["n"] == 1
+    # Of one sample every bootstrap is the sample.
+    assert scored["bootstrap_mid"] == scored["tags"]["culture"]["bootstrap_mid"] == scored["score"]
 
 
 def test_data_for_a_task_that_is_not_scored_is_refused(models: Path, problems: Path) -> None:
@@ -219,3 +223,28 @@ def test_tasks_lists_every_task() -> None:
     assert result.exit_code == 0
     assert {"word_problems_ja", "emoji_ja", "gsm8k_ja", "mgsm_ja"} <= {row["name"] for row in json.loads(result.stdout)}
     assert "word_problems_ja" in CliRunner().invoke(app, ["tasks"]).stdout
+
+
+def test_a_task_is_asked_by_another_prompt(models: Path, problems: Path, tmp_path: Path) -> None:
+    own = run_words(models / "base", problems, "--save", tmp_path / "own")
+    other = run_words(models / "base", problems, "--save", tmp_path / "other", "--prompt", "Q: {input}\nA:")
+    assert own.exit_code == other.exit_code == 0, other.output
+    texts = [
+        [
+            json.loads(line)["text"]
+            for path in sorted((tmp_path / name).glob("*.jsonl"))
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
+        for name in ("own", "other")
+    ]
+    assert len(texts[0]) == len(texts[1]) == 3
+    assert texts[0] != texts[1]
+    unknown = run_words(models / "base", problems, "--prompt", "alpaka").exception
+    assert isinstance(unknown, TaskError)
+    assert "The prompts are: chat" in str(unknown)
+
+
+def test_a_prompt_without_a_place_is_refused_for_pictures_before_any_model(tmp_path: Path) -> None:
+    refused = run(tmp_path / "nowhere", "--task", "emoji_ja", "--prompt", "abel").exception
+    assert isinstance(refused, TaskError)
+    assert "has no place for a picture" in str(refused)

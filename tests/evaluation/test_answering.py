@@ -1,14 +1,19 @@
 """Scoring a model as it is: choices of tasks, tags, and what is refused before a model is loaded."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice, score_model, task_score
 from evovlm.models.loading import load_model
+from evovlm.tasks.library_metric import ALLOW_VARIABLE
 from evovlm.tasks.scoring import SampleScore
 from evovlm.tasks.task import Sample, Split
+from tests.pico_clip import pico_clip
 
 
 def test_a_model_is_scored_on_every_task_with_its_answers_in_order(
@@ -70,4 +75,37 @@ def _scored(rows: list[tuple[str, set[str], float]]) -> ScoredTask:
         )
         for name, tags, score in rows
     )
-    return ScoredTask(name="emoji_ja", measured="rouge_l_ja", gate=None, answers=answers, tokens=3, seconds={})
+    return ScoredTask(
+        name="emoji_ja", metric="rouge_l_ja", measured="rouge_l_ja", gate=None, answers=answers, tokens=3, seconds={}
+    )
+
+
+def own_task(folder: Path, **settings: object) -> Path:
+    """Write a task of one question about a red picture."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 40), (200, 0, 0)).save(folder / "red.png")
+    row = {"question": "何色?", "answer": "赤", "photo": "red.png"}
+    (folder / "test.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    document = {"name": "colours", "splits": {"report": "test"}, "columns": {"image": "photo"}, **settings}
+    path = folder / "colours.yaml"
+    path.write_text(yaml.safe_dump({**document, "prompt": "<image>{input}", "decoding": {"max_new_tokens": 3}}))
+    return path
+
+
+def test_an_own_task_is_scored_by_the_clip_model_beside_it(models: Path, tmp_path: Path) -> None:
+    pico_clip(tmp_path / "colours" / "clip")
+    path = own_task(tmp_path / "colours", metric="clip_score", clip_model="clip")
+    (scored,) = score_model(load_model(models / "vlm", device="cpu"), tasks=[TaskChoice(name=str(path))])
+    assert scored.measured == f"clip_score, {tmp_path}/colours/clip, no gate"
+    (answer,) = scored.answers
+    assert 0 <= answer.score.score <= 1
+    assert answer.score.unscored is None or not answer.text
+
+
+def test_a_metric_that_cannot_be_had_is_told_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(ALLOW_VARIABLE, raising=False)
+    path = own_task(tmp_path, metric="evaluate:somebody/metric")
+    with pytest.raises(TaskError, match=ALLOW_VARIABLE):
+        TaskChoice(name=str(path)).open(Split.REPORT)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import RunMismatch
-from evovlm.evaluation.batches import Asked, Batch, Batches
+from evovlm.evaluation.batches import Asked, Batch, Batches, OnAnswers, Progress
 
 CPU = torch.device("cpu")
 
@@ -23,12 +23,14 @@ class Noted:
     def recorded(self, number: int) -> Batch | None:
         return self.kept[number] if number < len(self.kept) else None
 
-    def append(self, batch: Batch, *, total: int) -> None:
+    def append(self, batch: Batch) -> None:
         self.appended.append(batch)
 
 
-def answer(rows: Sequence[int]) -> Asked:
-    """Answer each row with its number, in two tokens."""
+def answer(rows: Sequence[int], on_answers: OnAnswers) -> Asked:
+    """Answer each row with its number, in two tokens, and tell of each."""
+    for n_done in range(1, len(rows) + 1):
+        on_answers(n_done, 2 * n_done)
     return Asked([str(row) for row in rows], 2 * len(rows))
 
 
@@ -60,3 +62,25 @@ def test_noted_answers_to_other_questions_are_refused() -> None:
     log = Noted([Batch(rows=(0, 1), answers=("a", "b"), tokens=2, seconds=0.1)])
     with pytest.raises(RunMismatch, match="not to these questions"):
         Batches(log=log, device=CPU).ask([1, 2, 3], answer)
+
+
+def test_answers_are_told_of_within_a_batch_and_on_from_what_is_noted() -> None:
+    lengths = [5] * 600
+    whole = Noted()
+    told: list[Progress] = []
+    first = Batches(log=whole, device=CPU, on_progress=told.append)
+    first.ask(lengths, answer)
+    assert len(whole.appended) > 2
+    assert [progress.done for progress in told] == sorted(progress.done for progress in told)
+    assert {progress.done for progress in told} == set(range(1, 601))
+    assert {(progress.total, progress.tokens - 2 * progress.done) for progress in told} == {(600, 0)}
+    told.clear()
+    first.ask([1, 2], answer)
+    assert [(progress.done, progress.asked) for progress in told] == [(1, 601), (2, 602), (2, 602)]
+    told.clear()
+    kept = whole.appended[:2]
+    again = Batches(log=Noted(kept), device=CPU, on_progress=told.append)
+    again.ask(lengths, answer)
+    n_kept = sum(len(batch.rows) for batch in kept)
+    assert (told[0].done, told[0].asked) == (n_kept + 1, 1)
+    assert (told[-1].done, told[-1].asked, told[-1].tokens) == (600, 600 - n_kept, 2 * (600 - n_kept))

@@ -13,7 +13,9 @@ from evovlm.evaluation.answering import PreparedSamples, ScoredTask, TaskChoice,
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.resident import load_merged
 from evovlm.merging.writer import write_checkpoint
+from evovlm.models import prompt as prompt_module
 from evovlm.models.feature_store import Shown
+from evovlm.models.image_features import see_pictures
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.model_ref import ModelRef
@@ -70,6 +72,23 @@ def test_the_resident_candidate_answers_as_the_written_checkpoint_does(
     assert texts(written) == resident
     assert {each.name: each.score for each in written} == dict(evaluation.scores)
     assert any(text for task in resident for text in task)
+
+
+def test_tasks_of_the_same_pictures_have_their_features_computed_once(
+    models: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def counting(loaded: LoadedModel, opened: Sequence[object]) -> tuple[torch.Tensor, Shown]:
+        seen.append(len(opened))
+        return see_pictures(loaded, opened)
+
+    monkeypatch.setattr(prompt_module, "see_pictures", counting)
+    choices = [TaskChoice(name=name, data=pictures) for name in ("emoji_ja", "emoji_en")]
+    evaluator = Evaluator.open(template(models, host="vlm"), tasks=choices, device="cpu")
+    assert seen == [1, 1, 1]
+    score_model(evaluator.loaded, tasks=choices, split=Split.SEARCH)
+    assert seen == [1] * 6
 
 
 def test_a_recipe_is_scored_without_being_written(models: Path, problems: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evovlm.evaluation.near_images import near_images
+from evovlm.evaluation.near_images import NearImages
 from evovlm.models.clip import ClipModel, load_clip
 from evovlm.tasks.pictures import PictureFile
 from evovlm.tasks.sample import Sample
@@ -39,7 +39,7 @@ def test_the_same_pictures_are_found_nearest_first(clip: ClipModel, tmp_path: Pa
         asked("new", picture(tmp_path / "c.png", seed=99)),
         asked("two", picture(tmp_path / "d.png", seed=98), picture(tmp_path / "e.png", seed=2)),
     ]
-    found = near_images(search, report, clip=clip, threshold=0.9999)
+    found = NearImages(clip=clip, threshold=0.9999).pairs(search, report)
     pairs = [(pair.search_id, pair.report_id) for pair in found]
     assert set(pairs[:2]) == {("s1", "copy"), ("s2", "two")}
     assert ("s4", "changed") in near_pairs(search, report, clip=clip, threshold=0.99)
@@ -49,7 +49,9 @@ def test_the_same_pictures_are_found_nearest_first(clip: ClipModel, tmp_path: Pa
 def near_pairs(
     search: list[Sample], report: list[Sample], *, clip: ClipModel, threshold: float
 ) -> set[tuple[str, str]]:
-    return {(pair.search_id, pair.report_id) for pair in near_images(search, report, clip=clip, threshold=threshold)}
+    return {
+        (pair.search_id, pair.report_id) for pair in NearImages(clip=clip, threshold=threshold).pairs(search, report)
+    }
 
 
 def test_every_pair_beyond_the_threshold_is_found(clip: ClipModel, tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_every_pair_beyond_the_threshold_is_found(clip: ClipModel, tmp_path: Pat
     found = near_pairs(samples, samples, clip=clip, threshold=threshold + 1e-5)
     assert found == expected
     assert 0 < len(found) < 25
-    similarities = [pair.similarity for pair in near_images(samples, samples, clip=clip, threshold=-1.0)]
+    similarities = [pair.similarity for pair in NearImages(clip=clip, threshold=-1.0).pairs(samples, samples)]
     assert len(similarities) == 25
     assert similarities == sorted(similarities, reverse=True)
 
@@ -72,8 +74,26 @@ def test_a_picture_that_stands_in_two_samples_counts_for_both(clip: ClipModel, t
         [asked("a", shared, shared)], [asked("b", shared), asked("c", shared)], clip=clip, threshold=0.99
     )
     assert found == {("a", "b"), ("a", "c")}
-    assert len(near_images([asked("a", shared, shared)], [asked("b", shared)], clip=clip)) == 1
+    assert len(NearImages(clip=clip, threshold=0.95).pairs([asked("a", shared, shared)], [asked("b", shared)])) == 1
 
 
 def test_without_pictures_nothing_is_near(clip: ClipModel) -> None:
-    assert near_images([asked("a")], [asked("b")], clip=clip) == ()
+    assert NearImages(clip=clip, threshold=0.95).pairs([asked("a")], [asked("b")]) == ()
+
+
+def test_a_picture_is_embedded_once(clip: ClipModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[int] = []
+    embed = ClipModel.embed_images
+
+    def counting(self: ClipModel, images: list[Image.Image]) -> object:
+        embedded.append(len(images))
+        return embed(self, images)
+
+    monkeypatch.setattr(ClipModel, "embed_images", counting)
+    near = NearImages(clip=clip, threshold=0.99)
+    search = [asked(f"s{n}", picture(tmp_path / f"s{n}.png", seed=n)) for n in range(3)]
+    first = near.pairs(search, [asked("a", picture(tmp_path / "a.png", seed=1))])
+    near.pairs(search, [asked("b", picture(tmp_path / "b.png", seed=2))])
+    assert embedded == [3, 1, 1]
+    assert near.pairs(search, [asked("a", PictureFile(path=tmp_path / "a.png"))]) == first
+    assert embedded == [3, 1, 1]

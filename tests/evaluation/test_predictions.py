@@ -38,7 +38,7 @@ ANSWERS = st.builds(
 
 @given(st.lists(ANSWERS, max_size=5))
 def test_answers_come_back_as_they_were(answers: list[Answer]) -> None:
-    scored = ScoredTask(name="t", measured="m", gate="script", answers=tuple(answers), tokens=1, seconds={})
+    scored = ScoredTask(name="t", metric="m", measured="m", gate="script", answers=tuple(answers), tokens=1, seconds={})
     lines = prediction_lines(scored).encode().decode()
     assert lines.count("\n") == len(answers)
     assert parse_answers(lines, where="here") == tuple(answers)

@@ -8,14 +8,15 @@ import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from evovlm.models import capacity, runner, streams
+from evovlm.models import capacity, cpu_runner, runner, streams
 from evovlm.models.backbone import Backbone
+from evovlm.models.cpu_runner import CpuRunner
+from evovlm.models.device_runner import DeviceRunner
 from evovlm.models.generation import generate
 from evovlm.models.greedy import Ending, decode
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.packed import Pass, forward, packed_attention, packs_exactly
 from evovlm.models.prompt import Prompt, prepare_prompts
-from evovlm.models.runner import CpuRunner, DeviceRunner
 from evovlm.models.slots import shape_of
 from evovlm.models.stock import generate_stock
 from evovlm.models.streams import generate_greedy
@@ -126,6 +127,73 @@ def test_attention_with_more_than_we_know_is_left_to_transformers(llm: LoadedMod
     assert generate_greedy(loaded, prompts, max_new_tokens=12, stop_ids={2}) == expected
 
 
+def with_context(loaded: LoadedModel, n_tokens: int) -> LoadedModel:
+    """Return a model, which only its test has, as one that takes so many tokens."""
+    loaded.model.config.get_text_config().max_position_embeddings = n_tokens
+    return loaded
+
+
+@pytest.mark.parametrize("decoding", [Decoding(max_new_tokens=24), Decoding(max_new_tokens=24, beams=3)])
+def test_no_answer_leads_past_the_context(tmp_path: Path, decoding: Decoding) -> None:
+    loaded = load_model(pico_llm(tmp_path / "m"), device="cpu")
+    prompts = prompts_for(loaded)
+    lengths = [len(prompt.ids) for prompt in prompts]
+    loaded = with_context(loaded, max(lengths) + 1)
+    rooms = [min(24, max(lengths) + 1 - length) for length in lengths]
+    assert len(set(rooms)) > 2
+    assert min(rooms) == 1
+    alone = [generate_stock(loaded, [prompt], decoding=decoding, stop_ids=()) for prompt in prompts]
+    assert [len(rows[0]) for rows in alone] == rooms
+    assert generate_stock(loaded, prompts, decoding=decoding, stop_ids=()) == [rows[0] for rows in alone]
+    if decoding.beams == 1:
+        assert generate_greedy(loaded, prompts, max_new_tokens=24, stop_ids=()) == [rows[0] for rows in alone]
+
+
+def test_a_beam_search_at_the_end_of_the_context_is_generate_s_own(tmp_path: Path) -> None:
+    loaded = load_model(pico_llm(tmp_path / "m"), device="cpu")
+    (prompt,) = prompts_for(loaded, ("百円",))
+    decoding = Decoding(max_new_tokens=64, beams=4)
+    whole = loaded.model.generate(
+        input_ids=prompt.ids[None], max_length=len(prompt.ids) + 5, num_beams=4, do_sample=False, pad_token_id=3
+    )[0, len(prompt.ids) :]
+    expected = [token for token in whole.tolist() if token not in (2, 3)]
+    loaded = with_context(loaded, len(prompt.ids) + 5)
+    assert generate_stock(loaded, [prompt], decoding=decoding, stop_ids={2}) == [expected]
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("rows_at_once", [2, 96])
+def test_finished_answers_are_told_as_they_come(
+    llm: LoadedModel, monkeypatch: pytest.MonkeyPatch, beams: int, rows_at_once: int
+) -> None:
+    monkeypatch.setattr(capacity, "_SLOTS_ON_CPU", rows_at_once * beams)
+    told: list[tuple[int, int]] = []
+    decoding = Decoding(max_new_tokens=8, beams=beams)
+    found = generate(
+        llm, prompts_for(llm), decoding=decoding, on_answers=lambda n_done, n_tokens: told.append((n_done, n_tokens))
+    )
+    assert told[-1] == (len(QUESTIONS), found.tokens)
+    assert told == sorted(told)
+    if beams == 1:
+        assert [n_done for n_done, _ in told] == [1, 2, 3, 4, 5]
+    elif rows_at_once == 2:
+        assert len(told) > 1
+
+
+def test_streams_tell_of_their_answers_one_at_a_time(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_PROMPTS_PER_STREAM", 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    told: list[int] = []
+    try:
+        generate_greedy(
+            llm, prompts_for(llm) * 4, max_new_tokens=6, stop_ids={2}, on_answers=lambda n_done, _: told.append(n_done)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert told == list(range(1, 21))
+
+
 def test_answers_end_at_their_own_limits(llm: LoadedModel) -> None:
     prompts = prompts_for(llm)
     whole = generate_greedy(llm, prompts, max_new_tokens=12, stop_ids={2})
@@ -157,7 +225,8 @@ def test_the_steps_of_a_gpu_give_the_same_answers(tmp_path: Path, family: str, n
     room = max(len(prompt.ids) for prompt in prompts) + 24
     with torch.inference_mode(), packed_attention(backbone):
         steps = DeviceRunner(backbone, shape_of(backbone), n_slots=n_slots, room=room, shared=prompts[0].ids[:1])
-        found = dict(decode(steps, dict(enumerate(prompts)), ending=Ending(max_new_tokens=24, stop_ids=stops)))
+        ending = Ending(stop_ids=stops)
+        found = dict(decode(steps, dict(enumerate(prompts)), ending=ending, limits=[24] * len(prompts)))
     assert [found[number] for number in range(len(prompts))] == expected
 
 
@@ -170,7 +239,8 @@ def test_what_all_prompts_begin_with_is_read_once(llm: LoadedModel, monkeypatch:
         read.append(inputs["inputs_embeds"].shape[1])
         return forward(backbone, inputs, positions, this=this)
 
-    monkeypatch.setattr(runner, "forward", counting)
+    for module in (runner, cpu_runner):
+        monkeypatch.setattr(module, "forward", counting)
     monkeypatch.setattr(streams, "_LEAST_SHARED_TOKENS", 4)
     assert generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2}) == expected
     assert read[0] == 9
@@ -190,8 +260,8 @@ def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
     backbone, room = Backbone.of(llm), max(len(prompt.ids) for prompt in prompts) + 24
     with torch.inference_mode(), packed_attention(backbone):
         steps = kind(backbone, shape_of(backbone), n_slots=2, room=room, shared=prompts[0].ids[:1], penalty=1.5)
-        ending = Ending(max_new_tokens=24, stop_ids=frozenset({2}))
-        found = dict(decode(steps, dict(enumerate(prompts)), ending=ending))
+        ending = Ending(stop_ids=frozenset({2}))
+        found = dict(decode(steps, dict(enumerate(prompts)), ending=ending, limits=[24] * len(prompts)))
     assert [found[number] for number in range(len(prompts))] == penalised
     texts = generate(llm, prompts, decoding=Decoding(max_new_tokens=24, repetition_penalty=1.5)).texts
     assert texts == tuple(llm.tokenizer.decode(row, skip_special_tokens=True).strip() for row in penalised)

@@ -159,7 +159,7 @@ def test_a_chat_with_a_text_model_is_written_by_its_tokenizer(tmp_path: Path) ->
 def test_a_model_without_a_chat_template_is_told(tmp_path: Path, sees: bool) -> None:
     loaded = load_model((pico_vlm if sees else pico_llm)(tmp_path / "m"), device="cpu")
     (loaded.processor or loaded.tokenizer).chat_template = None
-    with pytest.raises(TaskError, match=r"has no chat template, which the prompt `chat` needs.\n.*PROMPTS"):
+    with pytest.raises(TaskError, match=r"has no chat template, which the prompt `chat` needs.\n.*--prompt"):
         prompt_of(loaded, "1", chat=True)
 
 

@@ -120,6 +120,14 @@ def test_what_is_no_recipe_at_all_is_named(tmp_path: Path, text: str, match: str
     assert any(match in line for line in problems(tmp_path, text))
 
 
+def test_a_file_that_stands_for_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40))]
+    for text, match in (("\n".join(lines), "aliases"), ("[" * 5000, "nested too deeply")):
+        (tmp_path / "large.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=match):
+            load_recipe(tmp_path / "large.yaml", methods=SOME)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
         load_recipe(tmp_path / "nowhere.yaml")

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from evovlm.errors import ConfigError
 from evovlm.runs.config import config_from_mapping, load_config
@@ -12,6 +14,8 @@ from evovlm.runs.journal import read_journal
 from evovlm.runs.leaks import leak_warnings
 from evovlm.runs.preflight import preflight_search
 from evovlm.tasks import task as task_module
+from evovlm.tasks.library_metric import ALLOW_VARIABLE
+from tests.pico_clip import pico_clip
 from tests.runs.conftest import WriteConfig
 from tests.runs.test_evolve import Watcher
 
@@ -41,6 +45,24 @@ def own_task(folder: Path) -> str:
         encoding="utf-8",
     )
     return "mine.yaml"
+
+
+def own_pictures(folder: Path) -> str:
+    """Write a task of one's own whose report shows one of the search's pictures a little brighter; return its path."""
+    (folder / "seen").mkdir()
+    for n in range(5):
+        brighter = np.uint8(2 * (n == 4))
+        patches = np.random.default_rng(n % 4).integers(0, 200, size=(4, 4, 3), dtype=np.uint8) + brighter
+        Image.fromarray(patches.repeat(8, axis=0).repeat(8, axis=1)).save(folder / "seen" / f"{n}.png")
+    rows = [{"id": f"s{n}", "question": "何の絵?", "answer": "赤", "image": f"{n}.png"} for n in range(5)]
+    lines(folder / "seen" / "train.jsonl", *rows[:3])
+    lines(folder / "seen" / "test.jsonl", *rows[3:])
+    (folder / "seen.yaml").write_text(
+        "name: seen\ndata: seen\nsplits: {search: train, report: test}\ncolumns: {id: id, image: image}\n"
+        "prompt: ja-shisa-vqa\nmetric: exact_match\n",
+        encoding="utf-8",
+    )
+    return "seen.yaml"
 
 
 def warnings_of(path: Path) -> tuple[str, ...]:
@@ -109,11 +131,55 @@ def test_data_that_a_report_names_and_that_is_broken_is_a_problem(write_config: 
     assert ["there is no 'question'" in str(problem) for problem in found.problems] == [True]
 
 
+def test_pictures_that_only_look_alike_are_told_when_asked(write_config: WriteConfig, tmp_path: Path) -> None:
+    pico_clip(tmp_path / "clip")
+    search = {"tasks": [{"name": own_pictures(tmp_path)}]}
+    assert warnings_of(write_config(search)) == ()
+    path = write_config({**search, "guard": {"near_pictures": "clip", "threshold": 0.999}})
+    resolved = load_config(path).resolved(relative_to=tmp_path)
+    assert resolved.guard is not None
+    assert resolved.guard.near_pictures == str(tmp_path / "clip")
+    assert config_from_mapping(resolved.as_mapping()).as_mapping() == resolved.as_mapping()
+    (warning,) = [each for each in leak_warnings(resolved) if "that seen reports on" in each]
+    assert "seen shows a search pictures that look like those of 1 of the samples that seen reports on" in warning
+    assert "a cosine of 0.999 or more): s0 ~ s4 (" in warning
+    assert warning in preflight_search(resolved, resolved.template(relative_to=None)).warnings
+    everything = leak_warnings(resolved.guarded(near_pictures=None, threshold=-1.0))
+    (warning,) = [each for each in everything if "that seen reports on" in each]
+    assert "2 of the samples" in warning
+    assert warning.count("~") == 3
+
+
+def test_without_pictures_no_model_for_them_is_loaded(write_config: WriteConfig) -> None:
+    assert warnings_of(write_config({"guard": {"near_pictures": "no/such/model"}})) == ()
+
+
+def test_a_guard_s_model_that_is_not_there_is_a_problem(write_config: WriteConfig, tmp_path: Path) -> None:
+    path = write_config({"tasks": [{"name": own_pictures(tmp_path)}], "guard": {"near_pictures": "./clip"}})
+    resolved = load_config(path).resolved(relative_to=tmp_path)
+    found = preflight_search(resolved, resolved.template(relative_to=None))
+    assert ["CLIP model './clip': there is no such folder" in str(problem) for problem in found.problems] == [True]
+
+
+def test_a_metric_that_cannot_be_had_is_a_problem(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(ALLOW_VARIABLE, raising=False)
+    name = own_task(tmp_path)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    (tmp_path / name).write_text(text.replace("metric: accuracy", "metric: evaluate:somebody/metric"), encoding="utf-8")
+    resolved = load_config(write_config({"tasks": [{"name": name}]})).resolved(relative_to=tmp_path)
+    found = preflight_search(resolved, resolved.template(relative_to=None))
+    assert [ALLOW_VARIABLE in str(problem) for problem in found.problems] == [True]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"tasks": [{"name": "gsm8k_ja", "decoding": "serach"}]}, r"tasks\[0\].decoding: .*did you mean 'search'"),
         ({"tasks": [{"name": "word_problems_ja", "decoding": "search"}]}, r"tasks\[0\].decoding: .*unknown decoding"),
+        ({"guard": {"near_pictures": "clip", "threshold": 2.0}}, r"guard.threshold: .*less than or equal to 1"),
+        ({"guard": {"near_picture": "clip"}}, r"guard.near_picture: unknown key; did you mean 'near_pictures'"),
         ({"tasks": [{"name": "gone.yaml"}]}, r"tasks\[0\].name: .*gone\.yaml"),
         ({"report": [{"name": "gsm8k_ja"}]}, r"report\[0\].name: .*no report split"),
         ({"report": [{"name": "mgsm_jp"}]}, r"report\[0\].name: .*did you mean 'mgsm_ja'"),
@@ -132,14 +198,14 @@ def test_sections_that_cannot_be_are_named(
 
 def test_a_decoding_and_places_of_others_are_passed_on(write_config: WriteConfig) -> None:
     tasks = [
-        {"name": "gsm8k_ja", "decoding": "search", "data": "hub:org/set@v1"},
+        {"name": "gsm8k_ja", "decoding": "search", "prompt": "chat", "data": "hub:org/set@v1"},
         {"name": "lm_eval:mgsm_direct_ja.yaml"},
     ]
     config = load_config(write_config({"tasks": tasks, "report": [{"name": "lm_eval:jsquad"}]}))
     resolved = config.resolved(relative_to=Path("/elsewhere"))
-    assert [(task.name, task.decoding, task.data) for task in resolved.tasks] == [
-        ("gsm8k_ja", "search", "hub:org/set@v1"),
-        ("lm_eval:/elsewhere/mgsm_direct_ja.yaml", None, None),
+    assert [(task.name, task.decoding, task.prompt, task.data) for task in resolved.tasks] == [
+        ("gsm8k_ja", "search", "chat", "hub:org/set@v1"),
+        ("lm_eval:/elsewhere/mgsm_direct_ja.yaml", None, None, None),
     ]
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from evovlm.errors import ConfigError, ModelError, OutputExists, RunError, RunMismatch
 from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.batches import Progress
 from evovlm.runs.folder import locked
 from evovlm.runs.scores import ScoreRequest, Scores, score_models
 from evovlm.seeding import generator
@@ -244,3 +245,31 @@ def test_a_model_named_twice_and_broken_logits_are_told(folder: Path, tmp_path: 
     wanted = ScoreRequest(models=(str(broken),), tasks=(choice,), split=Split.REPORT, device="cpu")
     with pytest.raises(ModelError, match=f"{TASK}, the model's logits are not finite"):
         score_models(wanted)
+
+
+class Listener:
+    """Keeps what a scoring tells."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+        self.told: list[Progress] = []
+
+    def loading(self, *, model: str) -> None:
+        self.titles.append(f"loading {Path(model).name}")
+
+    def asking(self, *, model: str, task: str) -> None:
+        self.titles.append(f"asking {Path(model).name} {task}")
+
+    def answered(self, progress: Progress) -> None:
+        self.told.append(progress)
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_every_answer_is_told_of_as_it_comes(folder: Path, tmp_path: Path, is_saved: bool) -> None:
+    listener = Listener()
+    save = tmp_path / "saved" if is_saved else None
+    scores = score_models(request(folder, "base", limit=20), save=save, observer=listener)
+    assert listener.titles == ["loading base", f"asking base {TASK}"]
+    assert {progress.done for progress in listener.told} == set(range(1, 21))
+    last = listener.told[-1]
+    assert (last.done, last.total, last.tokens) == (20, 20, scores.models[0].tasks[0].tokens)

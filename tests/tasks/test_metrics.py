@@ -189,6 +189,9 @@ def test_answers_are_scored_in_order() -> None:
 
 
 def test_a_scoring_says_what_it_is() -> None:
-    assert str(Scoring(metric="accuracy", extractor="paper", gate="fasttext")) == "accuracy, paper, fasttext gate"
-    assert str(Scoring(metric="rouge_l_ja", extractor="paper")) == "rouge_l_ja"
-    assert str(Scoring(metric="clip_score", clip_model="org/clip")) == "clip_score, org/clip"
+    assert (
+        str(Scoring(metric="accuracy", extractor="paper", gate="fasttext"))
+        == "accuracy, paper extractor, fasttext gate"
+    )
+    assert str(Scoring(metric="rouge_l_ja", extractor="paper")) == "rouge_l_ja, no gate"
+    assert str(Scoring(metric="clip_score", clip_model="org/clip")) == "clip_score, org/clip, no gate"

@@ -138,6 +138,11 @@ def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) 
         ({"splits": {"search": "dev"}}, "splits.search: there is no 'dev' in"),
         ({"columns": {"image": "photo"}, "prompt": "heron"}, "prompt: has no place for the pictures"),
         ({"metric": 3}, "metric: .*string"),
+        ({"metric": "evaluate:./gone.py"}, "metric: .*there is no metric script .*gone.py"),
+        ({"metric": "evaluate:#x"}, "metric: .*cannot be read"),
+        ({"metric": "clip_score", "columns": {"image": "p"}}, "clip_model: missing, and clip_score takes an open_clip"),
+        ({"metric": "clip_score", "clip_model": "a"}, "columns.image: missing, and clip_score is about pictures"),
+        ({"clip_model": "a"}, "clip_model: accuracy takes no model"),
     ],
 )
 def test_what_does_not_fit_together_is_a_problem_of_the_file(
@@ -146,6 +151,25 @@ def test_what_does_not_fit_together_is_a_problem_of_the_file(
     path = write_task(tmp_path, {"metric": "accuracy", **document}, [])
     with pytest.raises(ConfigError, match=message):
         get_task(path)
+
+
+def test_a_metric_s_script_and_model_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tasks" / "clip").mkdir(parents=True)
+    (tmp_path / "tasks" / "half.py").write_text("", encoding="utf-8")
+    (tmp_path / "tasks" / "clip.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    folder = Path("tasks")
+    path = write_task(folder, {"metric": "evaluate:./half.py#value*0.5"}, [], name="half")
+    assert get_task(path).scoring.metric == f"evaluate:{tmp_path}/tasks/half.py#value*0.5"
+    pictures = {"metric": "clip_score", "columns": {"image": "photo"}}
+    for name, found in (
+        ("clip", f"{tmp_path}/tasks/clip"),
+        ("ViT-B-32:clip.safetensors", f"ViT-B-32:{tmp_path}/tasks/clip.safetensors"),
+        ("ViT-B-32:laion2b_s34b_b79k", "ViT-B-32:laion2b_s34b_b79k"),
+        ("org/clip@main", "org/clip@main"),
+    ):
+        path = write_task(folder, {**pictures, "clip_model": name}, [], name="seen")
+        assert get_task(path).scoring == Scoring(metric="clip_score", clip_model=found)
 
 
 def test_a_metric_of_evaluate_is_left_to_it(tmp_path: Path) -> None:
