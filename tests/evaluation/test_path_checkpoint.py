@@ -114,7 +114,7 @@ def test_greedy_answers_of_the_checkpoint_are_the_paths(tmp_path: Path, pair: Pa
         assert generate_stock(written, prompts, decoding=Greedy(max_new_tokens=12), stop_ids={2}) == answers
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.floats(0.3, 2).map(lambda scale: round(scale, 3)),
