@@ -1,6 +1,6 @@
 """The config.json of a path as an ordinary checkpoint: as many blocks as it has hops, each attending as at home."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -74,15 +74,3 @@ def _set(config: dict[str, Any], text: dict[str, Any], key: str, value: object) 
     text[key] = value
     if key in config:
         config[key] = value
-
-
-def settings_that_differ(models: Mapping[str, Checkpoint], host: str) -> Mapping[str, Mapping[str, str]]:
-    """Return the settings beside weights in which a model differs from the host: setting -> model -> value."""
-    found = {
-        name: backbone_settings(each.layout.text_config, each.layout.text_model_type) for name, each in models.items()
-    }
-    return {
-        key: {name: str(each[key]) for name, each in found.items()}
-        for key, own in found[host].items()
-        if any(each[key] != own for each in found.values())
-    }

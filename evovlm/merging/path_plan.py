@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from evovlm.errors import ConfigError, EvovlmError, IncompatibleModels
-from evovlm.merging.compatibility import NamedCheckpoint, grouped
-from evovlm.merging.path_config import attention_kinds, kind_in, path_config, settings_that_differ
+from evovlm.merging.compatibility import MEANING_OF_SHAPES, NamedCheckpoint, differing_settings
+from evovlm.merging.path_config import attention_kinds, kind_in, path_config
 from evovlm.merging.path_fold import UNCHANGED, Change, PathFold, fold_path, running_products
 from evovlm.merging.safetensors_file import TensorPlace
 from evovlm.merging.safetensors_writer import PlannedTensor
@@ -24,8 +24,6 @@ _BLOCKS = "model.layers."
 _FINAL_NORM = "model.norm.weight"
 # Scaling by c is as if eps were divided by c squared: by 400 or times 400, it is no longer small beside the stream.
 _FAR = 20.0
-# Equal shapes can hide another meaning: so many heads of such a size.
-_MEANING_OF_SHAPES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +140,7 @@ def path_problems(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint])
 
 def _misfits(source: NamedCheckpoint, host: NamedCheckpoint, layers: list[int]) -> Iterator[IncompatibleModels]:
     ours, theirs = host.checkpoint.layout, source.checkpoint.layout
-    for key in _MEANING_OF_SHAPES:
+    for key in MEANING_OF_SHAPES:
         values = theirs.text_config.get(key), ours.text_config.get(key)
         if None not in values and values[0] != values[1]:
             yield IncompatibleModels(f"{key} is {values[0]} in {source} and {values[1]} in {host}; a path needs one.")
@@ -167,11 +165,9 @@ def _misfits(source: NamedCheckpoint, host: NamedCheckpoint, layers: list[int]) 
 
 def path_warnings(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint]) -> tuple[str, ...]:
     """Return what can be written but may hurt: settings in which sources differ from the host."""
-    named = {str(model): model.checkpoint for model in models.values()}
-    found = [
-        f"{key} is {grouped(values)}; every hop takes the host's."
-        for key, values in settings_that_differ(named, str(models["host"])).items()
-    ]
+    # The head is the host's, tied or not.
+    differing = [pair for pair in differing_settings(models.values()) if pair[0] != "tie_word_embeddings"]
+    found = [f"{key} is {values}; every hop takes the host's." for key, values in differing]
     products = [abs(product) for product in running_products(recipe.path)]
     furthest = max(products, key=lambda product: abs(math.log(product)) if product else math.inf)
     if recipe.scale_target == "stream" and not 1 / _FAR <= furthest <= _FAR:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
@@ -110,6 +112,30 @@ def test_greedy_answers_of_the_checkpoint_are_the_paths(tmp_path: Path, pair: Pa
         prompts = prompts_for(running)
         answers = generate_greedy(running, prompts, max_new_tokens=12, stop_ids={2})
         assert generate_stock(written, prompts, decoding=Greedy(max_new_tokens=12), stop_ids={2}) == answers
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.floats(0.3, 2).map(lambda scale: round(scale, 3)),
+                  st.sampled_from([1, 1, -1])),
+        min_size=1,
+        max_size=8,
+    ),
+    target=st.sampled_from(TARGETS),
+    family=st.sampled_from(["qwen2", "gemma3_text"]),
+)  # fmt: skip
+def test_any_path_has_its_checkpoint(
+    pair: Pair,
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[str, int, float, int]],
+    target: ScaleTarget,
+    family: str,
+) -> None:
+    first, second = pair(family, rms_norm_eps=1e-30)
+    through = tuple((name, layer, scale * sign) for name, layer, scale, sign in steps)
+    recipe = recipe_of(through, target, first, a=first, b=second)
+    check_written(recipe, tmp_path_factory.mktemp("any") / "out", tolerance=1e-5)
 
 
 @pytest.mark.parametrize("target", TARGETS)
