@@ -25,7 +25,7 @@ def pico_zoo(assets: Path) -> Path:
             for n in range(4)
         ]
         write_rows(zoo / f"tasks/word_problems_ja.{split}.jsonl", problems)
-        write_rows(zoo / f"tasks/emoji_ja.{split}.jsonl", [_picture(split, n) for n in range(4)])
+        write_rows(zoo / f"tasks/emoji_ja.{split}.jsonl", [picture_row(split, n) for n in range(4)])
     shutil.copytree(CONFIGS, assets / "configs")
     return assets
 
@@ -35,7 +35,8 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _picture(split: str, number: int) -> dict[str, object]:
+def picture_row(split: str, number: int) -> dict[str, object]:
+    """Return a question about a picture, as emoji_ja has them."""
     emoji, name = (("🗻", "富士山"), ("🍑", "桃"))[number % 2]
     return {
         "id": f"{split}-{number}",

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evovlm.merging.preflight import Preflight
+    from evovlm.merging.findings import Preflight
 
 FAILED = 2
 """The exit code for what the user can mend, as for every command."""
@@ -48,19 +48,22 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
     from evovlm.recipes.documents import load_recipe, read_yaml
 
     document = read_yaml(path)
-    if isinstance(document, Mapping) and document.get("kind") == "evolve":
-        from evovlm.runs.config import load_config
-        from evovlm.runs.preflight import preflight_search
+    # A recipe, too, may be a hybrid; only a search has tasks.
+    if isinstance(document, Mapping) and (document.get("kind") == "evolve" or "tasks" in document):
+        from evovlm.runs.hybrid_config import HybridConfig, load_search
+        from evovlm.runs.preflight import preflight_hybrid, preflight_search
 
-        config = load_config(path).resolved(relative_to=path.parent)
+        config = load_search(path).resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
+        if isinstance(config, HybridConfig):
+            return preflight_hybrid(config.ps, config.path, out=out)
         return preflight_search(config, config.template(relative_to=None), out=out)
     if near_pictures is not None or near_threshold is not None:
         raise ConfigError(f"{path}: is no config of a search, whose pictures could be compared.")
     from evovlm.merging.methods import METHODS
-    from evovlm.merging.preflight import preflight
+    from evovlm.merging.path_preflight import preflight_recipe
 
-    return preflight(load_recipe(path, methods=METHODS), out=out)
+    return preflight_recipe(load_recipe(path, methods=METHODS), out=out)
 
 
 def _print(console: "Console", found: "Preflight") -> None:
@@ -68,6 +71,7 @@ def _print(console: "Console", found: "Preflight") -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from evovlm.cli.rendering import result_text
     from evovlm.merging.needs import gigabytes
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -90,11 +94,13 @@ def _print(console: "Console", found: "Preflight") -> None:
         )
     if found.models:
         console.print(table)
+    if found.result is not None:
+        typer.echo(f"the result: {result_text(found.result)}")
     if found.needs is not None:
         needs = found.needs
         for what, needed, free in (
             ("to fetch", needs.download_bytes, needs.cache_free_bytes),
-            ("the result", needs.result_bytes, needs.free_bytes),
+            ("to write", needs.result_bytes + needs.meanwhile_bytes, needs.free_bytes),
             ("memory, about", needs.memory_bytes, needs.memory_available_bytes),
         ):
             there = "" if free is None else f" ({gigabytes(free)} free)"

@@ -9,6 +9,9 @@ import typer
 
 if TYPE_CHECKING:
     from evovlm.runs.config import EvolveConfig
+    from evovlm.runs.evolve import RunResult
+    from evovlm.runs.hybrid_config import HybridConfig
+    from evovlm.runs.path_config import PathConfig
 
 
 def evolve(
@@ -19,34 +22,67 @@ def evolve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
-    from evovlm.cli.rendering import INTERRUPTED, SearchProgress, percent
+    from evovlm.cli.rendering import INTERRUPTED
     from evovlm.errors import OutputExists
     from evovlm.merging.writer import write_checkpoint
-    from evovlm.runs.config import load_config
-    from evovlm.runs.evolve import evolve as run_search
-    from evovlm.runs.folder import BEST_FILE, MEAN_FILE
+    from evovlm.runs.hybrid_config import HybridConfig, load_search
 
-    loaded = load_config(config)
+    loaded = load_search(config)
     if checkpoint is not None and checkpoint.exists():
         raise OutputExists(f"{checkpoint} exists already and is not overwritten. Name another folder.")
-    progress = SearchProgress(title=config.stem)
     try:
-        result = run_search(loaded, out=out, relative_to=config.parent, resume=resume, observer=progress)
+        result = _search(loaded, config=config, out=out, resume=resume)
     except KeyboardInterrupt:
-        progress.close()
         again = ["evovlm", "evolve", str(config), "--out", str(out), "--resume"]
         again += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
         again += ["--json"] if as_json else []
         typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(again)}", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    finally:
-        progress.close()
     if checkpoint is not None:
         write_checkpoint(result.recipe, checkpoint)
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
         return
-    recipe = out / (BEST_FILE if result.winner == "best" else MEAN_FILE)
+    _print(result)
+    typer.echo("\nNext:")
+    typer.echo(f"  evovlm show {out}")
+    folder = checkpoint or out / "model"
+    if checkpoint is None:
+        typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
+    first = loaded.ps if isinstance(loaded, HybridConfig) else loaded
+    for command in _score_commands(first.resolved(relative_to=config.parent), folder):
+        typer.echo(f"  {command}")
+
+
+def _search(
+    loaded: "EvolveConfig | PathConfig | HybridConfig", *, config: Path, out: Path, resume: bool
+) -> "RunResult":
+    """Run the search, or the two of a hybrid, each with a display of its own."""
+    from evovlm.cli.rendering import SearchProgress
+    from evovlm.runs.evolve import evolve as run_search
+    from evovlm.runs.hybrid import evolve_hybrid
+    from evovlm.runs.hybrid_config import HybridConfig
+
+    shown: list[SearchProgress] = []
+
+    def show(stage: str) -> SearchProgress:
+        for display in shown:
+            display.close()
+        shown.append(SearchProgress(title=f"{config.stem} {stage}".strip()))
+        return shown[-1]
+
+    try:
+        if isinstance(loaded, HybridConfig):
+            return evolve_hybrid(loaded, out=out, relative_to=config.parent, resume=resume, observe=show)
+        return run_search(loaded, out=out, relative_to=config.parent, resume=resume, observer=show(""))
+    finally:
+        for display in shown:
+            display.close()
+
+
+def _print(result: "RunResult") -> None:
+    from evovlm.cli.rendering import percent
+
     failed = f", {result.failures} failed" if result.failures else ""
     typer.echo(
         f"{result.winner} of {result.candidates} candidates{failed}: fitness {percent(result.fitness)} (search split)"
@@ -55,16 +91,9 @@ def evolve(
         typer.echo(
             f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})"
         )
-    typer.echo("\nNext:")
-    typer.echo(f"  evovlm show {out}")
-    folder = checkpoint or out / "model"
-    if checkpoint is None:
-        typer.echo(f"  evovlm merge {recipe} --out {folder}")
-    for command in _score_commands(loaded.resolved(relative_to=config.parent), folder):
-        typer.echo(f"  {command}")
 
 
-def _score_commands(config: "EvolveConfig", model: Path) -> list[str]:
+def _score_commands(config: "EvolveConfig | PathConfig", model: Path) -> list[str]:
     """Return how the winner is scored on what it is reported on: `report:`, else the searched tasks' own."""
     from evovlm.tasks.catalogue import get_task
     from evovlm.tasks.harness_name import is_harness_name

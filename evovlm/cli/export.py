@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from evovlm.recipes.recipe import ParameterMerge
+    from evovlm.recipes.kinds import Recipe
 
 
 class Target(StrEnum):
@@ -30,7 +30,9 @@ def export(
     loaded = load_recipe(recipe, methods=METHODS)
     text = _mergekit(loaded)
     if out is not None:
-        _write_new(out, text)
+        from evovlm.cli.new_file import write_new_file
+
+        write_new_file(out, text)
     if as_json:
         result = {
             "recipe_id": loaded.recipe_id,
@@ -43,25 +45,21 @@ def export(
         typer.echo(text if out is None else str(out), nl=out is not None)
 
 
-def _mergekit(recipe: "ParameterMerge") -> str:
+def _mergekit(recipe: "Recipe") -> str:
+    from evovlm.errors import ConfigError
+    from evovlm.merging.path_mergekit import path_to_mergekit
+    from evovlm.recipes.kinds import HybridMerge
+    from evovlm.recipes.layer_path import LayerPathMerge
     from evovlm.recipes.local_config import count_blocks, read_config
     from evovlm.recipes.mergekit_export import recipe_to_mergekit
 
+    if isinstance(recipe, HybridMerge):
+        raise ConfigError("kind: mergekit merges in one step; merge and export the two stages of a hybrid one by one.")
+    if isinstance(recipe, LayerPathMerge):
+        return path_to_mergekit(recipe)
     config = read_config(recipe.host)
     n_blocks = count_blocks(config) if config is not None else None
     if n_blocks is None:
         # Lists tell the number of blocks too; without any, it does not matter.
         n_blocks = max(recipe.unit_lengths(), default=3) - 2
     return recipe_to_mergekit(recipe, n_blocks=n_blocks)
-
-
-def _write_new(path: Path, text: str) -> None:
-    from evovlm.errors import ConfigError, OutputExists
-
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise OutputExists(f"{path} exists already and is not overwritten.\n    Name another file.") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}).") from error

@@ -26,7 +26,7 @@ def merge(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Merge models as a recipe says, into a folder that transformers loads."""
-    from evovlm.cli.rendering import INTERRUPTED, WriteProgress
+    from evovlm.cli.rendering import INTERRUPTED, WriteProgress, result_text
     from evovlm.cli.sizes import parse_size
 
     shard_bytes = parse_size(max_shard_size, option="--max-shard-size")
@@ -34,13 +34,18 @@ def merge(
     try:
         # Within the `try`: loading the numerical libraries takes long enough to be interrupted.
         from evovlm.merging.methods import METHODS
-        from evovlm.merging.preflight import preflight
+        from evovlm.merging.path_preflight import preflight_recipe
         from evovlm.merging.writer import write_checkpoint
         from evovlm.recipes.documents import load_recipe
+        from evovlm.recipes.recipe import ParameterMerge
 
         loaded = load_recipe(recipe, methods=METHODS)
         # Models that do not fit are refused before their weights are fetched.
-        preflight(loaded, out=out, may_exist=overwrite).raise_problems()
+        found = preflight_recipe(loaded, out=out, may_exist=overwrite)
+        found.raise_problems()
+        # In parameter space the result is as large as its host.
+        if found.result is not None and not isinstance(loaded, ParameterMerge):
+            typer.echo(f"the result: {result_text(found.result)}", err=True)
         written = write_checkpoint(
             loaded,
             out,

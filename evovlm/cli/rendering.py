@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Progress as Asking
+    from evovlm.merging.findings import ResultSize
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
 
@@ -44,6 +45,18 @@ def spark_line(values: Sequence[float], *, low: float, high: float, width: int =
     shown = values[::-1][::step][::-1]
     scale = (high - low) or 1.0
     return "".join(_BARS[min(len(_BARS) - 1, int((value - low) / scale * len(_BARS)))] for value in shown)
+
+
+def result_text(size: "ResultSize") -> str:
+    """Return how large a merged model is: `26 blocks, 9.98 billion weights, 20.0 GB`."""
+    from evovlm.merging.needs import gigabytes
+
+    weights = (
+        f"{size.n_parameters / 1e9:.2f} billion"
+        if size.n_parameters >= 1e9
+        else f"{size.n_parameters / 1e6:.2f} million"
+    )
+    return f"{size.n_blocks} blocks, {weights} weights, {gigabytes(size.size_bytes)}"
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`evovlm show RUN`: what a run found so far."""
+"""`evovlm show RUN-or-RECIPE`: what a run found so far, or what a recipe says."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,25 @@ if TYPE_CHECKING:
     from evovlm.runs.summary import RunSummary
 
 _FAILURES_SHOWN = 5
-_WINNERS = {"best": "the best candidate", "mean": "the distribution's mean"}
+_WINNERS = {
+    "best": "the best candidate",
+    "mean": "the distribution's mean",
+    "snapshot": "the mean that did best on the validation samples",
+}
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="A run's folder; the run may still be going on.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder (the run may still be going on), or a recipe (YAML).")],
     top: Annotated[int, typer.Option("--top", min=1, help="How many candidates to list.")] = 5,
+    svg: Annotated[Path | None, typer.Option("--svg", help="The new file to draw a recipe's path into.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Show a run: its best candidates, the winner's numbers, and how the search went."""
+    """Show a run (its best candidates, the winner's numbers, how the search went) or a recipe (a path hop by hop)."""
+    if run.is_file() or svg is not None:
+        from evovlm.cli.show_recipe import show_recipe
+
+        show_recipe(run, svg=svg, as_json=as_json)
+        return
     from evovlm.runs.summary import summarise
 
     summary = summarise(run, top=top)
@@ -33,7 +43,10 @@ def show(
     _print_head(console, summary)
     if summary.top:
         _print_candidates(console, summary)
-        _print_winner(console, summary)
+        if summary.path is not None:
+            _print_path(console, summary)
+        else:
+            _print_winner(console, summary)
         _print_curve(console, summary)
     for index, reason in summary.failures[:_FAILURES_SHOWN]:
         _print_line(console, f"candidate {index} failed: {reason}")
@@ -102,6 +115,14 @@ def _print_winner(console: "Console", summary: "RunSummary") -> None:
         for source in dict.fromkeys(source for source, _, _ in summary.numbers):
             table.add_row(source, *(f"{values[0]:.2f}" for name, _, values in summary.numbers if name == source))
     console.print(table)
+
+
+def _print_path(console: "Console", summary: "RunSummary") -> None:
+    from evovlm.cli.show_recipe import path_table
+
+    if summary.path is not None:
+        _print_line(console, f"{_WINNERS[summary.winner]}: a path of {len(summary.path)} hops")
+        console.print(path_table(summary.path))
 
 
 def _print_curve(console: "Console", summary: "RunSummary") -> None:

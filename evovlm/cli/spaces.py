@@ -11,15 +11,25 @@ _EXAMPLE_BLOCKS = 32
 
 def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
     """List the search spaces, and how many numbers each searches for two sources and 32 blocks."""
+    from evovlm.recipes.path_space import SCALES, PathSpace
     from evovlm.recipes.search_space import SPACES
 
-    rows = [
+    rows: list[dict[str, str | int]] = [
         {
             "name": name,
             "summary": (inspect.getdoc(factory) or "").splitlines()[0],
             "dim_for_two_sources_of_32_blocks": factory(("a", "b"), _EXAMPLE_BLOCKS).dim,
         }
         for name, factory in SPACES.items()
+    ]
+    paths = {name: PathSpace(blocks=dict.fromkeys("ab", _EXAMPLE_BLOCKS), host="a", scales=name) for name in SCALES}
+    rows += [
+        {
+            "name": f"path, scales {name}",
+            "summary": f"A path through layers, 3 repetitions: {SCALES[name].summary}.",
+            "dim_for_two_sources_of_32_blocks": space.dim,
+        }
+        for name, space in paths.items()
     ]
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))

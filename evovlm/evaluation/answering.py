@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -81,6 +81,15 @@ class PreparedTask(Protocol):
     @property
     def name(self) -> str:
         """What the task was asked for as."""
+        ...
+
+    @property
+    def n_samples(self) -> int:
+        """How many samples it has."""
+        ...
+
+    def part(self, rows: Sequence[int]) -> "PreparedTask":
+        """Return the task with these samples alone. Raises TaskError for a task that can only be asked as a whole."""
         ...
 
     def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> "ScoredTask":
@@ -200,6 +209,20 @@ class PreparedSamples:
     def samples(self) -> tuple[Sample, ...]:
         """What is asked."""
         return self.opened.samples
+
+    @property
+    def n_samples(self) -> int:
+        """How many samples it has."""
+        return len(self.samples)
+
+    def part(self, rows: Sequence[int]) -> "PreparedSamples":
+        """Return the task with these samples alone; nothing is prepared again."""
+        samples = tuple(self.samples[row] for row in rows)
+        return PreparedSamples(
+            opened=replace(self.opened, samples=samples),
+            prompts=tuple(self.prompts[row] for row in rows),
+            scorer=self.scorer,
+        )
 
     def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
         """Generate and score every answer. Raises FloatingPointError when the logits are not finite."""

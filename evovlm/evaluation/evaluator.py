@@ -1,34 +1,64 @@
-"""The hot path of a search: one resident model, whose parameters each candidate's merge is written into."""
+"""The hot path of a search: one resident model that becomes one candidate after another, and answers."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
 from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.resident import ResidentModel
-from evovlm.merging.merge import Merger
+from evovlm.evaluation.resident_stack import ResidentStack
 from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel
 from evovlm.recipes.candidate import Evaluation, Failure
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.recipe import MergeTemplate
 from evovlm.tasks.task import Split
+
+
+class Resident(Protocol):
+    """A model in memory that becomes what one recipe after another says."""
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model, as it is now."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What merges but may hurt."""
+        ...
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """How many decoder blocks each source has, by name."""
+        ...
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ConfigError for a recipe that is none of this model's template."""
+        ...
+
+    def merge(self, recipe: Recipe) -> bool:
+        """Become what the recipe says; return whether every weight is finite."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluator:
     """Scores recipes of one template on a search split; open it with `Evaluator.open`."""
 
-    resident: ResidentModel
+    resident: Resident
     tasks: tuple[PreparedTask, ...]
     weights: tuple[float, ...]
 
     @classmethod
     def open(
         cls,
-        template: MergeTemplate,
+        template: MergeTemplate | PathTemplate,
         *,
         tasks: Sequence[TaskChoice],
         split: Split = Split.SEARCH,
@@ -43,16 +73,11 @@ class Evaluator:
         if not tasks or sum(choice.weight for choice in tasks) <= 0:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
         opened = [choice.open(split) for choice in tasks]
-        resident = ResidentModel.open(template, device=device)
+        resident = _open_resident(template, device=device)
         store = FeatureStore()
         prepared = tuple(task.prepare(resident.loaded, store=store) for task in opened)
         weights = tuple(choice.weight for choice in tasks)
         return cls(resident=resident, tasks=prepared, weights=weights)
-
-    @property
-    def merger(self) -> Merger:
-        """Merges the recipes."""
-        return self.resident.merger
 
     @property
     def loaded(self) -> LoadedModel:
@@ -62,20 +87,20 @@ class Evaluator:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What merges but may hurt."""
-        return self.merger.warnings
+        return self.resident.warnings
 
-    @property
-    def n_blocks(self) -> int:
-        """The number of decoder blocks of the merged model."""
-        return self.merger.n_blocks
+    def part(self, rows: Sequence[Sequence[int]]) -> "Evaluator":
+        """Return what scores on some samples alone: `rows` of each task. Nothing is loaded or prepared again."""
+        parts = tuple(task.part(chosen) for task, chosen in zip(self.tasks, rows, strict=True))
+        return replace(self, tasks=parts)
 
-    def evaluate(self, recipe: ParameterMerge) -> Evaluation | Failure:
+    def evaluate(self, recipe: Recipe) -> Evaluation | Failure:
         """Merge, generate and score; a candidate that cannot be scored is a Failure, not an exception.
 
         The fitness is the mean of the tasks' scores by their weights. Raises ConfigError for a recipe of another
         template or with lists of a wrong length: no candidate of this search.
         """
-        self.merger.check(recipe)
+        self.resident.check(recipe)
         try:
             return self._evaluate(recipe)
         except FloatingPointError as error:
@@ -89,7 +114,7 @@ class Evaluator:
             first_line = (str(error).strip().splitlines() or [""])[0]
             return Failure(kind="out_of_memory", reason=f"out of memory: {first_line}".rstrip(": "))
 
-    def _evaluate(self, recipe: ParameterMerge) -> Evaluation:
+    def _evaluate(self, recipe: Recipe) -> Evaluation:
         started = time.perf_counter()
         if not self.merge_into_resident(recipe):
             raise FloatingPointError("the merged weights are not finite")
@@ -104,13 +129,19 @@ class Evaluator:
             seconds[stage] = sum(each.seconds[stage] for each in scored)
         return Evaluation(scores=scores, fitness=fitness, seconds=seconds, tokens=sum(each.tokens for each in scored))
 
-    def merge_into_resident(self, recipe: ParameterMerge) -> bool:
-        """Write the merge into the resident model's parameters; return whether every weight is finite."""
+    def merge_into_resident(self, recipe: Recipe) -> bool:
+        """Have the resident model become what the recipe says; return whether every weight is finite."""
         return self.resident.merge(recipe)
 
     def answer(self) -> tuple[ScoredTask, ...]:
         """Answer every task with the resident model as it is now."""
         return tuple(task.answer(self.loaded) for task in self.tasks)
+
+
+def _open_resident(template: MergeTemplate | PathTemplate, *, device: str) -> Resident:
+    if isinstance(template, PathTemplate):
+        return ResidentStack.open(template, device=device)
+    return ResidentModel.open(template, device=device)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -114,6 +114,19 @@ class PreparedHarnessTask:
         """What the task was asked for as."""
         return self.opened.name
 
+    @property
+    def n_samples(self) -> int:
+        """How many documents it has."""
+        count = len(self.opened.task.eval_docs)
+        return count if self.opened.limit is None else min(count, self.opened.limit)
+
+    def part(self, rows: Sequence[int]) -> "PreparedHarnessTask":  # noqa: ARG002 - no rows can be had
+        """Raise TaskError: the harness asks a task as a whole."""
+        raise TaskError(
+            f"{self.name}: the harness asks a task as a whole, so that a search cannot draw batches of it.\n"
+            "    Leave out `batch` and `validation`, and give the task a `limit`."
+        )
+
     def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
         """Have the harness evaluate the model. Raises FloatingPointError when the logits are not finite."""
         from lm_eval.evaluator import evaluate

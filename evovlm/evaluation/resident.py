@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from evovlm.merging.tensor_names import HEAD
 from evovlm.merging.union_tokenizer import union_tokenizer
 from evovlm.models.backbone import ParameterWriter
 from evovlm.models.loading import LoadedModel, Override, load_model
+from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.room import available_memory_bytes
 
@@ -52,16 +54,30 @@ class ResidentModel:
             sink.write(name, start, values)
         return resident
 
-    def merge(self, recipe: ParameterMerge) -> bool:
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What merges but may hurt."""
+        return self.merger.warnings
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """How many decoder blocks each source has, by name."""
+        return dict.fromkeys(self.merger.source_names, self.merger.n_blocks)
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ConfigError for a recipe that is none of this model's template, or whose lists have a wrong length."""
+        self.merger.check(parameter_merge_only(recipe))
+
+    def merge(self, recipe: Recipe) -> bool:
         """Write the merge into the parameters; return whether every weight is finite.
 
         The tensors come rounded to the host's stored dtype, so that the model computes what the checkpoint that
         `evovlm merge` writes would, on a CPU (where parameters are float32) too.
         """
-        sink = _ParameterSink(self._writer)
+        merge, sink = parameter_merge_only(recipe), _ParameterSink(self._writer)
         if self._gpu is not None:
-            return self._gpu.merge(recipe, sink) and sink.finite
-        self.merger.merge(recipe, sink)
+            return self._gpu.merge(merge, sink) and sink.finite
+        self.merger.merge(merge, sink)
         return sink.finite
 
 

@@ -11,7 +11,7 @@ from evovlm.merging.text_families import backbone_settings
 
 _SHOWN = 4
 # Equal shapes can hide another meaning: so many heads of such a size.
-_MEANING_OF_SHAPES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+MEANING_OF_SHAPES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 # What `config_from` cannot choose: the host's code computes with it.
 _ALWAYS_THE_HOSTS = ("model_type", "hidden_act")
 
@@ -50,7 +50,7 @@ def tensor_problems(model: NamedCheckpoint, host: NamedCheckpoint) -> Iterator[I
             yield IncompatibleModels(f"{model} has {_some(surplus)}, which {host} does not have.")
         if missing := sorted(name for name in wanted if not model.checkpoint.has(name)):
             yield IncompatibleModels(f"{model} lacks {_some(missing)}, which {host} has.")
-    for key in _MEANING_OF_SHAPES:
+    for key in MEANING_OF_SHAPES:
         ours, theirs = layout.text_config.get(key), host_layout.text_config.get(key)
         if ours is not None and theirs is not None and ours != theirs:
             yield IncompatibleModels(f"{key} is {ours} in {model} and {theirs} in {host}; they cannot be merged.")
@@ -63,17 +63,23 @@ def find_warnings(
 
     `config_from` is the recipe's: whose rope, window, norm eps and tying the result takes (None: the host's).
     """
-    found: list[str] = []
-    settings = {str(host): _settings(host)}
-    for model in models:
-        settings[str(model)] = _settings(model)
-        if model.checkpoint.layout.is_vlm and not host.checkpoint.layout.is_vlm:
-            found.append(f"{model} sees pictures and the host {host} does not; only its language model is merged.")
+    models = tuple(models)
+    found = [
+        f"{model} sees pictures and the host {host} does not; only its language model is merged."
+        for model in models
+        if model.checkpoint.layout.is_vlm and not host.checkpoint.layout.is_vlm
+    ]
+    found += [f"{key} is {values}; {_taken(key, config_from)}." for key, values in differing_settings((host, *models))]
+    return tuple(dict.fromkeys(found))
+
+
+def differing_settings(models: Iterable[NamedCheckpoint]) -> Iterator[tuple[str, str]]:
+    """Yield each setting beside weights that is not the same in all models, with "VALUE in A, and VALUE in B"."""
+    settings = {str(model): _settings(model) for model in models}
     for key in next(iter(settings.values())):
         values = {label: str(each[key]) for label, each in settings.items()}
         if len(set(values.values())) > 1:
-            found.append(f"{key} is {grouped(values)}; {_taken(key, config_from)}.")
-    return tuple(dict.fromkeys(found))
+            yield key, grouped(values)
 
 
 def _settings(model: NamedCheckpoint) -> Mapping[str, Any]:

@@ -14,8 +14,9 @@ from evovlm import __version__
 from evovlm.errors import ModelNotFound
 from evovlm.merging.licences import UNKNOWN, Binding, Licence, licence_of, most_restrictive
 from evovlm.recipes.hub import HubModel, hub_commit
+from evovlm.recipes.kinds import HybridMerge, Recipe, models_of
+from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import ParameterMerge
 
 _HUB_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
 # Licences that the hub has no identifier for: on a card they are `other` with a name.
@@ -30,7 +31,7 @@ class _CardModel(NamedTuple):
     licence: Licence
 
 
-def model_card(recipe: ParameterMerge, *, recipe_text: str, warnings: Sequence[str]) -> str:
+def model_card(recipe: Recipe, *, recipe_text: str, warnings: Sequence[str]) -> str:
     """Return a model card in the hub's form: front matter, what was merged under which licences, the recipe's YAML.
 
     Revisions and licences are read from the models' folders, or from the hub's cache; nothing is fetched.
@@ -50,7 +51,7 @@ def model_card(recipe: ParameterMerge, *, recipe_text: str, warnings: Sequence[s
             "---",
             "# A merged model",
             "",
-            f"Merged with evovlm {__version__} by the method `{recipe.method}`; recipe `{recipe.recipe_id}`.",
+            f"Merged with evovlm {__version__} {_made_by(recipe)}; recipe `{recipe.recipe_id}`.",
             "",
             "| part | model | revision | licence |",
             "| --- | --- | --- | --- |",
@@ -73,11 +74,28 @@ def model_card(recipe: ParameterMerge, *, recipe_text: str, warnings: Sequence[s
     )
 
 
-def _card_models(recipe: ParameterMerge) -> Sequence[_CardModel]:
-    parts = [("host (config, tokenizer, unmerged tensors)", recipe.host)]
-    parts += [("base", recipe.base)] if recipe.base is not None else []
-    parts += [(f"source `{name}`", ref) for name, ref in recipe.sources.items()]
-    return [_card_model(role, ref) for role, ref in parts]
+def _card_models(recipe: Recipe) -> Sequence[_CardModel]:
+    return [_card_model(_role(part), ref) for part, ref in models_of(recipe).items()]
+
+
+def _role(part: str) -> str:
+    """Return a model's part in the recipe (`stages.ps.sources.ja`) as people read it."""
+    *stages, name = part.removeprefix("stages.").split(".")
+    if name == "host":
+        role = "host (config, tokenizer, unmerged tensors)"
+    else:
+        role = f"source `{name}`" if "sources" in stages else name
+    return f"{stages[0]}: {role}" if part.startswith("stages.") else role
+
+
+def _made_by(recipe: Recipe) -> str:
+    match recipe:
+        case LayerPathMerge():
+            return f"as a path of {len(recipe.path)} blocks"
+        case HybridMerge():
+            return f"by the method `{recipe.ps.method}`, then as a path of {len(recipe.path)} blocks"
+        case _:
+            return f"by the method `{recipe.method}`"
 
 
 def _card_model(role: str, ref: ModelRef) -> _CardModel:

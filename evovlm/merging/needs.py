@@ -20,7 +20,10 @@ _WORKING_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a merge takes, and what there is of it (None: cannot be told). Memory is an estimate from above."""
+    """What a merge takes, and what there is of it (None: cannot be told). Memory is an estimate from above.
+
+    `meanwhile_bytes` lie beside the result until it is written.
+    """
 
     result_bytes: int
     free_bytes: int | None
@@ -28,6 +31,7 @@ class Needs:
     cache_free_bytes: int | None
     memory_bytes: int
     memory_available_bytes: int | None
+    meanwhile_bytes: int = 0
 
 
 class Resident(NamedTuple):
@@ -78,12 +82,13 @@ def room_problems(needs: Needs, *, out: Path | None) -> Sequence[NotEnoughRoom]:
         return found
     # The result may go to the disk that the download fills first.
     first = fetched if device_number(out) == device_number(cache) else 0
-    if needs.result_bytes + first > needs.free_bytes:
+    if needs.result_bytes + needs.meanwhile_bytes + first > needs.free_bytes:
+        beside = f" and {gigabytes(needs.meanwhile_bytes)} meanwhile" if needs.meanwhile_bytes else ""
         after = f", of which the download takes {gigabytes(first)}" if first else ""
         found.append(
             NotEnoughRoom(
-                f"{out}: the result takes {gigabytes(needs.result_bytes)}, and {gigabytes(needs.free_bytes)} are free"
-                f"{after}.\n    Make room, or name a folder on a larger disk."
+                f"{out}: the result takes {gigabytes(needs.result_bytes)}{beside}, and {gigabytes(needs.free_bytes)} "
+                f"are free{after}.\n    Make room, or name a folder on a larger disk."
             )
         )
     return found

@@ -5,14 +5,14 @@ Configs, tokenizers, cards and headers are read, no weights; every problem is fo
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from evovlm.errors import ConfigError, EvovlmError, ModelError, OutputExists
+from evovlm.errors import ConfigError, EvovlmError, OutputExists
 from evovlm.merging.compatibility import NamedCheckpoint, find_warnings, tensor_problems
-from evovlm.merging.licences import Binding, forbids_sharing, licence_of, most_restrictive
+from evovlm.merging.findings import ModelReport, Preflight, ResultSize
+from evovlm.merging.licences import forbids_sharing, licence_of, most_restrictive
 from evovlm.merging.methods import Method, check_parameters, get_method
 from evovlm.merging.needs import Needs, Resident, find_needs, memory_warnings, room_problems
 from evovlm.merging.result_layout import ResultLayout
@@ -27,58 +27,6 @@ _BLOCK = re.compile(r"\blayers\.\d+\.")
 _Found = TypeVar("_Found")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelReport:
-    """One model of a merge, as its headers and its card describe it; sizes are those of all its weights."""
-
-    name: str
-    text: str
-    commit: str | None
-    model_type: str
-    text_model_type: str
-    n_blocks: int
-    hidden_size: int
-    vocabulary_rows: int
-    dtype: str
-    licence: str
-    size_bytes: int
-    download_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preflight:
-    """What a look at the models found. `needs` and `licence` are None when the host could not be opened."""
-
-    models: tuple[ModelReport, ...]
-    problems: tuple[EvovlmError, ...]
-    warnings: tuple[str, ...]
-    needs: Needs | None
-    licence: Binding
-
-    def raise_problems(self) -> None:
-        """Raise the problem that was found; several are raised as one error that lists them all."""
-        if len(self.problems) == 1:
-            raise self.problems[0]
-        if self.problems:
-            kinds = {type(problem) for problem in self.problems}
-            same = kinds.pop() if len(kinds) == 1 else None
-            are_models = all(isinstance(problem, ModelError) for problem in self.problems)
-            kind = same or (ModelError if are_models else EvovlmError)
-            raise kind("\n".join([f"{len(self.problems)} problems:", *(f"  - {problem}" for problem in self.problems)]))
-
-    def as_json(self) -> Mapping[str, object]:
-        """Return it as plain values."""
-        return {
-            "ok": not self.problems,
-            "models": [asdict(model) for model in self.models],
-            "errors": [{"kind": type(problem).__name__, "message": str(problem)} for problem in self.problems],
-            "warnings": list(self.warnings),
-            "needs": asdict(self.needs) if self.needs else None,
-            "licence": str(self.licence.licence) if self.licence.licence else None,
-            "licence_reasons": list(self.licence.reasons),
-        }
-
-
 def preflight(
     template: MergeTemplate, *, out: Path | None = None, may_exist: bool = False, resident: Resident | None = None
 ) -> Preflight:
@@ -88,25 +36,42 @@ def preflight(
     `resident` the model that a search keeps in memory.
     Raises nothing that the user can mend: it is among the problems.
     """
-    found = _Gathered()
+    found = Gathered()
     method = found.attempt(lambda: get_method(template))
     refs = _refs(template)
-    models = _open_all(refs, found)
+    models = open_all(refs, found)
     host = models.get("host")
     if host is not None:
         _compare(template, host, [model for name, model in models.items() if name != "host"], found)
     if isinstance(template, ParameterMerge):
         _check_parameters(template, method, host, found)
-    reports = tuple(_report(model, refs[name], found) for name, model in models.items())
+    reports = tuple(report_of(model, refs[name], found) for name, model in models.items())
+    check_out(out, found, may_exist=may_exist)
+    needs = None
+    if host is not None:
+        needs = _find_needs(host.checkpoint, reports, out=out, resident=resident)
+        found.problems += room_problems(needs, out=out)
+        found.warnings += memory_warnings(needs, resident)
+    return summed_up(found, models, reports, needs=needs, result=ResultSize.like(host.checkpoint) if host else None)
+
+
+def check_out(out: Path | None, found: "Gathered", *, may_exist: bool) -> None:
+    """Note when there is something where the result is to be written."""
     if out is not None and not may_exist and (out.exists() or out.is_symlink()):
         found.problems.append(
             OutputExists(f"{out} exists already.\n    Name a new folder; `merge --overwrite` replaces a model.")
         )
-    needs = None
-    if host is not None:
-        needs = _needs(host.checkpoint, reports, out=out, resident=resident)
-        found.problems += room_problems(needs, out=out)
-        found.warnings += memory_warnings(needs, resident)
+
+
+def summed_up(
+    found: "Gathered",
+    models: Mapping[str, NamedCheckpoint],
+    reports: tuple[ModelReport, ...],
+    *,
+    needs: Needs | None,
+    result: ResultSize | None,
+) -> Preflight:
+    """Return what was found, with what the models' licences say."""
     licences = {model.text: licence_of(model.checkpoint.folder) for model in models.values()}
     found.warnings += [
         f"the licence of {name} does not let changed versions be shared: keep the merge to yourself."
@@ -114,14 +79,15 @@ def preflight(
     ]
     return Preflight(
         models=reports,
-        problems=tuple(_without_repeats(found.problems)),
+        problems=tuple(without_repeats(found.problems)),
         warnings=tuple(dict.fromkeys(found.warnings)),
         needs=needs,
         licence=most_restrictive(licences),
+        result=result,
     )
 
 
-class _Gathered:
+class Gathered:
     """Problems and warnings, as they are found."""
 
     def __init__(self) -> None:
@@ -143,7 +109,8 @@ def _refs(template: MergeTemplate) -> Mapping[str, ModelRef]:
     return {**base, "host": template.host, **sources}
 
 
-def _open_all(refs: Mapping[str, ModelRef], found: _Gathered) -> Mapping[str, NamedCheckpoint]:
+def open_all(refs: Mapping[str, ModelRef], found: Gathered) -> Mapping[str, NamedCheckpoint]:
+    """Open the headers of every model that can be opened; the rest is among the problems."""
     opened = {ref: found.attempt(partial(Checkpoint.open_headers, ref)) for ref in dict.fromkeys(refs.values())}
     return {
         name: NamedCheckpoint(name=name, text=ref.text, checkpoint=checkpoint)
@@ -153,7 +120,7 @@ def _open_all(refs: Mapping[str, ModelRef], found: _Gathered) -> Mapping[str, Na
 
 
 def _compare(
-    template: MergeTemplate, host: NamedCheckpoint, others: Sequence[NamedCheckpoint], found: _Gathered
+    template: MergeTemplate, host: NamedCheckpoint, others: Sequence[NamedCheckpoint], found: Gathered
 ) -> None:
     for model in others:
         found.problems += tensor_problems(model, host)
@@ -168,7 +135,7 @@ def _compare(
             found.attempt(plan)
     found.warnings += find_warnings(others, host, config_from=template.config_from)
     for model in (host, *others):
-        found.attempt(partial(_check_dtypes, model.checkpoint))
+        found.attempt(partial(check_dtypes, model.checkpoint))
 
 
 def _plan(
@@ -177,7 +144,7 @@ def _plan(
     base: NamedCheckpoint | None,
     host: NamedCheckpoint,
     sources: Sequence[NamedCheckpoint],
-    found: _Gathered,
+    found: Gathered,
 ) -> None:
     """Plan result and rows as the merger will; raises what stands against the result as a whole."""
     result = ResultLayout.plan(
@@ -191,13 +158,14 @@ def _plan(
         found.warnings += vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=template.vocabulary)
 
 
-def _check_dtypes(checkpoint: Checkpoint) -> None:
+def check_dtypes(checkpoint: Checkpoint) -> None:
+    """Raise BrokenCheckpoint when the backbone does not hold plain floats."""
     for name in checkpoint.backbone_names():
         checkpoint.plain_place(name)
 
 
 def _check_parameters(
-    recipe: ParameterMerge, method: Method | None, host: NamedCheckpoint | None, found: _Gathered
+    recipe: ParameterMerge, method: Method | None, host: NamedCheckpoint | None, found: Gathered
 ) -> None:
     if method is not None:
         found.attempt(lambda: check_parameters(method, recipe))
@@ -213,7 +181,8 @@ def _check_parameters(
     ]
 
 
-def _report(model: NamedCheckpoint, ref: ModelRef, found: _Gathered) -> ModelReport:
+def report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelReport:
+    """Return what a model's headers and card say."""
     checkpoint = model.checkpoint
     on_hub = ref.find()
     codes = sorted({checkpoint.place(name).dtype_code for name in checkpoint.backbone_names()})
@@ -237,13 +206,15 @@ def _report(model: NamedCheckpoint, ref: ModelRef, found: _Gathered) -> ModelRep
     )
 
 
-def _needs(host: Checkpoint, reports: Sequence[ModelReport], *, out: Path | None, resident: Resident | None) -> Needs:
+def _find_needs(
+    host: Checkpoint, reports: Sequence[ModelReport], *, out: Path | None, resident: Resident | None
+) -> Needs:
     # A model may have several parts, and is fetched once.
     downloads = {report.text: report.download_bytes for report in reports}
     return find_needs(host, n_models=len(downloads), download_bytes=sum(downloads.values()), out=out, resident=resident)
 
 
-def _without_repeats(problems: Sequence[EvovlmError]) -> Sequence[EvovlmError]:
+def without_repeats(problems: Sequence[EvovlmError]) -> Sequence[EvovlmError]:
     """Return the problems with one for all blocks where it is the same in many."""
     first: dict[tuple[type[EvovlmError], str], EvovlmError] = {}
     counts: dict[tuple[type[EvovlmError], str], int] = {}

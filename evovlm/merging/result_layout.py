@@ -102,7 +102,7 @@ def result_config(host: Checkpoint, donor: Checkpoint) -> dict[str, Any]:
     config = deepcopy(dict(host.config))
     if donor is host:
         return config
-    text, theirs = _text_part(config, host), deepcopy(dict(donor.layout.text_config))
+    text, theirs = text_part(config, host), deepcopy(dict(donor.layout.text_config))
     ours = dict(text)
     for key in (*_ROPE_KEYS, *_WINDOW_KEYS, _NORM_EPS, _POSITIONS):
         text.pop(key, None)
@@ -117,7 +117,7 @@ def result_config(host: Checkpoint, donor: Checkpoint) -> dict[str, Any]:
     return config
 
 
-def _text_part(config: dict[str, Any], host: Checkpoint) -> dict[str, Any]:
+def text_part(config: dict[str, Any], host: Checkpoint) -> dict[str, Any]:
     """Return the part of a copy of the host's config that describes its backbone, to be changed in place."""
     key = FAMILIES[host.layout.model_type].text_config_key
     if key is None or host.layout.text_config is host.config:
@@ -196,7 +196,7 @@ def _window(theirs: Mapping[str, Any], host: BackboneLayout, donor: Checkpoint) 
 
 
 def _with_vocab_size(config: dict[str, Any], host: Checkpoint, n_rows: int) -> dict[str, Any]:
-    text = _text_part(config, host)
+    text = text_part(config, host)
     if n_rows != host.shape(EMBEDDING)[0]:
         text[_VOCAB_SIZE] = n_rows
         if _VOCAB_SIZE in config:

@@ -13,7 +13,9 @@ class TextFamily:
     """One model type of a text config: whose weights it has, and its defaults.
 
     `architecture` is the model type of the plain language model whose tensors mean the same. `local_rope_theta` is for
-    sliding layers that turn at a rate of their own. A window that is `switched` counts only under `use_sliding_window`.
+    sliding layers that turn at a rate of their own. A window that is `switched` counts only under `use_sliding_window`,
+    and from block `max_window_layers` on; of every `pattern` blocks, all but the last have a sliding window. A norm's
+    factor is its weight, or that and 1 (`norm_adds_one`); with `post_norms` what a branch adds is normed, too.
     """
 
     architecture: str
@@ -25,13 +27,19 @@ class TextFamily:
     rms_norm_eps: float = 1e-6
     activation: str = "silu"
     activation_key: str = "hidden_act"
+    max_window_layers: int | None = None
+    pattern: int | None = None
+    norm_adds_one: bool = False
+    post_norms: bool = False
 
 
-_QWEN2 = TextFamily(architecture="qwen2", window=4096, switched=True)
-_QWEN3 = TextFamily(architecture="qwen3", window=4096, switched=True)
-_QWEN2_VL = replace(_QWEN2, rope_theta=1e6, rms_norm_eps=1e-5)
-_GEMMA = TextFamily(architecture="gemma", tied=True, activation="gelu_pytorch_tanh")
-_GEMMA2 = replace(_GEMMA, architecture="gemma2", window=4096, activation_key="hidden_activation")
+_QWEN2 = TextFamily(architecture="qwen2", window=4096, switched=True, max_window_layers=28)
+_QWEN3 = TextFamily(architecture="qwen3", window=4096, switched=True, max_window_layers=28)
+_QWEN2_VL = replace(_QWEN2, rope_theta=1e6, rms_norm_eps=1e-5, max_window_layers=80)
+_GEMMA = TextFamily(architecture="gemma", tied=True, activation="gelu_pytorch_tanh", norm_adds_one=True)
+_GEMMA2 = replace(
+    _GEMMA, architecture="gemma2", window=4096, activation_key="hidden_activation", pattern=2, post_norms=True
+)
 
 TEXT_FAMILIES: Mapping[str, TextFamily] = {
     "llama": TextFamily(architecture="llama"),
@@ -40,10 +48,10 @@ TEXT_FAMILIES: Mapping[str, TextFamily] = {
     "qwen2_vl_text": _QWEN2_VL,
     "qwen2_5_vl_text": _QWEN2_VL,
     "qwen3": _QWEN3,
-    "qwen3_vl_text": replace(_QWEN3, rope_theta=5e5, window=None),
+    "qwen3_vl_text": replace(_QWEN3, rope_theta=5e5, window=None, max_window_layers=None),
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
-    "gemma3_text": replace(_GEMMA2, architecture="gemma3_text", rope_theta=1e6, local_rope_theta=10000.0),
+    "gemma3_text": replace(_GEMMA2, architecture="gemma3_text", rope_theta=1e6, local_rope_theta=10000.0, pattern=6),
 }
 
 

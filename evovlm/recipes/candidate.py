@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from evovlm.recipes.recipe import Recipe
+from evovlm.recipes.kinds import Recipe
 
 Genome: TypeAlias = npt.NDArray[np.float64]
 """A point of the unit cube, shape (dim,), float64."""

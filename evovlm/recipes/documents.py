@@ -12,28 +12,20 @@ parameters:
 """
 
 import json
-import math
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeGuard
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import Field, PlainValidator, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from evovlm.errors import ConfigError, ModelNotFound
+from evovlm.errors import ConfigError
+from evovlm.recipes.document_parts import RELATIVE_TO, Document, ModelText, SourceName, is_finite_number
+from evovlm.recipes.kinds import PS, HybridMerge, Recipe
 from evovlm.recipes.mergekit_yaml import is_mergekit, recipe_from_mergekit
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
-from evovlm.recipes.problems import did_you_mean, report_problems
+from evovlm.recipes.path_documents import LayerPathDocument, PathStageDocument
+from evovlm.recipes.problems import did_you_mean, report_places, report_problems
 from evovlm.recipes.recipe import (
     COMPONENTS,
     SOURCE_PARAMETERS,
@@ -49,7 +41,8 @@ from evovlm.recipes.recipe import (
     numbers_of,
     parts_of,
 )
-from evovlm.recipes.yaml_text import read_yaml, scalar_text
+from evovlm.recipes.recipe_text import recipe_to_yaml
+from evovlm.recipes.yaml_text import read_yaml
 
 __all__ = [
     "MergeDocument",
@@ -63,22 +56,16 @@ __all__ = [
 ]
 
 _METHODS = "methods"
-_FOLDER = "folder"
 
 
 def _as_unit_values(value: object) -> UnitValues:
     numbers: list[object] = list(value) if isinstance(value, (list, tuple)) else [value]
-    plain = tuple(float(number) for number in numbers if _is_finite_number(number))
+    plain = tuple(float(number) for number in numbers if is_finite_number(number))
     if not plain or len(plain) < len(numbers):
         raise PydanticCustomError(
             "unit_values", "should be a number, or a list with one number per unit (embedding, each block, head)"
         )
     return plain if isinstance(value, (list, tuple)) else plain[0]
-
-
-def _is_finite_number(value: object) -> TypeGuard[int | float]:
-    # True is an int to Python, never to a reader of YAML.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _as_values(value: object, info: ValidationInfo) -> Values:
@@ -100,27 +87,7 @@ def _as_values(value: object, info: ValidationInfo) -> Values:
     return values
 
 
-def _may_be_had(text: str, info: ValidationInfo) -> str:
-    folder: Path | None = (info.context or {}).get(_FOLDER)
-    if folder is not None:
-        try:
-            parse_model_ref(text, relative_to=folder).find()
-        except ModelNotFound as error:
-            raise PydanticCustomError(
-                "model", "no such model. {reason}", {"reason": " ".join(str(error).split())}
-            ) from error
-    return text
-
-
-_ModelText = Annotated[str, Field(min_length=1), AfterValidator(_may_be_had)]
-_SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class SettingsDocument(_Document):
+class SettingsDocument(Document):
     """`settings:` of a recipe."""
 
     rescale: Rescale = "density"
@@ -136,7 +103,7 @@ class SettingsDocument(_Document):
         return MergeSettings(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
-class ParametersDocument(_Document):
+class ParametersDocument(Document):
     """One source's numbers: each is a number, a list with one per unit, or either by component."""
 
     weight: Annotated[Values, PlainValidator(_as_values)] = 1.0
@@ -149,16 +116,16 @@ class ParametersDocument(_Document):
         return SourceParameters(**{name: getattr(self, name) for name in SOURCE_PARAMETERS})
 
 
-class MergeDocument(_Document):
+class MergeDocument(Document):
     """The keys of a merge that a search keeps fixed.
 
     Validate with the context `methods` (names) to check `method`, and with `folder` (that of the file) to check that
     every model is an existing folder or may be on the hub.
     """
 
-    base: _ModelText | None = None
-    host: _ModelText | None = None
-    sources: dict[_SourceName, _ModelText] = Field(min_length=1)
+    base: ModelText | None = None
+    host: ModelText | None = None
+    sources: dict[SourceName, ModelText] = Field(min_length=1)
     method: str
     settings: SettingsDocument = SettingsDocument()
     seed: int = 0
@@ -246,7 +213,46 @@ def default_host(base: ModelRef | None, sources: Mapping[str, ModelRef]) -> Mode
     )
 
 
-def load_recipe(path: Path, *, methods: Collection[str] = ()) -> ParameterMerge:
+class StageDocument(RecipeDocument):
+    """The first stage of a hybrid: a recipe file without its first line."""
+
+    format: Literal[1] = 1
+
+
+class StagesDocument(Document):
+    """`stages:` of a hybrid."""
+
+    ps: StageDocument
+    path: PathStageDocument
+
+
+class HybridDocument(Document):
+    """A recipe file: `kind: hybrid`."""
+
+    format: Literal[1]
+    kind: Literal["hybrid"]
+    stages: StagesDocument
+
+    def recipe(self, *, relative_to: Path | None) -> HybridMerge:
+        """Return the recipe that this text means in a file of the folder `relative_to`."""
+        path = self.stages.path
+        return HybridMerge(
+            ps=self.stages.ps.recipe(relative_to=relative_to),
+            host=None if path.host == PS else parse_model_ref(path.host, relative_to=relative_to),
+            sources=path.refs(relative_to=relative_to),
+            path=path.layer_path(),
+            scale_target=path.scale_target,
+        )
+
+
+_DOCUMENTS: Mapping[object, type[RecipeDocument] | type[LayerPathDocument] | type[HybridDocument]] = {
+    "parameter_merge": RecipeDocument,
+    "layer_path": LayerPathDocument,
+    "hybrid": HybridDocument,
+}
+
+
+def load_recipe(path: Path, *, methods: Collection[str] = ()) -> Recipe:
     """Return the recipe in the YAML file `path`; its relative model paths start at the file's folder.
 
     A mergekit file is read as the recipe that it means. `methods` are the names that `method` may have (empty: any).
@@ -255,44 +261,20 @@ def load_recipe(path: Path, *, methods: Collection[str] = ()) -> ParameterMerge:
     text = read_yaml(path)
     if is_mergekit(text):
         return recipe_from_mergekit(path, methods=methods)
+    kind = text.get("kind") if isinstance(text, Mapping) else None
+    if isinstance(kind, str) and kind not in _DOCUMENTS:
+        raise report_places(
+            path, [(("kind",), f"kind: unknown kind '{kind}'{did_you_mean(kind, map(str, _DOCUMENTS))}")]
+        )
+    model = _DOCUMENTS.get(kind if isinstance(kind, str) else None, RecipeDocument)
     try:
-        document = RecipeDocument.model_validate(text, context={_METHODS: methods})
+        document = model.model_validate(text, context={_METHODS: methods, RELATIVE_TO: path.parent})
     except ValidationError as error:
-        raise report_problems(path, error, model=RecipeDocument) from error
+        raise report_problems(path, error, model=model) from error
     try:
         return document.recipe(relative_to=path.parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-def recipe_to_yaml(recipe: ParameterMerge, *, folder: Path | None = None) -> str:
-    """Return the recipe as YAML text that `load_recipe` reads back to an equal recipe.
-
-    With `folder`, the folder the text is going to, local model paths are rewritten to hold from there.
-    """
-    first = {name: getattr(recipe.settings, name) for name in ("rescale", "normalize", "lambda_")}
-    settings = {name.rstrip("_"): value for name, value in (first | dict(recipe.settings.changed())).items()}
-    lines = ["format: 1", "kind: parameter_merge"]
-    if recipe.base is not None:
-        lines.append(f"base: {_text(recipe.base, folder)}")
-    lines.append(f"host: {_text(recipe.host, folder)}")
-    lines += ["sources:", *(f"  {scalar_text(name)}: {_text(ref, folder)}" for name, ref in recipe.sources.items())]
-    lines.append(f"method: {scalar_text(recipe.method)}")
-    lines.append(f"settings: {{{', '.join(f'{key}: {json.dumps(value)}' for key, value in settings.items())}}}")
-    lines.append(f"seed: {recipe.seed}")
-    if recipe.vocabulary is not None:
-        lines.append(f"vocabulary: {recipe.vocabulary}")
-    if recipe.config_from is not None:
-        lines.append(f"config_from: {scalar_text(recipe.config_from)}")
-    lines.append("parameters:")
-    for name in recipe.sources:
-        numbers = recipe.parameters[name]
-        lines.append(f"  {scalar_text(name)}:")
-        for parameter, row in SOURCE_PARAMETERS.items():
-            values: Values = getattr(numbers, parameter)
-            if parameter in ("weight", "density") or values != row.default:
-                lines.append(f"    {parameter}: {_values(values)}")
-    return "\n".join(lines) + "\n"
 
 
 def _has_vision(ref: ModelRef) -> bool:
@@ -305,18 +287,3 @@ def _has_vision(ref: ModelRef) -> bool:
         # Whoever opens the checkpoint says what is wrong with it.
         return False
     return isinstance(config, dict) and "vision_config" in config
-
-
-def _text(ref: ModelRef, folder: Path | None) -> str:
-    local = ref.local_folder()
-    if folder is None or local is None or ref.text.startswith("zoo:") or Path(ref.text).is_absolute():
-        return scalar_text(ref.text)
-    relative = os.path.relpath(local.resolve(), folder.resolve())
-    return scalar_text(relative if relative.startswith(".") else f"./{relative}")
-
-
-def _values(values: Values) -> str:
-    if isinstance(values, ByComponent):
-        return f"{{{', '.join(f'{name}: {_values(getattr(values, name))}' for name in COMPONENTS)}}}"
-    # repr of a float is the shortest text that reads back as the same float64.
-    return repr(values) if not isinstance(values, tuple) else f"[{', '.join(map(repr, values))}]"

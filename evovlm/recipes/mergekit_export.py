@@ -61,13 +61,13 @@ class _Writer:
         yield f"merge_method: {self.recipe.method}"
         base = self._base_model()
         if base is not None:
-            yield f"base_model: {_model(base)}"
+            yield f"base_model: {model_text(base)}"
         yield "models:"
         for name in self._order():
-            yield f"  - model: {_model(self.recipe.sources[name])}"
+            yield f"  - model: {model_text(self.recipe.sources[name])}"
             yield from self._source_numbers(name)
         if self._host_is_silent():
-            yield f"  - model: {_model(self.recipe.host)}"
+            yield f"  - model: {model_text(self.recipe.host)}"
             yield "    parameters:"
             yield "      weight: 0.0"
         yield from self._shared()
@@ -76,7 +76,7 @@ class _Writer:
         yield "evovlm:"
         yield f"  seed: {self.recipe.seed}"
         yield "  sources:"
-        yield from (f"    {_text(name)}: {_model(ref)}" for name, ref in self.recipe.sources.items())
+        yield from (f"    {_text(name)}: {model_text(ref)}" for name, ref in self.recipe.sources.items())
 
     def _head(self) -> Iterator[str]:
         yield f"# Written by evovlm from recipe {self.recipe.recipe_id}, for mergekit 0.1.5: mergekit-yaml THIS OUT"
@@ -100,12 +100,7 @@ class _Writer:
             raise ConfigError(f"sources: mergekit's {recipe.method} does not merge {count}.")
         places = [("host", recipe.host), *recipe.sources.items(), *([("base", self.base)] if self.base else [])]
         for name, ref in places:
-            config = read_config(ref)
-            if config is not None and has_vision(config):
-                raise ConfigError(f"{name}: '{ref.text}' sees pictures; mergekit merges language models only.")
-            found = ref.find()
-            if isinstance(found, Path) and not {"+", "@"}.isdisjoint(_path(ref)):
-                raise ConfigError(f"{name}: mergekit cannot name the folder {_path(ref)}; it has a '+' or '@' in it.")
+            check_nameable(name, ref)
         written = [_path(ref) for ref in recipe.sources.values()] + ([_path(self.base)] if self.base else [])
         if len(set(written)) < len(written):
             raise ConfigError("sources: a model is given twice, which mergekit refuses.")
@@ -216,15 +211,15 @@ class _Writer:
             value = getattr(settings, own)
             if value != getattr(MergeSettings(), own):
                 shown = not value if setting.kind == "inverse" else value
-                found.append(f"  {setting.name}: {_scalar(shown)}")
+                found.append(f"  {setting.name}: {scalar_text_of(shown)}")
         if self.method.rescales and settings.rescale != "density":
-            found.append(f"  rescale: {_scalar(settings.rescale == 'l1')}")
+            found.append(f"  rescale: {scalar_text_of(settings.rescale == 'l1')}")
         yield from (["parameters:", *found] if found else [])
 
     def _setting(self, name: str, values: Values, *, indent: str) -> Iterator[str]:
         conditions = conditions_of(values, self.n_blocks)
         if not isinstance(conditions, tuple):
-            yield f"{indent}{name}: {_scalar(conditions)}"
+            yield f"{indent}{name}: {scalar_text_of(conditions)}"
             return
         yield f"{indent}{name}:"
         for part, value in conditions:
@@ -237,15 +232,30 @@ class _Writer:
         elif self.recipe.vocabulary == "host":
             base = self._base_model()
             is_base = base is not None and base.identity == self.recipe.host.identity
-            yield f"tokenizer_source: {'base' if is_base else _model(self.recipe.host)}"
+            yield f"tokenizer_source: {'base' if is_base else model_text(self.recipe.host)}"
 
     def _dtypes(self) -> tuple[str, ...]:
         """Return the lines that make mergekit compute as a recipe is computed: in float32, rounded once."""
-        config = read_config(self.recipe.host)
-        stored = stored_dtype(config) if config is not None else None
-        if stored in (None, "float64"):
-            return ()
-        return ("dtype: float32",) if stored == "float32" else ("dtype: float32", f"out_dtype: {stored}")
+        return dtype_lines(self.recipe.host)
+
+
+def check_nameable(name: str, ref: ModelRef) -> None:
+    """Raise ConfigError when mergekit does not take the model called `name`: it sees pictures, or its path misleads."""
+    config = read_config(ref)
+    if config is not None and has_vision(config):
+        raise ConfigError(f"{name}: '{ref.text}' sees pictures; mergekit merges language models only.")
+    found = ref.find()
+    if isinstance(found, Path) and not {"+", "@"}.isdisjoint(_path(ref)):
+        raise ConfigError(f"{name}: mergekit cannot name the folder {_path(ref)}; it has a '+' or '@' in it.")
+
+
+def dtype_lines(host: ModelRef) -> tuple[str, ...]:
+    """Return the lines that make mergekit compute in float32 and round once to the host's dtype; none if not known."""
+    config = read_config(host)
+    stored = stored_dtype(config) if config is not None else None
+    if stored in (None, "float64"):
+        return ()
+    return ("dtype: float32",) if stored == "float32" else ("dtype: float32", f"out_dtype: {stored}")
 
 
 def _path(ref: ModelRef) -> str:
@@ -253,7 +263,8 @@ def _path(ref: ModelRef) -> str:
     return ref.text if folder is None else folder.resolve().as_posix()
 
 
-def _model(ref: ModelRef) -> str:
+def model_text(ref: ModelRef) -> str:
+    """Return a model as mergekit names it: an absolute folder where it is at hand, else its hub id."""
     return _text(_path(ref))
 
 
@@ -264,10 +275,11 @@ def _text(text: str) -> str:
 
 
 def _numbers(value: UnitValues) -> str:
-    return f"[{', '.join(map(_scalar, value))}]" if isinstance(value, tuple) else _scalar(value)
+    return f"[{', '.join(map(scalar_text_of, value))}]" if isinstance(value, tuple) else scalar_text_of(value)
 
 
-def _scalar(value: float | bool) -> str:
+def scalar_text_of(value: float | bool) -> str:
+    """Return a number that YAML 1.1, which mergekit reads, takes for that number too."""
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value)

@@ -2,7 +2,7 @@
 
 import difflib
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -26,7 +26,20 @@ def report_problems(path: Path, error: ValidationError, *, model: type[BaseModel
 
     `model` is the pydantic model the file was read as; with it, an unknown key comes with the closest known one.
     """
-    return report_places(path, [(found["loc"], _describe(found, model)) for found in error.errors(include_url=False)])
+    return report_places(path, problems_in(error, model=model))
+
+
+def problems_in(
+    error: ValidationError,
+    *,
+    model: type[BaseModel] | None = None,
+    moved: Callable[[KeyPath], KeyPath] = lambda place: place,
+) -> list[tuple[KeyPath, str]]:
+    """Return every problem pydantic found, with its key path; `moved` says where in the file a key path lies."""
+    return [
+        (moved(found["loc"]), _describe({**found, "loc": moved(found["loc"])}, model))
+        for found in error.errors(include_url=False)
+    ]
 
 
 def report_places(path: Path, found: Iterable[tuple[KeyPath, str]]) -> ConfigError:

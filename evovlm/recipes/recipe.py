@@ -1,14 +1,13 @@
 """What a merge is, as values: a template (everything a search keeps fixed) and a recipe (template and parameters)."""
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from evovlm.errors import ConfigError
+from evovlm.recipes.canonical import check_source_names, recipe_digest
 from evovlm.recipes.model_ref import ModelRef
 
 UnitValues = float | tuple[float, ...]
@@ -24,7 +23,6 @@ COMPONENTS: tuple[Component, ...] = ("attention", "mlp", "norms", "rest")
 
 _FIRST_SETTINGS = ("rescale", "normalize", "lambda_")
 _FIRST_PARAMETERS = ("weight", "density")
-_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,9 +178,7 @@ class MergeTemplate:
             raise ConfigError(f"config_from: '{self.config_from}' is none of host, {', '.join(sorted(known))}.")
         if not self.sources:
             raise ConfigError("sources: a merge needs at least one source.")
-        for name in self.sources:
-            if not _SOURCE_NAME.fullmatch(name):
-                raise ConfigError(f"sources: '{name}' is not a name; letters, digits, '-' and '_' make one.")
+        check_source_names(self.sources)
         object.__setattr__(self, "sources", dict(self.sources))
 
     def recipe(self, parameters: Mapping[str, SourceParameters]) -> "ParameterMerge":
@@ -261,8 +257,7 @@ class ParameterMerge(MergeTemplate):
         }
         if self.config_from is not None:
             canonical["config_from"] = self.config_from
-        text = json.dumps(canonical, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        return recipe_digest(canonical)
 
     def with_parameters(self, parameters: Mapping[str, SourceParameters]) -> "ParameterMerge":
         """Return the same merge with other numbers."""
@@ -272,9 +267,6 @@ class ParameterMerge(MergeTemplate):
         """The lengths of the lists among the parameters; each should be the model's number of units, L + 2."""
         values = (getattr(numbers, name) for numbers in self.parameters.values() for name in SOURCE_PARAMETERS)
         return frozenset(len(part) for value in values for part in parts_of(value) if isinstance(part, tuple))
-
-
-Recipe = ParameterMerge
 
 
 def _canonical_parameters(numbers: SourceParameters) -> Mapping[str, object]:

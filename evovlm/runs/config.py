@@ -13,9 +13,8 @@ winner: best
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
-import yaml
+import numpy as np
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
@@ -23,14 +22,14 @@ from evovlm.errors import ConfigError
 from evovlm.merging.methods import METHODS, get_method
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
-from evovlm.recipes.problems import did_you_mean
+from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.problems import did_you_mean, problems_in
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.recipes.search_space import SPACES, SearchSpace
-from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
-from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.optimizer import DEFAULT_SIGMA, default_population
+from evovlm.runs.path_config import PathConfig, blocks_at_hand
+from evovlm.runs.search_config import SearchConfig, Searched
+from evovlm.runs.sections import Section, known_row
 
-SMALLEST_POPULATION = 4
 _WHOLE = [0.0, 1.0]
 
 
@@ -57,51 +56,11 @@ class SpaceSection(Section):
         return ends
 
 
-class OptimizerSection(Section):
-    """`optimizer:` how the search moves; `sigma` is the first step size in the unit cube."""
+class EvolveConfig(SearchConfig):
+    """A whole search in parameter space."""
 
-    kind: str = "cma"
-    sigma: float = Field(default=DEFAULT_SIGMA, gt=0, le=1)
-    population: int | None = None
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, kind: str) -> str:
-        return known_row(kind, OPTIMIZERS, "optimizer")
-
-    @field_validator("population")
-    @classmethod
-    def _large_enough(cls, population: int | None) -> int | None:
-        if population is not None and population < SMALLEST_POPULATION:
-            raise PydanticCustomError(
-                "population",
-                "should be {least} or more: fewer candidates cannot be ranked into a direction",
-                {"least": SMALLEST_POPULATION},
-            )
-        return population
-
-
-class BudgetSection(Section):
-    """`budget:` how many candidates are evaluated; only whole generations are, so a rest is left over."""
-
-    candidates: int = Field(ge=1)
-
-
-class EvolveConfig(Section):
-    """A whole search."""
-
-    format: Literal[1]
-    kind: Literal["evolve"]
-    seed: int = 0
     merge: MergeDocument
     space: SpaceSection = SpaceSection()
-    optimizer: OptimizerSection = OptimizerSection()
-    budget: BudgetSection
-    tasks: list[TaskSection] = Field(min_length=1)
-    report: list[ReportSection] = Field(default=[])
-    guard: GuardSection | None = None
-    winner: Literal["best", "mean"] = "best"
-    device: str = "auto"
 
     @field_validator("merge")
     @classmethod
@@ -136,52 +95,33 @@ class EvolveConfig(Section):
             raise PydanticCustomError("space", "every parameter is fixed, so that nothing is left to search")
         return space
 
-    @field_validator("tasks", "report")
-    @classmethod
-    def _tasks_differ(cls, sections: list[ReportSection], info: ValidationInfo) -> list[ReportSection]:
-        # A task of one's own is known in results by the name that its file gives it.
-        known = [(task_of(section.name, info), section.name) for section in sections]
-        names = [written if task is None else task.name for task, written in known]
-        if len(set(names)) < len(names):
-            raise PydanticCustomError("tasks", "a task is named twice; give it one entry")
-        return sections
+    def template(self, *, relative_to: Path | None) -> MergeTemplate:
+        """Return what the search keeps fixed of every recipe."""
+        return self.merge.template(relative_to=relative_to)
 
-    def resolved(self, *, relative_to: Path | None) -> "EvolveConfig":
-        """Return the same search with its host named and every path absolute, so that it holds from any folder.
-
-        Relative paths start at `relative_to` (None: the current folder). Raises ConfigError when the host is unclear.
-        """
+    def resolved_merge(self, *, relative_to: Path | None) -> MergeDocument:
+        """Return `merge` with its host named and every path absolute."""
         template = self.template(relative_to=relative_to)
         models = {
             "base": template.base.identity if template.base else None,
             "host": template.host.identity,
             "sources": {name: ref.identity for name, ref in template.sources.items()},
         }
-        folder = relative_to or Path()
-        sections: dict[str, object] = {
-            "tasks": [task.resolved(folder) for task in self.tasks],
-            "report": [task.resolved(folder) for task in self.report],
-            "guard": None if self.guard is None else self.guard.resolved(folder),
-        }
-        return self.model_copy(update={"merge": self.merge.model_copy(update=models), **sections})
+        return self.merge.model_copy(update=models)
 
-    def guarded(self, *, near_pictures: str | None, threshold: float | None) -> "EvolveConfig":
-        """Return the same search with another guard; None leaves what `guard:` says.
+    def searched(self, *, template: MergeTemplate | PathTemplate, blocks: Mapping[str, int]) -> Searched:
+        """Return what is searched; all sources have the same number of blocks."""
+        return _searched(self.search_space(n_blocks=next(iter(blocks.values()))), template)
 
-        Raises ConfigError for a threshold without a model.
-        """
-        if near_pictures is None and threshold is None:
-            return self
-        asked = {"near_pictures": near_pictures, "threshold": threshold}
-        said = {} if self.guard is None else self.guard.model_dump()
-        said |= {name: value for name, value in asked.items() if value is not None}
-        if "near_pictures" not in said:
-            raise ConfigError("a threshold for near pictures needs a model: --near-pictures, or guard.near_pictures.")
-        return self.model_copy(update={"guard": GuardSection(**said)})
-
-    def template(self, *, relative_to: Path | None) -> MergeTemplate:
-        """Return what the search keeps fixed of every recipe."""
-        return self.merge.template(relative_to=relative_to)
+    def searched_again(
+        self,
+        *,
+        template: MergeTemplate | PathTemplate,
+        blocks: Mapping[str, int],  # noqa: ARG002 - a genome's length tells them
+        genome: Genome,
+    ) -> Searched:
+        """Return what a run searched, from what its journal holds."""
+        return _searched(self.search_space_of(genome), template)
 
     def search_space(self, *, n_blocks: int) -> SearchSpace:
         """Return the space over the method's parameters for models of `n_blocks` blocks."""
@@ -200,48 +140,64 @@ class EvolveConfig(Section):
         per_block = self.search_space(n_blocks=1).dim - without.dim
         return self.search_space(n_blocks=(len(genome) - without.dim) // per_block if per_block else 0)
 
-    def population(self, *, dim: int) -> int:
-        """Return the candidates of one generation. Raises ConfigError when the budget holds no whole generation."""
-        population = self.optimizer.population or default_population(dim)
-        if self.budget.candidates < population:
-            raise ConfigError(
-                f"budget.candidates is {self.budget.candidates}, but one generation of this space ({dim} genes) has "
-                f"{population} candidates.\n    Raise the budget, or set optimizer.population lower "
-                f"({SMALLEST_POPULATION} or more)."
-            )
-        return population
 
-    def as_mapping(self) -> Mapping[str, object]:
-        """Return the config as plain values, with every default written out."""
-        return dict(self.model_dump(mode="json", by_alias=True))
-
-    def to_yaml(self) -> str:
-        """Return the config as YAML text that `load_config` reads back."""
-        text: str = yaml.safe_dump(dict(self.as_mapping()), sort_keys=False, allow_unicode=True)
-        return text
+def _searched(space: SearchSpace, template: MergeTemplate | PathTemplate) -> Searched:
+    if isinstance(template, PathTemplate):
+        raise ConfigError("merge: parameters are searched, and a path has none.")
+    return Searched(
+        initial=space.initial,
+        binary=np.zeros(space.dim, dtype=np.bool_),
+        recipe=lambda genome: template.recipe(space.decode(genome)),
+    )
 
 
-def load_config(path: Path) -> EvolveConfig:
+def load_config(path: Path) -> EvolveConfig | PathConfig:
     """Return the config in the YAML file `path`. Raises ConfigError with all problems of the file.
 
     A model must be an existing folder, an embedded model, or what may be a hub id; a task's data must exist.
     """
+    document = read_yaml(path)
+    model = _model_of(document)
     try:
-        config = EvolveConfig.model_validate(read_yaml(path), context={"methods": METHODS, "folder": path.parent})
+        config = model.model_validate(document, context={"methods": METHODS, "folder": path.parent})
     except ValidationError as error:
-        raise report_problems(path, error, model=EvolveConfig) from error
-    try:
-        config.template(relative_to=path.parent)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: merge.{error}") from error
-    try:
-        # The models may have more blocks than one, and a generation then more candidates: that is looked at again.
-        config.population(dim=config.search_space(n_blocks=1).dim)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise report_problems(path, error, model=model) from error
+    check_budget(config, path=path)
     return config
 
 
-def config_from_mapping(mapping: Mapping[str, object]) -> EvolveConfig:
-    """Return the config that plain values make, as `as_mapping` gives them."""
-    return EvolveConfig.model_validate(dict(mapping), context={"methods": METHODS})
+def check_budget(config: EvolveConfig | PathConfig, *, path: Path) -> None:
+    """Raise ConfigError, naming the file, when the host is unclear or the budget holds no whole generation."""
+    try:
+        template = config.template(relative_to=path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: merge.{error}") from error
+    # The models may have more blocks than one, and a generation then more candidates: that is looked at again.
+    blocks: Mapping[str, int] = dict.fromkeys(template.sources, 1)
+    if isinstance(template, PathTemplate):
+        blocks = blocks_at_hand(template) or dict.fromkeys(template.source_names, 2)
+    try:
+        config.population(dim=config.searched(template=template, blocks=blocks).dim)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def config_from_mapping(mapping: Mapping[str, object]) -> EvolveConfig | PathConfig:
+    """Return the config that plain values make, as `as_mapping` gives them.
+
+    Raises ConfigError for what this version does not read.
+    """
+    try:
+        return _model_of(mapping).model_validate(dict(mapping), context={"methods": METHODS})
+    except ValidationError as error:
+        problems = "; ".join(text for _, text in problems_in(error))
+        raise ConfigError(
+            f"the config that was recorded is none of this version's: {problems}.\n"
+            "    Go on with the version that wrote it, or start a new run."
+        ) from error
+
+
+def _model_of(document: object) -> type[EvolveConfig] | type[PathConfig]:
+    merge = document.get("merge") if isinstance(document, Mapping) else None
+    kind = merge.get("kind") if isinstance(merge, Mapping) else None
+    return PathConfig if kind == "layer_path" else EvolveConfig

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evovlm.assets import asset_path
-from evovlm.errors import OutputExists
+from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
@@ -13,8 +13,9 @@ from evovlm.merging.methods import METHODS
 from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.kinds import parameter_merge_only
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
-from evovlm.runs.config import BudgetSection, EvolveConfig, load_config
+from evovlm.runs.config import EvolveConfig, load_config
 from evovlm.runs.evolve import Observer, evolve, open_evaluator
 from evovlm.tasks.task import Split
 
@@ -137,12 +138,12 @@ def run_pipeline(
     recipes = {
         **{name: only(template, name) for name in template.sources},
         "uniform": uniform(template),
-        **{name: result.recipe for name, result in searches.items()},
+        **{name: parameter_merge_only(result.recipe) for name, result in searches.items()},
     }
     scored = {name: _scored(evaluator, task, recipe) for name, recipe in recipes.items()}
     standings = {name: _standing(each) for name, each in scored.items()}
     model = out / "model"
-    _write_model(searches["evolved"].recipe, model)
+    _write_model(recipes["evolved"], model)
     return PipelineResult(
         pipeline=pipeline,
         task=config.tasks[0].name,
@@ -161,8 +162,10 @@ def run_pipeline(
 def demo_config(pipeline: Pipeline, *, quick: bool, seed: int) -> EvolveConfig:
     """Return the pipeline's config with the demo's budget and the given seed of the search."""
     config = load_config(asset_path(pipeline.config))
+    if not isinstance(config, EvolveConfig):
+        raise ConfigError(f"{pipeline.config}: the demo searches parameters, not paths.")
     candidates = pipeline.quick_candidates if quick else pipeline.candidates
-    changes: dict[str, object] = {"seed": seed, "budget": BudgetSection(candidates=candidates)}
+    changes: dict[str, object] = {"seed": seed, "budget": config.budget.model_copy(update={"candidates": candidates})}
     if quick:
         changes["tasks"] = [task.model_copy(update={"limit": pipeline.quick_limit}) for task in config.tasks]
     return config.model_copy(update=changes)

@@ -2,21 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-
-from evovlm.errors import EvovlmError, RunError, RunMismatch
+from evovlm.errors import RunError, RunMismatch
 from evovlm.evaluation.answering import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.recipes.candidate import Evaluation, Failure, Genome
+from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.documents import recipe_to_yaml
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
-from evovlm.recipes.search_space import SearchSpace
+from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.atomic import write_atomically
-from evovlm.runs.config import EvolveConfig
+from evovlm.runs.config import config_from_mapping
 from evovlm.runs.folder import (
     BEST_FILE,
     CONFIG_FILE,
@@ -27,42 +25,36 @@ from evovlm.runs.folder import (
     check_folder,
     locked,
 )
-from evovlm.runs.journal import Entry, Journal, read_journal
+from evovlm.runs.journal import Journal, best_entry, read_journal
 from evovlm.runs.preflight import preflight_search
-from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.loop import Generation, Outcome, Proposal, search
+from evovlm.runs.sample_parts import SampleParts
+from evovlm.runs.scoring import Scoring
+from evovlm.runs.search_config import SearchConfig, Winner
+from evovlm.runs.search_run import Observer, SearchRun
 
 __all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator"]
 
 
-class Observer(Protocol):
-    """Watches a run: what a progress display needs."""
-
-    def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
-        """The run is set up; `done` candidates are replayed from the journal."""
-        ...
-
-    def evaluated(self, entry: Entry) -> None:
-        """A candidate has its outcome (a replayed one too)."""
-        ...
-
-    def generation_ended(self, generation: Generation) -> None:
-        """A generation was told."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What a run found. `fitness` is on the search split, of the winner that the config chose (best or mean)."""
+    """What a run found. `fitness` is on the search split, of the winner that the config chose: best, mean or snapshot.
+
+    That of a snapshot is on its validation samples.
+    """
 
     folder: Path
-    winner: str
-    recipe: ParameterMerge
+    winner: Winner
+    recipe: Recipe
     fitness: float
     evaluation: Evaluation
     candidates: int
     failures: int
     tokens: int
+
+    @property
+    def recipe_file(self) -> Path:
+        """Where the winner's recipe is written."""
+        return self.folder / winner_file(self.winner)
 
     def as_json(self) -> Mapping[str, object]:
         """Return it as plain values."""
@@ -73,7 +65,7 @@ class RunResult:
         return {
             "folder": str(self.folder),
             "winner": self.winner,
-            "recipe": str(self.folder / (BEST_FILE if self.winner == "best" else MEAN_FILE)),
+            "recipe": str(self.recipe_file),
             "recipe_id": self.recipe.recipe_id,
             "search_fitness": self.fitness,
             "search_scores": scores,
@@ -84,7 +76,7 @@ class RunResult:
 
 
 def evolve(
-    config: EvolveConfig,
+    config: SearchConfig,
     *,
     out: Path,
     relative_to: Path | None = None,
@@ -103,7 +95,9 @@ def evolve(
     template = config.template(relative_to=None)
     check_folder(out, resume=resume)
     if (out / JOURNAL_FILE).exists():
-        check_config(out, recorded=read_journal(out / JOURNAL_FILE).config, given=config.as_mapping())
+        # What the run's version did not know has its default.
+        recorded = config_from_mapping(read_journal(out / JOURNAL_FILE).config)
+        check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping())
     with locked(out):
         # Looked at again: only now may nobody else write here.
         check_folder(out, resume=resume)
@@ -117,17 +111,43 @@ def evolve(
                 warnings = found.warnings
                 evaluator = open_evaluator(config, template)
             warnings = tuple(dict.fromkeys((*evaluator.warnings, *warnings)))
-            space = config.search_space(n_blocks=evaluator.n_blocks)
-            population = config.population(dim=space.dim)
-            if journal is None:
-                write_atomically(out / CONFIG_FILE, config.to_yaml())
-                journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping())
-            run = _Run(config=config, template=template, space=space, evaluator=evaluator, journal=journal)
-            run.finish(population=population, observer=observer, warnings=warnings)
+            run = _open_run(out, config=config, template=template, evaluator=evaluator, journal=journal)
+            journal = run.journal
+            run.finish(observer=observer, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
 
 
-def open_evaluator(config: EvolveConfig, template: MergeTemplate) -> Evaluator:
+def _open_run(
+    out: Path,
+    *,
+    config: SearchConfig,
+    template: MergeTemplate | PathTemplate,
+    evaluator: Evaluator,
+    journal: Journal | None,
+) -> SearchRun:
+    blocks = evaluator.resident.blocks
+    searched = config.searched(template=template, blocks=blocks)
+    population = config.population(dim=searched.dim)
+    parts = SampleParts(
+        sizes={task.name: task.n_samples for task in evaluator.tasks},
+        seed=config.seed,
+        batch=config.batch,
+        validation=config.validation,
+    )
+    if journal is None:
+        write_atomically(out / CONFIG_FILE, config.to_yaml())
+        recorded = blocks if isinstance(template, PathTemplate) else None
+        journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=recorded)
+    elif journal.blocks and journal.blocks != blocks:
+        raise RunMismatch(
+            f"{out}: the models have other numbers of blocks than when the run began ({dict(journal.blocks)} -> "
+            f"{dict(blocks)}).\n    Start a new run in another folder."
+        )
+    scoring = Scoring(evaluator=evaluator, parts=parts)
+    return SearchRun(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
+
+
+def open_evaluator(config: SearchConfig, template: MergeTemplate | PathTemplate) -> Evaluator:
     """Open the models and tasks of a config."""
     choices = [
         TaskChoice(
@@ -143,114 +163,19 @@ def open_evaluator(config: EvolveConfig, template: MergeTemplate) -> Evaluator:
     return Evaluator.open(template, tasks=choices, device=config.device)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Run:
-    config: EvolveConfig
-    template: MergeTemplate
-    space: SearchSpace
-    evaluator: Evaluator
-    journal: Journal
-
-    def finish(self, *, population: int, observer: Observer | None, warnings: tuple[str, ...]) -> None:
-        """Evaluate what the journal lacks, up to the distribution's mean."""
-        generations = self.config.budget.candidates // population
-        self._take_back_a_failed_generation(population)
-        recorded = self.journal.candidates
-        known = {entry.recipe_id: entry.outcome for entry in recorded}
-        if observer is not None:
-            observer.started(
-                candidates=generations * population,
-                generations=generations,
-                done=len(recorded),
-                warnings=warnings,
-            )
-
-        def evaluate(proposal: Proposal) -> Outcome:
-            if proposal.index < len(recorded):
-                entry = recorded[proposal.index]
-                self._check_replayed(entry, proposal)
-            else:
-                entry = self._append("candidate", proposal.genome, generation=proposal.generation, known=known)
-                known.setdefault(entry.recipe_id, entry.outcome)
-            if observer is not None:
-                observer.evaluated(entry)
-            return entry.outcome
-
-        means: list[Genome] = []
-
-        def on_generation(generation: Generation) -> None:
-            means.append(generation.mean)
-            if observer is not None:
-                observer.generation_ended(generation)
-
-        optimizer = OPTIMIZERS[self.config.optimizer.kind](
-            self.space.initial,
-            seed=self.config.seed,
-            population=self.config.optimizer.population,
-            sigma=self.config.optimizer.sigma,
-        )
-        search(optimizer, generations=generations, evaluate=evaluate, on_generation=on_generation)
-        self._append("mean", means[-1], generation=generations, known=known)
-
-    def _take_back_a_failed_generation(self, population: int) -> None:
-        """Let a generation that stopped the run, as all of it failed, be tried again: its cause may be mended."""
-        recorded = self.journal.candidates
-        last = recorded[-population:]
-        whole = len(recorded) % population == 0
-        if last and whole and all(isinstance(entry.outcome, Failure) for entry in last):
-            self.journal.retry(last[0].generation)
-
-    def _check_replayed(self, entry: Entry, proposal: Proposal) -> None:
-        same_recipe = entry.recipe_id == self._recipe(proposal.genome).recipe_id
-        if not same_recipe or not np.array_equal(entry.genome, proposal.genome):
-            raise RunMismatch(
-                f"{self.journal.path}: candidate {entry.index} is not the one that this search asks for now.\n"
-                "    The journal was changed, or written by other versions of the packages. Go on with those, or "
-                "start a new run in another folder."
-            )
-
-    def _append(self, kind: str, genome: Genome, *, generation: int, known: Mapping[str, Outcome]) -> Entry:
-        recipe = self._recipe(genome)
-        outcome = known.get(recipe.recipe_id)
-        if outcome is None:
-            outcome = self._evaluated(recipe)
-        elif isinstance(outcome, Evaluation):
-            # Known, so that it cost nothing this time.
-            outcome = replace(outcome, seconds={}, tokens=0)
-        entry = Entry(
-            kind=kind,
-            index=len(self.journal.entries),
-            generation=generation,
-            genome=genome,
-            recipe_id=recipe.recipe_id,
-            outcome=outcome,
-        )
-        self.journal.append(entry)
-        return entry
-
-    def _evaluated(self, recipe: ParameterMerge) -> Outcome:
-        try:
-            return self.evaluator.evaluate(recipe)
-        except EvovlmError as error:
-            # A recipe that cannot be merged (every weight 0, say) is one candidate's failure, not the run's.
-            return Failure(kind=type(error).__name__, reason=str(error))
-
-    def _recipe(self, genome: Genome) -> ParameterMerge:
-        return self.template.recipe(self.space.decode(genome))
-
-
-def _written_result(out: Path, *, config: EvolveConfig, template: MergeTemplate, journal: Journal) -> RunResult:
+def _written_result(
+    out: Path, *, config: SearchConfig, template: MergeTemplate | PathTemplate, journal: Journal
+) -> RunResult:
     """Write best.yaml, mean.yaml and result.json of a finished search."""
-    best, mean = best_entry(journal.candidates), journal.mean
+    mean = journal.mean
     if mean is None:
         raise RunError(f"{out}: the search is not finished.")
-    space = config.search_space_of(best.genome)
-    recipes = {
-        name: template.recipe(space.decode(entry.genome)) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))
-    }
+    best = best_entry(journal.snapshots if config.winner == "snapshot" else journal.candidates)
+    searched = config.searched_again(template=template, blocks=journal.blocks, genome=mean.genome)
+    recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
     for name, recipe in recipes.items():
         write_atomically(out / name, recipe_to_yaml(recipe, folder=out))
-    chosen = best if config.winner == "best" else mean
+    chosen = mean if config.winner == "mean" else best
     if isinstance(chosen.outcome, Failure):
         raise RunError(
             f"{out}: the distribution's mean, asked for as the winner, could not be evaluated "
@@ -260,7 +185,7 @@ def _written_result(out: Path, *, config: EvolveConfig, template: MergeTemplate,
     result = RunResult(
         folder=out,
         winner=config.winner,
-        recipe=recipes[BEST_FILE if config.winner == "best" else MEAN_FILE],
+        recipe=recipes[winner_file(config.winner)],
         fitness=chosen.outcome.fitness,
         evaluation=chosen.outcome,
         candidates=len(journal.candidates),
@@ -271,11 +196,6 @@ def _written_result(out: Path, *, config: EvolveConfig, template: MergeTemplate,
     return result
 
 
-def best_entry(entries: tuple[Entry, ...]) -> Entry:
-    """Return the entry of the highest fitness, the earliest of equals. Raises RunError when all failed."""
-    evaluated = [
-        (entry.outcome.fitness, -entry.index, entry) for entry in entries if isinstance(entry.outcome, Evaluation)
-    ]
-    if not evaluated:
-        raise RunError("no candidate could be evaluated.")
-    return max(evaluated, key=lambda row: row[:2])[2]
+def winner_file(winner: Winner) -> str:
+    """Return the name of the file that a run's winner is written to."""
+    return MEAN_FILE if winner == "mean" else BEST_FILE

@@ -5,20 +5,22 @@
      "fitness": 0.42, "tokens": 5081, "scores": {"word_problems_ja": {...}}, "seconds": {"merge": 0.02, ...}}
 
 `seconds` is the only thing in it that two runs of one config do not share, and stands last in its line. A line
-{"kind": "retry", "generation": 3} takes back the candidates of a generation that all failed.
+{"kind": "retry", "generation": 3} takes back the candidates of a generation that all failed. A search with validation
+samples has a line of kind "snapshot" before each generation and at the end: the distribution's mean there; it ends with
+one of kind "mean". A header of a search through layers says how many "blocks" each source has.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evovlm.errors import RunMismatch
+from evovlm.errors import RunError, RunMismatch
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
 from evovlm.runs.atomic import write_atomically
 from evovlm.search.loop import Outcome
@@ -28,7 +30,11 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """One line: a candidate (`kind` "candidate"; "mean" for the distribution's mean at the end) and its outcome."""
+    """One line and its outcome: a candidate, the distribution's mean before a `generation` ("snapshot"), or at the end
+    ("mean").
+
+    `index` counts candidates; of another line, it is the number of candidates before it.
+    """
 
     kind: str
     index: int
@@ -40,7 +46,9 @@ class Entry:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Journal:
-    """A run's journal; `entries` are those on disk when it was opened and those appended since, `config` the header's.
+    """A run's journal; `entries` are those on disk when it was opened and those appended since.
+
+    `config` and `blocks` (how many each source has; empty unless paths are searched) are the header's.
 
     One process at a time may append to it; whoever does holds the run folder's lock.
     """
@@ -48,13 +56,14 @@ class Journal:
     path: Path
     config: Mapping[str, object]
     entries: list[Entry]
+    blocks: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, path: Path, *, config: Mapping[str, object]) -> "Journal":
+    def create(cls, path: Path, *, config: Mapping[str, object], blocks: Mapping[str, int] | None = None) -> "Journal":
         """Start a journal with its header; the file appears whole or not at all."""
         header = {"kind": "header", "format": FORMAT, "config_hash": config_hash(config), "config": config}
-        write_atomically(path, _line(header))
-        return cls(path=path, config=config, entries=[])
+        write_atomically(path, _line({**header, "blocks": blocks} if blocks else header))
+        return cls(path=path, config=config, entries=[], blocks=blocks or {})
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
@@ -76,6 +85,11 @@ class Journal:
     def candidates(self) -> tuple[Entry, ...]:
         """The candidates, in the order of their index, which counts from 0."""
         return tuple(entry for entry in self.entries if entry.kind == "candidate")
+
+    @property
+    def snapshots(self) -> tuple[Entry, ...]:
+        """The means on the validation samples, in order."""
+        return tuple(entry for entry in self.entries if entry.kind == "snapshot")
 
     @property
     def mean(self) -> Entry | None:
@@ -107,6 +121,16 @@ def read_journal(path: Path) -> Journal:
     return _read(path, _whole_lines(path.read_bytes()))
 
 
+def best_entry(entries: tuple[Entry, ...]) -> Entry:
+    """Return the entry of the highest fitness, the earliest of equals. Raises RunError when all failed."""
+    evaluated = [
+        (entry.outcome.fitness, -entry.index, entry) for entry in entries if isinstance(entry.outcome, Evaluation)
+    ]
+    if not evaluated:
+        raise RunError("no candidate could be evaluated.")
+    return max(evaluated, key=lambda row: row[:2])[2]
+
+
 def config_hash(config: Mapping[str, object]) -> str:
     """Return 16 hexadecimal digits that stand for everything the config says."""
     text = json.dumps(config, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
@@ -135,18 +159,21 @@ def _read(path: Path, content: bytes) -> Journal:
     config = rows[0].get("config")
     if not isinstance(config, dict) or rows[0].get("config_hash") != config_hash(config):
         raise _changed(path, 1, "the config in its header is not the one that the run was started with")
-    journal = Journal(path=path, config=config, entries=[])
+    journal = Journal(path=path, config=config, entries=[], blocks=rows[0].get("blocks") or {})
+    n_candidates = 0
     for number, row in enumerate(rows[1:], start=2):
         try:
             if row["kind"] == "retry":
                 journal.entries = _without(journal.entries, row["generation"])
+                n_candidates = len(journal.candidates)
                 continue
             entry = _entry(row)
         except (KeyError, TypeError, ValueError) as error:
             raise _changed(path, number, f"is no candidate's line ({type(error).__name__}: {error})") from error
-        if entry.index != len(journal.entries):
-            raise _changed(path, number, f"candidate {entry.index} stands where {len(journal.entries)} should")
+        if entry.index != n_candidates:
+            raise _changed(path, number, f"candidate {entry.index} stands where {n_candidates} should")
         journal.entries.append(entry)
+        n_candidates += entry.kind == "candidate"
     return journal
 
 

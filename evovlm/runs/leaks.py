@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evovlm.evaluation.near_images import NearImages
-from evovlm.runs.config import EvolveConfig
+from evovlm.runs.search_config import SearchConfig
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.overlap import MOST_PICTURES, are_few, overlaps
@@ -21,7 +21,7 @@ class _Named:
     samples: tuple[Sample, ...]
 
 
-def leak_warnings(config: EvolveConfig) -> tuple[str, ...]:
+def leak_warnings(config: SearchConfig) -> tuple[str, ...]:
     """Hold the search's samples against every report split that is at hand; paths in `config` are absolute.
 
     At hand are those of `report:`, the searched tasks' own, the embedded ones, and what the hub's cache holds. Raises
@@ -43,7 +43,7 @@ def leak_warnings(config: EvolveConfig) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _near_images(config: EvolveConfig) -> NearImages | None:
+def _near_images(config: SearchConfig) -> NearImages | None:
     """Open the model that pictures are compared by, where that is asked for and there are pictures."""
     searched = [get_task(section.name) for section in config.tasks if not is_harness_name(section.name)]
     if config.guard is None or not any(task.needs_images for task in searched):
@@ -80,7 +80,7 @@ def _compared(search: _Named, report: _Named, near: NearImages | None) -> Iterat
         )
 
 
-def _reports(config: EvolveConfig) -> Iterator[_Named]:
+def _reports(config: SearchConfig) -> Iterator[_Named]:
     named = set()
     for section in config.report:
         if is_harness_name(section.name):

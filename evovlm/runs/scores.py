@@ -18,14 +18,14 @@ from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import OpenTask, ScoredTask, TaskChoice, score_task
 from evovlm.evaluation.batches import Batches, Progress
 from evovlm.evaluation.comparison import Comparison, compare
-from evovlm.evaluation.resident import load_merged
+from evovlm.evaluation.resident_path import load_recipe_model
 from evovlm.evaluation.task_scores import figures
 from evovlm.merging.methods import METHODS
 from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel, choose_device, load_model
 from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
-from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.saved_scores import SavedScores, saving
 from evovlm.tasks.sample import Split
 
@@ -187,7 +187,7 @@ def _compared(first: ScoredTask, second: ScoredTask) -> Comparison:
     return compare(ours, theirs, binary=all(value in (0.0, 1.0) for value in (*ours, *theirs)))
 
 
-def _open_model(text: str) -> ModelRef | ParameterMerge:
+def _open_model(text: str) -> ModelRef | Recipe:
     """Return the recipe or reference that `text` names. Raises ConfigError and ModelNotFound; fetches nothing."""
     if Path(text).suffix in (".yaml", ".yml") and Path(text).is_file():
         return load_recipe(Path(text), methods=METHODS)
@@ -196,10 +196,10 @@ def _open_model(text: str) -> ModelRef | ParameterMerge:
     return reference
 
 
-def _load(model: ModelRef | ParameterMerge, *, device: str) -> LoadedModel:
-    if isinstance(model, ParameterMerge):
-        return load_merged(model, device=device)
-    return load_model(model.resolve(), device=device)
+def _load(model: ModelRef | Recipe, *, device: str) -> LoadedModel:
+    if isinstance(model, ModelRef):
+        return load_model(model.resolve(), device=device)
+    return load_recipe_model(model, device=device)
 
 
 def load_scored(text: str, *, device: str) -> LoadedModel:
@@ -207,9 +207,9 @@ def load_scored(text: str, *, device: str) -> LoadedModel:
     return _load(_open_model(text), device=device)
 
 
-def _identity(model: ModelRef | ParameterMerge) -> str:
+def _identity(model: ModelRef | Recipe) -> str:
     """Return what stands for a model's weights: a recipe's id; a folder with the sizes and times of its files."""
-    if isinstance(model, ParameterMerge):
+    if not isinstance(model, ModelRef):
         return f"recipe {model.recipe_id}"
     folder = model.local_folder()
     if folder is None:
@@ -225,7 +225,7 @@ def _identity(model: ModelRef | ParameterMerge) -> str:
 def _saved(
     scoring: ScoreRequest,
     opened: Sequence[OpenTask],
-    models: Sequence[ModelRef | ParameterMerge],
+    models: Sequence[ModelRef | Recipe],
     *,
     save: Path | None,
 ) -> Iterator[SavedScores | None]:

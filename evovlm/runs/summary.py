@@ -4,14 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evovlm.errors import RunMismatch
+from evovlm.errors import RunError, RunMismatch
 from evovlm.merging.methods import METHODS
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
-from evovlm.recipes.recipe import value_at
+from evovlm.recipes.kinds import PS
+from evovlm.recipes.layer_path import LayerPath
+from evovlm.recipes.recipe import ParameterMerge, value_at
 from evovlm.recipes.search_space import unit_name
 from evovlm.runs.config import EvolveConfig, config_from_mapping
 from evovlm.runs.folder import JOURNAL_FILE
-from evovlm.runs.journal import Entry, read_journal
+from evovlm.runs.hybrid_config import PATH
+from evovlm.runs.journal import Entry, Journal, best_entry, read_journal
+from evovlm.runs.path_config import PathConfig
+from evovlm.runs.search_config import SearchConfig
 
 ALL = "all units"
 
@@ -31,7 +36,8 @@ class RunSummary:
     """What a journal says; every fitness is on the search split.
 
     `numbers` are (source, parameter, one value per unit of `units`) of the `winner`: the best candidate so far, or the
-    distribution's mean where the config asks for it and the run is finished. `mean_fitness` is that mean's.
+    distribution's mean where the config asks for it and the run is finished, or the best snapshot so far where it asks
+    for that; of a search through layers it is the winner's `path`. `mean_fitness` is the last mean's.
     """
 
     folder: Path
@@ -44,6 +50,7 @@ class RunSummary:
     top: tuple[CandidateRow, ...]
     units: tuple[str, ...]
     numbers: tuple[tuple[str, str, tuple[float, ...]], ...]
+    path: LayerPath | None
     best_by_generation: tuple[float, ...]
     mean_by_generation: tuple[float, ...]
     failures: tuple[tuple[int, str], ...]
@@ -75,6 +82,7 @@ class RunSummary:
                 {"source": source, "parameter": parameter, "values": list(values)}
                 for source, parameter, values in self.numbers
             ],
+            "path": self.path.canonical() if self.path else None,
             "best_by_generation": list(self.best_by_generation),
             "mean_by_generation": list(self.mean_by_generation),
             "failures": [{"index": index, "reason": reason} for index, reason in self.failures],
@@ -82,29 +90,26 @@ class RunSummary:
 
 
 def summarise(folder: Path, *, top: int) -> RunSummary:
-    """Read a run, finished or not; one whose candidates all failed so far has no `top` and no `numbers`.
+    """Read a run, finished or not, or the stage that a hybrid has come to.
 
-    Raises RunMismatch for a folder without a journal, or with one that holds no candidate yet.
+    One whose candidates all failed so far has no `top` and no `numbers`. Raises RunMismatch for a folder without a
+    journal, or with one that holds no candidate yet.
     """
-    path = folder / JOURNAL_FILE
-    if not path.is_file():
-        raise RunMismatch(f"{folder} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
-    journal = read_journal(path)
+    journal = read_journal(_journal_file(folder))
     candidates = journal.candidates
     if not candidates:
         raise RunMismatch(f"{folder}: no candidate has been evaluated yet. Wait a little, or resume the run.")
     config = config_from_mapping(journal.config)
     ranked = _ranked(candidates)
     mean = journal.mean
-    best_candidate = candidates[ranked[0].index] if ranked else None
-    winner = mean if config.winner == "mean" and mean is not None else best_candidate
-    units, numbers = _numbers(config, winner) if winner is not None else ((), ())
+    winner = _winner(config, journal)
+    units, numbers = _numbers(config, winner) if winner is not None and isinstance(config, EvolveConfig) else ((), ())
     best, means = _course(candidates)
     outcomes = [entry.outcome for entry in journal.entries]
     return RunSummary(
         folder=folder,
         finished=mean is not None,
-        winner="best" if winner is best_candidate else "mean",
+        winner="best" if winner is None or winner.kind == "candidate" else winner.kind,
         mean_fitness=mean.outcome.fitness if mean is not None and isinstance(mean.outcome, Evaluation) else None,
         candidates=len(candidates),
         tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
@@ -112,12 +117,21 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         top=tuple(ranked[:top]),
         units=units,
         numbers=numbers,
+        path=_path(config, journal, winner) if winner is not None else None,
         best_by_generation=best,
         mean_by_generation=means,
         failures=tuple(
             (entry.index, entry.outcome.reason) for entry in journal.entries if isinstance(entry.outcome, Failure)
         ),
     )
+
+
+def _journal_file(folder: Path) -> Path:
+    """Return the journal of a run; of a hybrid, that of the stage that it has come to."""
+    for inner in (folder, folder / PATH, folder / PS):
+        if (inner / JOURNAL_FILE).is_file():
+            return inner / JOURNAL_FILE
+    raise RunMismatch(f"{folder} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
 
 
 def _ranked(candidates: Sequence[Entry]) -> list[CandidateRow]:
@@ -129,6 +143,25 @@ def _ranked(candidates: Sequence[Entry]) -> list[CandidateRow]:
         if isinstance(entry.outcome, Evaluation)
     ]
     return sorted(rows, key=lambda row: (-row.fitness, row.index))
+
+
+def _winner(config: SearchConfig, journal: Journal) -> Entry | None:
+    """Return the winner so far, None when all failed."""
+    if config.winner == "mean" and journal.mean is not None:
+        return journal.mean
+    entries = journal.snapshots if config.winner == "snapshot" else journal.candidates
+    try:
+        return best_entry(entries)
+    except RunError:
+        return None
+
+
+def _path(config: SearchConfig, journal: Journal, winner: Entry) -> LayerPath | None:
+    if not isinstance(config, PathConfig):
+        return None
+    searched = config.searched(template=config.template(relative_to=None), blocks=journal.blocks)
+    recipe = searched.recipe(winner.genome)
+    return None if isinstance(recipe, ParameterMerge) else recipe.path
 
 
 def _numbers(

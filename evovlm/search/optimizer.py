@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from evovlm.recipes.candidate import Genome
 
 DEFAULT_SIGMA = 1 / 6
 """The paper's initial step size in the unit cube (protocol: Optuna's default for a [0, 1] float)."""
+
+BinaryGenes: TypeAlias = npt.NDArray[np.bool_]
+"""Which genes, shape (dim,), count only as above or not above one half."""
 
 
 class Optimizer(Protocol):
@@ -33,10 +39,19 @@ class Optimizer(Protocol):
 
 
 class OptimizerFactory(Protocol):
-    """Builds an optimizer that starts at `initial`, shape (dim,); `population` None takes the default."""
+    """Builds an optimizer that starts at `initial`, shape (dim,); `population` None takes the default.
+
+    `binary` is what the space tells about its genes; None is all False. An optimizer may make nothing of it.
+    """
 
     def __call__(
-        self, initial: Genome, *, seed: int, population: int | None = None, sigma: float = DEFAULT_SIGMA
+        self,
+        initial: Genome,
+        *,
+        seed: int,
+        population: int | None = None,
+        sigma: float = DEFAULT_SIGMA,
+        binary: BinaryGenes | None = None,
     ) -> Optimizer:
         """Return the optimizer."""
         ...

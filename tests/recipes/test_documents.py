@@ -92,7 +92,7 @@ def test_every_problem_is_reported_with_line_and_key(tmp_path: Path) -> None:
         ("seed: 42", "seed: '42'", "seed: input should be a valid integer"),
         ("format: 1\n", "", "format: missing"),
         ("format: 1\n", "format: 2\n", "format: input should be 1"),
-        ("kind: parameter_merge", "kind: layer_path", "kind: input should be 'parameter_merge'"),
+        ("kind: parameter_merge", "kind: parameter_marge", "kind: unknown kind 'parameter_marge'; did you mean"),
         ("  ja: ./ja", "  ja: [a]", "sources.ja: input should be a valid string"),
         ("lambda: 1.0", "lambda: .inf", "settings.lambda: input should be a finite number"),
         ("  ja: ./ja", "  j.a: ./ja", "sources.j.a: string should match pattern"),

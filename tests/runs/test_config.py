@@ -9,7 +9,11 @@ import yaml
 
 from evovlm.assets import asset_path
 from evovlm.errors import ConfigError
+from evovlm.recipes.kinds import HybridMerge
+from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.runs.config import EvolveConfig, config_from_mapping, load_config
+from evovlm.runs.hybrid_config import HybridConfig, load_search
+from evovlm.runs.path_config import PathConfig
 from tests.runs.conftest import WriteConfig, search_document
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -59,7 +63,7 @@ def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) 
         (13, r"tasks\[1\].split", "unknown key"),
         (14, r"tasks\[2\].name", "only a report split"),
         (14, r"tasks\[2\].data", "no such file"),
-        (15, "winner", "'best' or 'mean'"),
+        (15, "winner", "'best', 'mean' or 'snapshot'"),
         (16, "colour", "unknown key"),
     ):
         assert re.search(rf"^\s+{re.escape(str(path))}:{line}: {key}: .*{words}", message, re.MULTILINE), (key, message)
@@ -165,14 +169,18 @@ def test_a_shipped_config_is_valid_without_the_hub(path: Path, monkeypatch: pyte
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if "zoo:" in path.read_text(encoding="utf-8") and not asset_path("zoo/catalogue.json").is_file():
         pytest.skip("the embedded models are not built here")
-    resolved = load_config(path).resolved(relative_to=path.parent)
-    assert config_from_mapping(resolved.as_mapping()) == resolved
+    resolved = load_search(path).resolved(relative_to=path.parent)
+    if not isinstance(resolved, HybridConfig):
+        assert config_from_mapping(resolved.as_mapping()) == resolved
 
 
 def test_the_paper_s_runs_have_the_paper_s_settings() -> None:
-    configs = {path.stem: load_config(path) for path in SHIPPED if path.stem.startswith("paper-")}
-    assert set(configs) == {"paper-evollm", "paper-evovlm"}
-    for config, population in ((configs["paper-evollm"], 9), (configs["paper-evovlm"], 8)):
+    configs = {path.stem: load_search(path) for path in SHIPPED if path.stem.startswith("paper-")}
+    assert set(configs) == {"paper-evollm", "paper-evovlm", "paper-dfs", "paper-hybrid"}
+    hybrid = configs["paper-hybrid"]
+    assert isinstance(hybrid, HybridConfig)
+    for config, population in ((configs["paper-evollm"], 9), (configs["paper-evovlm"], 8), (hybrid.ps, 9)):
+        assert isinstance(config, EvolveConfig)
         space = config.search_space(n_blocks=32)
         assert config.population(dim=space.dim) == population
         assert np.array_equal(space.initial, np.full(space.dim, 0.5))
@@ -183,8 +191,27 @@ def test_the_paper_s_runs_have_the_paper_s_settings() -> None:
         assert config.merge.vocabulary is not None
 
 
+def test_the_paper_s_searches_through_layers_have_the_paper_s_settings() -> None:
+    configs = {path.stem: load_search(path) for path in SHIPPED if path.stem in ("paper-dfs", "paper-hybrid")}
+    hybrid = configs["paper-hybrid"]
+    assert isinstance(hybrid, HybridConfig)
+    for config in (configs["paper-dfs"], hybrid.path):
+        assert isinstance(config, PathConfig)
+        template = config.template(relative_to=None)
+        blocks = dict.fromkeys(template.source_names, 32)
+        searched = config.searched(template=template, blocks=blocks)
+        # T = 192 positions, of which two are forced, and a scale for each.
+        assert searched.dim == 190 + 192
+        assert (config.population(dim=searched.dim), config.budget.candidates) == (128, 12800)
+        assert (config.optimizer.sigma, config.batch, config.validation) == (0.1, 200, 200)
+        assert (config.winner, template.scale_target) == ("snapshot", "pending")
+        recipe = searched.recipe(searched.initial)
+        assert isinstance(recipe, LayerPathMerge | HybridMerge)
+        assert recipe.path.canonical() == [[template.source_names[0], layer, 1.0] for layer in range(32)]
+
+
 def test_the_demo_s_configs_are_all_shipped() -> None:
-    assert {path.stem for path in SHIPPED} >= {"demo-evollm", "demo-evovlm", "demo-both"}
+    assert {path.stem for path in SHIPPED} >= {"demo-evollm", "demo-evovlm", "demo-both", "demo-dfs", "demo-hybrid"}
     both = yaml.safe_load(next(path for path in SHIPPED if path.stem == "demo-both").read_text(encoding="utf-8"))
     assert {task["name"] for task in both["tasks"]} == {"emoji_ja", "word_problems_ja"}
 

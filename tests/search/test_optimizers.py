@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import cma
 import numpy as np
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.cmaes import CmaEs
+from evovlm.search.cmaes import CmaEs, CmaEsWithMargin
 from evovlm.search.optimizer import DEFAULT_SIGMA, Optimizer, default_population
 
 KINDS = sorted(OPTIMIZERS)
+MIXED = ["catcma", "cma_margin"]
 
 
 def middle(dim: int) -> Genome:
@@ -43,10 +45,12 @@ def equal(first: Sequence[Genome], second: Sequence[Genome]) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(dim=st.integers(1, 12), seed=st.integers(0, 2**63), slope=st.floats(-5, 5))
+@given(dim=st.integers(1, 12), n_binary=st.integers(0, 12), seed=st.integers(0, 2**63), slope=st.floats(-5, 5))
 @settings(max_examples=25, deadline=None)
-def test_every_genome_and_the_mean_lie_in_the_unit_cube(kind: str, dim: int, seed: int, slope: float) -> None:
-    optimizer = OPTIMIZERS[kind](middle(dim), seed=seed)
+def test_every_genome_and_the_mean_lie_in_the_unit_cube(
+    kind: str, dim: int, n_binary: int, seed: int, slope: float
+) -> None:
+    optimizer = OPTIMIZERS[kind](middle(dim), seed=seed, binary=np.arange(dim) < n_binary)
     for genome in [*run(optimizer, lambda genome: slope * float(genome.sum()), generations=6), optimizer.mean]:
         assert genome.shape == (dim,)
         assert genome.dtype == np.float64
@@ -66,9 +70,11 @@ def test_the_default_population_is_4_plus_3_ln_n(dim: int, population: int) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_seed_asks_for_the_same_genomes_and_another_for_others(kind: str) -> None:
+@pytest.mark.parametrize("n_binary", [0, 2, 3])
+def test_the_same_seed_asks_for_the_same_genomes_and_another_for_others(kind: str, n_binary: int) -> None:
     def asked(seed: int) -> list[Genome]:
-        return run(OPTIMIZERS[kind](middle(3), seed=seed), closeness(np.array([0.2, 0.9, 0.5])), generations=8)
+        optimizer = OPTIMIZERS[kind](middle(3), seed=seed, binary=np.arange(3) < n_binary)
+        return run(optimizer, closeness(np.array([0.2, 0.9, 0.5])), generations=8)
 
     assert equal(asked(7), asked(7))
     assert not equal(asked(7), asked(8))
@@ -171,8 +177,9 @@ def test_only_the_ranking_of_fitnesses_counts_for_cma() -> None:
     assert equal(plain, curved)
 
 
-def test_cma_refuses_genomes_that_it_did_not_ask_for() -> None:
-    optimizer = CmaEs(middle(2), seed=0)
+@pytest.mark.parametrize("kind", ["cma", *MIXED])
+def test_an_evolution_strategy_refuses_genomes_that_it_did_not_ask_for(kind: str) -> None:
+    optimizer = OPTIMIZERS[kind](middle(2), seed=0)
     genomes = optimizer.ask()
     with pytest.raises(ValueError, match="last ask"):
         optimizer.tell(genomes[::-1], [0.0] * len(genomes))
@@ -183,3 +190,125 @@ def test_random_search_keeps_its_best_genome_as_its_mean() -> None:
     assert np.array_equal(optimizer.mean, middle(2))
     asked = run(optimizer, closeness(np.array([0.9, 0.1])), generations=5)
     assert np.array_equal(optimizer.mean, max(asked, key=closeness(np.array([0.9, 0.1]))))
+
+
+def test_random_search_nearby_draws_as_the_first_generation_of_cma_does_and_never_moves() -> None:
+    optimizer = OPTIMIZERS["random_nearby"](np.array([0.3, 0.7]), seed=0, population=400, sigma=0.1)
+    asked = np.array(run(optimizer, lambda genome: float(genome.sum()), generations=4))
+    assert np.abs(asked.mean(axis=0) - [0.3, 0.7]).max() < 0.01
+    assert np.abs(asked.std(axis=0) - 0.1).max() < 0.01
+    assert np.abs(asked[:400].mean(axis=0) - asked[-400:].mean(axis=0)).max() < 0.03
+
+
+def leading_ones(genome: Genome) -> float:
+    """Return how many binary genes are 1 before the first that is 0."""
+    on = genome > 0.5
+    return float(len(on) if on.all() else np.argmin(on))
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_without_binary_genes_a_mixed_encoding_is_cma(kind: str) -> None:
+    target = closeness(np.array([0.2, 0.9, 0.5]))
+    assert equal(
+        run(OPTIMIZERS[kind](middle(3), seed=2), target, generations=10),
+        run(OPTIMIZERS["cma"](middle(3), seed=2), target, generations=10),
+    )
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_a_mixed_encoding_finds_leading_ones_and_a_point_beside_them(kind: str) -> None:
+    """The plain strategy, on the same problem with the same seeds, gets stuck: see the test below."""
+    assert mean_of_leading_ones(kind) > 11.8
+
+
+def test_plain_cma_gets_stuck_on_binary_genes() -> None:
+    assert mean_of_leading_ones("cma") < 11.0
+
+
+def mean_of_leading_ones(kind: str) -> float:
+    binary = np.arange(14) < 12
+    found = []
+    for seed in range(8):
+        optimizer = OPTIMIZERS[kind](np.where(binary, 0.3, 0.5), seed=seed, sigma=0.1, population=12, binary=binary)
+        run(
+            optimizer,
+            lambda genome: leading_ones(genome[:12]) - float(np.sum((genome[12:] - 0.6) ** 2)),
+            generations=200,
+        )
+        found.append(leading_ones(optimizer.mean[:12]))
+    return float(np.mean(found))
+
+
+@given(seed=st.integers(0, 2**32), generations=st.integers(1, 30))
+@settings(max_examples=20, deadline=None)
+def test_the_margin_keeps_either_side_of_a_binary_gene_within_reach(seed: int, generations: int) -> None:
+    binary = np.array([True, True, False])
+    optimizer = CmaEsWithMargin(np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1, binary=binary)
+    plain = CmaEs(np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1)
+    run(optimizer, lambda genome: float(genome[0] > 0.5) - float(genome[1] > 0.5), generations=generations)
+    spread = NormalDist()
+    stds, mean = optimizer._strategy.stds, optimizer._strategy.mean
+    for index in (0, 1):
+        above = 1.0 - spread.cdf((0.5 - mean[index]) / stds[index])
+        # The margin of the paper: 1 / (dim population).
+        assert min(above, 1.0 - above) >= 1 / (3 * 6) - 1e-9
+    assert equal(
+        plain.ask()[:1], CmaEsWithMargin(np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1).ask()[:1]
+    )
+
+
+def test_a_binary_gene_may_leave_the_cube_within_and_is_told_as_drawn() -> None:
+    """A twin: pycma alone, unbounded, which sees the same fitnesses."""
+    from evovlm.seeding import generator
+
+    draws = generator("cma", 5)
+    twin = cma.CMAEvolutionStrategy(
+        [0.95, 0.05],
+        0.3,
+        {"popsize": 6, "randn": lambda rows, cols: draws.standard_normal((rows, cols)), "seed": np.nan, "verbose": -9},
+    )
+    ours = CmaEs(np.array([0.95, 0.05]), seed=5, population=6, sigma=0.3, binary=np.array([True, True]))
+    for _ in range(10):
+        theirs, asked = twin.ask(), ours.ask()
+        assert equal([np.clip(genome, 0, 1) for genome in theirs], asked)
+        fitnesses = [float(genome[0] > 0.5) + float(genome[1] > 0.5) + index / 10 for index, genome in enumerate(asked)]
+        twin.tell(theirs, [-fitness for fitness in fitnesses])
+        ours.tell(asked, fitnesses)
+
+
+def test_catcma_starts_from_the_probabilities_that_cma_would_draw_with() -> None:
+    optimizer = OPTIMIZERS["catcma"](
+        np.array([0.7, 0.3, 0.5, 0.4]), seed=0, sigma=0.1, population=500, binary=np.array([True, True, True, False])
+    )
+    expected = [NormalDist().cdf(2), NormalDist().cdf(-2), 0.5, 0.4]
+    # No probability comes closer to 0 or 1 than the margin.
+    expected[:2] = [min(expected[0], 0.73 ** (1 / 3)), max(expected[1], 1 - 0.73 ** (1 / 3))]
+    assert np.allclose(optimizer.mean, expected)
+    asked = np.array(optimizer.ask())
+    assert np.abs(asked.mean(axis=0) - expected).max() < 0.05
+    assert set(asked[:, :3].ravel()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_a_space_of_binary_genes_alone_can_be_searched(kind: str) -> None:
+    optimizer = OPTIMIZERS[kind](np.full(10, 0.3), seed=1, sigma=0.1, binary=np.ones(10, dtype=np.bool_))
+    run(optimizer, lambda genome: float(np.sum(genome > 0.5)), generations=80)
+    assert np.all(optimizer.mean > 0.5)
+
+
+def test_catcma_s_probabilities_move_as_in_the_authors_package() -> None:
+    """Golden: `CatCMA` of the package cmaes 0.13.1, three variables of two categories, told the same generations."""
+    from evovlm.search.catcma import _Switches
+    from evovlm.seeding import generator
+
+    golden = [
+        [0.9004113346093703, 0.6297633372040625, 0.3659171882498306],
+        [0.6468523831372325, 0.3728952655057141, 0.3630676722192958],
+        [0.6406523824694698, 0.7196959273482493, 0.5857676683635744],
+        [0.4481270371244368, 0.8288677122456736, 0.42291721483308575],
+        [0.566715539929037, 0.8700139643282829, 0.23529053430527466],
+    ]
+    draws, switches = generator("golden", 0), _Switches(np.array([0.7, 0.3, 0.5]))
+    for expected in golden:
+        switches.learn((draws.random((6, 3)) < 0.5).astype(np.float64))
+        assert np.allclose(switches.probabilities, expected, rtol=0, atol=1e-12)

@@ -1,0 +1,99 @@
+"""A recipe as people look at it: of a path, which block of which model at each hop, and its scale."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from evovlm.recipes.kinds import HybridMerge, Recipe
+    from evovlm.recipes.layer_path import LayerPath, LayerPathMerge
+
+_BAR_WIDTH = 16
+_BAR_REACHES = 2.0
+
+
+def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
+    """Print a recipe, and draw its path into the new file `svg`; raises ConfigError where there is no path to draw."""
+    from evovlm.cli.new_file import write_new_file
+    from evovlm.errors import ConfigError
+    from evovlm.merging.methods import METHODS
+    from evovlm.recipes.documents import load_recipe
+    from evovlm.recipes.path_figure import path_svg
+    from evovlm.recipes.recipe import ParameterMerge
+
+    recipe = load_recipe(file, methods=METHODS)
+    if svg is not None:
+        if isinstance(recipe, ParameterMerge):
+            raise ConfigError(f"{file}: a merge in parameter space has no path to draw; leave --svg out.")
+        write_new_file(svg, path_svg(recipe.path))
+    if as_json:
+        typer.echo(json.dumps(_as_json(recipe), ensure_ascii=False))
+    elif isinstance(recipe, ParameterMerge):
+        from evovlm.recipes.recipe_text import recipe_to_yaml
+
+        typer.echo(f"recipe {recipe.recipe_id}\n{recipe_to_yaml(recipe)}", nl=False)
+    else:
+        _print_path(recipe)
+
+
+def _as_json(recipe: "Recipe") -> dict[str, object]:
+    from evovlm.recipes.kinds import models_of
+    from evovlm.recipes.recipe import ParameterMerge
+
+    found: dict[str, object] = {
+        "recipe_id": recipe.recipe_id,
+        "models": {part: ref.text for part, ref in models_of(recipe).items()},
+    }
+    if not isinstance(recipe, ParameterMerge):
+        found |= {"scale_target": recipe.scale_target, "path": recipe.path.canonical()}
+    return found
+
+
+def _print_path(recipe: "LayerPathMerge | HybridMerge") -> None:
+    from rich.console import Console
+
+    from evovlm.recipes.kinds import models_of
+
+    path = recipe.path
+    typer.echo(f"recipe {recipe.recipe_id}: {len(path)} hops through {len(path.blocks)} blocks, {_target(recipe)}")
+    for part, ref in models_of(recipe).items():
+        typer.echo(f"  {part}: {ref.text}")
+    Console().print(path_table(path))
+    typer.echo(_repeats(path))
+
+
+def path_table(path: "LayerPath") -> "Table":
+    """Return a path hop by hop; a block stands in the column of its source, so that changes between them are seen."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("hop", *path.sources, "scale"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for number, step in enumerate(path.steps):
+        cells = [str(step.layer) if name == step.source else "" for name in path.sources]
+        table.add_row(str(number), *cells, f"{step.scale:.4g}", scale_bar(step.scale))
+    return table
+
+
+def _target(recipe: "LayerPathMerge | HybridMerge") -> str:
+    return {
+        "stream": "scales multiply the whole stream",
+        "pending": "scales multiply what the hop before has not yet added",
+    }[recipe.scale_target]
+
+
+def scale_bar(scale: float) -> str:
+    """Return a bar as long as the scale is large (full at 2), with a minus in front where it turns the sign."""
+    filled = round(min(abs(scale), _BAR_REACHES) / _BAR_REACHES * _BAR_WIDTH)
+    return f"{'-' if scale < 0 else ' '}{'█' * filled}{'>' if abs(scale) > _BAR_REACHES else ''}"
+
+
+def _repeats(path: "LayerPath") -> str:
+    repeated = len(path) - len(path.blocks)
+    return f"{repeated} hops repeat a block" if repeated != 1 else "1 hop repeats a block"

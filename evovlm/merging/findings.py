@@ -1,0 +1,83 @@
+"""What a look at the models of a merge found: the models, what stands against it, what it needs and becomes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from evovlm.errors import EvovlmError, ModelError
+from evovlm.merging.licences import Binding
+from evovlm.merging.needs import Needs
+from evovlm.merging.sources import Checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReport:
+    """One model of a merge, as its headers and its card describe it; sizes are those of all its weights."""
+
+    name: str
+    text: str
+    commit: str | None
+    model_type: str
+    text_model_type: str
+    n_blocks: int
+    hidden_size: int
+    vocabulary_rows: int
+    dtype: str
+    licence: str
+    size_bytes: int
+    download_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultSize:
+    """How large the merged model is: decoder blocks, weights, and bytes of weights on disk."""
+
+    n_blocks: int
+    n_parameters: int
+    size_bytes: int
+
+    @staticmethod
+    def like(checkpoint: Checkpoint) -> "ResultSize":
+        """Return the size of a checkpoint that is there already."""
+        places = checkpoint.places.values()
+        return ResultSize(
+            n_blocks=checkpoint.layout.n_blocks,
+            n_parameters=sum(math.prod(place.shape) for place in places),
+            size_bytes=sum(place.size_bytes for place in places),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What a look at the models found. `needs` and `result` are None when the models do not tell."""
+
+    models: tuple[ModelReport, ...]
+    problems: tuple[EvovlmError, ...]
+    warnings: tuple[str, ...]
+    needs: Needs | None
+    licence: Binding
+    result: ResultSize | None = None
+
+    def raise_problems(self) -> None:
+        """Raise the problem that was found; several are raised as one error that lists them all."""
+        if len(self.problems) == 1:
+            raise self.problems[0]
+        if self.problems:
+            kinds = {type(problem) for problem in self.problems}
+            same = kinds.pop() if len(kinds) == 1 else None
+            are_models = all(isinstance(problem, ModelError) for problem in self.problems)
+            kind = same or (ModelError if are_models else EvovlmError)
+            raise kind("\n".join([f"{len(self.problems)} problems:", *(f"  - {problem}" for problem in self.problems)]))
+
+    def as_json(self) -> Mapping[str, object]:
+        """Return it as plain values."""
+        return {
+            "ok": not self.problems,
+            "models": [asdict(model) for model in self.models],
+            "errors": [{"kind": type(problem).__name__, "message": str(problem)} for problem in self.problems],
+            "warnings": list(self.warnings),
+            "needs": asdict(self.needs) if self.needs else None,
+            "result": asdict(self.result) if self.result else None,
+            "licence": str(self.licence.licence) if self.licence.licence else None,
+            "licence_reasons": list(self.licence.reasons),
+        }

@@ -1,0 +1,110 @@
+"""A recipe of any kind looked at before its weights are fetched; here what is peculiar to paths through layers."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from evovlm.merging.compatibility import NamedCheckpoint
+from evovlm.merging.findings import ModelReport, Preflight, ResultSize
+from evovlm.merging.licences import Licence, most_restrictive
+from evovlm.merging.needs import Needs, find_needs, memory_warnings, room_problems
+from evovlm.merging.path_plan import PathPlan, path_problems
+from evovlm.merging.preflight import (
+    Gathered,
+    check_dtypes,
+    check_out,
+    open_all,
+    preflight,
+    report_of,
+    summed_up,
+)
+from evovlm.recipes.kinds import HybridMerge, Recipe
+from evovlm.recipes.layer_path import LayerPathMerge
+
+
+def preflight_recipe(recipe: Recipe, *, out: Path | None = None, may_exist: bool = False) -> Preflight:
+    """Look at a recipe without fetching weights; `out` is where the result is to go, as for `preflight`.
+
+    Raises nothing that the user can mend: it is among the problems.
+    """
+    match recipe:
+        case LayerPathMerge():
+            return _preflight_path(recipe, out=out, may_exist=may_exist)
+        case HybridMerge():
+            return _preflight_hybrid(recipe, out=out, may_exist=may_exist)
+        case _:
+            return preflight(recipe, out=out, may_exist=may_exist)
+
+
+def _preflight_path(
+    recipe: LayerPathMerge, *, out: Path | None, may_exist: bool, meanwhile_bytes: int = 0
+) -> Preflight:
+    found = Gathered()
+    refs = recipe.models()
+    models = open_all(refs, found)
+    result = _compared(recipe, models, found)
+    reports = tuple(report_of(model, refs[name], found) for name, model in models.items())
+    check_out(out, found, may_exist=may_exist)
+    needs = None
+    if result is not None:
+        needs = _find_needs(models, reports, result, out=out, meanwhile_bytes=meanwhile_bytes)
+        found.problems += room_problems(needs, out=out)
+        found.warnings += memory_warnings(needs, None)
+    return summed_up(found, models, reports, needs=needs, result=result)
+
+
+def _compared(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint], found: Gathered) -> ResultSize | None:
+    """Note what does not fit; return the size of the result where all models are there and fit."""
+    problems = list(path_problems(recipe, models))
+    found.problems += problems
+    for model in models.values():
+        found.attempt(partial(check_dtypes, model.checkpoint))
+    if problems or len(models) < len(recipe.models()):
+        return None
+    plan = found.attempt(lambda: PathPlan.of(recipe, models))
+    if plan is None:
+        return None
+    found.warnings += plan.warnings
+    return ResultSize(n_blocks=len(recipe.path), n_parameters=plan.n_parameters, size_bytes=plan.size_bytes)
+
+
+def _find_needs(
+    models: Mapping[str, NamedCheckpoint],
+    reports: tuple[ModelReport, ...],
+    result: ResultSize,
+    *,
+    out: Path | None,
+    meanwhile_bytes: int,
+) -> Needs:
+    # A model may have several parts, and is fetched once.
+    downloads = {report.text: report.download_bytes for report in reports}
+    needs = find_needs(
+        models["host"].checkpoint,
+        n_models=1,
+        download_bytes=sum(downloads.values()),
+        out=out,
+        resident=None,
+    )
+    return replace(needs, result_bytes=result.size_bytes, meanwhile_bytes=meanwhile_bytes)
+
+
+def _preflight_hybrid(recipe: HybridMerge, *, out: Path | None, may_exist: bool) -> Preflight:
+    """Look at both stages; the first one's host stands for its result, whose blocks are of the same shapes."""
+    first = preflight(recipe.ps)
+    size_bytes = first.result.size_bytes if first.result else 0
+    second = _preflight_path(
+        recipe.path_merge(recipe.ps.host), out=out, may_exist=may_exist, meanwhile_bytes=size_bytes
+    )
+    further = tuple(model for model in second.models if model.name not in ("host", "sources.ps") or recipe.host)
+    fetched = {model.text: model.download_bytes for model in (*first.models, *further)}
+    needs = second.needs and replace(second.needs, download_bytes=sum(fetched.values()))
+    models = (*(replace(model, name=f"ps.{model.name}") for model in first.models), *further)
+    return replace(
+        second,
+        models=models,
+        problems=tuple({str(each): each for each in (*first.problems, *second.problems)}.values()),
+        warnings=tuple(dict.fromkeys((*first.warnings, *second.warnings))),
+        needs=needs,
+        licence=most_restrictive({model.text: Licence(id=model.licence) for model in models}),
+    )

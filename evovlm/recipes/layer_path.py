@@ -1,0 +1,117 @@
+"""The route of a token through the blocks of several models, and the merge in data-flow space that it makes.
+
+arXiv 2403.13187, section 3.2: blocks of all sources in any order, each as often as wanted, and a factor before each.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from evovlm.errors import ConfigError
+from evovlm.recipes.canonical import check_source_names, recipe_digest
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.problems import did_you_mean
+
+ScaleTarget = Literal["pending", "stream"]
+"""What a step's scale multiplies before the block reads it.
+
+`stream`: the whole residual stream, as the paper's text says. `pending`: only what the block before has not yet added
+to it, its MLP's output (before the first block: the embedding), as the released EvoLLM-JP-v1-10B does.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerStep:
+    """One hop of a path: block number `layer` (from 0) of `source`, and the scale in front of it.
+
+    Raises ConfigError for a negative number or a scale that is not finite.
+    """
+
+    source: str
+    layer: int
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.layer < 0:
+            raise ConfigError(f"path: block {self.layer} of '{self.source}'; blocks are numbered from 0.")
+        if not math.isfinite(self.scale):
+            raise ConfigError(f"path: the scale {self.scale} is not a finite number.")
+        object.__setattr__(self, "scale", float(self.scale) + 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPath:
+    """The hops of a path, in order; raises ConfigError when there are none."""
+
+    steps: tuple[LayerStep, ...]
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ConfigError("path: empty; a model needs at least one block.")
+        object.__setattr__(self, "steps", tuple(self.steps))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that it leads through, in the order in which they are reached."""
+        return tuple(dict.fromkeys(step.source for step in self.steps))
+
+    @property
+    def blocks(self) -> tuple[tuple[str, int], ...]:
+        """The blocks that it leads through, as (source, layer), each once, in the order in which they are reached."""
+        return tuple(dict.fromkeys((step.source, step.layer) for step in self.steps))
+
+    def check_sources(self, known: Collection[str]) -> None:
+        """Raise ConfigError when the path leads through a source that is not among the `known`."""
+        for number, step in enumerate(self.steps):
+            if step.source not in known:
+                raise ConfigError(
+                    f"path[{number}]: '{step.source}' is not among the sources{did_you_mean(step.source, known)}"
+                )
+
+    def canonical(self) -> list[list[object]]:
+        """Return the steps as plain values."""
+        return [[step.source, step.layer, step.scale] for step in self.steps]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPathMerge:
+    """A complete statement of one merge in data-flow space.
+
+    `host` gives config, tokenizer, processor, embedding, final norm, head and all that is no language model; the
+    blocks are those of `path`, whose names are keys of `sources`. Raises ConfigError for a path through an unknown
+    source.
+    """
+
+    host: ModelRef
+    sources: Mapping[str, ModelRef]
+    path: LayerPath
+    scale_target: ScaleTarget
+
+    def __post_init__(self) -> None:
+        check_source_names(self.sources)
+        self.path.check_sources(self.sources)
+        object.__setattr__(self, "sources", dict(self.sources))
+
+    @property
+    def recipe_id(self) -> str:
+        """12 hexadecimal digits that stand for everything the recipe says.
+
+        The order of the sources says nothing, nor does the way in which a local folder is written.
+        """
+        return recipe_digest(
+            {
+                "kind": "layer_path",
+                "host": self.host.identity,
+                "sources": {name: ref.identity for name, ref in self.sources.items()},
+                "path": self.path.canonical(),
+                "scale_target": self.scale_target,
+            }
+        )
+
+    def models(self) -> Mapping[str, ModelRef]:
+        """Return every model that the result takes something from, by its part in the recipe."""
+        return {"host": self.host, **{f"sources.{name}": self.sources[name] for name in self.path.sources}}

@@ -1,0 +1,66 @@
+"""A hybrid in one folder: the run of each stage in a folder of its own (`ps`, `path`), and the winner of both beside.
+
+config.yaml, ps/ (a run), path/ (a run, whose config holds the winner of the first), best.yaml (mean.yaml where the mean
+is to win) and result.json, which tells of both stages.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from evovlm.errors import OutputExists
+from evovlm.recipes.documents import read_yaml, recipe_to_yaml
+from evovlm.recipes.kinds import PS, parameter_merge_only
+from evovlm.runs.atomic import write_atomically
+from evovlm.runs.evolve import RunResult, evolve
+from evovlm.runs.folder import CONFIG_FILE, JOURNAL_FILE, RESULT_FILE, check_config, check_folder, locked
+from evovlm.runs.hybrid_config import PATH, HybridConfig
+from evovlm.runs.preflight import preflight_hybrid
+from evovlm.runs.search_run import Observer
+
+
+def evolve_hybrid(
+    config: HybridConfig,
+    *,
+    out: Path,
+    relative_to: Path | None = None,
+    resume: bool = False,
+    observe: Callable[[str], Observer | None] = lambda _: None,
+) -> RunResult:
+    """Run both stages in the folder `out`, or go on where they stopped; `observe` gives a stage's observer.
+
+    Raises what `evolve` raises; what does not fit in the second stage is found before the first begins.
+    """
+    config = config.resolved(relative_to=relative_to)
+    began = (out / CONFIG_FILE).exists() and (out / PS).exists()
+    if not began:
+        check_folder(out, resume=resume)
+    elif not resume:
+        raise OutputExists(f"{out} holds a run already.\n    Add --resume to go on with it, or name another folder.")
+    else:
+        recorded = read_yaml(out / CONFIG_FILE)
+        check_config(out, recorded=recorded if isinstance(recorded, dict) else {}, given=config.as_mapping())
+    with locked(out):
+        if not (out / PATH / JOURNAL_FILE).exists():
+            preflight_hybrid(config.ps, config.path).raise_problems()
+        write_atomically(out / CONFIG_FILE, config.to_yaml())
+        first = evolve(config.ps, out=out / PS, resume=True, observer=observe(PS))
+        second_config = config.second(parameter_merge_only(first.recipe))
+        second = evolve(second_config, out=out / PATH, resume=True, observer=observe(PATH))
+        return _written_result(out, first=first, second=second)
+
+
+def _written_result(out: Path, *, first: RunResult, second: RunResult) -> RunResult:
+    result = replace(
+        second,
+        folder=out,
+        candidates=first.candidates + second.candidates,
+        failures=first.failures + second.failures,
+        tokens=first.tokens + second.tokens,
+    )
+    write_atomically(result.recipe_file, recipe_to_yaml(result.recipe, folder=out))
+    stages = {PS: first.as_json(), PATH: second.as_json()}
+    text = json.dumps({**result.as_json(), "stages": stages}, ensure_ascii=False, indent=1)
+    write_atomically(out / RESULT_FILE, text + "\n")
+    return result

@@ -1,0 +1,125 @@
+"""The course of one search, candidate by candidate, with its journal."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from evovlm.errors import RunMismatch
+from evovlm.recipes.candidate import Failure, Genome
+from evovlm.runs.journal import Entry, Journal
+from evovlm.runs.scoring import Scoring
+from evovlm.runs.search_config import SearchConfig, Searched
+from evovlm.search.catalogue import OPTIMIZERS
+from evovlm.search.loop import Generation, Outcome, Proposal, search
+from evovlm.search.optimizer import Optimizer
+
+
+class Observer(Protocol):
+    """Watches a run: what a progress display needs."""
+
+    def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
+        """The run is set up; `done` candidates are replayed from the journal."""
+        ...
+
+    def evaluated(self, entry: Entry) -> None:
+        """A candidate has its outcome (a replayed one too)."""
+        ...
+
+    def generation_ended(self, generation: Generation) -> None:
+        """A generation was told."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SearchRun:
+    """A search that goes on from what its journal holds."""
+
+    config: SearchConfig
+    searched: Searched
+    population: int
+    scoring: Scoring
+    journal: Journal
+
+    def finish(self, *, observer: Observer | None, warnings: tuple[str, ...]) -> None:
+        """Evaluate what the journal lacks, up to the distribution's mean."""
+        generations = self.config.budget.candidates // self.population
+        self._take_back_a_failed_generation()
+        recorded, snapshots = self.journal.candidates, self.journal.snapshots
+        for entry in self.journal.entries:
+            self.scoring.remember(entry)
+        if observer is not None:
+            observer.started(
+                candidates=generations * self.population,
+                generations=generations,
+                done=len(recorded),
+                warnings=warnings,
+            )
+
+        def evaluate(proposal: Proposal) -> Outcome:
+            if proposal.index < len(recorded):
+                entry = recorded[proposal.index]
+                self._check_replayed(entry, proposal.genome)
+            else:
+                entry = self._append("candidate", proposal.genome, generation=proposal.generation)
+            if observer is not None:
+                observer.evaluated(entry)
+            return entry.outcome
+
+        def look_at(mean: Genome, *, generation: int) -> None:
+            if self.config.validation is None:
+                return
+            if generation < len(snapshots):
+                self._check_replayed(snapshots[generation], mean)
+            else:
+                self._append("snapshot", mean, generation=generation)
+
+        def on_generation(generation: Generation) -> None:
+            look_at(generation.mean, generation=generation.number + 1)
+            if observer is not None:
+                observer.generation_ended(generation)
+
+        optimizer = self._optimizer()
+        look_at(optimizer.mean, generation=0)
+        search(optimizer, generations=generations, evaluate=evaluate, on_generation=on_generation)
+        self._append("mean", optimizer.mean, generation=generations)
+
+    def _optimizer(self) -> Optimizer:
+        return OPTIMIZERS[self.config.optimizer.kind](
+            self.searched.initial,
+            seed=self.config.seed,
+            population=self.config.optimizer.population,
+            sigma=self.config.optimizer.sigma,
+            binary=self.searched.binary,
+        )
+
+    def _take_back_a_failed_generation(self) -> None:
+        """Let a generation that stopped the run, as all of it failed, be tried again: its cause may be mended."""
+        recorded = self.journal.candidates
+        last = recorded[-self.population :]
+        whole = len(recorded) % self.population == 0
+        if last and whole and all(isinstance(entry.outcome, Failure) for entry in last):
+            self.journal.retry(last[0].generation)
+
+    def _check_replayed(self, entry: Entry, genome: Genome) -> None:
+        same_recipe = entry.recipe_id == self.searched.recipe(genome).recipe_id
+        if not same_recipe or not np.array_equal(entry.genome, genome):
+            raise RunMismatch(
+                f"{self.journal.path}: {entry.kind} {entry.index} is not the one that this search asks for now.\n"
+                "    The journal was changed, or written by other versions of the packages. Go on with those, or "
+                "start a new run in another folder."
+            )
+
+    def _append(self, kind: str, genome: Genome, *, generation: int) -> Entry:
+        recipe = self.searched.recipe(genome)
+        entry = Entry(
+            kind=kind,
+            index=len(self.journal.candidates),
+            generation=generation,
+            genome=genome,
+            recipe_id=recipe.recipe_id,
+            outcome=self.scoring.outcome(recipe, kind=kind, generation=generation),
+        )
+        self.journal.append(entry)
+        self.scoring.remember(entry)
+        return entry

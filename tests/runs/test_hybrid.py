@@ -1,0 +1,236 @@
+"""A hybrid on pico models: two searches in one folder, for language models and for one that sees."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evovlm.errors import ConfigError, IncompatibleModels, OutputExists, RunMismatch
+from evovlm.evaluation.resident_path import load_recipe_model
+from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.kinds import HybridMerge
+from evovlm.runs.config import load_config
+from evovlm.runs.evolve import RunResult
+from evovlm.runs.hybrid import evolve_hybrid
+from evovlm.runs.hybrid_config import HybridConfig, load_search
+from evovlm.runs.summary import summarise
+from evovlm.seeding import generator
+from tests.pico import pico_llm
+from tests.pico_zoo import picture_row, write_rows
+from tests.runs.conftest import journal_rows
+from tests.runs.path_searches import StopAt, hybrid_document, write_problems
+
+
+def loaded(path: Path, document: dict[str, object]) -> HybridConfig:
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    found = load_search(path)
+    assert isinstance(found, HybridConfig)
+    return found
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_problems(tmp_path_factory.mktemp("problems"))
+
+
+@pytest.fixture(scope="module")
+def config(models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactory) -> HybridConfig:
+    return loaded(tmp_path_factory.mktemp("configs") / "hybrid.yaml", hybrid_document(models, problems))
+
+
+@pytest.fixture(scope="module")
+def whole(config: HybridConfig, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return evolve_hybrid(config, out=tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_the_winner_is_a_hybrid_whose_first_stage_won_the_first_search(whole: RunResult) -> None:
+    recipe = load_recipe(whole.folder / "best.yaml")
+    first = load_recipe(whole.folder / "ps/best.yaml")
+    assert isinstance(recipe, HybridMerge)
+    assert recipe.recipe_id == whole.recipe.recipe_id
+    assert recipe.ps.recipe_id == first.recipe_id
+    assert recipe.host is None
+    assert recipe.path.steps[0].source == recipe.path.steps[-1].source == "ps"
+    assert recipe.recipe_id == load_recipe(whole.folder / "path/best.yaml").recipe_id
+    # It makes a model.
+    assert len(load_recipe_model(recipe, device="cpu").model.model.layers) == len(recipe.path)
+
+
+def test_both_stages_are_runs_and_the_whole_tells_of_both(whole: RunResult) -> None:
+    for stage in ("ps", "path"):
+        assert {"journal.jsonl", "config.yaml", "best.yaml", "result.json"} <= {
+            file.name for file in (whole.folder / stage).iterdir()
+        }
+        load_config(whole.folder / stage / "config.yaml")
+    told = json.loads((whole.folder / "result.json").read_text(encoding="utf-8"))
+    assert told["candidates"] == whole.candidates == 16
+    assert told["recipe"] == str(whole.folder / "best.yaml")
+    assert [told["stages"][stage]["candidates"] for stage in ("ps", "path")] == [8, 8]
+    summary = summarise(whole.folder, top=2)
+    assert isinstance(whole.recipe, HybridMerge)
+    assert (summary.candidates, summary.path) == (8, whole.recipe.path)
+
+
+def test_the_config_in_the_folder_reads_back_the_same(whole: RunResult, config: HybridConfig) -> None:
+    again = load_search(whole.folder / "config.yaml")
+    assert isinstance(again, HybridConfig)
+    assert again.as_mapping() == config.resolved(relative_to=None).as_mapping()
+
+
+@pytest.mark.parametrize(("stage", "stop"), [("ps", 2), ("ps", 7), ("path", 0), ("path", 6)])
+def test_a_hybrid_interrupted_in_either_stage_and_resumed_ends_with_the_same_journals(
+    stage: str, stop: int, config: HybridConfig, whole: RunResult, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        evolve_hybrid(config, out=out, observe=lambda name: StopAt(stop) if name == stage else None)
+    assert (out / "path/journal.jsonl").exists() == (stage == "path")
+    assert summarise(out, top=1).candidates == stop + 1
+    evolve_hybrid(config, out=out, resume=True)
+    for name in ("ps", "path"):
+        assert journal_rows(out / name) == journal_rows(whole.folder / name)
+    assert (out / "best.yaml").read_text() == (whole.folder / "best.yaml").read_text()
+
+
+def test_resuming_a_finished_hybrid_tells_its_result(config: HybridConfig, whole: RunResult) -> None:
+    assert evolve_hybrid(config, out=whole.folder, resume=True).as_json() == whole.as_json()
+
+
+def test_a_hybrid_that_is_there_is_not_overwritten_and_another_does_not_go_on(
+    models: Path, problems: Path, config: HybridConfig, whole: RunResult, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputExists, match="--resume"):
+        evolve_hybrid(config, out=whole.folder)
+    document = hybrid_document(models, problems)
+    document["stages"]["path"]["batch"] = 2  # type: ignore[index]
+    with pytest.raises(RunMismatch, match=r"stages\.path\.batch: 3 -> 2"):
+        evolve_hybrid(loaded(tmp_path / "other.yaml", document), out=whole.folder, resume=True)
+
+
+def test_what_does_not_fit_in_the_second_stage_is_found_before_the_first(
+    models: Path, problems: Path, tmp_path: Path
+) -> None:
+    other = pico_llm(tmp_path / "qwen", family="qwen2", seed=9)
+    document = hybrid_document(models, problems)
+    document["stages"]["path"]["merge"]["sources"] = {"ja": str(other)}  # type: ignore[index]
+    with pytest.raises(IncompatibleModels):
+        evolve_hybrid(loaded(tmp_path / "hybrid.yaml", document), out=tmp_path / "run")
+    assert not (tmp_path / "run/ps").exists()
+
+
+def test_the_first_stage_s_result_may_be_no_host(models: Path, problems: Path, tmp_path: Path) -> None:
+    document = hybrid_document(models, problems)
+    document["stages"]["path"]["merge"]["host"] = str(models / "ja")  # type: ignore[index]
+    result = evolve_hybrid(loaded(tmp_path / "hybrid.yaml", document), out=tmp_path / "run")
+    assert isinstance(result.recipe, HybridMerge)
+    assert result.recipe.path.steps[0].source == "ja"
+
+
+def test_every_problem_of_both_stages_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(
+        "format: 1\n"
+        "kind: hybrid\n"
+        "seed: seven\n"
+        "tasks:\n"
+        "  - {name: word_problem_ja}\n"
+        "stages:\n"
+        "  ps:\n"
+        "    merge: {base: 'zoo:base', sources: {ja: 'zoo:ja'}, method: dare_tise}\n"
+        "    budget: {candidates: 0}\n"
+        "    device: cpu\n"
+        "  path:\n"
+        "    merge: {kind: layer_path, sources: {ja: 'zoo:nobody'}, ps: best.yaml, scale_target: stream}\n"
+        "    space: {kind: path, scales: all}\n"
+        "    colour: blue\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_search(path)
+    message = str(caught.value)
+    for line, words in (
+        (3, "seed: .*integer"),
+        (5, r"tasks\[0\].name: .*did you mean 'word_problems_ja'"),
+        (8, "stages.ps.merge.method: .*did you mean 'dare_ties'"),
+        (9, "stages.ps.budget.candidates: .*greater than or equal to 1"),
+        (10, "stages.ps.device: stands outside of the stages"),
+        (12, "stages.path.merge.sources.ja: no such model"),
+        (12, "stages.path.merge.ps: is what the first stage finds"),
+        (13, "stages.path.space.scales: unknown scales"),
+        (14, "stages.path.colour: unknown key"),
+    ):
+        assert re.search(rf"^\s+{re.escape(str(path))}:{line}: {words}", message, re.MULTILINE), (words, message)
+    assert "9 problems" in message
+
+
+def test_a_hybrid_without_stages_or_with_too_small_a_budget_says_so(
+    models: Path, problems: Path, tmp_path: Path
+) -> None:
+    document = hybrid_document(models, problems)
+    document["stages"]["path"]["budget"] = {"candidates": 3}  # type: ignore[index]
+    with pytest.raises(ConfigError, match=r"stages\.path\.budget\.candidates is 3"):
+        loaded(tmp_path / "small.yaml", document)
+    del document["stages"]
+    with pytest.raises(ConfigError, match="stages: missing"):
+        loaded(tmp_path / "none.yaml", document)
+
+
+def test_a_hybrid_of_a_model_that_sees(models: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures.jsonl"
+    write_rows(pictures, [picture_row("search", number) for number in range(4)])
+    document = hybrid_document(models, tmp_path)
+    document["tasks"] = [{"name": "emoji_ja", "data": str(pictures)}]
+    ps, path = document["stages"]["ps"], document["stages"]["path"]  # type: ignore[index]
+    ps["merge"] |= {
+        "host": str(models / "vlm"),
+        "sources": {"vlm": str(models / "vlm"), "ja": str(models / "ja")},
+        "vocabulary": "host",
+    }
+    ps["budget"] = path["budget"] = {"candidates": 4}
+    path |= {"batch": 2, "validation": 2}
+    result = evolve_hybrid(loaded(tmp_path / "seeing.yaml", document), out=tmp_path / "run")
+    assert isinstance(result.recipe, HybridMerge)
+    assert load_recipe_model(result.recipe, device="cpu").sees
+
+
+def start(config: Path, run: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "evovlm", "evolve", str(config), "--out", str(run), "--resume"]
+    # One thread, as in the run that it is compared with: sums over several come in another order.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def n_lines(run: Path) -> int:
+    journals = (run / stage / "journal.jsonl" for stage in ("ps", "path"))
+    return sum(journal.read_bytes().count(b"\n") for journal in journals if journal.exists())
+
+
+@pytest.mark.slow
+def test_a_hybrid_killed_at_random_moments_ends_with_the_journals_of_one_that_was_not(
+    models: Path, problems: Path, whole: RunResult, tmp_path: Path
+) -> None:
+    config, run = tmp_path / "hybrid.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(hybrid_document(models, problems), sort_keys=False), encoding="utf-8")
+    moments = generator("moments of death", 2)
+    for kill in range(6):
+        # Some in the first stage, some in the second, one on the way between them.
+        wanted = 0 if kill == 0 else n_lines(run) + int(moments.integers(2, 5))
+        with start(config, run) as process:
+            while process.poll() is None and n_lines(run) < wanted:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0.0, 0.1))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert (run / "path/journal.jsonl").exists()
+    with start(config, run) as process:
+        assert process.wait() == 0
+    for stage in ("ps", "path"):
+        assert journal_rows(run / stage) == journal_rows(whole.folder / stage)
+    assert (run / "best.yaml").read_bytes() == (whole.folder / "best.yaml").read_bytes()
