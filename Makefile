@@ -9,8 +9,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/evovlm demo
 
+# Two processes of one thread each: most tests are Python and small tensors, which gain nothing from threads.
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 slow: $(READY)
 	$(BIN)/pytest -m "slow and not gpu"

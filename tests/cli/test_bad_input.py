@@ -35,7 +35,7 @@ def refused(outcome: Outcome, *parts: str) -> None:
         ({"space": {"kind": "layers"}}, ("space.kind", "did you mean 'layer'?")),
         ({"space": {"density": [0, 2]}}, ("space.density", "[0, 1]")),
         ({"space": {"weight": [1, 0]}}, ("space.weight", "low below high")),
-        ({"winner": "last"}, ("winner", "'best' or 'mean'")),
+        ({"winner": "last"}, ("winner", "'best', 'mean' or 'snapshot'")),
         ({"kind": "merge"}, ("kind", "'evolve'")),
         ({"seed": 1.5}, ("seed", "integer")),
     ],

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from evovlm.cli.spaces import spaces
 from evovlm.errors import ConfigError
 from evovlm.merging.methods import METHODS
 from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.path_space import SCALES
 from evovlm.recipes.recipe import SOURCE_PARAMETERS
 from evovlm.recipes.search_space import SPACES
 from tests.merging.recipes import make_recipe
@@ -43,13 +45,15 @@ def test_merge_passes_errors_on(tmp_path: Path) -> None:
     assert isinstance(outcome.exception, ConfigError)
 
 
-@pytest.mark.parametrize(("command", "table"), [("methods", METHODS), ("spaces", SPACES)])
-def test_the_tables_are_shown_whole(command: str, table: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("command", "table"), [("methods", METHODS), ("spaces", (*SPACES, *(f"path, scales {name}" for name in SCALES)))]
+)
+def test_the_tables_are_shown_whole(command: str, table: Iterable[str]) -> None:
     shown = CliRunner().invoke(app, [command])
     as_json = CliRunner().invoke(app, [command, "--json"])
     assert shown.exit_code == as_json.exit_code == 0
     assert [row["name"] for row in json.loads(as_json.stdout)] == list(table)
-    assert all(name in shown.stdout for name in table)
+    assert all(word in shown.stdout for name in table for word in name.split())
 
 
 def test_the_table_of_methods_fits_in_100_columns_and_names_every_parameter_and_setting() -> None:

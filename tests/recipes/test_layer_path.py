@@ -77,11 +77,11 @@ def test_every_problem_of_a_path_is_reported_with_its_line(tmp_path: Path) -> No
     assert problems(tmp_path, text) == [
         "recipe.yaml has 6 problems:",
         "recipe.yaml:5: scale_target: input should be 'pending' or 'stream' (found 'straem')",
-        "recipe.yaml:9: path[2]: 'c' is not among the sources; known: a, b",
+        "recipe.yaml:9: path[2]: 'c' is not among the sources; known: a, b.",
         "recipe.yaml:10: path[3]: 'a' has 2 blocks, 0 to 1, and no block 2",
         "recipe.yaml:11: path[4]: should be [source, block, scale]: a name, a number from 0 on, and a finite number",
         "recipe.yaml:12: path[5]: should be [source, block, scale]: a name, a number from 0 on, and a finite number",
-        "recipe.yaml:13: further: unknown key; known: format, host, kind, path, scale_target, sources",
+        "recipe.yaml:13: further: unknown key; known: format, host, kind, path, scale_target, sources.",
     ]
 
 
@@ -139,7 +139,7 @@ def test_problems_of_both_stages_are_reported_at_once(tmp_path: Path) -> None:
         "recipe.yaml has 3 problems:",
         "recipe.yaml:4: stages.ps.method: missing",
         "recipe.yaml:8: stages.ps.methot: unknown key; did you mean 'method'?",
-        "recipe.yaml:14: stages.path.path[0]: 'sp' is not among the sources; known: b, ps",
+        "recipe.yaml:14: stages.path.path[0]: 'sp' is not among the sources; known: b, ps.",
     ]
 
 
