@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from evovlm.errors import ConfigError
@@ -85,6 +85,8 @@ def test_a_method_agrees_with_its_slow_twin(method: str, data: st.DataObject) ->
     least, most = row.sources
     n = data.draw(st.integers(least, most or 4))
     base, models = draw_tensors(data, n)
+    # Two directions of a single number cancel but for the 1e-8 added to their lengths: what is left is rounding.
+    assume(method != "multislerp" or base.numel() > 1)
     has_base = row.needs_base or (row.base == "optional" and data.draw(st.booleans()))
 
     def tenths(low: int, high: int) -> list[float]:
