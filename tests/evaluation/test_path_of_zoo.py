@@ -8,11 +8,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from evovlm.assets import asset_path
-from evovlm.evaluation.answering import PreparedTask, TaskChoice
+from evovlm.evaluation.answering import SampleTask, TaskChoice
 from evovlm.evaluation.resident_path import load_recipe_model
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import LoadedModel, load_model
-from evovlm.models.prompt import Prompt
+from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.models.streams import generate_greedy
 from evovlm.recipes.layer_path import LayerPathMerge, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
@@ -53,10 +53,11 @@ def in_float32(name: str, folder: Path) -> Path:
 
 def answers(loaded: LoadedModel, task: str, n: int) -> list[list[int]]:
     """Return the tokens of the greedy answers to the first questions of an embedded task."""
-    prepared = PreparedTask.prepare(TaskChoice(name=task, limit=n), Split.SEARCH, loaded)
-    prompts = [prompt for prompt in prepared.prompts if isinstance(prompt, Prompt)]
+    opened = SampleTask.open(TaskChoice(name=task, limit=n), Split.SEARCH)
+    questions = [opened.task.ask(sample) for sample in opened.samples]
+    prompts = [prompt for prompt in prepare_prompts(loaded, questions) if isinstance(prompt, Prompt)]
     assert len(prompts) == n
-    limit = prepared.decoding.max_new_tokens
+    limit = opened.decoding.max_new_tokens
     return generate_greedy(loaded, prompts, max_new_tokens=limit, stop_ids={loaded.tokenizer.eos_token_id})
 
 
