@@ -49,7 +49,8 @@ def test_each_row_attends_to_its_own_slot(
         expected.append(masked_attention(*double, seen=seen, rule=rule)[:, 0])
     for slots in (on_cpu, on_device):
         found = slots.attend(0, queries.clone(), keys, values, rule=rule)
-        torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-4, atol=1e-4 * spread)
+        # Scores grow with the square of the spread, and with them what rounding makes of a weight.
+        torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-4, atol=1e-5 + 1e-6 * spread**3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
