@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evovlm.models.backbone import Backbone
 from evovlm.models.packed import Pass, forward
 from evovlm.models.prompt import Prompt
-from evovlm.models.runner import NOTHING_SHARED, Runner, positions_of
+from evovlm.models.runner import Runner, positions_of
 from evovlm.models.slots import CpuSlots, Shape
 
 # A matrix product of fewer rows takes other paths through a CPU's library, with other last bits: with so many, an
@@ -21,20 +20,9 @@ _PROMPT_TOKENS_AT_ONCE = 2048
 class CpuRunner(Runner):
     """On a CPU only running answers are computed, and what was chosen is read at once."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        shape: Shape,
-        *,
-        n_slots: int,
-        room: int,
-        image_token: int | None = None,
-        shared: Tensor = NOTHING_SHARED,
-        penalty: float = 1.0,
-    ) -> None:
-        super().__init__(backbone, n_slots=n_slots, image_token=image_token, shared=shared, penalty=penalty)
+    def _open(self, shape: Shape, *, room: int) -> None:
         self.prompt_tokens_at_once = _PROMPT_TOKENS_AT_ONCE
-        self._slots = CpuSlots(shape, n=n_slots + 1, room=room)
+        self._slots = CpuSlots(shape, n=self.n_slots + 1, room=room)
         # By slot, in the order of the rows: the newest token, its position, and how many tokens the slot holds.
         self._tokens: dict[int, int] = {}
         self._next: dict[int, int] = {}

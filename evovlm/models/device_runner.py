@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from evovlm.models.backbone import Backbone
 from evovlm.models.packed import Pass, forward
 from evovlm.models.prompt import Prompt
-from evovlm.models.runner import NOTHING_SHARED, Runner, positions_of
+from evovlm.models.runner import Runner, positions_of
 from evovlm.models.slots import DeviceSlots, Shape
 
 _PROMPT_TOKENS_AT_ONCE = 16384
@@ -20,23 +19,12 @@ _REACH_STEP = 256
 class DeviceRunner(Runner):
     """On a GPU every slot moves on in every step, by a captured graph; what was chosen is read every few steps."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        shape: Shape,
-        *,
-        n_slots: int,
-        room: int,
-        image_token: int | None = None,
-        shared: Tensor = NOTHING_SHARED,
-        penalty: float = 1.0,
-    ) -> None:
-        super().__init__(backbone, n_slots=n_slots, image_token=image_token, shared=shared, penalty=penalty)
+    def _open(self, shape: Shape, *, room: int) -> None:
         self.prompt_tokens_at_once = _PROMPT_TOKENS_AT_ONCE
         # An answer's end is seen late, so that some tokens too many are kept.
         self._room = room + STEPS_BETWEEN_READS
-        self._slots = DeviceSlots(shape, n=n_slots + 1, room=self._room)
-        self._tokens = torch.zeros(n_slots + 1, dtype=torch.long, device=shape.device)
+        self._slots = DeviceSlots(shape, n=self.n_slots + 1, room=self._room)
+        self._tokens = torch.zeros(self.n_slots + 1, dtype=torch.long, device=shape.device)
         self._next = torch.zeros_like(self._tokens)
         self._finite = torch.ones((), dtype=torch.bool, device=shape.device)
         self._running: dict[int, int] = {}

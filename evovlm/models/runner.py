@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from evovlm.models.backbone import Backbone
 from evovlm.models.packed import Entering, Pass, forward
 from evovlm.models.prompt import Prompt, prefill_inputs
-from evovlm.models.slots import Slots
+from evovlm.models.slots import Shape, Slots
 
 NOTHING_SHARED = torch.zeros(0, dtype=torch.long)
 
@@ -36,7 +36,15 @@ class Runner(ABC):
     prompt_tokens_at_once: int
 
     def __init__(
-        self, backbone: Backbone, *, n_slots: int, image_token: int | None, shared: Tensor, penalty: float
+        self,
+        backbone: Backbone,
+        shape: Shape,
+        *,
+        n_slots: int,
+        room: int,
+        image_token: int | None = None,
+        shared: Tensor = NOTHING_SHARED,
+        penalty: float = 1.0,
     ) -> None:
         self.n_slots = n_slots
         self._backbone = backbone
@@ -47,6 +55,11 @@ class Runner(ABC):
         n_tokens = _n_logits(backbone) if penalty != 1.0 else 0
         # Which tokens each slot has seen; one more slot keeps what all prompts begin with.
         self._seen = torch.zeros(n_slots + 1, n_tokens, dtype=torch.bool, device=backbone.device)
+        self._open(shape, room=room)
+
+    @abstractmethod
+    def _open(self, shape: Shape, *, room: int) -> None:
+        """Make the slots, of `room` tokens each."""
 
     @abstractmethod
     def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
