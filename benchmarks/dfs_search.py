@@ -109,7 +109,7 @@ def main() -> None:
     task = TaskChoice(name=config.tasks[0].name, limit=arguments.report).open(Split.REPORT).prepare(evaluator.loaded)
     searched = config.searched(template=template, blocks=evaluator.resident.blocks)
     start = searched.recipe(searched.initial)
-    print(f"{searched.dim} genes, of which {int(searched.binary.sum())} are binary", file=sys.stderr)
+    print(f"{searched.dim} genes, of which {int((searched.levels == 2).sum())} are binary", file=sys.stderr)
     print("| optimizer | held out | 95 % | seeds | validation | Japanese | hops |\n|---|---|---|---|---|---|---|")
     alone = Run(held_out=score(evaluator, task, start), validation=float("nan"), hops=len(start.path), tokens=0)
     print(row("the host as it is", [alone]))

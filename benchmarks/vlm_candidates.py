@@ -119,7 +119,7 @@ def measure(merge: MergeTemplate, *, pictures: int, later: int, without: int) ->
     def anew(number: int) -> tuple[Evaluator, float]:
         started = time.perf_counter()
         prepared = choice.open(Split.SEARCH).prepare(evaluator.loaded)
-        fresh = Evaluator(resident=evaluator.resident, tasks=(prepared,), weights=(1.0,))
+        fresh = Evaluator(resident=evaluator.resident, tasks=(prepared,), objective=evaluator.objective)
         answered(fresh, candidate(merge, number))
         return fresh, time.perf_counter() - started
 

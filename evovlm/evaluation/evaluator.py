@@ -9,6 +9,7 @@ import torch
 
 from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice
+from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.evaluation.resident_stack import ResidentStack
 from evovlm.models.feature_store import FeatureStore
@@ -18,6 +19,9 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.tasks.task import Split
+
+PLACES = 6
+"""Decimal places of a sample's score."""
 
 
 class Resident(Protocol):
@@ -53,7 +57,8 @@ class Evaluator:
 
     resident: Resident
     tasks: tuple[PreparedTask, ...]
-    weights: tuple[float, ...]
+    objective: Objective
+    rows: tuple[tuple[int, ...], ...] | None = None
 
     @classmethod
     def open(
@@ -61,12 +66,14 @@ class Evaluator:
         template: MergeTemplate | PathTemplate,
         *,
         tasks: Sequence[TaskChoice],
+        objective: Objective | None = None,
         split: Split = Split.SEARCH,
         device: str = "auto",
     ) -> "Evaluator":
         """Open the models, load the host, and prepare every prompt and picture.
 
-        Raises TaskError when the split is a report split or no task has weight, and whatever opening the models does.
+        Without an `objective`, the fitness is the mean of the tasks' scores by their weights. Raises TaskError when the
+        split is a report split or no task has weight, and whatever opening the models does.
         """
         if split is not Split.SEARCH:
             raise TaskError("a search sees only search splits; score its winner on the report split afterwards.")
@@ -76,8 +83,8 @@ class Evaluator:
         resident = _open_resident(template, device=device)
         store = FeatureStore()
         prepared = tuple(task.prepare(resident.loaded, store=store) for task in opened)
-        weights = tuple(choice.weight for choice in tasks)
-        return cls(resident=resident, tasks=prepared, weights=weights)
+        weights = {task.name: choice.weight for task, choice in zip(prepared, tasks, strict=True)}
+        return cls(resident=resident, tasks=prepared, objective=objective or Objective(weights=weights))
 
     @property
     def loaded(self) -> LoadedModel:
@@ -92,13 +99,13 @@ class Evaluator:
     def part(self, rows: Sequence[Sequence[int]]) -> "Evaluator":
         """Return what scores on some samples alone: `rows` of each task. Nothing is loaded or prepared again."""
         parts = tuple(task.part(chosen) for task, chosen in zip(self.tasks, rows, strict=True))
-        return replace(self, tasks=parts)
+        return replace(self, tasks=parts, rows=tuple(tuple(chosen) for chosen in rows))
 
     def evaluate(self, recipe: Recipe) -> Evaluation | Failure:
         """Merge, generate and score; a candidate that cannot be scored is a Failure, not an exception.
 
-        The fitness is the mean of the tasks' scores by their weights. Raises ConfigError for a recipe of another
-        template or with lists of a wrong length: no candidate of this search.
+        Raises ConfigError for a recipe of another template or with lists of a wrong length: no candidate of this
+        search.
         """
         self.resident.check(recipe)
         try:
@@ -120,14 +127,18 @@ class Evaluator:
             raise FloatingPointError("the merged weights are not finite")
         merged = time.perf_counter()
         scored = self.answer()
-        scores = {each.name: each.score for each in scored}
-        fitness = sum(
-            weight * scores[each.name].score for weight, each in zip(self.weights, scored, strict=True)
-        ) / sum(self.weights)
+        rows = self.rows or (None,) * len(scored)
+        scores = {
+            # As the journal has them, so that whoever reads it decides as whoever wrote it did.
+            each.name: replace(
+                each.score, rows=chosen, per_sample=tuple(round(value, PLACES) for value in each.score.per_sample)
+            )
+            for each, chosen in zip(scored, rows, strict=True)
+        }
         seconds = {"merge": merged - started}
         for stage in ("generate", "score"):
             seconds[stage] = sum(each.seconds[stage] for each in scored)
-        return Evaluation(scores=scores, fitness=fitness, seconds=seconds, tokens=sum(each.tokens for each in scored))
+        return self.objective.evaluation(scores, seconds=seconds, tokens=sum(each.tokens for each in scored))
 
     def merge_into_resident(self, recipe: Recipe) -> bool:
         """Have the resident model become what the recipe says; return whether every weight is finite."""

@@ -32,7 +32,8 @@ class TaskScore:
 
     `score` counts an answer only if it passes the language gate; `ungated` drops the gate; `japanese` is the share of
     answers in Japanese; `per_sample` holds the scores of the `n` samples in the task's order. `unscored` counts the
-    samples with nothing to score: no answer found in the text, or none to be had; they score 0.
+    samples with nothing to score: no answer found in the text, or none to be had; they score 0. `rows` says which
+    of the task's samples they are, in the order of `per_sample`; None for all, in the task's order.
     """
 
     score: float
@@ -41,19 +42,22 @@ class TaskScore:
     per_sample: tuple[float, ...]
     n: int
     unscored: int = 0
+    rows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """What a candidate is worth: `fitness` (higher is better), its `scores` by task, and what it cost.
 
-    `seconds` holds wall-clock time by stage; `tokens` counts generated tokens.
+    `seconds` holds wall-clock time by stage; `tokens` counts generated tokens. `goals` holds what each of several
+    goals is worth (higher is better), where a search has several; their trade-off is a Pareto set.
     """
 
     scores: Mapping[str, TaskScore]
     fitness: float
     seconds: Mapping[str, float]
     tokens: int
+    goals: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

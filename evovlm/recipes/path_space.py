@@ -93,9 +93,9 @@ class PathSpace:
         return self._n_free + SCALES[self.scales].count(self.n_positions, sum(self.blocks.values()))
 
     @property
-    def binary(self) -> npt.NDArray[np.bool_]:
-        """Which genes, shape (dim,), count only as above or not above one half."""
-        return np.arange(self.dim, dtype=np.int64) < self._n_free
+    def levels(self) -> npt.NDArray[np.int64]:
+        """How many values each gene takes, shape (dim,): 2 for one that includes a position, 0 for a number."""
+        return np.where(np.arange(self.dim) < self._n_free, 2, 0)
 
     @property
     def initial(self) -> Genome:

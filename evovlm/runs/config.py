@@ -146,7 +146,7 @@ def _searched(space: SearchSpace, template: MergeTemplate | PathTemplate) -> Sea
         raise ConfigError("merge: parameters are searched, and a path has none.")
     return Searched(
         initial=space.initial,
-        binary=np.zeros(space.dim, dtype=np.bool_),
+        levels=np.zeros(space.dim, dtype=np.int64),
         recipe=lambda genome: template.recipe(space.decode(genome)),
     )
 

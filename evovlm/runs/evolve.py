@@ -8,6 +8,7 @@ from pathlib import Path
 from evovlm.errors import RunError, RunMismatch
 from evovlm.evaluation.answering import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
+from evovlm.evaluation.workers import InProcess, Workers
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
@@ -110,8 +111,9 @@ def evolve(
                 found.raise_problems()
                 warnings = found.warnings
                 evaluator = open_evaluator(config, template)
-            warnings = tuple(dict.fromkeys((*evaluator.warnings, *warnings)))
-            run = _open_run(out, config=config, template=template, evaluator=evaluator, journal=journal)
+            workers = InProcess(evaluator=evaluator)
+            warnings = tuple(dict.fromkeys((*workers.warnings, *warnings)))
+            run = _open_run(out, config=config, template=template, workers=workers, journal=journal)
             journal = run.journal
             run.finish(observer=observer, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
@@ -122,14 +124,14 @@ def _open_run(
     *,
     config: SearchConfig,
     template: MergeTemplate | PathTemplate,
-    evaluator: Evaluator,
+    workers: Workers,
     journal: Journal | None,
 ) -> SearchRun:
-    blocks = evaluator.resident.blocks
+    blocks = workers.blocks
     searched = config.searched(template=template, blocks=blocks)
     population = config.population(dim=searched.dim)
     parts = SampleParts(
-        sizes={task.name: task.n_samples for task in evaluator.tasks},
+        sizes=workers.sizes,
         seed=config.seed,
         batch=config.batch,
         validation=config.validation,
@@ -143,7 +145,7 @@ def _open_run(
             f"{out}: the models have other numbers of blocks than when the run began ({dict(journal.blocks)} -> "
             f"{dict(blocks)}).\n    Start a new run in another folder."
         )
-    scoring = Scoring(evaluator=evaluator, parts=parts)
+    scoring = Scoring(workers=workers, parts=parts)
     return SearchRun(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
 
 

@@ -5,7 +5,9 @@
      "fitness": 0.42, "tokens": 5081, "scores": {"word_problems_ja": {...}}, "seconds": {"merge": 0.02, ...}}
 
 `seconds` is the only thing in it that two runs of one config do not share, and stands last in its line. A line
-{"kind": "retry", "generation": 3} takes back the candidates of a generation that all failed. A search with validation
+{"kind": "retry", "generation": 3} takes back the candidates of a generation that all failed. A score on other than all
+of a task's samples has their "rows". A line of kind "part" is what a candidate scored on some of the samples that it is
+racing on, noted so that it is not worked out again: its line as a candidate holds all of them. A search with validation
 samples has a line of kind "snapshot" before each generation and at the end: the distribution's mean there; it ends with
 one of kind "mean". A header of a search through layers says how many "blocks" each source has.
 """
@@ -30,10 +32,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """One line and its outcome: a candidate, the distribution's mean before a `generation` ("snapshot"), or at the end
-    ("mean").
+    """One line and its outcome: a candidate, a part of one, the distribution's mean before a `generation`
+    ("snapshot") or at the end ("mean").
 
-    `index` counts candidates; of another line, it is the number of candidates before it.
+    `index` counts candidates, and says whose a part is; of another line, it is the number of candidates before it.
     """
 
     kind: str
@@ -85,6 +87,11 @@ class Journal:
     def candidates(self) -> tuple[Entry, ...]:
         """The candidates, in the order of their index, which counts from 0."""
         return tuple(entry for entry in self.entries if entry.kind == "candidate")
+
+    @property
+    def parts(self) -> tuple[Entry, ...]:
+        """What racing candidates scored on some samples, in the order in which it was noted."""
+        return tuple(entry for entry in self.entries if entry.kind == "part")
 
     @property
     def snapshots(self) -> tuple[Entry, ...]:
@@ -170,7 +177,7 @@ def _read(path: Path, content: bytes) -> Journal:
             entry = _entry(row)
         except (KeyError, TypeError, ValueError) as error:
             raise _changed(path, number, f"is no candidate's line ({type(error).__name__}: {error})") from error
-        if entry.index != n_candidates:
+        if entry.kind != "part" and entry.index != n_candidates:
             raise _changed(path, number, f"candidate {entry.index} stands where {n_candidates} should")
         journal.entries.append(entry)
         n_candidates += entry.kind == "candidate"
@@ -214,13 +221,14 @@ def _row(entry: Entry) -> Mapping[str, object]:
             "japanese": score.japanese,
             "n": score.n,
             "unscored": score.unscored,
-            "per_sample": [round(value, 6) for value in score.per_sample],
+            "per_sample": list(score.per_sample),
+            **({} if score.rows is None else {"rows": list(score.rows)}),
         }
         for name, score in outcome.scores.items()
     }
     seconds = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
-    figures = {"fitness": outcome.fitness, "tokens": outcome.tokens, "scores": scores}
-    return {**row, "status": "evaluated", **figures, "seconds": seconds}
+    figures = {"fitness": outcome.fitness, **({"goals": list(outcome.goals)} if outcome.goals else {})}
+    return {**row, "status": "evaluated", **figures, "tokens": outcome.tokens, "scores": scores, "seconds": seconds}
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
@@ -236,10 +244,17 @@ def _entry(row: Mapping[str, Any]) -> Entry:
                 n=score["n"],
                 unscored=score["unscored"],
                 per_sample=tuple(score["per_sample"]),
+                rows=tuple(score["rows"]) if "rows" in score else None,
             )
             for name, score in row["scores"].items()
         }
-        outcome = Evaluation(fitness=row["fitness"], tokens=row["tokens"], scores=scores, seconds=row["seconds"])
+        outcome = Evaluation(
+            fitness=row["fitness"],
+            goals=tuple(row.get("goals", ())),
+            tokens=row["tokens"],
+            scores=scores,
+            seconds=row["seconds"],
+        )
     return Entry(
         kind=row["kind"],
         index=row["index"],

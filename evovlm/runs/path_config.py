@@ -167,7 +167,7 @@ class PathConfig(SearchConfig):
             sigma=self.optimizer.sigma,
         )
         return Searched(
-            initial=space.initial, binary=space.binary, recipe=lambda genome: template.recipe(space.decode(genome))
+            initial=space.initial, levels=space.levels, recipe=lambda genome: template.recipe(space.decode(genome))
         )
 
     def searched_again(

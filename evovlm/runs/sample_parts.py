@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evovlm.errors import ConfigError
+from evovlm.evaluation.workers import Rows
 from evovlm.seeding import generator
-
-Rows = tuple[tuple[int, ...], ...]
-"""Rows of each task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,13 @@
-"""The outcome of a recipe on the samples that its generation is scored on; none is worked out twice."""
+"""The outcomes of recipes on the samples that their generation is scored on; none is worked out twice."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from evovlm.errors import EvovlmError
-from evovlm.evaluation.evaluator import Evaluator
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.evaluation.workers import Job, Rows, Workers
+from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.journal import Entry
-from evovlm.runs.sample_parts import Rows, SampleParts
+from evovlm.runs.sample_parts import SampleParts
 from evovlm.search.loop import Outcome
 
 
@@ -15,36 +15,43 @@ from evovlm.search.loop import Outcome
 class Scoring:
     """Scores recipes on the parts of the samples, and remembers what it was told."""
 
-    evaluator: Evaluator
+    workers: Workers
     parts: SampleParts
     _known: dict[tuple[str, Rows | None], Outcome] = field(default_factory=dict, init=False)
-    _current: tuple[Rows | None, Evaluator] | None = field(default=None, init=False)
 
     def remember(self, entry: Entry) -> None:
         """Take a journal's line, so that the same recipe on the same samples is known."""
-        rows = self._rows(kind=entry.kind, generation=entry.generation)
-        self._known.setdefault((entry.recipe_id, rows), entry.outcome)
+        if entry.kind != "part":
+            self._remember(entry.recipe_id, self._rows(kind=entry.kind, generation=entry.generation), entry.outcome)
 
-    def outcome(self, recipe: Recipe, *, kind: str, generation: int) -> Outcome:
-        """Return the outcome of a line of this kind."""
-        rows = self._rows(kind=kind, generation=generation)
-        known = self._known.get((recipe.recipe_id, rows))
-        if isinstance(known, Evaluation):
-            # Known, so that it cost nothing this time.
-            return replace(known, seconds={}, tokens=0)
-        return known or self._evaluated(recipe, rows)
+    def candidates(self, recipes: Sequence[Recipe], *, generation: int) -> Iterator[Outcome]:
+        """Yield the outcomes of candidates of one generation, in their order, as soon as each can be told."""
+        return self._outcomes(recipes, self._rows(kind="candidate", generation=generation))
+
+    def mean(self, recipe: Recipe) -> Outcome:
+        """Return the outcome of a distribution's mean."""
+        return next(self._outcomes([recipe], self.parts.of_means()))
+
+    def _outcomes(self, recipes: Sequence[Recipe], rows: Rows | None) -> Iterator[Outcome]:
+        new = {recipe.recipe_id: recipe for recipe in recipes if (recipe.recipe_id, rows) not in self._known}
+        coming = zip(
+            new, self.workers.outcomes([Job(recipe=recipe, rows=rows) for recipe in new.values()]), strict=True
+        )
+        for recipe in recipes:
+            if (recipe.recipe_id, rows) in self._known:
+                yield _for_nothing(self._known[recipe.recipe_id, rows])
+            else:
+                recipe_id, outcome = next(coming)
+                self._remember(recipe_id, rows, outcome)
+                yield outcome
+
+    def _remember(self, recipe_id: str, rows: Rows | None, outcome: Outcome) -> None:
+        self._known.setdefault((recipe_id, rows), outcome)
 
     def _rows(self, *, kind: str, generation: int) -> Rows | None:
         return self.parts.of_candidates(generation) if kind == "candidate" else self.parts.of_means()
 
-    def _evaluated(self, recipe: Recipe, rows: Rows | None) -> Outcome:
-        try:
-            return self._on(rows).evaluate(recipe)
-        except EvovlmError as error:
-            # A recipe that cannot be merged (every weight 0, say) is one candidate's failure, not the run's.
-            return Failure(kind=type(error).__name__, reason=str(error))
 
-    def _on(self, rows: Rows | None) -> Evaluator:
-        if self._current is None or self._current[0] != rows:
-            self._current = rows, self.evaluator if rows is None else self.evaluator.part(rows)
-        return self._current[1]
+def _for_nothing(outcome: Outcome) -> Outcome:
+    """Return a known outcome, which cost nothing this time."""
+    return replace(outcome, seconds={}, tokens=0) if isinstance(outcome, Evaluation) else outcome

@@ -18,7 +18,7 @@ from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.optimizer import DEFAULT_SIGMA, BinaryGenes, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, default_population
 
 SMALLEST_POPULATION = 4
 
@@ -57,10 +57,10 @@ class BudgetSection(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Searched:
-    """A search space and what its points are recipes of; `initial` and `binary` have shape (dim,)."""
+    """A search space and what its points are recipes of; `initial` and `levels` have shape (dim,)."""
 
     initial: Genome
-    binary: BinaryGenes
+    levels: Levels
     recipe: Callable[[Genome], Recipe]
 
     @property

@@ -1,5 +1,6 @@
 """The course of one search, candidate by candidate, with its journal."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,11 +8,12 @@ import numpy as np
 
 from evovlm.errors import RunMismatch
 from evovlm.recipes.candidate import Failure, Genome
+from evovlm.recipes.kinds import Recipe
 from evovlm.runs.journal import Entry, Journal
 from evovlm.runs.scoring import Scoring
 from evovlm.runs.search_config import SearchConfig, Searched
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.loop import Generation, Outcome, Proposal, search
+from evovlm.search.loop import Generation, Outcome, Proposal, Standing, search
 from evovlm.search.optimizer import Optimizer
 
 
@@ -43,12 +45,12 @@ class SearchRun:
 
     def finish(self, *, observer: Observer | None, warnings: tuple[str, ...]) -> None:
         """Evaluate what the journal lacks, up to the distribution's mean."""
-        generations = self.config.budget.candidates // self.population
         self._take_back_a_failed_generation()
         recorded, snapshots = self.journal.candidates, self.journal.snapshots
         for entry in self.journal.entries:
             self.scoring.remember(entry)
         if observer is not None:
+            generations = self.config.budget.candidates // self.population
             observer.started(
                 candidates=generations * self.population,
                 generations=generations,
@@ -56,15 +58,13 @@ class SearchRun:
                 warnings=warnings,
             )
 
-        def evaluate(proposal: Proposal) -> Outcome:
-            if proposal.index < len(recorded):
-                entry = recorded[proposal.index]
-                self._check_replayed(entry, proposal.genome)
-            else:
-                entry = self._append("candidate", proposal.genome, generation=proposal.generation)
-            if observer is not None:
-                observer.evaluated(entry)
-            return entry.outcome
+        def evaluate(proposals: tuple[Proposal, ...]) -> list[Outcome]:
+            outcomes = []
+            for entry in self._candidates(proposals, recorded):
+                outcomes.append(entry.outcome)
+                if observer is not None:
+                    observer.evaluated(entry)
+            return outcomes
 
         def look_at(mean: Genome, *, generation: int) -> None:
             if self.config.validation is None:
@@ -72,7 +72,7 @@ class SearchRun:
             if generation < len(snapshots):
                 self._check_replayed(snapshots[generation], mean)
             else:
-                self._append("snapshot", mean, generation=generation)
+                self._append_mean("snapshot", mean, generation=generation)
 
         def on_generation(generation: Generation) -> None:
             look_at(generation.mean, generation=generation.number + 1)
@@ -81,8 +81,27 @@ class SearchRun:
 
         optimizer = self._optimizer()
         look_at(optimizer.mean, generation=0)
-        search(optimizer, generations=generations, evaluate=evaluate, on_generation=on_generation)
-        self._append("mean", optimizer.mean, generation=generations)
+        generations = search(optimizer, goes_on=self._goes_on, evaluate=evaluate, on_generation=on_generation)
+        self._append_mean("mean", optimizer.mean, generation=generations)
+
+    def _goes_on(self, standing: Standing) -> bool:
+        return standing.before + standing.candidates <= self.config.budget.candidates
+
+    def _candidates(self, proposals: tuple[Proposal, ...], recorded: tuple[Entry, ...]) -> Iterator[Entry]:
+        """Yield the entries of a generation, those that the journal lacks once they are in it."""
+        known = recorded[proposals[0].index : proposals[-1].index + 1]
+        for entry, proposal in zip(known, proposals, strict=False):
+            self._check_replayed(entry, proposal.genome)
+            yield entry
+        if len(known) == len(proposals):
+            return
+        recipes = [self.searched.recipe(proposal.genome) for proposal in proposals]
+        outcomes = self.scoring.candidates(recipes, generation=proposals[0].generation)
+        for proposal, recipe, outcome in zip(proposals, recipes, outcomes, strict=True):
+            if proposal.index >= len(recorded):
+                yield self._append(
+                    "candidate", proposal.genome, recipe, outcome, index=proposal.index, generation=proposal.generation
+                )
 
     def _optimizer(self) -> Optimizer:
         return OPTIMIZERS[self.config.optimizer.kind](
@@ -90,15 +109,15 @@ class SearchRun:
             seed=self.config.seed,
             population=self.config.optimizer.population,
             sigma=self.config.optimizer.sigma,
-            binary=self.searched.binary,
+            levels=self.searched.levels,
         )
 
     def _take_back_a_failed_generation(self) -> None:
         """Let a generation that stopped the run, as all of it failed, be tried again: its cause may be mended."""
         recorded = self.journal.candidates
-        last = recorded[-self.population :]
-        whole = len(recorded) % self.population == 0
-        if last and whole and all(isinstance(entry.outcome, Failure) for entry in last):
+        last = [entry for entry in recorded if entry.generation == recorded[-1].generation]
+        whole = len(last) == self.population
+        if whole and all(isinstance(entry.outcome, Failure) for entry in last):
             self.journal.retry(last[0].generation)
 
     def _check_replayed(self, entry: Entry, genome: Genome) -> None:
@@ -110,15 +129,21 @@ class SearchRun:
                 "start a new run in another folder."
             )
 
-    def _append(self, kind: str, genome: Genome, *, generation: int) -> Entry:
+    def _append_mean(self, kind: str, genome: Genome, *, generation: int) -> None:
         recipe = self.searched.recipe(genome)
+        index = len(self.journal.candidates)
+        self._append(kind, genome, recipe, self.scoring.mean(recipe), index=index, generation=generation)
+
+    def _append(
+        self, kind: str, genome: Genome, recipe: Recipe, outcome: Outcome, *, index: int, generation: int
+    ) -> Entry:
         entry = Entry(
             kind=kind,
-            index=len(self.journal.candidates),
+            index=index,
             generation=generation,
             genome=genome,
             recipe_id=recipe.recipe_id,
-            outcome=self.scoring.outcome(recipe, kind=kind, generation=generation),
+            outcome=outcome,
         )
         self.journal.append(entry)
         self.scoring.remember(entry)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.cmaes import THRESHOLD, CmaEs
-from evovlm.search.optimizer import DEFAULT_SIGMA, BinaryGenes, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, default_population
 from evovlm.seeding import generator
 
 Vector = npt.NDArray[np.float64]
@@ -29,9 +29,9 @@ class CatCma:
         seed: int,
         population: int | None = None,
         sigma: float = DEFAULT_SIGMA,
-        binary: BinaryGenes | None = None,
+        levels: Levels | None = None,
     ) -> None:
-        self._binary = np.zeros(len(initial), dtype=np.bool_) if binary is None else binary.copy()
+        self._binary = np.zeros(len(initial), dtype=np.bool_) if levels is None else levels == 2
         self._population = population or default_population(len(initial))
         self._draws = generator("catcma", seed)
         start = [NormalDist(sigma=sigma).cdf(value - THRESHOLD) for value in initial[self._binary].tolist()]
@@ -42,7 +42,7 @@ class CatCma:
 
     @property
     def population(self) -> int:
-        """How many genomes one generation has."""
+        """How many genomes the next generation has."""
         return self._population
 
     @property
@@ -60,16 +60,16 @@ class CatCma:
         )
         return tuple(genome.copy() for genome in self._asked)
 
-    def tell(self, genomes: Sequence[Genome], fitnesses: Sequence[float]) -> None:
+    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
         """Update both distributions. Raises ValueError when the genomes are not those asked for."""
         same = len(genomes) == len(self._asked) and all(map(np.array_equal, genomes, self._asked))
         if not same:
             raise ValueError("tell takes the genomes of the last ask, in its order")
         if self._others:
-            self._others.tell([genome[~self._binary] for genome in genomes], fitnesses)
+            self._others.tell([genome[~self._binary] for genome in genomes], told)
         if self._switches:
             # A stable sort: of equals, the earlier asked is the better, as in pycma.
-            order = np.argsort(-np.asarray(fitnesses, dtype=np.float64), kind="stable")
+            order = np.argsort(-np.array([each.fitness for each in told], dtype=np.float64), kind="stable")
             self._switches.learn(np.array([genomes[index][self._binary] for index in order]))
 
     def _joined(self, switches: Vector | None, others: Genome | None) -> Genome:

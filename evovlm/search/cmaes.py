@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 
 from evovlm.recipes.candidate import Genome
-from evovlm.search.optimizer import DEFAULT_SIGMA, BinaryGenes, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, default_population
 from evovlm.seeding import generator
 
 with warnings.catch_warnings():
@@ -43,15 +43,15 @@ class CmaEs:
         seed: int,
         population: int | None = None,
         sigma: float = DEFAULT_SIGMA,
-        binary: BinaryGenes | None = None,
+        levels: Levels | None = None,
     ) -> None:
         draws = generator("cma", seed)
         self._dim = len(initial)
         # pycma does not adapt in one dimension; a second, unused coordinate costs nothing.
         start = initial if self._dim > 1 else np.append(initial, 0.5)
         self._binary = np.zeros(len(start), dtype=np.bool_)
-        if binary is not None:
-            self._binary[: self._dim] = binary
+        if levels is not None:
+            self._binary[: self._dim] = levels == 2
         options = {
             "popsize": population or default_population(self._dim),
             # Its own stream: pycma's default is numpy's global one, which is not ours to seed or to disturb.
@@ -66,7 +66,7 @@ class CmaEs:
 
     @property
     def population(self) -> int:
-        """How many genomes one generation has."""
+        """How many genomes the next generation has."""
         return int(self._strategy.popsize)
 
     @property
@@ -79,7 +79,7 @@ class CmaEs:
         self._asked = [self._inside(np.asarray(sample, dtype=np.float64)) for sample in self._strategy.ask()]
         return tuple(self._shown(sample) for sample in self._asked)
 
-    def tell(self, genomes: Sequence[Genome], fitnesses: Sequence[float]) -> None:
+    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
         """Update the distribution. Raises ValueError when the genomes are not those asked for."""
         same = len(genomes) == len(self._asked) and all(
             np.array_equal(given, self._shown(asked)) for given, asked in zip(genomes, self._asked, strict=True)
@@ -88,7 +88,7 @@ class CmaEs:
             raise ValueError("tell takes the genomes of the last ask, in its order")
         # Unchecked: pycma would pull a clipped point, which it does not know, towards the mean.
         self._strategy.tell(
-            [asked.copy() for asked in self._asked], [-fitness for fitness in fitnesses], check_points=False
+            [asked.copy() for asked in self._asked], [-each.fitness for each in told], check_points=False
         )
 
     def _shown(self, point: Genome) -> Genome:
@@ -111,9 +111,9 @@ class CmaEsWithMargin(CmaEs):
     1 / (dim population). Genes that are not binary move as in the plain one.
     """
 
-    def tell(self, genomes: Sequence[Genome], fitnesses: Sequence[float]) -> None:
+    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
         """Update the distribution, then its mean. Raises ValueError when the genomes are not those asked for."""
-        CmaEs.tell(self, genomes, fitnesses)
+        CmaEs.tell(self, genomes, told)
         margin = 1.0 / (self._dim * self.population)
         mean = np.asarray(self._strategy.mean, dtype=np.float64)
         reach = NormalDist().inv_cdf(1.0 - margin) * np.asarray(self._strategy.stds, dtype=np.float64)

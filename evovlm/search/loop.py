@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from evovlm.errors import AllCandidatesFailed
 from evovlm.recipes.candidate import Evaluation, Failure, Genome
-from evovlm.search.optimizer import Optimizer
+from evovlm.search.optimizer import Optimizer, Told
 
 Outcome = Evaluation | Failure
 
@@ -29,37 +29,65 @@ class Generation:
     mean: Genome
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Before which generation a search stands, how many `candidates` it will have, and how many came `before`."""
+
+    number: int
+    before: int
+    candidates: int
+
+
 def search(
     optimizer: Optimizer,
     *,
-    generations: int,
-    evaluate: Callable[[Proposal], Outcome],
+    goes_on: Callable[[Standing], bool],
+    evaluate: Callable[[tuple[Proposal, ...]], Sequence[Outcome]],
     on_generation: Callable[[Generation], None],
-) -> None:
-    """Run whole generations. A recorded outcome is replayed by an `evaluate` that returns it without work.
+) -> int:
+    """Run whole generations as long as it `goes_on`; return how many.
 
-    A Failure is told as the worst fitness of its generation. Raises AllCandidatesFailed, before telling, when a
-    generation has nothing but failures.
+    A recorded outcome is replayed by an `evaluate` that returns it without work. A Failure is told as the worst of its
+    generation. Raises AllCandidatesFailed, before telling, when a generation has nothing but failures.
     """
-    index = 0
-    for number in range(generations):
-        proposals = []
-        for genome in optimizer.ask():
-            proposals.append(Proposal(genome=genome, generation=number, index=index))
-            index += 1
-        outcomes = tuple(evaluate(proposal) for proposal in proposals)
-        optimizer.tell([proposal.genome for proposal in proposals], told_fitnesses(outcomes, generation=number))
-        on_generation(Generation(number=number, proposals=tuple(proposals), outcomes=outcomes, mean=optimizer.mean))
+    number, index = 0, 0
+    while goes_on(Standing(number=number, before=index, candidates=optimizer.population)):
+        proposals = tuple(
+            Proposal(genome=genome, generation=number, index=index + place)
+            for place, genome in enumerate(optimizer.ask())
+        )
+        outcomes = tuple(evaluate(proposals))
+        optimizer.tell([proposal.genome for proposal in proposals], told(outcomes, generation=number))
+        on_generation(Generation(number=number, proposals=proposals, outcomes=outcomes, mean=optimizer.mean))
+        number, index = number + 1, index + len(proposals)
+    return number
 
 
-def told_fitnesses(outcomes: Sequence[Outcome], *, generation: int) -> list[float]:
-    """Return each outcome's fitness; a failure's is the worst of the generation. Raises AllCandidatesFailed."""
-    known = [outcome.fitness for outcome in outcomes if isinstance(outcome, Evaluation)]
+def told(outcomes: Sequence[Outcome], *, generation: int) -> list[Told]:
+    """Return what is told of each outcome; a failure's fitness and goals are the worst of the generation.
+
+    Raises AllCandidatesFailed.
+    """
+    known = [outcome for outcome in outcomes if isinstance(outcome, Evaluation)]
     if not known:
         reasons = sorted({outcome.reason for outcome in outcomes if isinstance(outcome, Failure)})
         raise AllCandidatesFailed(
             f"generation {generation}: none of its {len(outcomes)} candidates could be evaluated "
             f"({'; '.join(reasons[:3])}).\n    Mend the cause, then run the same command with --resume."
         )
-    worst = min(known)
-    return [outcome.fitness if isinstance(outcome, Evaluation) else worst for outcome in outcomes]
+    worst = Told(
+        fitness=min(each.fitness for each in known),
+        goals=tuple(min(values) for values in zip(*(each.goals for each in known), strict=True)),
+    )
+    return [_told(outcome) if isinstance(outcome, Evaluation) else worst for outcome in outcomes]
+
+
+def _told(evaluation: Evaluation) -> Told:
+    per_sample = {
+        (name, row): value
+        for name, score in evaluation.scores.items()
+        for row, value in zip(
+            range(len(score.per_sample)) if score.rows is None else score.rows, score.per_sample, strict=True
+        )
+    }
+    return Told(fitness=evaluation.fitness, goals=evaluation.goals, per_sample=per_sample)

@@ -1,7 +1,8 @@
 """What every optimizer is: ask for a generation, tell its fitnesses. State is never stored: it is replayed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -12,8 +13,25 @@ from evovlm.recipes.candidate import Genome
 DEFAULT_SIGMA = 1 / 6
 """The paper's initial step size in the unit cube (protocol: Optuna's default for a [0, 1] float)."""
 
-BinaryGenes: TypeAlias = npt.NDArray[np.bool_]
-"""Which genes, shape (dim,), count only as above or not above one half."""
+Levels: TypeAlias = npt.NDArray[np.int64]
+"""How many values each gene takes, shape (dim,); 0 for a number of the whole interval.
+
+A gene of k >= 2 levels counts only as the one of k equal parts of [0, 1] that it lies in (a boundary belongs to the
+lower part): with 2, as above one half or not.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What an optimizer hears of a genome: a finite `fitness` (higher is better), and what some ask for besides.
+
+    `goals` has a number for each of several goals, of which there may be none. `per_sample` maps a sample's key to its
+    score, for those samples that the genome was scored on.
+    """
+
+    fitness: float
+    goals: tuple[float, ...] = ()
+    per_sample: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
 
 class Optimizer(Protocol):
@@ -21,7 +39,7 @@ class Optimizer(Protocol):
 
     @property
     def population(self) -> int:
-        """How many genomes one generation has."""
+        """How many genomes the next generation has."""
         ...
 
     @property
@@ -33,15 +51,15 @@ class Optimizer(Protocol):
         """Return the next generation: `population` genomes of shape (dim,), float64, in the unit cube."""
         ...
 
-    def tell(self, genomes: Sequence[Genome], fitnesses: Sequence[float]) -> None:
-        """Take the finite fitness of each genome of the generation; higher is better."""
+    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
+        """Take what is known of each genome of the generation."""
         ...
 
 
 class OptimizerFactory(Protocol):
     """Builds an optimizer that starts at `initial`, shape (dim,); `population` None takes the default.
 
-    `binary` is what the space tells about its genes; None is all False. An optimizer may make nothing of it.
+    `levels` is what the space tells about its genes; None is all 0. An optimizer may make nothing of it.
     """
 
     def __call__(
@@ -51,7 +69,7 @@ class OptimizerFactory(Protocol):
         seed: int,
         population: int | None = None,
         sigma: float = DEFAULT_SIGMA,
-        binary: BinaryGenes | None = None,
+        levels: Levels | None = None,
     ) -> Optimizer:
         """Return the optimizer."""
         ...

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evovlm.recipes.candidate import Genome
-from evovlm.search.optimizer import DEFAULT_SIGMA, BinaryGenes, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, default_population
 from evovlm.seeding import generator
 
 
@@ -19,7 +19,7 @@ class RandomSearch:
         seed: int,
         population: int | None = None,
         sigma: float = DEFAULT_SIGMA,
-        binary: BinaryGenes | None = None,  # noqa: ARG002 - every optimizer takes them
+        levels: Levels | None = None,  # noqa: ARG002 - every optimizer takes them
     ) -> None:
         self._draws = generator(type(self)._stream, seed)
         self._initial = np.array(initial, dtype=np.float64)
@@ -32,7 +32,7 @@ class RandomSearch:
 
     @property
     def population(self) -> int:
-        """How many genomes one generation has."""
+        """How many genomes the next generation has."""
         return self._population
 
     @property
@@ -44,11 +44,11 @@ class RandomSearch:
         """Return the next generation."""
         return tuple(self._draw() for _ in range(self._population))
 
-    def tell(self, genomes: Sequence[Genome], fitnesses: Sequence[float]) -> None:
+    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
         """Remember the best."""
-        for genome, fitness in zip(genomes, fitnesses, strict=True):
-            if fitness > self._best_fitness:
-                self._best, self._best_fitness = genome.copy(), fitness
+        for genome, each in zip(genomes, told, strict=True):
+            if each.fitness > self._best_fitness:
+                self._best, self._best_fitness = genome.copy(), each.fitness
 
     def _draw(self) -> Genome:
         return self._draws.random(len(self._initial))

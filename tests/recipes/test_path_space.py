@@ -52,7 +52,7 @@ def blocks_of(path: LayerPath) -> list[tuple[str, int]]:
 
 
 def in_full(space: PathSpace) -> LayerPath:
-    return space.decode(np.where(space.binary, 1.0, space.initial))
+    return space.decode(np.where(space.levels == 2, 1.0, space.initial))
 
 
 @given(data=st.data(), space=spaces())
@@ -61,7 +61,7 @@ def test_every_genome_is_a_path_from_the_host_s_first_block_to_its_last(data: st
     path = space.decode(genome)
     assert blocks_of(path)[0] == ("a", 0)
     assert blocks_of(path)[-1] == ("a", space.blocks["a"] - 1)
-    assert len(path) == 2 + int(np.sum(genome[space.binary] > 0.5))
+    assert len(path) == 2 + int(np.sum(genome[space.levels == 2] > 0.5))
     low, high = (1.0, 1.0) if space.scales == "none" else space.scale_range
     assert all(low <= step.scale <= high for step in path.steps)
 
@@ -121,7 +121,7 @@ def test_a_gene_of_one_half_is_not_on_the_path() -> None:
 
 def test_a_pair_s_scale_is_that_of_the_block_it_leaves_and_the_block_it_enters() -> None:
     space = path_space(scales="pairwise", scale_range=(0.0, 1.0), repetitions=1)
-    genome = np.where(space.binary, 0.0, np.arange(space.dim) / 100)
+    genome = np.where(space.levels == 2, 0.0, np.arange(space.dim) / 100)
     genome[[0, 2]] = 1.0
     path = space.decode(genome)
     assert blocks_of(path) == [("a", 0), ("a", 1), ("b", 1), ("a", 2)]
@@ -132,11 +132,11 @@ def test_a_pair_s_scale_is_that_of_the_block_it_leaves_and_the_block_it_enters()
 
 def test_a_net_gives_the_same_hop_at_another_time_another_scale() -> None:
     space = path_space(scales="network", repetitions=3)
-    genome = np.where(space.binary, 0.9, generator("net", 0).random(space.dim))
+    genome = np.where(space.levels == 2, 0.9, generator("net", 0).random(space.dim))
     scales = [step.scale for step in space.decode(genome).steps]
     assert scales[0] == 1.0
     assert len({round(scale, 9) for scale in scales}) > len(space.layers)
-    assert [step.scale for step in space.decode(np.where(space.binary, 0.9, 0.5)).steps] == [1.0] * len(scales)
+    assert [step.scale for step in space.decode(np.where(space.levels == 2, 0.9, 0.5)).steps] == [1.0] * len(scales)
 
 
 @pytest.mark.parametrize("scales", ["pairwise", "network"])

@@ -207,10 +207,10 @@ def test_models_that_have_other_numbers_of_blocks_by_now_are_refused(
 
 def test_a_candidate_moves_no_weights(config: PathConfig, stack: Evaluator) -> None:
     searched = config.searched(template=config.template(relative_to=None), blocks=stack.resident.blocks)
-    stack.merge_into_resident(searched.recipe(np.where(searched.binary, 1.0, 0.2)))
+    stack.merge_into_resident(searched.recipe(np.where(searched.levels == 2, 1.0, 0.2)))
     before = {id(tensor): tensor.data_ptr() for tensor in stack.loaded.model.parameters()}
     # Every hop of a repeated block is the one set of parameters: 3 sources of 2 blocks, and the host's other tensors.
-    stack.merge_into_resident(searched.recipe(np.where(searched.binary, 1.0, 0.9)))
+    stack.merge_into_resident(searched.recipe(np.where(searched.levels == 2, 1.0, 0.9)))
     assert {id(tensor): tensor.data_ptr() for tensor in stack.loaded.model.parameters()} == before
     assert len(stack.loaded.model.model.layers) == 12
 

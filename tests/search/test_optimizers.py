@@ -6,6 +6,7 @@ from statistics import NormalDist
 
 import cma
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from evovlm.recipes.candidate import Genome
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.cmaes import CmaEs, CmaEsWithMargin
-from evovlm.search.optimizer import DEFAULT_SIGMA, Optimizer, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Optimizer, Told, default_population
 
 KINDS = sorted(OPTIMIZERS)
 MIXED = ["catcma", "cma_margin"]
@@ -21,6 +22,11 @@ MIXED = ["catcma", "cma_margin"]
 
 def middle(dim: int) -> Genome:
     return np.full(dim, 0.5)
+
+
+def two(binary: npt.ArrayLike) -> Levels:
+    """Return the levels of genes of which some are binary."""
+    return np.where(binary, 2, 0)
 
 
 def closeness(target: Genome) -> Callable[[Genome], float]:
@@ -32,7 +38,7 @@ def run(optimizer: Optimizer, fitness: Callable[[Genome], float], *, generations
     for _ in range(generations):
         genomes = optimizer.ask()
         asked += genomes
-        optimizer.tell(genomes, [fitness(genome) for genome in genomes])
+        optimizer.tell(genomes, [Told(fitness=fitness(genome)) for genome in genomes])
     return asked
 
 
@@ -50,7 +56,7 @@ def equal(first: Sequence[Genome], second: Sequence[Genome]) -> bool:
 def test_every_genome_and_the_mean_lie_in_the_unit_cube(
     kind: str, dim: int, n_binary: int, seed: int, slope: float
 ) -> None:
-    optimizer = OPTIMIZERS[kind](middle(dim), seed=seed, binary=np.arange(dim) < n_binary)
+    optimizer = OPTIMIZERS[kind](middle(dim), seed=seed, levels=two(np.arange(dim) < n_binary))
     for genome in [*run(optimizer, lambda genome: slope * float(genome.sum()), generations=6), optimizer.mean]:
         assert genome.shape == (dim,)
         assert genome.dtype == np.float64
@@ -73,7 +79,7 @@ def test_the_default_population_is_4_plus_3_ln_n(dim: int, population: int) -> N
 @pytest.mark.parametrize("n_binary", [0, 2, 3])
 def test_the_same_seed_asks_for_the_same_genomes_and_another_for_others(kind: str, n_binary: int) -> None:
     def asked(seed: int) -> list[Genome]:
-        optimizer = OPTIMIZERS[kind](middle(3), seed=seed, binary=np.arange(3) < n_binary)
+        optimizer = OPTIMIZERS[kind](middle(3), seed=seed, levels=two(np.arange(3) < n_binary))
         return run(optimizer, closeness(np.array([0.2, 0.9, 0.5])), generations=8)
 
     assert equal(asked(7), asked(7))
@@ -108,7 +114,7 @@ def test_two_interleaved_searches_do_not_disturb_one_another(first: str, second:
     for _ in range(7):
         asked = [optimizer.ask() for optimizer in pair]
         for genomes, optimizer, told in zip(asked, pair, together, strict=True):
-            optimizer.tell(genomes, [target(genome) for genome in genomes])
+            optimizer.tell(genomes, [Told(fitness=target(genome)) for genome in genomes])
             told += genomes
     assert equal(alone[0], together[0])
     assert equal(alone[1], together[1])
@@ -166,7 +172,7 @@ def test_cma_moves_as_pycma_does_when_no_bound_is_met() -> None:
         asked = ours.ask()
         assert equal(theirs, asked)
         twin.tell(theirs, [-target(genome) for genome in theirs])
-        ours.tell(asked, [target(genome) for genome in asked])
+        ours.tell(asked, [Told(fitness=target(genome)) for genome in asked])
     assert np.array_equal(np.asarray(twin.mean), ours.mean)
 
 
@@ -182,7 +188,7 @@ def test_an_evolution_strategy_refuses_genomes_that_it_did_not_ask_for(kind: str
     optimizer = OPTIMIZERS[kind](middle(2), seed=0)
     genomes = optimizer.ask()
     with pytest.raises(ValueError, match="last ask"):
-        optimizer.tell(genomes[::-1], [0.0] * len(genomes))
+        optimizer.tell(genomes[::-1], [Told(fitness=0.0)] * len(genomes))
 
 
 def test_random_search_keeps_its_best_genome_as_its_mean() -> None:
@@ -229,7 +235,9 @@ def mean_of_leading_ones(kind: str) -> float:
     binary = np.arange(14) < 12
     found = []
     for seed in range(8):
-        optimizer = OPTIMIZERS[kind](np.where(binary, 0.3, 0.5), seed=seed, sigma=0.1, population=12, binary=binary)
+        optimizer = OPTIMIZERS[kind](
+            np.where(binary, 0.3, 0.5), seed=seed, sigma=0.1, population=12, levels=two(binary)
+        )
         run(
             optimizer,
             lambda genome: leading_ones(genome[:12]) - float(np.sum((genome[12:] - 0.6) ** 2)),
@@ -243,7 +251,7 @@ def mean_of_leading_ones(kind: str) -> float:
 @settings(max_examples=20, deadline=None)
 def test_the_margin_keeps_either_side_of_a_binary_gene_within_reach(seed: int, generations: int) -> None:
     binary = np.array([True, True, False])
-    optimizer = CmaEsWithMargin(np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1, binary=binary)
+    optimizer = CmaEsWithMargin(np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1, levels=two(binary))
     plain = CmaEs(np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1)
     run(optimizer, lambda genome: float(genome[0] > 0.5) - float(genome[1] > 0.5), generations=generations)
     spread = NormalDist()
@@ -267,18 +275,18 @@ def test_a_binary_gene_may_leave_the_cube_within_and_is_told_as_drawn() -> None:
         0.3,
         {"popsize": 6, "randn": lambda rows, cols: draws.standard_normal((rows, cols)), "seed": np.nan, "verbose": -9},
     )
-    ours = CmaEs(np.array([0.95, 0.05]), seed=5, population=6, sigma=0.3, binary=np.array([True, True]))
+    ours = CmaEs(np.array([0.95, 0.05]), seed=5, population=6, sigma=0.3, levels=two([True, True]))
     for _ in range(10):
         theirs, asked = twin.ask(), ours.ask()
         assert equal([np.clip(genome, 0, 1) for genome in theirs], asked)
         fitnesses = [float(genome[0] > 0.5) + float(genome[1] > 0.5) + index / 10 for index, genome in enumerate(asked)]
         twin.tell(theirs, [-fitness for fitness in fitnesses])
-        ours.tell(asked, fitnesses)
+        ours.tell(asked, [Told(fitness=fitness) for fitness in fitnesses])
 
 
 def test_catcma_starts_from_the_probabilities_that_cma_would_draw_with() -> None:
     optimizer = OPTIMIZERS["catcma"](
-        np.array([0.7, 0.3, 0.5, 0.4]), seed=0, sigma=0.1, population=500, binary=np.array([True, True, True, False])
+        np.array([0.7, 0.3, 0.5, 0.4]), seed=0, sigma=0.1, population=500, levels=two([True, True, True, False])
     )
     expected = [NormalDist().cdf(2), NormalDist().cdf(-2), 0.5, 0.4]
     # No probability comes closer to 0 or 1 than the margin.
@@ -291,7 +299,7 @@ def test_catcma_starts_from_the_probabilities_that_cma_would_draw_with() -> None
 
 @pytest.mark.parametrize("kind", MIXED)
 def test_a_space_of_binary_genes_alone_can_be_searched(kind: str) -> None:
-    optimizer = OPTIMIZERS[kind](np.full(10, 0.3), seed=1, sigma=0.1, binary=np.ones(10, dtype=np.bool_))
+    optimizer = OPTIMIZERS[kind](np.full(10, 0.3), seed=1, sigma=0.1, levels=two([True] * 10))
     run(optimizer, lambda genome: float(np.sum(genome > 0.5)), generations=80)
     assert np.all(optimizer.mean > 0.5)
 

@@ -1,0 +1,91 @@
+"""Who scores: recipes and samples go in as jobs, evaluations come out in the order of the jobs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from evovlm.errors import EvovlmError
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.kinds import Recipe
+
+Rows: TypeAlias = tuple[tuple[int, ...], ...]
+"""Rows of each task's samples, in the order of the tasks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A recipe to merge and the samples to score it on; `rows` None for all."""
+
+    recipe: Recipe
+    rows: Rows | None = None
+
+
+class Workers(Protocol):
+    """One or more resident models of one template, with the same tasks. Results depend on the jobs alone."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """How many samples each task has, by name, in the order of the tasks."""
+        ...
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """How many decoder blocks each source has, by name."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What merges but may hurt."""
+        ...
+
+    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
+        """Yield the outcome of each job in the order of the jobs, as soon as those before it are there."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what they hold."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class InProcess:
+    """One worker: the model of this process."""
+
+    evaluator: Evaluator
+    _current: tuple[Rows | None, Evaluator] | None = field(default=None, init=False)
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """How many samples each task has, by name, in the order of the tasks."""
+        return {task.name: task.n_samples for task in self.evaluator.tasks}
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """How many decoder blocks each source has, by name."""
+        return self.evaluator.resident.blocks
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What merges but may hurt."""
+        return self.evaluator.warnings
+
+    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
+        """Yield the outcome of each job, one after another."""
+        for job in jobs:
+            yield self._outcome(job)
+
+    def close(self) -> None:
+        """Do nothing: the evaluator is whoever opened it's."""
+
+    def _outcome(self, job: Job) -> Evaluation | Failure:
+        try:
+            return self._on(job.rows).evaluate(job.recipe)
+        except EvovlmError as error:
+            # A recipe that cannot be merged (every weight 0, say) is one candidate's failure, not the run's.
+            return Failure(kind=type(error).__name__, reason=str(error))
+
+    def _on(self, rows: Rows | None) -> Evaluator:
+        if self._current is None or self._current[0] != rows:
+            self._current = rows, self.evaluator if rows is None else self.evaluator.part(rows)
+        return self._current[1]
