@@ -74,6 +74,7 @@ def test_a_search_through_layers_ends_in_a_stock_model(
     assert told.code == 0, told
     result = json.loads(told.out)
     recipe = load_recipe(Path(result["recipe"]))
+    assert f"the result: {len(recipe.path)} blocks, 0.0" in told.err
     assert (result["winner"], recipe.recipe_id) == ("snapshot", result["recipe_id"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert len(model.model.layers) == len(recipe.path)
