@@ -74,9 +74,10 @@ def _print(console: "Console", found: "Preflight") -> None:
     from evovlm.cli.rendering import result_text
     from evovlm.merging.needs import gigabytes
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # Without padding: a terminal has 80 columns.
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 0))
     for heading in ("part", "model", "type", "blocks x hidden", "rows", "dtype", "licence", "size"):
-        folds = heading in ("model", "licence")
+        folds = heading in ("part", "model", "licence")
         wraps = folds or heading == "blocks x hidden"
         # "apache-2.0" in one piece.
         table.add_column(heading, overflow="fold", no_wrap=not wraps, min_width=10 if folds else None)
@@ -98,9 +99,10 @@ def _print(console: "Console", found: "Preflight") -> None:
         typer.echo(f"the result: {result_text(found.result)}")
     if found.needs is not None:
         needs = found.needs
+        to_write = "to write, at most" if found.result is not None and found.result.at_most else "to write"
         for what, needed, free in (
             ("to fetch", needs.download_bytes, needs.cache_free_bytes),
-            ("to write", needs.result_bytes + needs.meanwhile_bytes, needs.free_bytes),
+            (to_write, needs.result_bytes + needs.meanwhile_bytes, needs.free_bytes),
             ("memory, about", needs.memory_bytes, needs.memory_available_bytes),
         ):
             there = "" if free is None else f" ({gigabytes(free)} free)"

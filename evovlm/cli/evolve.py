@@ -22,9 +22,11 @@ def evolve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
-    from evovlm.cli.rendering import INTERRUPTED
+    from evovlm.cli.rendering import INTERRUPTED, result_text
     from evovlm.errors import OutputExists
+    from evovlm.merging.path_preflight import preflight_recipe
     from evovlm.merging.writer import write_checkpoint
+    from evovlm.recipes.recipe import ParameterMerge
     from evovlm.runs.hybrid_config import HybridConfig, load_search
 
     loaded = load_search(config)
@@ -39,6 +41,10 @@ def evolve(
         typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(again)}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if checkpoint is not None:
+        size = None if isinstance(result.recipe, ParameterMerge) else preflight_recipe(result.recipe).result
+        if size is not None:
+            # In parameter space the result is as large as its host.
+            typer.echo(f"the result: {result_text(size)}", err=True)
         write_checkpoint(result.recipe, checkpoint)
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))

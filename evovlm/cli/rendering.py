@@ -48,7 +48,7 @@ def spark_line(values: Sequence[float], *, low: float, high: float, width: int =
 
 
 def result_text(size: "ResultSize") -> str:
-    """Return how large a merged model is: `26 blocks, 9.98 billion weights, 20.0 GB`."""
+    """Return how large a merged model is: `26 blocks, 9.98 billion weights, 20.0 GB`, or at most so large."""
     from evovlm.merging.needs import gigabytes
 
     weights = (
@@ -56,7 +56,8 @@ def result_text(size: "ResultSize") -> str:
         if size.n_parameters >= 1e9
         else f"{size.n_parameters / 1e6:.2f} million"
     )
-    return f"{size.n_blocks} blocks, {weights} weights, {gigabytes(size.size_bytes)}"
+    at_most = "at most " if size.at_most else ""
+    return f"{at_most}{size.n_blocks} blocks, {weights} weights, {gigabytes(size.size_bytes)}"
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """`evovlm show RUN-or-RECIPE`: what a run found so far, or what a recipe says."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,11 @@ def _print_head(console: "Console", summary: "RunSummary") -> None:
     count = len(summary.best_by_generation)
     generations = "1 generation" if count == 1 else f"{count} generations"
     _print_line(console, f"{summary.folder} ({state})")
+    if summary.stage == "ps":
+        _print_line(console, "the first stage (ps) of two:")
+    elif summary.stage is not None:
+        first = shlex.join(["evovlm", "show", str(summary.folder / "ps")])
+        _print_line(console, f"the second stage (path) of two; the first: {first}")
     _print_line(
         console,
         f"{summary.candidates} candidates in {generations}{failed}, "
@@ -80,7 +86,8 @@ def _print_candidates(console: "Console", summary: "RunSummary") -> None:
 
     from evovlm.cli.rendering import percent
 
-    table = Table(title="best candidates, search split", title_justify="left")
+    samples = "" if summary.batch is None else f", each generation on {summary.batch} other samples"
+    table = Table(title=f"best candidates, search split{samples}", title_justify="left")
     table.add_column("candidate", justify="right")
     table.add_column("recipe")
     table.add_column("fitness", justify="right")
@@ -121,7 +128,8 @@ def _print_path(console: "Console", summary: "RunSummary") -> None:
     from evovlm.cli.show_recipe import path_table
 
     if summary.path is not None:
-        _print_line(console, f"{_WINNERS[summary.winner]}: a path of {len(summary.path)} hops")
+        same = ", the host as it is" if summary.is_host else ""
+        _print_line(console, f"{_WINNERS[summary.winner]}: a path of {len(summary.path)} hops{same}")
         console.print(path_table(summary.path))
 
 
@@ -129,8 +137,11 @@ def _print_curve(console: "Console", summary: "RunSummary") -> None:
     from evovlm.cli.rendering import percent, spark_line
 
     best, mean = summary.best_by_generation, summary.mean_by_generation
-    low, high = min(mean), max(best)
+    snapshots = summary.snapshots
+    low, high = min([*mean, *snapshots]), max([*best, *snapshots])
     _print_line(console, f"by generation, from {percent(low)} to {percent(high)}")
-    for name, values in (("best so far", best), ("mean", mean)):
+    for name, values in (("best so far", best), ("mean", mean), ("validation", snapshots)):
+        if not values:
+            continue
         line = spark_line(values, low=low, high=high)
         _print_line(console, f"{name:>12} {line} {percent(values[0])} -> {percent(values[-1])}")

@@ -30,11 +30,15 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultSize:
-    """How large the merged model is: decoder blocks, weights, and bytes of weights on disk."""
+    """How large the merged model is: decoder blocks, weights, and bytes of weights on disk.
+
+    `at_most`: it is the largest of those that a search can find.
+    """
 
     n_blocks: int
     n_parameters: int
     size_bytes: int
+    at_most: bool = False
 
     @staticmethod
     def like(checkpoint: Checkpoint) -> "ResultSize":

@@ -43,15 +43,25 @@ class Resident(NamedTuple):
 
 
 def find_needs(
-    host: Checkpoint, *, n_models: int, download_bytes: int, out: Path | None, resident: Resident | None
+    host: Checkpoint,
+    *,
+    n_models: int,
+    download_bytes: int,
+    out: Path | None,
+    resident: Resident | None,
+    beside: Sequence[Checkpoint] = (),
 ) -> Needs:
-    """Return what a merge of `n_models` models into `host` takes; without `out`, the current folder is the target."""
+    """Return what a merge of `n_models` models into `host` takes; without `out`, the current folder is the target.
+
+    `beside` are models that stay in memory with a resident host.
+    """
     piece = PIECE * _WORKING_BYTES * (n_models + 2)
     memory, available = default_threads() * piece, available_memory_bytes()
     if resident is not None:
         kept = sum(
             math.prod(place.shape) * (resident.bytes_per_number or ITEM_BITS[place.dtype_code] // 8)
-            for place in host.places.values()
+            for checkpoint in (host, *beside)
+            for place in checkpoint.places.values()
         )
         if resident.available_bytes is None:
             memory += kept

@@ -1,6 +1,6 @@
 """A recipe of any kind looked at before its weights are fetched; here what is peculiar to paths through layers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from evovlm.merging.compatibility import NamedCheckpoint
 from evovlm.merging.findings import ModelReport, Preflight, ResultSize
 from evovlm.merging.licences import Licence, most_restrictive
-from evovlm.merging.needs import Needs, find_needs, memory_warnings, room_problems
+from evovlm.merging.needs import Needs, Resident, find_needs, memory_warnings, room_problems
 from evovlm.merging.path_plan import PathPlan, path_problems
 from evovlm.merging.preflight import (
     Gathered,
@@ -23,23 +23,33 @@ from evovlm.recipes.kinds import HybridMerge, Recipe
 from evovlm.recipes.layer_path import LayerPathMerge
 
 
-def preflight_recipe(recipe: Recipe, *, out: Path | None = None, may_exist: bool = False) -> Preflight:
-    """Look at a recipe without fetching weights; `out` is where the result is to go, as for `preflight`.
+def preflight_recipe(
+    recipe: Recipe, *, out: Path | None = None, may_exist: bool = False, resident: Resident | None = None
+) -> Preflight:
+    """Look at a recipe without fetching weights; `out` and `resident` are those of `preflight`.
 
+    With `resident`, the host and all sources of a path stay in memory.
     Raises nothing that the user can mend: it is among the problems.
     """
     match recipe:
         case LayerPathMerge():
-            return _preflight_path(recipe, out=out, may_exist=may_exist)
+            return _preflight_path(recipe, out=out, may_exist=may_exist, resident=resident)
         case HybridMerge():
-            return _preflight_hybrid(recipe, out=out, may_exist=may_exist)
+            return _preflight_hybrid(recipe, out=out, may_exist=may_exist, resident=resident)
         case _:
-            return preflight(recipe, out=out, may_exist=may_exist)
+            return preflight(recipe, out=out, may_exist=may_exist, resident=resident)
 
 
 def _preflight_path(
-    recipe: LayerPathMerge, *, out: Path | None, may_exist: bool, meanwhile_bytes: int = 0
+    recipe: LayerPathMerge,
+    *,
+    out: Path | None,
+    may_exist: bool,
+    resident: Resident | None,
+    meanwhile_bytes: int = 0,
+    merged: Collection[str] = (),
 ) -> Preflight:
+    """Look at a path; `merged` are the models that stand for a first stage's result."""
     found = Gathered()
     refs = recipe.models()
     models = open_all(refs, found)
@@ -48,9 +58,10 @@ def _preflight_path(
     check_out(out, found, may_exist=may_exist)
     needs = None
     if result is not None:
-        needs = _find_needs(models, reports, result, out=out, meanwhile_bytes=meanwhile_bytes)
+        needs = _find_needs(models, reports, out=out, resident=resident, merged=merged)
+        needs = replace(needs, result_bytes=result.size_bytes, meanwhile_bytes=meanwhile_bytes)
         found.problems += room_problems(needs, out=out)
-        found.warnings += memory_warnings(needs, None)
+        found.warnings += memory_warnings(needs, resident)
     return summed_up(found, models, reports, needs=needs, result=result)
 
 
@@ -72,29 +83,40 @@ def _compared(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint], fou
 def _find_needs(
     models: Mapping[str, NamedCheckpoint],
     reports: tuple[ModelReport, ...],
-    result: ResultSize,
     *,
     out: Path | None,
-    meanwhile_bytes: int,
+    resident: Resident | None,
+    merged: Collection[str],
 ) -> Needs:
     # A model may have several parts, and is fetched once.
     downloads = {report.text: report.download_bytes for report in reports}
-    needs = find_needs(
-        models["host"].checkpoint,
+    # Every model is loaded once; what a first stage makes is another than the model it is made in.
+    loaded = {(model.checkpoint.folder, name in merged): model.checkpoint for name, model in models.items()}
+    host = models["host"].checkpoint
+    del loaded[host.folder, "host" in merged]
+    return find_needs(
+        host,
         n_models=1,
         download_bytes=sum(downloads.values()),
         out=out,
-        resident=None,
+        resident=resident,
+        beside=tuple(loaded.values()),
     )
-    return replace(needs, result_bytes=result.size_bytes, meanwhile_bytes=meanwhile_bytes)
 
 
-def _preflight_hybrid(recipe: HybridMerge, *, out: Path | None, may_exist: bool) -> Preflight:
+def _preflight_hybrid(
+    recipe: HybridMerge, *, out: Path | None, may_exist: bool, resident: Resident | None
+) -> Preflight:
     """Look at both stages; the first one's host stands for its result, whose blocks are of the same shapes."""
     first = preflight(recipe.ps)
     size_bytes = first.result.size_bytes if first.result else 0
     second = _preflight_path(
-        recipe.path_merge(recipe.ps.host), out=out, may_exist=may_exist, meanwhile_bytes=size_bytes
+        recipe.path_merge(recipe.ps.host),
+        out=out,
+        may_exist=may_exist,
+        resident=resident,
+        meanwhile_bytes=size_bytes,
+        merged=("sources.ps", *(["host"] if recipe.host is None else [])),
     )
     further = tuple(model for model in second.models if model.name not in ("host", "sources.ps") or recipe.host)
     fetched = {model.text: model.download_bytes for model in (*first.models, *further)}

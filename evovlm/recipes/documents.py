@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
@@ -87,6 +87,14 @@ def _as_values(value: object, info: ValidationInfo) -> Values:
     return values
 
 
+def _as_they_are(values: Values) -> object:
+    return values
+
+
+# Without a serializer of its own, pydantic holds what it has made of a list against the type of the value.
+_Numbers = Annotated[Values, PlainValidator(_as_values), PlainSerializer(_as_they_are)]
+
+
 class SettingsDocument(Document):
     """`settings:` of a recipe."""
 
@@ -106,10 +114,10 @@ class SettingsDocument(Document):
 class ParametersDocument(Document):
     """One source's numbers: each is a number, a list with one per unit, or either by component."""
 
-    weight: Annotated[Values, PlainValidator(_as_values)] = 1.0
-    density: Annotated[Values, PlainValidator(_as_values)] = 1.0
-    gamma: Annotated[Values, PlainValidator(_as_values)] = 0.01
-    epsilon: Annotated[Values, PlainValidator(_as_values)] = 0.15
+    weight: _Numbers = 1.0
+    density: _Numbers = 1.0
+    gamma: _Numbers = 0.01
+    epsilon: _Numbers = 0.15
 
     def parameters(self) -> SourceParameters:
         """Return the value that this text means."""

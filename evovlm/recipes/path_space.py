@@ -108,6 +108,24 @@ class PathSpace:
         initial: Genome = np.clip(np.concatenate([starts, scales]), 0.0, 1.0)
         return initial
 
+    @property
+    def longest(self) -> LayerPath:
+        """The path through every position; no checkpoint of the space is larger.
+
+        Its scales are 0.5 and 2 in turn where genes tell them, so that what keeps such paths from being checkpoints
+        keeps this one: a scale in front of the first block can part a head from the embedding it shares.
+        """
+        first, last = self._ends
+        hops = [self.layers[position % len(self.layers)] for position in (first, *self._free, last)]
+        told = {"none": len(hops), "per_position": 0}.get(self.scales, 1)
+        scales = [1.0 if number < told else 0.5 * 4 ** (number % 2) for number in range(len(hops))]
+        return LayerPath(
+            steps=tuple(
+                LayerStep(source=source, layer=layer, scale=scale)
+                for (source, layer), scale in zip(hops, scales, strict=True)
+            )
+        )
+
     def decode(self, genome: Genome) -> LayerPath:
         """Return the path that `genome` (shape (dim,), in the unit cube) stands for.
 

@@ -156,18 +156,22 @@ class PathConfig(SearchConfig):
         """Return what is searched, for sources that have so many blocks, in the order in which they are laid out."""
         if not isinstance(template, PathTemplate):
             raise ConfigError("merge: a path is searched, and this merge has none.")
-        space = PathSpace(
+        space = self.path_space(host=template.host_source, blocks=blocks)
+        return Searched(
+            initial=space.initial, levels=space.levels, recipe=lambda genome: template.recipe(space.decode(genome))
+        )
+
+    def path_space(self, *, host: str, blocks: Mapping[str, int]) -> PathSpace:
+        """Return the paths that are searched, for sources that have so many blocks; `host` is one of them."""
+        return PathSpace(
             blocks=blocks,
-            host=template.host_source,
+            host=host,
             repetitions=self.space.repetitions,
             scales=self.space.scales,
             scale_range=(self.space.scale[0], self.space.scale[1]),
             host_start=self.space.host_start,
             rest_start=self.space.rest_start,
             sigma=self.optimizer.sigma,
-        )
-        return Searched(
-            initial=space.initial, levels=space.levels, recipe=lambda genome: template.recipe(space.decode(genome))
         )
 
     def searched_again(

@@ -1,19 +1,21 @@
 """A look at a search before its models are fetched: the merge, the device, the budget."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
 from evovlm.evaluation.scorer import check_scorer
 from evovlm.merging.findings import Preflight
-from evovlm.merging.needs import Resident
+from evovlm.merging.needs import Resident, room_problems
 from evovlm.merging.path_preflight import preflight_recipe
-from evovlm.merging.preflight import preflight
+from evovlm.merging.preflight import Gathered, check_out, preflight
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
+from evovlm.room import free_disk_bytes
 from evovlm.runs.leaks import leak_warnings
+from evovlm.runs.path_config import PathConfig
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.runs.search_config import SearchConfig
 from evovlm.tasks.catalogue import get_task
@@ -37,7 +39,7 @@ def preflight_search(
         resident = _resident(config.device)
     except ConfigError as error:
         problems.append(error)
-    found = _preflight_merge(template, out=out, resident=resident)
+    found = _preflight_merge(config, template, out=out, resident=resident)
     problems += _budget_problems(config, template, found)
     problems += _metric_problems(config)
     leaks: tuple[str, ...] = ()
@@ -53,9 +55,12 @@ def preflight_hybrid(first: SearchConfig, second: SearchConfig, *, out: Path | N
     """Look at both stages of a hybrid, as `preflight_search` does; the second one's models are all that there are."""
     ours = preflight_search(first, first.template(relative_to=None))
     found = preflight_search(second, second.template(relative_to=None), out=out)
+    needs = found.needs
+    if needs is not None and ours.needs is not None:
+        needs = replace(needs, memory_bytes=max(needs.memory_bytes, ours.needs.memory_bytes))
     problems = {str(problem): problem for problem in (*ours.problems, *found.problems)}
     warnings = dict.fromkeys((*ours.warnings, *found.warnings))
-    return replace(found, problems=tuple(problems.values()), warnings=tuple(warnings))
+    return replace(found, problems=tuple(problems.values()), warnings=tuple(warnings), needs=needs)
 
 
 def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
@@ -98,28 +103,66 @@ def _check_sizes(config: SearchConfig) -> None:
 
 
 def _preflight_merge(
-    template: MergeTemplate | PathTemplate, *, out: Path | None, resident: Resident | None
+    config: SearchConfig, template: MergeTemplate | PathTemplate, *, out: Path | None, resident: Resident | None
 ) -> Preflight:
     if isinstance(template, MergeTemplate):
         return preflight(template, out=out, resident=resident)
-    # What stands against one block of each source stands against the search; how large its winner is, nobody knows.
-    found = preflight_recipe(template.recipe(template.first_blocks()), out=out)
-    return replace(found, needs=None, result=None)
+    least = preflight_recipe(template.recipe(template.first_blocks()), out=out)
+    blocks = _blocks(template, least)
+    if blocks is None or not isinstance(config, PathConfig):
+        return replace(least, needs=None, result=None)
+    try:
+        longest = config.path_space(host=template.host_source, blocks=blocks).longest
+    except ConfigError:
+        # The look at the budget says what is wrong with the space.
+        return replace(least, needs=None, result=None)
+    largest = preflight_recipe(template.recipe(longest), resident=resident)
+    return _at_most(replace(largest, problems=tuple(map(_of_search, largest.problems))), out=out)
+
+
+def _of_search(problem: EvovlmError) -> EvovlmError:
+    """Return the problem of a path through every position as one of the search; only its scales are its own."""
+    if not isinstance(problem, ConfigError):
+        return problem
+    return ConfigError(
+        f"space.scales: no checkpoint would be what such a path is ({problem})\n    Take `scales: none`, or with "
+        "`scale_target: pending` also pairwise or network, which leave the first scale at 1."
+    )
+
+
+def _at_most(largest: Preflight, *, out: Path | None) -> Preflight:
+    """Return the look at the longest path as one at the search: a winner that is so large is none to count on."""
+    found = Gathered()
+    check_out(out, found, may_exist=False)
+    needs, result = largest.needs, largest.result
+    warnings = largest.warnings
+    if needs is not None and result is not None:
+        needs = replace(needs, free_bytes=free_disk_bytes(out or Path()))
+        if not room_problems(needs, out=None):
+            warnings += tuple(f"for the largest winner there is, {room}" for room in room_problems(needs, out=out))
+        result = replace(result, at_most=True)
+    problems = (*largest.problems, *found.problems)
+    return replace(largest, problems=problems, warnings=warnings, needs=needs, result=result)
+
+
+def _blocks(template: MergeTemplate | PathTemplate, found: Preflight) -> Mapping[str, int] | None:
+    """Return how many blocks each source has, in their order; None where a model could not be looked at."""
+    if isinstance(template, PathTemplate):
+        places = {name: "ps.host" if name == PS else f"sources.{name}" for name in template.source_names}
+    else:
+        places = dict.fromkeys(template.sources, "host")
+    counts = {model.name: model.n_blocks for model in found.models}
+    if not set(places.values()) <= set(counts):
+        return None
+    return {name: counts[place] for name, place in places.items()}
 
 
 def _budget_problems(
     config: SearchConfig, template: MergeTemplate | PathTemplate, found: Preflight
 ) -> Sequence[EvovlmError]:
-    counts = {model.name: model.n_blocks for model in found.models}
-    if isinstance(template, PathTemplate):
-        places = {name: f"sources.{name}" for name in template.sources}
-        places |= {PS: "ps.host"} if template.ps else {}
-    else:
-        places = dict.fromkeys(template.sources, "host")
-    if not set(places.values()) <= set(counts):
+    blocks = _blocks(template, found)
+    if blocks is None:
         return []
-    names = template.source_names if isinstance(template, PathTemplate) else tuple(template.sources)
-    blocks = {name: counts[places[name]] for name in names}
     try:
         config.population(dim=config.searched(template=template, blocks=blocks).dim)
     except ConfigError as error:

@@ -9,6 +9,7 @@ from evovlm.merging.methods import METHODS
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.layer_path import LayerPath
+from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import ParameterMerge, value_at
 from evovlm.recipes.search_space import unit_name
 from evovlm.runs.config import EvolveConfig, config_from_mapping
@@ -37,10 +38,14 @@ class RunSummary:
 
     `numbers` are (source, parameter, one value per unit of `units`) of the `winner`: the best candidate so far, or the
     distribution's mean where the config asks for it and the run is finished, or the best snapshot so far where it asks
-    for that; of a search through layers it is the winner's `path`. `mean_fitness` is the last mean's.
+    for that; of a search through layers it is the winner's `path`, and `is_host` where that is the host as it is.
+    `mean_fitness` is the last mean's. `stage` is that of a hybrid that all this is of. With `batch`, each generation
+    is scored on other samples. `snapshots` are the means' fitnesses on the validation samples, failed ones left out.
     """
 
     folder: Path
+    stage: str | None
+    batch: int | None
     finished: bool
     winner: str
     mean_fitness: float | None
@@ -51,6 +56,8 @@ class RunSummary:
     units: tuple[str, ...]
     numbers: tuple[tuple[str, str, tuple[float, ...]], ...]
     path: LayerPath | None
+    is_host: bool
+    snapshots: tuple[float, ...]
     best_by_generation: tuple[float, ...]
     mean_by_generation: tuple[float, ...]
     failures: tuple[tuple[int, str], ...]
@@ -59,6 +66,8 @@ class RunSummary:
         """Return it as plain values."""
         return {
             "folder": str(self.folder),
+            "stage": self.stage,
+            "batch": self.batch,
             "finished": self.finished,
             "winner": self.winner,
             "mean_fitness": self.mean_fitness,
@@ -83,6 +92,8 @@ class RunSummary:
                 for source, parameter, values in self.numbers
             ],
             "path": self.path.canonical() if self.path else None,
+            "is_host": self.is_host,
+            "snapshots": list(self.snapshots),
             "best_by_generation": list(self.best_by_generation),
             "mean_by_generation": list(self.mean_by_generation),
             "failures": [{"index": index, "reason": reason} for index, reason in self.failures],
@@ -95,7 +106,8 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     One whose candidates all failed so far has no `top` and no `numbers`. Raises RunMismatch for a folder without a
     journal, or with one that holds no candidate yet.
     """
-    journal = read_journal(_journal_file(folder))
+    stage = _stage(folder)
+    journal = read_journal(folder / (stage or "") / JOURNAL_FILE)
     candidates = journal.candidates
     if not candidates:
         raise RunMismatch(f"{folder}: no candidate has been evaluated yet. Wait a little, or resume the run.")
@@ -104,11 +116,15 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     mean = journal.mean
     winner = _winner(config, journal)
     units, numbers = _numbers(config, winner) if winner is not None and isinstance(config, EvolveConfig) else ((), ())
+    path = _path(config, journal, winner) if winner is not None else None
     best, means = _course(candidates)
     outcomes = [entry.outcome for entry in journal.entries]
     return RunSummary(
         folder=folder,
-        finished=mean is not None,
+        stage=stage,
+        batch=config.batch,
+        # A hybrid that has come to its first stage only has the second before it.
+        finished=mean is not None and stage != PS,
         winner="best" if winner is None or winner.kind == "candidate" else winner.kind,
         mean_fitness=mean.outcome.fitness if mean is not None and isinstance(mean.outcome, Evaluation) else None,
         candidates=len(candidates),
@@ -117,7 +133,9 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         top=tuple(ranked[:top]),
         units=units,
         numbers=numbers,
-        path=_path(config, journal, winner) if winner is not None else None,
+        path=path,
+        is_host=path is not None and _is_host(path, config, journal),
+        snapshots=tuple(entry.outcome.fitness for entry in journal.snapshots if isinstance(entry.outcome, Evaluation)),
         best_by_generation=best,
         mean_by_generation=means,
         failures=tuple(
@@ -126,11 +144,11 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     )
 
 
-def _journal_file(folder: Path) -> Path:
-    """Return the journal of a run; of a hybrid, that of the stage that it has come to."""
-    for inner in (folder, folder / PATH, folder / PS):
-        if (inner / JOURNAL_FILE).is_file():
-            return inner / JOURNAL_FILE
+def _stage(folder: Path) -> str | None:
+    """Return the stage that a hybrid has come to; None for a run that has none."""
+    for stage in (None, PATH, PS):
+        if (folder / (stage or "") / JOURNAL_FILE).is_file():
+            return stage
     raise RunMismatch(f"{folder} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
 
 
@@ -162,6 +180,14 @@ def _path(config: SearchConfig, journal: Journal, winner: Entry) -> LayerPath | 
     searched = config.searched(template=config.template(relative_to=None), blocks=journal.blocks)
     recipe = searched.recipe(winner.genome)
     return None if isinstance(recipe, ParameterMerge) else recipe.path
+
+
+def _is_host(path: LayerPath, config: SearchConfig, journal: Journal) -> bool:
+    template = config.template(relative_to=None)
+    if not isinstance(template, PathTemplate):
+        return False
+    host = template.host_source
+    return path.canonical() == [[host, layer, 1.0] for layer in range(journal.blocks[host])]
 
 
 def _numbers(

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from evovlm.recipes.documents import load_recipe
 from tests.cli.conftest import Command
-from tests.pico import pico_llm
+from tests.pico import pico_llm, pico_vlm
+from tests.pico_zoo import picture_row, write_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -73,6 +74,7 @@ def test_a_search_through_layers_ends_in_a_stock_model(
     assert told.code == 0, told
     result = json.loads(told.out)
     recipe = load_recipe(Path(result["recipe"]))
+    assert f"the result: {len(recipe.path)} blocks, 0.0" in told.err
     assert (result["winner"], recipe.recipe_id) == ("snapshot", result["recipe_id"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert len(model.model.layers) == len(recipe.path)
@@ -80,6 +82,9 @@ def test_a_search_through_layers_ends_in_a_stock_model(
     shown = evovlm("show", tmp_path / "run")
     assert shown.code == 0, shown
     assert f"the mean that did best on the validation samples: a path of {len(recipe.path)} hops" in shown.out
+    assert "each generation on 1 other samples" in shown.out
+    assert "  validation " in shown.out
+    assert ("the second stage (path) of two; the first: evovlm show " in shown.out) == (search is hybrid_search)
     assert json.loads(evovlm("show", tmp_path / "run", "--json").out)["path"] == recipe.path.canonical()
     assert evovlm("show", result["recipe"], "--svg", tmp_path / "path.svg").code == 0
     again = evovlm("evolve", config, "--out", tmp_path / "run", "--resume")
@@ -87,9 +92,17 @@ def test_a_search_through_layers_ends_in_a_stock_model(
     assert "fitness" in again.out
 
 
-@pytest.mark.parametrize("name", ["paper-dfs", "paper-hybrid"])
+def written_samples(folder: Path) -> None:
+    """Write as many problems as GSM8K-ja has for a search, and as many pictures as JA-VG-VQA has."""
+    problem = {"question": "1と2で?", "number": 3, "tags": []}
+    lines = [json.dumps({**problem, "id": f"p{n}"}, ensure_ascii=False) for n in range(1069)]
+    (folder / "problems.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_rows(folder / "pictures.jsonl", [picture_row("search", number) for number in range(1000)])
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(CONFIGS.glob("paper-*.yaml"))])
 def test_the_paper_s_configs_hold_on_pico_models_of_their_architecture(
-    evovlm: Command, problems: Path, tmp_path: Path, name: str
+    evovlm: Command, tmp_path: Path, name: str
 ) -> None:
     text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
     base = pico_llm(tmp_path / "base", sliding_window=32)
@@ -97,16 +110,22 @@ def test_the_paper_s_configs_hold_on_pico_models_of_their_architecture(
         text = text.replace(model, str(base))
     # As Abel has: more rows of vocabulary, which a path through its blocks never meets.
     abel = pico_llm(tmp_path / "abel", sliding_window=32, like=base, seed=1, vocab_rows=600)
-    text = text.replace("GAIR/Abel-7B-002", str(abel)).replace("device: cuda", "device: cpu")
+    # As LLaVA-1.6-Mistral has: further rows, no window, and another rope_theta.
+    llava = pico_vlm(tmp_path / "llava", family="llava_next", extra_rows=64, rope_theta=1e6)
+    text = text.replace("GAIR/Abel-7B-002", str(abel)).replace("llava-hf/llava-v1.6-mistral-7b-hf", str(llava))
     text = text.replace("{name: gsm8k_ja}", "{name: word_problems_ja, data: problems.jsonl}")
-    problem = {"id": "p", "question": "1と2で?", "number": 3, "tags": []}
-    lines = [json.dumps({**problem, "id": f"p{n}"}, ensure_ascii=False) for n in range(1069)]
-    (tmp_path / "problems.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = text.replace("{name: ja_vg_vqa}", "{name: emoji_ja, data: pictures.jsonl}")
+    written_samples(tmp_path)
     config = tmp_path / f"{name}.yaml"
-    config.write_text(text, encoding="utf-8")
+    config.write_text(text.replace("device: cuda", "device: cpu"), encoding="utf-8")
     told = evovlm("check", config, "--json")
     assert told.code == 0, told
-    assert json.loads(told.out)["ok"] is True
+    found = json.loads(told.out)
+    assert found["ok"] is True
+    assert {model["text"] for model in found["models"]} <= {str(folder) for folder in (base, abel, llava)}
+    # 3 repetitions of 2 models of 2 blocks each.
+    assert found["result"]["n_blocks"] == (2 if name in ("paper-evollm", "paper-evovlm") else 12)
+    assert any("rope_theta" in warning for warning in found["warnings"]) == name.endswith("vlm")
 
 
 def test_check_finds_what_does_not_fit_in_a_path_and_too_few_samples(

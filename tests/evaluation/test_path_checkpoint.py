@@ -26,7 +26,7 @@ from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
 from tests.models.pictures import drawn, own_text
 from tests.models.test_generation import prompts_for
-from tests.paths import INTERLEAVED, LLM_FAMILIES, Steps, identity, path_of, shaken, two_folders
+from tests.paths import INTERLEAVED, LLM_FAMILIES, WINDOW, Steps, identity, path_of, shaken, two_folders
 from tests.pico import pico_llm, pico_tokenizer, pico_vlm
 from tests.pico_families import VLM_PICOS
 
@@ -101,6 +101,26 @@ def test_nothing_but_the_norms_eps_tells_a_folded_stream_from_the_running_one(
 ) -> None:
     first, second = pair(family, rms_norm_eps=1e-30)
     check_written(recipe_of(INTERLEAVED, "stream", first, a=first, b=second), tmp_path / "out", tolerance=3e-6)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_hops_keep_the_window_that_begins_at_a_block_at_home(tmp_path: Path, pair: Pair, family: str) -> None:
+    folders = []
+    for folder, n_blocks in zip(pair(family), (2, 3), strict=True):
+        copied = shutil.copytree(folder, tmp_path / folder.name)
+        kinds = ["full_attention", *["sliding_attention"] * (n_blocks - 1)]
+        window = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1, "layer_types": kinds}
+        folders.append(shaken(copied, seed=4, **window))
+    recipe = recipe_of(INTERLEAVED, "pending", folders[0], a=folders[0], b=folders[1])
+    written, running = check_written(recipe, tmp_path / "out", tolerance=TOLERANCE["pending"])
+    kinds = ["full_attention" if layer == 0 else "sliding_attention" for _, layer, _ in INTERLEAVED]
+    assert written.model.config.layer_types == running.model.config.layer_types == kinds
+    # The window is shorter than the text, and counts.
+    plain = recipe_of(INTERLEAVED, "pending", pair(family)[0], a=folders[0], b=folders[1])
+    assert distance(logits_of(load_recipe_model(plain, device="cpu")), logits_of(running)) > 1e-3
+    prompts = prompts_for(running)
+    answers = generate_greedy(running, prompts, max_new_tokens=12, stop_ids={2})
+    assert generate_stock(written, prompts, decoding=Greedy(max_new_tokens=12), stop_ids={2}) == answers
 
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evovlm.errors import ConfigError
 from evovlm.merging.methods import METHODS, check_parameters, get_method
-from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from evovlm.recipes.documents import ParametersDocument, load_recipe, recipe_to_yaml
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, value_at
@@ -263,6 +263,16 @@ parameters:
     assert again.recipe_id == recipe.recipe_id
     assert again.parameters == recipe.parameters
     assert again.settings == recipe.settings
+
+
+@pytest.mark.parametrize(
+    "weight", [0.5, [1, 2, 3.5], {"attention": 0.5, "mlp": [1, 2], "norms": 0, "rest": 1.5}], ids=str
+)
+def test_numbers_of_any_form_go_through_plain_values_and_back(weight: object) -> None:
+    read = ParametersDocument.model_validate({"weight": weight})
+    plain = json.loads(json.dumps(read.model_dump(mode="json")))
+    assert plain["weight"] == weight
+    assert ParametersDocument.model_validate(plain) == read
 
 
 def test_a_component_left_out_or_a_number_out_of_range_is_a_problem_of_the_file(tmp_path: Path) -> None:

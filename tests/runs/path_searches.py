@@ -54,6 +54,7 @@ def hybrid_document(models: Path, problems: Path) -> dict[str, object]:
                     "method": "dare_ties",
                     "seed": 1,
                 },
+                "space": {"kind": "layer"},
                 "optimizer": {"kind": "cma", "population": 4},
                 "budget": {"candidates": 8},
             },

@@ -176,10 +176,14 @@ def test_a_shipped_config_is_valid_without_the_hub(path: Path, monkeypatch: pyte
 
 def test_the_paper_s_runs_have_the_paper_s_settings() -> None:
     configs = {path.stem: load_search(path) for path in SHIPPED if path.stem.startswith("paper-")}
-    assert set(configs) == {"paper-evollm", "paper-evovlm", "paper-dfs", "paper-hybrid"}
-    hybrid = configs["paper-hybrid"]
+    assert set(configs) == {"paper-evollm", "paper-evovlm", "paper-dfs", "paper-hybrid", "paper-hybrid-vlm"}
+    hybrid, seeing = configs["paper-hybrid"], configs["paper-hybrid-vlm"]
     assert isinstance(hybrid, HybridConfig)
-    for config, population in ((configs["paper-evollm"], 9), (configs["paper-evovlm"], 8), (hybrid.ps, 9)):
+    assert isinstance(seeing, HybridConfig)
+    # The first stages are the paper's merges of parameters, word for word.
+    for first, whole in ((hybrid.ps, configs["paper-evollm"]), (seeing.ps, configs["paper-evovlm"])):
+        assert first.as_mapping() == whole.as_mapping()
+    for config, population in ((hybrid.ps, 9), (seeing.ps, 8)):
         assert isinstance(config, EvolveConfig)
         space = config.search_space(n_blocks=32)
         assert config.population(dim=space.dim) == population
@@ -192,10 +196,10 @@ def test_the_paper_s_runs_have_the_paper_s_settings() -> None:
 
 
 def test_the_paper_s_searches_through_layers_have_the_paper_s_settings() -> None:
-    configs = {path.stem: load_search(path) for path in SHIPPED if path.stem in ("paper-dfs", "paper-hybrid")}
-    hybrid = configs["paper-hybrid"]
-    assert isinstance(hybrid, HybridConfig)
-    for config in (configs["paper-dfs"], hybrid.path):
+    configs = {path.stem: load_search(path) for path in SHIPPED if path.stem.startswith("paper-")}
+    hybrids = [config.path for config in configs.values() if isinstance(config, HybridConfig)]
+    assert len(hybrids) == 2
+    for config in (configs["paper-dfs"], *hybrids):
         assert isinstance(config, PathConfig)
         template = config.template(relative_to=None)
         blocks = dict.fromkeys(template.source_names, 32)
@@ -211,7 +215,8 @@ def test_the_paper_s_searches_through_layers_have_the_paper_s_settings() -> None
 
 
 def test_the_demo_s_configs_are_all_shipped() -> None:
-    assert {path.stem for path in SHIPPED} >= {"demo-evollm", "demo-evovlm", "demo-both", "demo-dfs", "demo-hybrid"}
+    assert {path.stem for path in SHIPPED} >= {"demo-evollm", "demo-evovlm", "demo-both", "demo-dfs"}
+    assert {path.stem for path in SHIPPED} >= {"demo-hybrid", "demo-hybrid-vlm"}
     both = yaml.safe_load(next(path for path in SHIPPED if path.stem == "demo-both").read_text(encoding="utf-8"))
     assert {task["name"] for task in both["tasks"]} == {"emoji_ja", "word_problems_ja"}
 

@@ -76,6 +76,12 @@ def test_both_stages_are_runs_and_the_whole_tells_of_both(whole: RunResult) -> N
     summary = summarise(whole.folder, top=2)
     assert isinstance(whole.recipe, HybridMerge)
     assert (summary.candidates, summary.path) == (8, whole.recipe.path)
+    assert (summary.stage, summary.batch, summary.finished) == ("path", 3, True)
+    # Before each of the two generations, and after.
+    assert len(summary.snapshots) == 3
+    assert max(summary.snapshots) == whole.fitness
+    assert summary.is_host == (whole.recipe.path.canonical() == [["ps", layer, 1.0] for layer in range(2)])
+    assert summarise(whole.folder / "ps", top=1).stage is None
 
 
 def test_the_config_in_the_folder_reads_back_the_same(whole: RunResult, config: HybridConfig) -> None:
@@ -92,7 +98,8 @@ def test_a_hybrid_interrupted_in_either_stage_and_resumed_ends_with_the_same_jou
     with pytest.raises(KeyboardInterrupt):
         evolve_hybrid(config, out=out, observe=lambda name: StopAt(stop) if name == stage else None)
     assert (out / "path/journal.jsonl").exists() == (stage == "path")
-    assert summarise(out, top=1).candidates == stop + 1
+    summary = summarise(out, top=1)
+    assert (summary.stage, summary.finished, summary.candidates) == (stage, False, stop + 1)
     evolve_hybrid(config, out=out, resume=True)
     for name in ("ps", "path"):
         assert journal_rows(out / name) == journal_rows(whole.folder / name)

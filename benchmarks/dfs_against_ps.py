@@ -1,0 +1,225 @@
+"""Paths through layers, alone and after a merge of parameters, against that merge, at equal numbers of scored samples.
+
+    python benchmarks/dfs_against_ps.py [--seeds 3] [--pipelines evollm evovlm] [--kinds ps dfs ps+dfs] [--report N]
+        [--out runs/dfs-against-ps] [--quick]
+
+On the embedded models: the searches of configs/demo-hybrid.yaml and configs/demo-hybrid-vlm.yaml, the first stage alone
+(ps), the second alone, from an embedded host (dfs), and both, each with half of the samples (ps+dfs). What the first
+stage of the config scores, candidates and mean, is what each search may score, snapshots counted; whole generations
+only, so that a rest of less than one is left over. Prints the table that stands in benchmarks/LOG.md: the winners on
+the report split, scores x 100, means over the seeds; intervals are those of the means over seeds, over the report
+samples. The runs stay in --out; what is there already is not run again.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from evovlm.errors import ConfigError
+from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.intervals import difference_interval, mean_interval
+from evovlm.evaluation.resident_path import load_recipe_model
+from evovlm.recipes.candidate import Evaluation, TaskScore
+from evovlm.recipes.local_config import count_blocks, read_config
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.runs.evolve import RunResult, evolve
+from evovlm.runs.folder import JOURNAL_FILE
+from evovlm.runs.hybrid import evolve_hybrid
+from evovlm.runs.hybrid_config import HybridConfig, load_search
+from evovlm.runs.journal import read_journal
+from evovlm.runs.path_config import PathConfig
+from evovlm.runs.search_config import SearchConfig
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.task import Split
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+KINDS = ("ps", "dfs", "ps+dfs")
+Config = TypeVar("Config", bound=SearchConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A hybrid's config, and the models of a path without a first stage; the host is the first of them."""
+
+    config: str
+    sources: Mapping[str, str]
+
+
+PIPELINES = {
+    "evollm": Pipeline(config="demo-hybrid.yaml", sources={"ja": "zoo:ja", "math": "zoo:math-a"}),
+    "evovlm": Pipeline(config="demo-hybrid-vlm.yaml", sources={"vlm": "zoo:vlm", "ja": "zoo:ja"}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One search: what its winner scores where no search has looked, what it cost, and its hops (None: no path)."""
+
+    held_out: TaskScore
+    scored: int
+    hops: int | None
+
+
+def load_hybrid(pipeline: Pipeline, *, quick: bool) -> HybridConfig:
+    """Return the pipeline's config, its paths absolute; `quick` with next to no samples."""
+    path = CONFIGS / pipeline.config
+    found = load_search(path)
+    if not isinstance(found, HybridConfig):
+        raise ConfigError(f"{path} is no hybrid.")
+    found = found.resolved(relative_to=path.parent)
+    if not quick:
+        return found
+    tasks = [task.model_copy(update={"limit": 24}) for task in found.ps.tasks]
+    ps = found.ps.model_copy(
+        update={"tasks": tasks, "budget": found.ps.budget.model_copy(update={"candidates": 60})},
+    )
+    path_stage = found.path.model_copy(update={"tasks": tasks, "batch": 6, "validation": 12})
+    return HybridConfig(ps=ps, path=path_stage)
+
+
+def alone(config: PathConfig, sources: Mapping[str, str]) -> PathConfig:
+    """Return the search for paths through these models, the first of them being the host, with no stage before it."""
+    changes = {"ps": None, "host": next(iter(sources.values())), "sources": dict(sources)}
+    return config.model_copy(update={"merge": config.merge.model_copy(update=changes)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """How many samples a search scores: before or after all generations, and in each of them, with its candidates."""
+
+    once: int
+    generation: int
+    population: int
+
+    @classmethod
+    def of(cls, config: SearchConfig) -> "Cost":
+        """Return what a search over one task costs."""
+        [task] = config.tasks
+        n_samples = len(get_task(task.name).samples(Split.SEARCH, limit=task.limit))
+        kept = config.validation or 0
+        template = config.template(relative_to=None)
+        names = template.source_names if isinstance(template, PathTemplate) else tuple(template.sources)
+        # The embedded models are all of one depth.
+        blocks = dict.fromkeys(names, _n_blocks(next(iter(template.sources.values()))))
+        population = config.population(dim=config.searched(template=template, blocks=blocks).dim)
+        each = config.batch or n_samples - kept
+        return cls(once=kept or n_samples, generation=population * each + kept, population=population)
+
+    def total(self, candidates: int) -> int:
+        """Return what whole generations of so many candidates cost."""
+        return self.once + candidates // self.population * self.generation
+
+    def candidates(self, samples: int) -> int:
+        """Return how many candidates, in whole generations, so many samples pay for."""
+        return (samples - self.once) // self.generation * self.population
+
+
+def _n_blocks(ref: ModelRef) -> int:
+    config = read_config(ref)
+    count = count_blocks(config) if config is not None else None
+    if count is None:
+        raise ConfigError(f"{ref.text}: its config does not tell how many blocks it has.")
+    return count
+
+
+def paid(config: Config, samples: int) -> Config:
+    """Return the search with a budget of at most so many scored samples."""
+    budget = config.budget.model_copy(update={"candidates": Cost.of(config).candidates(samples)})
+    return config.model_copy(update={"budget": budget})
+
+
+def run_search(kind: str, hybrid: HybridConfig, *, pipeline: Pipeline, seed: int, out: Path) -> RunResult:
+    """Run a search of this kind for what the config's first stage costs, or read its result."""
+    ps, path = (stage.model_copy(update={"seed": seed}) for stage in (hybrid.ps, hybrid.path))
+    samples = Cost.of(ps).total(ps.budget.candidates)
+    if kind == "ps":
+        return evolve(ps, out=out, resume=True)
+    if kind == "dfs":
+        return evolve(paid(alone(path, pipeline.sources), samples), out=out, resume=True)
+    first = paid(ps, samples // 2)
+    left = samples - Cost.of(first).total(first.budget.candidates)
+    return evolve_hybrid(HybridConfig(ps=first, path=paid(path, left)), out=out, resume=True)
+
+
+def score(result: RunResult, *, task: str, limit: int | None) -> Run:
+    """Score a search's winner on the report split, and count what the search has scored."""
+    loaded = load_recipe_model(result.recipe, device="cpu")
+    held_out = TaskChoice(name=task, limit=limit).open(Split.REPORT).prepare(loaded).answer(loaded).score
+    outcomes = [
+        entry.outcome
+        for journal in sorted(result.folder.rglob(JOURNAL_FILE))
+        for entry in read_journal(journal).entries
+    ]
+    # What was known already took no time, and was not scored again.
+    fresh = [found for found in outcomes if isinstance(found, Evaluation) and found.seconds]
+    hops = None if isinstance(result.recipe, ParameterMerge) else len(result.recipe.path)
+    return Run(held_out=held_out, scored=sum(part.n for found in fresh for part in found.scores.values()), hops=hops)
+
+
+def by_sample(runs: Sequence[Run]) -> list[float]:
+    """Return the mean over the runs of each report sample's score."""
+    return [sum(values) / len(runs) for values in zip(*(run.held_out.per_sample for run in runs), strict=True)]
+
+
+def row(pipeline: str, kind: str, runs: Sequence[Run], reference: Sequence[Run]) -> str:
+    """Return a line of the table; `reference` are the runs that the difference is taken from, if any."""
+    means = by_sample(runs)
+    low, high = mean_interval(means)
+    difference = "-"
+    if reference and reference is not runs:
+        ends = difference_interval(means, by_sample(reference))
+        gained = sum(means) / len(means) - sum(by_sample(reference)) / len(means)
+        difference = f"{100 * gained:+.1f} ({100 * ends.low:+.1f} to {100 * ends.high:+.1f})"
+    japanese = sum(run.held_out.japanese for run in runs) / len(runs)
+    seeds = ", ".join(f"{100 * run.held_out.score:.1f}" for run in runs)
+    hops = ", ".join("-" if run.hops is None else str(run.hops) for run in runs)
+    scored = ", ".join(str(run.scored) for run in runs)
+    return (
+        f"| {pipeline} | {kind} | {100 * sum(means) / len(means):.1f} | {100 * low:.1f} - {100 * high:.1f} | {seeds} | "
+        f"{difference} | {100 * japanese:.0f} % | {hops} | {scored} |"
+    )
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=list(PIPELINES))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--report", type=int, default=None, help="report samples (default: all)")
+    parser.add_argument("--out", type=Path, default=None, help="keep the runs there, and go on with those")
+    parser.add_argument("--quick", action="store_true", help="next to no samples: does it run?")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
+    print("| pipeline | search | held out | 95 % | seeds | minus ps | Japanese | hops | samples scored |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.out or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in arguments.pipelines:
+            pipeline = PIPELINES[name]
+            hybrid = load_hybrid(pipeline, quick=arguments.quick)
+            found: dict[str, list[Run]] = {}
+            for kind in (kind for kind in KINDS if kind in arguments.kinds):
+                runs = found.setdefault(kind, [])
+                for seed in range(arguments.seeds):
+                    began = time.monotonic()
+                    out = folder / f"{name}-{kind}-{seed}"
+                    result = run_search(kind, hybrid, pipeline=pipeline, seed=seed, out=out)
+                    runs.append(score(result, task=hybrid.ps.tasks[0].name, limit=arguments.report))
+                    told = f"{100 * runs[-1].held_out.score:.1f}, {runs[-1].scored} samples"
+                    print(f"{name} {kind} {seed}: {told}, {time.monotonic() - began:.0f} s", file=sys.stderr)
+                print(row(name, kind, runs, found.get("ps", [])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
