@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 
 from evovlm.search.catcma import CatCma
-from evovlm.search.cmaes import CmaEs, CmaEsWithMargin
+from evovlm.search.cmaes import CmaEs, CmaEsSeparable, CmaEsWithMargin
 from evovlm.search.optimizer import OptimizerFactory
 from evovlm.search.random_search import RandomNearby, RandomSearch
+from evovlm.search.restarts import CmaEsBipop, CmaEsIpop
 
 OPTIMIZERS: Mapping[str, OptimizerFactory] = {
     "cma": CmaEs,
+    "cma_separable": CmaEsSeparable,
+    "cma_ipop": CmaEsIpop,
+    "cma_bipop": CmaEsBipop,
     "cma_margin": CmaEsWithMargin,
     "catcma": CatCma,
     "random": RandomSearch,

@@ -306,7 +306,7 @@ def test_a_space_of_binary_genes_alone_can_be_searched(kind: str) -> None:
 
 def test_catcma_s_probabilities_move_as_in_the_authors_package() -> None:
     """Golden: `CatCMA` of the package cmaes 0.13.1, three variables of two categories, told the same generations."""
-    from evovlm.search.catcma import _Switches
+    from evovlm.search.categories import Categories
     from evovlm.seeding import generator
 
     golden = [
@@ -316,7 +316,9 @@ def test_catcma_s_probabilities_move_as_in_the_authors_package() -> None:
         [0.4481270371244368, 0.8288677122456736, 0.42291721483308575],
         [0.566715539929037, 0.8700139643282829, 0.23529053430527466],
     ]
-    draws, switches = generator("golden", 0), _Switches(np.array([0.7, 0.3, 0.5]))
+    draws = generator("golden", 0)
+    switches = Categories([np.array([1 - p, p]) for p in (0.7, 0.3, 0.5)])
     for expected in golden:
-        switches.learn((draws.random((6, 3)) < 0.5).astype(np.float64))
-        assert np.allclose(switches.probabilities, expected, rtol=0, atol=1e-12)
+        switches.learn((draws.random((6, 3)) < 0.5).astype(np.int64))
+        found = [upper for _, upper in switches.probabilities]
+        assert np.allclose(found, expected, rtol=0, atol=1e-12)
