@@ -14,12 +14,13 @@ from evovlm.seeding import derive_seed, generator
 
 
 class _Strategy(CmaEs):
-    """One start of it. It ends by pycma's own criteria: flat or equal fitnesses, stagnation, a distribution too narrow.
+    """One start of it. It ends by pycma's own criteria: equal fitnesses, stagnation, too narrow a distribution.
 
-    Too narrow is a millionth of the cube, below what the weights' bfloat16 can tell apart.
+    Too narrow is a millionth of the cube, below what the weights' bfloat16 can tell apart. Fitnesses that are equal in
+    one or two generations, pycma's default, are nothing unusual where answers are counted: here it takes ten.
     """
 
-    _options: ClassVar[Mapping[str, object]] = {"tolx": 1e-6}
+    _options: ClassVar[Mapping[str, object]] = {"tolx": 1e-6, "tolfun": 0, "tolflatfitness": 10}
 
     def has_ended(self) -> bool:
         """Say whether it has; to be asked once a generation, as pycma counts the flat ones here."""
