@@ -156,7 +156,14 @@ class PathConfig(SearchConfig):
         """Return what is searched, for sources that have so many blocks, in the order in which they are laid out."""
         if not isinstance(template, PathTemplate):
             raise ConfigError("merge: a path is searched, and this merge has none.")
-        space = PathSpace(
+        space = self.path_space(template=template, blocks=blocks)
+        return Searched(
+            initial=space.initial, levels=space.levels, recipe=lambda genome: template.recipe(space.decode(genome))
+        )
+
+    def path_space(self, *, template: PathTemplate, blocks: Mapping[str, int]) -> PathSpace:
+        """Return the space of paths through sources that have so many blocks."""
+        return PathSpace(
             blocks=blocks,
             host=template.host_source,
             repetitions=self.space.repetitions,
@@ -165,9 +172,6 @@ class PathConfig(SearchConfig):
             host_start=self.space.host_start,
             rest_start=self.space.rest_start,
             sigma=self.optimizer.sigma,
-        )
-        return Searched(
-            initial=space.initial, levels=space.levels, recipe=lambda genome: template.recipe(space.decode(genome))
         )
 
     def searched_again(

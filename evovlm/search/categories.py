@@ -22,12 +22,16 @@ class Categories:
 
     def __init__(self, probabilities: Sequence[Vector]) -> None:
         """Start from the probabilities of the levels of each gene, each of shape (levels,)."""
-        counts = [len(each) - 1 for each in probabilities]
-        ends = np.cumsum(counts).tolist()
-        self._places = [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
-        self._two = np.repeat(np.array(counts) == 1, counts)
+        counts = np.array([len(each) - 1 for each in probabilities])
+        ends = np.cumsum(counts)
+        self._places = [slice(end - count, end) for count, end in zip(counts.tolist(), ends.tolist(), strict=True)]
+        self._many = [place for place in self._places if place.stop - place.start > 1]
+        # Of each probability that is held: the gene that it is of, which level it is of, and how many the gene has.
+        self._gene = np.repeat(np.arange(len(counts)), counts)
+        self._level = np.arange(len(self._gene)) - np.repeat(ends - counts, counts) + 1
+        self._count = np.repeat(counts, counts)
         # With it, a draw of a settled distribution goes against none of its genes with probability 0.73.
-        self._least = (1.0 - 0.73 ** (1.0 / len(counts))) / np.repeat(np.array(counts), counts)
+        self._least = (1.0 - 0.73 ** (1.0 / len(counts))) / self._count
         self._held = np.concatenate([each[1:] for each in probabilities])
         self._keep_off_the_edge()
         self._path = np.zeros(len(self._held))
@@ -42,12 +46,18 @@ class Categories:
 
     def draw(self, draws: np.random.Generator) -> Ranks:
         """Return a level of each gene, shape (genes,)."""
-        numbers = draws.random(len(self._places)).tolist()
-        return np.array([self._level(place, number) for place, number in zip(self._places, numbers, strict=True)])
+        numbers = draws.random(len(self._places))
+        reached = np.zeros((len(self._places), int(self._count.max())))
+        reached[self._gene, self._level - 1] = self._held
+        # A number below the probability of the last level is that one, and so on down.
+        reached = np.where(reached > 0, reached[:, ::-1].cumsum(axis=1)[:, ::-1], 0.0)
+        return (numbers[:, None] < reached).sum(axis=1)
 
     def learn(self, ranked: Ranks) -> None:
         """Take a generation's levels, shape (population, genes), the best first; as the authors' package does."""
-        gradient = _weights(len(ranked)) @ (self._told(ranked) - self._held)
+        # In rows: the order in memory decides the last bit of the product.
+        drawn = np.equal(ranked[:, self._gene], self._level, order="C")
+        gradient = _weights(len(ranked)) @ (drawn - self._held)
         scaled = self._scaled(gradient)
         norm = float(np.sqrt(scaled @ scaled)) + 1e-30
         self._held = self._held + self._rate / norm * gradient
@@ -58,34 +68,19 @@ class Categories:
         self._caution *= math.exp(beta * (self._gamma - float(self._path @ self._path) / _ALPHA))
         self._keep_off_the_edge()
 
-    def _level(self, place: slice, number: float) -> int:
-        """Return the level that a number in [0, 1) means: the last one below its probability, and so on down."""
-        held = self._held[place]
-        reached = np.flatnonzero(number < np.cumsum(held[::-1]))
-        return len(held) - int(reached[0]) if len(reached) else 0
-
-    def _told(self, ranked: Ranks) -> Vector:
-        """Return 1 for the level that was drawn and 0 for all others, shape (population, levels held)."""
-        told = np.zeros((len(ranked), len(self._held)))
-        for gene, place in enumerate(self._places):
-            told[:, place] = ranked[:, gene, None] == np.arange(1, place.stop - place.start + 1)
-        return told
-
     def _scaled(self, gradient: Vector) -> Vector:
         """Return the gradient times the root of the Fisher information (Akimoto et al. 2019, appendix B)."""
-        scaled = gradient / np.sqrt(np.where(self._two, self._held * (1.0 - self._held), self._held))
-        for place in self._places:
-            if place.stop - place.start > 1:
-                rest = 1.0 - float(self._held[place].sum())
-                share = float(gradient[place].sum()) / (rest + math.sqrt(rest))
-                scaled[place] += np.sqrt(self._held[place]) * share
+        scaled = gradient / np.sqrt(np.where(self._count == 1, self._held * (1.0 - self._held), self._held))
+        for place in self._many:
+            rest = 1.0 - float(self._held[place].sum())
+            share = float(gradient[place].sum()) / (rest + math.sqrt(rest))
+            scaled[place] += np.sqrt(self._held[place]) * share
         return scaled
 
     def _keep_off_the_edge(self) -> None:
         held = np.clip(self._held, self._least, 1.0 - self._least)
-        for place in self._places:
-            if place.stop - place.start > 1:
-                held[place] = _kept(self._held[place], least=float(self._least[place][0]))
+        for place in self._many:
+            held[place] = _kept(self._held[place], least=float(self._least[place][0]))
         self._held = held
 
 

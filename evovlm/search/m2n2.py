@@ -132,8 +132,8 @@ def shared(archive: Sequence[PerSample]) -> npt.NDArray[np.float64]:
     """Return how much of each sample each genome of the archive gets, shape (genomes, samples).
 
     The samples are all that any of them was scored on. A score that is missing is estimated as the sample's mean over
-    those that have it, times how the genome does on its own samples in proportion to their means; so a genome neither
-    gains nor loses by having been scored on few of them. Scores below 0 are counted from the sample's lowest one.
+    those that have it, times how the genome does on its own samples in proportion to their means; so a genome gains
+    and loses little by having been scored on few of them. Scores below 0 are counted from the sample's lowest one.
     """
     scores = _filled(archive)
     scores = scores - np.minimum(scores.min(axis=0), 0.0)
