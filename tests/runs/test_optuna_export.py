@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-import yaml
 from optuna.trial import TrialState
 from typer.testing import CliRunner
 
@@ -18,12 +17,9 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.runs.config import EvolveConfig
 from evovlm.runs.evolve import evolve
-from evovlm.runs.hybrid import evolve_hybrid
-from evovlm.runs.hybrid_config import HybridConfig, load_search
 from evovlm.runs.journal import Entry, Journal, read_journal
 from evovlm.runs.optuna_export import Study, export_to_optuna
 from evovlm.search.loop import Outcome
-from tests.runs.path_searches import hybrid_document, write_problems
 
 
 def study_in(file: Path, name: str) -> optuna.Study:
@@ -128,26 +124,6 @@ def test_several_goals_are_several_values_with_a_front(config: EvolveConfig, tmp
     assert sorted(trial.number for trial in study.best_trials) == [0, 1, 3]
     assert study.trials[0].user_attrs["fitness"] == 0.5
     assert len(optuna.visualization.plot_pareto_front(study).data) > 0
-
-
-def test_both_stages_of_a_hybrid_are_studies_in_one_file(models: Path, tmp_path: Path) -> None:
-    document = tmp_path / "hybrid.yaml"
-    document.write_text(yaml.safe_dump(hybrid_document(models, write_problems(tmp_path))), encoding="utf-8")
-    config = load_search(document)
-    assert isinstance(config, HybridConfig)
-    evolve_hybrid(config, out=tmp_path / "both")
-    studies = export_to_optuna(tmp_path / "both", out=tmp_path / "study.db")
-    assert [(study.name, study.trials) for study in studies] == [("both-ps", 8), ("both-path", 8)]
-    journal = read_journal(tmp_path / "both/path/journal.jsonl")
-    paths = study_in(tmp_path / "study.db", "both-path").trials
-    for trial, entry in zip(paths, journal.candidates, strict=True):
-        assert len(trial.params) == len(entry.genome)
-        switches = {name: value for name, value in trial.params.items() if not name.startswith("scale.")}
-        assert list(switches.values()) == (entry.genome[: len(switches)] > 0.5).astype(int).tolist()
-        scales = [value for name, value in trial.params.items() if name.startswith("scale.")]
-        assert scales == pytest.approx(0.5 + entry.genome[len(switches) :])
-    assert "ja.block1.2" in paths[0].params
-    assert "scale.ja.block1.2" in paths[0].params
 
 
 def test_the_same_run_gives_the_same_study(config: EvolveConfig, tmp_path: Path) -> None:
