@@ -51,7 +51,8 @@ class Categories:
         reached[self._gene, self._level - 1] = self._held
         # A number below the probability of the last level is that one, and so on down.
         reached = np.where(reached > 0, reached[:, ::-1].cumsum(axis=1)[:, ::-1], 0.0)
-        return (numbers[:, None] < reached).sum(axis=1)
+        levels: Ranks = (numbers[:, None] < reached).sum(axis=1)
+        return levels
 
     def learn(self, ranked: Ranks) -> None:
         """Take a generation's levels, shape (population, genes), the best first; as the authors' package does."""

@@ -139,7 +139,8 @@ def shared(archive: Sequence[PerSample]) -> npt.NDArray[np.float64]:
     scores = scores - np.minimum(scores.min(axis=0), 0.0)
     total = scores.sum(axis=0)
     # Where all are wrong there is nothing to share.
-    return scores / np.where(total > 0, total, 1.0)
+    shares: npt.NDArray[np.float64] = scores / np.where(total > 0, total, 1.0)
+    return shares
 
 
 def _filled(archive: Sequence[PerSample]) -> npt.NDArray[np.float64]:

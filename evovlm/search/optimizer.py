@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +68,8 @@ class OptimizerFactory(Protocol):
     says what to take it for, `takes_goals` whether it makes something of several goals (all others take the fitness).
     """
 
-    purpose: ClassVar[str]
-    takes_goals: ClassVar[bool]
+    purpose: str
+    takes_goals: bool
 
     def __call__(
         self,
