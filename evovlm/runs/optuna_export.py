@@ -157,14 +157,14 @@ def _trial(entry: Entry, *, parameters: tuple[_Parameter, ...], begin: datetime)
     from optuna.trial import FrozenTrial, TrialState
 
     outcome = entry.outcome
-    failed = isinstance(outcome, Failure)
-    seconds = 0.0 if failed else sum(outcome.seconds.values())
+    done = outcome if isinstance(outcome, Evaluation) else None
+    seconds = sum(done.seconds.values()) if done else 0.0
     return FrozenTrial(
         number=entry.index,
         trial_id=entry.index,
-        state=TrialState.FAIL if failed else TrialState.COMPLETE,
+        state=TrialState.COMPLETE if done else TrialState.FAIL,
         value=None,
-        values=None if failed else list(outcome.goals or (outcome.fitness,)),
+        values=list(done.goals or (done.fitness,)) if done else None,
         datetime_start=begin,
         datetime_complete=begin + timedelta(seconds=seconds),
         params={
@@ -183,7 +183,7 @@ def _trial(entry: Entry, *, parameters: tuple[_Parameter, ...], begin: datetime)
     )
 
 
-def _attributes(entry: Entry) -> Mapping[str, object]:
+def _attributes(entry: Entry) -> dict[str, object]:
     outcome = entry.outcome
     shared = {"recipe_id": entry.recipe_id, "generation": entry.generation}
     if isinstance(outcome, Failure):
