@@ -1,4 +1,4 @@
-"""`evovlm export RECIPE --to mergekit`: say a recipe in another tool's words."""
+"""`evovlm export RECIPE --to mergekit` or `evovlm export RUN --to optuna`: say it in another tool's words."""
 
 import json
 from enum import StrEnum
@@ -12,18 +12,26 @@ if TYPE_CHECKING:
 
 
 class Target(StrEnum):
-    """What a recipe can be exported to."""
+    """What a recipe or a run can be exported to."""
 
     MERGEKIT = "mergekit"
+    OPTUNA = "optuna"
 
 
 def export(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE-or-RUN", help="A recipe (YAML) for mergekit, a run's folder for optuna.")
+    ],
     to: Annotated[Target, typer.Option("--to", help="The tool that is to read it.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The new file to write; without it, print.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The new file to write; without it, a recipe is printed.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Export a recipe to another tool, so that anyone can check a merge with it."""
+    """Export a recipe to mergekit, to check the merge with it, or a run to an Optuna study (SQLite), to look into."""
+    if to is Target.OPTUNA:
+        _export_run(recipe, out=out, as_json=as_json)
+        return
     from evovlm.merging.methods import METHODS
     from evovlm.recipes.documents import load_recipe
 
@@ -43,6 +51,23 @@ def export(
         typer.echo(json.dumps(result, ensure_ascii=False))
     else:
         typer.echo(text if out is None else str(out), nl=out is not None)
+
+
+def _export_run(run: Path, *, out: Path | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from evovlm.errors import ConfigError
+    from evovlm.runs.optuna_export import export_to_optuna
+
+    if out is None:
+        raise ConfigError("--out is missing: name the new file for the study, as in --out study.db.")
+    studies = export_to_optuna(run, out=out)
+    if as_json:
+        result = {"to": Target.OPTUNA.value, "file": str(out), "studies": [asdict(study) for study in studies]}
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    for study in studies:
+        typer.echo(f"{out}: study {study.name}, {study.trials} trials ({study.failed} failed)")
 
 
 def _mergekit(recipe: "Recipe") -> str:

@@ -98,6 +98,21 @@ class PathSpace:
         return np.where(np.arange(self.dim) < self._n_free, 2, 0)
 
     @property
+    def gene_names(self) -> tuple[str, ...]:
+        """`source.block3.2`: whether the second repetition's is on the path; `scale.source.block3.2`: its scale.
+
+        Genes that say scales in another way are `scale.0`, `scale.1`, ...
+        """
+        places = [
+            f"{source}.block{layer}.{repetition + 1}"
+            for repetition in range(self.repetitions)
+            for source, layer in self.layers
+        ]
+        n_scales = self.dim - self._n_free
+        scales = places if self.scales == "per_position" else [str(number) for number in range(n_scales)]
+        return (*(places[position] for position in self._free), *(f"scale.{name}" for name in scales[:n_scales]))
+
+    @property
     def initial(self) -> Genome:
         """The point a search starts from."""
         first, last = self._ends

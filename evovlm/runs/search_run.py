@@ -15,6 +15,7 @@ from evovlm.runs.search_config import SearchConfig, Searched
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import Generation, Outcome, Proposal, Standing, search
 from evovlm.search.optimizer import Optimizer
+from evovlm.search.replay import replayed
 
 
 class Observer(Protocol):
@@ -116,9 +117,14 @@ class SearchRun:
         """Let a generation that stopped the run, as all of it failed, be tried again: its cause may be mended."""
         recorded = self.journal.candidates
         last = [entry for entry in recorded if entry.generation == recorded[-1].generation]
-        whole = len(last) == self.population
-        if whole and all(isinstance(entry.outcome, Failure) for entry in last):
-            self.journal.retry(last[0].generation)
+        if not last or not all(isinstance(entry.outcome, Failure) for entry in last):
+            return
+        number = last[0].generation
+        # Only the optimizer knows how many a generation has: with restarts, not all have as many.
+        before = [[entry.outcome for entry in recorded if entry.generation == each] for each in range(number)]
+        *_, optimizer = replayed(self._optimizer(), before)
+        if len(last) == optimizer.population:
+            self.journal.retry(number)
 
     def _check_replayed(self, entry: Entry, genome: Genome) -> None:
         same_recipe = entry.recipe_id == self.searched.recipe(genome).recipe_id

@@ -1,26 +1,29 @@
-"""CatCMA for binary genes (Hamano et al. 2024, arXiv 2405.09962): a probability for each, CMA-ES for all others."""
+"""CatCMA (Hamano et al. 2024, arXiv 2405.09962): a distribution over the levels of each gene that has some, CMA-ES for
+all others."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from evovlm.recipes.candidate import Genome
-from evovlm.search.cmaes import THRESHOLD, CmaEs
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, default_population
+from evovlm.search.categories import Categories, Vector
+from evovlm.search.cmaes import CmaEs
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, check_asked, default_population
 from evovlm.seeding import generator
-
-Vector = npt.NDArray[np.float64]
 
 
 class CatCma:
-    """One ranking moves both: a Gaussian over the other genes, and independent probabilities of the binary ones.
+    """One ranking moves both: CMA-ES over the numbers, and independent probabilities of the levels of all other genes.
 
-    A binary gene is asked for as 0 or 1, and starts with the probability that a draw around its initial value by
-    `sigma` is above one half; as part of `mean` it is its probability.
+    A level is asked for as the middle of its part of [0, 1], one of two as 0 or 1. Each starts with the probability
+    that a draw around the gene's initial value by `sigma` falls in its part. As part of `mean` a gene is its most
+    probable level; one of two levels is the probability of the upper one.
     """
+
+    purpose: ClassVar[str] = "levels in no order (a method, a source), or two, beside numbers"
+    takes_goals: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -31,12 +34,17 @@ class CatCma:
         sigma: float = DEFAULT_SIGMA,
         levels: Levels | None = None,
     ) -> None:
-        self._binary = np.zeros(len(initial), dtype=np.bool_) if levels is None else levels == 2
+        self._levels = np.zeros(len(initial), dtype=np.int64) if levels is None else levels
+        self._has_levels = self._levels >= 2
+        self._counts = self._levels[self._has_levels]
         self._population = population or default_population(len(initial))
         self._draws = generator("catcma", seed)
-        start = [NormalDist(sigma=sigma).cdf(value - THRESHOLD) for value in initial[self._binary].tolist()]
-        self._switches = _Switches(np.array(start, dtype=np.float64)) if start else None
-        others = initial[~self._binary]
+        start = [
+            _drawn_in_parts(value, levels=count, sigma=sigma)
+            for value, count in zip(initial[self._has_levels].tolist(), self._counts.tolist(), strict=True)
+        ]
+        self._categories = Categories(start) if start else None
+        others = initial[~self._has_levels]
         self._others = CmaEs(others, seed=seed, population=self._population, sigma=sigma) if len(others) else None
         self._asked: tuple[Genome, ...] = ()
 
@@ -47,77 +55,64 @@ class CatCma:
 
     @property
     def mean(self) -> Genome:
-        """The Gaussian's mean, clipped to the cube, and the probabilities."""
-        return self._joined(
-            self._switches.probabilities if self._switches else None, self._others.mean if self._others else None
-        )
+        """The normal distribution's mean, clipped to the cube, and the most probable levels."""
+        found = None
+        if self._categories:
+            found = np.array(
+                [
+                    probabilities[1] if len(probabilities) == 2 else _middle(int(probabilities.argmax()), probabilities)
+                    for probabilities in self._categories.probabilities
+                ]
+            )
+        return self._joined(found, self._others.mean if self._others else None)
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Those of the numbers' distribution, and how `settled` the levels are (mean largest probability)."""
+        found = dict(self._others.figures) if self._others else {}
+        if self._categories:
+            found["settled"] = float(np.mean([each.max() for each in self._categories.probabilities]))
+        return found
 
     def ask(self) -> tuple[Genome, ...]:
         """Return the next generation."""
         drawn = [None] * self._population if self._others is None else self._others.ask()
-        self._asked = tuple(
-            self._joined(self._switches.draw(self._draws) if self._switches else None, others) for others in drawn
-        )
+        self._asked = tuple(self._joined(self._drawn_levels(), others) for others in drawn)
         return tuple(genome.copy() for genome in self._asked)
 
     def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
         """Update both distributions. Raises ValueError when the genomes are not those asked for."""
-        same = len(genomes) == len(self._asked) and all(map(np.array_equal, genomes, self._asked))
-        if not same:
-            raise ValueError("tell takes the genomes of the last ask, in its order")
+        check_asked(genomes, self._asked)
         if self._others:
-            self._others.tell([genome[~self._binary] for genome in genomes], told)
-        if self._switches:
+            self._others.tell([genome[~self._has_levels] for genome in genomes], told)
+        if self._categories:
             # A stable sort: of equals, the earlier asked is the better, as in pycma.
             order = np.argsort(-np.array([each.fitness for each in told], dtype=np.float64), kind="stable")
-            self._switches.learn(np.array([genomes[index][self._binary] for index in order]))
+            shown = np.array([genomes[index][self._has_levels] for index in order])
+            self._categories.learn(np.minimum((shown * self._counts).astype(np.int64), self._counts - 1))
 
-    def _joined(self, switches: Vector | None, others: Genome | None) -> Genome:
-        genome = np.empty(len(self._binary), dtype=np.float64)
-        if switches is not None:
-            genome[self._binary] = switches
+    def _drawn_levels(self) -> Vector | None:
+        if self._categories is None:
+            return None
+        drawn = self._categories.draw(self._draws)
+        return np.where(self._counts == 2, drawn, (drawn + 0.5) / self._counts)
+
+    def _joined(self, levels: Vector | None, others: Genome | None) -> Genome:
+        genome = np.empty(len(self._levels), dtype=np.float64)
+        if levels is not None:
+            genome[self._has_levels] = levels
         if others is not None:
-            genome[~self._binary] = others
+            genome[~self._has_levels] = others
         return genome
 
 
-class _Switches:
-    """Independent probabilities that adapt their learning rate (ASNG, Akimoto et al. 2019), kept off 0 and 1."""
-
-    def __init__(self, probabilities: Vector) -> None:
-        count = len(probabilities)
-        # With it, a draw of a settled distribution goes against none of its genes with probability 0.73.
-        self._least = 1.0 - 0.73 ** (1.0 / count)
-        self.probabilities = np.clip(probabilities, self._least, 1.0 - self._least)
-        self._path = np.zeros(count)
-        self._gamma = 0.0
-        self._caution = 1.0
-        self._rate = 1.0
-
-    def draw(self, draws: np.random.Generator) -> Vector:
-        """Return 0 or 1 for each."""
-        return (draws.random(len(self.probabilities)) < self.probabilities).astype(np.float64)
-
-    def learn(self, ranked: Vector) -> None:
-        """Take a generation, shape (population, count), the best first; as the authors' package `cmaes` does."""
-        gradient = _weights(len(ranked)) @ (ranked - self.probabilities)
-        # Times the root of the Fisher information of independent Bernoulli variables.
-        scaled = gradient / np.sqrt(self.probabilities * (1.0 - self.probabilities))
-        norm = float(np.sqrt(scaled @ scaled)) + 1e-30
-        self.probabilities = self.probabilities + self._rate / norm * gradient
-        self._rate = 1.0 / self._caution
-        beta = self._rate / math.sqrt(len(scaled))
-        self._path = (1.0 - beta) * self._path + math.sqrt(beta * (2.0 - beta)) * scaled / norm
-        self._gamma = (1.0 - beta) ** 2 * self._gamma + beta * (2.0 - beta)
-        self._caution *= math.exp(beta * (self._gamma - float(self._path @ self._path) / _ALPHA))
-        self.probabilities = np.clip(self.probabilities, self._least, 1.0 - self._least)
+def _drawn_in_parts(value: float, *, levels: int, sigma: float) -> Vector:
+    """Return the probability that a normal draw around `value` falls in each of `levels` equal parts of [0, 1]."""
+    normal = NormalDist(sigma=sigma)
+    # From the top, so that of two levels the upper one is the same number as ever.
+    above = [normal.cdf(value - number / levels) for number in range(1, levels)]
+    return np.array([1.0 - above[0], *(a - b for a, b in zip(above, [*above[1:], 0.0], strict=True))])
 
 
-_ALPHA = 1.5
-
-
-def _weights(population: int) -> Vector:
-    """Return CMA-ES's weights of the better half, which sum to 1; the worse half has none."""
-    half = population // 2
-    raw = np.log((population + 1) / 2) - np.log(np.arange(1, half + 1))
-    return np.concatenate([raw / raw.sum(), np.zeros(population - half)])
+def _middle(level: int, probabilities: Vector) -> float:
+    return (level + 0.5) / len(probabilities)

@@ -51,6 +51,11 @@ class Optimizer(Protocol):
         """Return the next generation: `population` genomes of shape (dim,), float64, in the unit cube."""
         ...
 
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What a report may show of its state (read only), by name; of most optimizers nothing."""
+        ...
+
     def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
         """Take what is known of each genome of the generation."""
         ...
@@ -59,8 +64,12 @@ class Optimizer(Protocol):
 class OptimizerFactory(Protocol):
     """Builds an optimizer that starts at `initial`, shape (dim,); `population` None takes the default.
 
-    `levels` is what the space tells about its genes; None is all 0. An optimizer may make nothing of it.
+    `levels` is what the space tells about its genes; None is all 0. An optimizer may make nothing of it. `purpose`
+    says what to take it for, `takes_goals` whether it makes something of several goals (all others take the fitness).
     """
+
+    purpose: str
+    takes_goals: bool
 
     def __call__(
         self,
@@ -73,6 +82,37 @@ class OptimizerFactory(Protocol):
     ) -> Optimizer:
         """Return the optimizer."""
         ...
+
+
+class Best:
+    """The genome of the highest fitness told so far, the earliest of equals; at first the initial one."""
+
+    def __init__(self, initial: Genome) -> None:
+        self._genome = np.array(initial, dtype=np.float64)
+        self._fitness = -math.inf
+
+    @property
+    def genome(self) -> Genome:
+        """The genome, in an array of its own."""
+        return self._genome.copy()
+
+    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
+        """Look at a generation."""
+        for genome, each in zip(genomes, told, strict=True):
+            if each.fitness > self._fitness:
+                self._genome, self._fitness = genome.copy(), each.fitness
+
+
+def check_asked(genomes: Sequence[Genome], asked: Sequence[Genome]) -> None:
+    """Raise ValueError unless the genomes are those asked for, in their order."""
+    if len(genomes) != len(asked) or not all(map(np.array_equal, genomes, asked)):
+        raise ValueError("tell takes the genomes of the last ask, in its order")
+
+
+def drawn_nearby(initial: Genome, *, sigma: float, draws: np.random.Generator) -> Genome:
+    """Return a genome as CMA-ES draws its first ones: normally around the initial one, clipped to the cube."""
+    drawn: Genome = np.clip(draws.normal(initial, sigma), 0.0, 1.0)
+    return drawn
 
 
 def default_population(dim: int) -> int:

@@ -1,16 +1,21 @@
 """Random search: what every other optimizer has to beat at the same budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from evovlm.recipes.candidate import Genome
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Best, Levels, Told, default_population, drawn_nearby
 from evovlm.seeding import generator
 
 
 class RandomSearch:
     """Draws every genome uniformly; its mean is the best genome told so far (at first the initial one)."""
+
+    purpose: ClassVar[str] = "the yardstick: what any other has to beat at the same budget"
+    takes_goals: ClassVar[bool] = False
+    _stream: ClassVar[str] = "random_search"
 
     def __init__(
         self,
@@ -24,11 +29,8 @@ class RandomSearch:
         self._draws = generator(type(self)._stream, seed)
         self._initial = np.array(initial, dtype=np.float64)
         self._sigma = sigma
-        self._best = self._initial
-        self._best_fitness = -np.inf
+        self._best = Best(initial)
         self._population = population or default_population(len(initial))
-
-    _stream = "random_search"
 
     @property
     def population(self) -> int:
@@ -38,7 +40,12 @@ class RandomSearch:
     @property
     def mean(self) -> Genome:
         """The best genome so far."""
-        return self._best.copy()
+        return self._best.genome
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Nothing."""
+        return {}
 
     def ask(self) -> tuple[Genome, ...]:
         """Return the next generation."""
@@ -46,22 +53,17 @@ class RandomSearch:
 
     def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
         """Remember the best."""
-        for genome, each in zip(genomes, told, strict=True):
-            if each.fitness > self._best_fitness:
-                self._best, self._best_fitness = genome.copy(), each.fitness
+        self._best.tell(genomes, told)
 
     def _draw(self) -> Genome:
         return self._draws.random(len(self._initial))
 
 
 class RandomNearby(RandomSearch):
-    """Draws every genome as CMA-ES draws its first generation, around the initial one, which never moves.
+    """Draws every genome as CMA-ES draws its first generation, around the initial one, which never moves."""
 
-    Where the initial genome is worth something (a path that is the host as it is), this is the random search to beat.
-    """
-
-    _stream = "random_nearby"
+    purpose: ClassVar[str] = "the yardstick where the start is worth something: a path that is the host as it is"
+    _stream: ClassVar[str] = "random_nearby"
 
     def _draw(self) -> Genome:
-        drawn: Genome = np.clip(self._draws.normal(self._initial, self._sigma), 0.0, 1.0)
-        return drawn
+        return drawn_nearby(self._initial, sigma=self._sigma, draws=self._draws)

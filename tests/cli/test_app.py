@@ -7,7 +7,20 @@ import time
 from evovlm import __version__
 from tests.cli.conftest import Command
 
-COMMANDS = ("demo", "evolve", "show", "check", "merge", "convert", "score", "methods", "spaces", "tasks", "zoo")
+COMMANDS = (
+    "demo",
+    "evolve",
+    "show",
+    "check",
+    "merge",
+    "convert",
+    "score",
+    "methods",
+    "optimizers",
+    "spaces",
+    "tasks",
+    "zoo",
+)
 HEAVY = ("torch", "transformers", "datasets", "open_clip", "cma", "numpy", "rich.console")
 LIST_MODULES = """
 import sys

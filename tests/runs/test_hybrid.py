@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 
@@ -20,6 +21,8 @@ from evovlm.runs.config import load_config
 from evovlm.runs.evolve import RunResult
 from evovlm.runs.hybrid import evolve_hybrid
 from evovlm.runs.hybrid_config import HybridConfig, load_search
+from evovlm.runs.journal import read_journal
+from evovlm.runs.optuna_export import export_to_optuna
 from evovlm.runs.summary import summarise
 from evovlm.seeding import generator
 from tests.pico import pico_llm
@@ -61,6 +64,20 @@ def test_the_winner_is_a_hybrid_whose_first_stage_won_the_first_search(whole: Ru
     assert recipe.recipe_id == load_recipe(whole.folder / "path/best.yaml").recipe_id
     # It makes a model.
     assert len(load_recipe_model(recipe, device="cpu").model.model.layers) == len(recipe.path)
+
+
+def test_both_stages_are_studies_in_one_file(whole: RunResult, tmp_path: Path) -> None:
+    out = tmp_path / "study.db"
+    studies = export_to_optuna(whole.folder, out=out)
+    assert [(study.name, study.trials) for study in studies] == [("whole-ps", 8), ("whole-path", 8)]
+    paths = optuna.load_study(study_name="whole-path", storage=f"sqlite:///{out}").trials
+    for trial, entry in zip(paths, read_journal(whole.folder / "path/journal.jsonl").candidates, strict=True):
+        assert len(trial.params) == len(entry.genome)
+        switches = {name: value for name, value in trial.params.items() if not name.startswith("scale.")}
+        assert list(switches.values()) == (entry.genome[: len(switches)] > 0.5).astype(int).tolist()
+        scales = [value for name, value in trial.params.items() if name.startswith("scale.")]
+        assert scales == pytest.approx(0.5 + entry.genome[len(switches) :])
+    assert {"ja.block1.2", "scale.ja.block1.2"} <= set(paths[0].params)
 
 
 def test_both_stages_are_runs_and_the_whole_tells_of_both(whole: RunResult) -> None:

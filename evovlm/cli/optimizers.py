@@ -1,0 +1,32 @@
+"""`evovlm optimizers`: the optimizers there are."""
+
+import inspect
+import json
+from typing import Annotated
+
+import typer
+
+
+def optimizers(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
+    """List the optimizers: what each does, what to take it for, and whether it takes several goals."""
+    from evovlm.search.catalogue import OPTIMIZERS
+
+    rows: list[dict[str, str | bool]] = [
+        {
+            "name": name,
+            "summary": (inspect.getdoc(optimizer) or "").splitlines()[0],
+            "purpose": optimizer.purpose,
+            "takes_goals": optimizer.takes_goals,
+        }
+        for name, optimizer in OPTIMIZERS.items()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("optimizer", "what it does", "what for", "several goals")
+    for row in rows:
+        table.add_row(*("yes" if cell is True else "" if cell is False else str(cell) for cell in row.values()))
+    Console().print(table)

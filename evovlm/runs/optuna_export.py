@@ -1,0 +1,193 @@
+"""A run's candidates as an Optuna study (SQLite), for optuna-dashboard and `optuna.visualization`; the extra `optuna`.
+
+One trial a candidate, of the candidate's number. Its parameters have the names of the genes; its values are the goals,
+or the fitness where there are none, all to be maximised. In its user attributes: recipe_id, generation, fitness,
+tokens, and `score.TASK` and `samples.TASK` for each task; of one that failed, `failure` and `reason`. A journal has no
+clock: a study begins with the year 2000, and each trial takes the seconds that its candidate took.
+"""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evovlm.errors import ConfigError, OutputError, OutputExists, RunMismatch
+from evovlm.recipes.candidate import Evaluation, Failure, Genome
+from evovlm.recipes.kinds import PS
+from evovlm.runs.atomic import PARTIAL
+from evovlm.runs.config import config_from_mapping
+from evovlm.runs.folder import JOURNAL_FILE
+from evovlm.runs.hybrid_config import PATH
+from evovlm.runs.journal import Entry, Journal, read_journal
+from evovlm.runs.path_config import PathConfig
+
+_BEGIN = datetime(2000, 1, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A study that was written."""
+
+    name: str
+    trials: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parameter:
+    """What a gene says: one of `levels`, counted from 0, or (levels 0) a number between `low` and `high`."""
+
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    levels: int = 0
+
+    def value(self, gene: float) -> float | int:
+        """Return it; the boundary between two levels belongs to the lower one."""
+        if self.levels:
+            return int(np.sum(gene > np.arange(1, self.levels) / self.levels))
+        return min(max(self.low + gene * (self.high - self.low), self.low), self.high)
+
+
+def export_to_optuna(run: Path, *, out: Path) -> tuple[Study, ...]:
+    """Write the candidates of a run, finished or not, into the new file `out`: of a hybrid, one study a stage.
+
+    The file appears whole or not at all. Raises OutputExists when it is there already, OutputError when it cannot be
+    written, RunMismatch for a folder that holds no candidates, ConfigError where Optuna is not installed.
+    """
+    storage = _storage_class()
+    journals = _journals(run)
+    if out.exists():
+        raise OutputExists(f"{out} exists already and is not overwritten.\n    Name another file.")
+    beside = out.with_name(out.name + PARTIAL)
+    try:
+        beside.unlink(missing_ok=True)
+        # SQLite says of a folder that is not there only that the file cannot be opened.
+        beside.touch()
+        with closing(_Database(storage, beside)) as database:
+            studies = tuple(_written(database.storage, journal, name=name) for name, journal in journals.items())
+        beside.replace(out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}).") from error
+    finally:
+        if beside.parent.is_dir():
+            beside.unlink(missing_ok=True)
+    return studies
+
+
+class _Database:
+    """An SQLite file as Optuna's storage; closed, nothing of it is open any more."""
+
+    def __init__(self, storage_class: Any, path: Path) -> None:
+        from sqlalchemy import URL
+
+        url = URL.create("sqlite", database=str(path.resolve())).render_as_string()
+        self.storage = storage_class(url)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
+
+def _storage_class() -> Any:
+    try:
+        from optuna.storages import RDBStorage
+    except ImportError as error:
+        raise ConfigError(
+            'an Optuna study needs the package optuna, which is not installed.\n    pip install "evovlm[optuna]"'
+        ) from error
+    return RDBStorage
+
+
+def _journals(run: Path) -> Mapping[str, Journal]:
+    """Return the journals of a run, of a hybrid those of the stages begun, by the name that their study is to have."""
+    name = run.resolve().name
+    places = {name: run, f"{name}-{PS}": run / PS, f"{name}-{PATH}": run / PATH}
+    found = {
+        study: read_journal(folder / JOURNAL_FILE)
+        for study, folder in places.items()
+        if (folder / JOURNAL_FILE).is_file()
+    }
+    if not found:
+        raise RunMismatch(f"{run} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
+    held = {study: journal for study, journal in found.items() if journal.candidates}
+    if not held:
+        raise RunMismatch(f"{run}: no candidate has been evaluated yet. Wait a little, or resume the run.")
+    return held
+
+
+def _written(storage: Any, journal: Journal, *, name: str) -> Study:
+    from optuna.study import StudyDirection
+
+    candidates = journal.candidates
+    evaluated = [entry.outcome for entry in candidates if isinstance(entry.outcome, Evaluation)]
+    n_values = max((len(outcome.goals) for outcome in evaluated), default=0) or 1
+    study_id = storage.create_new_study([StudyDirection.MAXIMIZE] * n_values, study_name=name)
+    storage.set_study_user_attr(study_id, "config", dict(journal.config))
+    parameters = _parameters(journal, candidates[0].genome)
+    begin = _BEGIN
+    for entry in candidates:
+        trial = _trial(entry, parameters=parameters, begin=begin)
+        storage.create_new_trial(study_id, template_trial=trial)
+        begin = trial.datetime_complete
+    return Study(name=name, trials=len(candidates), failed=len(candidates) - len(evaluated))
+
+
+def _parameters(journal: Journal, genome: Genome) -> tuple[_Parameter, ...]:
+    config = config_from_mapping(journal.config)
+    if not isinstance(config, PathConfig):
+        genes = config.search_space_of(genome).genes
+        return tuple(_Parameter(name=gene.name, low=gene.low, high=gene.high) for gene in genes)
+    space = config.path_space(host=config.template(relative_to=None).host_source, blocks=journal.blocks)
+    # The other ways to say scales have genes that are no scales themselves.
+    low, high = space.scale_range if space.scales == "per_position" else (0.0, 1.0)
+    return tuple(
+        _Parameter(name=name, low=low, high=high, levels=count)
+        for name, count in zip(space.gene_names, space.levels.tolist(), strict=True)
+    )
+
+
+def _trial(entry: Entry, *, parameters: tuple[_Parameter, ...], begin: datetime) -> Any:
+    from optuna.distributions import FloatDistribution, IntDistribution
+    from optuna.trial import FrozenTrial, TrialState
+
+    outcome = entry.outcome
+    done = outcome if isinstance(outcome, Evaluation) else None
+    seconds = sum(done.seconds.values()) if done else 0.0
+    return FrozenTrial(
+        number=entry.index,
+        trial_id=entry.index,
+        state=TrialState.COMPLETE if done else TrialState.FAIL,
+        value=None,
+        values=list(done.goals or (done.fitness,)) if done else None,
+        datetime_start=begin,
+        datetime_complete=begin + timedelta(seconds=seconds),
+        params={
+            parameter.name: parameter.value(gene)
+            for parameter, gene in zip(parameters, entry.genome.tolist(), strict=True)
+        },
+        distributions={
+            parameter.name: IntDistribution(0, parameter.levels - 1)
+            if parameter.levels
+            else FloatDistribution(parameter.low, parameter.high)
+            for parameter in parameters
+        },
+        user_attrs=_attributes(entry),
+        system_attrs={},
+        intermediate_values={},
+    )
+
+
+def _attributes(entry: Entry) -> dict[str, object]:
+    outcome = entry.outcome
+    shared = {"recipe_id": entry.recipe_id, "generation": entry.generation}
+    if isinstance(outcome, Failure):
+        return {**shared, "failure": outcome.kind, "reason": outcome.reason}
+    scores = {f"score.{name}": score.score for name, score in outcome.scores.items()}
+    samples = {f"samples.{name}": score.n for name, score in outcome.scores.items()}
+    return {**shared, "fitness": outcome.fitness, "tokens": outcome.tokens, **scores, **samples}
