@@ -12,6 +12,7 @@ from evovlm.cli.demo import demo
 from evovlm.cli.evolve import evolve
 from evovlm.cli.export import export
 from evovlm.cli.grade import grade
+from evovlm.cli.init import init
 from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
 from evovlm.cli.score import score
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, evolve, show, check, merge, convert, export, score, grade, ask, methods, spaces, tasks):
+for command in (demo, init, evolve, show, check, merge, convert, export, score, grade, ask, methods, spaces, tasks):
     app.command()(command)
 app.add_typer(zoo)
 

@@ -59,9 +59,7 @@ def _search(
 ) -> "RunResult":
     """Run the search, or the two of a hybrid, each with a display of its own."""
     from evovlm.cli.rendering import SearchProgress
-    from evovlm.runs.evolve import evolve as run_search
-    from evovlm.runs.hybrid import evolve_hybrid
-    from evovlm.runs.hybrid_config import HybridConfig
+    from evovlm.runs.hybrid import run_search
 
     shown: list[SearchProgress] = []
 
@@ -72,9 +70,7 @@ def _search(
         return shown[-1]
 
     try:
-        if isinstance(loaded, HybridConfig):
-            return evolve_hybrid(loaded, out=out, relative_to=config.parent, resume=resume, observe=show)
-        return run_search(loaded, out=out, relative_to=config.parent, resume=resume, observer=show(""))
+        return run_search(loaded, out=out, relative_to=config.parent, resume=resume, observe=show)
     finally:
         for display in shown:
             display.close()

@@ -60,16 +60,23 @@ def score(
     # A slip in a name is told before torch is loaded, which takes seconds.
     check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
 
-    from evovlm.evaluation.answering import TaskChoice
-    from evovlm.runs.scores import ScoreRequest, score_models
+    from evovlm.runs.scores import ask_models
 
-    choices = tuple(
-        TaskChoice(name=name, decoding=decoding, prompt=prompt, limit=limit, data=places.get(name)) for name in names
-    )
-    request = ScoreRequest(models=tuple(models), tasks=choices, split=parse_split(split), device=device)
     progress = ScoreProgress()
     try:
-        scores = score_models(request, save=save, resume=resume, observer=progress)
+        scores = ask_models(
+            models,
+            tasks=names,
+            split=parse_split(split),
+            limit=limit,
+            prompt=prompt,
+            decoding=decoding,
+            data=places,
+            device=device,
+            save=save,
+            resume=resume,
+            observer=progress,
+        )
     except KeyboardInterrupt:
         progress.close()
         typer.echo(_stopped(save, resume=resume), err=True)

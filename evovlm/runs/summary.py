@@ -95,14 +95,14 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     One whose candidates all failed so far has no `top` and no `numbers`. Raises RunMismatch for a folder without a
     journal, or with one that holds no candidate yet.
     """
-    journal = read_journal(_journal_file(folder))
+    journal = read_journal(journal_file(folder))
     candidates = journal.candidates
     if not candidates:
         raise RunMismatch(f"{folder}: no candidate has been evaluated yet. Wait a little, or resume the run.")
     config = config_from_mapping(journal.config)
     ranked = _ranked(candidates)
     mean = journal.mean
-    winner = _winner(config, journal)
+    winner = winner_entry(config, journal)
     units, numbers = _numbers(config, winner) if winner is not None and isinstance(config, EvolveConfig) else ((), ())
     best, means = _course(candidates)
     outcomes = [entry.outcome for entry in journal.entries]
@@ -126,7 +126,7 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     )
 
 
-def _journal_file(folder: Path) -> Path:
+def journal_file(folder: Path) -> Path:
     """Return the journal of a run; of a hybrid, that of the stage that it has come to."""
     for inner in (folder, folder / PATH, folder / PS):
         if (inner / JOURNAL_FILE).is_file():
@@ -145,7 +145,7 @@ def _ranked(candidates: Sequence[Entry]) -> list[CandidateRow]:
     return sorted(rows, key=lambda row: (-row.fitness, row.index))
 
 
-def _winner(config: SearchConfig, journal: Journal) -> Entry | None:
+def winner_entry(config: SearchConfig, journal: Journal) -> Entry | None:
     """Return the winner so far, None when all failed."""
     if config.winner == "mean" and journal.mean is not None:
         return journal.mean
