@@ -9,6 +9,7 @@ from evovlm.cli.ask import ask
 from evovlm.cli.check import check
 from evovlm.cli.convert import convert
 from evovlm.cli.demo import demo
+from evovlm.cli.doctor import doctor
 from evovlm.cli.evolve import evolve
 from evovlm.cli.export import export
 from evovlm.cli.grade import grade
@@ -29,7 +30,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, init, evolve, show, check, merge, convert, export, score, grade, ask, methods, spaces, tasks):
+for command in (
+    demo,
+    init,
+    evolve,
+    show,
+    check,
+    merge,
+    convert,
+    export,
+    score,
+    grade,
+    ask,
+    methods,
+    spaces,
+    tasks,
+    doctor,
+):
     app.command()(command)
 app.add_typer(zoo)
 
