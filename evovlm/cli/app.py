@@ -16,6 +16,7 @@ from evovlm.cli.grade import grade
 from evovlm.cli.init import init
 from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
+from evovlm.cli.push import push
 from evovlm.cli.score import score
 from evovlm.cli.show import show
 from evovlm.cli.spaces import spaces
@@ -39,6 +40,7 @@ for command in (
     merge,
     convert,
     export,
+    push,
     score,
     grade,
     ask,
