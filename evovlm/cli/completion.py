@@ -37,3 +37,17 @@ def complete_prompts(incomplete: str) -> list[str]:
     from evovlm.tasks.prompts import CHAT, PROMPTS
 
     return [name for name in (CHAT, *PROMPTS) if name.startswith(incomplete)]
+
+
+def complete_extractors(incomplete: str) -> list[str]:
+    """Return the ways to read numbers that begin so."""
+    from evovlm.tasks.answers import EXTRACTORS
+
+    return [name for name in EXTRACTORS if name.startswith(incomplete)]
+
+
+def complete_methods(incomplete: str) -> list[str]:
+    """Return the merge methods that begin so."""
+    from evovlm.merging.methods import METHODS
+
+    return [name for name in METHODS if name.startswith(incomplete)]

@@ -17,9 +17,12 @@ def doctor(
 ) -> None:
     """Look at this machine: versions, devices, memory, disk, hub, fonts; exit 2 when something essential is broken."""
     from evovlm.cli.rendering import json_text
-    from evovlm.runs.doctor import examine
+    from evovlm.cli.waiting import Waiting
 
-    found = examine(Path())
+    with Waiting("looking at this machine"):
+        from evovlm.runs.doctor import examine
+
+        found = examine(Path())
     if as_json:
         typer.echo(json_text(found.as_json()))
     else:

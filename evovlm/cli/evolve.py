@@ -22,7 +22,7 @@ def evolve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
-    from evovlm.cli.rendering import INTERRUPTED
+    from evovlm.cli.rendering import INTERRUPTED, WriteProgress
     from evovlm.errors import OutputExists
     from evovlm.merging.writer import write_checkpoint
     from evovlm.runs.hybrid_config import HybridConfig, load_search
@@ -39,7 +39,11 @@ def evolve(
         typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(again)}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if checkpoint is not None:
-        write_checkpoint(result.recipe, checkpoint)
+        progress = WriteProgress(title=f"writing {checkpoint.name}")
+        try:
+            write_checkpoint(result.recipe, checkpoint, observer=progress)
+        finally:
+            progress.close()
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
         return

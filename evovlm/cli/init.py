@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.completion import complete_models, complete_tasks
+from evovlm.cli.completion import complete_methods, complete_models, complete_tasks
 
 if TYPE_CHECKING:
     from evovlm.runs.new_config import Kind
@@ -40,6 +40,9 @@ def init(
             autocompletion=complete_tasks,
         ),
     ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="How to merge (`evovlm methods`).", autocompletion=complete_methods)
+    ] = "dare_ties",
     budget: Annotated[int | None, typer.Option("--budget", min=1, help="How many candidates to try; 100.")] = None,
     out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("search.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -64,7 +67,15 @@ def init(
     tasks = task or _ask_each("a task, a task file, or a folder", ["emoji_ja" if vlm else "word_problems_ja"])
     if budget is None:
         budget = _number(_ask("how many candidates", str(_BUDGET))) if may_ask else _BUDGET
-    new = NewSearch(kind=chosen, base=base, host=host, sources=sources, tasks=tuple(tasks), candidates=budget)
+    new = NewSearch(
+        kind=chosen,
+        base=base,
+        host=host,
+        sources=sources,
+        method=method,
+        tasks=tuple(tasks),
+        candidates=budget,
+    )
     write_search(new, out)
     if as_json:
         typer.echo(json_text({"file": str(out), "kind": chosen, "sources": sources, "tasks": list(tasks)}))

@@ -65,7 +65,7 @@ def _describe(found: "Publication", repo_id: str, *, private: bool) -> None:
 
 
 def _show_progress_on_terminals_only() -> None:
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -78,12 +78,11 @@ def load_run(folder: str | Path) -> LoadedRun:
 
 def _candidate(entry: Entry, searched: Searched) -> RunCandidate:
     outcome = entry.outcome
-    failed = isinstance(outcome, Failure)
     return RunCandidate(
         index=entry.index,
         generation=entry.generation,
         recipe=searched.recipe(entry.genome),
-        fitness=None if failed else outcome.fitness,
-        scores={} if failed else outcome.scores,
-        failure=outcome.reason if failed else None,
+        fitness=outcome.fitness if isinstance(outcome, Evaluation) else None,
+        scores=outcome.scores if isinstance(outcome, Evaluation) else {},
+        failure=outcome.reason if isinstance(outcome, Failure) else None,
     )

@@ -30,6 +30,7 @@ class NewSearch:
     base: str
     host: str | None
     sources: Mapping[str, str]
+    method: str
     tasks: tuple[str, ...]
     candidates: int
 
@@ -88,8 +89,8 @@ def search_text(new: NewSearch, *, folder: Path, file: Path) -> str:
             *host_lines,
             "  sources:                  # models of one ancestor; the names are yours",
             *sources,
-            "  method: dare_ties         # `evovlm methods` lists them",
-            "  seed: 42                  # of DARE's random masks",
+            f"  method: {scalar_text(new.method)}         # `evovlm methods` lists them",
+            "  seed: 42                  # of the random draws of DARE and DELLA",
             f"space: {space}",
             "optimizer: {kind: cma}      # or random",
             f"budget: {{candidates: {new.candidates}}}    # each is one merge, scored on every task",

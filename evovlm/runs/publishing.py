@@ -83,6 +83,8 @@ def publish(publication: Publication, repo_id: str, *, private: bool) -> str:
 
     check_repo_id(repo_id)
     hub = HfApi()
+    # An upload of a large file fails with a RuntimeError around what went wrong.
+    refusals: tuple[type[Exception], ...] = (*errors_of_the_hub(), ValueError, RuntimeError)
     try:
         _make_repository(hub, publication, repo_id, private=private)
         patterns = [_escaped(name) for name in publication.files if name != CARD_FILE]
@@ -98,8 +100,7 @@ def publish(publication: Publication, repo_id: str, *, private: bool) -> str:
             path_in_repo=CARD_FILE,
             commit_message="Upload its model card",
         )
-    except (*errors_of_the_hub(), ValueError, RuntimeError) as error:
-        # An upload of a large file fails with a RuntimeError around what went wrong.
+    except refusals as error:
         reason = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         raise _explained(repo_id, reason) from error
     return f"{constants.ENDPOINT}/{repo_id}"
