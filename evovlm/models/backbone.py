@@ -35,7 +35,7 @@ class Backbone:
         head = getattr(model, "lm_head", None)
         if decoder is None or head is None or not hasattr(decoder, "layers"):
             raise UnknownArchitecture(
-                f"{loaded.folder}: {type(model).__name__} is no decoder with a head of its own, and cannot be searched.\n"
+                f"{loaded.folder}: {type(model).__name__} is no decoder with a separate head, and cannot be searched.\n"
                 "    Name a model that generates text: config.json's `architectures` ends in ForCausalLM or "
                 "ForConditionalGeneration."
             )
