@@ -62,6 +62,17 @@ def test_own_models_and_own_data_are_found_from_the_config_s_folder(
     assert checked.code == 0, checked
 
 
+def test_a_folder_beside_the_config_in_the_current_folder_is_found(
+    evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture_folder(tmp_path / "photos", tables=("search.csv",))
+    flags = ("--base", "zoo:base", "--host", "zoo:vlm", "--source", "zoo:ja", "--task", "./photos")
+    assert evovlm("init", "vlm", *flags, "--out", "mine.yaml").code == 0
+    config = load_search(Path("mine.yaml")).resolved(relative_to=Path())
+    assert config.tasks[0].name == str(tmp_path / "photos")
+
+
 def test_an_existing_file_is_never_overwritten(evovlm: Command, tmp_path: Path) -> None:
     out = tmp_path / "mine.yaml"
     out.write_text("mine")
