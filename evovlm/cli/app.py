@@ -9,12 +9,15 @@ from evovlm.cli.ask import ask
 from evovlm.cli.check import check
 from evovlm.cli.convert import convert
 from evovlm.cli.demo import demo
+from evovlm.cli.doctor import doctor
 from evovlm.cli.evolve import evolve
 from evovlm.cli.export import export
 from evovlm.cli.grade import grade
+from evovlm.cli.init import init
 from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
 from evovlm.cli.optimizers import optimizers
+from evovlm.cli.push import push
 from evovlm.cli.score import score
 from evovlm.cli.show import show
 from evovlm.cli.spaces import spaces
@@ -31,12 +34,14 @@ app = typer.Typer(
 )
 for command in (
     demo,
+    init,
     evolve,
     show,
     check,
     merge,
     convert,
     export,
+    push,
     score,
     grade,
     ask,
@@ -44,6 +49,7 @@ for command in (
     optimizers,
     spaces,
     tasks,
+    doctor,
 ):
     app.command()(command)
 app.add_typer(zoo)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.completion import complete_models, complete_prompts
+
 if TYPE_CHECKING:
     from evovlm.evaluation.asking import Manner
     from evovlm.models.loading import LoadedModel
@@ -16,7 +18,10 @@ _NO_QUESTION = "there is no question. Give one behind the model, or questions on
 
 
 def ask(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, zoo:NAME, or a recipe (YAML).")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A folder, a hub id, zoo:NAME, or a recipe (YAML).", autocompletion=complete_models),
+    ],
     question: Annotated[
         str | None, typer.Argument(help="What to ask; without it, each line of the standard input.")
     ] = None,
@@ -29,6 +34,7 @@ def ask(
             "--prompt",
             help="chat (the model's template), plain (the question alone), a name such as ja-alpaca-cot, or a text "
             "that holds {input}; default: chat if it can, else plain.",
+            autocompletion=complete_prompts,
         ),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", help="The system message of a chat.")] = None,
@@ -42,6 +48,7 @@ def ask(
 ) -> None:
     """Ask a model a question, about pictures too."""
     from evovlm.cli.rendering import INTERRUPTED
+    from evovlm.cli.waiting import Waiting
     from evovlm.errors import ConfigError
     from evovlm.tasks.prompts import CHAT, PLAIN, template_of
     from evovlm.tasks.task import Decoding
@@ -58,7 +65,8 @@ def ask(
     decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
     try:
         pictures = open_pictures(image or [])
-        loaded = load_scored(model, device=device)
+        with Waiting(f"loading {model}"):
+            loaded = load_scored(model, device=device)
         chosen = prompt or usual_prompt(loaded, model=model, pictures=bool(pictures))
         manner = Manner(prompt=chosen, system=system, images=pictures)
         check_manner(loaded, manner)

@@ -32,7 +32,10 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say everything that stands against a merge or a search, and what it needs, without fetching weights."""
-    found = _look(recipe, out=out, near_pictures=near_pictures, near_threshold=near_threshold)
+    from evovlm.cli.waiting import Waiting
+
+    with Waiting("reading configs, tokenizers and headers"):
+        found = _look(recipe, out=out, near_pictures=near_pictures, near_threshold=near_threshold)
     if as_json:
         typer.echo(json.dumps(found.as_json(), ensure_ascii=False))
     else:

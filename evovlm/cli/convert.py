@@ -13,10 +13,13 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Rewrite pickled weights (*.bin) as safetensors; pickles that hold more than tensors are refused."""
-    from evovlm.merging.conversion import convert_checkpoint
-    from evovlm.recipes.model_ref import parse_model_ref
+    from evovlm.cli.waiting import Waiting
 
-    converted = convert_checkpoint(parse_model_ref(model, relative_to=None), out)
+    with Waiting(f"rewriting {model}"):
+        from evovlm.merging.conversion import convert_checkpoint
+        from evovlm.recipes.model_ref import parse_model_ref
+
+        converted = convert_checkpoint(parse_model_ref(model, relative_to=None), out)
     if as_json:
         result = {
             "folder": str(converted.folder),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evovlm.cli.rendering import SearchProgress
+    from evovlm.cli.waiting import Waiting
     from evovlm.runs.demo import Example, PipelineResult
 
 
@@ -24,6 +25,7 @@ def demo(
 ) -> None:
     """Evolve a Japanese math LLM and a Japanese VLM from embedded models, on any machine, in minutes."""
     from evovlm.cli.rendering import INTERRUPTED, SearchProgress, stderr_console
+    from evovlm.cli.waiting import Waiting
     from evovlm.errors import ConfigError
     from evovlm.runs.demo import PIPELINES, run_pipeline
 
@@ -32,7 +34,7 @@ def demo(
     console = stderr_console()
     began = time.monotonic()
     results: dict[str, PipelineResult] = {}
-    displays: list[SearchProgress] = []
+    displays: list[SearchProgress | Waiting] = []
     try:
         for pipeline in PIPELINES.values():
             if only not in (None, pipeline.name):
@@ -41,12 +43,14 @@ def demo(
 
             def observe(title: str, name: str = pipeline.name) -> SearchProgress:
                 _close(displays)
-                displays.append(SearchProgress(title=f"{name}, {title}"))
-                return displays[-1]
+                display = SearchProgress(title=f"{name}, {title}")
+                displays.append(display)
+                return display
 
             def say(text: str, name: str = pipeline.name) -> None:
                 _close(displays)
                 console.print(f"{name}, {text}", highlight=False)
+                displays.append(Waiting(f"{name}, {text}", console=console))
 
             folder = out / pipeline.name
             results[pipeline.name] = run_pipeline(
@@ -77,7 +81,7 @@ def _arguments(*, quick: bool, seed: int, out: Path, only: str | None, as_json: 
     return [*given, "--json"] if as_json else given
 
 
-def _close(displays: "list[SearchProgress]") -> None:
+def _close(displays: "list[SearchProgress | Waiting]") -> None:
     for display in displays:
         display.close()
 

@@ -22,7 +22,7 @@ def evolve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
-    from evovlm.cli.rendering import INTERRUPTED, result_text
+    from evovlm.cli.rendering import INTERRUPTED, WriteProgress, result_text
     from evovlm.errors import OutputExists
     from evovlm.merging.path_preflight import preflight_recipe
     from evovlm.merging.writer import write_checkpoint
@@ -45,7 +45,11 @@ def evolve(
         if size is not None:
             # In parameter space the result is as large as its host.
             typer.echo(f"the result: {result_text(size)}", err=True)
-        write_checkpoint(result.recipe, checkpoint)
+        progress = WriteProgress(title=f"writing {checkpoint.name}")
+        try:
+            write_checkpoint(result.recipe, checkpoint, observer=progress)
+        finally:
+            progress.close()
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
         return
@@ -65,9 +69,7 @@ def _search(
 ) -> "RunResult":
     """Run the search, or the two of a hybrid, each with a display of its own."""
     from evovlm.cli.rendering import SearchProgress
-    from evovlm.runs.evolve import evolve as run_search
-    from evovlm.runs.hybrid import evolve_hybrid
-    from evovlm.runs.hybrid_config import HybridConfig
+    from evovlm.runs.hybrid import run_search
 
     shown: list[SearchProgress] = []
 
@@ -78,9 +80,7 @@ def _search(
         return shown[-1]
 
     try:
-        if isinstance(loaded, HybridConfig):
-            return evolve_hybrid(loaded, out=out, relative_to=config.parent, resume=resume, observe=show)
-        return run_search(loaded, out=out, relative_to=config.parent, resume=resume, observer=show(""))
+        return run_search(loaded, out=out, relative_to=config.parent, resume=resume, observe=show)
     finally:
         for display in shown:
             display.close()

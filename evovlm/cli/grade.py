@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.completion import complete_extractors, complete_gates, complete_metrics
+
 if TYPE_CHECKING:
     from evovlm.evaluation.comparison import Comparison
     from evovlm.evaluation.grading import Graded
@@ -25,14 +27,22 @@ def grade(
             "-m",
             help="accuracy, rouge_l_ja, rouge_1_ja, rouge_2_ja, char_f1, exact_match, multiple_choice, jdocqa, "
             "clip_score or evaluate:NAME_OR_PATH; default: the task's own.",
+            autocompletion=complete_metrics,
         ),
     ] = None,
     extractor: Annotated[
-        str | None, typer.Option("--extractor", help="How accuracy reads numbers: robust or paper.")
+        str | None,
+        typer.Option(
+            "--extractor", help="How accuracy reads numbers: robust or paper.", autocompletion=complete_extractors
+        ),
     ] = None,
     gate: Annotated[
         str | None,
-        typer.Option("--gate", help="The language gate: script, fasttext or none; default: the task's own."),
+        typer.Option(
+            "--gate",
+            help="The language gate: script, fasttext or none; default: the task's own.",
+            autocompletion=complete_gates,
+        ),
     ] = None,
     clip_model: Annotated[
         str | None,
@@ -50,6 +60,7 @@ def grade(
 ) -> None:
     """Score saved predictions, without any model; compare two files of the same samples."""
     from evovlm.cli.rendering import json_text
+    from evovlm.cli.waiting import Waiting
     from evovlm.errors import ConfigError, OutputExists
     from evovlm.evaluation.grading import ScoringChoice, compare_graded
     from evovlm.evaluation.grading import grade as grade_predictions
@@ -70,8 +81,9 @@ def grade(
     )
     graded = []
     for file in files:
-        read = read_predictions(file, columns=columns, rows_at=rows_at, needs_references=metric != "clip_score")
-        graded.append(grade_predictions(read, choice, device=device))
+        with Waiting(f"scoring {file.name}"):
+            read = read_predictions(file, columns=columns, rows_at=rows_at, needs_references=metric != "clip_score")
+            graded.append(grade_predictions(read, choice, device=device))
     compared = compare_graded(*graded) if len(graded) == 2 else {}
     if save is not None:
         _save(save, graded[0])

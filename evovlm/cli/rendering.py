@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from evovlm.cli.waiting import SILENT_S, Waiting
+
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Progress as Asking
     from evovlm.merging.findings import ResultSize
@@ -21,8 +23,6 @@ INTERRUPTED = 130
 # C0 and C1 controls and DEL, and what turns the direction of writing.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _BARS = "▁▂▃▄▅▆▇█"
-_SILENT_S = 2.0
-"""What takes no longer than this shows no progress."""
 _TELLING_SHARE = 0.1
 """From which share of the questions on their speed tells that of the rest."""
 _LINE_EVERY_S = 10.0
@@ -122,7 +122,7 @@ class WriteProgress:
         now = self._clock()
         if self._first is None:
             self._first = now, done_bytes
-        if now - self._began < _SILENT_S:
+        if now - self._began < SILENT_S:
             return
         speed = (done_bytes - self._first[1]) / (now - self._first[0]) if now > self._first[0] else 0.0
         state = f"{tensors_done}/{tensors_total} tensors, {_written_state(done_bytes, total_bytes, speed)}"
@@ -189,7 +189,7 @@ class ScoreProgress:
     def _show(self, title: str, *, completed: int, total: int | None, state: str) -> None:
         now = self._clock()
         if self._console.is_terminal:
-            if self._progress is None and now - self._began >= _SILENT_S:
+            if self._progress is None and now - self._began >= SILENT_S:
                 columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20))
                 state_column = TextColumn("{task.fields[state]}")
                 self._progress = Progress(*columns, state_column, console=self._console, transient=True)
@@ -197,7 +197,7 @@ class ScoreProgress:
                 self._task = self._progress.add_task(title, total=total, state=state)
             elif self._progress is not None and self._task is not None:
                 self._progress.update(self._task, description=title, completed=completed, total=total, state=state)
-        elif state and now - self._began >= _SILENT_S and (self._told is None or now - self._told >= _LINE_EVERY_S):
+        elif state and now - self._began >= SILENT_S and (self._told is None or now - self._told >= _LINE_EVERY_S):
             self._told = now
             self._console.file.write(f"{title}: {state}\n")
             self._console.file.flush()
@@ -206,9 +206,11 @@ class ScoreProgress:
 class SearchProgress:
     """Shows a run as it goes: a live bar on a terminal, one plain line a generation elsewhere."""
 
-    def __init__(self, *, title: str, console: Console | None = None) -> None:
+    def __init__(self, *, title: str, console: Console | None = None, silent_s: float = SILENT_S) -> None:
         self._title = title
         self._console = console or stderr_console()
+        # Models are fetched and opened before the search begins.
+        self._waiting = Waiting(f"{title}: opening models and tasks", console=self._console, after_s=silent_s)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._best: float | None = None
@@ -223,6 +225,7 @@ class SearchProgress:
 
     def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
         """Open the display."""
+        self._waiting.close()
         for warning in warnings:
             self._say(f"warning: {warning}", style="yellow")
         if done:
@@ -260,6 +263,7 @@ class SearchProgress:
 
     def close(self) -> None:
         """Take the display down."""
+        self._waiting.close()
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

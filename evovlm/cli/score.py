@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.completion import complete_models, complete_prompts, complete_tasks
+
 if TYPE_CHECKING:
     from evovlm.evaluation.answering import ScoredTask
     from evovlm.recipes.candidate import TaskScore
@@ -13,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def score(
-    models: Annotated[list[str], typer.Argument(help="A folder, a hub id, zoo:NAME, or a recipe (YAML); or several.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="A folder, a hub id, zoo:NAME, or a recipe (YAML); or several.", autocompletion=complete_models
+        ),
+    ],
     task: Annotated[
         list[str],
         typer.Option(
@@ -21,6 +28,7 @@ def score(
             "-t",
             help="A task (`evovlm tasks` lists them), a task file, or lm_eval:NAME_OR_FILE[#METRIC[,FILTER]] "
             "(lm-evaluation-harness; its task files run code); T1,T2 for several, or repeat.",
+            autocompletion=complete_tasks,
         ),
     ],
     split: Annotated[str, typer.Option("--split", help="report or search.")] = "report",
@@ -33,7 +41,9 @@ def score(
     prompt: Annotated[
         str | None,
         typer.Option(
-            "--prompt", help="Another prompt than the tasks': chat, a name, or a template with {input} and <image>."
+            "--prompt",
+            help="Another prompt than the tasks': chat, a name, or a template with {input} and <image>.",
+            autocompletion=complete_prompts,
         ),
     ] = None,
     data: Annotated[
@@ -60,16 +70,23 @@ def score(
     # A slip in a name is told before torch is loaded, which takes seconds.
     check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
 
-    from evovlm.evaluation.answering import TaskChoice
-    from evovlm.runs.scores import ScoreRequest, score_models
+    from evovlm.runs.scores import ask_models
 
-    choices = tuple(
-        TaskChoice(name=name, decoding=decoding, prompt=prompt, limit=limit, data=places.get(name)) for name in names
-    )
-    request = ScoreRequest(models=tuple(models), tasks=choices, split=parse_split(split), device=device)
     progress = ScoreProgress()
     try:
-        scores = score_models(request, save=save, resume=resume, observer=progress)
+        scores = ask_models(
+            models,
+            tasks=names,
+            split=parse_split(split),
+            limit=limit,
+            prompt=prompt,
+            decoding=decoding,
+            data=places,
+            device=device,
+            save=save,
+            resume=resume,
+            observer=progress,
+        )
     except KeyboardInterrupt:
         progress.close()
         typer.echo(_stopped(save, resume=resume), err=True)

@@ -52,6 +52,7 @@ def build(
         Path | None, typer.Option("--out", help="Where to build; default: the package's own assets.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The seed of data and training.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the folder as JSON.")] = False,
 ) -> None:
     """Train every embedded model again, on CPU, within 90 minutes on 2 cores."""
     from evovlm.assets import asset_path
@@ -61,4 +62,4 @@ def build(
     console = stderr_console()
     folder = out or asset_path("zoo")
     build_zoo(folder, seed=seed, report=lambda line: console.print(line, markup=False, highlight=False))
-    typer.echo(str(folder))
+    typer.echo(json.dumps({"folder": str(folder)}, ensure_ascii=False) if as_json else str(folder))

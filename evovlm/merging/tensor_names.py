@@ -151,7 +151,10 @@ class BackboneLayout:
         text_model_type = str(named or family.text_model_type)
         if text_model_type not in TEXT_FAMILIES:
             known = ", ".join(sorted(TEXT_FAMILIES))
-            raise UnknownArchitecture(f"text_config.model_type is '{text_model_type}'; evovlm knows: {known}.")
+            raise UnknownArchitecture(
+                f"config.json: text_config.model_type '{text_model_type}' is no language model that evovlm can merge.\n"
+                f"    Merge models of these: {known}."
+            )
         disk = _naming_on_disk(family, model_type, tensor_names) if tensor_names else family.disk[0]
         return BackboneLayout(
             model_type=model_type,
@@ -217,8 +220,8 @@ def natural_order(backbone_name: str) -> tuple[int, str]:
 def _family(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise UnknownArchitecture(
-            f"config.json says model_type '{model_type}'; evovlm knows where the language model lies in: "
-            f"{', '.join(sorted(FAMILIES))}."
+            f"config.json: model_type '{model_type}' is of no family that evovlm can merge.\n"
+            f"    Merge models of these: {', '.join(sorted(FAMILIES))}. CONTRIBUTING.md says how a family is added."
         )
     return FAMILIES[model_type]
 

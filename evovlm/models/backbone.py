@@ -34,7 +34,11 @@ class Backbone:
         decoder = getattr(body, "language_model", body) if loaded.sees else body
         head = getattr(model, "lm_head", None)
         if decoder is None or head is None or not hasattr(decoder, "layers"):
-            raise UnknownArchitecture(f"{loaded.folder}: {type(model).__name__} is not a decoder with a separate head.")
+            raise UnknownArchitecture(
+                f"{loaded.folder}: {type(model).__name__} is no decoder with a separate head, and cannot be searched.\n"
+                "    Name a model that generates text: config.json's `architectures` ends in ForCausalLM or "
+                "ForConditionalGeneration."
+            )
         return cls(decoder=decoder, head=head, embedding=model.get_input_embeddings())
 
 

@@ -71,7 +71,7 @@ def _look_up(model: HubModel, _endpoint: str, _offline: bool) -> HubListing:
 
     try:
         found = HfApi().model_info(model.id, revision=model.revision, files_metadata=True, timeout=_LOOK_UP_TIMEOUT_S)
-    except _errors_of_the_hub() as error:
+    except errors_of_the_hub() as error:
         raise _explained(model, error) from error
     files = {each.rfilename: each.size or 0 for each in found.siblings or ()}
     return HubListing(commit=str(found.sha), size_bytes=files)
@@ -110,7 +110,7 @@ def cached_folder(model: HubModel) -> Path | None:
         return Path(
             snapshot_download(model.id, revision=model.revision, local_files_only=True, allow_patterns=[CONFIG_FILE])
         )
-    except _errors_of_the_hub():
+    except errors_of_the_hub():
         return None
 
 
@@ -147,8 +147,8 @@ def read_header(model: HubModel, file: str, *, commit: str) -> Mapping[str, Head
     try:
         header = HfApi().parse_safetensors_file_metadata(model.id, file, revision=commit)
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-        raise BrokenCheckpoint(f"Model '{model}': {file} is not a safetensors file ({_first_line(error)}).") from error
-    except _errors_of_the_hub() as error:
+        raise BrokenCheckpoint(f"Model '{model}': {file} is not a safetensors file ({first_line(error)}).") from error
+    except errors_of_the_hub() as error:
         raise _explained(model, error, file=file) from error
     return {
         name: HeaderEntry(str(entry.dtype), tuple(entry.shape), *entry.data_offsets)
@@ -197,7 +197,7 @@ def _download(model: HubModel, names: Sequence[str]) -> Path:
     patterns = [glob.escape(name) for name in sorted(set(names))]
     try:
         return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=patterns))
-    except _errors_of_the_hub() as error:
+    except errors_of_the_hub() as error:
         raise _explained(model, error) from error
 
 
@@ -225,7 +225,8 @@ def _lacking(folder: Path, *, wanted: Wanted) -> str | None:
     return next((shard for shard in shards if not (folder / shard).is_file()), None)
 
 
-def _errors_of_the_hub() -> tuple[type[Exception], ...]:
+def errors_of_the_hub() -> tuple[type[Exception], ...]:
+    """Return what huggingface_hub raises when the hub refuses, or cannot be reached."""
     from huggingface_hub import errors
 
     # The HTTP library below huggingface_hub changes its name between versions; its base error is there under this one.
@@ -261,9 +262,9 @@ def _explained(model: HubModel, error: Exception, *, file: str | None = None) ->
             "    Unset HF_HUB_OFFLINE to fetch it, or name a folder."
         )
     if isinstance(error, errors.HFValidationError):
-        return ModelNotFound(f"{what}: is neither a folder nor an id that the hub could have ({_first_line(error)}).")
+        return ModelNotFound(f"{what}: is neither a folder nor an id that the hub could have ({first_line(error)}).")
     return ModelNotFound(
-        f"{what}: the hub ({constants.ENDPOINT}) could not give it ({_first_line(error)}).\n"
+        f"{what}: the hub ({constants.ENDPOINT}) could not give it ({first_line(error)}).\n"
         "    Check the connection and try again. Without a network, name a folder, or a model that the hub's cache "
         f"already holds ({constants.HF_HUB_CACHE})."
     )
@@ -275,6 +276,7 @@ def _file_of(error: Exception) -> str | None:
     return match["file"] if match else None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -13,11 +13,27 @@ from evovlm.errors import OutputExists
 from evovlm.recipes.documents import read_yaml, recipe_to_yaml
 from evovlm.recipes.kinds import PS, parameter_merge_only
 from evovlm.runs.atomic import write_atomically
+from evovlm.runs.config import EvolveConfig
 from evovlm.runs.evolve import RunResult, evolve
 from evovlm.runs.folder import CONFIG_FILE, JOURNAL_FILE, RESULT_FILE, check_config, check_folder, locked
 from evovlm.runs.hybrid_config import PATH, HybridConfig
+from evovlm.runs.path_config import PathConfig
 from evovlm.runs.preflight import preflight_hybrid
 from evovlm.runs.search_run import Observer
+
+
+def run_search(
+    config: EvolveConfig | PathConfig | HybridConfig,
+    *,
+    out: Path,
+    relative_to: Path | None = None,
+    resume: bool = False,
+    observe: Callable[[str], Observer | None] = lambda _: None,
+) -> RunResult:
+    """Run what a config asks for: one search, whose stage is called "", or the two of a hybrid; raises as they do."""
+    if isinstance(config, HybridConfig):
+        return evolve_hybrid(config, out=out, relative_to=relative_to, resume=resume, observe=observe)
+    return evolve(config, out=out, relative_to=relative_to, resume=resume, observer=observe(""))
 
 
 def evolve_hybrid(

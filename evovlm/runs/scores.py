@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from evovlm.errors import ConfigError, OutputExists
+from evovlm.errors import ConfigError, OutputExists, TaskError
 from evovlm.evaluation.answering import OpenTask, ScoredTask, TaskChoice, score_task
 from evovlm.evaluation.batches import Batches, Progress
 from evovlm.evaluation.comparison import Comparison, compare
@@ -116,6 +116,31 @@ def score_models(
         if saved is not None:
             saved.finish(scores.as_json())
     return scores
+
+
+def ask_models(
+    models: Sequence[str],
+    *,
+    tasks: Sequence[str],
+    split: Split,
+    limit: int | None = None,
+    prompt: str | None = None,
+    decoding: str | None = None,
+    data: Mapping[str, Path] | None = None,
+    device: str = "auto",
+    save: Path | None = None,
+    resume: bool = False,
+    observer: ScoreObserver | None = None,
+) -> Scores:
+    """Score models on tasks, all asked in the same manner; `data` is by task. Raises as `score_models` does."""
+    places = data or {}
+    if strays := sorted(set(places) - set(tasks)):
+        raise TaskError(f"data for {', '.join(strays)}: not among the tasks that are scored ({', '.join(tasks)}).")
+    choices = tuple(
+        TaskChoice(name=name, decoding=decoding, prompt=prompt, limit=limit, data=places.get(name)) for name in tasks
+    )
+    request = ScoreRequest(models=tuple(models), tasks=choices, split=split, device=device)
+    return score_models(request, save=save, resume=resume, observer=observer)
 
 
 def figures_of(scored: ScoredTask) -> Mapping[str, object]:

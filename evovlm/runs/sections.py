@@ -120,7 +120,8 @@ def task_of(name: str, info: ValidationInfo) -> Task | None:
     if not is_own_task(name):
         return TASKS[known_row(name, TASKS, "task")]
     try:
-        return get_task(str(folder / name)) if folder is not None else None
+        # Absolute: a folder of the current one would lose the slash that tells it from a task's name.
+        return get_task(str((folder / name).absolute())) if folder is not None else None
     except EvovlmError as error:
         raise PydanticCustomError("task", "{reason}", {"reason": str(error)}) from error
 

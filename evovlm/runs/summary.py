@@ -114,7 +114,7 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     config = config_from_mapping(journal.config)
     ranked = _ranked(candidates)
     mean = journal.mean
-    winner = _winner(config, journal)
+    winner = winner_entry(config, journal)
     units, numbers = _numbers(config, winner) if winner is not None and isinstance(config, EvolveConfig) else ((), ())
     path = _path(config, journal, winner) if winner is not None else None
     best, means = _course(candidates)
@@ -144,6 +144,11 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     )
 
 
+def journal_file(folder: Path) -> Path:
+    """Return the journal of a run; of a hybrid, that of the stage that it has come to."""
+    return folder / (_stage(folder) or "") / JOURNAL_FILE
+
+
 def _stage(folder: Path) -> str | None:
     """Return the stage that a hybrid has come to; None for a run that has none."""
     for stage in (None, PATH, PS):
@@ -163,7 +168,7 @@ def _ranked(candidates: Sequence[Entry]) -> list[CandidateRow]:
     return sorted(rows, key=lambda row: (-row.fitness, row.index))
 
 
-def _winner(config: SearchConfig, journal: Journal) -> Entry | None:
+def winner_entry(config: SearchConfig, journal: Journal) -> Entry | None:
     """Return the winner so far, None when all failed."""
     if config.winner == "mean" and journal.mean is not None:
         return journal.mean

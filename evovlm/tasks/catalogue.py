@@ -277,14 +277,15 @@ TASKS: Mapping[str, Task] = {task.name: task for task in _ROWS}
 
 
 def get_task(name: str) -> Task:
-    """Return the task of that name, or of the YAML file of that path.
+    """Return the task of that name, or of the YAML file or folder of that path.
 
     Raises TaskError naming the closest one when there is none, ConfigError with every problem of the file.
     """
     if is_own_task(name):
         return load_own_task(Path(name), taken=TASKS)
     if name not in TASKS:
-        raise TaskError(f"There is no task '{name}'{did_you_mean(name, TASKS)} `evovlm tasks` lists them.")
+        hint = f" The folder of that name is ./{name}." if Path(name).is_dir() else ""
+        raise TaskError(f"There is no task '{name}'{did_you_mean(name, TASKS)} `evovlm tasks` lists them.{hint}")
     return TASKS[name]
 
 

@@ -39,6 +39,7 @@ from evovlm.tasks.gates import GATES
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.library_metric import PREFIX, metric_from
 from evovlm.tasks.metrics import METRICS
+from evovlm.tasks.own_folder import describe_folder
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
 from evovlm.tasks.row import Row
@@ -213,20 +214,22 @@ class OwnTask(_Section):
 
 
 def is_own_task(name: str) -> bool:
-    """Say whether a task's name is the path of a file, and not one of lm-evaluation-harness's."""
-    return name.endswith((".yaml", ".yml")) and not is_harness_name(name)
+    """Say whether a task's name is the path of a task file, or a folder's (with a slash), and not the harness's."""
+    return (name.endswith((".yaml", ".yml")) or "/" in name) and not is_harness_name(name)
 
 
 def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
-    """Return the task in the YAML file `path`, whose name is none of those `taken`.
+    """Return the task in the YAML file `path`, or that a folder is, whose name is none of those `taken`.
 
-    Raises ConfigError with every problem of the file.
+    Raises ConfigError with every problem of the file, TaskError for a folder that does not tell what it holds.
     """
+    folder = path if path.is_dir() else path.parent
+    document = describe_folder(path, taken=taken) if path.is_dir() else read_yaml(path)
     try:
-        own = OwnTask.model_validate(read_yaml(path), context={"folder": path.parent, "taken": taken})
+        own = OwnTask.model_validate(document, context={"folder": folder, "taken": taken})
     except ValidationError as error:
         raise report_problems(path, error, model=OwnTask) from error
-    return own.task(path.parent)
+    return own.task(folder)
 
 
 def _load(split: Split, data: Path | None, *, own: OwnTask, published: Published, folder: Path) -> tuple[Sample, ...]:

@@ -1,0 +1,111 @@
+"""What `import evovlm` offers: the commands `evolve`, `merge` and `score` as functions, and a run to look into.
+
+The examples of these docstrings run one after the other in the tests, in an empty folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evovlm.merging.methods import METHODS
+from evovlm.merging.path_preflight import preflight_recipe
+from evovlm.merging.writer import WrittenCheckpoint, write_checkpoint
+from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.kinds import Recipe
+from evovlm.runs.evolve import RunResult
+from evovlm.runs.hybrid import run_search
+from evovlm.runs.hybrid_config import load_search
+from evovlm.runs.loaded_run import LoadedRun, load_run
+from evovlm.runs.scores import Scores, ask_models
+from evovlm.tasks.task import parse_split
+
+__all__ = ["LoadedRun", "Recipe", "RunResult", "Scores", "WrittenCheckpoint", "evolve", "load_run", "merge", "score"]
+
+
+def evolve(config: str | Path, *, out: str | Path, resume: bool = False) -> RunResult:
+    """Search for the recipe that makes the best merged model, as `evovlm evolve CONFIG --out OUT` does.
+
+    `config` is a YAML file, `out` the run's folder, which is new or, with `resume`, gone on with. Relative paths in the
+    config start at its folder. Raises ConfigError with all problems of the file, OutputExists, RunMismatch,
+    AllCandidatesFailed, ModelError, TaskError.
+
+    >>> from pathlib import Path
+    >>> import evovlm
+    >>> _ = Path("search.yaml").write_text('''
+    ... format: 1
+    ... kind: evolve
+    ... merge: {base: zoo:base, sources: {math: zoo:math-a, ja: zoo:ja}, method: dare_ties}
+    ... optimizer: {kind: cma, population: 4}
+    ... budget: {candidates: 4}
+    ... tasks: [{name: word_problems_ja, limit: 2}]
+    ... device: cpu
+    ... ''')
+    >>> result = evovlm.evolve("search.yaml", out="run")
+    >>> result.candidates
+    4
+    >>> 0 <= result.fitness <= 1
+    True
+    """
+    path = Path(config)
+    return run_search(load_search(path), out=Path(out), relative_to=path.parent, resume=resume)
+
+
+def merge(recipe: Recipe | str | Path, *, out: str | Path, overwrite: bool = False) -> WrittenCheckpoint:
+    """Write the model that a recipe describes to the folder `out`, as `evovlm merge RECIPE --out OUT` does.
+
+    `recipe` is a YAML file or a `Recipe`; with `overwrite` a model folder that is there is replaced. Models that do not
+    fit are refused before their weights are fetched. Raises ConfigError, ModelError, OutputError, NotEnoughRoom.
+
+    >>> import evovlm
+    >>> run = evovlm.load_run("run")
+    >>> written = evovlm.merge(run.winner, out="model")
+    >>> written.recipe_id == run.winner.recipe_id
+    True
+    """
+    loaded = load_recipe(Path(recipe), methods=METHODS) if isinstance(recipe, str | Path) else recipe
+    preflight_recipe(loaded, out=Path(out), may_exist=overwrite).raise_problems()
+    return write_checkpoint(loaded, Path(out), overwrite=overwrite)
+
+
+def score(
+    models: str | Path | Sequence[str | Path],
+    *,
+    tasks: str | Path | Sequence[str | Path],
+    split: str = "report",
+    limit: int | None = None,
+    prompt: str | None = None,
+    decoding: str | None = None,
+    data: Mapping[str, str | Path] | None = None,
+    device: str = "auto",
+    save: str | Path | None = None,
+    resume: bool = False,
+) -> Scores:
+    """Score models on tasks and compare each two of them, as `evovlm score MODEL... --task TASK` does.
+
+    A model is a folder, a hub id, `zoo:NAME` or a recipe's YAML file; a task is a name that `evovlm tasks` lists, or
+    the YAML file or folder of one of your own. `limit` takes the first samples only, `data` says where a task's data
+    lies, `save` is a new folder for every answer, with which a stopped scoring goes on by `resume`. Every score is in
+    [0, 1]. Raises TaskError, ConfigError, ModelError, OutputExists, RunMismatch.
+
+    >>> import evovlm
+    >>> scores = evovlm.score(["model", "zoo:ja"], tasks="word_problems_ja", limit=2, device="cpu")
+    >>> [scored.model for scored in scores.models]
+    ['model', 'zoo:ja']
+    >>> scores.models[1].tasks[0].score.n
+    2
+    """
+    return ask_models(
+        _texts(models),
+        tasks=_texts(tasks),
+        split=parse_split(split),
+        limit=limit,
+        prompt=prompt,
+        decoding=decoding,
+        data={name: Path(place) for name, place in (data or {}).items()},
+        device=device,
+        save=None if save is None else Path(save),
+        resume=resume,
+    )
+
+
+def _texts(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))

@@ -1,0 +1,53 @@
+"""What a shell is offered for names on the command line. Asked at every press of a key: torch is never loaded."""
+
+
+def complete_tasks(incomplete: str) -> list[str]:
+    """Return the tasks that begin so; of several with commas between them, the last is completed."""
+    from evovlm.tasks.catalogue import TASKS
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in TASKS if name.startswith(last)]
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """Return the embedded models that begin so, behind `NAME=` too; folders are the shell's own to complete."""
+    from evovlm.assets import asset_path
+
+    before, sign, model = incomplete.rpartition("=")
+    names = sorted(f"zoo:{path.parent.name}" for path in asset_path("zoo").glob("*/config.json"))
+    return [f"{before}{sign}{name}" for name in names if name.startswith(model)]
+
+
+def complete_metrics(incomplete: str) -> list[str]:
+    """Return the metrics that begin so."""
+    from evovlm.tasks.metrics import METRICS
+
+    return [name for name in METRICS if name.startswith(incomplete)]
+
+
+def complete_gates(incomplete: str) -> list[str]:
+    """Return the language gates that begin so, and `none`."""
+    from evovlm.tasks.gates import GATES
+
+    return [name for name in (*GATES, "none") if name.startswith(incomplete)]
+
+
+def complete_prompts(incomplete: str) -> list[str]:
+    """Return the prompts that begin so."""
+    from evovlm.tasks.prompts import CHAT, PROMPTS
+
+    return [name for name in (CHAT, *PROMPTS) if name.startswith(incomplete)]
+
+
+def complete_extractors(incomplete: str) -> list[str]:
+    """Return the ways to read numbers that begin so."""
+    from evovlm.tasks.answers import EXTRACTORS
+
+    return [name for name in EXTRACTORS if name.startswith(incomplete)]
+
+
+def complete_methods(incomplete: str) -> list[str]:
+    """Return the merge methods that begin so."""
+    from evovlm.merging.methods import METHODS
+
+    return [name for name in METHODS if name.startswith(incomplete)]

@@ -1,0 +1,46 @@
+"""`evovlm doctor`: what this machine has for evovlm, what is missing, and the command that helps."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evovlm.runs.doctor import Examination
+
+FAILED = 2
+_MARKS = {"ok": "ok", "optional": "--", "broken": "!!"}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look at this machine: versions, devices, memory, disk, hub, fonts; exit 2 when something essential is broken."""
+    from evovlm.cli.rendering import json_text
+    from evovlm.cli.waiting import Waiting
+
+    with Waiting("looking at this machine"):
+        from evovlm.runs.doctor import examine
+
+        found = examine(Path())
+    if as_json:
+        typer.echo(json_text(found.as_json()))
+    else:
+        _print(found)
+    if not found.is_well:
+        raise typer.Exit(FAILED)
+
+
+def _print(found: "Examination") -> None:
+    from evovlm.cli.rendering import without_controls
+
+    topic = ""
+    for finding in found.findings:
+        if finding.topic != topic:
+            topic = finding.topic
+            typer.echo(f"{topic}:")
+        typer.echo(without_controls(f"  {_MARKS[finding.state]}  {finding.name}: {finding.found}"))
+        if finding.remedy is not None:
+            typer.echo(without_controls(f"        {finding.remedy}"))
+    broken = sum(finding.state == "broken" for finding in found.findings)
+    typer.echo(f"\n{broken} things are broken (!!)." if broken else "\nevovlm can run here; -- marks what is optional.")

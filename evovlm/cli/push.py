@@ -1,0 +1,71 @@
+"""`evovlm push CHECKPOINT REPO_ID`: publish a merged model on the hub, with its model card."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evovlm.runs.publishing import Publication
+
+
+def push(
+    checkpoint: Annotated[Path, typer.Argument(help="A model folder that `evovlm merge` wrote.")],
+    repo_id: Annotated[str, typer.Argument(help="Where it goes: OWNER/NAME.")],
+    private: Annotated[bool, typer.Option("--private", help="Let nobody else see it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Publish a merged model on the hub with its card; shows files, sizes and licence first, and asks."""
+    from evovlm.cli.rendering import INTERRUPTED, json_text
+    from evovlm.errors import ConfigError
+    from evovlm.runs.publishing import check_repo_id, look_at_publication, publish
+
+    found = look_at_publication(checkpoint)
+    _describe(found, repo_id, private=private)
+    url: str | None = None
+    if not dry_run:
+        check_repo_id(repo_id)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise ConfigError("there is no terminal to ask on. Add --yes to publish, or --dry-run to look only.")
+            typer.confirm(f"publish this as {repo_id}?", abort=True, err=True)
+        try:
+            _show_progress_on_terminals_only()
+            url = publish(found, repo_id, private=private)
+        except KeyboardInterrupt:
+            typer.echo("\nstopped; the same command goes on.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        result = {"repo_id": repo_id, "url": url, "private": private, "published": url is not None}
+        about = {"files": dict(found.files), "left_out": list(found.left_out), "size_bytes": found.size_bytes}
+        typer.echo(json_text({**result, **about, "licence": found.licence, "warnings": list(found.warnings)}))
+    else:
+        typer.echo("nothing was sent (--dry-run)." if url is None else url)
+
+
+def _describe(found: "Publication", repo_id: str, *, private: bool) -> None:
+    """Say on the standard error what is going to be sent."""
+    from evovlm.cli.rendering import without_controls
+
+    def say(text: str) -> None:
+        typer.echo(without_controls(text), err=True)
+
+    say(f"{found.folder} -> {repo_id} ({'private' if private else 'public'})")
+    for name, size_bytes in found.files.items():
+        say(f"  {size_bytes / 1e6:10.2f} MB  {name}")
+    say(f"  {found.size_bytes / 1e6:10.2f} MB  in {len(found.files)} files")
+    if found.left_out:
+        say(f"left out: {', '.join(found.left_out)}")
+    say(f"licence: {found.licence}")
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+
+
+def _show_progress_on_terminals_only() -> None:
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()

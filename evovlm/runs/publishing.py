@@ -1,0 +1,219 @@
+"""A merged checkpoint published on the hub, with its model card: looked at first, whole or not at all.
+
+The card goes last: what has one is a finished publication, which is never written over; what has none and holds nothing
+else is one that was interrupted, and is gone on with.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evovlm.errors import BrokenCheckpoint, OutputError, OutputExists, PickledWeights
+from evovlm.merging.licences import CARD_FILE, UNKNOWN, licence_of
+from evovlm.merging.safetensors_file import tensor_places
+from evovlm.merging.writer import RECIPE_FILE
+from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, is_support_file, read_weight_map
+from evovlm.recipes.hub import errors_of_the_hub, first_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_MADE_BY_THE_HUB = frozenset({".gitattributes"})
+_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_PERMISSIVE_RANK = 1
+_FORBIDDEN, _UNAUTHORIZED, _CONFLICT = 403, 401, 409
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A folder that may be published: `files` with sizes in bytes, what stays behind, and what to think of first."""
+
+    folder: Path
+    files: Mapping[str, int]
+    left_out: tuple[str, ...]
+    licence: str
+    warnings: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all files."""
+        return sum(self.files.values())
+
+
+def look_at_publication(folder: Path) -> Publication:
+    """Look at a checkpoint that is to be published; nothing is sent.
+
+    Config, tokenizer, card, recipe and weights are published, nothing else. Raises PickledWeights where there are any,
+    BrokenCheckpoint for what is no whole safetensors checkpoint with a card.
+    """
+    if not folder.is_dir():
+        raise BrokenCheckpoint(f"{folder}: there is no such folder. Name one that `evovlm merge --out` wrote.")
+    there = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    names = {path.relative_to(folder).as_posix(): path for path in there}
+    if pickles := [name for name in names if name.lower().endswith(_PICKLES)]:
+        raise PickledWeights(
+            f"{folder}: holds pickles ({', '.join(pickles[:3])}), which can run code when read, and is not published.\n"
+            f"    `evovlm convert {folder} --out DIR` rewrites them as safetensors; or remove them."
+        )
+    weights = _weights(folder)
+    chosen = {name: path for name, path in names.items() if name in weights or _goes_along(name)}
+    if links := [name for name, path in chosen.items() if path.is_symlink()]:
+        raise BrokenCheckpoint(f"{folder}: {links[0]} is a link, and may lead anywhere. Put the file itself there.")
+    _check_whole(folder, chosen)
+    return Publication(
+        folder=folder,
+        files={name: path.stat().st_size for name, path in chosen.items()},
+        left_out=tuple(name for name in names if name not in chosen),
+        licence=str(licence_of(folder)),
+        warnings=tuple(_warnings(folder)),
+    )
+
+
+def publish(publication: Publication, repo_id: str, *, private: bool) -> str:
+    """Make the repository and send the files, the card last; return its address.
+
+    Raises OutputExists for a repository that holds something else, OutputError with what the hub refused.
+    """
+    from huggingface_hub import HfApi, constants
+
+    check_repo_id(repo_id)
+    hub = HfApi()
+    # An upload of a large file fails with a RuntimeError around what went wrong.
+    refusals: tuple[type[Exception], ...] = (*errors_of_the_hub(), ValueError, RuntimeError)
+    try:
+        _make_repository(hub, publication, repo_id, private=private)
+        patterns = [_escaped(name) for name in publication.files if name != CARD_FILE]
+        hub.upload_folder(
+            repo_id=repo_id,
+            folder_path=publication.folder,
+            allow_patterns=patterns,
+            commit_message="Upload a model merged with evovlm",
+        )
+        hub.upload_file(
+            repo_id=repo_id,
+            path_or_fileobj=publication.folder / CARD_FILE,
+            path_in_repo=CARD_FILE,
+            commit_message="Upload its model card",
+        )
+    except refusals as error:
+        reason = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+        raise _explained(repo_id, reason) from error
+    return f"{constants.ENDPOINT}/{repo_id}"
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise OutputError for what is no id of a repository, or where nothing can be sent."""
+    from huggingface_hub import constants, get_token
+
+    if not _REPO_ID.fullmatch(repo_id):
+        raise OutputError(f"'{repo_id}' is no id of a repository. Write OWNER/NAME, such as my-name/my-merge.")
+    if constants.HF_HUB_OFFLINE:
+        raise OutputError(f"{repo_id}: offline mode is on, and nothing can be sent. Unset HF_HUB_OFFLINE.")
+    if get_token() is None:
+        raise OutputError(
+            f"{repo_id}: nobody is logged in to the hub ({constants.ENDPOINT}).\n"
+            "    Run `hf auth login` with a token that may write, or set HF_TOKEN."
+        )
+
+
+def _weights(folder: Path) -> frozenset[str]:
+    """Return the names of the weights' files, index included. Raises BrokenCheckpoint when one lacks or is cut off."""
+    if (folder / SINGLE_FILE).is_file():
+        files = {SINGLE_FILE}
+    elif (folder / INDEX_FILE).is_file():
+        files = set(read_weight_map(folder / INDEX_FILE).values())
+    else:
+        raise BrokenCheckpoint(f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Name a whole model folder.")
+    for name in sorted(files):
+        if not (folder / name).is_file():
+            raise BrokenCheckpoint(f"{folder}: {INDEX_FILE} names {name}, which is not there. Merge the model again.")
+        # Reads the header, and holds the file's length against it.
+        tensor_places(folder / name)
+    return frozenset(files if SINGLE_FILE in files else {*files, INDEX_FILE})
+
+
+def _goes_along(name: str) -> bool:
+    return name == RECIPE_FILE or is_support_file(name)
+
+
+def _check_whole(folder: Path, chosen: Mapping[str, Path]) -> None:
+    for name in (CONFIG_FILE, CARD_FILE):
+        if name not in chosen:
+            raise BrokenCheckpoint(f"{folder}: has no {name}. Publish a folder as `evovlm merge --out` writes it.")
+    if not any(name in chosen for name in _TOKENIZERS):
+        raise BrokenCheckpoint(f"{folder}: has no tokenizer ({', '.join(_TOKENIZERS)}). Merge the model again.")
+    try:
+        json.loads(chosen[CONFIG_FILE].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BrokenCheckpoint(f"{folder}: {CONFIG_FILE} cannot be read as JSON ({error}).") from error
+
+
+def _warnings(folder: Path) -> Iterator[str]:
+    """Yield what the card's licence asks to be thought of, and the card's own reasons for it."""
+    licence = licence_of(folder)
+    if licence.id == UNKNOWN:
+        yield "the card names no licence for certain: ask the authors of the sources before you share it"
+    elif licence.terms is None:
+        yield f"the card's licence is '{licence}', which evovlm does not know: read it before you share the model"
+    elif licence.terms.rank > _PERMISSIVE_RANK:
+        yield f"the card's licence is {licence}: {licence.terms.why}"
+    else:
+        return
+    text = (folder / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+    section = text.partition("\n## Licence\n")[2].partition("\n#")[0]
+    for line in section.splitlines():
+        if line.startswith("- "):
+            yield re.sub(r"\\(.)", r"\1", line.removeprefix("- "))
+
+
+def _make_repository(hub: "HfApi", publication: Publication, repo_id: str, *, private: bool) -> None:
+    """Make the repository, or find the one that an interrupted publication made."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        hub.create_repo(repo_id, private=private)
+    except HfHubHTTPError as error:
+        if _status(error) != _CONFLICT:
+            raise
+        there = set(hub.list_repo_files(repo_id)) - _MADE_BY_THE_HUB
+        if CARD_FILE in there or not there <= set(publication.files):
+            raise OutputExists(
+                f"{repo_id} exists already on the hub and holds {', '.join(sorted(there)[:3])}, "
+                "which is not written over.\n    Choose another name, or delete that repository yourself."
+            ) from error
+
+
+def _status(error: BaseException) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _explained(repo_id: str, error: BaseException) -> OutputError:
+    from huggingface_hub import constants
+
+    where = f"{repo_id}: the hub ({constants.ENDPOINT})"
+    status = _status(error)
+    if status == _UNAUTHORIZED:
+        return OutputError(
+            f"{where} does not accept the login.\n    Run `hf auth login` with a token that is valid and may write."
+        )
+    if status == _FORBIDDEN:
+        return OutputError(
+            f"{where} does not let you write there.\n    Check the owner in the id, and that the token may write "
+            f"({constants.ENDPOINT}/settings/tokens)."
+        )
+    if isinstance(error, ValueError) and status is None:
+        return OutputError(f"{where} refuses a file: {' '.join(str(error).split())}\n    Correct it, and push again.")
+    return OutputError(
+        f"{where} could not take it ({first_line(error)}).\n"
+        "    Check the connection and run the same command again: it goes on where it stopped."
+    )
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)

@@ -1,0 +1,202 @@
+"""Every kind of error, raised by a real command: what a newcomer reads, and that it says what to do."""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evovlm.cli.app import app
+from evovlm.errors import (
+    AllCandidatesFailed,
+    BrokenCheckpoint,
+    ConfigError,
+    EvovlmError,
+    IncompatibleModels,
+    ModelError,
+    ModelNotFound,
+    NotEnoughRoom,
+    OutputError,
+    OutputExists,
+    PickledWeights,
+    RunError,
+    RunMismatch,
+    TaskError,
+    UnknownArchitecture,
+)
+from evovlm.merging import needs
+from tests.cli.conftest import Command, write_config
+from tests.cli.test_merge_bad_input import change_weights, everything, folder, replace_with, write_recipe
+
+__all__ = ["folder"]
+
+Prepare = Callable[[Path, pytest.MonkeyPatch], list[str]]
+
+
+def merging(damage: Callable[[Path], object], **recipe: object) -> Prepare:
+    def prepare(folder: Path, _patch: pytest.MonkeyPatch) -> list[str]:
+        damage(folder)
+        return ["merge", str(write_recipe(folder, **recipe)), "--out", str(folder / "out")]
+
+    return prepare
+
+
+def searching(damage: Callable[[Path, pytest.MonkeyPatch], object], *flags: str) -> Prepare:
+    def prepare(folder: Path, patch: pytest.MonkeyPatch) -> list[str]:
+        rows = [json.dumps({"id": f"p{n}", "question": f"{n}と2で?", "number": n + 2, "tags": []}) for n in range(3)]
+        (folder / "problems.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        (folder / "ja").rename(folder / "math")
+        config = write_config(folder / "search.yaml", models=folder, problems=folder / "problems.jsonl")
+        document = yaml.safe_load(config.read_text())
+        document["merge"]["sources"].pop("ja")
+        config.write_text(yaml.safe_dump(document))
+        damage(folder, patch)
+        return ["evolve", str(config), "--out", str(folder / "run"), *flags]
+
+    return prepare
+
+
+def pickle_it(folder: Path) -> None:
+    (folder / "ja" / "model.safetensors").rename(folder / "ja" / "pytorch_model.bin")
+
+
+def other_architecture(folder: Path) -> None:
+    config = json.loads((folder / "ja" / "config.json").read_text())
+    (folder / "ja" / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+
+
+def lock(folder: Path, _patch: pytest.MonkeyPatch) -> None:
+    (folder / "run").mkdir()
+    # The system closes it with the process; a file object would be told of as forgotten.
+    held = os.open(folder / "run" / ".lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+
+def finish_with_another_seed(folder: Path, _patch: pytest.MonkeyPatch) -> None:
+    config = folder / "search.yaml"
+    from evovlm.api import evolve
+
+    evolve(config, out=folder / "run")
+    config.write_text(config.read_text().replace("seed: 7", "seed: 8"))
+
+
+def break_numbers(folder: Path, _patch: pytest.MonkeyPatch) -> None:
+    for name in ("base", "math"):
+        change_weights(folder / name, lambda weights: [weight.fill_(float("nan")) for weight in weights.values()])
+
+
+def no_room(folder: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    patch.setattr(needs, "free_disk_bytes", lambda _: 1000)
+    return merging(lambda _: None)(folder, patch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """How an error comes about, and what its message says beside."""
+
+    kind: type[EvovlmError]
+    prepare: Prepare
+    says: tuple[str, ...]
+
+
+CASES = (
+    Case(
+        kind=ConfigError,
+        prepare=merging(lambda _: None, method="dare_tie", sedd=3),
+        says=("recipe.yaml has 2 problems:", "recipe.yaml:", "did you mean 'dare_ties'?", "did you mean 'seed'?"),
+    ),
+    Case(
+        kind=ModelNotFound,
+        prepare=merging(lambda _: None, sources={"ja": "./ka"}),
+        says=("Model './ka': there is no folder", "Name an existing folder, a hub id"),
+    ),
+    Case(
+        kind=BrokenCheckpoint,
+        prepare=merging(lambda folder: (folder / "ja" / "model.safetensors").unlink()),
+        says=("/ja: ", "model.safetensors"),
+    ),
+    Case(kind=PickledWeights, prepare=merging(pickle_it), says=("/ja", "`evovlm convert")),
+    Case(
+        kind=UnknownArchitecture,
+        prepare=merging(other_architecture),
+        says=("/ja", "model_type 'mamba'", "Merge models of these"),
+    ),
+    Case(
+        kind=IncompatibleModels,
+        prepare=merging(lambda folder: replace_with(n_blocks=3)(folder / "ja")),
+        says=("sources.ja ('ja') has 3 blocks", "has 2"),
+    ),
+    Case(
+        kind=ModelError,
+        prepare=merging(other_architecture, base="./none", host="base"),
+        says=("2 problems:", "'mamba'", "./none"),
+    ),
+    Case(
+        kind=EvovlmError,
+        prepare=merging(lambda folder: (folder / "out").mkdir(), sources={"ja": "./ka"}),
+        says=("2 problems:", "./ka", "out exists already"),
+    ),
+    Case(
+        kind=TaskError,
+        prepare=lambda folder, _: ["score", str(folder / "ja"), "--task", "mgsm_jp"],
+        says=("There is no task 'mgsm_jp'", "did you mean 'mgsm_ja'?", "`evovlm tasks` lists them"),
+    ),
+    Case(
+        kind=OutputError,
+        prepare=lambda folder, _: ["merge", str(write_recipe(folder)), "--out", str(folder / "recipe.yaml" / "out")],
+        says=("recipe.yaml/out: a part of this path is no folder", "Name another folder"),
+    ),
+    Case(
+        kind=OutputExists,
+        prepare=merging(lambda folder: (folder / "out").mkdir()),
+        says=("out exists already", "Name a new folder", "--overwrite"),
+    ),
+    Case(kind=NotEnoughRoom, prepare=no_room, says=("out: the result takes", "are free", "Make room")),
+    Case(kind=RunError, prepare=searching(lock), says=("run: another process is at work in it", "Wait for it")),
+    Case(
+        kind=RunMismatch,
+        prepare=searching(finish_with_another_seed, "--resume"),
+        says=("was started with another config", "seed: 7 -> 8", "Undo the change"),
+    ),
+    Case(
+        kind=AllCandidatesFailed,
+        prepare=searching(break_numbers),
+        says=("generation 0: none of its 4 candidates", "not finite", "--resume"),
+    ),
+)
+
+
+def kinds_below(kind: type[EvovlmError]) -> set[type[EvovlmError]]:
+    return {kind}.union(*(kinds_below(each) for each in kind.__subclasses__()))
+
+
+def test_every_kind_of_error_is_here() -> None:
+    ours = {kind for kind in kinds_below(EvovlmError) if kind.__module__.startswith("evovlm.")}
+    assert {case.kind for case in CASES} == ours
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind.__name__)
+def test_an_error_is_one_message_that_says_where_what_and_what_to_do(
+    evovlm: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, case: Case
+) -> None:
+    arguments = case.prepare(folder, monkeypatch)
+    with pytest.raises(EvovlmError) as raised:
+        app(arguments, standalone_mode=False)
+    assert type(raised.value) is case.kind
+    flags = ["--resume"] if case.kind is AllCandidatesFailed else []
+    before = everything(folder)
+    shown = evovlm(*arguments, *flags)
+    assert (shown.code, shown.out) == (2, "")
+    message = shown.err[shown.err.index("error: ") :]
+    assert message.count("error: ") == 1
+    assert "Traceback" not in shown.err
+    for part in case.says:
+        assert part in message, message
+    # What to do stands indented below, or in the last sentence.
+    assert re.search(r"\n    \S|\. [A-Z][^.]*\.$|did you mean", message), message
+    assert everything(folder) == before

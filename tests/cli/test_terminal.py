@@ -1,0 +1,180 @@
+"""The command line as a person meets it: every command alike, colours, widths, waiting, completion."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from rich.cells import cell_len
+from rich.console import Console
+
+from evovlm.cli.app import app
+from evovlm.cli.rendering import SearchProgress
+from evovlm.cli.score_tables import print_scores
+from evovlm.cli.waiting import Waiting
+from evovlm.recipes.candidate import TaskScore
+from tests.cli.conftest import Command
+
+PATIENCE_S = 60.0
+COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-8]|4[0-8]|9[0-7]|10[0-7])[0-9;]*m")
+SCORE = TaskScore(score=0.5, ungated=0.5, japanese=1.0, per_sample=(0.0, 1.0), n=2)
+RUN = "import sys; sys.argv[0] = 'evovlm'; from evovlm.cli.app import main; main()"
+
+
+def commands() -> Mapping[str, click.Command]:
+    """Every command of the app by the words that call it."""
+
+    def walk(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
+        inner: Mapping[str, click.Command] = getattr(command, "commands", {})
+        if words:
+            yield " ".join(words), command
+        for name, each in inner.items():
+            yield from walk(each, (*words, name))
+
+    return dict(walk(typer.main.get_command(app), ()))
+
+
+def test_there_are_as_many_commands_as_are_walked_through() -> None:
+    assert len(commands()) >= 18
+    assert {"evolve", "init", "doctor", "push", "zoo", "zoo build"} <= commands().keys()
+
+
+@pytest.mark.parametrize("words", commands())
+def test_every_command_explains_itself_and_prints_json(evovlm: Command, words: str) -> None:
+    shown = evovlm(*words.split(), "--help")
+    assert (shown.code, shown.err) == (0, "")
+    assert "--json" in shown.out
+    command = commands()[words]
+    assert command.help
+    for parameter in command.params:
+        # typer's arguments keep their help in a record of the command.
+        assert getattr(parameter, "help", None) or parameter.name == "help", f"{words}: {parameter.name}"
+
+
+def on_terminal(*arguments: str, **environment: str) -> str:
+    """Run the real command on a terminal of its own, and return all that it wrote there."""
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, *arguments],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environment},
+    )
+    os.close(terminal)
+    written = b""
+    try:
+        while chunk := _read(main):
+            written += chunk
+        assert process.wait(timeout=PATIENCE_S) == 0
+    finally:
+        process.kill()
+        os.close(main)
+    return written.decode()
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        # How a terminal says on Linux that nobody has it open any more.
+        return b""
+
+
+def test_no_color_is_honoured_and_a_pipe_gets_plain_text() -> None:
+    plain = subprocess.run([sys.executable, "-c", RUN, "methods"], capture_output=True, text=True, check=True)
+    assert "\x1b" not in plain.stdout
+    assert "dare_ties" in plain.stdout
+    coloured, without = on_terminal("zoo"), on_terminal("zoo", NO_COLOR="1")
+    assert "\x1b[" in coloured
+    assert COLOUR.search(without) is None
+    assert "zoo:math-a" in without
+
+
+def test_full_width_names_stand_in_line_with_others() -> None:
+    out = io.StringIO()
+    names = ["models/日本語モデル", "models/ja"]
+    print_scores(Console(file=out, width=100), "word_problems_ja", [(name, SCORE) for name in names], of="model")
+    lines = [line for line in out.getvalue().splitlines() if "50.0" in line]
+    assert len(lines) == 2
+    assert len({cell_len(line[: line.index("50.0")]) for line in lines}) == 1
+
+
+def test_waiting_shows_on_a_terminal_only_and_only_when_it_is_long() -> None:
+    shown, quick, piped = io.StringIO(), io.StringIO(), io.StringIO()
+    with Waiting("loading [red]m[/red]", console=Console(file=shown, force_terminal=True, width=80), after_s=0.0):
+        until = time.monotonic() + PATIENCE_S
+        while "loading [red]m[/red]" not in shown.getvalue():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    with Waiting("loading", console=Console(file=quick, force_terminal=True), after_s=PATIENCE_S):
+        pass
+    with Waiting("loading", console=Console(file=piped), after_s=0.0):
+        time.sleep(0.05)
+    assert (quick.getvalue(), piped.getvalue()) == ("", "")
+
+
+def test_a_search_waits_for_its_models_and_then_shows_itself() -> None:
+    out = io.StringIO()
+    progress = SearchProgress(title="mine", console=Console(file=out, force_terminal=True, width=100), silent_s=0.0)
+    until = time.monotonic() + PATIENCE_S
+    while "mine: opening models and tasks" not in out.getvalue():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    progress.started(candidates=4, generations=1, done=0, warnings=())
+    progress.close()
+    assert "0/4" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("evovlm do", {"doctor"}),
+        ("evovlm score zoo:ja --task word_", {"word_problems_ja", "word_problems_en"}),
+        ("evovlm score zoo:ja --task mgsm_ja,emoji_j", {"mgsm_ja,emoji_ja"}),
+        ("evovlm score zoo:m", {"zoo:math-a", "zoo:math-b"}),
+        ("evovlm ask zoo:ja hello --prompt ja-", {"ja-alpaca-cot", "ja-shisa-vqa"}),
+        ("evovlm init llm --method dare_", {"dare_linear", "dare_ties"}),
+        ("evovlm init llm --source ja=zoo:j", {"ja=zoo:ja"}),
+        ("evovlm grade a.jsonl --metric rouge_l", {"rouge_l_ja"}),
+        ("evovlm grade a.jsonl --gate f", {"fasttext"}),
+        ("evovlm grade a.jsonl --extractor r", {"robust"}),
+    ],
+)
+def test_a_shell_is_offered_what_there_is(line: str, offered: set[str]) -> None:
+    words = line.split()
+    environment = {
+        "_EVOVLM_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    shown = subprocess.run(
+        [sys.executable, "-c", RUN], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert set(shown.stdout.split()) == offered, shown.stderr
+
+
+def test_completing_never_loads_torch() -> None:
+    code = (
+        "import sys; from evovlm.cli import completion as c;"
+        "[getattr(c, name)('') for name in dir(c) if name.startswith('complete_')]; print('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
+
+
+def test_the_shell_s_script_is_shown(tmp_path: Path) -> None:
+    # Which shell runs the tests is no matter of theirs.
+    environment = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = subprocess.run(
+        [sys.executable, "-c", RUN, "--show-completion", "bash"], env=environment, capture_output=True, text=True
+    )
+    assert "_EVOVLM_COMPLETE=complete_bash" in shown.stdout, shown
