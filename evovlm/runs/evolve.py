@@ -138,9 +138,8 @@ def _open_run(
     )
     if journal is None:
         write_atomically(out / CONFIG_FILE, config.to_yaml())
-        recorded = blocks if isinstance(template, PathTemplate) else None
-        journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=recorded)
-    elif journal.blocks and journal.blocks != blocks:
+        journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=blocks)
+    elif journal.blocks != blocks:
         raise RunMismatch(
             f"{out}: the models have other numbers of blocks than when the run began ({dict(journal.blocks)} -> "
             f"{dict(blocks)}).\n    Start a new run in another folder."
@@ -173,7 +172,7 @@ def _written_result(
     if mean is None:
         raise RunError(f"{out}: the search is not finished.")
     best = best_entry(journal.snapshots if config.winner == "snapshot" else journal.candidates)
-    searched = config.searched_again(template=template, blocks=journal.blocks, genome=mean.genome)
+    searched = config.searched(template=template, blocks=journal.blocks)
     recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
     for name, recipe in recipes.items():
         write_atomically(out / name, recipe_to_yaml(recipe, folder=out))

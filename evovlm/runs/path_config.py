@@ -20,7 +20,6 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.candidate import Genome
 from evovlm.recipes.document_parts import Document, ModelText, SourceName
 from evovlm.recipes.documents import StageDocument
 from evovlm.recipes.kinds import PS
@@ -169,16 +168,6 @@ class PathConfig(SearchConfig):
         return Searched(
             initial=space.initial, levels=space.levels, recipe=lambda genome: template.recipe(space.decode(genome))
         )
-
-    def searched_again(
-        self,
-        *,
-        template: MergeTemplate | PathTemplate,
-        blocks: Mapping[str, int],
-        genome: Genome,  # noqa: ARG002 - the blocks tell all
-    ) -> Searched:
-        """Return what a run searched, from what its journal holds."""
-        return self.searched(template=template, blocks=blocks)
 
 
 def blocks_at_hand(template: PathTemplate) -> Mapping[str, int] | None:

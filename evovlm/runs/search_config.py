@@ -128,12 +128,6 @@ class SearchConfig(Section):
     def searched(self, *, template: MergeTemplate | PathTemplate, blocks: Mapping[str, int]) -> Searched:
         """Return what is searched, for sources that have so many blocks, by name."""
 
-    @abstractmethod
-    def searched_again(
-        self, *, template: MergeTemplate | PathTemplate, blocks: Mapping[str, int], genome: Genome
-    ) -> Searched:
-        """Return what a run searched, from what its journal holds: `blocks` of its header, and any genome."""
-
     def resolved(self, *, relative_to: Path | None) -> Self:
         """Return the same search with its host named and every path absolute, so that it holds from any folder.
 
