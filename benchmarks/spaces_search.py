@@ -86,9 +86,7 @@ def held_out_row(name: str, winner: str, scores: list[TaskScore], *, genes: str)
     mean = 100 * sum(each.score for each in scores) / len(scores)
     seeds = ", ".join(f"{100 * each.score:.1f}" for each in scores)
     japanese = 100 * sum(each.japanese for each in scores) / len(scores)
-    return (
-        f"| {name} | {genes} | {winner} | {mean:.1f} | {100 * low:.1f} - {100 * high:.1f} | {seeds} | {japanese:.0f} % |"
-    )
+    return f"| {name} | {genes} | {winner} | {mean:.1f} | {100 * low:.1f} - {100 * high:.1f} | {seeds} | {japanese:.0f} % |"
 
 
 def course_row(name: str, runs: list[Run], *, candidates: int) -> str:
