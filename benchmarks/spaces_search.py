@@ -2,8 +2,8 @@
 
     python benchmarks/spaces_search.py [--seeds 5] [--candidates 105] [--limit 160] [--knots 3 5] [--out runs/spaces]
 
-configs/demo-evollm.yaml in the spaces model, layer and interpolated, with each seed. All may evaluate the same number of
-candidates, each on the same samples. Prints three tables for benchmarks/LOG.md: the winners (best candidate, and the
+configs/demo-evollm.yaml in the spaces model, layer and interpolated, with each seed. All may evaluate the same number
+of candidates, each on the same samples. Prints three tables for benchmarks/LOG.md: the winners (best candidate, and the
 distribution's mean, which is the winner of the seed document's runs) on the report split; the best fitness so far, on
 the search split, when a quarter, half, three quarters and all of the samples of the budget were scored; and by when
 each space was as good as the layer space became with the same seed. Scores x 100, means over the seeds. The runs stay
@@ -86,7 +86,8 @@ def held_out_row(name: str, winner: str, scores: list[TaskScore], *, genes: str)
     mean = 100 * sum(each.score for each in scores) / len(scores)
     seeds = ", ".join(f"{100 * each.score:.1f}" for each in scores)
     japanese = 100 * sum(each.japanese for each in scores) / len(scores)
-    return f"| {name} | {genes} | {winner} | {mean:.1f} | {100 * low:.1f} - {100 * high:.1f} | {seeds} | {japanese:.0f} % |"
+    interval = f"{100 * low:.1f} - {100 * high:.1f}"
+    return f"| {name} | {genes} | {winner} | {mean:.1f} | {interval} | {seeds} | {japanese:.0f} % |"
 
 
 def course_row(name: str, runs: list[Run], *, candidates: int) -> str:

@@ -19,15 +19,19 @@ from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
 from evovlm.merging.methods import METHODS, get_method
+from evovlm.recipes.candidate import Genome
 from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
+from evovlm.recipes.kinds import parameter_merge_only
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.problems import problems_in
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.recipes.recipe_space import RecipeSpace
+from evovlm.recipes.recipe_space import RecipeSpace, equal_weights
 from evovlm.recipes.search_space import SPACES, SearchSpace, search_space
 from evovlm.runs.path_config import PathConfig, blocks_at_hand
 from evovlm.runs.search_config import SearchConfig, Searched
 from evovlm.runs.space_config import SpaceSection, check_space
+
+_AS_GOOD_AS_THERE = 1e-6
 
 
 class EvolveConfig(SearchConfig):
@@ -74,7 +78,25 @@ class EvolveConfig(SearchConfig):
         if isinstance(template, PathTemplate):
             raise ConfigError("merge: parameters are searched, and a path has none.")
         space = self.recipe_space(template=template, n_blocks=next(iter(blocks.values())))
-        return Searched(initial=space.initial, levels=space.levels, recipe=space.decode)
+        initial, notes = self._start(space)
+        return Searched(initial=initial, levels=space.levels, recipe=space.decode, notes=notes)
+
+    def _start(self, space: RecipeSpace) -> tuple[Genome, tuple[str, ...]]:
+        if self.start is None:
+            return space.initial, ()
+        recipe = self.start.found(Path())
+        if recipe is None:
+            recipe = equal_weights(space.template, self.start.equal or 0.0, space=space.numbers)
+        try:
+            genome, gap = space.nearest(parameter_merge_only(recipe))
+        except ConfigError as error:
+            raise ConfigError(f"start: {error}") from error
+        if gap.size < _AS_GOOD_AS_THERE:
+            return genome, ()
+        return genome, (
+            f"start: this space holds the recipe to within {gap.size:.3g}, and the search starts at the nearest; "
+            f"furthest is {gap.place}: {gap.given:g} there, {gap.taken:g} here.",
+        )
 
     def recipe_space(self, *, template: MergeTemplate, n_blocks: int) -> RecipeSpace:
         """Return the space over the recipes of the template, for models of `n_blocks` blocks."""
@@ -127,12 +149,16 @@ def check_budget(config: EvolveConfig | PathConfig, *, path: Path) -> None:
     except ConfigError as error:
         raise ConfigError(f"{path}: merge.{error}") from error
     # The models may have more blocks than one, and a generation then more candidates: that is looked at again.
+    blocks: Mapping[str, int]
     if isinstance(template, PathTemplate):
         blocks = blocks_at_hand(template) or dict.fromkeys(template.source_names, 2)
     else:
-        blocks = dict.fromkeys(template.sources, config.least_blocks)
+        least = config.least_blocks if isinstance(config, EvolveConfig) else 1
+        blocks = dict.fromkeys(template.sources, least)
     try:
-        config.population(dim=config.searched(template=template, blocks=blocks).dim)
+        # Where the search starts makes no difference to the number of genes.
+        dim = config.model_copy(update={"start": None}).searched(template=template, blocks=blocks).dim
+        config.population(dim=dim)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

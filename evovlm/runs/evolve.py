@@ -25,6 +25,7 @@ from evovlm.runs.folder import (
     check_config,
     check_folder,
     locked,
+    winner_file,
 )
 from evovlm.runs.journal import Journal, best_entry, read_journal
 from evovlm.runs.preflight import preflight_search
@@ -112,8 +113,8 @@ def evolve(
                 warnings = found.warnings
                 evaluator = open_evaluator(config, template)
             workers = InProcess(evaluator=evaluator)
-            warnings = tuple(dict.fromkeys((*workers.warnings, *warnings)))
             run = _open_run(out, config=config, template=template, workers=workers, journal=journal)
+            warnings = tuple(dict.fromkeys((*workers.warnings, *warnings, *run.searched.notes)))
             journal = run.journal
             run.finish(observer=observer, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
@@ -195,8 +196,3 @@ def _written_result(
     )
     write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result
-
-
-def winner_file(winner: Winner) -> str:
-    """Return the name of the file that a run's winner is written to."""
-    return MEAN_FILE if winner == "mean" else BEST_FILE

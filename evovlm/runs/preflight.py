@@ -1,21 +1,23 @@
 """A look at a search before its models are fetched: the merge, the device, the budget."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
 from evovlm.evaluation.scorer import check_scorer
-from evovlm.merging.findings import Preflight
+from evovlm.merging.findings import Preflight, SearchSize
 from evovlm.merging.needs import Resident
 from evovlm.merging.path_preflight import preflight_recipe
 from evovlm.merging.preflight import preflight
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
+from evovlm.recipes.recipe_space import CONFIG_FROM
+from evovlm.runs.config import EvolveConfig
 from evovlm.runs.leaks import leak_warnings
 from evovlm.runs.sample_parts import SampleParts
-from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.search_config import SearchConfig, Searched
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split
@@ -38,7 +40,20 @@ def preflight_search(
     except ConfigError as error:
         problems.append(error)
     found = _preflight_merge(template, out=out, resident=resident)
-    problems += _budget_problems(config, template, found)
+    problems += _variant_problems(config, template)
+    size: SearchSize | None = None
+    notes: tuple[str, ...] = ()
+    try:
+        searched = _searched(config, template, found)
+        if searched is not None:
+            size = SearchSize(
+                genes=searched.dim,
+                categorical=int((searched.levels > 0).sum()),
+                population=config.population(dim=searched.dim),
+            )
+            notes = searched.notes
+    except ConfigError as error:
+        problems.append(error)
     problems += _metric_problems(config)
     leaks: tuple[str, ...] = ()
     try:
@@ -46,7 +61,8 @@ def preflight_search(
         _check_sizes(config)
     except EvovlmError as error:
         problems.append(error)
-    return replace(found, problems=(*found.problems, *problems), warnings=(*found.warnings, *leaks))
+    warnings = (*found.warnings, *notes, *leaks)
+    return replace(found, problems=(*found.problems, *problems), warnings=warnings, search=size)
 
 
 def preflight_hybrid(first: SearchConfig, second: SearchConfig, *, out: Path | None = None) -> Preflight:
@@ -107,9 +123,17 @@ def _preflight_merge(
     return replace(found, needs=None, result=None)
 
 
-def _budget_problems(
-    config: SearchConfig, template: MergeTemplate | PathTemplate, found: Preflight
-) -> Sequence[EvovlmError]:
+def _variant_problems(config: SearchConfig, template: MergeTemplate | PathTemplate) -> Iterator[EvovlmError]:
+    """Yield what stands against the other configs that a candidate may choose for its result."""
+    if not isinstance(config, EvolveConfig) or not isinstance(template, MergeTemplate):
+        return
+    for choice in config.space.all_choices:
+        for donor in choice.options if choice.name == CONFIG_FROM else ():
+            yield from preflight(replace(template, config_from=donor)).problems
+
+
+def _searched(config: SearchConfig, template: MergeTemplate | PathTemplate, found: Preflight) -> Searched | None:
+    """Return what is searched; None when the models do not tell. Raises ConfigError when it does not suit them."""
     counts = {model.name: model.n_blocks for model in found.models}
     if isinstance(template, PathTemplate):
         places = {name: f"sources.{name}" for name in template.sources}
@@ -117,11 +141,7 @@ def _budget_problems(
     else:
         places = dict.fromkeys(template.sources, "host")
     if not set(places.values()) <= set(counts):
-        return []
+        return None
     names = template.source_names if isinstance(template, PathTemplate) else tuple(template.sources)
     blocks = {name: counts[places[name]] for name in names}
-    try:
-        config.population(dim=config.searched(template=template, blocks=blocks).dim)
-    except ConfigError as error:
-        return [error]
-    return []
+    return config.searched(template=template, blocks=blocks)

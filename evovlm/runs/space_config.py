@@ -202,5 +202,4 @@ def _check_ends(name: str, ends: list[float]) -> None:
 
 
 def _problem(text: str, **values: str) -> PydanticCustomError:
-    # A template of pydantic's is no place for what a file says: it may hold braces.
-    return PydanticCustomError("space", text, values)  # type: ignore[arg-type]
+    return PydanticCustomError("space", text, values)

@@ -144,18 +144,6 @@ def test_a_resolved_config_reads_back_the_same_from_any_folder(
     assert config_from_mapping(resolved.as_mapping()).as_mapping() == resolved.as_mapping()
 
 
-@pytest.mark.parametrize("kind", ["model", "layer"])
-@pytest.mark.parametrize("method", ["linear", "dare_ties"])
-@pytest.mark.parametrize("n_blocks", [1, 2, 32])
-def test_the_space_of_a_recorded_genome_is_found_again(models: Path, kind: str, method: str, n_blocks: int) -> None:
-    document = search_document(models)
-    merge = {**document["merge"], "method": method}  # type: ignore[dict-item]
-    config = EvolveConfig.model_validate({**document, "merge": merge, "space": {"kind": kind}})
-    space = config.search_space(n_blocks=n_blocks)
-    genome = np.linspace(0, 1, space.dim)
-    assert config.search_space_of(genome).decode(genome) == space.decode(genome)
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_config_opens_with_what_it_is_and_the_command_that_runs_it(path: Path) -> None:
     comment = path.read_text(encoding="utf-8").split("\nformat:")[0]
