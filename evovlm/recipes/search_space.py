@@ -337,7 +337,9 @@ def search_space(
         if parameter in parameters and parameter not in kept and f"{source}.{parameter}" not in kept
     }
     for name, ends in asked.items():
-        check_range(name, ends)
+        problem = range_problem(name.rsplit(".", 1)[-1], ends)
+        if problem is not None:
+            raise ConfigError(f"{name}: {problem}")
     return SearchSpace(
         source_names=names,
         n_blocks=n_blocks,
@@ -347,16 +349,15 @@ def search_space(
     )
 
 
-def check_range(name: str, ends: Range) -> None:
-    """Raise ConfigError for what is no range of the parameter that `name` ends with."""
+def range_problem(parameter: str, ends: Range) -> str | None:
+    """Return why `ends` are no range of a parameter; None where they are one."""
     low, high = ends
-    parameter = SOURCE_PARAMETERS[name.rsplit(".", 1)[-1]]
+    row = SOURCE_PARAMETERS[parameter]
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ConfigError(f"{name}: [{low:g}, {high:g}] is not a range; the first number must be the smaller.")
-    if not (parameter.low <= low and high <= parameter.high):
-        raise ConfigError(
-            f"{name}: [{low:g}, {high:g}] leaves [{parameter.low:g}, {parameter.high:g}]; {parameter.meaning}."
-        )
+        return f"[{low:g}, {high:g}] is not a range; the first number must be the smaller."
+    if not (row.low <= low and high <= row.high):
+        return f"[{low:g}, {high:g}] leaves [{row.low:g}, {row.high:g}]; {row.meaning}."
+    return None
 
 
 def _same(left: Values, right: Values) -> bool:

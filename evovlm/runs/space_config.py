@@ -23,7 +23,7 @@ from evovlm.recipes.documents import MergeDocument, SettingsDocument
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeSettings
 from evovlm.recipes.recipe_space import CHOOSABLE, CONFIG_FROM, HOST, METHOD, SETTINGS, Choice, setting_field
-from evovlm.recipes.search_space import RANGES, SPACES, Range, check_range
+from evovlm.recipes.search_space import RANGES, SPACES, Range, range_problem
 from evovlm.runs.sections import Section, known_row
 
 _OPTIONS = ("knots", "group")
@@ -64,7 +64,9 @@ class SpaceSection(Section):
     @field_validator(*RANGES)
     @classmethod
     def _is_range(cls, ends: list[float], info: ValidationInfo) -> list[float]:
-        _check_ends(str(info.field_name), ends)
+        problem = range_problem(str(info.field_name), (ends[0], ends[1]))
+        if problem is not None:
+            raise _problem("{problem}", problem=problem)
         return ends
 
     @field_validator("choices")
@@ -91,9 +93,8 @@ class SpaceSection(Section):
         found: dict[str, float] = {}
         for name, value in self.fixed.items():
             if isinstance(value, dict):
-                found |= {
-                    f"{name}.{each}": value.get(each, SOURCE_PARAMETERS[each].default) for each in (*parameters, *value)
-                }
+                whole = {each: SOURCE_PARAMETERS[each].default for each in parameters} | value
+                found |= {f"{name}.{each}": number for each, number in whole.items()}
             else:
                 found[name] = value
         return found
@@ -133,7 +134,9 @@ def check_space(space: SpaceSection, merge: MergeDocument) -> None:
             )
         if len(ends) != 2:
             raise _problem("ranges: {name} should be [low, high]", name=name)
-        _check_ends(f"ranges: {name}", ends)
+        problem = range_problem(name.rsplit(".", 1)[-1], (ends[0], ends[1]))
+        if problem is not None:
+            raise _problem("ranges: {name}: {problem}", name=name, problem=problem)
     for name, value in space.fixed.items():
         if isinstance(value, dict) and name not in merge.sources:
             raise _problem("fixed: '{name}' names no source{hint}", name=name, hint=did_you_mean(name, merge.sources))
@@ -192,13 +195,6 @@ def _plain(name: str, option: Any) -> Any:
     if name not in SETTINGS:
         return str(option)
     return getattr(SettingsDocument.model_validate({name: option}).settings(), setting_field(name))
-
-
-def _check_ends(name: str, ends: list[float]) -> None:
-    try:
-        check_range(name, (ends[0], ends[1]))
-    except ConfigError as error:
-        raise _problem("{reason}", reason=str(error)) from error
 
 
 def _problem(text: str, **values: str) -> PydanticCustomError:
