@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from evovlm.errors import ConfigError
+from evovlm.evaluation.answering import TaskChoice, score_model
+from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.merging.merge import Merger
 from evovlm.merging.methods import METHODS
 from evovlm.merging.sources import Checkpoint
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import LoadedModel, load_model
+from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters
+from evovlm.tasks.task import Split
 from tests.merging.recipes import make_recipe
 from tests.pico import pico_llm
 
@@ -76,6 +80,26 @@ def test_every_variant_is_what_its_checkpoint_is(models: Path, tmp_path: Path) -
     assert torch.equal(seen[-1], seen[asked.index(recipe)])
     rope = asked.index(replace(recipe, config_from="rope"))
     assert not torch.allclose(seen[rope], seen[-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{"method": "ties"}, {"config_from": "rope"}], ids=["method", "rope"])
+def test_a_variant_answers_and_scores_as_its_checkpoint_does(
+    models: Path, problems: Path, tmp_path: Path, changes: dict[str, str]
+) -> None:
+    recipe = opened_recipe(models)
+    choices = [TaskChoice(name="word_problems_ja", data=problems)]
+    evaluator = Evaluator.open(recipe.template, tasks=choices, device="cpu")
+    evaluator.evaluate(recipe)
+    variant = replace(recipe, **changes)  # type: ignore[arg-type]
+    evaluation = evaluator.evaluate(variant)
+    assert isinstance(evaluation, Evaluation)
+    folder = write_checkpoint(variant, tmp_path / "out").folder
+    written = score_model(load_model(folder, device="cpu"), tasks=choices, split=Split.SEARCH)
+    resident = evaluator.answer()
+    assert [[answer.text for answer in each.answers] for each in resident] == [
+        [answer.text for answer in each.answers] for each in written
+    ]
+    assert {each.name: each.score for each in written} == dict(evaluation.scores)
 
 
 def test_a_variant_opens_and_reads_nothing_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
