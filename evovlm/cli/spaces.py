@@ -11,7 +11,7 @@ _EXAMPLE_BLOCKS = 32
 def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
     """List the search spaces, and how many numbers each searches for two sources and 32 blocks."""
     from evovlm.recipes.path_space import SCALES, PathSpace
-    from evovlm.recipes.search_space import SPACES, search_space
+    from evovlm.recipes.space_kinds import SPACES, search_space
 
     rows: list[dict[str, str | int]] = [
         {

@@ -26,7 +26,8 @@ from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.problems import problems_in
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.recipes.recipe_space import RecipeSpace, equal_weights
-from evovlm.recipes.search_space import SPACES, SearchSpace, search_space
+from evovlm.recipes.search_space import SearchSpace
+from evovlm.recipes.space_kinds import SPACES, search_space
 from evovlm.runs.path_config import PathConfig, blocks_at_hand
 from evovlm.runs.search_config import SearchConfig, Searched
 from evovlm.runs.space_config import SpaceSection, check_space

@@ -23,7 +23,8 @@ from evovlm.recipes.documents import MergeDocument, SettingsDocument
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeSettings
 from evovlm.recipes.recipe_space import CHOOSABLE, CONFIG_FROM, HOST, METHOD, SETTINGS, Choice, setting_field
-from evovlm.recipes.search_space import RANGES, SPACES, Range, range_problem
+from evovlm.recipes.search_space import Range
+from evovlm.recipes.space_kinds import RANGES, SPACES, range_problem
 from evovlm.runs.sections import Section, known_row
 
 _OPTIONS = ("knots", "group")

@@ -14,7 +14,7 @@ from evovlm.merging.methods import METHODS, get_method
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, SourceParameters
 from evovlm.recipes.recipe_space import Choice, RecipeSpace, equal_weights
-from evovlm.recipes.search_space import SPACES, search_space
+from evovlm.recipes.space_kinds import SPACES, search_space
 
 NAMES = ("ja", "math")
 TEMPLATE = MergeTemplate(

@@ -12,7 +12,8 @@ from scipy.interpolate import CubicSpline
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.recipe import ByComponent, SourceParameters, UnitValues, Values, value_at
-from evovlm.recipes.search_space import SPACES, SearchSpace, search_space
+from evovlm.recipes.search_space import SearchSpace
+from evovlm.recipes.space_kinds import SPACES, search_space
 from evovlm.recipes.unit_ties import tied_by_spline
 
 NAMES = ("math", "ja")

@@ -10,7 +10,7 @@ from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import load_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.recipes.search_space import SPACES
+from evovlm.recipes.space_kinds import SPACES
 from evovlm.runs.config import EvolveConfig
 from evovlm.runs.evolve import evolve
 from evovlm.runs.journal import read_journal

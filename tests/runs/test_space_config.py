@@ -8,7 +8,7 @@ import pytest
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.recipes.search_space import SPACES
+from evovlm.recipes.space_kinds import SPACES
 from evovlm.runs.config import EvolveConfig, config_from_mapping, load_config
 from tests.runs.conftest import WriteConfig, search_document
 
