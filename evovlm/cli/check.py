@@ -100,6 +100,10 @@ def _print(console: "Console", found: "Preflight") -> None:
         console.print(table)
     if found.result is not None:
         typer.echo(f"the result: {result_text(found.result)}")
+    if found.search is not None:
+        size = found.search
+        picked = f" ({size.categorical} of them pick among options)" if size.categorical else ""
+        typer.echo(f"the search: {size.genes} genes{picked}, {size.population} candidates a generation")
     if found.needs is not None:
         needs = found.needs
         to_write = "to write, at most" if found.result is not None and found.result.at_most else "to write"

@@ -113,15 +113,21 @@ def _print_winner(console: "Console", summary: "RunSummary") -> None:
     table.add_column("unit" if by_unit else "source")
     if by_unit:
         for source, parameter, _ in summary.numbers:
-            table.add_column(f"{source}\n{parameter}", justify="right")
+            table.add_column("\n".join([source, *parameter.split(".")]), justify="right")
         for index, unit in enumerate(summary.units):
-            table.add_row(unit, *(f"{values[index]:.2f}" for _, _, values in summary.numbers))
+            table.add_row(unit, *(_number(values[index]) for _, _, values in summary.numbers))
     else:
         for parameter in parameters:
             table.add_column(parameter, justify="right")
         for source in dict.fromkeys(source for source, _, _ in summary.numbers):
-            table.add_row(source, *(f"{values[0]:.2f}" for name, _, values in summary.numbers if name == source))
+            table.add_row(source, *(_number(values[0]) for name, _, values in summary.numbers if name == source))
     console.print(table)
+    for name, option in summary.chosen.items():
+        _print_line(console, f"{name}: {option}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _print_path(console: "Console", summary: "RunSummary") -> None:

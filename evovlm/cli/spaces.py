@@ -1,6 +1,5 @@
 """`evovlm spaces`: the search spaces there are."""
 
-import inspect
 import json
 from typing import Annotated
 
@@ -12,15 +11,15 @@ _EXAMPLE_BLOCKS = 32
 def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
     """List the search spaces, and how many numbers each searches for two sources and 32 blocks."""
     from evovlm.recipes.path_space import SCALES, PathSpace
-    from evovlm.recipes.search_space import SPACES
+    from evovlm.recipes.space_kinds import SPACES, search_space
 
     rows: list[dict[str, str | int]] = [
         {
             "name": name,
-            "summary": (inspect.getdoc(factory) or "").splitlines()[0],
-            "dim_for_two_sources_of_32_blocks": factory(("a", "b"), _EXAMPLE_BLOCKS).dim,
+            "summary": " ".join([kind.summary, *(f"({each}: {number})" for each, number in kind.options.items())]),
+            "dim_for_two_sources_of_32_blocks": search_space(name, ("a", "b"), _EXAMPLE_BLOCKS).dim,
         }
-        for name, factory in SPACES.items()
+        for name, kind in SPACES.items()
     ]
     paths = {name: PathSpace(blocks=dict.fromkeys("ab", _EXAMPLE_BLOCKS), host="a", scales=name) for name in SCALES}
     rows += [

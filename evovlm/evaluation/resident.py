@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -19,23 +19,29 @@ from evovlm.merging.merge import Merger
 from evovlm.merging.tensor_names import HEAD
 from evovlm.merging.union_tokenizer import union_tokenizer
 from evovlm.models.backbone import ParameterWriter
-from evovlm.models.loading import LoadedModel, Override, load_model
+from evovlm.models.loading import LoadedModel, Override, load_like, load_model
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
 from evovlm.room import available_memory_bytes
 
 if TYPE_CHECKING:
     from evovlm.merging.gpu import GpuMerger
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ResidentModel:
-    """A template's host, loaded, and the merger of its models; open it with `ResidentModel.open`."""
+    """A template's host, loaded, and the merger of its models; open it with `ResidentModel.open`.
+
+    It becomes what recipes of other methods and settings say, too, and of another `config_from`: then `loaded` is
+    another model over the same parameters.
+    """
 
     loaded: LoadedModel
     merger: Merger
     _writer: ParameterWriter
     _gpu: GpuMerger | None
+    _loaded: dict[str | None, LoadedModel]
+    _variants: dict[tuple[str, MergeSettings, str | None], Merger] = field(default_factory=dict)
 
     @classmethod
     def open(cls, template: MergeTemplate, *, device: str = "auto") -> ResidentModel:
@@ -45,7 +51,13 @@ class ResidentModel:
         loaded = _load_result(merger, device=device)
         layout = merger.host.layout
         writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})
-        resident = cls(loaded=loaded, merger=merger, _writer=writer, _gpu=_gpu_merger(loaded, merger, writer))
+        resident = cls(
+            loaded=loaded,
+            merger=merger,
+            _writer=writer,
+            _gpu=_gpu_merger(loaded, merger, writer),
+            _loaded={merger.template.config_from: loaded},
+        )
         sink = _ParameterSink(writer)
         if HEAD in merger.result.tensor_names and merger.host.layout.tied:
             # A head that the host does not have begins as what it uses for one.
@@ -66,7 +78,8 @@ class ResidentModel:
 
     def check(self, recipe: Recipe) -> None:
         """Raise ConfigError for a recipe that is none of this model's template, or whose lists have a wrong length."""
-        self.merger.check(parameter_merge_only(recipe))
+        merge = parameter_merge_only(recipe)
+        self._variant(merge).check(merge)
 
     def merge(self, recipe: Recipe) -> bool:
         """Write the merge into the parameters; return whether every weight is finite.
@@ -75,10 +88,24 @@ class ResidentModel:
         `evovlm merge` writes would, on a CPU (where parameters are float32) too.
         """
         merge, sink = parameter_merge_only(recipe), _ParameterSink(self._writer)
+        merger = self._variant(merge)
+        self.loaded = self._loaded_as(merger)
         if self._gpu is not None:
-            return self._gpu.merge(merge, sink) and sink.finite
-        self.merger.merge(merge, sink)
+            return self._gpu.variant(merger).merge(merge, sink) and sink.finite
+        merger.merge(merge, sink)
         return sink.finite
+
+    def _variant(self, merge: ParameterMerge) -> Merger:
+        key = (merge.method, merge.settings, merge.config_from)
+        if key not in self._variants or self._variants[key].template != merge.template:
+            self._variants[key] = self.merger.variant(merge.template)
+        return self._variants[key]
+
+    def _loaded_as(self, merger: Merger) -> LoadedModel:
+        config_from = merger.template.config_from
+        if config_from not in self._loaded:
+            self._loaded[config_from] = load_like(self.loaded, config=merger.result.config)
+        return self._loaded[config_from]
 
 
 def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) -> GpuMerger | None:

@@ -52,8 +52,20 @@ class ResultSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSize:
+    """How large a search is: its genes, how many of them pick among options, and the candidates of a generation."""
+
+    genes: int
+    categorical: int
+    population: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What a look at the models found. `needs` and `result` are None when the models do not tell."""
+    """What a look at the models found. `needs`, `result` and `search` are None when the models do not tell.
+
+    `search` is of a search alone.
+    """
 
     models: tuple[ModelReport, ...]
     problems: tuple[EvovlmError, ...]
@@ -61,6 +73,7 @@ class Preflight:
     needs: Needs | None
     licence: Binding
     result: ResultSize | None = None
+    search: SearchSize | None = None
 
     def raise_problems(self) -> None:
         """Raise the problem that was found; several are raised as one error that lists them all."""
@@ -82,6 +95,7 @@ class Preflight:
             "warnings": list(self.warnings),
             "needs": asdict(self.needs) if self.needs else None,
             "result": asdict(self.result) if self.result else None,
+            "search": asdict(self.search) if self.search else None,
             "licence": str(self.licence.licence) if self.licence.licence else None,
             "licence_reasons": list(self.licence.reasons),
         }

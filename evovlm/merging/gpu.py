@@ -8,6 +8,7 @@ Imported only where there is a GPU: it needs torch and Triton.
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -310,6 +311,12 @@ class GpuMerger:
         device = next(iter(parameters.values())).device
         budget = spare_bytes(device) if device.type == "cuda" else 0
         self._combiner = GpuCombiner(tensors=GpuTensors(device=device, budget_bytes=budget))
+
+    def variant(self, merger: Merger) -> "GpuMerger":
+        """Return what merges for a variant of the merger, with the same models on the device."""
+        found = copy(self)
+        found._merger = merger
+        return found
 
     def merge(self, recipe: ParameterMerge, rest: Sink) -> bool:
         """Merge as `Merger.merge` does; what the device cannot do goes through `rest`, merged on the CPU.

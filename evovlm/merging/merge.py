@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -77,7 +77,7 @@ class Merger:
     allow_non_finite: bool
     _room: Room
     _models: dict[str, NamedCheckpoint]
-    _vectors: dict[str, TaskVectors] = field(default_factory=dict)
+    _vectors: dict[tuple[str, bool, bool], TaskVectors] = field(default_factory=dict)
 
     @staticmethod
     def open(
@@ -128,6 +128,33 @@ class Merger:
             _room=Room(room_bytes),
             _models={model.name: model for model in (*others, host)},
         )
+
+    def variant(self, template: MergeTemplate) -> "Merger":
+        """Return what merges the same models by another method, other settings, or into the config of another model.
+
+        Nothing is opened again, and what is worked out for one serves the others. Raises ConfigError for a template
+        that differs by more, or that has tensors which this one does not.
+        """
+        own = self.template
+        if replace(template, method=own.method, settings=own.settings, config_from=own.config_from) != own:
+            raise ConfigError("its models, seed or vocabulary are not of the template that was opened; open its own.")
+        result = self.result
+        if template.config_from != own.config_from:
+            models = dict(self._models)
+            result = ResultLayout.plan(
+                host=models.pop("host"),
+                base=models.pop("base", None),
+                sources=models.values(),
+                vocabulary=own.vocabulary,
+                config_from=template.config_from,
+            )
+        if result.tensor_names != self.result.tensor_names:
+            raise ConfigError(
+                f"config_from: the head of {template.config_from or 'host'} is {'' if result.tied else 'not '}its "
+                f"embedding, that of {own.config_from or 'host'} is{' not' if result.tied else ''}: one search cannot "
+                "have both."
+            )
+        return replace(self, template=template, method=get_method(template), result=result)
 
     @property
     def n_blocks(self) -> int:
@@ -275,14 +302,16 @@ class Merger:
         return math.prod(self.host.shape(name)[1:])
 
     def _task_vectors(self, name: str) -> TaskVectors:
-        if name not in self._vectors:
+        # What task vectors are taken from is all that a method decides about them.
+        key = (name, self.method.base == "first", self.method.base in ("needed", "optional"))
+        if key not in self._vectors:
             columns = self._columns(name)
             plan = self.rows[name]
             sources = tuple(self._tensor(f"sources.{source}", name) for source in self.source_names)
             base = self._tensor("base", name) if "base" in self._models else None
             if self.method.base == "first" and base is not None:
                 sources = (base, *sources)
-            self._vectors[name] = TaskVectors(
+            self._vectors[key] = TaskVectors(
                 name=name,
                 plan=plan,
                 columns=columns,
@@ -294,7 +323,7 @@ class Merger:
                 allow_non_finite=self.allow_non_finite,
                 room=self._room,
             )
-        return self._vectors[name]
+        return self._vectors[key]
 
     def _tensor(self, label: str, name: str) -> ModelTensor:
         model = self._models[label]

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -101,6 +102,25 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LoadedModel(model=model.to(place).eval(), tokenizer=tokenizer, processor=processor, folder=folder)
+
+
+def load_like(loaded: LoadedModel, *, config: Mapping[str, Any]) -> LoadedModel:
+    """Return a model with another config.json over the very parameters of `loaded`; nothing is read.
+
+    The config is one that leaves the shapes of the parameters as they are: another rope, window or norm eps.
+    """
+    ours = loaded.model
+    known = _untyped(CONFIG_MAPPING)[config["model_type"]].from_dict(json.loads(json.dumps(config)))
+    # Memory that is neither filled nor read is none.
+    with no_init_weights():
+        model = _untyped(AutoModelForImageTextToText if loaded.sees else AutoModelForCausalLM).from_config(
+            known, dtype=ours.dtype
+        )
+    for name, tensor in ours.state_dict(keep_vars=True).items():
+        module, _, own = name.rpartition(".")
+        setattr(model.get_submodule(module), own, tensor)
+    model.generation_config = ours.generation_config
+    return replace(loaded, model=model.to(loaded.device).eval())
 
 
 def _load_weights(folder: Path, *, sees: bool, dtype: torch.dtype | str, override: Override | None) -> Any:

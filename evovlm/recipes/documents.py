@@ -274,15 +274,26 @@ def load_recipe(path: Path, *, methods: Collection[str] = ()) -> Recipe:
         raise report_places(
             path, [(("kind",), f"kind: unknown kind '{kind}'{did_you_mean(kind, map(str, _DOCUMENTS))}")]
         )
-    model = _DOCUMENTS.get(kind if isinstance(kind, str) else None, RecipeDocument)
     try:
-        document = model.model_validate(text, context={_METHODS: methods, RELATIVE_TO: path.parent})
+        return recipe_from_values(text, relative_to=path.parent, methods=methods)
     except ValidationError as error:
-        raise report_problems(path, error, model=model) from error
-    try:
-        return document.recipe(relative_to=path.parent)
+        raise report_problems(path, error, model=_document_of(text)) from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def recipe_from_values(values: object, *, relative_to: Path | None, methods: Collection[str] = ()) -> Recipe:
+    """Return the recipe that plain values, as they stand in a file of the folder `relative_to`, mean.
+
+    Raises pydantic's ValidationError for values of another form, ConfigError for what makes no recipe.
+    """
+    document = _document_of(values).model_validate(values, context={_METHODS: methods, RELATIVE_TO: relative_to})
+    return document.recipe(relative_to=relative_to)
+
+
+def _document_of(values: object) -> type[RecipeDocument] | type[LayerPathDocument] | type[HybridDocument]:
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    return _DOCUMENTS.get(kind if isinstance(kind, str) else None, RecipeDocument)
 
 
 def _has_vision(ref: ModelRef) -> bool:

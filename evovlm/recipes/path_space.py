@@ -116,10 +116,20 @@ class PathSpace:
     def initial(self) -> Genome:
         """The point a search starts from."""
         first, last = self._ends
-        host = [first < position < last for position in self._free]
-        starts = np.where(host, self.host_start, self.rest_start) * self.sigma + _THRESHOLD
-        rule = SCALES[self.scales]
-        scales = np.full(self.dim - self._n_free, rule.first(self))
+        host = np.array([first < position < last for position in self._free])
+        scales = np.full(self.dim - self._n_free, SCALES[self.scales].first(self))
+        return self._beginning(host, scales)
+
+    def beginning_at(self, path: LayerPath) -> Genome:
+        """Return the point that a search starts from at `path`, which takes the place of the host's first repetition.
+
+        Raises ConfigError as `encode` does.
+        """
+        genome = self.encode(path)
+        return self._beginning(genome[: self._n_free] > _THRESHOLD, genome[self._n_free :])
+
+    def _beginning(self, included: npt.NDArray[np.bool_], scales: Genome) -> Genome:
+        starts = np.where(included, self.host_start, self.rest_start) * self.sigma + _THRESHOLD
         initial: Genome = np.clip(np.concatenate([starts, scales]), 0.0, 1.0)
         return initial
 

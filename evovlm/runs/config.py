@@ -14,46 +14,25 @@ winner: best
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
 from evovlm.merging.methods import METHODS, get_method
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
+from evovlm.recipes.kinds import parameter_merge_only
 from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.problems import did_you_mean, problems_in
+from evovlm.recipes.problems import problems_in
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.recipes.search_space import SPACES, SearchSpace
+from evovlm.recipes.recipe_space import RecipeSpace, equal_weights
+from evovlm.recipes.search_space import SearchSpace
+from evovlm.recipes.space_kinds import SPACES, search_space
 from evovlm.runs.path_config import PathConfig, blocks_at_hand
 from evovlm.runs.search_config import SearchConfig, Searched
-from evovlm.runs.sections import Section, known_row
+from evovlm.runs.space_config import SpaceSection, check_space
 
-_WHOLE = [0.0, 1.0]
-
-
-class SpaceSection(Section):
-    """`space:` what the search varies; `weight` and `density` are ranges, `fixed` holds numbers that stay."""
-
-    kind: str = "model"
-    weight: list[float] = Field(default=_WHOLE, min_length=2, max_length=2)
-    density: list[float] = Field(default=_WHOLE, min_length=2, max_length=2)
-    fixed: dict[str, float] = Field(default={})
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, kind: str) -> str:
-        return known_row(kind, SPACES, "space")
-
-    @field_validator("weight", "density")
-    @classmethod
-    def _is_range(cls, ends: list[float], info: ValidationInfo) -> list[float]:
-        if not ends[0] < ends[1]:
-            raise PydanticCustomError("range", "should be [low, high] with low below high; {ends}", {"ends": str(ends)})
-        if info.field_name == "density" and not (ends[0] >= 0 and ends[1] <= 1):
-            raise PydanticCustomError("range", "should stay in [0, 1], as it is the share of entries kept")
-        return ends
+_AS_GOOD_AS_THERE = 1e-6
 
 
 class EvolveConfig(SearchConfig):
@@ -77,22 +56,8 @@ class EvolveConfig(SearchConfig):
     @classmethod
     def _varies_what_there_is(cls, space: SpaceSection, info: ValidationInfo) -> SpaceSection:
         merge: MergeDocument | None = info.data.get("merge")
-        if merge is None:
-            return space
-        searched = METHODS[merge.method].parameters
-        if "density" not in searched and space.density != _WHOLE:
-            raise PydanticCustomError("space", "density: {method} has none; leave it out", {"method": merge.method})
-        known = [*searched, *(f"{source}.{parameter}" for source in merge.sources for parameter in searched)]
-        for name, value in space.fixed.items():
-            if name not in known:
-                hint = did_you_mean(name, known)
-                raise PydanticCustomError(
-                    "space", "fixed: '{name}' names no parameter{hint}", {"name": name, "hint": hint}
-                )
-            if name.endswith("density") and not 0 <= value <= 1:
-                raise PydanticCustomError("space", "fixed: {name} should be in [0, 1]", {"name": name})
-        if all(parameter in space.fixed for parameter in searched):
-            raise PydanticCustomError("space", "every parameter is fixed, so that nothing is left to search")
+        if merge is not None:
+            check_space(space, merge)
         return space
 
     def template(self, *, relative_to: Path | None) -> MergeTemplate:
@@ -111,44 +76,56 @@ class EvolveConfig(SearchConfig):
 
     def searched(self, *, template: MergeTemplate | PathTemplate, blocks: Mapping[str, int]) -> Searched:
         """Return what is searched; all sources have the same number of blocks."""
-        return _searched(self.search_space(n_blocks=next(iter(blocks.values()))), template)
+        if isinstance(template, PathTemplate):
+            raise ConfigError("merge: parameters are searched, and a path has none.")
+        space = self.recipe_space(template=template, n_blocks=next(iter(blocks.values())))
+        initial, notes = self._start(space)
+        return Searched(initial=initial, levels=space.levels, recipe=space.decode, notes=notes)
 
-    def searched_again(
-        self,
-        *,
-        template: MergeTemplate | PathTemplate,
-        blocks: Mapping[str, int],  # noqa: ARG002 - a genome's length tells them
-        genome: Genome,
-    ) -> Searched:
-        """Return what a run searched, from what its journal holds."""
-        return _searched(self.search_space_of(genome), template)
-
-    def search_space(self, *, n_blocks: int) -> SearchSpace:
-        """Return the space over the method's parameters for models of `n_blocks` blocks."""
-        return SPACES[self.space.kind](
-            tuple(sorted(self.merge.sources)),
-            n_blocks,
-            parameters=METHODS[self.merge.method].parameters,
-            weight_range=(self.space.weight[0], self.space.weight[1]),
-            density_range=(self.space.density[0], self.space.density[1]),
-            fixed=dict(self.space.fixed),
+    def _start(self, space: RecipeSpace) -> tuple[Genome, tuple[str, ...]]:
+        if self.start is None:
+            return space.initial, ()
+        recipe = self.start.found(Path())
+        if recipe is None:
+            recipe = equal_weights(space.template, self.start.equal or 0.0, space=space.numbers)
+        try:
+            genome, gap = space.nearest(parameter_merge_only(recipe))
+        except ConfigError as error:
+            raise ConfigError(f"start: {error}") from error
+        if gap.size < _AS_GOOD_AS_THERE:
+            return genome, ()
+        return genome, (
+            f"start: this space holds the recipe to within {gap.size:.3g}, and the search starts at the nearest; "
+            f"furthest is {gap.place}: {gap.given:g} there, {gap.taken:g} here.",
         )
 
-    def search_space_of(self, genome: Genome) -> SearchSpace:
-        """Return the space that a recorded genome is a point of; the number of blocks follows from its length."""
-        without = self.search_space(n_blocks=0)
-        per_block = self.search_space(n_blocks=1).dim - without.dim
-        return self.search_space(n_blocks=(len(genome) - without.dim) // per_block if per_block else 0)
+    def recipe_space(self, *, template: MergeTemplate, n_blocks: int) -> RecipeSpace:
+        """Return the space over the recipes of the template, for models of `n_blocks` blocks."""
+        return RecipeSpace(
+            template=template,
+            numbers=self.search_space(n_blocks=n_blocks),
+            choices=self.space.all_choices,
+            uses=METHODS,
+        )
 
+    def search_space(self, *, n_blocks: int) -> SearchSpace:
+        """Return the space over the numbers alone."""
+        parameters = self.space.parameters(self.merge)
+        return search_space(
+            self.space.kind,
+            sorted(self.merge.sources),
+            n_blocks,
+            parameters=parameters,
+            ranges=self.space.all_ranges,
+            fixed=self.space.all_fixed(parameters),
+            options=self.space.options,
+        )
 
-def _searched(space: SearchSpace, template: MergeTemplate | PathTemplate) -> Searched:
-    if isinstance(template, PathTemplate):
-        raise ConfigError("merge: parameters are searched, and a path has none.")
-    return Searched(
-        initial=space.initial,
-        levels=np.zeros(space.dim, dtype=np.int64),
-        recipe=lambda genome: template.recipe(space.decode(genome)),
-    )
+    @property
+    def least_blocks(self) -> int:
+        """The smallest number of blocks that a model of this search may have."""
+        options = {**SPACES[self.space.kind].options, **self.space.options}
+        return options.get("knots", 1)
 
 
 def load_config(path: Path) -> EvolveConfig | PathConfig:
@@ -173,11 +150,16 @@ def check_budget(config: EvolveConfig | PathConfig, *, path: Path) -> None:
     except ConfigError as error:
         raise ConfigError(f"{path}: merge.{error}") from error
     # The models may have more blocks than one, and a generation then more candidates: that is looked at again.
-    blocks: Mapping[str, int] = dict.fromkeys(template.sources, 1)
+    blocks: Mapping[str, int]
     if isinstance(template, PathTemplate):
         blocks = blocks_at_hand(template) or dict.fromkeys(template.source_names, 2)
+    else:
+        least = config.least_blocks if isinstance(config, EvolveConfig) else 1
+        blocks = dict.fromkeys(template.sources, least)
     try:
-        config.population(dim=config.searched(template=template, blocks=blocks).dim)
+        # Where the search starts makes no difference to the number of genes.
+        dim = config.model_copy(update={"start": None}).searched(template=template, blocks=blocks).dim
+        config.population(dim=dim)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

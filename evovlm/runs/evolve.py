@@ -25,6 +25,7 @@ from evovlm.runs.folder import (
     check_config,
     check_folder,
     locked,
+    winner_file,
 )
 from evovlm.runs.journal import Journal, best_entry, read_journal
 from evovlm.runs.preflight import preflight_search
@@ -112,8 +113,8 @@ def evolve(
                 warnings = found.warnings
                 evaluator = open_evaluator(config, template)
             workers = InProcess(evaluator=evaluator)
-            warnings = tuple(dict.fromkeys((*workers.warnings, *warnings)))
             run = _open_run(out, config=config, template=template, workers=workers, journal=journal)
+            warnings = tuple(dict.fromkeys((*workers.warnings, *warnings, *run.searched.notes)))
             journal = run.journal
             run.finish(observer=observer, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
@@ -138,9 +139,8 @@ def _open_run(
     )
     if journal is None:
         write_atomically(out / CONFIG_FILE, config.to_yaml())
-        recorded = blocks if isinstance(template, PathTemplate) else None
-        journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=recorded)
-    elif journal.blocks and journal.blocks != blocks:
+        journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=blocks)
+    elif journal.blocks != blocks:
         raise RunMismatch(
             f"{out}: the models have other numbers of blocks than when the run began ({dict(journal.blocks)} -> "
             f"{dict(blocks)}).\n    Start a new run in another folder."
@@ -173,7 +173,7 @@ def _written_result(
     if mean is None:
         raise RunError(f"{out}: the search is not finished.")
     best = best_entry(journal.snapshots if config.winner == "snapshot" else journal.candidates)
-    searched = config.searched_again(template=template, blocks=journal.blocks, genome=mean.genome)
+    searched = config.searched(template=template, blocks=journal.blocks)
     recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
     for name, recipe in recipes.items():
         write_atomically(out / name, recipe_to_yaml(recipe, folder=out))
@@ -196,8 +196,3 @@ def _written_result(
     )
     write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result
-
-
-def winner_file(winner: Winner) -> str:
-    """Return the name of the file that a run's winner is written to."""
-    return MEAN_FILE if winner == "mean" else BEST_FILE

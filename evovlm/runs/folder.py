@@ -20,6 +20,11 @@ _BEFORE_THE_JOURNAL = frozenset({LOCK_FILE, CONFIG_FILE, CONFIG_FILE + PARTIAL, 
 _ABSENT = "(absent)"
 
 
+def winner_file(winner: str) -> str:
+    """Return the name of the file that a run's winner is written to."""
+    return MEAN_FILE if winner == "mean" else BEST_FILE
+
+
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Raise OutputExists or RunMismatch unless a run may start there (or, with `resume`, go on)."""
     if not folder.exists():

@@ -29,7 +29,7 @@ from evovlm.recipes.documents import StageDocument, read_yaml, recipe_to_yaml
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.problems import problems_in, report_places, report_problems
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.recipes.yaml_text import KeyPath
+from evovlm.recipes.yaml_text import KeyPath, values_of
 from evovlm.runs.config import EvolveConfig, check_budget, load_config
 from evovlm.runs.path_config import UNKNOWN_HOST, PathConfig
 from evovlm.runs.sections import Section
@@ -90,8 +90,8 @@ class HybridConfig:
 
     def second(self, winner: ParameterMerge) -> PathConfig:
         """Return the second stage, for this winner of the first."""
-        text = yaml.safe_load(recipe_to_yaml(winner))
-        ps = StageDocument.model_validate(text, context={"methods": METHODS})
+        values = values_of(recipe_to_yaml(winner))
+        ps = StageDocument.model_validate(values, context={"methods": METHODS})
         return self.path.model_copy(update={"merge": self.path.merge.model_copy(update={"ps": ps})})
 
     def as_mapping(self) -> Mapping[str, object]:

@@ -1,6 +1,6 @@
 """The journal of a run: one line a candidate, appended and flushed to disk before the search goes on.
 
-    {"kind": "header", "format": 1, "config_hash": "...", "config": {...}}
+    {"kind": "header", "format": 1, "config_hash": "...", "config": {...}, "blocks": {"math": 32, "ja": 32}}
     {"kind": "candidate", "index": 0, "generation": 0, "genome": [...], "recipe_id": "...", "status": "evaluated",
      "fitness": 0.42, "tokens": 5081, "scores": {"word_problems_ja": {...}}, "seconds": {"merge": 0.02, ...}}
 
@@ -9,14 +9,14 @@
 of a task's samples has their "rows". A line of kind "part" is what a candidate scored on some of the samples that it is
 racing on, noted so that it is not worked out again: its line as a candidate holds all of them. A search with validation
 samples has a line of kind "snapshot" before each generation and at the end: the distribution's mean there; it ends with
-one of kind "mean". A header of a search through layers says how many "blocks" each source has.
+one of kind "mean".
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Entry:
 class Journal:
     """A run's journal; `entries` are those on disk when it was opened and those appended since.
 
-    `config` and `blocks` (how many each source has; empty unless paths are searched) are the header's.
+    `config` and `blocks` (how many each source has) are the header's.
 
     One process at a time may append to it; whoever does holds the run folder's lock.
     """
@@ -58,14 +58,14 @@ class Journal:
     path: Path
     config: Mapping[str, object]
     entries: list[Entry]
-    blocks: Mapping[str, int] = field(default_factory=dict)
+    blocks: Mapping[str, int]
 
     @classmethod
-    def create(cls, path: Path, *, config: Mapping[str, object], blocks: Mapping[str, int] | None = None) -> "Journal":
+    def create(cls, path: Path, *, config: Mapping[str, object], blocks: Mapping[str, int]) -> "Journal":
         """Start a journal with its header; the file appears whole or not at all."""
         header = {"kind": "header", "format": FORMAT, "config_hash": config_hash(config), "config": config}
-        write_atomically(path, _line({**header, "blocks": blocks} if blocks else header))
-        return cls(path=path, config=config, entries=[], blocks=blocks or {})
+        write_atomically(path, _line({**header, "blocks": blocks}))
+        return cls(path=path, config=config, entries=[], blocks=blocks)
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
@@ -166,7 +166,13 @@ def _read(path: Path, content: bytes) -> Journal:
     config = rows[0].get("config")
     if not isinstance(config, dict) or rows[0].get("config_hash") != config_hash(config):
         raise _changed(path, 1, "the config in its header is not the one that the run was started with")
-    journal = Journal(path=path, config=config, entries=[], blocks=rows[0].get("blocks") or {})
+    blocks = rows[0].get("blocks")
+    if not isinstance(blocks, dict) or not blocks:
+        raise RunMismatch(
+            f"{path}: does not say how many blocks the models have, as an earlier version's.\n"
+            "    Go on with that version, or start again in a new folder."
+        )
+    journal = Journal(path=path, config=config, entries=[], blocks=blocks)
     n_candidates = 0
     for number, row in enumerate(rows[1:], start=2):
         try:

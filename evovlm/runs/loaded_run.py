@@ -62,16 +62,14 @@ def load_run(folder: str | Path) -> LoadedRun:
     config = config_from_mapping(journal.config)
     template = config.template(relative_to=None)
 
-    def searched(entry: Entry) -> Searched:
-        return config.searched_again(template=template, blocks=journal.blocks, genome=entry.genome)
-
+    searched = config.searched(template=template, blocks=journal.blocks)
     chosen = winner_entry(config, journal)
     return LoadedRun(
         folder=Path(folder),
         finished=journal.mean is not None,
         config=config,
-        candidates=tuple(_candidate(entry, searched(entry)) for entry in journal.candidates),
-        winner=None if chosen is None else searched(chosen).recipe(chosen.genome),
+        candidates=tuple(_candidate(entry, searched) for entry in journal.candidates),
+        winner=None if chosen is None else searched.recipe(chosen.genome),
         fitness=chosen.outcome.fitness if chosen is not None and isinstance(chosen.outcome, Evaluation) else None,
     )
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from evovlm.errors import ConfigError, OutputError, OutputExists, RunMismatch
-from evovlm.recipes.candidate import Evaluation, Failure, Genome
+from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import PS
+from evovlm.recipes.recipe_space import Choice
 from evovlm.runs.atomic import PARTIAL
 from evovlm.runs.config import config_from_mapping
 from evovlm.runs.folder import JOURNAL_FILE
@@ -39,15 +40,18 @@ class Study:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parameter:
-    """What a gene says: one of `levels`, counted from 0, or (levels 0) a number between `low` and `high`."""
+    """What a gene says: one of `options`, one of `levels` counted from 0, or (neither) a number between."""
 
     name: str
     low: float = 0.0
     high: float = 1.0
     levels: int = 0
+    options: Choice | None = None
 
-    def value(self, gene: float) -> float | int:
+    def value(self, gene: float) -> float | int | str | bool:
         """Return it; the boundary between two levels belongs to the lower one."""
+        if self.options is not None:
+            return _plain(self.options.option(gene))
         if self.levels:
             return int(np.sum(gene > np.arange(1, self.levels) / self.levels))
         return min(max(self.low + gene * (self.high - self.low), self.low), self.high)
@@ -129,7 +133,7 @@ def _written(storage: Any, journal: Journal, *, name: str) -> Study:
     n_values = max((len(outcome.goals) for outcome in evaluated), default=0) or 1
     study_id = storage.create_new_study([StudyDirection.MAXIMIZE] * n_values, study_name=name)
     storage.set_study_user_attr(study_id, "config", dict(journal.config))
-    parameters = _parameters(journal, candidates[0].genome)
+    parameters = _parameters(journal)
     begin = _BEGIN
     for entry in candidates:
         trial = _trial(entry, parameters=parameters, begin=begin)
@@ -138,11 +142,13 @@ def _written(storage: Any, journal: Journal, *, name: str) -> Study:
     return Study(name=name, trials=len(candidates), failed=len(candidates) - len(evaluated))
 
 
-def _parameters(journal: Journal, genome: Genome) -> tuple[_Parameter, ...]:
+def _parameters(journal: Journal) -> tuple[_Parameter, ...]:
     config = config_from_mapping(journal.config)
     if not isinstance(config, PathConfig):
-        genes = config.search_space_of(genome).genes
-        return tuple(_Parameter(name=gene.name, low=gene.low, high=gene.high) for gene in genes)
+        n_blocks = next(iter(journal.blocks.values()))
+        recipes = config.recipe_space(template=config.template(relative_to=None), n_blocks=n_blocks)
+        numbers = [_Parameter(name=gene.name, low=gene.low, high=gene.high) for gene in recipes.numbers.genes]
+        return (*numbers, *(_Parameter(name=choice.name, options=choice) for choice in recipes.choices))
     space = config.path_space(host=config.template(relative_to=None).host_source, blocks=journal.blocks)
     # The other ways to say scales have genes that are no scales themselves.
     low, high = space.scale_range if space.scales == "per_position" else (0.0, 1.0)
@@ -153,7 +159,6 @@ def _parameters(journal: Journal, genome: Genome) -> tuple[_Parameter, ...]:
 
 
 def _trial(entry: Entry, *, parameters: tuple[_Parameter, ...], begin: datetime) -> Any:
-    from optuna.distributions import FloatDistribution, IntDistribution
     from optuna.trial import FrozenTrial, TrialState
 
     outcome = entry.outcome
@@ -171,16 +176,26 @@ def _trial(entry: Entry, *, parameters: tuple[_Parameter, ...], begin: datetime)
             parameter.name: parameter.value(gene)
             for parameter, gene in zip(parameters, entry.genome.tolist(), strict=True)
         },
-        distributions={
-            parameter.name: IntDistribution(0, parameter.levels - 1)
-            if parameter.levels
-            else FloatDistribution(parameter.low, parameter.high)
-            for parameter in parameters
-        },
+        distributions={parameter.name: _distribution(parameter) for parameter in parameters},
         user_attrs=_attributes(entry),
         system_attrs={},
         intermediate_values={},
     )
+
+
+def _distribution(parameter: _Parameter) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if parameter.options is not None:
+        return CategoricalDistribution([_plain(option) for option in parameter.options.options])
+    if parameter.levels:
+        return IntDistribution(0, parameter.levels - 1)
+    return FloatDistribution(parameter.low, parameter.high)
+
+
+def _plain(option: object) -> float | int | str | bool:
+    """Return an option as a value that Optuna can store."""
+    return option if isinstance(option, bool | int | float | str) else str(option)
 
 
 def _attributes(entry: Entry) -> dict[str, object]:

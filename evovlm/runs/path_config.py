@@ -23,13 +23,13 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.document_parts import Document, ModelText, SourceName
 from evovlm.recipes.documents import StageDocument
-from evovlm.recipes.kinds import PS
-from evovlm.recipes.layer_path import ScaleTarget
+from evovlm.recipes.kinds import PS, Recipe
+from evovlm.recipes.layer_path import LayerPath, ScaleTarget
 from evovlm.recipes.local_config import count_blocks, read_config
 from evovlm.recipes.model_ref import parse_model_ref
 from evovlm.recipes.path_space import PATH_SIGMA, SCALES, PathSpace
 from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import MergeTemplate
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.runs.search_config import BudgetSection, OptimizerSection, SearchConfig, Searched, Winner
 from evovlm.runs.sections import Section, known_row
 
@@ -158,7 +158,9 @@ class PathConfig(SearchConfig):
             raise ConfigError("merge: a path is searched, and this merge has none.")
         space = self.path_space(host=template.host_source, blocks=blocks)
         return Searched(
-            initial=space.initial, levels=space.levels, recipe=lambda genome: template.recipe(space.decode(genome))
+            initial=self._start(space, template),
+            levels=space.levels,
+            recipe=lambda genome: template.recipe(space.decode(genome)),
         )
 
     def path_space(self, *, host: str, blocks: Mapping[str, int]) -> PathSpace:
@@ -174,15 +176,31 @@ class PathConfig(SearchConfig):
             sigma=self.optimizer.sigma,
         )
 
-    def searched_again(
-        self,
-        *,
-        template: MergeTemplate | PathTemplate,
-        blocks: Mapping[str, int],
-        genome: Genome,  # noqa: ARG002 - the blocks tell all
-    ) -> Searched:
-        """Return what a run searched, from what its journal holds."""
-        return self.searched(template=template, blocks=blocks)
+    def _start(self, space: PathSpace, template: PathTemplate) -> Genome:
+        if self.start is None:
+            return space.initial
+        recipe = self.start.found(Path())
+        try:
+            return space.beginning_at(_path_of(recipe, template))
+        except ConfigError as error:
+            raise ConfigError(f"start: {error}") from error
+
+
+def _path_of(recipe: Recipe | None, template: PathTemplate) -> LayerPath:
+    """Return the path of a recipe through the sources of the template; raises ConfigError when it has none."""
+    if recipe is None or isinstance(recipe, ParameterMerge):
+        raise ConfigError("a search through layers starts at a recipe with a path, not at weights.")
+    for name in sorted({*recipe.sources, *template.sources}):
+        was, now = recipe.sources.get(name), template.sources.get(name)
+        if was is None or now is None or was.identity != now.identity:
+            there, here = (ref.text if ref else "absent" for ref in (was, now))
+            raise ConfigError(f"the recipe is of another merge: sources.{name} is {there}, and here it is {here}.")
+    if recipe.scale_target != template.scale_target:
+        raise ConfigError(
+            f"the recipe is of another merge: scale_target is {recipe.scale_target}, and here it is "
+            f"{template.scale_target}."
+        )
+    return recipe.path
 
 
 def blocks_at_hand(template: PathTemplate) -> Mapping[str, int] | None:

@@ -1,23 +1,25 @@
 """A look at a search before its models are fetched: the merge, the device, the budget."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
 from evovlm.evaluation.scorer import check_scorer
-from evovlm.merging.findings import Preflight
+from evovlm.merging.findings import Preflight, SearchSize
 from evovlm.merging.needs import Resident, room_problems
 from evovlm.merging.path_preflight import preflight_recipe
 from evovlm.merging.preflight import Gathered, check_out, preflight
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
+from evovlm.recipes.recipe_space import CONFIG_FROM
 from evovlm.room import free_disk_bytes
+from evovlm.runs.config import EvolveConfig
 from evovlm.runs.leaks import leak_warnings
 from evovlm.runs.path_config import PathConfig
 from evovlm.runs.sample_parts import SampleParts
-from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.search_config import SearchConfig, Searched
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split
@@ -40,7 +42,20 @@ def preflight_search(
     except ConfigError as error:
         problems.append(error)
     found = _preflight_merge(config, template, out=out, resident=resident)
-    problems += _budget_problems(config, template, found)
+    problems += _variant_problems(config, template)
+    size: SearchSize | None = None
+    notes: tuple[str, ...] = ()
+    try:
+        searched = _searched(config, template, found)
+        if searched is not None:
+            size = SearchSize(
+                genes=searched.dim,
+                categorical=int((searched.levels > 0).sum()),
+                population=config.population(dim=searched.dim),
+            )
+            notes = searched.notes
+    except ConfigError as error:
+        problems.append(error)
     problems += _metric_problems(config)
     leaks: tuple[str, ...] = ()
     try:
@@ -48,7 +63,8 @@ def preflight_search(
         _check_sizes(config)
     except EvovlmError as error:
         problems.append(error)
-    return replace(found, problems=(*found.problems, *problems), warnings=(*found.warnings, *leaks))
+    warnings = (*found.warnings, *notes, *leaks)
+    return replace(found, problems=(*found.problems, *problems), warnings=warnings, search=size)
 
 
 def preflight_hybrid(first: SearchConfig, second: SearchConfig, *, out: Path | None = None) -> Preflight:
@@ -157,14 +173,16 @@ def _blocks(template: MergeTemplate | PathTemplate, found: Preflight) -> Mapping
     return {name: counts[place] for name, place in places.items()}
 
 
-def _budget_problems(
-    config: SearchConfig, template: MergeTemplate | PathTemplate, found: Preflight
-) -> Sequence[EvovlmError]:
+def _variant_problems(config: SearchConfig, template: MergeTemplate | PathTemplate) -> Iterator[EvovlmError]:
+    """Yield what stands against the other configs that a candidate may choose for its result."""
+    if not isinstance(config, EvolveConfig) or not isinstance(template, MergeTemplate):
+        return
+    for choice in config.space.all_choices:
+        for donor in choice.options if choice.name == CONFIG_FROM else ():
+            yield from preflight(replace(template, config_from=donor)).problems
+
+
+def _searched(config: SearchConfig, template: MergeTemplate | PathTemplate, found: Preflight) -> Searched | None:
+    """Return what is searched; None when the models do not tell. Raises ConfigError when it does not suit them."""
     blocks = _blocks(template, found)
-    if blocks is None:
-        return []
-    try:
-        config.population(dim=config.searched(template=template, blocks=blocks).dim)
-    except ConfigError as error:
-        return [error]
-    return []
+    return None if blocks is None else config.searched(template=template, blocks=blocks)

@@ -17,6 +17,7 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
+from evovlm.runs.start import StartSection
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, default_population
 
@@ -57,11 +58,15 @@ class BudgetSection(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Searched:
-    """A search space and what its points are recipes of; `initial` and `levels` have shape (dim,)."""
+    """A search space and what its points are recipes of; `initial` and `levels` have shape (dim,).
+
+    `notes` says what of the search's start is other than asked for.
+    """
 
     initial: Genome
     levels: Levels
     recipe: Callable[[Genome], Recipe]
+    notes: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -75,7 +80,7 @@ class SearchConfig(Section):
     `batch`: of each task, so many samples are drawn anew for each generation, the same for all its candidates (None:
     all of them). `validation`: the last so many samples of each task are kept from the candidates; the distribution's
     mean is evaluated on them before each generation and at the end. `winner`: the best candidate, the last mean, or
-    the mean that did best there (`snapshot`).
+    the mean that did best there (`snapshot`). `start`: the recipe that the search begins at.
     """
 
     format: Literal[1]
@@ -83,6 +88,7 @@ class SearchConfig(Section):
     seed: int = 0
     merge: Document
     space: Section
+    start: StartSection | None = None
     optimizer: OptimizerSection = OptimizerSection()
     budget: BudgetSection
     tasks: list[TaskSection] = Field(min_length=1)
@@ -128,12 +134,6 @@ class SearchConfig(Section):
     def searched(self, *, template: MergeTemplate | PathTemplate, blocks: Mapping[str, int]) -> Searched:
         """Return what is searched, for sources that have so many blocks, by name."""
 
-    @abstractmethod
-    def searched_again(
-        self, *, template: MergeTemplate | PathTemplate, blocks: Mapping[str, int], genome: Genome
-    ) -> Searched:
-        """Return what a run searched, from what its journal holds: `blocks` of its header, and any genome."""
-
     def resolved(self, *, relative_to: Path | None) -> Self:
         """Return the same search with its host named and every path absolute, so that it holds from any folder.
 
@@ -144,6 +144,7 @@ class SearchConfig(Section):
             "tasks": [task.resolved(folder) for task in self.tasks],
             "report": [task.resolved(folder) for task in self.report],
             "guard": None if self.guard is None else self.guard.resolved(folder),
+            "start": None if self.start is None else self.start.resolved(folder),
         }
         return self.model_copy(update={"merge": self.resolved_merge(relative_to=relative_to), **sections})
 

@@ -1,7 +1,7 @@
 """A run's folder read for people: the best candidates, the winner's numbers, the course of the search."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evovlm.errors import RunError, RunMismatch
@@ -10,8 +10,8 @@ from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.layer_path import LayerPath
 from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import ParameterMerge, value_at
-from evovlm.recipes.search_space import unit_name
+from evovlm.recipes.recipe import COMPONENTS, Component, ParameterMerge, Values, value_at
+from evovlm.recipes.unit_ties import unit_name, units_of
 from evovlm.runs.config import EvolveConfig, config_from_mapping
 from evovlm.runs.folder import JOURNAL_FILE
 from evovlm.runs.hybrid_config import PATH
@@ -39,8 +39,10 @@ class RunSummary:
     `numbers` are (source, parameter, one value per unit of `units`) of the `winner`: the best candidate so far, or the
     distribution's mean where the config asks for it and the run is finished, or the best snapshot so far where it asks
     for that; of a search through layers it is the winner's `path`, and `is_host` where that is the host as it is.
-    `mean_fitness` is the last mean's. `stage` is that of a hybrid that all this is of. With `batch`, each generation
-    is scored on other samples. `snapshots` are the means' fitnesses on the validation samples, failed ones left out.
+    Where components differ, a parameter is followed by its component, and a value is None where a unit has no such
+    tensors. `chosen` is what the winner has of the space's choices. `mean_fitness` is the last mean's. `stage` is that
+    of a hybrid that all this is of. With `batch`, each generation has other samples. `snapshots` are the means'
+    fitnesses on the validation samples, failed ones left out.
     """
 
     folder: Path
@@ -54,7 +56,8 @@ class RunSummary:
     seconds: float
     top: tuple[CandidateRow, ...]
     units: tuple[str, ...]
-    numbers: tuple[tuple[str, str, tuple[float, ...]], ...]
+    numbers: tuple[tuple[str, str, tuple[float | None, ...]], ...]
+    chosen: Mapping[str, object]
     path: LayerPath | None
     is_host: bool
     snapshots: tuple[float, ...]
@@ -91,6 +94,7 @@ class RunSummary:
                 {"source": source, "parameter": parameter, "values": list(values)}
                 for source, parameter, values in self.numbers
             ],
+            "chosen": dict(self.chosen),
             "path": self.path.canonical() if self.path else None,
             "is_host": self.is_host,
             "snapshots": list(self.snapshots),
@@ -115,7 +119,9 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     ranked = _ranked(candidates)
     mean = journal.mean
     winner = winner_entry(config, journal)
-    units, numbers = _numbers(config, winner) if winner is not None and isinstance(config, EvolveConfig) else ((), ())
+    found = _Found()
+    if winner is not None and isinstance(config, EvolveConfig):
+        found = _found(config, journal, winner)
     path = _path(config, journal, winner) if winner is not None else None
     best, means = _course(candidates)
     outcomes = [entry.outcome for entry in journal.entries]
@@ -131,8 +137,9 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
         seconds=sum(sum(outcome.seconds.values()) for outcome in outcomes if isinstance(outcome, Evaluation)),
         top=tuple(ranked[:top]),
-        units=units,
-        numbers=numbers,
+        units=found.units,
+        numbers=found.numbers,
+        chosen=found.chosen,
         path=path,
         is_host=path is not None and _is_host(path, config, journal),
         snapshots=tuple(entry.outcome.fitness for entry in journal.snapshots if isinstance(entry.outcome, Evaluation)),
@@ -195,20 +202,40 @@ def _is_host(path: LayerPath, config: SearchConfig, journal: Journal) -> bool:
     return path.canonical() == [[host, layer, 1.0] for layer in range(journal.blocks[host])]
 
 
-def _numbers(
-    config: EvolveConfig, entry: Entry
-) -> tuple[tuple[str, ...], tuple[tuple[str, str, tuple[float, ...]], ...]]:
-    """Return the units and the numbers of a candidate."""
-    space = config.search_space_of(entry.genome)
-    decoded = space.decode(entry.genome)
-    by_unit = any(gene.unit is not None for gene in space.genes)
-    units = tuple(unit_name(unit, n_blocks=space.n_blocks) for unit in range(space.n_blocks + 2)) if by_unit else (ALL,)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A winner in parameter space, as `RunSummary` has it."""
+
+    units: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, str, tuple[float | None, ...]], ...] = ()
+    chosen: Mapping[str, object] = field(default_factory=dict)
+
+
+def _found(config: EvolveConfig, journal: Journal, entry: Entry) -> _Found:
+    n_blocks = next(iter(journal.blocks.values()))
+    space = config.recipe_space(template=config.template(relative_to=None), n_blocks=n_blocks)
+    recipe = space.decode(entry.genome)
+    by_unit = space.numbers.differs_by_unit
+    units = range(n_blocks + 2) if by_unit else range(1)
+
+    def number(values: Values, component: Component | None, unit: int) -> float | None:
+        if component is None:
+            return value_at(values, unit)
+        there = not by_unit or unit in units_of(component, n_blocks=n_blocks)
+        return value_at(values, unit, component) if there else None
+
     numbers = tuple(
-        (source, parameter, tuple(value_at(getattr(decoded[source], parameter), unit) for unit in range(len(units))))
-        for source in sorted(decoded)
-        for parameter in METHODS[config.merge.method].parameters
+        (
+            source,
+            parameter if component is None else f"{parameter}.{component}",
+            tuple(number(getattr(recipe.parameters[source], parameter), component, unit) for unit in units),
+        )
+        for source in sorted(recipe.parameters)
+        for parameter in METHODS[recipe.method].parameters
+        for component in (COMPONENTS if space.numbers.differs_by_component else (None,))
     )
-    return units, numbers
+    names = tuple(unit_name(unit, n_blocks=n_blocks) for unit in units) if by_unit else (ALL,)
+    return _Found(units=names, numbers=numbers, chosen=space.chosen(recipe))
 
 
 def _course(candidates: Sequence[Entry]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -60,7 +60,9 @@ def test_a_search_is_checked_with_its_device_and_budget(
     evovlm: Command, models: Path, problems: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path / "search.yaml", models=models, problems=problems)
-    assert evovlm("check", config).code == 0
+    shown = evovlm("check", config)
+    assert shown.code == 0
+    assert "the search: 4 genes, 4 candidates a generation" in shown.out
     layers = {"space": {"kind": "layer"}, "optimizer": {"kind": "cma"}, "budget": {"candidates": 10}}
     deeper = pico_llm(tmp_path / "deeper", n_blocks=3)
     merge = {"base": str(models / "base"), "sources": {"other": str(deeper)}, "method": "ties"}
@@ -76,6 +78,33 @@ def test_a_search_is_checked_with_its_device_and_budget(
     assert refused.code == 2
     assert "has 3 blocks" in refused.err
     assert "cuda:99" in refused.err
+
+
+def test_a_search_with_choices_and_a_start_says_how_large_it_is_and_how_far_its_start_lies(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path
+) -> None:
+    config = write_config(
+        tmp_path / "search.yaml",
+        models=models,
+        problems=problems,
+        space={"kind": "component", "choices": {"method": ["dare_ties", "ties"], "config_from": ["host", "math"]}},
+        start={"equal": 1.25},
+        optimizer={"kind": "cma"},
+        budget={"candidates": 20},
+    )
+    shown = evovlm("check", config)
+    assert shown.code == 0, shown
+    # Weight and density of four components of two sources, and the choices: 4 + floor(3 ln 18) candidates.
+    assert "the search: 18 genes (2 of them pick among options), 12 candidates a generation" in shown.out
+    assert "warning: start: this space holds the recipe to within 0.25" in shown.out
+    told = json.loads(evovlm("check", config, "--json").out)
+    assert told["search"] == {"genes": 18, "categorical": 2, "population": 12}
+    few = write_config(
+        tmp_path / "few.yaml", models=models, problems=problems, space={"kind": "interpolated", "knots": 3}
+    )
+    refused = evovlm("check", few)
+    assert refused.code == 2
+    assert "error: knots: 3 is more than the models have blocks (2)" in refused.out
 
 
 def test_what_is_no_recipe_is_refused_as_ever(evovlm: Command, tmp_path: Path) -> None:

@@ -329,6 +329,27 @@ def test_the_parameters_of_a_loaded_model(models: Path) -> None:
         assert raw_bits(found[name].float().flatten()) == raw_bits(parameter.detach().flatten()), name
 
 
+def test_variants_use_the_same_models_on_the_device(models: Path) -> None:
+    recipe = make_recipe(models, {"math": (0.7, 0.5), "ja": (-0.3, 0.4)}, method="dare_ties")
+    merger = Merger.open(recipe, threads=1)
+    rest = Collected(merger)
+    gpu = GpuMerger(merger, {name: tensor.to(DEVICE).view(-1) for name, tensor in rest.tensors.items()})
+    weights = {name: SourceParameters(weight=each.weight) for name, each in recipe.parameters.items()}
+    for variant in (
+        recipe,
+        replace(recipe, method="ties"),
+        replace(recipe, method="linear", parameters=weights),
+        recipe,
+    ):
+        own = merger.variant(variant.template)
+        assert gpu.variant(own).merge(variant, rest)
+        wanted = Collected(Merger.open(variant, threads=1))
+        Merger.open(variant, threads=1).merge(variant, wanted)
+        for name, tensor in wanted.tensors.items():
+            found = gpu._parameters[name].cpu()
+            assert raw_bits(found.flatten()) == raw_bits(tensor.flatten()), (variant.method, name)
+
+
 def test_a_candidate_that_failed_leaves_nothing_behind(models: Path) -> None:
     recipe = make_recipe(models, {"math": (1e40, 1.0), "ja": (0.5, 1.0)}, method="task_arithmetic")
     merger = Merger.open(recipe, threads=1)

@@ -18,7 +18,7 @@ from evovlm.merging.methods import METHODS
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.path_space import SCALES
 from evovlm.recipes.recipe import SOURCE_PARAMETERS
-from evovlm.recipes.search_space import SPACES
+from evovlm.recipes.space_kinds import SPACES
 from tests.merging.recipes import make_recipe
 
 app = typer.Typer()

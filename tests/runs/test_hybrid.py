@@ -17,6 +17,7 @@ from evovlm.errors import ConfigError, IncompatibleModels, OutputExists, RunMism
 from evovlm.evaluation.resident_path import load_recipe_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge
+from evovlm.recipes.recipe import SourceParameters
 from evovlm.runs.config import load_config
 from evovlm.runs.evolve import RunResult
 from evovlm.runs.hybrid import evolve_hybrid
@@ -51,6 +52,15 @@ def config(models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def whole(config: HybridConfig, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return evolve_hybrid(config, out=tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_a_winner_with_a_tiny_number_is_what_the_second_stage_begins_with(config: HybridConfig) -> None:
+    template = config.ps.template(relative_to=None)
+    # YAML 1.1 takes 1e-05 for text.
+    winner = template.recipe({name: SourceParameters(weight=1e-05) for name in template.sources})
+    second = config.second(winner).template(relative_to=None)
+    assert second.ps is not None
+    assert second.ps.parameters == winner.parameters
 
 
 def test_the_winner_is_a_hybrid_whose_first_stage_won_the_first_search(whole: RunResult) -> None:

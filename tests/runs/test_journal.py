@@ -49,7 +49,7 @@ def same(first: Entry, second: Entry) -> bool:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    written = Journal.create(tmp_path / "journal.jsonl", config=CONFIG)
+    written = Journal.create(tmp_path / "journal.jsonl", config=CONFIG, blocks={"math": 2})
     for entry in (evaluated(0), failed(1), evaluated(2, generation=1, fitness=1 / 3)):
         written.append(entry)
     return written
@@ -84,7 +84,7 @@ def test_a_journal_cut_anywhere_after_its_header_holds_the_whole_lines(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("cut") / "journal.jsonl"
-    written = Journal.create(path, config=CONFIG)
+    written = Journal.create(path, config=CONFIG, blocks={"math": 2})
     for entry in (evaluated(0), failed(1), evaluated(2)):
         written.append(entry)
     content = path.read_bytes()

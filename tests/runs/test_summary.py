@@ -66,7 +66,7 @@ def test_a_layer_wise_run_without_density_has_a_column_per_unit(
 
 
 def test_a_run_that_goes_on_and_one_in_which_all_failed_can_be_shown(config: EvolveConfig, tmp_path: Path) -> None:
-    journal = Journal.create(tmp_path / "journal.jsonl", config=config.as_mapping())
+    journal = Journal.create(tmp_path / "journal.jsonl", config=config.as_mapping(), blocks={"math": 2, "ja": 2})
     with pytest.raises(RunMismatch, match="no candidate has been evaluated yet"):
         summarise(tmp_path, top=3)
     genome = config.search_space(n_blocks=2).initial
