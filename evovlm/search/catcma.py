@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.cmaes import THRESHOLD, CmaEs
-from evovlm.search.optimizer import DEFAULT_SIGMA, BinaryGenes, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, BinaryGenes, Spread, default_population
 from evovlm.seeding import generator
 
 Vector = npt.NDArray[np.float64]
@@ -51,6 +51,11 @@ class CatCma:
         return self._joined(
             self._switches.probabilities if self._switches else None, self._others.mean if self._others else None
         )
+
+    @property
+    def spread(self) -> Spread | None:
+        """That of the Gaussian; None where every gene is binary."""
+        return self._others.spread if self._others else None
 
     def ask(self) -> tuple[Genome, ...]:
         """Return the next generation."""

@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 
 from evovlm.recipes.candidate import Genome
-from evovlm.search.optimizer import DEFAULT_SIGMA, BinaryGenes, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, BinaryGenes, Spread, default_population
 from evovlm.seeding import generator
 
 with warnings.catch_warnings():
@@ -73,6 +73,11 @@ class CmaEs:
     def mean(self) -> Genome:
         """The distribution's mean, clipped to the cube."""
         return self._shown(np.asarray(self._strategy.mean, dtype=np.float64))
+
+    @property
+    def spread(self) -> Spread:
+        """The step size, and the condition of the covariance."""
+        return Spread(sigma=float(self._strategy.sigma), condition=float(self._strategy.condition_number))
 
     def ask(self) -> tuple[Genome, ...]:
         """Return the next generation."""

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,27 @@ class Optimizer(Protocol):
 
     def tell(self, genomes: Sequence[Genome], fitnesses: Sequence[float]) -> None:
         """Take the finite fitness of each genome of the generation; higher is better."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How wide a distribution is (`sigma`, in the unit cube) and how far from round.
+
+    `condition` is that of the covariance: its longest axis over its shortest, squared.
+    """
+
+    sigma: float
+    condition: float
+
+
+@runtime_checkable
+class HasSpread(Protocol):
+    """An optimizer that can tell how wide its distribution is now; None where it has none."""
+
+    @property
+    def spread(self) -> Spread | None:
+        """The distribution's width and shape."""
         ...
 
 
