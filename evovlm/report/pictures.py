@@ -9,6 +9,7 @@ from evovlm.errors import EvovlmError
 from evovlm.evaluation.answering import TaskChoice
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.published import is_on_hub
 from evovlm.tasks.sample import ImageSource, Sample
 from evovlm.tasks.task import Split
 
@@ -64,7 +65,8 @@ def open_pictures(choice: TaskChoice, n_rows: int) -> Pictures:
         task = get_task(choice.name)
         if not task.needs_images:
             return Pictures(samples={}, side_px=side, missing=None)
-        at_hand = task.samples(Split.REPORT, data=choice.data) if choice.data else task.samples_at_hand(Split.REPORT)
+        named = choice.data is not None and not is_on_hub(str(choice.data))
+        at_hand = task.samples(Split.REPORT, data=choice.data) if named else task.samples_at_hand(Split.REPORT)
     except EvovlmError as error:
         return Pictures(samples={}, side_px=side, missing=str(error))
     if at_hand is None:
