@@ -14,6 +14,7 @@ from evovlm.cli.export import export
 from evovlm.cli.grade import grade
 from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
+from evovlm.cli.report import report
 from evovlm.cli.score import score
 from evovlm.cli.show import show
 from evovlm.cli.spaces import spaces
@@ -28,7 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, evolve, show, check, merge, convert, export, score, grade, ask, methods, spaces, tasks):
+_COMMANDS = (demo, evolve, show, report, check, merge, convert, export, score, grade, ask, methods, spaces, tasks)
+for command in _COMMANDS:
     app.command()(command)
 app.add_typer(zoo)
 

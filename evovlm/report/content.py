@@ -293,10 +293,13 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunsContent:
-    """Several runs side by side; `labels` are short names, in the order of `runs`. `notes` say what cannot be."""
+    """Several runs side by side; `labels` are short names, in the order of `runs`.
+
+    `same_tasks` is whether all searched on the same samples, so that their fitnesses may be compared.
+    """
 
     runs: tuple[RunContent, ...]
     labels: tuple[str, ...]
     bands: tuple[Band, ...]
     pairs: tuple[RunPair, ...]
-    notes: tuple[str, ...]
+    same_tasks: bool

@@ -91,17 +91,15 @@ def runs_page(content: RunsContent, *, language: str) -> str:
     """Return the page that compares several runs. Raises ConfigError for an unknown language."""
     pen = page_pen(speaker(language))
     with style(pen):
-        figure = _view(bands_drawing(content.bands, pen), "runs") if content.bands else None
-        standings = tuple(
-            _report_view(report, pen, number, label)
-            for number, (label, report) in enumerate(
-                (label, report)
-                for label, run in zip(content.labels, content.runs, strict=True)
-                for report in run.reports
-            )
-        )
+        view = _view(bands_drawing(content.bands, pen), "runs") if content.bands else None
+        reports = [
+            (label, report)
+            for label, run in zip(content.labels, content.runs, strict=True)
+            for report in run.reports
+        ]
+        standings = [(label, _report_view(report, pen, number)) for number, (label, report) in enumerate(reports)]
     return _render(
-        "runs.html.j2", pen, language=language, reload_s=None, compared=content, figure=figure, standings=standings
+        "runs.html.j2", pen, language=language, reload_s=None, compared=content, view=view, standings=standings
     )
 
 
@@ -139,10 +137,10 @@ def _stage_view(stage: Stage, pen: Pen, number: int) -> StageView:
     )
 
 
-def _report_view(report: TaskReport, pen: Pen, number: int, label: str = "") -> ReportView:
+def _report_view(report: TaskReport, pen: Pen, number: int) -> ReportView:
     drawing = standings_drawing(report, pen)
     names = tuple(model_text(name, role, pen) for name, role in zip(report.names, report.roles, strict=True))
-    return ReportView(report=report, figure=_view(drawing, f"r{number}"), names=(*names, *([label] if label else [])))
+    return ReportView(report=report, figure=_view(drawing, f"r{number}"), names=names)
 
 
 def _view(drawing: Drawing, prefix: str) -> FigureView:
