@@ -38,7 +38,9 @@ def _bands(opened: Sequence[OpenRun], runs: Sequence[RunContent], labels: Sequen
     for place, run in enumerate(opened):
         if runs[place].last.course.points:
             groups.setdefault(_kind(run), []).append(place)
-    return tuple(_band([runs[place] for place in places], [labels[place] for place in places]) for places in groups.values())
+    return tuple(
+        _band([runs[place] for place in places], [labels[place] for place in places]) for places in groups.values()
+    )
 
 
 def _kind(run: OpenRun) -> str:
@@ -58,8 +60,7 @@ def _band(runs: Sequence[RunContent], labels: Sequence[str]) -> Band:
     values = [[_at(curve, place) for curve in curves] for place in places]
     means = [sum(each) / len(each) for each in values]
     ends = [
-        mean_interval(each) if len(each) > 1 else Interval(mean, mean)
-        for each, mean in zip(values, means, strict=True)
+        mean_interval(each) if len(each) > 1 else Interval(mean, mean) for each, mean in zip(values, means, strict=True)
     ]
     return Band(
         label=", ".join(labels[:3]) + (", ..." if len(labels) > 3 else ""),

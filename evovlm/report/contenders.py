@@ -75,9 +75,7 @@ def contenders_of(winner: Recipe | None, template: MergeTemplate | None, config:
         model = backbone_alone(template, name) if blind and template is not None and name in template.sources else ref
         found.append(Contender(name=name, role="parent", key=f"parent-{name}", model=model))
     if template is not None and len(template.sources) > 1:
-        found.append(
-            Contender(name=EQUAL_WEIGHTS, role="baseline", key=EQUAL_WEIGHTS, model=equal_weights(template))
-        )
+        found.append(Contender(name=EQUAL_WEIGHTS, role="baseline", key=EQUAL_WEIGHTS, model=equal_weights(template)))
     return found
 
 
@@ -121,9 +119,7 @@ def score_missing(
             (run / SCORES_FOLDER).mkdir(exist_ok=True)
             text = recipe_to_yaml(contender.model, folder=run / SCORES_FOLDER)
             write_atomically(contender.recipe_file(run), text)
-        request = ScoreRequest(
-            models=(contender.text(run),), tasks=tasks, split=Split.REPORT, device=config.device
-        )
+        request = ScoreRequest(models=(contender.text(run),), tasks=tasks, split=Split.REPORT, device=config.device)
         score_models(request, save=contender.folder(run), resume=True, observer=observer)
 
 

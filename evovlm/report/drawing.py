@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from evovlm.report.texts import Say
 
-WIDTH_IN = 5.6
+WIDTH_IN = 4.8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 1)))
 _PNG_DPI = 200
@@ -156,7 +156,7 @@ def new_figure(pen: Pen, *, height_in: float, title: str) -> Figure:
     return figure
 
 
-def legend(axes: Axes, *, columns: int = 3) -> None:
+def legend(axes: Axes, *, columns: int = 2) -> None:
     """Put the legend over the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
@@ -206,4 +206,3 @@ def _svg(figure: Figure) -> str:
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
-

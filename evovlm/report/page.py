@@ -93,9 +93,7 @@ def runs_page(content: RunsContent, *, language: str) -> str:
     with style(pen):
         view = _view(bands_drawing(content.bands, pen), "runs") if content.bands else None
         reports = [
-            (label, report)
-            for label, run in zip(content.labels, content.runs, strict=True)
-            for report in run.reports
+            (label, report) for label, run in zip(content.labels, content.runs, strict=True) for report in run.reports
         ]
         standings = [(label, _report_view(report, pen, number)) for number, (label, report) in enumerate(reports)]
     return _render(
@@ -149,22 +147,24 @@ def _view(drawing: Drawing, prefix: str) -> FigureView:
 
 
 def _render(template: str, pen: Pen, *, language: str, reload_s: int | None, **values: object) -> str:
-    css, script = (
-        (_TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js")
-    )
-    return _environment().get_template(template).render(
-        say=pen.say,
-        language=language,
-        reload_s=reload_s,
-        css=Markup(css),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        css_hash=_hash(css),
-        script_hash=_hash(script),
-        version=__version__,
-        unit_text=lambda unit: unit_text(unit, pen),
-        phase_text=lambda phase: phase_text(phase, pen),
-        model_text=lambda name, role: model_text(name, role, pen),
-        **values,
+    css, script = ((_TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            say=pen.say,
+            language=language,
+            reload_s=reload_s,
+            css=Markup(css),  # noqa: S704 - our own file
+            script=Markup(script),  # noqa: S704 - our own file
+            css_hash=_hash(css),
+            script_hash=_hash(script),
+            version=__version__,
+            unit_text=lambda unit: unit_text(unit, pen),
+            phase_text=lambda phase: phase_text(phase, pen),
+            model_text=lambda name, role: model_text(name, role, pen),
+            **values,
+        )
     )
 
 

@@ -102,9 +102,7 @@ def read_run(folder: Path) -> RunContent:
         licence=str(binding.licence) if binding.licence else None,
         licence_reasons=binding.reasons,
         warnings=_warnings(run, all(at_hand for _, at_hand in models.values())),
-        failed=sum(
-            isinstance(entry.outcome, Failure) for stage in run.stages for entry in stage.journal.candidates
-        ),
+        failed=sum(isinstance(entry.outcome, Failure) for stage in run.stages for entry in stage.journal.candidates),
         commands=_commands(run),
         stages=tuple(_stage(stage) for stage in run.stages),
         reports=reports,

@@ -22,10 +22,8 @@ def recipe_drawings(numbers: Sequence[Numbers], path: LayerPath | None, pen: Pen
     """Return the figures of a winner's recipe."""
     found = []
     for each in numbers:
-        if len(each.units) > 1:
-            found.append(_lines(each, pen))
-        found.append(_grid(each, pen))
-        found.append(_difference(each, pen))
+        whole = len(each.units) == 1
+        found += [_bars(each, pen)] if whole else [_lines(each, pen), _grid(each, pen), _difference(each, pen)]
     return [*found, _route(path, pen)] if path is not None else found
 
 
@@ -53,6 +51,33 @@ def _lines(numbers: Numbers, pen: Pen) -> Drawing:
         figure=figure,
         headings=(say("unit"), *numbers.by_source),
         rows=_table(numbers, numbers.by_source, pen),
+    )
+
+
+def _bars(numbers: Numbers, pen: Pen) -> Drawing:
+    """Return the figure of numbers that hold for the whole model, beside those of equal weights."""
+    say, title = pen.say, pen.say(f"bars_{numbers.parameter}")
+    figure = new_figure(pen, height_in=1.0 + 0.34 * len(numbers.by_source), title=title)
+    axes = figure.subplots()
+    for place, (name, values) in enumerate(numbers.by_source.items()):
+        axes.barh(name, values[0], height=0.55, color=pen.palette.series[place % len(pen.palette.series)])
+        label = f"{values[0]:.2f} ({values[0] - numbers.equal:+.2f})"
+        axes.annotate(label, (max(0.0, values[0]), place), (4, 0), textcoords="offset points", va="center")
+    axes.axvline(numbers.equal, color=pen.palette.ink, linewidth=1, linestyle=":", label=say("equal_line"))
+    low, high = _range(numbers)
+    axes.set_xlim(low, high + 0.35 * (high - low))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    legend(axes)
+    told = ", ".join(f"{name} {values[0]:.2f}" for name, values in numbers.by_source.items())
+    return Drawing(
+        key=numbers.parameter,
+        title=title,
+        alt=say("bars_alt", told=told, equal=f"{numbers.equal:.2f}"),
+        figure=figure,
+        headings=(say("source"), say(numbers.parameter), say("equal_line")),
+        rows=tuple((name, f"{values[0]:.3f}", f"{numbers.equal:.3f}") for name, values in numbers.by_source.items()),
     )
 
 
@@ -115,6 +140,7 @@ def _heat_map(
     marks = f"{{x:{'+' if signed else ''}.2f}}"
     bar = figure.colorbar(mesh, ax=axes, ticks=np.linspace(*limits, 3), format=marks)
     bar.outline.set_visible(False)
+    bar.minorticks_off()
     return figure
 
 
@@ -168,7 +194,7 @@ def _name_units(axes: Axes, units: Sequence[str], pen: Pen, *, shift: float = 0.
 
 def _short(unit: str, pen: Pen) -> str:
     """Return a unit's name for an axis: `block3` is 3."""
-    return unit.removeprefix("block") if unit.startswith("block") else unit_text(unit, pen)
+    return unit.removeprefix("block") if unit.startswith("block") else pen.say(f"{unit}_short")
 
 
 def unit_text(unit: str, pen: Pen) -> str:

@@ -27,9 +27,9 @@ def standings_drawing(report: TaskReport, pen: Pen) -> Drawing:
     for place, each in enumerate(report.standings):
         low, high = (100 * end for end in each.interval)
         colour = pen.palette.series[_COLOUR_OF[each.role]]
-        axes.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round")
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round", clip_on=False)
         marker, size = MARKERS[_MARKER_OF[each.role]], 8 if each.role == "winner" else 6
-        axes.plot([100 * each.score], [place], color=colour, marker=marker, markersize=size)
+        axes.plot([100 * each.score], [place], color=colour, marker=marker, markersize=size, clip_on=False)
         weight = "bold" if each.role == "winner" else "normal"
         label = percent(each.score)
         axes.annotate(label, (high, place), (6, 0), textcoords="offset points", va="center", fontweight=weight)

@@ -34,13 +34,13 @@ def _by_generation(course: Course, pen: Pen) -> Drawing:
     points, say = course.points, pen.say
     figure = new_figure(pen, height_in=3.3, title=say("by_generation"))
     axes = _fitness_axes(figure, pen)
-    evaluated = [row for row in course.candidates if row.fitness is not None]
-    if len(evaluated) <= _MOST_DOTS:
-        _dots(axes, [row.generation for row in evaluated], [row.fitness or 0.0 for row in evaluated], pen)
     _curves(axes, points, lambda point: point.generation, pen)
     if course.snapshots:
         generations, fitnesses = zip(*course.snapshots, strict=True)
         axes.plot(generations, _hundredfold(fitnesses), label=say("validation_mean"), **pen.line(2))
+    evaluated = [row for row in course.candidates if row.fitness is not None]
+    if len(evaluated) <= _MOST_DOTS:
+        _dots(axes, [row.generation for row in evaluated], [row.fitness or 0.0 for row in evaluated], pen)
     axes.set_xlabel(say("generation"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(axes)
@@ -65,11 +65,11 @@ def _by_tokens(course: Course, pen: Pen) -> Drawing:
     points, say = course.points, pen.say
     figure = new_figure(pen, height_in=3.3, title=say("by_tokens"))
     axes = _fitness_axes(figure, pen)
+    _curves(axes, points, lambda point: point.tokens, pen)
     evaluated = [row for row in course.candidates if row.fitness is not None]
     if len(evaluated) <= _MOST_DOTS:
         spent = list(itertools.accumulate(row.tokens for row in evaluated))
         _dots(axes, spent, [row.fitness or 0.0 for row in evaluated], pen)
-    _curves(axes, points, lambda point: point.tokens, pen)
     axes.set_xlabel(say("tokens"))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -95,7 +95,7 @@ def _distribution(points: Sequence[Point], pen: Pen) -> Drawing:
     places = [place for place, _, _ in whole]
     upper.plot(places, [sigma for _, sigma, _ in whole], **pen.line(0))
     upper.set_ylabel(say("sigma"))
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, 1.1 * max(sigma for _, sigma, _ in whole))
     lower.plot(places, [condition for _, _, condition in whole], **pen.line(1))
     lower.set_ylabel(say("condition"))
     if max(condition for _, _, condition in whole) > 20:
@@ -156,11 +156,12 @@ def _dots(axes: Axes, places: Sequence[float], fitnesses: Sequence[float], pen: 
     axes.plot(
         places,
         _hundredfold(fitnesses),
+        zorder=1.5,
         linestyle="none",
         marker=".",
-        markersize=3.5,
+        markersize=5,
         color=pen.palette.muted,
-        alpha=0.55,
+        alpha=0.7,
         markeredgewidth=0,
         label=pen.say("candidate_dots"),
     )
@@ -168,6 +169,9 @@ def _dots(axes: Axes, places: Sequence[float], fitnesses: Sequence[float], pen: 
 
 def _curves(axes: Axes, points: Sequence[Point], place: Callable[[Point], float], pen: Pen) -> None:
     places = [place(point) for point in points]
+    best, means = [point.best_so_far for point in points], [point.mean for point in points]
+    axes.plot(places, _hundredfold(best), label=pen.say("best_so_far"), **pen.line(1))
+    axes.plot(places, _hundredfold(means), label=pen.say("mean"), **pen.line(0))
     axes.fill_between(
         places,
         _hundredfold([point.low for point in points]),
@@ -176,10 +180,6 @@ def _curves(axes: Axes, points: Sequence[Point], place: Callable[[Point], float]
         alpha=0.18,
         linewidth=0,
         label=pen.say("spread"),
-    )
-    axes.plot(places, _hundredfold([point.mean for point in points]), label=pen.say("mean"), **pen.line(0))
-    axes.plot(
-        places, _hundredfold([point.best_so_far for point in points]), label=pen.say("best_so_far"), **pen.line(1)
     )
 
 
