@@ -19,6 +19,7 @@ from evovlm.cli.score import score
 from evovlm.cli.show import show
 from evovlm.cli.spaces import spaces
 from evovlm.cli.tasks import tasks
+from evovlm.cli.watch import watch
 from evovlm.cli.zoo import zoo
 from evovlm.errors import EvovlmError
 
@@ -29,7 +30,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_COMMANDS = (demo, evolve, show, report, check, merge, convert, export, score, grade, ask, methods, spaces, tasks)
+_COMMANDS = (
+    demo,
+    evolve,
+    watch,
+    show,
+    report,
+    check,
+    merge,
+    convert,
+    export,
+    score,
+    grade,
+    ask,
+    methods,
+    spaces,
+    tasks,
+)
 for command in _COMMANDS:
     app.command()(command)
 app.add_typer(zoo)

@@ -15,9 +15,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="A run's folder, finished or not; or several to compare.")],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="The new HTML file; without it RUN/report.html, or comparison.html of several runs."
-        ),
+        typer.Option("--out", help="The new HTML file [default: RUN/report.html, of several runs comparison.html]."),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     lang: Annotated[str, typer.Option("--lang", help="en or ja.")] = "en",

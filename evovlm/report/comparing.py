@@ -9,8 +9,8 @@ from pathlib import Path
 from evovlm.errors import ConfigError
 from evovlm.evaluation.answering import ScoredTask
 from evovlm.evaluation.intervals import Interval, mean_interval
-from evovlm.report.content import Band, RunContent, RunPair, RunsContent
 from evovlm.report.contenders import scored_of
+from evovlm.report.content import Band, RunContent, RunPair, RunsContent
 from evovlm.report.reading import OpenRun, open_run, read_run
 from evovlm.report.standings import compared
 

@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 
 from evovlm import __version__
 from evovlm.recipes.kinds import PS
-from evovlm.report.content import RIGHT_FROM, RunContent, RunsContent, Stage, TaskReport
 from evovlm.report.contenders import EQUAL_WEIGHTS, WINNER
+from evovlm.report.content import RIGHT_FROM, RunContent, RunsContent, Stage, TaskReport
 from evovlm.report.drawing import Drawing, Pen, inline_svg, page_pen, style
 from evovlm.report.recipe_figures import recipe_drawings, unit_text
 from evovlm.report.result_figures import (

@@ -13,8 +13,8 @@ from evovlm.recipes.kinds import PS, Recipe, models_of
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.report.content import Cost, Model, RunContent, Stage, TaskReport
 from evovlm.report.contenders import Contender, contenders_of, report_tasks, scored_of
+from evovlm.report.content import Cost, Model, RunContent, Stage, TaskReport
 from evovlm.report.course import read_course
 from evovlm.report.standings import Answered, report_of
 from evovlm.report.winner import Winner, equal_weights, numbers_of, path_of, winner_of

@@ -9,8 +9,8 @@ from evovlm.errors import TaskError
 from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
 from evovlm.evaluation.comparison import Comparison, compare_by_id
 from evovlm.evaluation.intervals import mean_interval
-from evovlm.report.content import AnswerCell, AnswerRow, Confusion, Role, Standing, TaskReport
 from evovlm.report.contenders import Contender
+from evovlm.report.content import AnswerCell, AnswerRow, Confusion, Role, Standing, TaskReport
 from evovlm.report.pictures import Pictures, open_pictures
 
 _MOST_ROWS = 1000

@@ -198,7 +198,8 @@ ENGLISH: Mapping[str, str] = {
     "compare_title": "Best so far by generated tokens",
     "compare_alt": "A line for each kind of run: {told}. Bands are 95 % intervals of the mean over seeds.",
     "compare_text": "Runs whose configs differ in the seed alone are one line: their mean, with its 95 % interval.",
-    "compare_differs": "The runs searched on different tasks or samples: their fitnesses are not to be compared, only their results on the report split.",
+    "compare_differs": "The runs searched on different tasks or samples: their fitnesses are not to be "
+    "compared, only their results on the report split.",
     "task": "task",
     "test": "test",
     "pairs": "Winners on the report split, pair by pair",
