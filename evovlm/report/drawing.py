@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import font_manager
@@ -23,6 +24,7 @@ WIDTH_IN = 4.8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 1)))
 _PNG_DPI = 200
+_MOST_MARKERS = 15
 _JAPANESE_FONTS = (
     "Noto Sans CJK JP",
     "Noto Sans JP",
@@ -79,9 +81,10 @@ class Pen:
     palette: Palette
     titled: bool
 
-    def line(self, number: int) -> Mapping[str, object]:
-        """Return colour, marker and dashes of a series: none of them alone tells it from another."""
+    def line(self, number: int, *, points: int = 1) -> Mapping[str, Any]:
+        """Return colour, marker and dashes of a series of so many points; of many, some have a marker."""
         return {
+            "markevery": max(1, points // _MOST_MARKERS),
             "color": self.palette.series[number % len(self.palette.series)],
             "marker": MARKERS[number % len(MARKERS)],
             "linestyle": DASHES[number % len(DASHES)],
@@ -114,7 +117,8 @@ def file_pen(say: Say) -> Pen:
 def style(pen: Pen, *, family: Sequence[str] = ()) -> Iterator[None]:
     """Draw and save figures inside of this; `family` names fonts to be tried before matplotlib's own."""
     palette = pen.palette
-    settings = {
+    # The package's own type names every setting there is.
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "evovlm",
         "text.parse_math": False,

@@ -39,7 +39,7 @@ def standings_drawing(report: TaskReport, pen: Pen) -> Drawing:
     axes.set_xticks(range(0, 101, 20))
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=9)
     axes.set_xlabel(say("standings_axis"))
     told = ", ".join(f"{name} {percent(each.score)}" for name, each in zip(names, report.standings, strict=True))
     return Drawing(
@@ -78,12 +78,12 @@ def bands_drawing(bands: Sequence[Band], pen: Pen) -> Drawing:
     figure = new_figure(pen, height_in=3.7, title=say("compare_title"))
     axes = figure.subplots()
     for place, band in enumerate(bands):
-        line = pen.line(place)
+        line = pen.line(place, points=len(band.tokens))
         label = band.label if len(band.runs) == 1 else say("n_seeds", label=band.label, n=len(band.runs))
-        axes.plot(band.tokens, [100 * value for value in band.mean], label=label, **line)
+        axes.plot(band.tokens, [100 * value for value in band.mean], label=label, drawstyle="steps-post", **line)
         if len(band.runs) > 1:
             low, high = ([100 * value for value in ends] for ends in (band.low, band.high))
-            axes.fill_between(band.tokens, low, high, color=line["color"], alpha=0.18, linewidth=0)
+            axes.fill_between(band.tokens, low, high, color=line["color"], alpha=0.18, linewidth=0, step="post")
     axes.set_xlabel(say("tokens"))
     axes.set_ylabel(say("fitness"))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))

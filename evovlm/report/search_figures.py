@@ -37,7 +37,9 @@ def _by_generation(course: Course, pen: Pen) -> Drawing:
     _curves(axes, points, lambda point: point.generation, pen)
     if course.snapshots:
         generations, fitnesses = zip(*course.snapshots, strict=True)
-        axes.plot(generations, _hundredfold(fitnesses), label=say("validation_mean"), **pen.line(2))
+        axes.plot(
+            generations, _hundredfold(fitnesses), label=say("validation_mean"), **pen.line(2, points=len(generations))
+        )
     evaluated = [row for row in course.candidates if row.fitness is not None]
     if len(evaluated) <= _MOST_DOTS:
         _dots(axes, [row.generation for row in evaluated], [row.fitness or 0.0 for row in evaluated], pen)
@@ -93,10 +95,10 @@ def _distribution(points: Sequence[Point], pen: Pen) -> Drawing:
     figure = new_figure(pen, height_in=3.3, title=say("distribution"))
     upper, lower = figure.subplots(2, 1, sharex=True)
     places = [place for place, _, _ in whole]
-    upper.plot(places, [sigma for _, sigma, _ in whole], **pen.line(0))
+    upper.plot(places, [sigma for _, sigma, _ in whole], **pen.line(0, points=len(places)))
     upper.set_ylabel(say("sigma"))
     upper.set_ylim(0, 1.1 * max(sigma for _, sigma, _ in whole))
-    lower.plot(places, [condition for _, _, condition in whole], **pen.line(1))
+    lower.plot(places, [condition for _, _, condition in whole], **pen.line(1, points=len(places)))
     lower.set_ylabel(say("condition"))
     if max(condition for _, _, condition in whole) > 20:
         lower.set_yscale("log")
@@ -131,7 +133,8 @@ def _goals(goals: Goals, pen: Pen) -> Drawing:
         [100 * values[0] for values in front],
         [100 * values[1] for values in front],
         label=say("front"),
-        **{**pen.line(1), "drawstyle": "steps-pre"},
+        drawstyle="steps-pre",
+        **pen.line(1),
     )
     axes.set_xlabel(f"{names[0]} (%)")
     axes.set_ylabel(f"{names[1]} (%)")
@@ -170,8 +173,8 @@ def _dots(axes: Axes, places: Sequence[float], fitnesses: Sequence[float], pen: 
 def _curves(axes: Axes, points: Sequence[Point], place: Callable[[Point], float], pen: Pen) -> None:
     places = [place(point) for point in points]
     best, means = [point.best_so_far for point in points], [point.mean for point in points]
-    axes.plot(places, _hundredfold(best), label=pen.say("best_so_far"), **pen.line(1))
-    axes.plot(places, _hundredfold(means), label=pen.say("mean"), **pen.line(0))
+    axes.plot(places, _hundredfold(best), label=pen.say("best_so_far"), **pen.line(1, points=len(places)))
+    axes.plot(places, _hundredfold(means), label=pen.say("mean"), **pen.line(0, points=len(places)))
     axes.fill_between(
         places,
         _hundredfold([point.low for point in points]),
