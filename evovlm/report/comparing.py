@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +20,7 @@ def read_runs(folders: Sequence[Path]) -> RunsContent:
         raise ConfigError("a run is named twice. Name each once.")
     opened = [open_run(folder) for folder in folders]
     runs = tuple(read_run(folder) for folder in folders)
-    titles = Counter(run.title for run in runs)
-    labels = tuple(run.title if titles[run.title] == 1 else run.folder for run in runs)
+    labels = _labels(folders)
     tasks = {tuple(json.dumps(task.model_dump(mode="json")) for task in run.config.tasks) for run in opened}
     return RunsContent(
         runs=runs,
@@ -31,6 +29,16 @@ def read_runs(folders: Sequence[Path]) -> RunsContent:
         pairs=_pairs(opened, labels),
         same_tasks=len(tasks) == 1,
     )
+
+
+def _labels(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Return as many of the last parts of the folders' paths as tell them apart."""
+    paths = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, paths))):
+        labels = tuple("/".join(parts[-depth:]) for parts in paths)
+        if len(set(labels)) == len(labels):
+            return labels
+    return tuple("/".join(parts) for parts in paths)
 
 
 def _bands(opened: Sequence[OpenRun], runs: Sequence[RunContent], labels: Sequence[str]) -> tuple[Band, ...]:

@@ -147,7 +147,9 @@ def style(pen: Pen, *, family: Sequence[str] = ()) -> Iterator[None]:
         "savefig.facecolor": "none" if not pen.titled else palette.paper,
     }
     with mpl.rc_context(settings), warnings.catch_warnings():
-        # A glyph that matplotlib's own font lacks is there in the browser, whose fonts draw the text of an SVG.
+        # A glyph that matplotlib's own font lacks is there in the browser, whose fonts draw the text of an SVG. And
+        # names so long that no room is left to the axes: the figure is drawn all the same, and its table has them.
+        warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
         yield
 

@@ -11,7 +11,7 @@ from evovlm.report.content import RunContent
 from evovlm.report.files import check_new, write_figures, write_page
 
 
-@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize("language", ["en", pytest.param("ja", marks=pytest.mark.slow)])
 def test_every_figure_is_there_as_svg_and_as_png(content: RunContent, tmp_path: Path, language: str) -> None:
     files = write_figures(tmp_path / "figures", content, language=language)
     assert sorted(files) == sorted((tmp_path / "figures").iterdir())
@@ -38,6 +38,7 @@ def test_every_figure_is_there_as_svg_and_as_png(content: RunContent, tmp_path: 
                 assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or ()) > 5
 
 
+@pytest.mark.slow
 def test_figures_of_several_runs_are_kept_apart(scored_run: Path, bare_run: Path, tmp_path: Path) -> None:
     files = write_figures(tmp_path / "figures", read_runs([scored_run, bare_run]), language="en")
     names = {file.name for file in files}

@@ -7,8 +7,8 @@ from evovlm.evaluation.comparison import compare_by_id
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.report import standings
-from evovlm.report.content import Role, TaskReport
 from evovlm.report.contenders import Contender
+from evovlm.report.content import Role, TaskReport
 from evovlm.report.standings import Answered, report_of
 from tests.report.made_runs import TASK, answer, everyones_answers, scored
 
