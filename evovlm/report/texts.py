@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.problems import did_you_mean
 from evovlm.report.texts_en import ENGLISH
 from evovlm.report.texts_ja import JAPANESE
 
@@ -23,7 +22,7 @@ def speaker(language: str) -> Say:
     """Return who says texts in a language. Raises ConfigError for one that there is not."""
     texts = LANGUAGES.get(language)
     if texts is None:
-        raise ConfigError(f"--lang {language}: there is {' and '.join(LANGUAGES)}{did_you_mean(language, LANGUAGES)}")
+        raise ConfigError(f"--lang {language}: there is only {' and '.join(LANGUAGES)}.")
 
     def say(key: str, **values: object) -> str:
         return texts[key].format(**values)

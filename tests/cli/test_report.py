@@ -73,7 +73,7 @@ def test_bad_input_is_refused_and_leaves_nothing(evovlm: Command, finished: Path
     _refused(evovlm("report", finished, "--out", there), "there.html exists already")
     _refused(evovlm("report", finished, "--out", tmp_path / "no" / "page.html"), "there is no folder")
     _refused(evovlm("report", finished, "--figures", tmp_path), "exists already")
-    _refused(evovlm("report", finished, "--lang", "jp"), "--lang jp: there is en and ja", "did you mean 'ja'")
+    _refused(evovlm("report", finished, "--lang", "jp"), "--lang jp: there is only en and ja.")
     _refused(evovlm("report", tmp_path), "holds no journal.jsonl")
     _refused(evovlm("report", finished, finished, "--out", tmp_path / "x.html"), "named twice")
     _refused(evovlm("watch", tmp_path / "nothing"), "there is no such folder")

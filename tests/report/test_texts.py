@@ -23,5 +23,5 @@ def test_texts_are_filled_in_as_they_are() -> None:
 
 
 def test_a_language_that_there_is_not_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="--lang fr: there is en and ja"):
+    with pytest.raises(ConfigError, match="--lang fr: there is only en and ja"):
         speaker("fr")
