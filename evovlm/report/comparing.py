@@ -21,7 +21,7 @@ def read_runs(folders: Sequence[Path]) -> RunsContent:
     opened = [open_run(folder) for folder in folders]
     runs = tuple(read_run(folder) for folder in folders)
     labels = _labels(folders)
-    tasks = {tuple(json.dumps(task.model_dump(mode="json")) for task in run.config.tasks) for run in opened}
+    tasks = {json.dumps(run.stages[0].journal.config.get("tasks")) for run in opened}
     return RunsContent(
         runs=runs,
         labels=labels,
@@ -55,8 +55,8 @@ def _kind(run: OpenRun) -> str:
     """Return all that a run's configs say but for the seed, which a second stage's recipe depends on, too."""
     said = []
     for stage in run.stages:
-        config = {**stage.config.as_mapping(), "seed": None}
-        merge = config["merge"]
+        config = {**stage.journal.config, "seed": None}
+        merge = config.get("merge")
         said.append({**config, "merge": {**merge, "ps": None}} if isinstance(merge, dict) else config)
     return json.dumps(said, sort_keys=True)
 

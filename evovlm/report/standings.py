@@ -20,6 +20,8 @@ _MOST_CHARACTERS = 1_200_000
 _LEAST_CUT = 200
 _MOST_PAIRS = 12
 _LONGEST_NAME = 16
+_MOST_NAMES = 0.75
+"""Different names a sample up to which they count as coming again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +154,7 @@ def _confusions(answered: Sequence[Answered]) -> tuple[Confusion, ...]:
         answered[0].scored.metric != "accuracy"
         and all(len(name) <= _LONGEST_NAME for name in names)
         and not any(answer.sample.choices for answer in answered[0].scored.answers)
-        and len(names) <= len(answered[0].scored.answers) / 2
+        and len(names) <= _MOST_NAMES * len(answered[0].scored.answers)
     )
     if not is_naming:
         return ()
