@@ -18,10 +18,12 @@ from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
 from evovlm.cli.optimizers import optimizers
 from evovlm.cli.push import push
+from evovlm.cli.report import report
 from evovlm.cli.score import score
 from evovlm.cli.show import show
 from evovlm.cli.spaces import spaces
 from evovlm.cli.tasks import tasks
+from evovlm.cli.watch import watch
 from evovlm.cli.zoo import zoo
 from evovlm.errors import EvovlmError
 
@@ -32,11 +34,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (
+_COMMANDS = (
     demo,
     init,
     evolve,
+    watch,
     show,
+    report,
     check,
     merge,
     convert,
@@ -50,7 +54,8 @@ for command in (
     spaces,
     tasks,
     doctor,
-):
+)
+for command in _COMMANDS:
     app.command()(command)
 app.add_typer(zoo)
 

@@ -156,6 +156,12 @@ def saving(folder: Path, *, settings: Mapping[str, Any]) -> Iterator[SavedScores
         yield saved
 
 
+def read_saved(folder: Path) -> SavedScores | None:
+    """Return the folder of a scoring to be read only, None where there is none. Raises RunMismatch as `saving` does."""
+    found = _read_summary(folder)
+    return None if found is None else SavedScores(folder=folder, settings=found["settings"], _summary=found)
+
+
 def _read_summary(folder: Path) -> dict[str, Any] | None:
     if not folder.exists():
         return None

@@ -13,7 +13,7 @@ from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, check_asked, de
 from evovlm.seeding import generator
 
 with warnings.catch_warnings():
-    # It says at import that matplotlib is absent; nothing here plots.
+    # Where matplotlib is absent, it says so at import; nothing here plots.
     warnings.simplefilter("ignore")
     import cma
 

@@ -1,0 +1,92 @@
+"""`evovlm report RUN...`: a run, or several side by side, as one HTML file to look at."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evovlm.report.content import RunContent, RunsContent
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="A run's folder, finished or not; or several to compare.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The new HTML file [default: RUN/report.html, of several runs comparison.html]."),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    lang: Annotated[str, typer.Option("--lang", help="en or ja.")] = "en",
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Write every figure into this new folder, too, as SVG and PNG.")
+    ] = None,
+    score: Annotated[
+        bool,
+        typer.Option(
+            "--score", help="First have the winner, its parents and the equal-weights merge answer the report split."
+        ),
+    ] = False,
+) -> None:
+    """Make one HTML file of a run: what was found, how sure it is, what the recipe does, every answer."""
+    from evovlm.report.files import PAGE_FILE, check_new, write_figures, write_page
+    from evovlm.report.texts import speaker
+
+    speaker(lang)
+    several = len(runs) > 1
+    page = out or (Path("comparison.html") if several else runs[0] / PAGE_FILE)
+    # The page inside of a run's folder is the command's own, and made anew as often as one likes.
+    for new in ([page] if out or several else []) + ([figures] if figures else []):
+        check_new(new)
+    if score:
+        _score(runs)
+    content = _read(runs)
+    write_page(page, _html(content, language=lang))
+    typer.echo(str(page))
+    if figures is not None:
+        files = write_figures(figures, content, language=lang)
+        typer.echo(f"{figures}: {len(files)} figures")
+    missing = [] if several else _missing(content)
+    if missing:
+        typer.echo(f"not yet scored on the report split: {', '.join(missing)}. `--score` has them answer.", err=True)
+    if open_it:
+        typer.launch(page.resolve().as_uri())
+
+
+def _score(runs: list[Path]) -> None:
+    from evovlm.cli.rendering import INTERRUPTED, ScoreProgress
+    from evovlm.report.contenders import score_missing
+    from evovlm.report.reading import open_run
+
+    progress = ScoreProgress()
+    try:
+        for folder in runs:
+            run = open_run(folder)
+            score_missing(run.contenders, run=folder, config=run.config, observer=progress)
+    except KeyboardInterrupt:
+        progress.close()
+        typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(['evovlm', *sys.argv[1:]])}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        progress.close()
+
+
+def _read(runs: list[Path]) -> "RunContent | RunsContent":
+    from evovlm.report.comparing import read_runs
+    from evovlm.report.reading import read_run
+
+    return read_runs(runs) if len(runs) > 1 else read_run(runs[0])
+
+
+def _html(content: "RunContent | RunsContent", *, language: str) -> str:
+    from evovlm.report.content import RunContent
+    from evovlm.report.page import run_page, runs_page
+
+    if isinstance(content, RunContent):
+        return run_page(content, language=language)
+    return runs_page(content, language=language)
+
+
+def _missing(content: "RunContent | RunsContent") -> list[str]:
+    return list(getattr(content, "unscored", ()))

@@ -1,0 +1,93 @@
+"""`evovlm watch RUN`: a run that goes on, on a page that loads itself again and in the terminal."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from evovlm.report.content import RunContent, Stage
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that goes on.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The page's file [default: RUN/report.html].")] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    lang: Annotated[str, typer.Option("--lang", help="en or ja.")] = "en",
+    every: Annotated[int, typer.Option("--every", min=1, help="Look again after so many seconds.")] = 5,
+) -> None:
+    """Follow a run until it ends: its page loads itself again, the terminal shows the course. Ctrl-C ends the watching.
+
+    The run itself is left alone.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from evovlm.report.files import PAGE_FILE, check_new
+    from evovlm.report.texts import speaker
+    from evovlm.report.watching import watch_run
+
+    speaker(lang)
+    if out is not None:
+        check_new(out)
+    page = out or run / PAGE_FILE
+    console = Console()
+    to_open = open_it
+    # Where there is no terminal, nothing is redrawn: a line a look.
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    try:
+        with live or nullcontext():
+            for content in watch_run(run, page=page, language=lang, every_s=every):
+                if live is not None:
+                    live.update(_view(content, page), refresh=True)
+                else:
+                    typer.echo(_line(content))
+                if content is not None and to_open:
+                    to_open = False
+                    typer.launch(page.resolve().as_uri())
+    except KeyboardInterrupt:
+        typer.echo(f"\nno longer watched; the run is left alone. Its page so far: {page}", err=True)
+
+
+def _line(content: "RunContent | None") -> str:
+    """Return a look as one line."""
+    from evovlm.cli.rendering import percent
+
+    if content is None:
+        return "no candidate yet"
+    stage, points = content.last, content.last.course.points
+    told = f"best {percent(points[-1].best_so_far)}, mean {percent(points[-1].mean)}" if points else "all failed so far"
+    failed = f", {content.failed} failed" if content.failed else ""
+    name = f"{stage.name}: " if stage.name else ""
+    state = ", finished" if content.finished else ""
+    return f"{name}{_done(stage)} candidates{failed}, generation {stage.generations - 1}, {told}{state}"
+
+
+def _done(stage: "Stage") -> str:
+    return f"{len(stage.course.candidates)}/{stage.budget}"
+
+
+def _view(content: "RunContent | None", page: Path) -> "RenderableType":
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from evovlm.cli.rendering import percent, spark_line
+
+    if content is None:
+        return Text("no candidate yet")
+    points = content.last.course.points
+    table = Table.grid(padding=(0, 2))
+    for name, values in (
+        ("best so far", [point.best_so_far for point in points]),
+        ("mean", [point.mean for point in points]),
+    ):
+        if values:
+            low, high = min(point.mean for point in points), max(point.best_so_far for point in points)
+            bars = spark_line(values, low=low, high=high, width=40)
+            table.add_row(name, bars, f"{percent(values[0])} -> {percent(values[-1])}")
+    title = Text(f"{content.title}  {_line(content)}", style="bold")
+    return Group(title, table, Text(str(page), style="dim"))

@@ -1,0 +1,127 @@
+"""Who a run's winner is held against on the report split, and where each one's answers are kept.
+
+RUN/scores/winner-1f2e3d4c5b6a/   answers of the winner, in the folder of a scoring (saved_scores.py)
+RUN/scores/winner-1f2e3d4c5b6a.yaml   its recipe
+RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that nobody optimised
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evovlm.errors import EvovlmError
+from evovlm.evaluation.answering import ScoredTask, TaskChoice
+from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.kinds import PS, HybridMerge, Recipe
+from evovlm.recipes.local_config import has_vision, read_config
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.report.content import Role
+from evovlm.report.winner import backbone_alone, equal_weights
+from evovlm.runs.atomic import write_atomically
+from evovlm.runs.saved_scores import read_saved
+from evovlm.runs.scores import ScoreObserver, ScoreRequest, score_models
+from evovlm.runs.search_config import SearchConfig
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.task import Split
+
+SCORES_FOLDER = "scores"
+WINNER = "winner"
+EQUAL_WEIGHTS = "equal-weights"
+FIRST_STAGE = "first-stage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A model on the report split: what people call it (`name`), and its `model`, a checkpoint or a recipe."""
+
+    name: str
+    role: Role
+    key: str
+    model: ModelRef | Recipe
+
+    def folder(self, run: Path) -> Path:
+        """Return where its answers are kept."""
+        return run / SCORES_FOLDER / self.key
+
+    def recipe_file(self, run: Path) -> Path:
+        """Return where its recipe is written, if it is one."""
+        return run / SCORES_FOLDER / f"{self.key}.yaml"
+
+    def text(self, run: Path) -> str:
+        """Return what it is called on a command line."""
+        return self.model.text if isinstance(self.model, ModelRef) else str(self.recipe_file(run))
+
+
+def contenders_of(winner: Recipe | None, template: MergeTemplate | None, config: SearchConfig) -> list[Contender]:
+    """Return the winner (where there is one), every parent, and the baselines.
+
+    `template` is what parameters were searched of, None for a search through the layers of given models. A parent
+    that takes no pictures stands, for a task of pictures, in the place of the host's language model.
+    """
+    found: list[Contender] = []
+    if winner is not None:
+        found.append(Contender(name=WINNER, role="winner", key=f"{WINNER}-{winner.recipe_id}", model=winner))
+    if isinstance(winner, HybridMerge):
+        key = f"{FIRST_STAGE}-{winner.ps.recipe_id}"
+        found.append(Contender(name=PS, role="stage", key=key, model=winner.ps))
+    sources = dict(template.sources) if template is not None else {}
+    if winner is not None and not isinstance(winner, ParameterMerge):
+        sources = {**winner.sources, **sources}
+    with_pictures = any(_needs_images(choice) for choice in report_tasks(config))
+    for name, ref in sources.items():
+        blind = with_pictures and not has_vision(read_config(ref) or {})
+        model = backbone_alone(template, name) if blind and template is not None and name in template.sources else ref
+        found.append(Contender(name=name, role="parent", key=f"parent-{name}", model=model))
+    if template is not None and len(template.sources) > 1:
+        found.append(Contender(name=EQUAL_WEIGHTS, role="baseline", key=EQUAL_WEIGHTS, model=equal_weights(template)))
+    return found
+
+
+def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
+    """Return what a winner is reported on: `report:`, else the searched tasks' own report splits."""
+    choices = []
+    for section in config.report or config.tasks:
+        # Where a search has its samples from is no place to take those of a report from.
+        data = Path(section.data) if config.report and section.data is not None else None
+        if is_harness_name(section.name) or Split.REPORT in get_task(section.name).splits:
+            choices.append(TaskChoice(name=section.name, data=data))
+    return tuple(choices)
+
+
+def scored_of(contender: Contender, run: Path) -> tuple[ScoredTask, ...]:
+    """Return what is finished of a contender's answers, none where nothing is.
+
+    Raises RunMismatch for a folder that is no scoring's, or was changed.
+    """
+    saved = read_saved(contender.folder(run))
+    if saved is None:
+        return ()
+    found = (saved.finished(0, number) for number in range(len(saved.settings["tasks"])))
+    return tuple(each for each in found if each is not None)
+
+
+def score_missing(
+    contenders: Sequence[Contender], *, run: Path, config: SearchConfig, observer: ScoreObserver | None = None
+) -> None:
+    """Have every contender answer the report tasks, going on with what is there already.
+
+    Raises what loading models and opening tasks raise; answers that are there stay.
+    """
+    tasks = report_tasks(config)
+    if not tasks:
+        raise EvovlmError(
+            f"{run}: none of its tasks has a report split. Name what to report on under `report:` in the config."
+        )
+    for contender in contenders:
+        if not isinstance(contender.model, ModelRef):
+            (run / SCORES_FOLDER).mkdir(exist_ok=True)
+            text = recipe_to_yaml(contender.model, folder=run / SCORES_FOLDER)
+            write_atomically(contender.recipe_file(run), text)
+        request = ScoreRequest(models=(contender.text(run),), tasks=tasks, split=Split.REPORT, device=config.device)
+        score_models(request, save=contender.folder(run), resume=True, observer=observer)
+
+
+def _needs_images(choice: TaskChoice) -> bool:
+    return not is_harness_name(choice.name) and get_task(choice.name).needs_images

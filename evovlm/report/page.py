@@ -1,0 +1,209 @@
+"""The page as HTML: one file that loads nothing, with every text of models and data escaped."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from evovlm import __version__
+from evovlm.recipes.kinds import PS
+from evovlm.report.contenders import EQUAL_WEIGHTS, WINNER
+from evovlm.report.content import RIGHT_FROM, RunContent, RunsContent, Stage, TaskReport
+from evovlm.report.drawing import Drawing, Pen, inline_svg, page_pen, style
+from evovlm.report.recipe_figures import recipe_drawings, unit_text
+from evovlm.report.result_figures import (
+    bands_drawing,
+    cost_drawing,
+    model_text,
+    phase_text,
+    standings_drawing,
+)
+from evovlm.report.search_figures import percent, search_drawings
+from evovlm.report.texts import speaker
+
+_TEMPLATES = Path(__file__).parent / "templates"
+# What turns the direction of writing, and control characters but line ends and tabs: shown, never obeyed.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
+_MOST_CANDIDATES = 50
+_MOST_FAILURES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureView:
+    """A figure as the template has it."""
+
+    drawing: Drawing
+    svg: Markup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageView:
+    """A stage with its figures: of the course, of the recipe, of the cost."""
+
+    stage: Stage
+    search: tuple[FigureView, ...]
+    recipe: tuple[FigureView, ...]
+    cost: FigureView | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportView:
+    """A task's report with its figure, and the names of all models as people read them."""
+
+    report: TaskReport
+    figure: FigureView
+    names: tuple[str, ...]
+
+
+def run_page(content: RunContent, *, language: str, reload_s: int | None = None) -> str:
+    """Return the page of a run; with `reload_s` it loads itself again after so many seconds.
+
+    Raises ConfigError for an unknown language.
+    """
+    pen = page_pen(speaker(language))
+    with style(pen):
+        stages = tuple(_stage_view(stage, pen, number) for number, stage in enumerate(content.stages))
+        reports = tuple(_report_view(report, pen, number) for number, report in enumerate(content.reports))
+    return _render(
+        "run.html.j2",
+        pen,
+        language=language,
+        reload_s=reload_s,
+        run=content,
+        sources=" + ".join(source_names(content)),
+        unscored=", ".join(_called(name, pen) for name in content.unscored),
+        stages=stages,
+        reports=reports,
+        most_candidates=_MOST_CANDIDATES,
+        most_failures=_MOST_FAILURES,
+        right_from=RIGHT_FROM,
+    )
+
+
+def runs_page(content: RunsContent, *, language: str) -> str:
+    """Return the page that compares several runs. Raises ConfigError for an unknown language."""
+    pen = page_pen(speaker(language))
+    with style(pen):
+        view = _view(bands_drawing(content.bands, pen), "runs") if content.bands else None
+        reports = [
+            (label, report) for label, run in zip(content.labels, content.runs, strict=True) for report in run.reports
+        ]
+        standings = [(label, _report_view(report, pen, number)) for number, (label, report) in enumerate(reports)]
+    return _render(
+        "runs.html.j2", pen, language=language, reload_s=None, compared=content, view=view, standings=standings
+    )
+
+
+def run_drawings(content: RunContent, pen: Pen) -> list[tuple[str, Drawing]]:
+    """Return every figure of a run with a name for its file; drawn inside of `style`."""
+    found = [(f"standings-{report.name}", standings_drawing(report, pen)) for report in content.reports]
+    for stage in content.stages:
+        drawn = [*search_drawings(stage.course, pen), *recipe_drawings(stage.numbers, stage.path, pen)]
+        drawn += [cost_drawing(stage.cost, pen)] if stage.cost.seconds else []
+        found += [(f"{stage.name}-{each.key}".strip("-"), each) for each in drawn]
+    return found
+
+
+def source_names(content: RunContent) -> list[str]:
+    """Return what was merged: the names of all sources, or of all models where none is called one."""
+    names = [model.part.split(".")[-1] for model in content.models if ".sources." in f".{model.part}"]
+    return list(dict.fromkeys(names)) or [model.text for model in content.models]
+
+
+def _called(name: str, pen: Pen) -> str:
+    """Return what a model without answers is called."""
+    return pen.say(name) if name in (WINNER, EQUAL_WEIGHTS, PS) else name
+
+
+def _stage_view(stage: Stage, pen: Pen, number: int) -> StageView:
+    def views(drawings: Sequence[Drawing]) -> tuple[FigureView, ...]:
+        return tuple(_view(drawing, f"s{number}-{drawing.key}") for drawing in drawings)
+
+    cost = cost_drawing(stage.cost, pen) if stage.cost.seconds else None
+    return StageView(
+        stage=stage,
+        search=views(search_drawings(stage.course, pen)),
+        recipe=views(recipe_drawings(stage.numbers, stage.path, pen)),
+        cost=_view(cost, f"s{number}-cost") if cost else None,
+    )
+
+
+def _report_view(report: TaskReport, pen: Pen, number: int) -> ReportView:
+    drawing = standings_drawing(report, pen)
+    names = tuple(model_text(name, role, pen) for name, role in zip(report.names, report.roles, strict=True))
+    return ReportView(report=report, figure=_view(drawing, f"r{number}"), names=names)
+
+
+def _view(drawing: Drawing, prefix: str) -> FigureView:
+    # Drawn by us; what stands in it from outside was escaped where it was drawn.
+    return FigureView(drawing=drawing, svg=Markup(inline_svg(drawing, prefix=prefix)))  # noqa: S704
+
+
+def _render(template: str, pen: Pen, *, language: str, reload_s: int | None, **values: object) -> str:
+    css, script = ((_TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            say=pen.say,
+            language=language,
+            reload_s=reload_s,
+            css=Markup(css),  # noqa: S704 - our own file
+            script=Markup(script),  # noqa: S704 - our own file
+            css_hash=_hash(css),
+            script_hash=_hash(script),
+            version=__version__,
+            unit_text=lambda unit: unit_text(unit, pen),
+            phase_text=lambda phase: phase_text(phase, pen),
+            model_text=lambda name, role: model_text(name, role, pen),
+            **values,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"shown": shown, "percent": percent, "signed": _signed, "code": _code}
+    return environment
+
+
+def shown(text: str) -> Markup:
+    """Return text of a model or of data as HTML: escaped, kept apart in its direction, control characters visible."""
+    parts, place = [], 0
+    for found in _CONTROLS.finditer(text):
+        parts += [escape(text[place : found.start()]), _visible(found[0])]
+        place = found.end()
+    parts.append(escape(text[place:]))
+    language = Markup(' lang="ja"') if _JAPANESE.search(text) else Markup("")
+    return Markup("<bdi{}>{}</bdi>").format(language, Markup("").join(parts))
+
+
+def _visible(control: str) -> Markup:
+    return Markup('<span class="control">U+{}</span>').format(f"{ord(control):04X}")
+
+
+def _code(text: str) -> Markup:
+    return Markup("<code>{}</code>").format(shown(text))
+
+
+def _signed(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def _hash(text: str) -> str:
+    """Return what a Content-Security-Policy calls this script or style by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,173 @@
+"""Who did how well on the report split of a task, and everyone's answers side by side."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from evovlm.errors import TaskError
+from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
+from evovlm.evaluation.comparison import Comparison, compare_by_id
+from evovlm.evaluation.intervals import mean_interval
+from evovlm.report.contenders import Contender
+from evovlm.report.content import AnswerCell, AnswerRow, Confusion, Role, Standing, TaskReport
+from evovlm.report.pictures import Pictures, open_pictures
+
+_MOST_ROWS = 1000
+"""Samples of a task that the page lists."""
+_MOST_CHARACTERS = 1_200_000
+"""Characters of all answers to a task: Japanese takes three bytes each, and two tasks must fit into 8 MB."""
+_LEAST_CUT = 200
+_MOST_PAIRS = 12
+_LONGEST_NAME = 16
+_MOST_NAMES = 0.75
+"""Different names a sample up to which they count as coming again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A contender's answers to one task."""
+
+    contender: Contender
+    scored: ScoredTask
+
+    @property
+    def by_id(self) -> Mapping[str, Answer]:
+        """Its answers by the samples' ids."""
+        return {answer.sample.id: answer for answer in self.scored.answers}
+
+
+def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
+    """Return a task's report; `answered` has at least one contender, and the winner first where it has answered."""
+    first = answered[0].scored
+    winner = answered[0] if answered[0].contender.role == "winner" else None
+    by_id = [each.by_id for each in answered]
+    shared = [answer.sample.id for answer in first.answers if all(answer.sample.id in found for found in by_id)]
+    shown = shared[:_MOST_ROWS]
+    limit = _limit(by_id, shown)
+    pictures = open_pictures(choice, len(shown))
+    rows = tuple(_row(ids, by_id, answered, limit=limit, pictures=pictures) for ids in shown)
+    return TaskReport(
+        name=first.name,
+        measured=first.measured,
+        gate=first.gate,
+        n=len(first.answers),
+        binary=all(value in (0.0, 1.0) for each in answered for value in each.scored.score.per_sample),
+        has_winner=winner is not None,
+        standings=tuple(_standing(each, winner) for each in answered),
+        names=tuple(each.contender.name for each in answered),
+        roles=tuple(each.contender.role for each in answered),
+        rows=rows,
+        tags=first.tags,
+        confusions=_confusions(answered),
+        left_out=len(shared) - len(shown),
+        cut=sum(len(found[each].text) > limit for found in by_id for each in shown),
+        without_pictures=pictures.missing,
+    )
+
+
+def _standing(each: Answered, winner: Answered | None) -> Standing:
+    scored, score = each.scored, each.scored.score
+    subsets = {tag: found.score for tag in scored.tags if (found := scored.tagged(tag)) is not None}
+    return Standing(
+        name=each.contender.name,
+        role=each.contender.role,
+        score=score.score,
+        interval=mean_interval(score.per_sample),
+        ungated=score.ungated,
+        japanese=score.japanese,
+        unscored=score.unscored,
+        subsets=subsets,
+        tokens=scored.tokens,
+        seconds=sum(scored.seconds.values()),
+        against=None if winner is None or winner is each else _compared(winner, each),
+    )
+
+
+def _compared(first: Answered, second: Answered) -> Comparison | None:
+    return compared(first.scored, second.scored)
+
+
+def compared(first: ScoredTask, second: ScoredTask) -> Comparison | None:
+    """Return two models' answers compared sample by sample; None when they answered other samples."""
+    scores = [{answer.sample.id: answer.score.score for answer in each.answers} for each in (first, second)]
+    try:
+        return compare_by_id(*scores)
+    except TaskError:
+        return None
+
+
+def _limit(by_id: Sequence[Mapping[str, Answer]], shown: Sequence[str]) -> int:
+    """Return how long an answer may be, so that all of them fit into the page."""
+    lengths = [len(found[each].text) for found in by_id for each in shown]
+    limit = max(lengths, default=_LEAST_CUT)
+    while limit > _LEAST_CUT and sum(min(length, limit) for length in lengths) > _MOST_CHARACTERS:
+        limit = max(_LEAST_CUT, int(limit * 0.8))
+    return limit
+
+
+def _row(
+    sample_id: str,
+    by_id: Sequence[Mapping[str, Answer]],
+    answered: Sequence[Answered],
+    *,
+    limit: int,
+    pictures: Pictures,
+) -> AnswerRow:
+    sample = by_id[0][sample_id].sample
+    cells = tuple(_cell(found[sample_id], limit) for found in by_id)
+    return AnswerRow(
+        id=sample_id,
+        question=sample.question[: 4 * limit],
+        references=sample.references,
+        choices=sample.choices,
+        tags=tuple(sorted(sample.tags)),
+        pictures=pictures.of(sample_id),
+        cells=cells,
+        who=_who(cells, [each.contender.role for each in answered]),
+    )
+
+
+def _cell(answer: Answer, limit: int) -> AnswerCell:
+    score = answer.score
+    return AnswerCell(
+        text=answer.text if len(answer.text) <= limit else answer.text[:limit] + "…",
+        score=score.score,
+        extracted=score.extracted,
+        passed=score.japanese,
+        unscored=score.unscored,
+    )
+
+
+def _who(cells: Sequence[AnswerCell], roles: Sequence[Role]) -> Literal["child", "parent", "both", "none"]:
+    child = any(cell.right for cell, role in zip(cells, roles, strict=True) if role == "winner")
+    parent = any(cell.right for cell, role in zip(cells, roles, strict=True) if role == "parent")
+    if child:
+        return "both" if parent else "child"
+    return "parent" if parent else "none"
+
+
+def _confusions(answered: Sequence[Answered]) -> tuple[Confusion, ...]:
+    """Return who says which name for which, of a task whose answers are names that come again; else nothing."""
+    names = Counter(reference for answer in answered[0].scored.answers for reference in answer.sample.references[:1])
+    is_naming = (
+        answered[0].scored.metric != "accuracy"
+        and all(len(name) <= _LONGEST_NAME for name in names)
+        and not any(answer.sample.choices for answer in answered[0].scored.answers)
+        and len(names) <= _MOST_NAMES * len(answered[0].scored.answers)
+    )
+    if not is_naming:
+        return ()
+    return tuple(
+        Confusion(name=each.contender.name, pairs=_pairs(each.scored)) for each in answered if each.scored.answers
+    )
+
+
+def _pairs(scored: ScoredTask) -> tuple[tuple[str, str, int], ...]:
+    said = Counter(
+        (answer.sample.references[0], answer.text.strip()[: 2 * _LONGEST_NAME])
+        for answer in scored.answers
+        if answer.sample.references and answer.score.score < 1.0 and answer.text.strip()
+    )
+    ranked = sorted(said.items(), key=lambda each: (-each[1], each[0]))
+    return tuple((right, answer, times) for (right, answer), times in ranked[:_MOST_PAIRS])

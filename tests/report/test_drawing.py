@@ -1,0 +1,48 @@
+"""Figures as SVG."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+from evovlm.report.content import RunContent
+from evovlm.report.drawing import Drawing, file_pen, png_file, style, svg_file
+from evovlm.report.result_figures import standings_drawing
+from evovlm.report.texts import speaker
+
+
+def test_a_figure_on_the_page_has_words_for_who_does_not_see_it(inline_figures: list[tuple[Drawing, str]]) -> None:
+    for drawing, svg in inline_figures:
+        root = ElementTree.fromstring(svg)  # noqa: S314 - our own
+        assert root.get("role") == "img"
+        labels = str(root.get("aria-labelledby")).split()
+        by_id = {each.get("id"): each.text for each in root.iter()}
+        assert [by_id[label] for label in labels] == [drawing.title, drawing.alt]
+        assert drawing.alt.strip()
+
+
+def test_its_text_is_text_and_its_colours_are_the_pages(inline_figures: list[tuple[Drawing, str]]) -> None:
+    for drawing, svg in inline_figures:
+        assert "<text" in svg, drawing.key
+        assert "var(--" in svg
+        assert "#0102" not in svg
+        for foreign in ("<style", "<metadata", "http://", "https://", "font-family", "xlink"):
+            assert foreign not in svg, (drawing.key, foreign)
+
+
+def test_ids_of_two_figures_never_meet(inline_figures: list[tuple[Drawing, str]]) -> None:
+    ids = [each for _, svg in inline_figures for each in set(re.findall(r' id="([^"]+)"', svg))]
+    assert len(ids) == len(set(ids))
+
+
+def test_figures_for_files_are_the_same_bytes_each_time_in_real_colours_and_with_their_title(
+    content: RunContent,
+) -> None:
+    pen = file_pen(speaker("en"))
+    with style(pen):
+        first, again = (standings_drawing(content.reports[0], pen) for _ in range(2))
+        text = svg_file(first)
+        assert text == svg_file(again)
+        assert png_file(first) == png_file(again)
+    assert "Score on word_problems_ja" in text
+    assert "#0102" not in text
+    assert "var(" not in text
+    ElementTree.fromstring(text)  # noqa: S314 - our own

@@ -1,0 +1,175 @@
+"""The page of a run."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from evovlm.report.page import run_page, shown
+from evovlm.report.reading import read_run
+from evovlm.report.texts import LANGUAGES
+from tests.report.made_runs import TASK, answer, everyones_answers, keep, make_run, scored
+
+HOSTILE = (
+    "<script>window.hacked=1</script>",
+    "</style><style>body{display:none}</style>",
+    '<img src=x onerror="window.hacked=2">',
+    "</script></table></main>",
+    "{{ 7*7 }}{% raw %}",
+    '" onmouseover="window.hacked=3',
+    "\u202egnp.exe\u202c \u2066x\u2069 \x1b[2J\x00",
+)
+
+
+class _Tags(HTMLParser):
+    """Notes every element with its attributes, and that each is closed."""
+
+    _VOID = frozenset({"meta", "link", "img", "input", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self._VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+
+def _tags(html: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = _Tags()
+    parser.feed(html)
+    assert parser.open == []
+    return parser.found
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_says_what_was_found_in_its_language_and_nests_its_elements(
+    pages: dict[str, str], language: str
+) -> None:
+    html = pages[language]
+    found = _tags(html)
+    assert ("html", {"lang": language}) in found
+    texts = LANGUAGES[language]
+    for key in ("result", "search", "recipe", "answers", "cost", "equal-weights", "binds"):
+        assert texts[key].split("{")[0] in html
+    for part in ("83.3", "evovlm evolve", "apache-2.0", "わかりません。", "zoo:math-a"):
+        assert part in html
+    ids = [attributes["id"] for _, attributes in found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_it_loads_nothing_and_runs_its_own_script_alone(pages: dict[str, str]) -> None:
+    html = pages["en"]
+    found = _tags(html)
+    for tag, attributes in found:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert str(attributes.get(name, "#")).startswith(("#", "data:")), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    policy = next(str(each["content"]) for _, each in found if each.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    script = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    assert len(script) == 1
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert not any(each.get("http-equiv") == "refresh" for _, each in found)
+
+
+def test_hostile_texts_of_models_and_data_stay_texts(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "<img src=x onerror=alert(1)>", failed={3})
+    tags = frozenset({'"><script>alert(1)</script>'})
+    answers = [
+        answer(number, text, question=text, references=(text,), tags=tags) for number, text in enumerate(HOSTILE)
+    ]
+    keep(run, {name: scored(answers, name=TASK) for name in everyones_answers()})
+    html = run_page(read_run(run), language="ja")
+    found = _tags(html)
+    assert [tag for tag, _ in found].count("script") == 1
+    assert [tag for tag, _ in found].count("style") == 1
+    assert not any(tag == "img" for tag, _ in found)
+    assert not any(name.startswith("on") for _, attributes in found for name in attributes)
+    assert "49" not in re.findall(r"<bdi>([^<]*)</bdi>", html)
+    assert "\u202e" not in html
+    assert "\x1b" not in html
+    assert '<span class="control">U+202E</span>' in html
+
+
+def test_text_that_turns_the_direction_is_shown_and_not_obeyed() -> None:
+    assert shown("a\u202eb") == '<bdi>a<span class="control">U+202E</span>b</bdi>'
+    assert shown("1 < 2\n& 3") == "<bdi>1 &lt; 2\n&amp; 3</bdi>"
+    assert shown("答え") == '<bdi lang="ja">答え</bdi>'
+
+
+def test_a_page_is_the_same_bytes_each_time(scored_run: Path, pages: dict[str, str]) -> None:
+    assert run_page(read_run(scored_run), language="en") == pages["en"]
+
+
+def test_a_run_without_answers_says_which_command_has_them_given(bare_run: Path) -> None:
+    html = run_page(read_run(bare_run), language="en")
+    _tags(html)
+    assert f"evovlm report {bare_run} --score" in html
+    assert "evolved, math, ja, equal weights are missing" in html
+    assert "[weights] &lt;b&gt;are&lt;/b&gt; not finite" in html
+    assert "1 of the candidates failed" in html
+
+
+def test_a_run_of_which_all_candidates_failed_so_far_has_a_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", failed={0}, finished=False)
+    lines = (run / "journal.jsonl").read_text().splitlines()
+    (run / "journal.jsonl").write_text("\n".join(lines[:2]) + "\n")
+    content = read_run(run)
+    assert content.last.winner is None
+    html = run_page(content, language="en")
+    _tags(html)
+    assert "all of them failed so far" in html
+
+
+def test_a_run_whose_models_are_gone_has_a_page_that_says_so(tmp_path: Path) -> None:
+    merge = {
+        "base": str(tmp_path / "base"),
+        "sources": {"math": str(tmp_path / "math"), "ja": str(tmp_path / "ja")},
+        "method": "dare_ties",
+    }
+    for name in ("base", "math", "ja"):
+        (tmp_path / name).mkdir()
+    run = make_run(tmp_path / "run", merge=merge)
+    for name in ("base", "math", "ja"):
+        (tmp_path / name).rmdir()
+    html = run_page(read_run(run), language="en")
+    assert "are no longer on this machine" in html
+    assert "Not looked for" in html
+    assert "zoo:" not in html
+
+
+@pytest.mark.slow
+def test_a_page_of_a_large_run_stays_below_8_mb(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run",
+        n_samples=200,
+        budget={"candidates": 1000},
+        optimizer={"kind": "cma", "population": 10},
+        merge={
+            "base": "zoo:base",
+            "sources": {"math": "zoo:math-a", "more": "zoo:math-b", "ja": "zoo:ja"},
+            "method": "dare_ties",
+        },
+    )
+    long = "この問題では、まず花の数を足し、それから人数で割ります。" * 50
+    everyone = scored([answer(number, f"{number}: {long}") for number in range(200)])
+    keep(run, dict.fromkeys(("winner", "math", "more", "ja", "equal-weights"), everyone))
+    content = read_run(run)
+    assert len(content.last.course.candidates) == 1000
+    assert sum(len(each.by_source) * len(each.units) for each in content.last.numbers) == 48
+    html = run_page(content, language="ja")
+    assert len(html.encode()) < 8_000_000
+    assert content.reports[0].cut == 1000

@@ -1,0 +1,40 @@
+"""A run that goes on, watched."""
+
+from pathlib import Path
+
+import pytest
+
+from evovlm.errors import RunMismatch
+from evovlm.report.watching import watch_run
+from tests.report.made_runs import make_run
+
+
+def test_the_page_follows_the_run_and_the_last_one_stands_still(tmp_path: Path) -> None:
+    whole = make_run(tmp_path / "whole")
+    lines = (whole / "journal.jsonl").read_text().splitlines(keepends=True)
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    run.mkdir()
+    journal = run / "journal.jsonl"
+    # Nothing, a header, a torn line, some candidates, nothing new, all.
+    states = ["".join(lines[:1]), lines[0] + lines[1][:40], "".join(lines[:6]), "".join(lines[:6]), "".join(lines)]
+    waited: list[float] = []
+
+    def go_on(seconds: float) -> None:
+        journal.write_text(states[len(waited)])
+        waited.append(seconds)
+
+    seen = []
+    for content in watch_run(run, page=page, language="en", every_s=7, sleep=go_on):
+        seen.append(len(content.last.course.candidates) if content else 0)
+        if content is None:
+            assert not page.exists()
+        else:
+            assert ('http-equiv="refresh" content="7"' in page.read_text()) == (not content.finished)
+    assert seen == [0, 0, 0, 5, 12]
+    assert waited == [7] * 5
+    assert 'http-equiv="refresh"' not in page.read_text()
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunMismatch, match="there is no such folder"):
+        next(watch_run(tmp_path / "run", page=tmp_path / "page.html", language="en", every_s=1))
