@@ -1,17 +1,21 @@
 """Who scores: recipes and samples go in as jobs, evaluations come out in the order of the jobs."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from evovlm.errors import EvovlmError
-from evovlm.evaluation.answering import TaskChoice
-from evovlm.evaluation.evaluator import Evaluator
-from evovlm.evaluation.objective import Objective
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
-from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import MergeTemplate
+
+if TYPE_CHECKING:
+    from evovlm.evaluation.answering import TaskChoice
+    from evovlm.evaluation.evaluator import Evaluator
+    from evovlm.evaluation.objective import Objective
+    from evovlm.recipes.path_template import PathTemplate
+    from evovlm.recipes.recipe import MergeTemplate
 
 Rows: TypeAlias = tuple[tuple[int, ...], ...]
 """Rows of each task's samples, in the order of the tasks."""
@@ -77,8 +81,11 @@ class EvaluatorOpening:
     tasks: tuple[TaskChoice, ...]
     objective: Objective | None = None
 
-    def open(self, place: Place) -> "InProcess":
+    def open(self, place: Place) -> InProcess:
         """See Opening. Raises what `Evaluator.open` raises."""
+        # Loads torch, which whoever only keeps workers busy does without.
+        from evovlm.evaluation.evaluator import Evaluator
+
         evaluator = Evaluator.open(
             self.template,
             tasks=self.tasks,
