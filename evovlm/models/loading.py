@@ -117,7 +117,8 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if is_spread:
-        _check_placed(folder, model.hf_device_map, on=place)
+        # Where there is one device alone, transformers notes no map.
+        _check_placed(folder, getattr(model, "hf_device_map", {}), on=place)
     else:
         model = model.to(place)
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, processor=processor, folder=folder)
