@@ -17,7 +17,7 @@ _PROCESS_BYTES = 500_000_000
 def worker_room_problems(config: SearchConfig, found: Preflight, *, resident: Resident) -> Sequence[NotEnoughRoom]:
     """Return what stands against so many workers on this machine, from what a look at the search `found`.
 
-    The models' files are mapped, and so are there once for all; what grows with the answers comes on top.
+    The models' files are in the page cache, once for all; what grows with the answers comes on top.
     """
     if config.ray is not None or config.workers == 1 or not found.models:
         return []

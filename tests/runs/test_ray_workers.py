@@ -89,10 +89,10 @@ def test_a_node_lost_in_the_middle_of_a_generation_changes_nothing(
 def test_a_model_that_a_node_does_not_have_is_told_of_with_node_and_path(
     config: EvolveConfig, models: Path, cluster: Any, tmp_path: Path
 ) -> None:
-    shutil.copytree(models / "math", tmp_path / "gone")
-    path = tmp_path / "gone/model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-    merge = config.merge.model_copy(update={"sources": {**config.merge.sources, "math": str(tmp_path / "gone")}})
+    shutil.copytree(models / "base", tmp_path / "gone")
+    # What the driver's look at the headers does not see.
+    (tmp_path / "gone/tokenizer_config.json").write_text("{", encoding="utf-8")
+    merge = config.merge.model_copy(update={"host": str(tmp_path / "gone")})
     with pytest.raises(BrokenCheckpoint, match=r"(?s)on the Ray node \d+\.\d+\.\d+\.\d+: .*gone.*on every node"):
         evolve(on_ray(config.model_copy(update={"merge": merge}), workers=1), out=tmp_path / "run")
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from evovlm.runs.journal import Entry
 from evovlm.runs.path_config import PathConfig
 from evovlm.runs.preflight import preflight_search
 from evovlm.search.loop import Generation
-from tests.pico import pico_llm
 from tests.runs.conftest import WriteConfig, journal_rows
 
 slow = pytest.mark.slow
@@ -126,13 +126,10 @@ def test_the_command_line_says_how_many_workers(
 def test_a_model_that_no_worker_can_open_is_told_of_as_what_it_is(
     config: EvolveConfig, models: Path, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "broken"
-    pico_llm(broken, like=models / "base", seed=5)
-    # Headers are in order, so that only opening the weights shows it.
-    path = broken / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-    sources = {**config.merge.sources, "math": str(broken)}
-    merge = config.merge.model_copy(update={"sources": sources})
+    shutil.copytree(models / "base", tmp_path / "broken")
+    # What a look at the headers does not see.
+    (tmp_path / "broken/tokenizer_config.json").write_text("{", encoding="utf-8")
+    merge = config.merge.model_copy(update={"host": str(tmp_path / "broken")})
     with pytest.raises(BrokenCheckpoint, match="broken"):
         evolve(config.model_copy(update={"merge": merge, "workers": 2}), out=tmp_path / "run")
     assert not (tmp_path / "run/journal.jsonl").exists()
