@@ -1,9 +1,9 @@
 """Workers as processes of this machine, one resident model each.
 
 Processes, not threads: one that hangs or is killed can be replaced, and none waits for another's interpreter. All read
-the models' files through the machine's page cache, which fetches them from the disk once. Each is a fresh interpreter (as
-multiprocessing's "spawn" starts them, but without running the caller's main module again, and with an environment of
-its own: the number of OpenMP threads is read once, when torch is loaded).
+the models' files through the machine's page cache, which fetches them from the disk once. Each is a fresh interpreter,
+as multiprocessing's "spawn" starts them, but without running the caller's main module again, and with an environment of
+its own: the number of OpenMP threads is read once, when torch is loaded.
 """
 
 import os

@@ -209,8 +209,7 @@ def _amounts(wanted: Mapping[str, float]) -> str:
 
 def _of_node(error: EvovlmError) -> EvovlmError:
     """Return the same error with the node that it came up on."""
-    import ray
-
+    ray: Any = _import_ray()
     where = ray.util.get_node_ip_address()
     return type(error)(
         f"on the Ray node {where}: {error}\n    Each node opens models and data itself: they must be at that path on "

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom
+from evovlm.errors import ConfigError, ModelNotFound, NotEnoughRoom
 from evovlm.runs.config import EvolveConfig
+from evovlm.runs.crew import open_workers
 from evovlm.runs.evolve import RunResult, evolve
 from evovlm.runs.journal import Entry
 from evovlm.search.loop import Generation
@@ -89,12 +90,14 @@ def test_a_node_lost_in_the_middle_of_a_generation_changes_nothing(
 def test_a_model_that_a_node_does_not_have_is_told_of_with_node_and_path(
     config: EvolveConfig, models: Path, cluster: Any, tmp_path: Path
 ) -> None:
-    shutil.copytree(models / "base", tmp_path / "gone")
-    # What the driver's look at the headers does not see.
-    (tmp_path / "gone/tokenizer_config.json").write_text("{", encoding="utf-8")
-    merge = config.merge.model_copy(update={"host": str(tmp_path / "gone")})
-    with pytest.raises(BrokenCheckpoint, match=r"(?s)on the Ray node \d+\.\d+\.\d+\.\d+: .*gone.*on every node"):
-        evolve(on_ray(config.model_copy(update={"merge": merge}), workers=1), out=tmp_path / "run")
+    # Gone once the driver has looked at it, as for a node that never had it.
+    shutil.copytree(models / "math", tmp_path / "gone")
+    merge = config.merge.model_copy(update={"sources": {**config.merge.sources, "math": str(tmp_path / "gone")}})
+    searched = on_ray(config.model_copy(update={"merge": merge}), workers=1).resolved(relative_to=None)
+    template = searched.template(relative_to=None)
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(ModelNotFound, match=r"(?s)on the Ray node \d+\.\d+\.\d+\.\d+: .*gone.*on every node"):
+        open_workers(searched, template)
 
 
 def test_more_workers_than_the_cluster_has_room_for_are_refused_with_how_many_fit(
@@ -109,8 +112,6 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused_with_how_many_fi
 
 def unreachable(config: EvolveConfig, settings: Mapping[str, object]) -> str:
     """Return what is said of a cluster that is not there."""
-    from evovlm.runs.crew import open_workers
-
     searched = on_ray(config, workers=2, **settings).resolved(relative_to=None)
     with pytest.raises(ConfigError) as caught:
         open_workers(searched, searched.template(relative_to=None))

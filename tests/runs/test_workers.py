@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, RunError
+from evovlm.errors import ConfigError, ModelNotFound, NotEnoughRoom, RunError
 from evovlm.evaluation import local_workers
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.local_workers import LocalProcesses
 from evovlm.runs import crew, worker_room
 from evovlm.runs.config import EvolveConfig, load_config
+from evovlm.runs.crew import open_workers
 from evovlm.runs.evolve import RunResult, evolve
 from evovlm.runs.execution_config import RaySection
 from evovlm.runs.hybrid_config import load_search
@@ -126,13 +127,14 @@ def test_the_command_line_says_how_many_workers(
 def test_a_model_that_no_worker_can_open_is_told_of_as_what_it_is(
     config: EvolveConfig, models: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(models / "base", tmp_path / "broken")
-    # What a look at the headers does not see.
-    (tmp_path / "broken/tokenizer_config.json").write_text("{", encoding="utf-8")
-    merge = config.merge.model_copy(update={"host": str(tmp_path / "broken")})
-    with pytest.raises(BrokenCheckpoint, match="broken"):
-        evolve(config.model_copy(update={"merge": merge, "workers": 2}), out=tmp_path / "run")
-    assert not (tmp_path / "run/journal.jsonl").exists()
+    shutil.copytree(models / "math", tmp_path / "gone")
+    merge = config.merge.model_copy(update={"sources": {**config.merge.sources, "math": str(tmp_path / "gone")}})
+    searched = config.model_copy(update={"merge": merge, "workers": 2}).resolved(relative_to=None)
+    template = searched.template(relative_to=None)
+    # Gone between the look at the headers, which would tell of it, and the opening.
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(ModelNotFound, match="gone"):
+        open_workers(searched, template)
 
 
 def test_how_a_search_is_carried_out_is_no_part_of_what_it_is(config: EvolveConfig, write_config: WriteConfig) -> None:
