@@ -20,6 +20,10 @@ def evolve(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Write the winner as a model there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="So many models at work at a time; the result is the same."),
+    ] = None,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
     from evovlm.cli.rendering import INTERRUPTED, WriteProgress, result_text
@@ -29,7 +33,7 @@ def evolve(
     from evovlm.recipes.recipe import ParameterMerge
     from evovlm.runs.hybrid_config import HybridConfig, load_search
 
-    loaded = load_search(config)
+    loaded = load_search(config).with_workers(workers)
     if checkpoint is not None and checkpoint.exists():
         raise OutputExists(f"{checkpoint} exists already and is not overwritten. Name another folder.")
     try:
@@ -38,6 +42,7 @@ def evolve(
         again = ["evovlm", "evolve", str(config), "--out", str(out), "--resume"]
         again += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
         again += ["--json"] if as_json else []
+        again += ["--workers", str(workers)] if workers is not None else []
         typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(again)}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if checkpoint is not None:

@@ -69,9 +69,11 @@ class Evaluator:
         objective: Objective | None = None,
         split: Split = Split.SEARCH,
         device: str = "auto",
+        n_sharing: int = 1,
     ) -> "Evaluator":
         """Open the models, load the host, and prepare every prompt and picture.
 
+        So many, this one included, share the machine's memory (`n_sharing`).
         Without an `objective`, the fitness is the mean of the tasks' scores by their weights. Raises TaskError when the
         split is a report split or no task has weight, and whatever opening the models does.
         """
@@ -80,7 +82,7 @@ class Evaluator:
         if not tasks or sum(choice.weight for choice in tasks) <= 0:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
         opened = [choice.open(split) for choice in tasks]
-        resident = _open_resident(template, device=device)
+        resident = _open_resident(template, device=device, n_sharing=n_sharing)
         store = FeatureStore()
         prepared = tuple(task.prepare(resident.loaded, store=store) for task in opened)
         weights = {task.name: choice.weight for task, choice in zip(prepared, tasks, strict=True)}
@@ -118,8 +120,8 @@ class Evaluator:
             if not _is_out_of_memory(error):
                 raise
             torch.cuda.empty_cache()
-            first_line = (str(error).strip().splitlines() or [""])[0]
-            return Failure(kind="out_of_memory", reason=f"out of memory: {first_line}".rstrip(": "))
+            # What torch says of it differs between machines, and journals do not.
+            return Failure(kind="out_of_memory", reason="out of memory")
 
     def _evaluate(self, recipe: Recipe) -> Evaluation:
         started = time.perf_counter()
@@ -149,10 +151,10 @@ class Evaluator:
         return tuple(task.answer(self.loaded) for task in self.tasks)
 
 
-def _open_resident(template: MergeTemplate | PathTemplate, *, device: str) -> Resident:
+def _open_resident(template: MergeTemplate | PathTemplate, *, device: str, n_sharing: int) -> Resident:
     if isinstance(template, PathTemplate):
         return ResidentStack.open(template, device=device)
-    return ResidentModel.open(template, device=device)
+    return ResidentModel.open(template, device=device, n_sharing=n_sharing)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -44,10 +44,13 @@ class ResidentModel:
     _variants: dict[tuple[str, MergeSettings, str | None], Merger] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, template: MergeTemplate, *, device: str = "auto") -> ResidentModel:
-        """Open the models to merge and load the host. Raises what `Merger.open` and `load_model` raise."""
-        # Half of what is free, so that the model, its caches and other programs have the rest.
-        merger = Merger.open(template, room_bytes=(available_memory_bytes() or 0) // 2)
+    def open(cls, template: MergeTemplate, *, device: str = "auto", n_sharing: int = 1) -> ResidentModel:
+        """Open the models to merge and load the host; so many such models share the machine's memory.
+
+        Raises what `Merger.open` and `load_model` raise.
+        """
+        # Half of what is free, so that the models, their caches and other programs have the rest.
+        merger = Merger.open(template, room_bytes=(available_memory_bytes() or 0) // 2 // n_sharing)
         loaded = _load_result(merger, device=device)
         layout = merger.host.layout
         writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})
@@ -109,8 +112,8 @@ class ResidentModel:
 
 
 def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) -> GpuMerger | None:
-    """Return what merges on the device that the model lies on; None on a CPU."""
-    if loaded.device.type != "cuda":
+    """Return what merges on the device that the model lies on; None on a CPU, or for one spread over several."""
+    if loaded.device.type != "cuda" or loaded.is_spread:
         return None
     # Needs Triton, which not every installation for a CPU has.
     from evovlm.merging.gpu import GpuMerger

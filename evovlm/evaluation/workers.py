@@ -1,13 +1,21 @@
 """Who scores: recipes and samples go in as jobs, evaluations come out in the order of the jobs."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from evovlm.errors import EvovlmError
-from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
+
+if TYPE_CHECKING:
+    from evovlm.evaluation.answering import TaskChoice
+    from evovlm.evaluation.evaluator import Evaluator
+    from evovlm.evaluation.objective import Objective
+    from evovlm.recipes.path_template import PathTemplate
+    from evovlm.recipes.recipe import MergeTemplate
 
 Rows: TypeAlias = tuple[tuple[int, ...], ...]
 """Rows of each task's samples, in the order of the tasks."""
@@ -46,6 +54,46 @@ class Workers(Protocol):
     def close(self) -> None:
         """Let go of what they hold."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a worker works: its device, its threads (None: as the process has them), and how many share the memory."""
+
+    device: str
+    threads: int | None = None
+    n_sharing: int = 1
+
+
+class Opening(Protocol):
+    """What each worker opens for itself. It is sent to them, and so holds names of models, and no model."""
+
+    def open(self, place: Place) -> Workers:
+        """Open one worker there. Raises EvovlmError for what the user can mend."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatorOpening:
+    """Opens the evaluator of a search; see `Evaluator.open`."""
+
+    template: MergeTemplate | PathTemplate
+    tasks: tuple[TaskChoice, ...]
+    objective: Objective | None = None
+
+    def open(self, place: Place) -> InProcess:
+        """See Opening. Raises what `Evaluator.open` raises."""
+        # Loads torch, which whoever only keeps workers busy does without.
+        from evovlm.evaluation.evaluator import Evaluator
+
+        evaluator = Evaluator.open(
+            self.template,
+            tasks=self.tasks,
+            objective=self.objective,
+            device=place.device,
+            n_sharing=place.n_sharing,
+        )
+        return InProcess(evaluator=evaluator)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

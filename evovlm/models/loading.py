@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from evovlm.errors import BrokenCheckpoint, ConfigError, PickledWeights, UnknownArchitecture
+from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, PickledWeights, UnknownArchitecture
+
+SPREAD = "auto-map"
+"""The device that is all GPUs of the machine: a model's blocks are divided among them, by the package accelerate."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -41,6 +45,11 @@ class LoadedModel:
         device: torch.device = self.model.device
         return device
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether its parameters lie on several devices; `device` is then where its input goes."""
+        return len({parameter.device for parameter in self.model.parameters()}) > 1
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device of that name; `auto` is the first CUDA device if there is one, else the CPU.
@@ -52,7 +61,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device: '{name}' is no device; name auto, cpu, cuda or cuda:N.") from error
+        raise ConfigError(f"device: '{name}' is no device; name auto, cpu, cuda, cuda:N or {SPREAD}.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device: '{name}' is not there; {torch.cuda.device_count()} CUDA devices are. Name another.")
     return device
@@ -76,11 +85,16 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     """Load the model in `folder`, with a config or tokenizer that override its own if they are given.
 
     On a CPU the parameters are float32 whatever the checkpoint's dtype (bfloat16 products are slow there), on a GPU
-    they keep the checkpoint's. Raises BrokenCheckpoint when config, tokenizer or weights are missing or incomplete,
-    PickledWeights when the weights are pickles only, UnknownArchitecture when transformers has no such model,
-    ConfigError for a device that is not there.
+    they keep the checkpoint's. The device `auto-map` spreads the model over all GPUs.
+
+    Raises BrokenCheckpoint when config, tokenizer or weights are missing or incomplete, PickledWeights when the weights
+    are pickles only, UnknownArchitecture when transformers has no such model, ConfigError for a device that is not
+    there, NotEnoughRoom when all GPUs together do not hold the model.
     """
-    place = choose_device(device)
+    is_spread = device == SPREAD
+    place = choose_device("auto" if is_spread else device)
+    if is_spread:
+        _check_accelerate()
     config = _read_config(folder)
     _check_files(folder)
     model_type = config.get("model_type")
@@ -96,19 +110,32 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
         if override and processor is not None:
             processor.tokenizer = tokenizer
         dtype = torch.float32 if place.type == "cpu" else "auto"
-        model = _load_weights(folder, sees=sees, dtype=dtype, override=override)
+        model = _load_weights(
+            folder, sees=sees, dtype=dtype, override=override, device_map="auto" if is_spread else None
+        )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BrokenCheckpoint(f"{folder}: transformers cannot load it: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return LoadedModel(model=model.to(place).eval(), tokenizer=tokenizer, processor=processor, folder=folder)
+    if is_spread:
+        # Where there is one device alone, transformers notes no map.
+        _check_placed(folder, getattr(model, "hf_device_map", {}), on=place)
+    else:
+        model = model.to(place)
+    return LoadedModel(model=model.eval(), tokenizer=tokenizer, processor=processor, folder=folder)
 
 
 def load_like(loaded: LoadedModel, *, config: Mapping[str, Any]) -> LoadedModel:
     """Return a model with another config.json over the very parameters of `loaded`; nothing is read.
 
-    The config is one that leaves the shapes of the parameters as they are: another rope, window or norm eps.
+    The config is one that leaves the shapes of the parameters as they are: another rope, window or norm eps. Raises
+    ConfigError for a model that is spread over several devices.
     """
+    if loaded.is_spread:
+        raise ConfigError(
+            "space.choices: config_from chooses among configs of one resident model, which must lie on one device.\n"
+            f"    Leave config_from out, or name another device than {SPREAD}."
+        )
     ours = loaded.model
     known = _untyped(CONFIG_MAPPING)[config["model_type"]].from_dict(json.loads(json.dumps(config)))
     # Memory that is neither filled nor read is none.
@@ -123,7 +150,26 @@ def load_like(loaded: LoadedModel, *, config: Mapping[str, Any]) -> LoadedModel:
     return replace(loaded, model=model.to(loaded.device).eval())
 
 
-def _load_weights(folder: Path, *, sees: bool, dtype: torch.dtype | str, override: Override | None) -> Any:
+def _check_accelerate() -> None:
+    if find_spec("accelerate") is None:
+        raise ConfigError(
+            f"device: {SPREAD} needs the package accelerate. Install the extra: pip install 'evovlm[spread]'."
+        )
+
+
+def _check_placed(folder: Path, places: Mapping[str, object], *, on: torch.device) -> None:
+    """Raise NotEnoughRoom when parts of the model were left off the GPUs, where no merge could reach them."""
+    left = [part for part, place in places.items() if place == "disk" or (place == "cpu" and on.type == "cuda")]
+    if left:
+        raise NotEnoughRoom(
+            f"{folder}: the GPUs of this machine do not hold the model; {len(left)} of its {len(places)} parts are "
+            f"left, the first is {left[0]}.\n    Free their memory, or take a machine with more of it."
+        )
+
+
+def _load_weights(
+    folder: Path, *, sees: bool, dtype: torch.dtype | str, override: Override | None, device_map: str | None
+) -> Any:
     _untyped(disable_progress_bar)()
     auto = _untyped(AutoModelForImageTextToText if sees else AutoModelForCausalLM)
     config = _config_for_weights(folder, override.config) if override else None
@@ -131,6 +177,7 @@ def _load_weights(folder: Path, *, sees: bool, dtype: torch.dtype | str, overrid
         folder,
         config=config,
         dtype=dtype,
+        device_map=device_map,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,

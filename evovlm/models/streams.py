@@ -1,8 +1,7 @@
 """Greedy answers to many prompts, in as many streams as gain something and as many slots as memory allows."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -20,9 +19,8 @@ from evovlm.models.prompt import Prompt
 from evovlm.models.runner import Runner
 from evovlm.models.slots import shape_of
 from evovlm.models.stock import Greedy, generate_stock
+from evovlm.models.threads import is_small, threads_each
 
-# Products of small models are too small to share between threads: there each thread decodes prompts of its own.
-_SMALL_HIDDEN_SIZE = 1024
 _PROMPTS_PER_STREAM = 32
 _LEAST_SHARED_TOKENS = 16
 
@@ -63,7 +61,8 @@ def generate_greedy(
     their tokens in all. Raises FloatingPointError when the model's logits are not finite.
     """
     backbone = Backbone.of(loaded)
-    if not prompts or any(prompt.extra for prompt in prompts) or not packs_exactly(backbone):
+    beyond_us = loaded.is_spread or any(prompt.extra for prompt in prompts)
+    if not prompts or beyond_us or not packs_exactly(backbone):
         plain = Greedy(max_new_tokens=max_new_tokens, repetition_penalty=penalty)
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids, on_answers=on_answers)
     fitting = answer_limits(loaded, prompts, max_new_tokens=max_new_tokens)
@@ -110,9 +109,10 @@ def _decode_all(
     Which stream answers a prompt depends on nothing but the numbers, so that a run can be repeated to the bit.
     """
     shape, room = shape_of(backbone), most_tokens(prompts, limits)
-    small = shape.device.type == "cpu" and backbone.embedding.embedding_dim < _SMALL_HIDDEN_SIZE
+    small = is_small(hidden_size=backbone.embedding.embedding_dim, device=shape.device)
     threads = torch.get_num_threads()
     n_streams = max(1, min(threads, len(numbers) // _PROMPTS_PER_STREAM)) if small else 1
+    sharing = 1 if small else threads
     image_token = getattr(loaded.model.config, "image_token_id", None)
     shared = _shared_start([prompts[number] for number in numbers], image_token=image_token)
 
@@ -134,23 +134,13 @@ def _decode_all(
             for number, answer in decode(runner, own, ending=ending, limits=limits):
                 answers.put(number, answer)
 
-    with packed_attention(backbone), _threads_each(threads // n_streams):
+    with packed_attention(backbone), threads_each(sharing):
         if n_streams == 1:
             stream(0)
             return
-        with ThreadPoolExecutor(n_streams, initializer=torch.set_num_threads, initargs=(threads // n_streams,)) as pool:
+        with ThreadPoolExecutor(n_streams, initializer=torch.set_num_threads, initargs=(sharing,)) as pool:
             for done in [pool.submit(stream, first) for first in range(n_streams)]:
                 done.result()
-
-
-@contextmanager
-def _threads_each(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _shared_start(prompts: Sequence[Prompt], *, image_token: int | None) -> Tensor:

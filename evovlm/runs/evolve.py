@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from evovlm.errors import RunError, RunMismatch
-from evovlm.evaluation.answering import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.evaluation.workers import InProcess, Workers
+from evovlm.evaluation.workers import InProcess, Place, Workers
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
@@ -16,6 +16,7 @@ from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.atomic import write_atomically
 from evovlm.runs.config import config_from_mapping
+from evovlm.runs.crew import open_workers, opening_of
 from evovlm.runs.folder import (
     BEST_FILE,
     CONFIG_FILE,
@@ -89,7 +90,9 @@ def evolve(
     """Run a search in the folder `out`, or go on with the one that is there; a finished one only tells its result.
 
     Relative models and data of the config start at `relative_to`. An evaluator that is already open for this config may
-    be passed in. Raises OutputExists for a folder that exists without `resume`, RunMismatch when the folder's config is
+    be passed in; else there are as many workers as the config asks for, all ended when this returns or raises.
+
+    Raises OutputExists for a folder that exists without `resume`, RunMismatch when the folder's config is
     another, RunError when another process runs there, AllCandidatesFailed when a generation has only failures, and
     what opening the models raises.
     """
@@ -106,17 +109,20 @@ def evolve(
         journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
         if journal is None or journal.mean is None:
             warnings: tuple[str, ...] = ()
+            workers: Workers
             if evaluator is None:
                 # Models that do not fit are refused before their weights are fetched.
                 found = preflight_search(config, template)
                 found.raise_problems()
                 warnings = found.warnings
-                evaluator = open_evaluator(config, template)
-            workers = InProcess(evaluator=evaluator)
-            run = _open_run(out, config=config, template=template, workers=workers, journal=journal)
-            warnings = tuple(dict.fromkeys((*workers.warnings, *warnings, *run.searched.notes)))
-            journal = run.journal
-            run.finish(observer=observer, warnings=warnings)
+                workers = open_workers(config, template)
+            else:
+                workers = InProcess(evaluator=evaluator)
+            with closing(workers):
+                run = _open_run(out, config=config, template=template, workers=workers, journal=journal)
+                journal = run.journal
+                warnings = tuple(dict.fromkeys((*workers.warnings, *warnings, *run.searched.notes)))
+                run.finish(observer=observer, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
 
 
@@ -150,19 +156,8 @@ def _open_run(
 
 
 def open_evaluator(config: SearchConfig, template: MergeTemplate | PathTemplate) -> Evaluator:
-    """Open the models and tasks of a config."""
-    choices = [
-        TaskChoice(
-            name=task.name,
-            decoding=task.decoding,
-            prompt=task.prompt,
-            limit=task.limit,
-            weight=task.weight,
-            data=Path(task.data) if task.data is not None else None,
-        )
-        for task in config.tasks
-    ]
-    return Evaluator.open(template, tasks=choices, device=config.device)
+    """Open the models and tasks of a config in this process."""
+    return opening_of(config, template).open(Place(device=config.device)).evaluator
 
 
 def _written_result(

@@ -11,8 +11,8 @@ stages:
     merge: {kind: layer_path, sources: {ja: zoo:ja}, scale_target: pending}
     space: {kind: path, scales: per_position}
 
-Each stage is a search's config without what both share: seed, tasks, report, guard and device. In the second, the
-first one's winner is called `ps`.
+Each stage is a search's config without what both share: seed, tasks, report, guard, device, and how they are carried
+out. In the second, the first one's winner is called `ps`.
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,7 @@ from evovlm.recipes.problems import problems_in, report_places, report_problems
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.recipes.yaml_text import KeyPath, values_of
 from evovlm.runs.config import EvolveConfig, check_budget, load_config
+from evovlm.runs.execution_config import EXECUTION_KEYS
 from evovlm.runs.path_config import UNKNOWN_HOST, PathConfig
 from evovlm.runs.sections import Section
 
@@ -56,11 +57,14 @@ class HybridDocument(Section):
     report: Any = Field(default=[])
     guard: Any = None
     device: Any = "auto"
+    workers: Any = 1
+    ray: Any = None
+    time_limit_s: Any = None
     stages: StagesSection
 
     def stage(self, name: str) -> Mapping[str, Any]:
         """Return a stage as the config of a search of its own."""
-        shared = {key: getattr(self, key) for key in _SHARED}
+        shared = {key: getattr(self, key) for key in (*_SHARED, *EXECUTION_KEYS)}
         own: Mapping[str, Any] = getattr(self.stages, name)
         return {**own, **shared, "format": 1, "kind": "evolve"}
 
@@ -87,6 +91,10 @@ class HybridConfig:
             ps=self.ps.guarded(near_pictures=near_pictures, threshold=threshold),
             path=self.path.guarded(near_pictures=near_pictures, threshold=threshold),
         )
+
+    def with_workers(self, workers: int | None) -> "HybridConfig":
+        """Return the same with so many workers; see `ExecutionConfig.with_workers`."""
+        return HybridConfig(ps=self.ps.with_workers(workers), path=self.path.with_workers(workers))
 
     def second(self, winner: ParameterMerge) -> PathConfig:
         """Return the second stage, for this winner of the first."""
@@ -135,7 +143,7 @@ def _stages(hybrid: HybridDocument, path: Path) -> HybridConfig:
     problems: list[tuple[KeyPath, str]] = [
         (("stages", name, key), f"stages.{name}.{key}: stands outside of the stages, for both")
         for name in (PS, PATH)
-        for key in _SHARED
+        for key in (*_SHARED, *EXECUTION_KEYS)
         if key in getattr(hybrid.stages, name)
     ]
     if PS in _merge_of(hybrid.stages.path):
@@ -173,4 +181,4 @@ def _merge_of(stage: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _moved(place: KeyPath, stage: str) -> KeyPath:
-    return place if place and place[0] in _SHARED else ("stages", stage, *place)
+    return place if place and place[0] in (*_SHARED, *EXECUTION_KEYS) else ("stages", stage, *place)

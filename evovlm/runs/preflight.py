@@ -16,10 +16,12 @@ from evovlm.recipes.recipe import MergeTemplate
 from evovlm.recipes.recipe_space import CONFIG_FROM
 from evovlm.room import free_disk_bytes
 from evovlm.runs.config import EvolveConfig
+from evovlm.runs.crew import check_device
 from evovlm.runs.leaks import leak_warnings
 from evovlm.runs.path_config import PathConfig
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.runs.search_config import SearchConfig, Searched
+from evovlm.runs.worker_room import worker_room_problems
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split
@@ -38,10 +40,13 @@ def preflight_search(
     problems: list[EvovlmError] = []
     resident: Resident | None = None
     try:
+        check_device(config, template)
         resident = _resident(config.device)
     except ConfigError as error:
         problems.append(error)
     found = _preflight_merge(config, template, out=out, resident=resident)
+    if resident is not None:
+        problems += worker_room_problems(config, found, resident=resident)
     problems += _variant_problems(config, template)
     size: SearchSize | None = None
     notes: tuple[str, ...] = ()
@@ -92,12 +97,15 @@ def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
 def _resident(device: str) -> Resident:
     import torch
 
-    from evovlm.models.loading import choose_device
+    from evovlm.models.loading import SPREAD, choose_device
 
-    place = choose_device(device)
+    place = choose_device("auto" if device == SPREAD else device)
     if place.type == "cpu":
         # There the model is loaded as float32, whatever it is stored as.
         return Resident(bytes_per_number=_FLOAT32_BYTES, where="memory", available_bytes=None)
+    if device == SPREAD:
+        free = sum(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
+        return Resident(bytes_per_number=None, where="all GPUs' memory", available_bytes=free)
     free, _ = torch.cuda.mem_get_info(place)
     return Resident(bytes_per_number=None, where=f"the memory of {place}", available_bytes=free)
 

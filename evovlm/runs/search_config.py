@@ -16,6 +16,7 @@ from evovlm.recipes.document_parts import Document
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
+from evovlm.runs.execution_config import EXECUTION_KEYS, ExecutionConfig
 from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.runs.start import StartSection
 from evovlm.search.catalogue import OPTIMIZERS
@@ -74,7 +75,7 @@ class Searched:
         return len(self.initial)
 
 
-class SearchConfig(Section):
+class SearchConfig(ExecutionConfig):
     """A whole search.
 
     `batch`: of each task, so many samples are drawn anew for each generation, the same for all its candidates (None:
@@ -174,8 +175,8 @@ class SearchConfig(Section):
         return population
 
     def as_mapping(self) -> Mapping[str, object]:
-        """Return the config as plain values, with every default written out."""
-        return dict(self.model_dump(mode="json", by_alias=True))
+        """Return what the run is as plain values, with every default written out; not how it is carried out."""
+        return dict(self.model_dump(mode="json", by_alias=True, exclude=set(EXECUTION_KEYS)))
 
     def to_yaml(self) -> str:
         """Return the config as YAML text that `load_config` reads back."""

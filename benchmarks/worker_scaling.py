@@ -1,0 +1,151 @@
+"""How a search scales with workers: with candidates of known cost, and with the embedded models.
+
+    python benchmarks/worker_scaling.py known        # the loop, the journal and the pipes are real, the cost is not
+    python benchmarks/worker_scaling.py real         # the embedded models, 1 and 2 workers
+
+Prints Markdown. `efficiency` is the time that the candidates cost in all, divided by workers x wall clock; `within
+generations` leaves out the distribution's mean, which is scored alone at the end. `driver` is the processor time of the
+driving process per candidate: asking, decoding, sending, telling, and a journal line on the disk.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import tempfile
+import time
+from pathlib import Path
+
+from known_cost import TASK, KnownCost
+
+from evovlm.evaluation.local_workers import LocalProcesses
+from evovlm.evaluation.supervisor import Supervisor
+from evovlm.evaluation.workers import Job, Place
+from evovlm.runs.config import EvolveConfig
+from evovlm.runs.evolve import _open_run, evolve
+from evovlm.runs.journal import read_journal
+
+BLOCKS = 32
+SAMPLES = 200
+SOURCES = ("ja", "math-a", "math-b")
+
+
+def document(*, candidates: int, population: int, limit: int | None = None) -> dict[str, object]:
+    """Return a layer-wise search over three sources."""
+    return {
+        "format": 1,
+        "kind": "evolve",
+        "seed": 1,
+        "merge": {
+            "base": "zoo:base",
+            "sources": {name: f"zoo:{name}" for name in SOURCES},
+            "method": "dare_ties",
+            "seed": 1,
+        },
+        "space": {"kind": "layer"},
+        "optimizer": {"kind": "cma", "population": population},
+        "budget": {"candidates": candidates},
+        "tasks": [{"name": TASK, **({} if limit is None else {"limit": limit})}],
+        "device": "cpu",
+    }
+
+
+def known(seconds: float, workers: int, *, spread: float, population: int) -> dict[str, float]:
+    """Run the real loop over candidates of a known cost."""
+    config = EvolveConfig.model_validate(document(candidates=3 * population, population=population))
+    config = config.resolved(relative_to=None)
+    opening = KnownCost(seconds=seconds, n_samples=SAMPLES, n_blocks=BLOCKS, sources=SOURCES, spread=spread)
+    crew = LocalProcesses(opening, places=[Place(device="cpu", threads=1)] * workers)
+    supervisor = Supervisor.open(crew)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            template = config.template(relative_to=None)
+            run = _open_run(Path(folder), config=config, template=template, workers=supervisor, journal=None)
+            wall, processor = time.perf_counter(), time.process_time()
+            run.finish(observer=None, warnings=())
+            wall, processor = time.perf_counter() - wall, time.process_time() - processor
+            entries = run.journal.entries
+            line_bytes = (Path(folder) / "journal.jsonl").stat().st_size / len(entries)
+    finally:
+        supervisor.close()
+    n = len(entries)
+    # The mean is scored alone, at the very end, while the others wait.
+    return {
+        "wall": wall,
+        "efficiency": n * seconds / (workers * wall),
+        "generations": (n - 1) * seconds / (workers * (wall - seconds)),
+        "driver_ms": 1000 * processor / n,
+        "line_bytes": line_bytes,
+    }
+
+
+def message_bytes() -> tuple[int, int]:
+    """Return the bytes of a job and of its outcome, as they travel."""
+    config = EvolveConfig.model_validate(document(candidates=64, population=64)).resolved(relative_to=None)
+    searched = config.searched(template=config.template(relative_to=None), blocks=dict.fromkeys(SOURCES, BLOCKS))
+    job = Job(recipe=searched.recipe(searched.initial))
+    opening = KnownCost(seconds=0.0, n_samples=SAMPLES, n_blocks=BLOCKS, sources=SOURCES)
+    outcome = next(iter(opening.open(Place(device="cpu")).outcomes([job])))
+    return len(pickle.dumps(job)), len(pickle.dumps(outcome))
+
+
+def print_known() -> None:
+    """Print what the loop costs."""
+    job, outcome = message_bytes()
+    print(
+        f"A job is {job} bytes, its outcome {outcome} ({BLOCKS} blocks, {len(SOURCES)} sources, {SAMPLES} samples).\n"
+    )
+    print("| candidate costs | workers | wall clock | efficiency | within generations | driver |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for seconds, spread in ((0.05, 0.0), (0.5, 0.0), (0.5, 0.5)):
+        for workers in (1, 2, 4, 8):
+            found = known(seconds, workers, spread=spread, population=32)
+            cost = f"{seconds:g} s" + (f" +- {100 * spread:.0f} %" if spread else "")
+            print(
+                f"| {cost} | {workers} | {found['wall']:.2f} s | {100 * found['efficiency']:.1f} % "
+                f"| {100 * found['generations']:.1f} % | {found['driver_ms']:.1f} ms |",
+                flush=True,
+            )
+
+
+def print_real() -> None:
+    """Print what the embedded models do on this machine."""
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start, one thread a worker.\n")
+    print("| workers | opening and scoring | scoring | candidates | the same journal |")
+    print("|---:|---:|---:|---:|---|")
+    journals: list[object] = []
+    for workers in (1, 2):
+        config = EvolveConfig.model_validate({**document(candidates=8, population=8, limit=32), "time_limit_s": 3600.0})
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            watch = FirstStart()
+            evolve(config.with_workers(workers), out=Path(folder) / "run", observer=watch)
+            ended = time.perf_counter()
+            entries = read_journal(Path(folder) / "run/journal.jsonl").entries
+        journals.append(json.dumps([[e.recipe_id, repr(getattr(e.outcome, "scores", None))] for e in entries]))
+        same = "yes" if journals[-1] == journals[0] else "NO"
+        print(
+            f"| {workers} | {ended - started:.1f} s | {ended - watch.at:.1f} s | {len(entries)} | {same} |", flush=True
+        )
+
+
+class FirstStart:
+    """Notes when the workers are open."""
+
+    at = 0.0
+
+    def started(self, **_: object) -> None:
+        """They are."""
+        self.at = time.perf_counter()
+
+    def evaluated(self, _entry: object) -> None:
+        """Nothing then."""
+
+    def generation_ended(self, _generation: object) -> None:
+        """Nothing then."""
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["known", "real"])
+    {"known": print_known, "real": print_real}[parser.parse_args().what]()

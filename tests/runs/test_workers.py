@@ -1,0 +1,264 @@
+"""The same search with any number of workers; what is refused before any is started."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evovlm.errors import ConfigError, ModelNotFound, NotEnoughRoom, RunError
+from evovlm.evaluation import local_workers
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.evaluation.local_workers import LocalProcesses
+from evovlm.runs import crew, worker_room
+from evovlm.runs.config import EvolveConfig, load_config
+from evovlm.runs.crew import open_workers
+from evovlm.runs.evolve import RunResult, evolve
+from evovlm.runs.execution_config import RaySection
+from evovlm.runs.hybrid_config import load_search
+from evovlm.runs.journal import Entry
+from evovlm.runs.path_config import PathConfig
+from evovlm.runs.preflight import preflight_search
+from evovlm.search.loop import Generation
+from tests.runs.conftest import WriteConfig, journal_rows
+
+slow = pytest.mark.slow
+
+
+class AtCandidate:
+    """Does something once the candidate of an index has its outcome."""
+
+    def __init__(self, index: int, *, do: str, crews: list[LocalProcesses]) -> None:
+        self.index, self.do, self.crews = index, do, crews
+
+    def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
+        """Nothing yet."""
+
+    def evaluated(self, entry: Entry) -> None:
+        """Kill one worker, or stop like Ctrl-C."""
+        if entry.index != self.index:
+            return
+        if self.do == "stop":
+            raise KeyboardInterrupt
+        os.kill(self.crews[-1].process_ids[0], signal.SIGKILL)
+
+    def generation_ended(self, generation: Generation) -> None:
+        """Nothing then."""
+
+
+@pytest.fixture
+def crews(monkeypatch: pytest.MonkeyPatch) -> list[LocalProcesses]:
+    """The crews that are opened meanwhile."""
+    opened: list[LocalProcesses] = []
+
+    class Noted(LocalProcesses):
+        def __init__(self, *args: object, **settings: object) -> None:
+            super().__init__(*args, **settings)  # type: ignore[arg-type]
+            opened.append(self)
+
+    monkeypatch.setattr(crew, "LocalProcesses", Noted)
+    return opened
+
+
+@slow
+@pytest.mark.parametrize("workers", [2, 4])
+def test_a_search_has_the_same_journal_with_any_number_of_workers(
+    workers: int, whole_run: RunResult, config: EvolveConfig, tmp_path: Path, crews: list[LocalProcesses]
+) -> None:
+    result = evolve(config.with_workers(workers), out=tmp_path / "run")
+    assert [each.n_seats for each in crews] == [workers]
+    assert crews[0].process_ids == ()
+    assert journal_rows(tmp_path / "run") == journal_rows(whole_run.folder)
+    assert result.fitness == whole_run.fitness
+    for name in ("config.yaml", "best.yaml", "mean.yaml"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole_run.folder / name).read_bytes()
+
+
+@slow
+def test_a_worker_killed_in_the_middle_of_a_generation_changes_nothing(
+    whole_run: RunResult, config: EvolveConfig, tmp_path: Path, crews: list[LocalProcesses]
+) -> None:
+    killer = AtCandidate(5, do="kill", crews=crews)
+    evolve(config.with_workers(2), out=tmp_path / "run", observer=killer)
+    assert journal_rows(tmp_path / "run") == journal_rows(whole_run.folder)
+
+
+@slow
+def test_a_run_goes_on_with_another_number_of_workers(
+    whole_run: RunResult,
+    config: EvolveConfig,
+    evaluator: Evaluator,
+    tmp_path: Path,
+    crews: list[LocalProcesses],
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evolve(config.with_workers(2), out=tmp_path / "run", observer=AtCandidate(5, do="stop", crews=crews))
+    assert crews[0].process_ids == ()
+    evolve(config.with_workers(4), out=tmp_path / "run", evaluator=evaluator, resume=True)
+    assert journal_rows(tmp_path / "run") == journal_rows(whole_run.folder)
+
+
+@slow
+def test_a_time_limit_makes_a_single_worker_a_process_of_its_own(
+    config: EvolveConfig, tmp_path: Path, crews: list[LocalProcesses]
+) -> None:
+    limited = config.model_copy(update={"time_limit_s": 300.0, "budget": config.budget.model_copy()})
+    evolve(limited, out=tmp_path / "run", observer=None)
+    assert [each.n_seats for each in crews] == [1]
+
+
+@slow
+def test_the_command_line_says_how_many_workers(
+    whole_run: RunResult, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "evovlm", "evolve", str(write_config()), "--out", str(tmp_path / "run")]
+    done = subprocess.run([*command, "--workers", "2", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["search_fitness"] == whole_run.fitness
+    assert journal_rows(tmp_path / "run") == journal_rows(whole_run.folder)
+
+
+@slow
+def test_a_model_that_no_worker_can_open_is_told_of_as_what_it_is(
+    config: EvolveConfig, models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models / "math", tmp_path / "gone")
+    merge = config.merge.model_copy(update={"sources": {**config.merge.sources, "math": str(tmp_path / "gone")}})
+    searched = config.model_copy(update={"merge": merge, "workers": 2}).resolved(relative_to=None)
+    template = searched.template(relative_to=None)
+    # Gone between the look at the headers, which would tell of it, and the opening.
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(ModelNotFound, match="gone"):
+        open_workers(searched, template)
+
+
+def test_how_a_search_is_carried_out_is_no_part_of_what_it_is(config: EvolveConfig, write_config: WriteConfig) -> None:
+    changed = {"workers": 3, "time_limit_s": 60.0}
+    other = load_config(write_config(changed, name="other.yaml"))
+    assert (other.workers, other.time_limit_s) == (3, 60.0)
+    assert other.as_mapping() == config.as_mapping()
+    assert other.to_yaml() == config.to_yaml()
+
+
+def test_a_search_on_ray_has_its_workers_there(write_config: WriteConfig) -> None:
+    config = load_config(write_config({"ray": {"workers": 8, "gpus_per_worker": 0.5}}))
+    assert config.ray == RaySection(address="auto", workers=8, gpus_per_worker=0.5, cpus_per_worker=1.0)
+    more = config.with_workers(16)
+    assert more.ray is not None
+    assert (more.ray.workers, more.workers) == (16, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"workers": 0}, "workers"),
+        ({"time_limit_s": 0.0}, "time_limit_s"),
+        ({"workers": 2, "ray": {"workers": 4}}, "leave the other `workers` out"),
+        ({"ray": {"address": "auto"}}, "ray.workers"),
+        ({"ray": {"workers": 2, "gpus": 1}}, "ray.gpus"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused_in_the_file(
+    changes: dict[str, object], said: str, write_config: WriteConfig
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_config(write_config(changes))
+
+
+def test_both_stages_of_a_hybrid_have_the_same_workers(models: Path, tmp_path: Path) -> None:
+    text = f"""
+format: 1
+kind: hybrid
+workers: 2
+tasks: [{{name: word_problems_en, data: {models / "problems.jsonl"}}}]
+stages:
+  ps:
+    merge: {{base: {models / "base"}, sources: {{math: {models / "math"}, ja: {models / "ja"}}}, method: ties}}
+    budget: {{candidates: 12}}
+  path:
+    merge: {{kind: layer_path, sources: {{ja: {models / "ja"}}}, scale_target: pending}}
+    optimizer: {{population: 4}}
+    budget: {{candidates: 4}}
+"""
+    path = tmp_path / "hybrid.yaml"
+    path.write_text(text, encoding="utf-8")
+    hybrid = load_search(path)
+    assert (hybrid.ps.workers, hybrid.path.workers) == (2, 2)  # type: ignore[union-attr]
+    more = hybrid.with_workers(3)
+    assert (more.ps.workers, more.path.workers) == (3, 3)  # type: ignore[union-attr]
+    assert more.as_mapping() == hybrid.as_mapping()
+    assert "workers" not in hybrid.as_mapping()
+    path.write_text(text.replace("    budget: {candidates: 12}", "    budget: {candidates: 12}\n    workers: 2"))
+    with pytest.raises(ConfigError, match=r"stages.ps.workers: stands outside of the stages"):
+        load_search(path)
+
+
+def test_more_workers_than_memory_holds_are_refused_with_how_many_fit(
+    config: EvolveConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_room, "available_memory_bytes", lambda: 2_000_000_000)
+    with pytest.raises(NotEnoughRoom, match=r"workers: 9 .* 2.0 GB are available: 3 fit.\n    Set workers to 3"):
+        evolve(config.with_workers(9), out=tmp_path / "run")
+    assert not (tmp_path / "run/journal.jsonl").exists()
+    found = preflight_search(config.with_workers(3), config.template(relative_to=None))
+    assert found.problems == ()
+
+
+def test_paths_have_all_their_models_in_each_worker(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = {
+        "format": 1,
+        "kind": "evolve",
+        "merge": {
+            "kind": "layer_path",
+            "host": str(models / "math"),
+            "sources": {"math": str(models / "math"), "ja": str(models / "ja")},
+            "scale_target": "pending",
+        },
+        "optimizer": {"population": 4},
+        "budget": {"candidates": 8},
+        "tasks": [{"name": "word_problems_en", "data": str(models / "problems.jsonl")}],
+        "batch": None,
+        "validation": None,
+        "winner": "best",
+        "workers": 2,
+    }
+    config = PathConfig.model_validate(document)
+    monkeypatch.setattr(worker_room, "available_memory_bytes", lambda: 800_000_000)
+    found = preflight_search(config, config.template(relative_to=None))
+    assert [type(problem) for problem in found.problems] == [NotEnoughRoom]
+    assert "1 fit.\n    Set workers to 1." in str(found.problems[0])
+
+
+def test_a_model_spread_over_all_devices_is_alone(config: EvolveConfig, tmp_path: Path) -> None:
+    spread = config.model_copy(update={"device": "auto-map", "workers": 2})
+    with pytest.raises(ConfigError, match=r"device: auto-map spreads one model .* workers: 2"):
+        evolve(spread, out=tmp_path / "run")
+
+
+def test_workers_have_gpus_in_turn_and_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(crew, "default_threads", lambda: 8)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    places = crew.places(3, device="auto")
+    assert [place.device for place in places] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert {(place.threads, place.n_sharing) for place in places} == {(2, 3)}
+    assert [place.device for place in crew.places(2, device="cuda:1")] == ["cuda:1", "cuda:1"]
+    assert [place.device for place in crew.places(2, device="cpu")] == ["cpu", "cpu"]
+    # Where OMP_NUM_THREADS is set, it is what `default_threads` returns, and no share is taken of it.
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert {place.threads for place in crew.places(3, device="cpu")} == {8}
+
+
+def test_a_worker_of_the_first_hour_that_is_lost_stops_the_run_before_it_begins(
+    config: EvolveConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An interpreter that is none.
+    monkeypatch.setattr(local_workers.sys, "executable", "/bin/false")
+    with pytest.raises(RunError, match=r"worker 1 of 2 ended while it opened the models \(exit code 1\)"):
+        evolve(config.with_workers(2), out=tmp_path / "run")
+    assert not (tmp_path / "run/journal.jsonl").exists()
