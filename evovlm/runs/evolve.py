@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evovlm.errors import RunError, RunMismatch
-from evovlm.evaluation.answering import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.workers import InProcess, Workers
 from evovlm.recipes.candidate import Evaluation, Failure
@@ -26,12 +25,15 @@ from evovlm.runs.folder import (
     check_folder,
     locked,
 )
-from evovlm.runs.journal import Journal, best_entry, read_journal
+from evovlm.runs.journal import Journal, Parent, best_entry, read_journal
+from evovlm.runs.journal_check import check_journal
+from evovlm.runs.parents import measured_parents
 from evovlm.runs.preflight import preflight_search
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.runs.scoring import Scoring
 from evovlm.runs.search_config import SearchConfig, Winner
 from evovlm.runs.search_run import Observer, SearchRun
+from evovlm.runs.task_choices import task_choices
 
 __all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator"]
 
@@ -40,7 +42,7 @@ __all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evo
 class RunResult:
     """What a run found. `fitness` is on the search split, of the winner that the config chose: best, mean or snapshot.
 
-    That of a snapshot is on its validation samples.
+    That of a snapshot is on its validation samples. `stopped_by` is the key of the budget that ended the search.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class RunResult:
     candidates: int
     failures: int
     tokens: int
+    stopped_by: str | None
 
     @property
     def recipe_file(self) -> Path:
@@ -73,6 +76,7 @@ class RunResult:
             "candidates": self.candidates,
             "failures": self.failures,
             "tokens": self.tokens,
+            "stopped_by": self.stopped_by,
         }
 
 
@@ -96,24 +100,26 @@ def evolve(
     template = config.template(relative_to=None)
     check_folder(out, resume=resume)
     if (out / JOURNAL_FILE).exists():
-        # What the run's version did not know has its default.
-        recorded = config_from_mapping(read_journal(out / JOURNAL_FILE).config)
-        check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping())
+        _check_same(out, read_journal(out / JOURNAL_FILE), config)
     with locked(out):
         # Looked at again: only now may nobody else write here.
         check_folder(out, resume=resume)
         journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
-        if journal is None or journal.mean is None:
+        if journal is not None:
+            check_journal(journal, config)
+        if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
             warnings: tuple[str, ...] = ()
             if evaluator is None:
                 # Models that do not fit are refused before their weights are fetched.
                 found = preflight_search(config, template)
                 found.raise_problems()
                 warnings = found.warnings
-                evaluator = open_evaluator(config, template)
-            workers = InProcess(evaluator=evaluator)
+            parents = measured_parents(config, template, known={} if journal is None else journal.parents)
+            if evaluator is None:
+                evaluator = open_evaluator(config, template, parents=parents)
+            workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
             warnings = tuple(dict.fromkeys((*workers.warnings, *warnings)))
-            run = _open_run(out, config=config, template=template, workers=workers, journal=journal)
+            run = _open_run(out, config=config, template=template, workers=workers, journal=journal, parents=parents)
             journal = run.journal
             run.finish(observer=observer, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
@@ -126,6 +132,7 @@ def _open_run(
     template: MergeTemplate | PathTemplate,
     workers: Workers,
     journal: Journal | None,
+    parents: Mapping[str, Parent],
 ) -> SearchRun:
     blocks = workers.blocks
     searched = config.searched(template=template, blocks=blocks)
@@ -145,24 +152,37 @@ def _open_run(
             f"{out}: the models have other numbers of blocks than when the run began ({dict(journal.blocks)} -> "
             f"{dict(blocks)}).\n    Start a new run in another folder."
         )
+    elif _recorded(journal).budget != config.budget:
+        write_atomically(out / CONFIG_FILE, config.to_yaml())
+        journal.raise_budget(config.budget.model_dump(mode="json"))
+    for source in [name for name in parents if name not in journal.parents]:
+        journal.append_parent(parents[source])
     scoring = Scoring(workers=workers, parts=parts)
     return SearchRun(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
 
 
-def open_evaluator(config: SearchConfig, template: MergeTemplate | PathTemplate) -> Evaluator:
-    """Open the models and tasks of a config."""
-    choices = [
-        TaskChoice(
-            name=task.name,
-            decoding=task.decoding,
-            prompt=task.prompt,
-            limit=task.limit,
-            weight=task.weight,
-            data=Path(task.data) if task.data is not None else None,
-        )
-        for task in config.tasks
-    ]
-    return Evaluator.open(template, tasks=choices, device=config.device)
+def _check_same(out: Path, journal: Journal, config: SearchConfig) -> None:
+    """Raise RunMismatch unless the run in `out` is that of a config, or of one with a smaller budget."""
+    check_config(
+        out,
+        recorded=_recorded(journal).as_mapping(),
+        given=config.as_mapping(),
+        is_raised=config.budget.is_raised_from(_recorded(journal).budget),
+    )
+
+
+def _recorded(journal: Journal) -> SearchConfig:
+    # What the run's version did not know has its default.
+    return config_from_mapping(journal.config)
+
+
+def open_evaluator(
+    config: SearchConfig, template: MergeTemplate | PathTemplate, *, parents: Mapping[str, Parent] | None = None
+) -> Evaluator:
+    """Open the models and tasks of a config, for what its `parents` score where a constraint is on that."""
+    return Evaluator.open(
+        template, tasks=task_choices(config), objective=config.goal(parents or {}), device=config.device
+    )
 
 
 def _written_result(
@@ -193,6 +213,7 @@ def _written_result(
         candidates=len(journal.candidates),
         failures=sum(isinstance(entry.outcome, Failure) for entry in journal.candidates),
         tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
+        stopped_by=journal.stop.reason if journal.stop else None,
     )
     write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result
