@@ -43,7 +43,7 @@ def evolve(
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
         return
-    _print(result)
+    _print(result, as_given=out)
     typer.echo("\nNext:")
     typer.echo(f"  evovlm show {out}")
     folder = checkpoint or out / "model"
@@ -80,7 +80,7 @@ def _search(
             display.close()
 
 
-def _print(result: "RunResult") -> None:
+def _print(result: "RunResult", *, as_given: Path) -> None:
     from evovlm.cli.rendering import percent
 
     failed = f", {result.failures} failed" if result.failures else ""
@@ -91,6 +91,17 @@ def _print(result: "RunResult") -> None:
         typer.echo(
             f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})"
         )
+    if result.fitness < 0:
+        typer.echo("no candidate keeps every constraint: this one misses them by least.")
+    if result.stopped_by not in (None, "candidates"):
+        typer.echo(f"ended by its budget of {result.stopped_by}.")
+    if result.front:
+        from rich.console import Console
+
+        from evovlm.cli.rendering import front_table
+
+        Console().print(front_table(result.front, goals=tuple(result.front[0].goals)))
+        typer.echo(f"to take one: evovlm export {as_given} --pick CANDIDATE --out recipe.yaml")
 
 
 def _score_commands(config: "EvolveConfig | PathConfig", model: Path) -> list[str]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
 
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Progress as Asking
     from evovlm.merging.findings import ResultSize
+    from evovlm.runs.front import FrontPoint
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
 
@@ -45,6 +47,18 @@ def spark_line(values: Sequence[float], *, low: float, high: float, width: int =
     shown = values[::-1][::step][::-1]
     scale = (high - low) or 1.0
     return "".join(_BARS[min(len(_BARS) - 1, int((value - low) / scale * len(_BARS)))] for value in shown)
+
+
+def front_table(front: Sequence["FrontPoint"], *, goals: Sequence[str]) -> Table:
+    """Return a Pareto front as a table, one row a candidate, one column a goal."""
+    table = Table(title=f"Pareto front, {len(front)} candidates, search split", title_justify="left")
+    table.add_column("candidate", justify="right")
+    table.add_column("recipe")
+    for goal in goals:
+        table.add_column(goal, justify="right")
+    for point in front:
+        table.add_row(str(point.entry.index), point.entry.recipe_id, *(percent(point.goals[goal]) for goal in goals))
+    return table
 
 
 def result_text(size: "ResultSize") -> str:
@@ -212,20 +226,21 @@ class SearchProgress:
         self._task: TaskID | None = None
         self._best: float | None = None
         self._mean: float | None = None
-        self._candidates = 0
-        self._generations = 0
+        self._candidates: int | None = 0
+        self._generations: int | None = 0
         self._generation = 0
         self._replayed = 0
         self._seen = 0
         self._failures = 0
         self._began = time.monotonic()
 
-    def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
-        """Open the display."""
+    def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
+        """Open the display; without a number of candidates, it does not know how much is left."""
         for warning in warnings:
             self._say(f"warning: {warning}", style="yellow")
+        of = "" if candidates is None else f" of {candidates}"
         if done:
-            self._say(f"{self._title}: going on after {done} of {candidates} candidates")
+            self._say(f"{self._title}: going on after {done}{of} candidates")
         self._candidates, self._generations, self._replayed = candidates, generations, done
         self._began = time.monotonic()
         if self._console.is_terminal:
@@ -268,7 +283,8 @@ class SearchProgress:
             self._progress.update(self._task, advance=advance, state=self._state())
 
     def _state(self) -> str:
-        parts = [f"generation {self._generation}/{self._generations}"]
+        of = "" if self._generations is None else f"/{self._generations}"
+        parts = [f"generation {self._generation}{of}"]
         if self._best is not None:
             parts.append(f"best {percent(self._best)}")
         if self._mean is not None:
@@ -276,7 +292,7 @@ class SearchProgress:
         if self._failures:
             parts.append(f"{self._failures} failed")
         fresh = self._seen - self._replayed
-        if fresh > 0 and self._seen < self._candidates:
+        if fresh > 0 and self._candidates is not None and self._seen < self._candidates:
             left = (time.monotonic() - self._began) / fresh * (self._candidates - self._seen)
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)

@@ -140,7 +140,7 @@ class Objective:
         if self.combine == "worst":
             return min(values.values())
         if self.combine == "geometric":
-            return math.prod(values[name] ** share for name, share in self._shares().items())
+            return math.prod(math.pow(values[name], share) for name, share in self._shares().items())
         # Divided at the end: equal scores are then their mean exactly.
         return sum(self.weights[name] * value for name, value in values.items()) / sum(self.weights.values())
 

@@ -50,6 +50,9 @@ class BudgetSection(Section):
         """
         if self.candidates is not None and standing.before + standing.candidates > self.candidates:
             return "candidates"
+        if standing.number == 0:
+            # A search without a candidate has no result; what its parents cost is none of its budget's business yet.
+            return None
         entries = [entry for entry in journal.entries if _is_before(entry, standing)]
         tokens = sum(entry.outcome.tokens for entry in entries if isinstance(entry.outcome, Evaluation))
         if self.tokens is not None and tokens + sum(each.tokens for each in journal.parents.values()) >= self.tokens:

@@ -25,6 +25,7 @@ from evovlm.runs.folder import (
     check_folder,
     locked,
 )
+from evovlm.runs.front import FrontPoint, front_of
 from evovlm.runs.journal import Journal, Parent, best_entry, read_journal
 from evovlm.runs.journal_check import check_journal
 from evovlm.runs.parents import measured_parents
@@ -42,7 +43,8 @@ __all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evo
 class RunResult:
     """What a run found. `fitness` is on the search split, of the winner that the config chose: best, mean or snapshot.
 
-    That of a snapshot is on its validation samples. `stopped_by` is the key of the budget that ended the search.
+    That of a snapshot is on its validation samples. `stopped_by` is the key of the budget that ended the search,
+    `front` the Pareto front where one was asked for.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class RunResult:
     failures: int
     tokens: int
     stopped_by: str | None
+    front: tuple[FrontPoint, ...]
 
     @property
     def recipe_file(self) -> Path:
@@ -77,6 +80,7 @@ class RunResult:
             "failures": self.failures,
             "tokens": self.tokens,
             "stopped_by": self.stopped_by,
+            "front": [point.as_json() for point in self.front],
         }
 
 
@@ -203,7 +207,7 @@ def _written_result(
             f"{out}: the distribution's mean, asked for as the winner, could not be evaluated "
             f"({chosen.outcome.reason}).\n    The best candidate is in {out / BEST_FILE}."
         )
-    outcomes = [entry.outcome for entry in journal.entries]
+    objective = config.goal(journal.parents)
     result = RunResult(
         folder=out,
         winner=config.winner,
@@ -212,8 +216,9 @@ def _written_result(
         evaluation=chosen.outcome,
         candidates=len(journal.candidates),
         failures=sum(isinstance(entry.outcome, Failure) for entry in journal.candidates),
-        tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
+        tokens=journal.tokens,
         stopped_by=journal.stop.reason if journal.stop else None,
+        front=front_of(journal, goals=objective.tasks if objective.pareto else ()),
     )
     write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result

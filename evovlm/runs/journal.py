@@ -93,6 +93,13 @@ class Journal:
         """The distribution's mean, the last entry of a finished search."""
         return next((entry for entry in self.entries if entry.kind == "mean"), None)
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens have been generated for what stands in it."""
+        outcomes = [entry.outcome for entry in self.entries if entry.kind != "part"]
+        tokens = sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation))
+        return tokens + sum(parent.tokens for parent in self.parents.values())
+
     def append(self, entry: Entry) -> None:
         """Add a line and wait until it is on disk."""
         self._append_line(entry_row(entry))

@@ -16,15 +16,19 @@ _ROUNDING = 1e-9
 def check_journal(journal: Journal, config: SearchConfig) -> None:
     """Hold every evaluation against itself and the objective of the run's config.
 
-    Raises RunMismatch, with the line, where a score is not the mean of its samples, or a fitness not what the objective
-    makes of the scores.
+    Raises RunMismatch, with the line, where a score is not the mean of its samples, a fitness not what the objective
+    makes of the scores, or the scores of a parent are gone.
     """
-    missing = [source for source in config.objective.parents if source not in journal.parents]
-    if missing and journal.entries:
-        raise changed(journal.path, 2, f"the line of kind parent with the scores of {missing[0]} is missing")
-    if missing:
-        return
-    objective = config.goal(journal.parents)
+    for source in config.objective.parents:
+        if source not in journal.parents:
+            if journal.entries:
+                raise changed(journal.path, 2, f"the line of kind parent with the scores of {source} is missing")
+            return
+    check_scores(journal, config.goal(journal.parents))
+
+
+def check_scores(journal: Journal, objective: Objective) -> None:
+    """Raise RunMismatch, with the line, where an evaluation is not what the objective makes of its samples."""
     for entry in journal.entries:
         if isinstance(entry.outcome, Evaluation) and entry.line is not None:
             found = _difference(entry.outcome, objective)
