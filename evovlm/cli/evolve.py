@@ -19,25 +19,30 @@ def evolve(
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Write the winner as a model there.")] = None,
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="Tell its course to tensorboard or wandb, too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
-    from evovlm.cli.rendering import INTERRUPTED
+    from evovlm.cli.signals import exit_code, stopped_by_sigterm
     from evovlm.errors import OutputExists
     from evovlm.merging.writer import write_checkpoint
     from evovlm.runs.hybrid_config import HybridConfig, load_search
 
-    loaded = load_search(config)
+    loaded = load_search(config).logged(*(log or ()))
     if checkpoint is not None and checkpoint.exists():
         raise OutputExists(f"{checkpoint} exists already and is not overwritten. Name another folder.")
     try:
-        result = _search(loaded, config=config, out=out, resume=resume)
-    except KeyboardInterrupt:
+        with stopped_by_sigterm():
+            result = _search(loaded, config=config, out=out, resume=resume)
+    except KeyboardInterrupt as stopped:
         again = ["evovlm", "evolve", str(config), "--out", str(out), "--resume"]
         again += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
+        again += [text for place in log or () for text in ("--log", place)]
         again += ["--json"] if as_json else []
         typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(again)}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(exit_code(stopped)) from None
     if checkpoint is not None:
         write_checkpoint(result.recipe, checkpoint)
     if as_json:

@@ -10,15 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from evovlm.cli.signals import INTERRUPTED as INTERRUPTED
+
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Progress as Asking
     from evovlm.merging.findings import ResultSize
     from evovlm.runs.front import FrontPoint
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
-
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended, as shells have it."""
 
 # C0 and C1 controls and DEL, and what turns the direction of writing.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def evolve(
     """
     config = config.resolved(relative_to=relative_to)
     template = config.template(relative_to=None)
+    config.log.check_installed()
     check_folder(out, resume=resume)
     if (out / JOURNAL_FILE).exists():
         _check_same(out, read_journal(out / JOURNAL_FILE), config)
@@ -125,7 +127,14 @@ def evolve(
             warnings = tuple(dict.fromkeys((*workers.warnings, *warnings)))
             run = _open_run(out, config=config, template=template, workers=workers, journal=journal, parents=parents)
             journal = run.journal
-            run.finish(observer=observer, warnings=warnings)
+            with ExitStack() as stack:
+                if config.log.packages:
+                    # What they need takes seconds to import.
+                    from evovlm.runs.trackers import TrackedRun, open_trackers
+
+                    trackers = open_trackers(config.log, folder=out, config=config.as_mapping(), stack=stack)
+                    observer = TrackedRun(trackers, observer=observer)
+                run.finish(observer=observer, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
 
 

@@ -88,6 +88,10 @@ class HybridConfig:
             path=self.path.guarded(near_pictures=near_pictures, threshold=threshold),
         )
 
+    def logged(self, *places: str) -> "HybridConfig":
+        """Return the same with both stages told in more places; see `SearchConfig.logged`."""
+        return HybridConfig(ps=self.ps.logged(*places), path=self.path.logged(*places))
+
     def second(self, winner: ParameterMerge) -> PathConfig:
         """Return the second stage, for this winner of the first."""
         text = yaml.safe_load(recipe_to_yaml(winner))

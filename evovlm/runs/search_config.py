@@ -18,6 +18,7 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.budget_config import BudgetSection
+from evovlm.runs.log_config import LogSection
 from evovlm.runs.objective_config import ObjectiveSection, Parents, result_name
 from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.search.catalogue import OPTIMIZERS
@@ -90,6 +91,7 @@ class SearchConfig(Section):
     winner: Winner = Field(default="best", validate_default=True)
     device: str = "auto"
     objective: ObjectiveSection = ObjectiveSection()
+    log: LogSection = LogSection()
 
     @field_validator("tasks", "report")
     @classmethod
@@ -199,8 +201,15 @@ class SearchConfig(Section):
         return population
 
     def as_mapping(self) -> Mapping[str, object]:
-        """Return the config as plain values, with every default written out."""
-        return dict(self.model_dump(mode="json", by_alias=True))
+        """Return the config as plain values, with every default written out, but for what is no part of a run."""
+        return dict(self.model_dump(mode="json", by_alias=True, exclude={"log"}))
+
+    def logged(self, *places: str) -> Self:
+        """Return the same search with its course told in more places. Raises ConfigError for an unknown one."""
+        log = self.log
+        for place in places:
+            log = log.besides(place)
+        return self.model_copy(update={"log": log})
 
     def to_yaml(self) -> str:
         """Return the config as YAML text that `load_config` reads back."""

@@ -17,6 +17,13 @@ def traded(models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactor
         models=models,
         problems=problems,
         optimizer={"kind": "random", "population": 4},
+        merge={
+            "base": str(models / "base"),
+            "sources": {"math": str(models / "math"), "ja": str(models / "ja")},
+            "method": "dare_ties",
+            # Without it, mergekit has no equal.
+            "settings": {"rescale": "l1"},
+        },
         budget={"tokens": 1},
         tasks=[{"name": f"word_problems_{language}", "data": str(problems)} for language in ("ja", "en")],
         objective={
