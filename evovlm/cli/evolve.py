@@ -22,6 +22,9 @@ def evolve(
     log: Annotated[
         list[str] | None, typer.Option("--log", help="Tell its course to tensorboard or wandb, too.")
     ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run would cost, from a short calibration.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
@@ -31,6 +34,11 @@ def evolve(
     from evovlm.runs.hybrid_config import HybridConfig, load_search
 
     loaded = load_search(config).logged(*(log or ()))
+    if dry:
+        from evovlm.cli.dry_run import dry_run
+
+        dry_run(loaded, relative_to=config.parent, as_json=as_json)
+        return
     if checkpoint is not None and checkpoint.exists():
         raise OutputExists(f"{checkpoint} exists already and is not overwritten. Name another folder.")
     try:

@@ -1,10 +1,13 @@
 """What sources alone score on a search's samples, where a constraint is on that: measured once, before the search."""
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from evovlm.evaluation.answering import score_task
+import torch
+
+from evovlm.evaluation.answering import OpenTask, ScoredTask, score_task
 from evovlm.evaluation.evaluator import PLACES
 from evovlm.evaluation.resident import load_merged
 from evovlm.models.feature_store import FeatureStore
@@ -44,9 +47,10 @@ def _measured(
     started = time.perf_counter()
     # Read before the model is loaded.
     opened = [each for each in (choice.open(Split.SEARCH) for choice in task_choices(config)) if each.name in tasks]
-    loaded = _loaded(template, source, device=config.device)
-    store = FeatureStore()
-    scored = [score_task(task, loaded, store=store) for task in opened]
+    scored = _scored(opened, _loaded(template, source, device=config.device))
+    # The search's own model comes next, and may need the room.
+    gc.collect()
+    torch.cuda.empty_cache()
     return Parent(
         source=source,
         scores={
@@ -57,6 +61,11 @@ def _measured(
         tokens=sum(each.tokens for each in scored),
         seconds={"all": round(time.perf_counter() - started, PLACES)},
     )
+
+
+def _scored(opened: Sequence[OpenTask], loaded: LoadedModel) -> tuple[ScoredTask, ...]:
+    store = FeatureStore()
+    return tuple(score_task(task, loaded, store=store) for task in opened)
 
 
 def _loaded(template: MergeTemplate | PathTemplate, source: str, *, device: str) -> LoadedModel:

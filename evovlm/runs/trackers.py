@@ -41,7 +41,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         # What earlier files say of any step is void.
-        self._writer: Any = SummaryWriter(str(folder), purge_step=0)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=0)
 
     def generation(self, number: int, figures: Mapping[str, float]) -> None:
         """Write one scalar a figure."""
