@@ -31,7 +31,7 @@ def evolve(
     from evovlm.cli.signals import exit_code, stopped_by_sigterm
     from evovlm.errors import OutputExists
     from evovlm.merging.writer import write_checkpoint
-    from evovlm.runs.hybrid_config import HybridConfig, load_search
+    from evovlm.runs.hybrid_config import load_search
 
     loaded = load_search(config).logged(*(log or ()))
     if dry:
@@ -45,11 +45,11 @@ def evolve(
         with stopped_by_sigterm():
             result = _search(loaded, config=config, out=out, resume=resume)
     except KeyboardInterrupt as stopped:
-        again = ["evovlm", "evolve", str(config), "--out", str(out), "--resume"]
-        again += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
-        again += [text for place in log or () for text in ("--log", place)]
-        again += ["--json"] if as_json else []
-        typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(again)}", err=True)
+        options = ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
+        options += [text for place in log or () for text in ("--log", place)]
+        options += ["--json"] if as_json else []
+        again = shlex.join(["evovlm", "evolve", str(config), "--out", str(out), "--resume", *options])
+        typer.echo(f"\nstopped; nothing is lost. To go on:\n    {again}", err=True)
         raise typer.Exit(exit_code(stopped)) from None
     if checkpoint is not None:
         write_checkpoint(result.recipe, checkpoint)
@@ -57,14 +57,7 @@ def evolve(
         typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
         return
     _print(result, as_given=out)
-    typer.echo("\nNext:")
-    typer.echo(f"  evovlm show {out}")
-    folder = checkpoint or out / "model"
-    if checkpoint is None:
-        typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
-    first = loaded.ps if isinstance(loaded, HybridConfig) else loaded
-    for command in _score_commands(first.resolved(relative_to=config.parent), folder):
-        typer.echo(f"  {command}")
+    _print_next(loaded, result, out=out, checkpoint=checkpoint, relative_to=config.parent)
 
 
 def _search(
@@ -111,10 +104,30 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
     if result.front:
         from rich.console import Console
 
-        from evovlm.cli.rendering import front_table
+        from evovlm.cli.front_table import front_table
 
         Console().print(front_table(result.front, goals=tuple(result.front[0].goals)))
         typer.echo(f"to take one: evovlm export {as_given} --pick CANDIDATE --out recipe.yaml")
+
+
+def _print_next(
+    loaded: "EvolveConfig | PathConfig | HybridConfig",
+    result: "RunResult",
+    *,
+    out: Path,
+    checkpoint: Path | None,
+    relative_to: Path,
+) -> None:
+    from evovlm.runs.hybrid_config import HybridConfig
+
+    typer.echo("\nNext:")
+    typer.echo(f"  evovlm show {out}")
+    folder = checkpoint or out / "model"
+    if checkpoint is None:
+        typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
+    first = loaded.ps if isinstance(loaded, HybridConfig) else loaded
+    for command in _score_commands(first.resolved(relative_to=relative_to), folder):
+        typer.echo(f"  {command}")
 
 
 def _score_commands(config: "EvolveConfig | PathConfig", model: Path) -> list[str]:

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 
 from evovlm.cli.signals import INTERRUPTED as INTERRUPTED
 
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Progress as Asking
     from evovlm.merging.findings import ResultSize
-    from evovlm.runs.front import FrontPoint
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
 
@@ -46,18 +44,6 @@ def spark_line(values: Sequence[float], *, low: float, high: float, width: int =
     shown = values[::-1][::step][::-1]
     scale = (high - low) or 1.0
     return "".join(_BARS[min(len(_BARS) - 1, int((value - low) / scale * len(_BARS)))] for value in shown)
-
-
-def front_table(front: Sequence["FrontPoint"], *, goals: Sequence[str]) -> Table:
-    """Return a Pareto front as a table, one row a candidate, one column a goal."""
-    table = Table(title=f"Pareto front, {len(front)} candidates, search split", title_justify="left")
-    table.add_column("candidate", justify="right")
-    table.add_column("recipe")
-    for goal in goals:
-        table.add_column(goal, justify="right")
-    for point in front:
-        table.add_row(str(point.entry.index), point.entry.recipe_id, *(percent(point.goals[goal]) for goal in goals))
-    return table
 
 
 def result_text(size: "ResultSize") -> str:

@@ -109,7 +109,7 @@ def _print_candidates(console: "Console", summary: "RunSummary") -> None:
 
 
 def _print_front(console: "Console", summary: "RunSummary") -> None:
-    from evovlm.cli.rendering import front_table
+    from evovlm.cli.front_table import front_table
 
     console.print(front_table(summary.front, goals=summary.goals))
     _print_line(console, f"to take one: evovlm export {summary.folder} --pick CANDIDATE --out recipe.yaml")

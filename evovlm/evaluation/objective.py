@@ -17,6 +17,7 @@ Combine = Literal["mean", "worst", "geometric"]
 Measure = Literal["score", "ungated", "japanese"]
 """Which figure of a task a constraint is on; see `TaskScore`."""
 
+_LEAST = 0.01
 _ROUNDING = 1e-9
 """A mean of scores that should be exactly at a bound may lie below it by so much."""
 
@@ -35,12 +36,15 @@ class Constraint:
     by: float = 0.0
     parent: TaskScore | None = None
 
+    @property
+    def least_mean(self) -> float:
+        """The bound on all samples."""
+        return self.at_least if self.parent is None else float(getattr(self.parent, self.measure)) - self.by
+
     def least(self, score: TaskScore) -> float:
         """Return the bound for a score: a parent's is taken on the same samples, where it is known sample by sample."""
-        if self.parent is None:
-            return self.at_least
-        if self.measure != "score" or score.rows is None:
-            return float(getattr(self.parent, self.measure)) - self.by
+        if self.parent is None or self.measure != "score" or score.rows is None:
+            return self.least_mean
         return sum(self.parent.per_sample[row] for row in score.rows) / len(score.rows) - self.by
 
     def violation(self, scores: Mapping[str, TaskScore]) -> float:
@@ -97,23 +101,24 @@ class Objective:
         violation = self.violation(scores)
         return tuple(-violation if violation > 0 else scores[name].score for name in self.tasks)
 
-    def gradient(self, scores: Mapping[str, TaskScore]) -> Mapping[str, float]:
-        """Return by how much the fitness grows with each task's score, at these scores.
+    def gradient(self, scores: Mapping[str, float]) -> Mapping[str, float]:
+        """Return by how much the fitness grows with each task's score, at these mean scores, for small changes.
 
-        Of infeasible scores it is that of the violation; a bound on another measure than the score has no part in it.
-        `worst` gives all to the lowest, the first of equals. For the geometric mean, whose slope at a score of 0 is
-        infinite, a task has at least the score of half a sample.
+        Where one of them breaks a bound on a score, it is the slope of the violation; bounds on other measures have no
+        part in it. `worst` gives all to the lowest, the first of equals. For the geometric mean, whose slope at a score
+        of 0 is infinite, a score is at least 0.01.
         """
-        violated = self.violated(scores)
-        if violated:
-            on_score = [each.task for each in violated if each.measure == "score"]
-            return {name: float(on_score.count(name)) for name in self.weights}
+        broken = [
+            each.task for each in self.constraints if each.measure == "score" and scores[each.task] < each.least_mean
+        ]
+        if broken:
+            return {name: float(broken.count(name)) for name in self.weights}
         shares = self._shares()
         if self.combine == "worst":
-            lowest = min(shares, key=lambda name: scores[name].score)
+            lowest = min(shares, key=lambda name: scores[name])
             return {name: float(name == lowest) for name in self.weights}
         if self.combine == "geometric":
-            floored = {name: max(scores[name].score, 0.5 / scores[name].n) for name in shares}
+            floored = {name: max(scores[name], _LEAST) for name in shares}
             fitness = self._combined(floored)
             return {name: shares[name] * fitness / floored[name] if name in shares else 0.0 for name in self.weights}
         return {name: shares.get(name, 0.0) for name in self.weights}

@@ -1,8 +1,8 @@
 """One search with its folder: config.yaml, journal.jsonl, best.yaml, mean.yaml, result.json."""
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,14 +127,8 @@ def evolve(
             warnings = tuple(dict.fromkeys((*workers.warnings, *warnings)))
             run = _open_run(out, config=config, template=template, workers=workers, journal=journal, parents=parents)
             journal = run.journal
-            with ExitStack() as stack:
-                if config.log.packages:
-                    # What they need takes seconds to import.
-                    from evovlm.runs.trackers import TrackedRun, open_trackers
-
-                    trackers = open_trackers(config.log, folder=out, config=config.as_mapping(), stack=stack)
-                    observer = TrackedRun(trackers, observer=observer)
-                run.finish(observer=observer, warnings=warnings)
+            with _tracked(observer, config=config, out=out) as watching:
+                run.finish(observer=watching, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
 
 
@@ -172,6 +166,19 @@ def _open_run(
         journal.append_parent(parents[source])
     scoring = Scoring(workers=workers, parts=parts)
     return SearchRun(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
+
+
+@contextmanager
+def _tracked(observer: Observer | None, *, config: SearchConfig, out: Path) -> Iterator[Observer | None]:
+    """Give an observer that tells the trackers that the config names, besides the one that is given."""
+    with ExitStack() as stack:
+        if config.log.packages:
+            # What they need takes seconds to import.
+            from evovlm.runs.trackers import TrackedRun, open_trackers
+
+            trackers = open_trackers(config.log, folder=out, config=config.as_mapping(), stack=stack)
+            observer = TrackedRun(trackers, observer=observer)
+        yield observer
 
 
 def _check_same(out: Path, journal: Journal, config: SearchConfig) -> None:

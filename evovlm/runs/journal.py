@@ -28,9 +28,22 @@ from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.atomic import write_atomically
 from evovlm.runs.journal_rows import Entry, Parent, Stop, entry_of, entry_row, parent_of, parent_row, stop_row
 
-__all__ = ["FORMAT", "Entry", "Journal", "Parent", "Stop", "best_entry", "changed", "config_hash", "read_journal"]
+__all__ = [
+    "FORMAT",
+    "OF_A_CANDIDATE",
+    "Entry",
+    "Journal",
+    "Parent",
+    "Stop",
+    "best_entry",
+    "changed",
+    "config_hash",
+    "read_journal",
+]
 
 FORMAT = 1
+OF_A_CANDIDATE = ("part", "rescored")
+"""Kinds of lines whose index says which candidate they are of."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -148,7 +161,7 @@ class Journal:
         """Raise RunMismatch where lines are missing, too many, or in another order."""
         last = next((each for each in reversed(self.entries) if each.kind == "candidate"), None)
         expected = 0 if last is None else last.index + 1
-        if entry.kind != "part" and entry.index != expected:
+        if entry.kind not in OF_A_CANDIDATE and entry.index != expected:
             raise changed(
                 self.path,
                 line,
@@ -167,7 +180,7 @@ class Journal:
 
     def _take_budget(self, budget: Mapping[str, object]) -> None:
         self.config = {**self.config, "budget": dict(budget)}
-        self.entries = [entry for entry in self.entries if entry.kind != "mean"]
+        self.entries = [entry for entry in self.entries if entry.kind not in ("rescored", "mean")]
         self.stop = None
 
     def _append_line(self, row: Mapping[str, object]) -> None:
