@@ -73,7 +73,8 @@ def root(
 
 
 def main() -> None:
-    """Run the command line: exit 0 done, 2 what the user can mend, 130 interrupted."""
+    """Run the command line: exit 0 done, 2 what the user can mend, 130 interrupted, 143
+    terminated."""
     # Two OpenMP threads that spin while they wait make a busy machine crawl (measured: 1.8 s becomes 12 s and more);
     # the library reads this once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

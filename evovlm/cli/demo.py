@@ -24,7 +24,8 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Evolve a Japanese math LLM and a Japanese VLM from embedded models, on any machine, in minutes."""
-    from evovlm.cli.rendering import INTERRUPTED, SearchProgress, stderr_console
+    from evovlm.cli.rendering import SearchProgress, stderr_console
+    from evovlm.cli.signals import exit_code, stopped_by_sigterm
     from evovlm.cli.waiting import Waiting
     from evovlm.errors import ConfigError
     from evovlm.runs.demo import PIPELINES, run_pipeline
@@ -36,9 +37,7 @@ def demo(
     results: dict[str, PipelineResult] = {}
     displays: list[SearchProgress | Waiting] = []
     try:
-        for pipeline in PIPELINES.values():
-            if only not in (None, pipeline.name):
-                continue
+        for pipeline in (each for each in PIPELINES.values() if only in (None, each.name)):
             console.print(pipeline.title, style="bold", highlight=False)
 
             def observe(title: str, name: str = pipeline.name) -> SearchProgress:
@@ -53,14 +52,15 @@ def demo(
                 displays.append(Waiting(f"{name}, {text}", console=console))
 
             folder = out / pipeline.name
-            results[pipeline.name] = run_pipeline(
-                pipeline, out=folder, quick=quick, seed=seed, observe=observe, say=say
-            )
-    except KeyboardInterrupt:
+            with stopped_by_sigterm():
+                results[pipeline.name] = run_pipeline(
+                    pipeline, out=folder, quick=quick, seed=seed, observe=observe, say=say
+                )
+    except KeyboardInterrupt as stopped:
         _close(displays)
         again = shlex.join(["evovlm", "demo", *_arguments(quick=quick, seed=seed, out=out, only=only, as_json=as_json)])
         typer.echo(f"\nstopped; nothing is lost. The same command goes on:\n    {again}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(exit_code(stopped)) from None
     finally:
         _close(displays)
     if as_json:

@@ -19,6 +19,12 @@ def evolve(
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Write the winner as a model there.")] = None,
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="Tell its course to tensorboard or wandb, too.")
+    ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run would cost, from a short calibration.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     workers: Annotated[
         int | None,
@@ -26,25 +32,33 @@ def evolve(
     ] = None,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
-    from evovlm.cli.rendering import INTERRUPTED, WriteProgress, result_text
+    from evovlm.cli.rendering import WriteProgress, result_text
+    from evovlm.cli.signals import exit_code, stopped_by_sigterm
     from evovlm.errors import OutputExists
     from evovlm.merging.path_preflight import preflight_recipe
     from evovlm.merging.writer import write_checkpoint
     from evovlm.recipes.recipe import ParameterMerge
-    from evovlm.runs.hybrid_config import HybridConfig, load_search
+    from evovlm.runs.hybrid_config import load_search
 
-    loaded = load_search(config).with_workers(workers)
+    loaded = load_search(config).with_workers(workers).logged(*(log or ()))
+    if dry:
+        from evovlm.cli.dry_run import dry_run
+
+        dry_run(loaded, relative_to=config.parent, as_json=as_json)
+        return
     if checkpoint is not None and checkpoint.exists():
         raise OutputExists(f"{checkpoint} exists already and is not overwritten. Name another folder.")
     try:
-        result = _search(loaded, config=config, out=out, resume=resume)
-    except KeyboardInterrupt:
-        again = ["evovlm", "evolve", str(config), "--out", str(out), "--resume"]
-        again += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
-        again += ["--json"] if as_json else []
-        again += ["--workers", str(workers)] if workers is not None else []
-        typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(again)}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        with stopped_by_sigterm():
+            result = _search(loaded, config=config, out=out, resume=resume)
+    except KeyboardInterrupt as stopped:
+        options = ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
+        options += [text for place in log or () for text in ("--log", place)]
+        options += ["--json"] if as_json else []
+        options += ["--workers", str(workers)] if workers is not None else []
+        again = shlex.join(["evovlm", "evolve", str(config), "--out", str(out), "--resume", *options])
+        typer.echo(f"\nstopped; nothing is lost. To go on:\n    {again}", err=True)
+        raise typer.Exit(exit_code(stopped)) from None
     if checkpoint is not None:
         size = None if isinstance(result.recipe, ParameterMerge) else preflight_recipe(result.recipe).result
         if size is not None:
@@ -58,15 +72,8 @@ def evolve(
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
         return
-    _print(result)
-    typer.echo("\nNext:")
-    typer.echo(f"  evovlm show {out}")
-    folder = checkpoint or out / "model"
-    if checkpoint is None:
-        typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
-    first = loaded.ps if isinstance(loaded, HybridConfig) else loaded
-    for command in _score_commands(first.resolved(relative_to=config.parent), folder):
-        typer.echo(f"  {command}")
+    _print(result, as_given=out)
+    _print_next(loaded, result, out=out, checkpoint=checkpoint, relative_to=config.parent)
 
 
 def _search(
@@ -91,7 +98,7 @@ def _search(
             display.close()
 
 
-def _print(result: "RunResult") -> None:
+def _print(result: "RunResult", *, as_given: Path) -> None:
     from evovlm.cli.rendering import percent
 
     failed = f", {result.failures} failed" if result.failures else ""
@@ -102,6 +109,37 @@ def _print(result: "RunResult") -> None:
         typer.echo(
             f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})"
         )
+    if result.fitness < 0:
+        typer.echo("no candidate keeps every constraint: this one misses them by least.")
+    if result.stopped_by not in (None, "candidates"):
+        typer.echo(f"ended by its budget of {result.stopped_by}.")
+    if result.front:
+        from rich.console import Console
+
+        from evovlm.cli.front_table import front_table
+
+        Console().print(front_table(result.front, goals=tuple(result.front[0].goals)))
+        typer.echo(f"to take one: evovlm export {as_given} --pick CANDIDATE --out recipe.yaml")
+
+
+def _print_next(
+    loaded: "EvolveConfig | PathConfig | HybridConfig",
+    result: "RunResult",
+    *,
+    out: Path,
+    checkpoint: Path | None,
+    relative_to: Path,
+) -> None:
+    from evovlm.runs.hybrid_config import HybridConfig
+
+    typer.echo("\nNext:")
+    typer.echo(f"  evovlm show {out}")
+    folder = checkpoint or out / "model"
+    if checkpoint is None:
+        typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
+    first = loaded.ps if isinstance(loaded, HybridConfig) else loaded
+    for command in _score_commands(first.resolved(relative_to=relative_to), folder):
+        typer.echo(f"  {command}")
 
 
 def _score_commands(config: "EvolveConfig | PathConfig", model: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""`evovlm export RECIPE --to mergekit` or `evovlm export RUN --to optuna`: say it in another tool's words."""
+"""`evovlm export RECIPE-or-RUN`: a candidate of a run as a recipe, or a recipe or run in another tool's words."""
 
 import json
 from enum import StrEnum
@@ -19,24 +19,27 @@ class Target(StrEnum):
 
 
 def export(
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE-or-RUN", help="A recipe (YAML) for mergekit, a run's folder for optuna.")
-    ],
-    to: Annotated[Target, typer.Option("--to", help="The tool that is to read it.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE-or-RUN", help="A recipe (YAML), or a run's folder.")],
+    to: Annotated[
+        Target | None, typer.Option("--to", help="The tool that is to read it: mergekit a recipe, optuna a run.")
+    ] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option("--pick", help="Of a run: best, knee (of its Pareto front), task=NAME, or a candidate's number."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The new file to write; without it, a recipe is printed.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Export a recipe to mergekit, to check the merge with it, or a run to an Optuna study (SQLite), to look into."""
+    """Take a candidate of a run as a recipe, or export a recipe to mergekit, or a whole run to an Optuna study."""
     if to is Target.OPTUNA:
-        _export_run(recipe, out=out, as_json=as_json)
+        _export_run(recipe, pick=pick, out=out, as_json=as_json)
         return
-    from evovlm.merging.methods import METHODS
-    from evovlm.recipes.documents import load_recipe
+    from evovlm.recipes.documents import recipe_to_yaml
 
-    loaded = load_recipe(recipe, methods=METHODS)
-    text = _mergekit(loaded)
+    loaded, index = _recipe(recipe, pick=pick, to=to)
+    text = _mergekit(loaded) if to is Target.MERGEKIT else recipe_to_yaml(loaded, folder=out.parent if out else None)
     if out is not None:
         from evovlm.cli.new_file import write_new_file
 
@@ -44,21 +47,24 @@ def export(
     if as_json:
         result = {
             "recipe_id": loaded.recipe_id,
-            "to": to.value,
+            "to": to.value if to is not None else None,
             "file": str(out) if out is not None else None,
             "text": text,
+            **({} if index is None else {"candidate": index}),
         }
         typer.echo(json.dumps(result, ensure_ascii=False))
     else:
         typer.echo(text if out is None else str(out), nl=out is not None)
 
 
-def _export_run(run: Path, *, out: Path | None, as_json: bool) -> None:
+def _export_run(run: Path, *, pick: str | None, out: Path | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from evovlm.errors import ConfigError
     from evovlm.runs.optuna_export import export_to_optuna
 
+    if pick is not None:
+        raise ConfigError("--pick takes one candidate, and an Optuna study holds them all: leave one of the two out.")
     if out is None:
         raise ConfigError("--out is missing: name the new file for the study, as in --out study.db.")
     studies = export_to_optuna(run, out=out)
@@ -68,6 +74,27 @@ def _export_run(run: Path, *, out: Path | None, as_json: bool) -> None:
         return
     for study in studies:
         typer.echo(f"{out}: study {study.name}, {study.trials} trials ({study.failed} failed)")
+
+
+def _recipe(path: Path, *, pick: str | None, to: Target | None) -> tuple["Recipe", int | None]:
+    """Return the recipe in a file, or that of a run's candidate with its number."""
+    from evovlm.errors import ConfigError
+    from evovlm.merging.methods import METHODS
+    from evovlm.recipes.documents import load_recipe
+
+    if path.is_dir():
+        from evovlm.runs.pick import PICKS
+        from evovlm.runs.pick import pick as pick_from
+
+        if pick is None:
+            raise ConfigError(f"{path} is a run's folder: --pick says which candidate; {PICKS}.")
+        picked = pick_from(path, pick)
+        return picked.recipe, picked.entry.index
+    if pick is not None:
+        raise ConfigError(f"{path} is no run's folder, from which --pick could take a candidate.")
+    if to is None:
+        raise ConfigError(f"{path} is a recipe already: --to says which tool it is for ({', '.join(Target)}).")
+    return load_recipe(path, methods=METHODS), None
 
 
 def _mergekit(recipe: "Recipe") -> str:

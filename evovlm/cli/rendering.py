@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from evovlm.cli.signals import INTERRUPTED as INTERRUPTED
 from evovlm.cli.waiting import SILENT_S, Waiting
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from evovlm.merging.findings import ResultSize
     from evovlm.runs.journal import Entry
     from evovlm.search.loop import Generation
-
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended, as shells have it."""
 
 # C0 and C1 controls and DEL, and what turns the direction of writing.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -215,21 +213,22 @@ class SearchProgress:
         self._task: TaskID | None = None
         self._best: float | None = None
         self._mean: float | None = None
-        self._candidates = 0
-        self._generations = 0
+        self._candidates: int | None = 0
+        self._generations: int | None = 0
         self._generation = 0
         self._replayed = 0
         self._seen = 0
         self._failures = 0
         self._began = time.monotonic()
 
-    def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
-        """Open the display."""
+    def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
+        """Open the display; without a number of candidates, it does not know how much is left."""
         self._waiting.close()
         for warning in warnings:
             self._say(f"warning: {warning}", style="yellow")
+        of = "" if candidates is None else f" of {candidates}"
         if done:
-            self._say(f"{self._title}: going on after {done} of {candidates} candidates")
+            self._say(f"{self._title}: going on after {done}{of} candidates")
         self._candidates, self._generations, self._replayed = candidates, generations, done
         self._began = time.monotonic()
         if self._console.is_terminal:
@@ -273,7 +272,8 @@ class SearchProgress:
             self._progress.update(self._task, advance=advance, state=self._state())
 
     def _state(self) -> str:
-        parts = [f"generation {self._generation}/{self._generations}"]
+        of = "" if self._generations is None else f"/{self._generations}"
+        parts = [f"generation {self._generation}{of}"]
         if self._best is not None:
             parts.append(f"best {percent(self._best)}")
         if self._mean is not None:
@@ -281,7 +281,7 @@ class SearchProgress:
         if self._failures:
             parts.append(f"{self._failures} failed")
         fresh = self._seen - self._replayed
-        if fresh > 0 and self._seen < self._candidates:
+        if fresh > 0 and self._candidates is not None and self._seen < self._candidates:
             left = (time.monotonic() - self._began) / fresh * (self._candidates - self._seen)
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)

@@ -44,6 +44,8 @@ def show(
     _print_head(console, summary)
     if summary.top:
         _print_candidates(console, summary)
+        if summary.goals:
+            _print_front(console, summary)
         if summary.path is not None:
             _print_path(console, summary)
         else:
@@ -62,7 +64,8 @@ def _print_line(console: "Console", text: str) -> None:
 def _print_head(console: "Console", summary: "RunSummary") -> None:
     from evovlm.cli.rendering import duration, percent
 
-    state = "finished" if summary.finished else "not finished"
+    ended = f", ended by its budget of {summary.stopped_by}" if summary.stopped_by not in (None, "candidates") else ""
+    state = f"finished{ended}" if summary.finished else "not finished"
     failed = f", {len(summary.failures)} failed" if summary.failures else ""
     count = len(summary.best_by_generation)
     generations = "1 generation" if count == 1 else f"{count} generations"
@@ -77,6 +80,12 @@ def _print_head(console: "Console", summary: "RunSummary") -> None:
         f"{summary.candidates} candidates in {generations}{failed}, "
         f"{summary.tokens} generated tokens, {duration(summary.seconds)}",
     )
+    if summary.constraints:
+        _print_line(
+            console,
+            f"constraints: {'; '.join(summary.constraints)}\n{summary.infeasible} of {summary.candidates} candidates "
+            "break one; their fitness is minus what they miss",
+        )
     if summary.mean_fitness is not None:
         _print_line(console, f"the distribution's mean: fitness {percent(summary.mean_fitness)}")
 
@@ -101,6 +110,16 @@ def _print_candidates(console: "Console", summary: "RunSummary") -> None:
         ]
         table.add_row(str(row.index), row.recipe_id, percent(row.fitness), *cells)
     console.print(table)
+    for row in summary.top:
+        if row.violated:
+            _print_line(console, f"candidate {row.index} breaks: {'; '.join(row.violated)}")
+
+
+def _print_front(console: "Console", summary: "RunSummary") -> None:
+    from evovlm.cli.front_table import front_table
+
+    console.print(front_table(summary.front, goals=summary.goals))
+    _print_line(console, f"to take one: evovlm export {summary.folder} --pick CANDIDATE --out recipe.yaml")
 
 
 def _print_winner(console: "Console", summary: "RunSummary") -> None:

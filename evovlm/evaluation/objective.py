@@ -1,24 +1,127 @@
-"""What a search maximises: one number, the fitness, from a model's scores on several tasks."""
+"""What a search maximises: one number, the fitness, from a model's scores on several tasks, and bounds on them.
 
+The fitness of a candidate that keeps every bound is in [0, 1], as scores are. That of one that does not is minus its
+total violation: below every feasible one, and the lower the further off it is.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from evovlm.recipes.candidate import Evaluation, TaskScore
+
+Combine = Literal["mean", "worst", "geometric"]
+"""How the tasks' scores become one: by their weighted mean, the lowest, or their weighted geometric mean."""
+
+Measure = Literal["score", "ungated", "japanese"]
+"""Which figure of a task a constraint is on; see `TaskScore`."""
+
+_LEAST = 0.01
+_ROUNDING = 1e-9
+"""A mean of scores that should be exactly at a bound may lie below it by so much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """A bound on one task's `measure`: `at_least` that, or, with a `parent`, no more than `by` below it.
+
+    `parent` is what the source named `source` alone scored on all of the search's samples.
+    """
+
+    task: str
+    measure: Measure = "score"
+    at_least: float = 0.0
+    source: str | None = None
+    by: float = 0.0
+    parent: TaskScore | None = None
+
+    @property
+    def least_mean(self) -> float:
+        """The bound on all samples."""
+        return self.at_least if self.parent is None else float(getattr(self.parent, self.measure)) - self.by
+
+    def least(self, score: TaskScore) -> float:
+        """Return the bound for a score: a parent's is taken on the same samples, where it is known sample by sample."""
+        if self.parent is None or self.measure != "score" or score.rows is None:
+            return self.least_mean
+        return sum(self.parent.per_sample[row] for row in score.rows) / len(score.rows) - self.by
+
+    def violation(self, scores: Mapping[str, TaskScore]) -> float:
+        """Return by how much scores miss the bound; 0 where they keep it."""
+        score = scores[self.task]
+        missing = self.least(score) - float(getattr(score, self.measure))
+        return missing if missing > _ROUNDING else 0.0
+
+    def __str__(self) -> str:
+        measured = self.task if self.measure == "score" else f"{self.task} ({self.measure})"
+        if self.source is None:
+            return f"{measured} at least {self.at_least:g}"
+        return f"{measured} not below {self.source} by more than {self.by:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The mean of the tasks' scores by their `weights`, which hold every task by name."""
+    """The tasks' `weights` by name, how their scores are combined, and what bounds there are.
+
+    A task of weight 0 has no share in the fitness and is no goal; a constraint may be on it. With `pareto`, every other
+    task is a goal of its own besides.
+    """
 
     weights: Mapping[str, float]
+    combine: Combine = "mean"
+    constraints: tuple[Constraint, ...] = ()
+    pareto: bool = False
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that have weight, in their order: the goals."""
+        return tuple(name for name, weight in self.weights.items() if weight > 0)
 
     def fitness(self, scores: Mapping[str, TaskScore]) -> float:
-        """Return the fitness of these scores, one of each task; higher is better."""
-        return sum(weight * scores[name].score for name, weight in self.weights.items()) / sum(self.weights.values())
+        """Return the fitness of these scores, one of each task; higher is better, and below 0 is infeasible."""
+        violation = self.violation(scores)
+        return -violation if violation > 0 else self._combined({name: scores[name].score for name in self.tasks})
 
-    def goals(self, scores: Mapping[str, TaskScore]) -> tuple[float, ...]:  # noqa: ARG002 - one goal has no trade-off
-        """Return what each of several goals is worth; empty where there is one."""
-        return ()
+    def violation(self, scores: Mapping[str, TaskScore]) -> float:
+        """Return by how much the scores miss the bounds together; 0 for feasible ones."""
+        return sum(constraint.violation(scores) for constraint in self.constraints)
+
+    def violated(self, scores: Mapping[str, TaskScore]) -> tuple[Constraint, ...]:
+        """Return the constraints that these scores do not keep."""
+        return tuple(constraint for constraint in self.constraints if constraint.violation(scores) > 0)
+
+    def goals(self, scores: Mapping[str, TaskScore]) -> tuple[float, ...]:
+        """Return what each of several goals is worth; empty where there is one.
+
+        Where the scores are infeasible, every goal is the fitness: any feasible candidate dominates them.
+        """
+        if not self.pareto:
+            return ()
+        violation = self.violation(scores)
+        return tuple(-violation if violation > 0 else scores[name].score for name in self.tasks)
+
+    def gradient(self, scores: Mapping[str, float]) -> Mapping[str, float]:
+        """Return by how much the fitness grows with each task's score, at these mean scores, for small changes.
+
+        Where one of them breaks a bound on a score, it is the slope of the violation; bounds on other measures have no
+        part in it. `worst` gives all to the lowest, the first of equals. For the geometric mean, whose slope at a score
+        of 0 is infinite, a score is at least 0.01.
+        """
+        broken = [
+            each.task for each in self.constraints if each.measure == "score" and scores[each.task] < each.least_mean
+        ]
+        if broken:
+            return {name: float(broken.count(name)) for name in self.weights}
+        shares = self._shares()
+        if self.combine == "worst":
+            lowest = min(shares, key=lambda name: scores[name])
+            return {name: float(name == lowest) for name in self.weights}
+        if self.combine == "geometric":
+            floored = {name: max(scores[name], _LEAST) for name in shares}
+            fitness = self._combined(floored)
+            return {name: shares[name] * fitness / floored[name] if name in shares else 0.0 for name in self.weights}
+        return {name: shares.get(name, 0.0) for name in self.weights}
 
     def evaluation(self, scores: Mapping[str, TaskScore], *, seconds: Mapping[str, float], tokens: int) -> Evaluation:
         """Return the evaluation that these scores are."""
@@ -33,6 +136,18 @@ class Objective:
             stage: sum(part.seconds.get(stage, 0.0) for part in parts) for part in parts for stage in part.seconds
         }
         return self.evaluation(scores, seconds=seconds, tokens=sum(part.tokens for part in parts))
+
+    def _shares(self) -> Mapping[str, float]:
+        total = sum(self.weights.values())
+        return {name: self.weights[name] / total for name in self.tasks}
+
+    def _combined(self, values: Mapping[str, float]) -> float:
+        if self.combine == "worst":
+            return min(values.values())
+        if self.combine == "geometric":
+            return math.prod(math.pow(values[name], share) for name, share in self._shares().items())
+        # Divided at the end: equal scores are then their mean exactly.
+        return sum(self.weights[name] * value for name, value in values.items()) / sum(self.weights.values())
 
 
 def _joined(parts: Sequence[TaskScore]) -> TaskScore:

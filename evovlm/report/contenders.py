@@ -17,8 +17,9 @@ from evovlm.recipes.local_config import has_vision, read_config
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.report.content import Role
-from evovlm.report.winner import backbone_alone, equal_weights
+from evovlm.report.winner import equal_weights
 from evovlm.runs.atomic import write_atomically
+from evovlm.runs.parents import alone
 from evovlm.runs.saved_scores import read_saved
 from evovlm.runs.scores import ScoreObserver, ScoreRequest, score_models
 from evovlm.runs.search_config import SearchConfig
@@ -72,7 +73,7 @@ def contenders_of(winner: Recipe | None, template: MergeTemplate | None, config:
     with_pictures = any(_needs_images(choice) for choice in report_tasks(config))
     for name, ref in sources.items():
         blind = with_pictures and not has_vision(read_config(ref) or {})
-        model = backbone_alone(template, name) if blind and template is not None and name in template.sources else ref
+        model = alone(template, name) if blind and template is not None and name in template.sources else ref
         found.append(Contender(name=name, role="parent", key=f"parent-{name}", model=model))
     if template is not None and len(template.sources) > 1:
         found.append(Contender(name=EQUAL_WEIGHTS, role="baseline", key=EQUAL_WEIGHTS, model=equal_weights(template)))

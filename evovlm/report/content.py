@@ -146,7 +146,7 @@ class Stage:
     name: str
     finished: bool
     generations: int
-    budget: int
+    budget: int | None
     winner: str | None
     winner_fitness: float | None
     recipe_id: str | None

@@ -1,13 +1,13 @@
 """A search's winner as a figure shows it: numbers by unit, beside those of the equal-weights merge, or its path."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from evovlm.errors import RunError
 from evovlm.merging.methods import METHODS
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPath
-from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge, SourceParameters, parts_of, value_at
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters, parts_of, value_at
 from evovlm.recipes.unit_ties import unit_name
 from evovlm.report.content import Numbers
 from evovlm.runs.journal import Entry, Journal, best_entry
@@ -71,13 +71,6 @@ def equal_weights(template: MergeTemplate) -> ParameterMerge:
     takes_base = METHODS[template.method].base == "first"
     share = 1.0 / (len(template.sources) + takes_base)
     return template.recipe({name: SourceParameters(weight=share, density=1.0) for name in template.sources})
-
-
-def backbone_alone(template: MergeTemplate, source: str) -> ParameterMerge:
-    """Return the recipe that puts one source whole in the place of the host's language model."""
-    plain = replace(template, method="linear", base=None, settings=MergeSettings(), config_from=None)
-    weights = {name: float(name == source) for name in template.sources}
-    return plain.recipe({name: SourceParameters(weight=weight) for name, weight in weights.items()})
 
 
 def _values(parameters: SourceParameters, parameter: str, n_units: int) -> tuple[float, ...]:

@@ -1,13 +1,11 @@
 """Opens the workers that a search asks for: in this process, in processes of this machine, or on Ray."""
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from evovlm.errors import ConfigError
-from evovlm.evaluation.answering import TaskChoice
 from evovlm.evaluation.local_workers import LocalProcesses
 from evovlm.evaluation.supervisor import Supervisor
 from evovlm.evaluation.workers import EvaluatorOpening, Place, Workers
@@ -15,32 +13,27 @@ from evovlm.merging.merge import default_threads
 from evovlm.models.loading import SPREAD
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
+from evovlm.runs.journal import Parent
 from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.task_choices import task_choices
 
 
-def opening_of(config: SearchConfig, template: MergeTemplate | PathTemplate) -> EvaluatorOpening:
-    """Return what each worker of a search opens."""
-    choices = tuple(
-        TaskChoice(
-            name=task.name,
-            decoding=task.decoding,
-            prompt=task.prompt,
-            limit=task.limit,
-            weight=task.weight,
-            data=Path(task.data) if task.data is not None else None,
-        )
-        for task in config.tasks
-    )
-    return EvaluatorOpening(template=template, tasks=choices)
+def opening_of(
+    config: SearchConfig, template: MergeTemplate | PathTemplate, *, parents: Mapping[str, Parent]
+) -> EvaluatorOpening:
+    """Return what each worker of a search opens, for what its `parents` score where a constraint is on that."""
+    return EvaluatorOpening(template=template, tasks=task_choices(config), objective=config.goal(parents))
 
 
-def open_workers(config: SearchConfig, template: MergeTemplate | PathTemplate) -> Workers:
+def open_workers(
+    config: SearchConfig, template: MergeTemplate | PathTemplate, *, parents: Mapping[str, Parent]
+) -> Workers:
     """Open the workers of a search; paths in `config` are absolute.
 
     Raises ConfigError for settings that do not go together or a Ray cluster that is not there, NotEnoughRoom for more
     workers than a cluster has room for, and what opening the models raises.
     """
-    opening = opening_of(config, template)
+    opening = opening_of(config, template, parents=parents)
     check_device(config, template)
     if config.ray is not None:
         # An extra.

@@ -1,9 +1,9 @@
 """One search with its folder: config.yaml, journal.jsonl, best.yaml, mean.yaml, result.json."""
 
 import json
-from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evovlm.errors import RunError, RunMismatch
@@ -28,7 +28,10 @@ from evovlm.runs.folder import (
     locked,
     winner_file,
 )
-from evovlm.runs.journal import Journal, best_entry, read_journal
+from evovlm.runs.front import FrontPoint, front_of
+from evovlm.runs.journal import Journal, Parent, best_entry, read_journal
+from evovlm.runs.journal_check import check_journal
+from evovlm.runs.parents import measured_parents
 from evovlm.runs.preflight import preflight_search
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.runs.scoring import Scoring
@@ -42,7 +45,8 @@ __all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evo
 class RunResult:
     """What a run found. `fitness` is on the search split, of the winner that the config chose: best, mean or snapshot.
 
-    That of a snapshot is on its validation samples.
+    That of a snapshot is on its validation samples. `stopped_by` is the key of the budget that ended the search,
+    `front` the Pareto front where one was asked for.
     """
 
     folder: Path
@@ -53,6 +57,8 @@ class RunResult:
     candidates: int
     failures: int
     tokens: int
+    stopped_by: str | None
+    front: tuple[FrontPoint, ...]
 
     @property
     def recipe_file(self) -> Path:
@@ -75,6 +81,8 @@ class RunResult:
             "candidates": self.candidates,
             "failures": self.failures,
             "tokens": self.tokens,
+            "stopped_by": self.stopped_by,
+            "front": [point.as_json() for point in self.front],
         }
 
 
@@ -98,16 +106,17 @@ def evolve(
     """
     config = config.resolved(relative_to=relative_to)
     template = config.template(relative_to=None)
+    config.log.check_installed()
     check_folder(out, resume=resume)
     if (out / JOURNAL_FILE).exists():
-        # What the run's version did not know has its default.
-        recorded = config_from_mapping(read_journal(out / JOURNAL_FILE).config)
-        check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping())
+        _check_same(out, read_journal(out / JOURNAL_FILE), config)
     with locked(out):
         # Looked at again: only now may nobody else write here.
         check_folder(out, resume=resume)
         journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
-        if journal is None or journal.mean is None:
+        if journal is not None:
+            check_journal(journal, config)
+        if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
             warnings: tuple[str, ...] = ()
             workers: Workers
             if evaluator is None:
@@ -115,14 +124,19 @@ def evolve(
                 found = preflight_search(config, template)
                 found.raise_problems()
                 warnings = found.warnings
-                workers = open_workers(config, template)
+            parents = measured_parents(config, template, known={} if journal is None else journal.parents)
+            if evaluator is None:
+                workers = open_workers(config, template, parents=parents)
             else:
-                workers = InProcess(evaluator=evaluator)
+                workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
             with closing(workers):
-                run = _open_run(out, config=config, template=template, workers=workers, journal=journal)
+                run = _open_run(
+                    out, config=config, template=template, workers=workers, journal=journal, parents=parents
+                )
                 journal = run.journal
                 warnings = tuple(dict.fromkeys((*workers.warnings, *warnings, *run.searched.notes)))
-                run.finish(observer=observer, warnings=warnings)
+                with _tracked(observer, config=config, out=out) as watching:
+                    run.finish(observer=watching, warnings=warnings)
         return _written_result(out, config=config, template=template, journal=journal)
 
 
@@ -133,6 +147,7 @@ def _open_run(
     template: MergeTemplate | PathTemplate,
     workers: Workers,
     journal: Journal | None,
+    parents: Mapping[str, Parent],
 ) -> SearchRun:
     blocks = workers.blocks
     searched = config.searched(template=template, blocks=blocks)
@@ -151,13 +166,48 @@ def _open_run(
             f"{out}: the models have other numbers of blocks than when the run began ({dict(journal.blocks)} -> "
             f"{dict(blocks)}).\n    Start a new run in another folder."
         )
+    elif _recorded(journal).budget != config.budget:
+        write_atomically(out / CONFIG_FILE, config.to_yaml())
+        journal.raise_budget(config.budget.model_dump(mode="json"))
+    for source in [name for name in parents if name not in journal.parents]:
+        journal.append_parent(parents[source])
     scoring = Scoring(workers=workers, parts=parts)
     return SearchRun(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
 
 
-def open_evaluator(config: SearchConfig, template: MergeTemplate | PathTemplate) -> Evaluator:
-    """Open the models and tasks of a config in this process."""
-    return opening_of(config, template).open(Place(device=config.device)).evaluator
+@contextmanager
+def _tracked(observer: Observer | None, *, config: SearchConfig, out: Path) -> Iterator[Observer | None]:
+    """Give an observer that tells the trackers that the config names, besides the one that is given."""
+    with ExitStack() as stack:
+        if config.log.packages:
+            # What they need takes seconds to import.
+            from evovlm.runs.trackers import TrackedRun, open_trackers
+
+            trackers = open_trackers(config.log, folder=out, config=config.as_mapping(), stack=stack)
+            observer = TrackedRun(trackers, observer=observer)
+        yield observer
+
+
+def _check_same(out: Path, journal: Journal, config: SearchConfig) -> None:
+    """Raise RunMismatch unless the run in `out` is that of a config, or of one with a smaller budget."""
+    check_config(
+        out,
+        recorded=_recorded(journal).as_mapping(),
+        given=config.as_mapping(),
+        is_raised=config.budget.is_raised_from(_recorded(journal).budget),
+    )
+
+
+def _recorded(journal: Journal) -> SearchConfig:
+    # What the run's version did not know has its default.
+    return config_from_mapping(journal.config)
+
+
+def open_evaluator(
+    config: SearchConfig, template: MergeTemplate | PathTemplate, *, parents: Mapping[str, Parent] | None = None
+) -> Evaluator:
+    """Open the models and tasks of a config in this process, for what its `parents` score where a constraint asks."""
+    return opening_of(config, template, parents=parents or {}).open(Place(device=config.device)).evaluator
 
 
 def _written_result(
@@ -178,7 +228,7 @@ def _written_result(
             f"{out}: the distribution's mean, asked for as the winner, could not be evaluated "
             f"({chosen.outcome.reason}).\n    The best candidate is in {out / BEST_FILE}."
         )
-    outcomes = [entry.outcome for entry in journal.entries]
+    objective = config.goal(journal.parents)
     result = RunResult(
         folder=out,
         winner=config.winner,
@@ -187,7 +237,9 @@ def _written_result(
         evaluation=chosen.outcome,
         candidates=len(journal.candidates),
         failures=sum(isinstance(entry.outcome, Failure) for entry in journal.candidates),
-        tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
+        tokens=journal.tokens,
+        stopped_by=journal.stop.reason if journal.stop else None,
+        front=front_of(journal, goals=objective.tasks if objective.pareto else ()),
     )
     write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result

@@ -57,14 +57,21 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_config(folder: Path, *, recorded: Mapping[str, object], given: Mapping[str, object]) -> None:
-    """Raise RunMismatch, naming every changed key with both values, unless the two configs are the same."""
+def check_config(
+    folder: Path, *, recorded: Mapping[str, object], given: Mapping[str, object], is_raised: bool = False
+) -> None:
+    """Raise RunMismatch, naming every changed key with both values, unless the two configs are the same.
+
+    They may differ in a budget that is only raised, where `is_raised` says so.
+    """
     changes = changed_keys(recorded, given)
-    if changes:
+    only_budget = all(change.startswith("budget.") for change in changes)
+    if changes and not (is_raised and only_budget):
         listed = "\n    ".join(changes)
+        advice = "A budget may only be raised. " if only_budget else ""
         raise RunMismatch(
             f"{folder} was started with another config (then -> now):\n    {listed}\n"
-            "    Undo the change to go on with the run, or start a new one in another folder."
+            f"    {advice}Undo the change to go on with the run, or start a new one in another folder."
         )
 
 

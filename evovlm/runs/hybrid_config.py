@@ -96,6 +96,10 @@ class HybridConfig:
         """Return the same with so many workers; see `ExecutionConfig.with_workers`."""
         return HybridConfig(ps=self.ps.with_workers(workers), path=self.path.with_workers(workers))
 
+    def logged(self, *places: str) -> "HybridConfig":
+        """Return the same with both stages told in more places; see `SearchConfig.logged`."""
+        return HybridConfig(ps=self.ps.logged(*places), path=self.path.logged(*places))
+
     def second(self, winner: ParameterMerge) -> PathConfig:
         """Return the second stage, for this winner of the first."""
         values = values_of(recipe_to_yaml(winner))

@@ -4,53 +4,54 @@
     {"kind": "candidate", "index": 0, "generation": 0, "genome": [...], "recipe_id": "...", "status": "evaluated",
      "fitness": 0.42, "tokens": 5081, "scores": {"word_problems_ja": {...}}, "seconds": {"merge": 0.02, ...}}
 
-`seconds` is the only thing in it that two runs of one config do not share, and stands last in its line. A line
-{"kind": "retry", "generation": 3} takes back the candidates of a generation that all failed. A score on other than all
-of a task's samples has their "rows". A line of kind "part" is what a candidate scored on some of the samples that it is
-racing on, noted so that it is not worked out again: its line as a candidate holds all of them. A search with validation
-samples has a line of kind "snapshot" before each generation and at the end: the distribution's mean there; it ends with
-one of kind "mean".
+`seconds` is the only thing in it that two runs of one config do not share, and stands last in its line; `wall` in it is
+the time since the line before. A line {"kind": "retry", "generation": 3} takes back the candidates of a generation that
+all failed. A score on other than all of a task's samples has their "rows". A line of kind "part" is what a candidate
+scored on some of the samples that it is racing on, noted so that it is not worked out again: its line as a candidate
+holds all of them. A search with validation samples has a line of kind "snapshot" before each generation and at the end:
+the distribution's mean there. Lines of kind "parent", right below the header, are what sources alone score, where a
+constraint is on that. A line of kind "stop" says which part of the budget ended the search; the last line is one of
+kind "mean". Where the search then goes on with a larger budget, a line of kind "budget" holds it, and the stop and the
+mean above count no more. The header says how many "blocks" each source has.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evovlm.errors import RunError, RunMismatch
-from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
+from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.atomic import write_atomically
-from evovlm.search.loop import Outcome
+from evovlm.runs.journal_rows import Entry, Parent, Stop, entry_of, entry_row, parent_of, parent_row, stop_row
+
+__all__ = [
+    "FORMAT",
+    "OF_A_CANDIDATE",
+    "Entry",
+    "Journal",
+    "Parent",
+    "Stop",
+    "best_entry",
+    "changed",
+    "config_hash",
+    "read_journal",
+]
 
 FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Entry:
-    """One line and its outcome: a candidate, a part of one, the distribution's mean before a `generation`
-    ("snapshot") or at the end ("mean").
-
-    `index` counts candidates, and says whose a part is; of another line, it is the number of candidates before it.
-    """
-
-    kind: str
-    index: int
-    generation: int
-    genome: Genome
-    recipe_id: str
-    outcome: Outcome
+OF_A_CANDIDATE = ("part", "rescored")
+"""Kinds of lines whose index says which candidate they are of."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Journal:
     """A run's journal; `entries` are those on disk when it was opened and those appended since.
 
-    `config` and `blocks` (how many each source has) are the header's.
+    `config` is what the run was started with, with the `budget` that it was last given; `blocks` (how many each source
+    has) are the header's. `parents` are by source.
 
     One process at a time may append to it; whoever does holds the run folder's lock.
     """
@@ -59,6 +60,8 @@ class Journal:
     config: Mapping[str, object]
     entries: list[Entry]
     blocks: Mapping[str, int]
+    parents: dict[str, Parent] = field(default_factory=dict)
+    stop: Stop | None = None
 
     @classmethod
     def create(cls, path: Path, *, config: Mapping[str, object], blocks: Mapping[str, int]) -> "Journal":
@@ -100,18 +103,85 @@ class Journal:
 
     @property
     def mean(self) -> Entry | None:
-        """The distribution's mean, the last line of a finished search."""
+        """The distribution's mean, the last entry of a finished search."""
         return next((entry for entry in self.entries if entry.kind == "mean"), None)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens have been generated for what stands in it."""
+        outcomes = [entry.outcome for entry in self.entries if entry.kind != "part"]
+        tokens = sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation))
+        return tokens + sum(parent.tokens for parent in self.parents.values())
 
     def append(self, entry: Entry) -> None:
         """Add a line and wait until it is on disk."""
-        self._append_line(_row(entry))
+        self._append_line(entry_row(entry))
         self.entries.append(entry)
+
+    def append_parent(self, parent: Parent) -> None:
+        """Note what a source alone scores."""
+        self._append_line(parent_row(parent))
+        self.parents[parent.source] = parent
+
+    def append_stop(self, stop: Stop) -> None:
+        """Note why the search ends."""
+        self._append_line(stop_row(stop))
+        self.stop = stop
+
+    def raise_budget(self, budget: Mapping[str, object]) -> None:
+        """Let a search go on with another budget."""
+        self._append_line({"kind": "budget", "budget": dict(budget), "seconds": {}})
+        self._take_budget(budget)
 
     def retry(self, generation: int) -> None:
         """Take back the candidates of the last generation, so that they are evaluated again."""
         self._append_line({"kind": "retry", "generation": generation})
         self.entries = _without(self.entries, generation)
+
+    def take(self, row: Mapping[str, Any], *, line: int) -> None:
+        """Take a line of the file, the next after those taken. Raises RunMismatch for one that cannot follow them.
+
+        Raises KeyError, TypeError, ValueError or AttributeError for what is no line of a journal.
+        """
+        match row["kind"]:
+            case "retry":
+                self.entries = _without(self.entries, row["generation"])
+            case "budget":
+                self._take_budget(row["budget"])
+            case "parent":
+                self.parents[row["source"]] = parent_of(row)
+            case "stop":
+                self.stop = Stop(reason=row["reason"], generation=row["generation"])
+            case _:
+                entry = entry_of(row, line=line)
+                self._check_place(entry, line=line)
+                self.entries.append(entry)
+
+    def _check_place(self, entry: Entry, *, line: int) -> None:
+        """Raise RunMismatch where lines are missing, too many, or in another order."""
+        last = next((each for each in reversed(self.entries) if each.kind == "candidate"), None)
+        expected = 0 if last is None else last.index + 1
+        if entry.kind not in OF_A_CANDIDATE and entry.index != expected:
+            raise changed(
+                self.path,
+                line,
+                f"{entry.kind} {entry.index} stands where {expected} should: lines are missing, too many, or in "
+                "another order",
+            )
+        if entry.kind != "candidate":
+            return
+        before = 0 if last is None else last.generation
+        if entry.generation not in (before, before + (last is not None)):
+            raise changed(
+                self.path, line, f"candidate {entry.index} is of generation {entry.generation}, and follows {before}"
+            )
+        if self.entries and self.entries[-1].kind == "mean":
+            raise changed(self.path, line, f"candidate {entry.index} stands below the end of the search")
+
+    def _take_budget(self, budget: Mapping[str, object]) -> None:
+        self.config = {**self.config, "budget": dict(budget)}
+        self.entries = [entry for entry in self.entries if entry.kind not in ("rescored", "mean")]
+        self.stop = None
 
     def _append_line(self, row: Mapping[str, object]) -> None:
         with self.path.open("ab") as file:
@@ -165,7 +235,7 @@ def _read(path: Path, content: bytes) -> Journal:
         raise RunMismatch(f"{path}: does not begin as a journal of format {FORMAT}. Start again in a new folder.")
     config = rows[0].get("config")
     if not isinstance(config, dict) or rows[0].get("config_hash") != config_hash(config):
-        raise _changed(path, 1, "the config in its header is not the one that the run was started with")
+        raise changed(path, 1, "the config in its header is not the one that the run was started with")
     blocks = rows[0].get("blocks")
     if not isinstance(blocks, dict) or not blocks:
         raise RunMismatch(
@@ -173,20 +243,11 @@ def _read(path: Path, content: bytes) -> Journal:
             "    Go on with that version, or start again in a new folder."
         )
     journal = Journal(path=path, config=config, entries=[], blocks=blocks)
-    n_candidates = 0
     for number, row in enumerate(rows[1:], start=2):
         try:
-            if row["kind"] == "retry":
-                journal.entries = _without(journal.entries, row["generation"])
-                n_candidates = len(journal.candidates)
-                continue
-            entry = _entry(row)
-        except (KeyError, TypeError, ValueError) as error:
-            raise _changed(path, number, f"is no candidate's line ({type(error).__name__}: {error})") from error
-        if entry.kind != "part" and entry.index != n_candidates:
-            raise _changed(path, number, f"candidate {entry.index} stands where {n_candidates} should")
-        journal.entries.append(entry)
-        n_candidates += entry.kind == "candidate"
+            journal.take(row, line=number)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise changed(path, number, f"is no line of a journal ({type(error).__name__}: {error})") from error
     return journal
 
 
@@ -194,78 +255,19 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise _changed(path, number, f"is no JSON ({error})") from error
+        raise changed(path, number, f"is no JSON ({error})") from error
     if not isinstance(row, dict):
-        raise _changed(path, number, "is no JSON object")
+        raise changed(path, number, "is no JSON object")
     return row
 
 
-def _changed(path: Path, number: int, reason: str) -> RunMismatch:
-    return RunMismatch(f"{path}:{number}: {reason}. The journal was changed; start a new run in another folder.")
+def changed(path: Path, line: int, reason: str) -> RunMismatch:
+    """Return the error for a line that is not as it was written."""
+    return RunMismatch(
+        f"{path}:{line}: {reason}.\n    The journal was changed after it was written: put back the file as it was, or "
+        "start a new run in another folder."
+    )
 
 
 def _without(entries: list[Entry], generation: int) -> list[Entry]:
     return [entry for entry in entries if entry.generation != generation]
-
-
-def _row(entry: Entry) -> Mapping[str, object]:
-    row: dict[str, object] = {
-        "kind": entry.kind,
-        "index": entry.index,
-        "generation": entry.generation,
-        "genome": entry.genome.tolist(),
-        "recipe_id": entry.recipe_id,
-    }
-    outcome = entry.outcome
-    if isinstance(outcome, Failure):
-        failure = {"kind": outcome.kind, "reason": outcome.reason}
-        return {**row, "status": "failed", "failure": failure, "seconds": {}}
-    scores = {
-        name: {
-            "score": score.score,
-            "ungated": score.ungated,
-            "japanese": score.japanese,
-            "n": score.n,
-            "unscored": score.unscored,
-            "per_sample": list(score.per_sample),
-            **({} if score.rows is None else {"rows": list(score.rows)}),
-        }
-        for name, score in outcome.scores.items()
-    }
-    seconds = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
-    figures = {"fitness": outcome.fitness, **({"goals": list(outcome.goals)} if outcome.goals else {})}
-    return {**row, "status": "evaluated", **figures, "tokens": outcome.tokens, "scores": scores, "seconds": seconds}
-
-
-def _entry(row: Mapping[str, Any]) -> Entry:
-    outcome: Outcome
-    if row["status"] == "failed":
-        outcome = Failure(kind=row["failure"]["kind"], reason=row["failure"]["reason"])
-    else:
-        scores = {
-            name: TaskScore(
-                score=score["score"],
-                ungated=score["ungated"],
-                japanese=score["japanese"],
-                n=score["n"],
-                unscored=score["unscored"],
-                per_sample=tuple(score["per_sample"]),
-                rows=tuple(score["rows"]) if "rows" in score else None,
-            )
-            for name, score in row["scores"].items()
-        }
-        outcome = Evaluation(
-            fitness=row["fitness"],
-            goals=tuple(row.get("goals", ())),
-            tokens=row["tokens"],
-            scores=scores,
-            seconds=row["seconds"],
-        )
-    return Entry(
-        kind=row["kind"],
-        index=row["index"],
-        generation=row["generation"],
-        genome=np.array(row["genome"], dtype=np.float64),
-        recipe_id=row["recipe_id"],
-        outcome=outcome,
-    )

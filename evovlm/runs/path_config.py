@@ -30,7 +30,8 @@ from evovlm.recipes.model_ref import parse_model_ref
 from evovlm.recipes.path_space import PATH_SIGMA, SCALES, PathSpace
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
-from evovlm.runs.search_config import BudgetSection, OptimizerSection, SearchConfig, Searched, Winner
+from evovlm.runs.budget_config import BudgetSection
+from evovlm.runs.search_config import OptimizerSection, SearchConfig, Searched, Winner
 from evovlm.runs.sections import Section, known_row
 
 UNKNOWN_HOST = "unknown_host"

@@ -11,12 +11,16 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
+from evovlm.evaluation.objective import Objective
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.document_parts import Document
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
+from evovlm.runs.budget_config import BudgetSection
 from evovlm.runs.execution_config import EXECUTION_KEYS, ExecutionConfig
+from evovlm.runs.log_config import LogSection
+from evovlm.runs.objective_config import ObjectiveSection, Parents, result_name
 from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.runs.start import StartSection
 from evovlm.search.catalogue import OPTIMIZERS
@@ -49,12 +53,6 @@ class OptimizerSection(Section):
                 {"least": SMALLEST_POPULATION},
             )
         return population
-
-
-class BudgetSection(Section):
-    """`budget:` how many candidates are evaluated; only whole generations are, so a rest is left over."""
-
-    candidates: int = Field(ge=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,9 +94,11 @@ class SearchConfig(ExecutionConfig):
     report: list[ReportSection] = Field(default=[])
     guard: GuardSection | None = None
     batch: int | None = Field(default=None, ge=1)
-    validation: int | None = Field(default=None, ge=1)
+    validation: int | None = Field(default=None, ge=1, validate_default=True)
     winner: Winner = Field(default="best", validate_default=True)
     device: str = "auto"
+    objective: ObjectiveSection = ObjectiveSection()
+    log: LogSection = LogSection()
 
     @field_validator("tasks", "report")
     @classmethod
@@ -108,7 +108,22 @@ class SearchConfig(ExecutionConfig):
         names = [written if task is None else task.name for task, written in known]
         if len(set(names)) < len(names):
             raise PydanticCustomError("tasks", "a task is named twice; give it one entry")
+        weights = [section.weight for section in sections if isinstance(section, TaskSection)]
+        if weights and not any(weights):
+            raise PydanticCustomError("tasks", "every weight is 0, so that there is no goal")
         return sections
+
+    @field_validator("validation")
+    @classmethod
+    def _generations_can_be_compared(cls, validation: int | None, info: ValidationInfo) -> int | None:
+        budget: BudgetSection | None = info.data.get("budget")
+        if budget is not None and budget.patience is not None and info.data.get("batch") and validation is None:
+            raise PydanticCustomError(
+                "validation",
+                "is what budget.patience compares generations on, whose candidates are scored on other samples "
+                "(`batch`); set it, or leave patience out",
+            )
+        return validation
 
     @field_validator("winner")
     @classmethod
@@ -122,6 +137,12 @@ class SearchConfig(ExecutionConfig):
                 "winner", "candidates of two generations are scored on other samples (`batch`); take snapshot or mean"
             )
         return winner
+
+    @field_validator("objective")
+    @classmethod
+    def _suits_the_tasks(cls, objective: ObjectiveSection, info: ValidationInfo) -> ObjectiveSection:
+        objective.check(info)
+        return objective
 
     @abstractmethod
     def template(self, *, relative_to: Path | None) -> MergeTemplate | PathTemplate:
@@ -141,8 +162,11 @@ class SearchConfig(ExecutionConfig):
         Relative paths start at `relative_to` (None: the current folder). Raises ConfigError when the host is unclear.
         """
         folder = relative_to or Path()
+        tasks = [task.resolved(folder) for task in self.tasks]
+        names = {old.name: result_name(new.name) for old, new in zip(self.tasks, tasks, strict=True)}
         sections: dict[str, object] = {
-            "tasks": [task.resolved(folder) for task in self.tasks],
+            "tasks": tasks,
+            "objective": self.objective.renamed(names),
             "report": [task.resolved(folder) for task in self.report],
             "guard": None if self.guard is None else self.guard.resolved(folder),
             "start": None if self.start is None else self.start.resolved(folder),
@@ -163,10 +187,14 @@ class SearchConfig(ExecutionConfig):
             raise ConfigError("a threshold for near pictures needs a model: --near-pictures, or guard.near_pictures.")
         return self.model_copy(update={"guard": GuardSection(**said)})
 
+    def goal(self, parents: Parents) -> Objective:
+        """Return what a resolved search maximises, for what its `parents` score."""
+        return self.objective.objective({result_name(task.name): task.weight for task in self.tasks}, parents=parents)
+
     def population(self, *, dim: int) -> int:
         """Return the candidates of one generation. Raises ConfigError when the budget holds no whole generation."""
         population = self.optimizer.population or default_population(dim)
-        if self.budget.candidates < population:
+        if self.budget.candidates is not None and self.budget.candidates < population:
             raise ConfigError(
                 f"budget.candidates is {self.budget.candidates}, but one generation of this space ({dim} genes) has "
                 f"{population} candidates.\n    Raise the budget, or set optimizer.population lower "
@@ -176,7 +204,14 @@ class SearchConfig(ExecutionConfig):
 
     def as_mapping(self) -> Mapping[str, object]:
         """Return what the run is as plain values, with every default written out; not how it is carried out."""
-        return dict(self.model_dump(mode="json", by_alias=True, exclude=set(EXECUTION_KEYS)))
+        return dict(self.model_dump(mode="json", by_alias=True, exclude={*EXECUTION_KEYS, "log"}))
+
+    def logged(self, *places: str) -> Self:
+        """Return the same search with its course told in more places. Raises ConfigError for an unknown one."""
+        log = self.log
+        for place in places:
+            log = log.besides(place)
+        return self.model_copy(update={"log": log})
 
     def to_yaml(self) -> str:
         """Return the config as YAML text that `load_config` reads back."""

@@ -1,7 +1,8 @@
 """The course of one search, candidate by candidate, with its journal."""
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from evovlm.errors import RunMismatch
 from evovlm.recipes.candidate import Failure, Genome
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.journal import Entry, Journal
+from evovlm.runs.journal import Entry, Journal, Stop
 from evovlm.runs.scoring import Scoring
 from evovlm.runs.search_config import SearchConfig, Searched
 from evovlm.search.catalogue import OPTIMIZERS
@@ -21,8 +22,11 @@ from evovlm.search.replay import replayed
 class Observer(Protocol):
     """Watches a run: what a progress display needs."""
 
-    def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
-        """The run is set up; `done` candidates are replayed from the journal."""
+    def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
+        """The run is set up; `done` candidates are replayed from the journal.
+
+        `candidates` and `generations` are how many there will be at most, None where the budget does not say.
+        """
         ...
 
     def evaluated(self, entry: Entry) -> None:
@@ -43,6 +47,7 @@ class SearchRun:
     population: int
     scoring: Scoring
     journal: Journal
+    _clock: float = field(default_factory=time.monotonic, init=False)
 
     def finish(self, *, observer: Observer | None, warnings: tuple[str, ...]) -> None:
         """Evaluate what the journal lacks, up to the distribution's mean."""
@@ -51,9 +56,9 @@ class SearchRun:
         for entry in self.journal.entries:
             self.scoring.remember(entry)
         if observer is not None:
-            generations = self.config.budget.candidates // self.population
+            generations = self.config.budget.generations(population=self.population)
             observer.started(
-                candidates=generations * self.population,
+                candidates=None if generations is None else generations * self.population,
                 generations=generations,
                 done=len(recorded),
                 warnings=warnings,
@@ -86,7 +91,10 @@ class SearchRun:
         self._append_mean("mean", optimizer.mean, generation=generations)
 
     def _goes_on(self, standing: Standing) -> bool:
-        return standing.before + standing.candidates <= self.config.budget.candidates
+        spent = self.config.budget.spent(self.journal, standing)
+        if spent is not None and self.journal.stop is None:
+            self.journal.append_stop(Stop(reason=spent, generation=standing.number))
+        return spent is None
 
     def _candidates(self, proposals: tuple[Proposal, ...], recorded: tuple[Entry, ...]) -> Iterator[Entry]:
         """Yield the entries of a generation, those that the journal lacks once they are in it."""
@@ -126,14 +134,28 @@ class SearchRun:
         if len(last) == optimizer.population:
             self.journal.retry(number)
 
+    def _lap_s(self) -> float:
+        """Return how long it is since this was last asked, as the journal has it."""
+        before, self._clock = self._clock, time.monotonic()
+        return round(self._clock - before, 4)
+
     def _check_replayed(self, entry: Entry, genome: Genome) -> None:
-        same_recipe = entry.recipe_id == self.searched.recipe(genome).recipe_id
-        if not same_recipe or not np.array_equal(entry.genome, genome):
-            raise RunMismatch(
-                f"{self.journal.path}: {entry.kind} {entry.index} is not the one that this search asks for now.\n"
-                "    The journal was changed, or written by other versions of the packages. Go on with those, or "
-                "start a new run in another folder."
-            )
+        expected = self.searched.recipe(genome).recipe_id
+        if np.array_equal(entry.genome, genome) and entry.recipe_id == expected:
+            return
+        if entry.recipe_id != expected:
+            what = f"its recipe_id is {entry.recipe_id}, and this search asks for {expected}"
+        elif entry.genome.shape != genome.shape:
+            what = f"its genome has {len(entry.genome)} numbers, and this search's have {len(genome)}"
+        else:
+            gene = int(np.argmax(entry.genome != genome))
+            what = f"genome[{gene}] is {entry.genome[gene]!r}, and this search asks for {genome[gene]!r}"
+        raise RunMismatch(
+            f"{self.journal.path}:{entry.line}: {entry.kind} {entry.index} is not the one that this search asks for "
+            f"now: {what}.\n"
+            "    The journal was changed, or written by other versions of the packages. Put back the file as it was, "
+            "go on with those versions, or start a new run in another folder."
+        )
 
     def _append_mean(self, kind: str, genome: Genome, *, generation: int) -> None:
         recipe = self.searched.recipe(genome)
@@ -150,6 +172,7 @@ class SearchRun:
             genome=genome,
             recipe_id=recipe.recipe_id,
             outcome=outcome,
+            wall_s=self._lap_s(),
         )
         self.journal.append(entry)
         self.scoring.remember(entry)

@@ -67,13 +67,14 @@ class ReportSection(Section):
 class TaskSection(ReportSection):
     """One of `tasks:`; the search sees the search split alone. `decoding` names a cheaper one of the task's.
 
-    `prompt` asks otherwise than the task does: `chat`, a name, or a template.
+    `prompt` asks otherwise than the task does: `chat`, a name, or a template. A task of `weight` 0 is scored,
+    and has no share in the fitness.
     """
 
     split: ClassVar[Split] = Split.SEARCH
     without_it: ClassVar[str] = "this task has only a report split, which no search may see; score the winner on it"
 
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     decoding: str | None = None
     prompt: str | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evovlm.errors import RunError, RunMismatch
+from evovlm.evaluation.objective import Objective
 from evovlm.merging.methods import METHODS
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import PS
@@ -14,8 +15,10 @@ from evovlm.recipes.recipe import COMPONENTS, Component, ParameterMerge, Values,
 from evovlm.recipes.unit_ties import unit_name, units_of
 from evovlm.runs.config import EvolveConfig, config_from_mapping
 from evovlm.runs.folder import JOURNAL_FILE
+from evovlm.runs.front import FrontPoint, front_of
 from evovlm.runs.hybrid_config import PATH
-from evovlm.runs.journal import Entry, Journal, best_entry, read_journal
+from evovlm.runs.journal import Entry, Journal, best_entry, changed, read_journal
+from evovlm.runs.journal_check import check_scores
 from evovlm.runs.path_config import PathConfig
 from evovlm.runs.search_config import SearchConfig
 
@@ -24,12 +27,13 @@ ALL = "all units"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateRow:
-    """One candidate of the table."""
+    """One candidate of the table, and the constraints that it breaks."""
 
     index: int
     recipe_id: str
     fitness: float
     scores: Mapping[str, TaskScore]
+    violated: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,9 @@ class RunSummary:
     Where components differ, a parameter is followed by its component, and a value is None where a unit has no such
     tensors. `chosen` is what the winner has of the space's choices. `mean_fitness` is the last mean's. `stage` is that
     of a hybrid that all this is of. With `batch`, each generation has other samples. `snapshots` are the means'
-    fitnesses on the validation samples, failed ones left out.
+    fitnesses on the validation samples, failed ones left out. `stopped_by` is the key of the budget that ended the
+    search. `constraints` are in words, `infeasible` counts the candidates that break one, and `front` is the Pareto
+    front over the tasks `goals`, both empty where nothing is traded.
     """
 
     folder: Path
@@ -64,6 +70,11 @@ class RunSummary:
     best_by_generation: tuple[float, ...]
     mean_by_generation: tuple[float, ...]
     failures: tuple[tuple[int, str], ...]
+    stopped_by: str | None
+    constraints: tuple[str, ...]
+    infeasible: int
+    goals: tuple[str, ...]
+    front: tuple[FrontPoint, ...]
 
     def as_json(self) -> Mapping[str, object]:
         """Return it as plain values."""
@@ -86,6 +97,7 @@ class RunSummary:
                         name: {"score": score.score, "ungated": score.ungated, "japanese": score.japanese, "n": score.n}
                         for name, score in row.scores.items()
                     },
+                    "violated": list(row.violated),
                 }
                 for row in self.top
             ],
@@ -101,6 +113,11 @@ class RunSummary:
             "best_by_generation": list(self.best_by_generation),
             "mean_by_generation": list(self.mean_by_generation),
             "failures": [{"index": index, "reason": reason} for index, reason in self.failures],
+            "stopped_by": self.stopped_by,
+            "constraints": list(self.constraints),
+            "infeasible": self.infeasible,
+            "goals": list(self.goals),
+            "front": [point.as_json() for point in self.front],
         }
 
 
@@ -116,7 +133,11 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     if not candidates:
         raise RunMismatch(f"{folder}: no candidate has been evaluated yet. Wait a little, or resume the run.")
     config = config_from_mapping(journal.config)
-    ranked = _ranked(candidates)
+    objective = objective_of(journal)
+    if objective is not None:
+        check_scores(journal, objective)
+    goals = objective.tasks if objective is not None and objective.pareto else ()
+    ranked = _ranked(candidates, objective)
     mean = journal.mean
     winner = winner_entry(config, journal)
     found = _Found()
@@ -124,7 +145,6 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         found = _found(config, journal, winner)
     path = _path(config, journal, winner) if winner is not None else None
     best, means = _course(candidates)
-    outcomes = [entry.outcome for entry in journal.entries]
     return RunSummary(
         folder=folder,
         stage=stage,
@@ -134,8 +154,8 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         winner="best" if winner is None or winner.kind == "candidate" else winner.kind,
         mean_fitness=mean.outcome.fitness if mean is not None and isinstance(mean.outcome, Evaluation) else None,
         candidates=len(candidates),
-        tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
-        seconds=sum(sum(outcome.seconds.values()) for outcome in outcomes if isinstance(outcome, Evaluation)),
+        tokens=journal.tokens,
+        seconds=sum(map(_seconds, journal.entries)),
         top=tuple(ranked[:top]),
         units=found.units,
         numbers=found.numbers,
@@ -148,7 +168,34 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         failures=tuple(
             (entry.index, entry.outcome.reason) for entry in journal.entries if isinstance(entry.outcome, Failure)
         ),
+        stopped_by=journal.stop.reason if journal.stop else None,
+        constraints=tuple(map(str, objective.constraints)) if objective is not None else (),
+        infeasible=sum(bool(row.violated) for row in ranked),
+        goals=goals,
+        front=front_of(journal, goals=goals),
     )
+
+
+def objective_of(journal: Journal) -> Objective | None:
+    """Return what a run maximises, from what its journal holds alone; None as long as nothing has been scored."""
+    first = next((entry for entry in journal.entries if isinstance(entry.outcome, Evaluation)), None)
+    if first is None or not isinstance(first.outcome, Evaluation):
+        return None
+    config = config_from_mapping(journal.config)
+    scores = first.outcome.scores
+    if len(scores) != len(config.tasks):
+        there = f"it has scores of {len(scores)} tasks, and the search scores {len(config.tasks)}"
+        raise changed(journal.path, first.line or 0, f"{first.kind} {first.index}: {there}")
+    # In the order of the config's tasks, which may be files that are no longer there.
+    weights = {name: task.weight for name, task in zip(scores, config.tasks, strict=True)}
+    return config.objective.objective(weights, parents=journal.parents)
+
+
+def _seconds(entry: Entry) -> float:
+    """Return how long a line took; in journals of before it was noted, what its stages took."""
+    if entry.wall_s or not isinstance(entry.outcome, Evaluation):
+        return entry.wall_s
+    return sum(entry.outcome.seconds.values())
 
 
 def journal_file(folder: Path) -> Path:
@@ -164,10 +211,14 @@ def _stage(folder: Path) -> str | None:
     raise RunMismatch(f"{folder} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
 
 
-def _ranked(candidates: Sequence[Entry]) -> list[CandidateRow]:
+def _ranked(candidates: Sequence[Entry], objective: Objective | None) -> list[CandidateRow]:
     rows = [
         CandidateRow(
-            index=entry.index, recipe_id=entry.recipe_id, fitness=entry.outcome.fitness, scores=entry.outcome.scores
+            index=entry.index,
+            recipe_id=entry.recipe_id,
+            fitness=entry.outcome.fitness,
+            scores=entry.outcome.scores,
+            violated=tuple(map(str, objective.violated(entry.outcome.scores))) if objective is not None else (),
         )
         for entry in candidates
         if isinstance(entry.outcome, Evaluation)

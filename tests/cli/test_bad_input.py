@@ -68,7 +68,6 @@ def test_all_problems_of_a_file_come_at_once(evovlm: Command, models: Path, prob
         "did you mean 'dare_ties'?",
         "optimizer.population",
         "budget.candidate: unknown key; did you mean 'candidates'?",
-        "budget.candidates: missing",
         "tasks[0].name",
         "tasks[0].limit",
     )

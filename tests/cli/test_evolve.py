@@ -120,3 +120,24 @@ def test_the_config_in_a_run_is_whole_and_can_be_run_again(evovlm: Command, fini
     assert (again / "best.yaml").read_text().split("parameters:")[1] == (
         (finished / "best.yaml").read_text().split("parameters:")[1]
     )
+
+
+def test_a_dry_run_says_what_the_run_would_cost_and_writes_nothing(
+    evovlm: Command, config: Path, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    told = evovlm("evolve", config, "--out", tmp_path / "run", "--dry-run")
+    assert told.code == 0, told.err
+    for words in (
+        "4 genes, 2 generations of 4: 8 candidates",
+        "samples: 27",
+        "tokens:",
+        "time:",
+        "memory:",
+        "assumed:",
+    ):
+        assert words in told.out
+    figures = json.loads(evovlm("evolve", config, "--out", tmp_path / "run", "--dry-run", "--json").out)
+    assert (figures["candidates"], figures["samples"], figures["genes"]) == (8, 27, 4)
+    assert figures["seconds"]["low"] <= figures["seconds"]["high"]
+    assert sorted(tmp_path.rglob("*")) == before

@@ -41,12 +41,12 @@ def wait_for_lines(journal: Path, count: int, *, process: "subprocess.Popen[str]
 
 
 @contextmanager
-def interrupting(journal: Path, *, after_lines: int) -> Iterator[None]:
-    """Send this process SIGINT, as Ctrl-C does, once the journal has so many lines."""
+def interrupting(journal: Path, *, after_lines: int, by: signal.Signals = signal.SIGINT) -> Iterator[None]:
+    """Send this process SIGINT, as Ctrl-C does, or another signal, once the journal has so many lines."""
 
     def interrupt() -> None:
         wait_for_lines(journal, after_lines)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), by)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -63,13 +63,15 @@ def start(*arguments: str | Path) -> "subprocess.Popen[str]":
     )
 
 
-def test_ctrl_c_stops_with_130_and_a_command_that_goes_on_to_the_same_journal(
-    evovlm: Command, config: Path, finished_once: Path, tmp_path: Path
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_with_its_code_and_a_command_that_goes_on_to_the_same_journal(
+    evovlm: Command, config: Path, finished_once: Path, tmp_path: Path, by: signal.Signals, code: int
 ) -> None:
     run = tmp_path / "a run"
-    with interrupting(run / "journal.jsonl", after_lines=4):
+    with interrupting(run / "journal.jsonl", after_lines=4, by=by):
         stopped = evovlm("evolve", config, "--out", run)
-    assert stopped.code == 130, stopped
+    assert stopped.code == code, stopped
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert "Traceback" not in stopped.err
     assert stopped.out == ""
     advice = re.search(r"^    evovlm (evolve .*--resume)$", stopped.err, re.MULTILINE)

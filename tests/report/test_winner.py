@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from evovlm.merging.methods import METHODS, get_method
-from evovlm.report.winner import backbone_alone, equal_weights, numbers_of, winner_of
+from evovlm.report.winner import equal_weights, numbers_of, winner_of
 from evovlm.runs.journal import read_journal
+from evovlm.runs.parents import alone
 from tests.report.made_runs import N_BLOCKS, config_of
 
 
@@ -39,7 +40,7 @@ def test_every_method_that_can_be_searched_has_an_equal_weights_merge(method: st
 
 
 def test_a_backbone_alone_is_one_source_whole() -> None:
-    recipe = backbone_alone(config_of().template(relative_to=None), "ja")
+    recipe = alone(config_of().template(relative_to=None), "ja")
     assert recipe.method == "linear"
     assert {name: each.weight for name, each in recipe.parameters.items()} == {"ja": 1.0, "math": 0.0}
     get_method(recipe)

@@ -75,7 +75,7 @@ def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) 
     [
         ({"tasks": [{"name": "emoji_ja"}, {"name": "emoji_ja"}]}, r"tasks: a task is named twice"),
         ({"budget": {"candidates": 3}}, r"budget.candidates is 3, but one generation .* has 4 candidates"),
-        ({"budget": {}}, r"budget.candidates: missing"),
+        ({"budget": {}}, r"budget: needs a bound: candidates, tokens, seconds, patience"),
         ({"tasks": []}, r"tasks: .*at least 1"),
         ({"space": {"fixed": {"weights": 1.0}}}, r"space: fixed: 'weights' names no parameter; did you mean 'weight'"),
         ({"space": {"fixed": {"math.density": 2.0}}}, r"space: fixed: math.density should be in \[0, 1\]"),

@@ -68,9 +68,11 @@ def test_a_run_s_folder_holds_config_journal_recipes_and_result(whole_run: RunRe
     assert load_config(folder / "config.yaml").as_mapping() == config.resolved(relative_to=None).as_mapping()
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == whole_run.as_json()
     rows = journal_rows(folder)
-    assert [row["kind"] for row in rows] == ["header", *["candidate"] * 12, "mean"]
-    assert [row["index"] for row in rows[1:]] == list(range(13))
-    assert {row["fitness"] for row in rows[1:]} > {0.0}
+    assert [row["kind"] for row in rows] == ["header", *["candidate"] * 12, "stop", "mean"]
+    assert (rows[-2]["reason"], whole_run.stopped_by) == ("candidates", "candidates")
+    entries = [*rows[1:-2], rows[-1]]
+    assert [row["index"] for row in entries] == list(range(13))
+    assert {row["fitness"] for row in entries} > {0.0}
 
 
 def test_the_winner_is_the_best_candidate_and_its_recipe_resolves_from_the_run_s_folder(

@@ -140,7 +140,7 @@ def test_the_mean_is_no_candidate(journal: Journal) -> None:
         (lambda lines: [lines[0].replace(b'"seed": 1', b'"seed": 2'), *lines[1:]], ":1: the config in its header"),
         (lambda lines: [lines[0], b"what?", *lines[2:]], ":2: is no JSON"),
         (lambda lines: [lines[0], b"[]", *lines[2:]], ":2: is no JSON object"),
-        (lambda lines: [lines[0], b"{}", *lines[2:]], ":2: is no candidate's line"),
+        (lambda lines: [lines[0], b"{}", *lines[2:]], ":2: is no line of a journal"),
         (lambda lines: [lines[0], *lines[2:]], ":2: candidate 1 stands where 0 should"),
         (lambda lines: [*lines[:2], lines[1], *lines[2:]], ":3: candidate 0 stands where 1 should"),
     ],

@@ -50,11 +50,12 @@ def whole(config: PathConfig, tmp_path_factory: pytest.TempPathFactory) -> RunRe
 def test_a_run_looks_at_the_mean_before_each_generation_and_at_the_end(whole: RunResult) -> None:
     rows = journal_rows(whole.folder)
     generation = ["snapshot", *["candidate"] * 4]
-    assert [row["kind"] for row in rows] == ["header", *generation * 3, "snapshot", "mean"]
+    assert [row["kind"] for row in rows] == ["header", *generation * 3, "snapshot", "stop", "mean"]
     assert rows[0]["blocks"] == {"base": 2, "math": 2, "ja": 2}
-    assert [row["generation"] for row in rows[1:]] == [*[0] * 5, *[1] * 5, *[2] * 5, 3, 3]
-    assert [row["index"] for row in rows[1:]] == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 11, 12, 12]
-    samples = {row["kind"]: row["scores"]["word_problems_en"]["n"] for row in rows[1:]}
+    entries = [row for row in rows[1:] if row["kind"] != "stop"]
+    assert [row["generation"] for row in entries] == [*[0] * 5, *[1] * 5, *[2] * 5, 3, 3]
+    assert [row["index"] for row in entries] == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 11, 12, 12]
+    samples = {row["kind"]: row["scores"]["word_problems_en"]["n"] for row in entries}
     assert samples == {"candidate": 3, "snapshot": 4, "mean": 4}
 
 
@@ -296,7 +297,7 @@ def test_a_search_of_parameters_may_have_batches_and_snapshots_too(
     document["tasks"] = [{"name": "word_problems_en", "data": str(problems)}]
     result = evolve(config_from_mapping(document), out=tmp_path / "run")
     rows = journal_rows(tmp_path / "run")
-    assert [row["kind"] for row in rows[1:]] == [*["snapshot", *["candidate"] * 4] * 3, "snapshot", "mean"]
+    assert [row["kind"] for row in rows[1:]] == [*["snapshot", *["candidate"] * 4] * 3, "snapshot", "stop", "mean"]
     assert "blocks" not in rows[0]
     assert result.winner == "snapshot"
 

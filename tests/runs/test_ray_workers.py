@@ -97,7 +97,7 @@ def test_a_model_that_a_node_does_not_have_is_told_of_with_node_and_path(
     template = searched.template(relative_to=None)
     shutil.rmtree(tmp_path / "gone")
     with pytest.raises(ModelNotFound, match=r"(?s)on the Ray node \d+\.\d+\.\d+\.\d+: .*gone.*on every node"):
-        open_workers(searched, template)
+        open_workers(searched, template, parents={})
 
 
 def test_more_workers_than_the_cluster_has_room_for_are_refused_with_how_many_fit(
@@ -114,7 +114,7 @@ def unreachable(config: EvolveConfig, settings: Mapping[str, object]) -> str:
     """Return what is said of a cluster that is not there."""
     searched = on_ray(config, workers=2, **settings).resolved(relative_to=None)
     with pytest.raises(ConfigError) as caught:
-        open_workers(searched, searched.template(relative_to=None))
+        open_workers(searched, searched.template(relative_to=None), parents={})
     return str(caught.value)
 
 

@@ -134,7 +134,7 @@ def test_a_model_that_no_worker_can_open_is_told_of_as_what_it_is(
     # Gone between the look at the headers, which would tell of it, and the opening.
     shutil.rmtree(tmp_path / "gone")
     with pytest.raises(ModelNotFound, match="gone"):
-        open_workers(searched, template)
+        open_workers(searched, template, parents={})
 
 
 def test_how_a_search_is_carried_out_is_no_part_of_what_it_is(config: EvolveConfig, write_config: WriteConfig) -> None:

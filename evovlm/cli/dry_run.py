@@ -1,0 +1,72 @@
+"""`evovlm evolve CONFIG --out RUN --dry-run`: what the search would cost."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from evovlm.runs.calibration import Span
+    from evovlm.runs.config import EvolveConfig
+    from evovlm.runs.forecast import Forecast
+    from evovlm.runs.hybrid_config import HybridConfig
+    from evovlm.runs.path_config import PathConfig
+
+
+def dry_run(config: "EvolveConfig | PathConfig | HybridConfig", *, relative_to: Path, as_json: bool) -> None:
+    """Print what a search, or each stage of a hybrid, would cost."""
+    from evovlm.runs.forecast import forecast, forecast_hybrid
+    from evovlm.runs.hybrid_config import HybridConfig
+
+    resolved = config.resolved(relative_to=relative_to)
+    if isinstance(resolved, HybridConfig):
+        stages = forecast_hybrid(resolved)
+        if as_json:
+            typer.echo(json.dumps({name: each.as_json() for name, each in stages.items()}))
+            return
+        for name, each in stages.items():
+            typer.echo(f"stage {name}:")
+            _print(each)
+        return
+    found = forecast(resolved)
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+    else:
+        _print(found)
+
+
+def _print(found: "Forecast") -> None:
+    from evovlm.cli.rendering import duration
+    from evovlm.merging.needs import gigabytes
+
+    generations = (
+        "generations until patience ends it" if found.generations is None else f"{found.generations} generations"
+    )
+    typer.echo(f"{found.genes} genes, {generations} of {found.population}: {found.candidates} candidates")
+    typer.echo(f"samples: {found.samples:,}")
+    for task in found.tasks:
+        typer.echo(
+            f"  {task.name}: {task.samples_per_candidate} a candidate, {task.samples:,} in all, "
+            f"{_span(task.tokens_per_sample, '.0f')} tokens and {_span(task.seconds_per_sample, '.3g')} s a sample"
+        )
+    typer.echo(f"tokens: {_span(found.tokens, ',.0f')}")
+    typer.echo(f"time: {duration(found.seconds.low)} to {duration(found.seconds.high)}, after opening the models")
+    typer.echo(f"  of it merging: {_span(found.merge_seconds, '.3g')} s a candidate")
+    for what, size in (
+        ("to fetch", found.download_bytes),
+        ("the journal", found.journal_bytes),
+        ("a checkpoint of the winner", found.checkpoint_bytes),
+        ("memory", found.memory_bytes),
+        ("memory of the GPU", found.device_bytes),
+    ):
+        if size is not None:
+            typer.echo(f"{what}: {gigabytes(size)}")
+    typer.echo("assumed:")
+    for assumption in found.assumptions:
+        typer.echo(f"  {assumption}")
+
+
+def _span(span: "Span", form: str) -> str:
+    low, high = format(span.low, form), format(span.high, form)
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,231 @@
+"""What a search would cost before it starts: counted from its config, timed on a few samples. Writes nothing."""
+
+import json
+import math
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.models.loading import LoadedModel
+from evovlm.recipes.candidate import Evaluation, TaskScore
+from evovlm.recipes.kinds import PS, Recipe, parameter_merge_only
+from evovlm.runs.calibration import MORE, SampleCost, Span, timed_answers, timed_merge
+from evovlm.runs.hybrid_config import PATH, HybridConfig
+from evovlm.runs.journal_rows import Entry, entry_row
+from evovlm.runs.preflight import preflight_search
+from evovlm.runs.sample_parts import SampleParts
+from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.task_choices import task_choices
+
+_KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskForecast:
+    """A task's samples for one candidate, all that the search asks, and what one costs."""
+
+    name: str
+    samples_per_candidate: int
+    samples: int
+    tokens_per_sample: Span
+    seconds_per_sample: Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a search would cost; bytes are None where nobody can tell beforehand.
+
+    `generations` is None where the budget only says when to stop waiting: every figure is then that of one generation.
+    `memory_bytes` is the most that the process has held so far, `device_bytes` the most on a GPU.
+    """
+
+    genes: int
+    population: int
+    generations: int | None
+    candidates: int
+    samples: int
+    tokens: Span
+    seconds: Span
+    merge_seconds: Span
+    tasks: tuple[TaskForecast, ...]
+    journal_bytes: int
+    checkpoint_bytes: int | None
+    download_bytes: int | None
+    memory_bytes: int
+    device_bytes: int | None
+    assumptions: tuple[str, ...]
+
+    def as_json(self) -> Mapping[str, object]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def forecast(config: SearchConfig) -> Forecast:
+    """Open a resolved search's models, merge its first point, answer a few samples of each task, and extrapolate.
+
+    Raises what `evolve` raises before its first candidate.
+    """
+    return _forecast(config).forecast
+
+
+def forecast_hybrid(config: HybridConfig) -> Mapping[str, Forecast]:
+    """Return what each stage of a resolved hybrid would cost; the first one's first point stands for its winner."""
+    first = _forecast(config.ps)
+    return {PS: first.forecast, PATH: forecast(config.second(parameter_merge_only(first.start)))}
+
+
+class _Found(NamedTuple):
+    forecast: Forecast
+    start: Recipe
+
+
+class _Asked(NamedTuple):
+    """How many candidates a search has, other merges, and samples of each task in all."""
+
+    candidates: int
+    others: int
+    samples: tuple[int, ...]
+
+
+def _forecast(config: SearchConfig) -> _Found:
+    template = config.template(relative_to=None)
+    found = preflight_search(config, template)
+    found.raise_problems()
+    evaluator = Evaluator.open(template, tasks=task_choices(config), device=config.device)
+    searched = config.searched(template=template, blocks=evaluator.resident.blocks)
+    start = searched.recipe(searched.initial)
+    sizes = {task.name: task.n_samples for task in evaluator.tasks}
+    parts = SampleParts(sizes=sizes, seed=config.seed, batch=config.batch, validation=config.validation)
+    own = _counts(parts.of_candidates(0), sizes)
+    merge = timed_merge(evaluator, start)
+    costs = [timed_answers(task, evaluator.loaded, at_once=n) for task, n in zip(evaluator.tasks, own, strict=True)]
+
+    def spent(asked: _Asked) -> tuple[Span, Span]:
+        tokens, seconds = Span(), merge.times(asked.candidates + asked.others)
+        for cost, count in zip(costs, asked.samples, strict=True):
+            tokens, seconds = tokens.plus(cost.tokens.times(count)), seconds.plus(cost.seconds.times(count))
+        return tokens, seconds
+
+    population = config.population(dim=searched.dim)
+    one = spent(_Asked(candidates=population, others=0, samples=tuple(population * count for count in own)))
+    generations = _generations(config, population=population, tokens=one[0], seconds=one[1])
+    asked = _asked(config, parts, candidates=population * (generations or 1), generations=generations or 1)
+    tokens, seconds = spent(asked)
+    line = _line_bytes(sizes, own, dim=searched.dim, partial=config.batch is not None or config.validation is not None)
+    return _Found(
+        Forecast(
+            genes=searched.dim,
+            population=population,
+            generations=generations,
+            candidates=asked.candidates,
+            samples=sum(asked.samples),
+            tokens=tokens,
+            seconds=seconds,
+            merge_seconds=merge,
+            tasks=_tasks(sizes, own, asked, costs),
+            journal_bytes=(asked.candidates + asked.others) * line,
+            checkpoint_bytes=found.needs.result_bytes if found.needs else None,
+            download_bytes=found.needs.download_bytes if found.needs else None,
+            memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
+            device_bytes=_device_bytes(evaluator.loaded),
+            assumptions=_assumptions(config, generations),
+        ),
+        start,
+    )
+
+
+def _asked(config: SearchConfig, parts: SampleParts, *, candidates: int, generations: int) -> _Asked:
+    """Return what is asked: by candidates, by the distribution's means, and by parents."""
+    own, of_mean = (_counts(rows, parts.sizes) for rows in (parts.of_candidates(0), parts.of_means()))
+    # A snapshot before each generation and one at the end, which the last mean is; without any, that mean alone.
+    means = 1 if config.validation is None else generations + 1
+    parents = config.objective.parents
+    samples = tuple(
+        candidates * first + means * second + sum(name in tasks for tasks in parents.values()) * size
+        for first, second, (name, size) in zip(own, of_mean, parts.sizes.items(), strict=True)
+    )
+    return _Asked(candidates=candidates, others=means + len(parents), samples=samples)
+
+
+def _generations(config: SearchConfig, *, population: int, tokens: Span, seconds: Span) -> int | None:
+    """Return after how many generations the first bound is reached, by the middle of what one costs."""
+    budget = config.budget
+    bounds = [budget.generations(population=population)]
+    for bound, cost in ((budget.tokens, tokens), (budget.seconds, seconds)):
+        if bound is not None and cost.middle > 0:
+            bounds.append(max(1, math.ceil(bound / cost.middle)))
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _assumptions(config: SearchConfig, generations: int | None) -> tuple[str, ...]:
+    told = [
+        f"every candidate answers at the length of the first point, asked {MORE} samples of each task",
+        "one worker, nothing else on the machine",
+        "memory is the most held while calibrating: larger batches of prompts take more",
+    ]
+    if config.budget.tokens is not None or config.budget.seconds is not None:
+        told.append("a budget of tokens or seconds ends it after the generation in which the middle of the range does")
+    if generations is None:
+        told.append("the budget has no bound but patience: all figures are those of one generation")
+    elif config.budget.patience is not None:
+        told.append("patience may end it earlier")
+    if config.objective.parents:
+        told.append("a parent of a constraint answers as a candidate does; opening it is not counted")
+    return tuple(told)
+
+
+def _tasks(
+    sizes: Mapping[str, int], own: Sequence[int], asked: _Asked, costs: Sequence[SampleCost]
+) -> tuple[TaskForecast, ...]:
+    return tuple(
+        TaskForecast(
+            name=name,
+            samples_per_candidate=count,
+            samples=samples,
+            tokens_per_sample=cost.tokens,
+            seconds_per_sample=cost.seconds,
+        )
+        for name, count, samples, cost in zip(sizes, own, asked.samples, costs, strict=True)
+    )
+
+
+def _counts(rows: Sequence[Sequence[int]] | None, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes.values()) if rows is None else tuple(map(len, rows))
+
+
+def _line_bytes(sizes: Mapping[str, int], own: Sequence[int], *, dim: int, partial: bool) -> int:
+    """Return how long a candidate's line in the journal is, about."""
+    third = 1 / 3
+    scores = {
+        name: TaskScore(
+            score=third,
+            ungated=third,
+            japanese=third,
+            per_sample=(0.0,) * count,
+            n=count,
+            rows=tuple(range(count)) if partial else None,
+        )
+        for name, count in zip(sizes, own, strict=True)
+    }
+    outcome = Evaluation(
+        scores=scores, fitness=third, seconds=dict.fromkeys(("merge", "generate", "score"), 12.3456), tokens=99_999
+    )
+    entry = Entry(
+        kind="candidate",
+        index=9_999,
+        generation=99,
+        genome=np.full(dim, third),
+        recipe_id="0" * 12,
+        outcome=outcome,
+        wall_s=12.3456,
+    )
+    return len(json.dumps(entry_row(entry))) + 1
+
+
+def _device_bytes(loaded: LoadedModel) -> int | None:
+    return torch.cuda.max_memory_allocated(loaded.device) if loaded.device.type == "cuda" else None

@@ -1,0 +1,198 @@
+"""Runs with bounds and with several goals: parents, infeasible candidates, the front, and what is picked from it."""
+
+from pathlib import Path
+
+import pytest
+
+from evovlm.errors import ConfigError, RunError, RunMismatch
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.recipes.candidate import Evaluation
+from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.recipe import MergeTemplate
+from evovlm.runs.config import EvolveConfig, load_config
+from evovlm.runs.evolve import RunResult, evolve, open_evaluator
+from evovlm.runs.journal import Entry, read_journal
+from evovlm.runs.parents import alone
+from evovlm.runs.pick import pick
+from evovlm.runs.search_run import Observer
+from evovlm.runs.summary import summarise
+from evovlm.search.loop import Generation
+from tests.runs.conftest import WriteConfig, journal_rows
+
+TASK = "word_problems_en"
+
+
+class StopsAt(Observer):
+    """Behaves like Ctrl-C at the candidate of an index."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
+        return
+
+    def evaluated(self, entry: Entry) -> None:
+        if entry.index == self.index:
+            raise KeyboardInterrupt
+
+    def generation_ended(self, generation: Generation) -> None:
+        return
+
+
+def config_of(path: Path) -> EvolveConfig:
+    config = load_config(path)
+    assert isinstance(config, EvolveConfig)
+    return config
+
+
+def bounded(write_config: WriteConfig, **constraint: object) -> EvolveConfig:
+    return config_of(write_config({"objective": {"constraints": [{"task": TASK, **constraint}]}}))
+
+
+def test_a_parent_is_scored_once_as_the_source_alone_and_bounds_every_candidate(
+    write_config: WriteConfig, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    config = bounded(write_config, not_below="math", by=0.1)
+    evolve(config, out=tmp_path / "whole", evaluator=evaluator)
+    journal = read_journal(tmp_path / "whole/journal.jsonl")
+    assert [row["kind"] for row in journal_rows(tmp_path / "whole")[:3]] == ["header", "parent", "candidate"]
+    template = config.template(relative_to=None)
+    assert isinstance(template, MergeTemplate)
+    # What the source scores in the host's place, by another method's weights.
+    scored = evaluator.evaluate(template.recipe(alone(template, "math").parameters))
+    assert isinstance(scored, Evaluation)
+    assert journal.parents["math"].scores == scored.scores
+    bound = scored.scores[TASK].score - 0.1
+    for entry in journal.candidates:
+        assert isinstance(entry.outcome, Evaluation)
+        score = entry.outcome.scores[TASK].score
+        assert entry.outcome.fitness == pytest.approx(score if score >= bound - 1e-9 else score - bound)
+
+    with pytest.raises(KeyboardInterrupt):
+        evolve(config, out=tmp_path / "run", evaluator=evaluator, observer=StopsAt(5))
+    evolve(config, out=tmp_path / "run", resume=True, evaluator=evaluator)
+    assert journal_rows(tmp_path / "run") == journal_rows(tmp_path / "whole")
+
+    lines = (tmp_path / "run/journal.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "run/journal.jsonl").write_text("\n".join([lines[0], *lines[2:]]) + "\n", encoding="utf-8")
+    with pytest.raises(RunMismatch, match=r"journal.jsonl:2: the line of kind parent .* of math is missing"):
+        evolve(config, out=tmp_path / "run", resume=True, evaluator=evaluator)
+
+
+def test_what_breaks_a_bound_is_told_and_never_wins_over_what_keeps_it(
+    write_config: WriteConfig, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    # No pico model gets all of it right.
+    result = evolve(bounded(write_config, measure="ungated", at_least=1.0), out=tmp_path / "run", evaluator=evaluator)
+    assert result.fitness == pytest.approx(result.evaluation.scores[TASK].ungated - 1.0)
+    assert result.fitness < 0
+    summary = summarise(tmp_path / "run", top=12)
+    assert summary.constraints == (f"{TASK} (ungated) at least 1",)
+    assert summary.infeasible == 12
+    assert all(row.violated == summary.constraints for row in summary.top)
+    with pytest.raises(RunError, match=r"no candidate of .* keeps every constraint"):
+        pick(tmp_path / "run", f"task={TASK}")
+
+
+def test_a_vlm_s_parent_is_scored_in_the_vlm(write_config: WriteConfig, models: Path, tmp_path: Path) -> None:
+    config = config_of(
+        write_config(
+            {
+                "merge": {
+                    "base": str(models / "base"),
+                    "host": str(models / "vlm"),
+                    "sources": {"vlm": str(models / "vlm"), "ja": str(models / "ja")},
+                    "method": "ties",
+                    "vocabulary": "host",
+                },
+                "budget": {"candidates": 4},
+                "objective": {"constraints": [{"task": TASK, "not_below": "ja"}]},
+            }
+        )
+    )
+    evolve(config, out=tmp_path / "run")
+    parent = read_journal(tmp_path / "run/journal.jsonl").parents["ja"]
+    assert parent.tokens > 0
+    assert parent.scores[TASK].n == 4
+    assert summarise(tmp_path / "run", top=1).constraints == (f"{TASK} not below ja by more than 0",)
+
+
+@pytest.fixture(scope="module")
+def traded(models: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A run that trades two tasks of four problems each."""
+    from tests.runs.conftest import search_document
+
+    document = search_document(models) | {
+        "optimizer": {"kind": "random", "population": 8},
+        "budget": {"candidates": 24},
+        "objective": {"pareto": True},
+        "tasks": [
+            {"name": TASK, "data": str(models / "problems.jsonl")},
+            {"name": "word_problems_ja", "data": str(models / "problems.jsonl"), "weight": 2},
+        ],
+    }
+    config = EvolveConfig.model_validate(document).resolved(relative_to=None)
+    evaluator = open_evaluator(config, config.template(relative_to=None))
+    return evolve(config, out=tmp_path_factory.mktemp("traded") / "run", evaluator=evaluator)
+
+
+def goals_of(entry: Entry) -> tuple[float, ...]:
+    assert isinstance(entry.outcome, Evaluation)
+    return entry.outcome.goals
+
+
+def test_the_front_is_in_the_result_and_the_summary(traded: RunResult) -> None:
+    journal = read_journal(traded.folder / "journal.jsonl")
+    for entry in journal.candidates:
+        assert isinstance(entry.outcome, Evaluation)
+        scores = entry.outcome.scores
+        assert entry.outcome.goals == (scores[TASK].score, scores["word_problems_ja"].score)
+        assert entry.outcome.fitness == pytest.approx((entry.outcome.goals[0] + 2 * entry.outcome.goals[1]) / 3)
+    chosen = [point.entry.index for point in traded.front]
+    assert chosen
+    for entry in journal.candidates:
+        beaten = [
+            other
+            for other in journal.candidates
+            if goals_of(other) != goals_of(entry)
+            and all(a >= b for a, b in zip(goals_of(other), goals_of(entry), strict=True))
+        ]
+        assert (entry.index in chosen) is not bool(beaten)
+    summary = summarise(traded.folder, top=1)
+    assert summary.goals == (TASK, "word_problems_ja")
+    assert [point.as_json() for point in summary.front] == traded.as_json()["front"]
+    firsts = [point.goals[TASK] for point in summary.front]
+    assert firsts == sorted(firsts, reverse=True)
+
+
+def test_a_candidate_is_picked_by_what_it_is_good_at(traded: RunResult) -> None:
+    candidates = read_journal(traded.folder / "journal.jsonl").candidates
+    assert pick(traded.folder, "best").recipe.recipe_id == load_recipe(traded.folder / "best.yaml").recipe_id
+    for number, name in enumerate((TASK, "word_problems_ja")):
+        found = pick(traded.folder, f"task={name}")
+        assert goals_of(found.entry)[number] == max(goals_of(entry)[number] for entry in candidates)
+    assert pick(traded.folder, "knee").entry.index in {point.entry.index for point in traded.front}
+    for index in (0, 23):
+        found = pick(traded.folder, str(index))
+        assert found.recipe.recipe_id == candidates[index].recipe_id
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ("24", "has 24 candidates"),
+        ("-1", "'-1' is none of best, knee, task=NAME"),
+        ("worst", "'worst' is none of best"),
+        ("task=word_problem_ja", "scores no such task; did you mean 'word_problems_ja'"),
+    ],
+)
+def test_what_is_not_there_cannot_be_picked(traded: RunResult, wanted: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        pick(traded.folder, wanted)
+
+
+def test_a_run_of_one_goal_has_no_knee(whole_run: RunResult) -> None:
+    assert whole_run.front == ()
+    assert pick(whole_run.folder, "best").entry.recipe_id == whole_run.recipe.recipe_id
+    with pytest.raises(RunError, match="no Pareto front"):
+        pick(whole_run.folder, "knee")

@@ -1,0 +1,107 @@
+"""A journal that was changed by hand, or cut in the middle, is refused: which line, what it says, what it should."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evovlm.errors import RunMismatch
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.runs.config import EvolveConfig
+from evovlm.runs.evolve import RunResult, evolve
+
+Lines = list[str]
+TASK = "word_problems_en"
+
+
+def edited(number: int, change: Callable[[dict[str, Any]], object]) -> Callable[[Lines], Lines]:
+    """Return what changes the row in a line; the header's number is 1."""
+
+    def edit(lines: Lines) -> Lines:
+        row = json.loads(lines[number - 1])
+        change(row)
+        return [*lines[: number - 1], json.dumps(row), *lines[number:]]
+
+    return edit
+
+
+def swapped(lines: Lines) -> Lines:
+    return [*lines[:3], lines[4], lines[3], *lines[5:]]
+
+
+def of_task(row: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = row["scores"][TASK]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (edited(1, lambda row: row["config"].update(seed=4)), ":1: the config in its header is not the one"),
+        (lambda lines: [*lines[:3], *lines[4:]], ":4: candidate 3 stands where 2 should: lines are missing"),
+        (swapped, ":4: candidate 3 stands where 2 should"),
+        (lambda lines: [*lines[:4], lines[3], *lines[4:]], ":5: candidate 2 stands where 3 should"),
+        (lambda lines: [*lines[:3], lines[3][:-20], *lines[4:]], ":4: is no JSON"),
+        (
+            edited(3, lambda row: row.update(fitness=0.9)),
+            r":3: candidate 1: its fitness is 0.9, and its scores make 0\.",
+        ),
+        (
+            edited(3, lambda row: of_task(row).update(score=0.9)),
+            rf":3: candidate 1: scores.{TASK}.score is 0.9, and the mean of its per_sample is 0\.",
+        ),
+        (
+            edited(3, lambda row: of_task(row)["per_sample"].pop()),
+            rf":3: candidate 1: scores.{TASK}.per_sample has 3 numbers, and n is 4",
+        ),
+        (edited(3, lambda row: row["scores"].clear()), ":3: candidate 1: it has no score of word_problems_en"),
+        (
+            edited(3, lambda row: row.update(goals=[0.5, 0.5])),
+            r":3: candidate 1: its goals are \[0.5, 0.5\], and .* \[\]",
+        ),
+        (edited(3, lambda row: row.update(generation=2)), ":3: candidate 1 is of generation 2, and follows 0"),
+        (edited(3, lambda row: row.pop("tokens")), r":3: is no line of a journal \(KeyError: 'tokens'\)"),
+        (
+            edited(3, lambda row: row.update(recipe_id="0123456789ab")),
+            ":3: candidate 1 is not .* now: its recipe_id is 0123456789ab, and this search asks for [0-9a-f]{12}",
+        ),
+        (
+            edited(3, lambda row: row["genome"].__setitem__(1, 0.25)),
+            r":3: candidate 1 is not the one .* now: genome\[1\] is .*0.25.*, and this search asks for .*\d",
+        ),
+    ],
+)
+def test_a_changed_journal_is_refused_with_the_line_and_what_differs(
+    change: Callable[[Lines], Lines],
+    words: str,
+    whole_run: RunResult,
+    config: EvolveConfig,
+    evaluator: Evaluator,
+    tmp_path: Path,
+) -> None:
+    run = shutil.copytree(whole_run.folder, tmp_path / "run")
+    journal = run / "journal.jsonl"
+    # Without its end, so that the run would go on.
+    lines = change(journal.read_text(encoding="utf-8").split("\n")[:-3])
+    journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    changed = journal.read_bytes()
+    with pytest.raises(RunMismatch) as caught:
+        evolve(config, out=run, resume=True, evaluator=evaluator)
+    assert re.search(words, str(caught.value)), caught.value
+    assert re.search(r"[Pp]ut back the file as it was", str(caught.value))
+    assert journal.read_bytes() == changed
+
+
+def test_a_finished_run_whose_scores_were_changed_does_not_tell_its_result(
+    whole_run: RunResult, config: EvolveConfig, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    run = shutil.copytree(whole_run.folder, tmp_path / "run")
+    lines = (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    changed = edited(3, lambda row: row.update(fitness=1.0))(lines)
+    (run / "journal.jsonl").write_text("\n".join(changed) + "\n", encoding="utf-8")
+    with pytest.raises(RunMismatch, match=r":3: candidate 1: its fitness is 1\.0"):
+        evolve(config, out=run, resume=True, evaluator=evaluator)

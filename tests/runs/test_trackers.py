@@ -1,0 +1,131 @@
+"""TensorBoard and Weights & Biases: what they are told is read back from their own files."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evovlm.errors import ConfigError
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.recipes.candidate import Evaluation
+from evovlm.runs import log_config
+from evovlm.runs.config import EvolveConfig, load_config
+from evovlm.runs.evolve import evolve
+from evovlm.runs.journal import Journal, read_journal
+from evovlm.runs.summary import summarise
+from tests.runs.conftest import WriteConfig, journal_rows
+from tests.runs.test_goals import StopsAt
+
+SECRET = "5ec0" * 10
+
+
+def by_step(run: Path) -> dict[str, dict[int, float]]:
+    """Return what TensorBoard would draw."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    found: dict[str, dict[int, float]] = {}
+    for name in events.Tags()["scalars"]:
+        scalars = events.Scalars(name)
+        found[name] = {each.step: each.value for each in scalars}
+        assert len(found[name]) == len(scalars), "a step is there twice"
+    return found
+
+
+def records_in(file: Path) -> Iterator[bytes]:
+    """Yield the records of an offline run: LevelDB's log format (blocks of 32 KiB) behind a header of 7 bytes."""
+    content, whole = file.read_bytes(), b""
+    place = 7
+    while place + 7 <= len(content):
+        if place % 32768 > 32768 - 7:
+            place += 32768 - place % 32768
+            continue
+        _checksum, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield whole
+            whole = b""
+
+
+def expected(journal: Journal) -> dict[str, list[float]]:
+    """Return some of the figures of every generation, worked out from the journal."""
+    found: dict[str, list[float]] = {"fitness/mean": [], "fitness/best": [], "cost/tokens": []}
+    tokens = 0
+    for generation in range(3):
+        outcomes = [each.outcome for each in journal.candidates if each.generation == generation]
+        known = [each for each in outcomes if isinstance(each, Evaluation)]
+        tokens += sum(each.tokens for each in known)
+        found["fitness/mean"].append(sum(each.fitness for each in known) / len(known))
+        found["fitness/best"].append(max(each.fitness for each in known))
+        found["cost/tokens"].append(tokens)
+    return found
+
+
+def test_tensorboard_has_every_generation_once_after_a_stop_too(
+    config: EvolveConfig, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    logged = config.logged("tensorboard")
+    with pytest.raises(KeyboardInterrupt):
+        evolve(logged, out=run, evaluator=evaluator, observer=StopsAt(9))
+    evolve(logged, out=run, resume=True, evaluator=evaluator)
+    drawn = by_step(run)
+    for name, values in expected(read_journal(run / "journal.jsonl")).items():
+        assert list(drawn[name]) == [0, 1, 2]
+        assert list(drawn[name].values()) == pytest.approx(values)
+    best = summarise(run, top=1).best_by_generation
+    assert list(drawn["fitness/best_so_far"].values()) == pytest.approx(list(best))
+    assert {"best/word_problems_en", "mean/word_problems_en", "search/spread", "cost/seconds"} <= set(drawn)
+    assert 0 < drawn["search/spread"][0] < 0.5
+
+
+def test_wandb_offline_keeps_the_figures_in_the_run_s_folder_and_no_key(
+    write_config: WriteConfig, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    config = load_config(write_config({"log": {"wandb": {"project": "merges", "mode": "offline"}}}))
+    evolve(config, out=tmp_path / "run", evaluator=evaluator)
+    (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    steps: list[dict[str, float]] = []
+    project = None
+    for content in records_in(file):
+        record = Record()
+        record.ParseFromString(content)
+        if record.HasField("run"):
+            project = record.run.project
+        if record.HasField("history"):
+            items = record.history.item
+            steps.append({(each.key or "/".join(each.nested_key)): json.loads(each.value_json) for each in items})
+    assert project == "merges"
+    for name, values in expected(read_journal(tmp_path / "run/journal.jsonl")).items():
+        assert [step[name] for step in steps] == pytest.approx(values)
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(written) > 6
+    assert not any(SECRET.encode() in path.read_bytes() for path in written)
+
+
+def test_where_a_search_is_told_is_no_part_of_it(config: EvolveConfig, evaluator: Evaluator, tmp_path: Path) -> None:
+    evolve(config, out=tmp_path / "plain", evaluator=evaluator)
+    with pytest.raises(KeyboardInterrupt):
+        evolve(config, out=tmp_path / "run", evaluator=evaluator, observer=StopsAt(6))
+    evolve(config.logged("tensorboard"), out=tmp_path / "run", resume=True, evaluator=evaluator)
+    assert journal_rows(tmp_path / "run") == journal_rows(tmp_path / "plain")
+    assert "log" not in (tmp_path / "run/config.yaml").read_text(encoding="utf-8")
+
+
+def test_what_is_missing_is_named_with_its_extra_before_anything_is_opened(
+    config: EvolveConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_config, "find_spec", lambda _name: None)
+    for place in ("tensorboard", "wandb"):
+        with pytest.raises(ConfigError, match=rf"log.{place}: .*not installed(?s:.*)pip install 'evovlm\[{place}\]'"):
+            evolve(config.logged(place), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="unknown place 'tensorbord'; did you mean 'tensorboard'"):
+        config.logged("tensorbord")
