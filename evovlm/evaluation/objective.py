@@ -16,6 +16,11 @@ class Objective:
         """Return the fitness of these scores, one of each task; higher is better."""
         return sum(weight * scores[name].score for name, weight in self.weights.items()) / sum(self.weights.values())
 
+    def gradient(self, scores: Mapping[str, float]) -> Mapping[str, float]:
+        """Return by how much the fitness grows with each task's score, at these `scores`, for small changes."""
+        total = sum(self.weights.values())
+        return {name: self.weights[name] / total for name in scores}
+
     def goals(self, scores: Mapping[str, TaskScore]) -> tuple[float, ...]:  # noqa: ARG002 - one goal has no trade-off
         """Return what each of several goals is worth; empty where there is one."""
         return ()

@@ -8,6 +8,7 @@ from pathlib import Path
 from evovlm.errors import RunError, RunMismatch
 from evovlm.evaluation.answering import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
+from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers import InProcess, Workers
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.documents import recipe_to_yaml
@@ -28,10 +29,12 @@ from evovlm.runs.folder import (
 )
 from evovlm.runs.journal import Journal, best_entry, read_journal
 from evovlm.runs.preflight import preflight_search
+from evovlm.runs.races import Races
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.runs.scoring import Scoring
 from evovlm.runs.search_config import SearchConfig, Winner
 from evovlm.runs.search_run import Observer, SearchRun
+from evovlm.runs.winner import Rescored, best_of, rescored, winner_of
 
 __all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator"]
 
@@ -40,7 +43,8 @@ __all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evo
 class RunResult:
     """What a run found. `fitness` is on the search split, of the winner that the config chose: best, mean or snapshot.
 
-    That of a snapshot is on its validation samples.
+    That of a snapshot is on its validation samples. Where candidates were `rescored`, the winner is the best of them
+    and the mean, by the fitness that was found then.
     """
 
     folder: Path
@@ -51,6 +55,13 @@ class RunResult:
     candidates: int
     failures: int
     tokens: int
+    rescored: tuple[Rescored, ...] = ()
+
+    @property
+    def search_fitness(self) -> float:
+        """The winner's fitness as the search saw it: if it was scored again, what it was chosen by."""
+        own = [each.search_fitness for each in self.rescored if each.recipe_id == self.recipe.recipe_id]
+        return next((fitness for fitness in own if fitness is not None), self.fitness)
 
     @property
     def recipe_file(self) -> Path:
@@ -63,12 +74,16 @@ class RunResult:
             name: {"score": score.score, "ungated": score.ungated, "japanese": score.japanese, "n": score.n}
             for name, score in self.evaluation.scores.items()
         }
+        again: dict[str, object] = {}
+        if self.rescored:
+            again = {"rescored_fitness": self.fitness, "rescored": [each.as_json() for each in self.rescored]}
         return {
             "folder": str(self.folder),
             "winner": self.winner,
             "recipe": str(self.recipe_file),
             "recipe_id": self.recipe.recipe_id,
-            "search_fitness": self.fitness,
+            "search_fitness": self.search_fitness,
+            **again,
             "search_scores": scores,
             "candidates": self.candidates,
             "failures": self.failures,
@@ -145,8 +160,15 @@ def _open_run(
             f"{out}: the models have other numbers of blocks than when the run began ({dict(journal.blocks)} -> "
             f"{dict(blocks)}).\n    Start a new run in another folder."
         )
-    scoring = Scoring(workers=workers, parts=parts)
+    scoring = Scoring(workers=workers, parts=parts, races=_races(config, workers=workers, parts=parts))
     return SearchRun(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
+
+
+def _races(config: SearchConfig, *, workers: Workers, parts: SampleParts) -> Races | None:
+    if config.racing is None:
+        return None
+    weights = dict(zip(workers.sizes, (task.weight for task in config.tasks), strict=True))
+    return Races(rules=config.racing, workers=workers, parts=parts, objective=Objective(weights=weights))
 
 
 def open_evaluator(config: SearchConfig, template: MergeTemplate | PathTemplate) -> Evaluator:
@@ -172,27 +194,27 @@ def _written_result(
     mean = journal.mean
     if mean is None:
         raise RunError(f"{out}: the search is not finished.")
-    best = best_entry(journal.snapshots if config.winner == "snapshot" else journal.candidates)
+    best, chosen = best_of(journal, winner=config.winner), winner_of(journal, winner=config.winner)
     searched = config.searched_again(template=template, blocks=journal.blocks, genome=mean.genome)
     recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
     for name, recipe in recipes.items():
         write_atomically(out / name, recipe_to_yaml(recipe, folder=out))
-    chosen = mean if config.winner == "mean" else best
     if isinstance(chosen.outcome, Failure):
         raise RunError(
             f"{out}: the distribution's mean, asked for as the winner, could not be evaluated "
             f"({chosen.outcome.reason}).\n    The best candidate is in {out / BEST_FILE}."
         )
-    outcomes = [entry.outcome for entry in journal.entries]
+    winner: Winner = "mean" if chosen is mean else config.winner
     result = RunResult(
         folder=out,
-        winner=config.winner,
-        recipe=recipes[winner_file(config.winner)],
+        winner=winner,
+        recipe=recipes[winner_file(winner)],
         fitness=chosen.outcome.fitness,
         evaluation=chosen.outcome,
         candidates=len(journal.candidates),
         failures=sum(isinstance(entry.outcome, Failure) for entry in journal.candidates),
-        tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
+        tokens=journal.tokens,
+        rescored=rescored(journal),
     )
     write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result

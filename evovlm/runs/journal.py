@@ -7,15 +7,17 @@
 `seconds` is the only thing in it that two runs of one config do not share, and stands last in its line. A line
 {"kind": "retry", "generation": 3} takes back the candidates of a generation that all failed. A score on other than all
 of a task's samples has their "rows". A line of kind "part" is what a candidate scored on some of the samples that it is
-racing on, noted so that it is not worked out again: its line as a candidate holds all of them. A search with validation
-samples has a line of kind "snapshot" before each generation and at the end: the distribution's mean there; it ends with
-one of kind "mean". A header of a search through layers says how many "blocks" each source has.
+racing on, noted so that it is not worked out again: its line as a candidate holds all of them, and as its "fitness"
+what it is estimated to score on those that its generation's longest racing candidates saw. A line of kind "rescored" is
+what a candidate among the best scored again, on all samples. A search with validation samples has a line of kind
+"snapshot" before each generation and at the end: the distribution's mean there; it ends with one of kind "mean". A
+header of a search through layers says how many "blocks" each source has.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,16 @@ from evovlm.runs.atomic import write_atomically
 from evovlm.search.loop import Outcome
 
 FORMAT = 1
+_OF_A_CANDIDATE = ("part", "rescored")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """One line and its outcome: a candidate, a part of one, the distribution's mean before a `generation`
-    ("snapshot") or at the end ("mean").
+    """One line and its outcome: a candidate, a part of one, one "rescored", the distribution's mean before a
+    `generation` ("snapshot") or at the end ("mean").
 
-    `index` counts candidates, and says whose a part is; of another line, it is the number of candidates before it.
+    `index` counts candidates, and says whose a part or a new score is; of another line, it is the number of candidates
+    before it.
     """
 
     kind: str
@@ -94,6 +98,17 @@ class Journal:
         return tuple(entry for entry in self.entries if entry.kind == "part")
 
     @property
+    def rescored(self) -> tuple[Entry, ...]:
+        """The best candidates as they scored again, on all samples."""
+        return tuple(entry for entry in self.entries if entry.kind == "rescored")
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were generated for the candidates and the means."""
+        outcomes = [entry.outcome for entry in self.entries if entry.kind != "part"]
+        return sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation))
+
+    @property
     def snapshots(self) -> tuple[Entry, ...]:
         """The means on the validation samples, in order."""
         return tuple(entry for entry in self.entries if entry.kind == "snapshot")
@@ -128,14 +143,23 @@ def read_journal(path: Path) -> Journal:
     return _read(path, _whole_lines(path.read_bytes()))
 
 
-def best_entry(entries: tuple[Entry, ...]) -> Entry:
+def best_entry(entries: Sequence[Entry]) -> Entry:
     """Return the entry of the highest fitness, the earliest of equals. Raises RunError when all failed."""
-    evaluated = [
-        (entry.outcome.fitness, -entry.index, entry) for entry in entries if isinstance(entry.outcome, Evaluation)
-    ]
-    if not evaluated:
+    best = best_distinct(entries, 1)
+    if not best:
         raise RunError("no candidate could be evaluated.")
-    return max(evaluated, key=lambda row: row[:2])[2]
+    return best[0]
+
+
+def best_distinct(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
+    """Return the `count` entries of the highest fitness that are of different recipes, the earliest of equals."""
+    evaluated = [
+        (-entry.outcome.fitness, entry.index, entry) for entry in entries if isinstance(entry.outcome, Evaluation)
+    ]
+    found: dict[str, Entry] = {}
+    for _, _, entry in sorted(evaluated, key=lambda row: row[:2]):
+        found.setdefault(entry.recipe_id, entry)
+    return tuple(found.values())[:count]
 
 
 def config_hash(config: Mapping[str, object]) -> str:
@@ -177,7 +201,7 @@ def _read(path: Path, content: bytes) -> Journal:
             entry = _entry(row)
         except (KeyError, TypeError, ValueError) as error:
             raise _changed(path, number, f"is no candidate's line ({type(error).__name__}: {error})") from error
-        if entry.kind != "part" and entry.index != n_candidates:
+        if entry.kind not in _OF_A_CANDIDATE and entry.index != n_candidates:
             raise _changed(path, number, f"candidate {entry.index} stands where {n_candidates} should")
         journal.entries.append(entry)
         n_candidates += entry.kind == "candidate"

@@ -16,11 +16,13 @@ from evovlm.recipes.document_parts import Document
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
+from evovlm.runs.racing_config import RacingSection
 from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, default_population
 
 SMALLEST_POPULATION = 4
+RESCORED_AFTER_RACES = 3
 
 Winner = Literal["best", "mean", "snapshot"]
 
@@ -74,8 +76,10 @@ class SearchConfig(Section):
 
     `batch`: of each task, so many samples are drawn anew for each generation, the same for all its candidates (None:
     all of them). `validation`: the last so many samples of each task are kept from the candidates; the distribution's
-    mean is evaluated on them before each generation and at the end. `winner`: the best candidate, the last mean, or
-    the mean that did best there (`snapshot`).
+    mean is evaluated on them before each generation and at the end. `racing`: candidates are scored on as few samples
+    as it takes to rank them. `rescore`: at the end, so many of the best candidates are scored again in full, as the
+    mean is (None: 3 after races, else none). `winner`: the best candidate (where there are some scored again, the best
+    of them and the mean), the last mean, or the mean that did best on the validation samples (`snapshot`).
     """
 
     format: Literal[1]
@@ -90,6 +94,8 @@ class SearchConfig(Section):
     guard: GuardSection | None = None
     batch: int | None = Field(default=None, ge=1)
     validation: int | None = Field(default=None, ge=1)
+    racing: RacingSection | None = None
+    rescore: int | None = Field(default=None, ge=0)
     winner: Winner = Field(default="best", validate_default=True)
     device: str = "auto"
 
@@ -110,11 +116,20 @@ class SearchConfig(Section):
             raise PydanticCustomError(
                 "winner", "is the mean that did best on the validation samples, and there are none; set `validation`"
             )
-        if winner == "best" and info.data.get("batch") is not None:
+        others = next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
+        if winner == "best" and others and not _rescored(info.data.get("rescore"), racing=others == "racing"):
             raise PydanticCustomError(
-                "winner", "candidates of two generations are scored on other samples (`batch`); take snapshot or mean"
+                "winner",
+                "candidates of two generations are scored on other samples (`{others}`); "
+                "take snapshot or mean, or set `rescore`",
+                {"others": others},
             )
         return winner
+
+    @property
+    def rescored(self) -> int:
+        """How many of the best candidates are scored again in full."""
+        return _rescored(self.rescore, racing=self.racing is not None)
 
     @abstractmethod
     def template(self, *, relative_to: Path | None) -> MergeTemplate | PathTemplate:
@@ -180,3 +195,7 @@ class SearchConfig(Section):
         """Return the config as YAML text that `load_config` reads back."""
         text: str = yaml.safe_dump(dict(self.as_mapping()), sort_keys=False, allow_unicode=True)
         return text
+
+
+def _rescored(asked: int | None, *, racing: bool) -> int:
+    return (RESCORED_AFTER_RACES if racing else 0) if asked is None else asked

@@ -14,9 +14,10 @@ from evovlm.recipes.search_space import unit_name
 from evovlm.runs.config import EvolveConfig, config_from_mapping
 from evovlm.runs.folder import JOURNAL_FILE
 from evovlm.runs.hybrid_config import PATH
-from evovlm.runs.journal import Entry, Journal, best_entry, read_journal
+from evovlm.runs.journal import Entry, Journal, read_journal
 from evovlm.runs.path_config import PathConfig
 from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.winner import Rescored, rescored, winner_of
 
 ALL = "all units"
 
@@ -37,7 +38,8 @@ class RunSummary:
 
     `numbers` are (source, parameter, one value per unit of `units`) of the `winner`: the best candidate so far, or the
     distribution's mean where the config asks for it and the run is finished, or the best snapshot so far where it asks
-    for that; of a search through layers it is the winner's `path`. `mean_fitness` is the last mean's.
+    for that; of a search through layers it is the winner's `path`. `mean_fitness` is the last mean's. Of a run that
+    scores its best `rescored`, the winner is the best of these and the mean, once it has them.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class RunSummary:
     best_by_generation: tuple[float, ...]
     mean_by_generation: tuple[float, ...]
     failures: tuple[tuple[int, str], ...]
+    rescored: tuple[Rescored, ...]
 
     def as_json(self) -> Mapping[str, object]:
         """Return it as plain values."""
@@ -86,6 +89,7 @@ class RunSummary:
             "best_by_generation": list(self.best_by_generation),
             "mean_by_generation": list(self.mean_by_generation),
             "failures": [{"index": index, "reason": reason} for index, reason in self.failures],
+            **({"rescored": [each.as_json() for each in self.rescored]} if self.rescored else {}),
         }
 
 
@@ -105,14 +109,15 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     winner = _winner(config, journal)
     units, numbers = _numbers(config, winner) if winner is not None and isinstance(config, EvolveConfig) else ((), ())
     best, means = _course(candidates)
-    outcomes = [entry.outcome for entry in journal.entries]
+    entries = [entry for entry in journal.entries if entry.kind != "part"]
+    outcomes = [entry.outcome for entry in entries]
     return RunSummary(
         folder=folder,
         finished=mean is not None,
-        winner="best" if winner is None or winner.kind == "candidate" else winner.kind,
+        winner="best" if winner is None or winner.kind in ("candidate", "rescored") else winner.kind,
         mean_fitness=mean.outcome.fitness if mean is not None and isinstance(mean.outcome, Evaluation) else None,
         candidates=len(candidates),
-        tokens=sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation)),
+        tokens=journal.tokens,
         seconds=sum(sum(outcome.seconds.values()) for outcome in outcomes if isinstance(outcome, Evaluation)),
         top=tuple(ranked[:top]),
         units=units,
@@ -120,9 +125,8 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         path=_path(config, journal, winner) if winner is not None else None,
         best_by_generation=best,
         mean_by_generation=means,
-        failures=tuple(
-            (entry.index, entry.outcome.reason) for entry in journal.entries if isinstance(entry.outcome, Failure)
-        ),
+        failures=tuple((entry.index, entry.outcome.reason) for entry in entries if isinstance(entry.outcome, Failure)),
+        rescored=rescored(journal),
     )
 
 
@@ -147,11 +151,8 @@ def _ranked(candidates: Sequence[Entry]) -> list[CandidateRow]:
 
 def _winner(config: SearchConfig, journal: Journal) -> Entry | None:
     """Return the winner so far, None when all failed."""
-    if config.winner == "mean" and journal.mean is not None:
-        return journal.mean
-    entries = journal.snapshots if config.winner == "snapshot" else journal.candidates
     try:
-        return best_entry(entries)
+        return winner_of(journal, winner=config.winner)
     except RunError:
         return None
 

@@ -1,0 +1,164 @@
+"""The races of a search: each generation's candidates on the same blocks of samples, as far as ranking them takes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from evovlm.evaluation.objective import Objective
+from evovlm.evaluation.workers import Job, Rows, Workers
+from evovlm.recipes.candidate import Candidate, Evaluation, Failure, TaskScore
+from evovlm.runs.journal import Entry
+from evovlm.runs.racing_config import RacingSection
+from evovlm.runs.sample_order import ORDERS
+from evovlm.runs.sample_parts import SampleParts
+from evovlm.search.loop import Outcome
+from evovlm.search.racing import Table, looks, still_racing, to_the_leaders
+from evovlm.seeding import generator
+
+Note: TypeAlias = Callable[[Candidate, Outcome], None]
+"""Takes down what a candidate scored on a block, so that it is known again after a stop."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Races:
+    """Has generations race by the rules of the config, and remembers what it was told of blocks and candidates."""
+
+    rules: RacingSection
+    workers: Workers
+    parts: SampleParts
+    objective: Objective
+    _blocks: dict[int, list[Outcome]] = field(default_factory=dict, init=False)
+    _past: list[Entry] = field(default_factory=list, init=False)
+
+    def remember(self, entry: Entry) -> None:
+        """Take a journal's line: what a candidate scored on its next block, or as a whole."""
+        if entry.kind == "part":
+            self._blocks.setdefault(entry.index, []).append(entry.outcome)
+        elif entry.kind == "candidate":
+            self._past.append(entry)
+
+    def outcomes(self, candidates: Sequence[Candidate], *, note: Note) -> Iterator[Outcome]:
+        """Have the candidates of one generation race, and yield their outcomes in their order.
+
+        What a block says of a candidate is noted, and is remembered by then. An outcome's fitness is what the candidate
+        is estimated to score on all samples of the race; its scores are those on the samples that it saw.
+        """
+        blocks = self._order(candidates[0].generation)
+        racing = list(candidates)
+        for number, rows in enumerate(blocks):
+            self._score(racing, rows, number=number, note=note)
+            racing = self._still_racing(candidates, racing, n_looks=len(blocks))
+            if not racing:
+                break
+        yield from self._told(candidates)
+
+    def _order(self, generation: int) -> list[Rows]:
+        """Return the blocks of a generation, a function of the seed and of what earlier generations scored."""
+        drawn = self.parts.of_candidates(generation)
+        names = tuple(self.parts.sizes)
+        rows = drawn or tuple(tuple(range(size)) for size in self.parts.sizes.values())
+        order = ORDERS[self.rules.order]
+        ordered = []
+        for name, chosen in zip(names, rows, strict=True):
+            draws = generator("race", self.parts.seed, generation, name)
+            past = self._scores(name, before=generation)
+            wanted = order(self.parts.sizes[name], past, draws)
+            ordered.append([row for row in wanted if row in set(chosen)])
+        seen = looks(
+            first=self.rules.first,
+            growth=self.rules.growth,
+            limit=self.rules.limit,
+            sizes=[len(chosen) for chosen in rows],
+        )
+        before = (tuple(0 for _ in names), *seen)
+        return [
+            tuple(tuple(task[start:end]) for task, start, end in zip(ordered, starts, ends, strict=True))
+            for starts, ends in zip(before, seen, strict=False)
+        ]
+
+    def _scores(self, name: str, *, before: int) -> list[TaskScore]:
+        return [
+            entry.outcome.scores[name]
+            for entry in self._past
+            if entry.generation < before and isinstance(entry.outcome, Evaluation)
+        ]
+
+    def _score(self, racing: Sequence[Candidate], rows: Rows, *, number: int, note: Note) -> None:
+        """Note what each scored on the block of this `number` where it is not known; equal recipes are scored once."""
+        known = {
+            each.recipe.recipe_id: self._blocks[each.index][number]
+            for each in racing
+            if len(self._blocks.get(each.index, ())) > number
+        }
+        missing = [each for each in racing if len(self._blocks.get(each.index, ())) <= number]
+        new = {each.recipe.recipe_id: each.recipe for each in missing if each.recipe.recipe_id not in known}
+        coming = self.workers.outcomes([Job(recipe=recipe, rows=rows) for recipe in new.values()])
+        for each in missing:
+            if each.recipe.recipe_id in known:
+                note(each, for_nothing(known[each.recipe.recipe_id]))
+            else:
+                known[each.recipe.recipe_id] = next(coming)
+                note(each, known[each.recipe.recipe_id])
+
+    def _still_racing(
+        self, candidates: Sequence[Candidate], racing: Sequence[Candidate], *, n_looks: int
+    ) -> list[Candidate]:
+        alive = [each for each in candidates if self._joined(each) is not None]
+        if not alive:
+            return []
+        goes_on = still_racing(
+            self._table(alive),
+            np.array([each in racing for each in alive]),
+            better=len(candidates) // 2,
+            level=self.rules.error / n_looks,
+        )
+        return [each for each, on in zip(alive, goes_on, strict=True) if on]
+
+    def _told(self, candidates: Sequence[Candidate]) -> Iterator[Outcome]:
+        joined = {each.index: self._joined(each) for each in candidates}
+        alive = [each for each in candidates if joined[each.index] is not None]
+        fitness: dict[int, float] = {}
+        if alive:
+            behind = to_the_leaders(self._table(alive))
+            leaders = [joined[each.index] for each, on in zip(alive, behind.leads, strict=True) if on]
+            reference = sum(each.fitness for each in leaders if each is not None) / len(leaders)
+            for each, leads, difference in zip(alive, behind.leads, behind.differences, strict=True):
+                if not leads:
+                    fitness[each.index] = reference + float(difference)
+        for each in candidates:
+            outcome = joined[each.index]
+            if outcome is None:
+                yield next(part for part in self._blocks[each.index] if isinstance(part, Failure))
+            else:
+                yield replace(outcome, fitness=fitness.get(each.index, outcome.fitness))
+
+    def _joined(self, candidate: Candidate) -> Evaluation | None:
+        """Return what a candidate scored on all its blocks; None when it failed on one."""
+        parts = self._blocks[candidate.index]
+        evaluated = [part for part in parts if isinstance(part, Evaluation)]
+        return self.objective.joined(evaluated) if len(evaluated) == len(parts) else None
+
+    def _table(self, candidates: Sequence[Candidate]) -> Table:
+        """Return what candidates scored on the blocks, none of whom failed."""
+        parts = [[part for part in self._blocks[each.index] if isinstance(part, Evaluation)] for each in candidates]
+        longest = max(parts, key=len)
+        names = tuple(self.parts.sizes)
+        tasks = [task for part in longest for task, name in enumerate(names) for _ in range(part.scores[name].n)]
+        scores = np.full((len(candidates), len(tasks)), np.nan)
+        for index, own in enumerate(parts):
+            values = [value for part in own for name in names for value in part.scores[name].per_sample]
+            scores[index, : len(values)] = values
+        means = {
+            name: float(np.nanmean(scores[:, [task == number for task in tasks]])) for number, name in enumerate(names)
+        }
+        gradient = self.objective.gradient(means)
+        return Table(
+            scores=scores, tasks=np.array(tasks, dtype=np.int64), slopes=np.array([gradient[name] for name in names])
+        )
+
+
+def for_nothing(outcome: Outcome) -> Outcome:
+    """Return a known outcome, which cost nothing this time."""
+    return replace(outcome, seconds={}, tokens=0) if isinstance(outcome, Evaluation) else outcome
