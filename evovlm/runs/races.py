@@ -8,14 +8,13 @@ import numpy as np
 
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers import Job, Rows, Workers
-from evovlm.recipes.candidate import Candidate, Evaluation, Failure, TaskScore
+from evovlm.recipes.candidate import Candidate, Evaluation, Failure
 from evovlm.runs.journal import Entry
 from evovlm.runs.racing_config import RacingSection
-from evovlm.runs.sample_order import ORDERS
+from evovlm.runs.sample_order import ORDERS, Ordering
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.search.loop import Outcome
-from evovlm.search.racing import Table, looks, still_racing, to_the_leaders
-from evovlm.seeding import generator
+from evovlm.search.racing import Table, abilities, looks, still_racing, to_the_leaders
 
 Note: TypeAlias = Callable[[Candidate, Outcome], None]
 """Takes down what a candidate scored on a block, so that it is known again after a stop."""
@@ -54,6 +53,26 @@ class Races:
                 break
         yield from self._told(candidates)
 
+    def best(self, count: int) -> tuple[Entry, ...]:
+        """Return the `count` candidates of the search that are most likely the best, of different recipes.
+
+        Their fitnesses are means over other samples in each generation, so the samples' difficulty is taken out.
+        """
+        known = self._evaluated()
+        generations = np.array([entry.generation for entry, _ in known], dtype=np.int64)
+        worth = np.zeros(len(known))
+        names = tuple(self.parts.sizes)
+        means = {name: float(np.mean([each.scores[name].score for _, each in known])) for name in names}
+        for name, slope in self.objective.gradient(means).items():
+            scores = np.full((len(known), self.parts.sizes[name]), np.nan)
+            for index, (_, each) in enumerate(known):
+                scores[index, list(each.scores[name].rows or ())] = each.scores[name].per_sample
+            worth += slope * abilities(scores, generations)
+        found: dict[str, Entry] = {}
+        for index in np.argsort(-worth, kind="stable"):
+            found.setdefault(known[index][0].recipe_id, known[index][0])
+        return tuple(found.values())[:count]
+
     def _order(self, generation: int) -> list[Rows]:
         """Return the blocks of a generation, a function of the seed and of what earlier generations scored."""
         drawn = self.parts.of_candidates(generation)
@@ -62,10 +81,15 @@ class Races:
         order = ORDERS[self.rules.order]
         ordered = []
         for name, chosen in zip(names, rows, strict=True):
-            draws = generator("race", self.parts.seed, generation, name)
-            past = self._scores(name, before=generation)
-            wanted = order(self.parts.sizes[name], past, draws)
-            ordered.append([row for row in wanted if row in set(chosen)])
+            ordering = Ordering(
+                size=self.parts.sizes[name],
+                task=name,
+                seed=self.parts.seed,
+                generation=generation,
+                past=[each.scores[name] for entry, each in self._evaluated() if entry.generation < generation],
+            )
+            kept = set(chosen)
+            ordered.append([row for row in order(ordering) if row in kept])
         seen = looks(
             first=self.rules.first,
             growth=self.rules.growth,
@@ -78,12 +102,8 @@ class Races:
             for starts, ends in zip(before, seen, strict=False)
         ]
 
-    def _scores(self, name: str, *, before: int) -> list[TaskScore]:
-        return [
-            entry.outcome.scores[name]
-            for entry in self._past
-            if entry.generation < before and isinstance(entry.outcome, Evaluation)
-        ]
+    def _evaluated(self) -> list[tuple[Entry, Evaluation]]:
+        return [(entry, entry.outcome) for entry in self._past if isinstance(entry.outcome, Evaluation)]
 
     def _score(self, racing: Sequence[Candidate], rows: Rows, *, number: int, note: Note) -> None:
         """Note what each scored on the block of this `number` where it is not known; equal recipes are scored once."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from evovlm.evaluation.workers import Job, Rows, Workers
 from evovlm.recipes.candidate import Candidate
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.journal import Entry
+from evovlm.runs.journal import Entry, best_distinct
 from evovlm.runs.races import Note, Races, for_nothing
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.search.loop import Outcome
@@ -40,6 +40,10 @@ class Scoring:
             return self.races.outcomes(candidates, note=note)
         rows = self.parts.of_candidates(candidates[0].generation)
         return self._outcomes([each.recipe for each in candidates], rows)
+
+    def best(self, candidates: Sequence[Entry], count: int) -> tuple[Entry, ...]:
+        """Return the `count` best of all candidates of the search, of different recipes."""
+        return best_distinct(candidates, count) if self.races is None else self.races.best(count)
 
     def in_full(self, recipes: Sequence[Recipe]) -> Iterator[Outcome]:
         """Yield the outcomes of recipes on the validation samples, or, without those, on all."""

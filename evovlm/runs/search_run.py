@@ -10,7 +10,7 @@ import numpy as np
 from evovlm.errors import RunMismatch
 from evovlm.recipes.candidate import Candidate, Failure, Genome
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.journal import Entry, Journal, best_distinct
+from evovlm.runs.journal import Entry, Journal
 from evovlm.runs.scoring import Scoring
 from evovlm.runs.search_config import SearchConfig, Searched
 from evovlm.search.catalogue import OPTIMIZERS
@@ -145,7 +145,7 @@ class SearchRun:
 
     def _rescore(self, *, generation: int) -> None:
         """Score the best candidates again, in full."""
-        best = best_distinct(self.journal.candidates, self.config.rescored)
+        best = self.scoring.best(self.journal.candidates, self.config.rescored)
         recipes = [self.searched.recipe(entry.genome) for entry in best]
         done = {entry.index for entry in self.journal.rescored}
         for entry, recipe, outcome in zip(best, recipes, self.scoring.in_full(recipes), strict=True):

@@ -15,6 +15,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
+_SWEEPS = 60
+_CANDIDATE_RIDGE = 8.0
+_SAMPLE_RIDGE = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -90,6 +94,31 @@ def to_the_leaders(table: Table) -> ToLeaders:
         count = np.maximum(1, seen[:, own].sum(axis=1))
         differences += slope * ((values - leaders)[:, own] * seen[:, own]).sum(axis=1) / count
     return ToLeaders(leads=leads, differences=differences)
+
+
+def abilities(scores: Floats, generations: npt.NDArray[np.int64]) -> Floats:
+    """Return how much better than their mean candidates are that saw different samples, shape (candidates,).
+
+    `scores` has shape (candidates, samples), NaN where one did not see a sample, `generations` (candidates,). A score
+    is fitted as the sum of a mean, the generation's and the candidate's ability and the sample's ease, by least squares
+    with ridges, which stand for so many samples (or candidates) more that show nothing: without them the luckiest
+    of those who saw little would be the ablest.
+    """
+    seen = ~np.isnan(scores)
+    values = np.where(seen, scores, 0.0)
+    per_candidate, per_sample = seen.sum(axis=1), seen.sum(axis=0)
+    member = np.eye(int(generations.max(initial=0)) + 1)[generations]
+    mean = values.sum() / max(1, per_candidate.sum())
+    own, ease = np.zeros(len(values)), np.zeros(values.shape[1])
+    shared = np.zeros(len(values))
+    for _ in range(_SWEEPS):
+        left = (values - (mean + ease) * seen).sum(axis=1)
+        counted = np.maximum(1, member.T @ per_candidate)
+        shared = member @ ((member.T @ (left - own * per_candidate)) / counted)
+        own = (left - shared * per_candidate) / (per_candidate + _CANDIDATE_RIDGE)
+        ease = (values - (mean + shared + own)[:, None] * seen).sum(axis=0) / (per_sample + _SAMPLE_RIDGE)
+    found: Floats = shared + own
+    return found
 
 
 def looks(*, first: int, growth: float, limit: float, sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
