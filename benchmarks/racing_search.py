@@ -198,22 +198,31 @@ def line(bench: Bench, name: str, seeds: Sequence[int], find: Callable[[int], Fo
     return Line(name=name, found=tuple(found), scores=tuple(bench.held_out(each) for each in found))
 
 
+def by_sample(each: Line) -> list[float]:
+    """Return the mean over the seeds of each report sample's score."""
+    return [sum(row) / len(row) for row in zip(*(score.per_sample for score in each.scores), strict=True)]
+
+
 def show(each: Line, *, full: Line) -> None:
     """Print a row; intervals are those of means over the seeds, over the report samples."""
     tokens = sum(found.tokens for found in each.found) / len(each.found)
     ratio = tokens / (sum(found.tokens for found in full.found) / len(full.found))
-    own, others = (
-        [sum(row) / len(row) for row in zip(*(s.per_sample for s in x.scores), strict=True)] for x in (each, full)
-    )
+    own, others = by_sample(each), by_sample(full)
     low, high = mean_interval(own)
     against = compare(own, others, binary=False)
     difference = f"{100 * against.difference:+.1f} ({100 * against.low:+.1f} to {100 * against.high:+.1f})"
     per_seed = ", ".join(f"{100 * score.score:.1f}" for score in each.scores)
-    mean, interval = 100 * sum(own) / len(own), f"{100 * low:.1f} - {100 * high:.1f}"
-    print(
-        f"| {each.name} | {tokens:.0f} | {ratio:.3f} | {mean:.1f} | {interval} | {per_seed} | {difference} | {against.p_value:.3f} |",
-        flush=True,
-    )
+    cells = [
+        each.name,
+        f"{tokens:.0f}",
+        f"{ratio:.3f}",
+        f"{100 * sum(own) / len(own):.1f}",
+        f"{100 * low:.1f} - {100 * high:.1f}",
+        per_seed,
+        difference,
+        f"{against.p_value:.3f}",
+    ]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def parsed() -> argparse.Namespace:
