@@ -14,7 +14,11 @@ from evovlm.runs.racing_config import RacingSection
 from evovlm.runs.sample_order import ORDERS, Ordering
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.search.loop import Outcome
-from evovlm.search.racing import Table, abilities, looks, still_racing, to_the_leaders
+from evovlm.search.racing import Floats, Table, abilities, looks, still_racing, to_the_leaders
+from evovlm.search.smoothing import Observed, smoothed
+
+# Smoothing costs the cube of their number, and the candidates of long ago are far away.
+_MODELLED, _MODELLED_GENERATIONS = 500, 3
 
 Note: TypeAlias = Callable[[Candidate, Outcome], None]
 """Takes down what a candidate scored on a block, so that it is known again after a stop."""
@@ -56,22 +60,32 @@ class Races:
     def best(self, count: int) -> tuple[Entry, ...]:
         """Return the `count` candidates of the search that are most likely the best, of different recipes.
 
-        Their fitnesses are means over other samples in each generation, so the samples' difficulty is taken out.
+        Their fitnesses are means over other samples in each generation, so the samples' ease is taken out.
         """
-        known = self._evaluated()
-        generations = np.array([entry.generation for entry, _ in known], dtype=np.int64)
-        worth = np.zeros(len(known))
-        names = tuple(self.parts.sizes)
-        means = {name: float(np.mean([each.scores[name].score for _, each in known])) for name in names}
-        for name, slope in self.objective.gradient(means).items():
-            scores = np.full((len(known), self.parts.sizes[name]), np.nan)
-            for index, (_, each) in enumerate(known):
-                scores[index, list(each.scores[name].rows or ())] = each.scores[name].per_sample
-            worth += slope * abilities(scores, generations)
+        known = self._evaluated()[-_MODELLED:]
+        worth = self._worth(known)
         found: dict[str, Entry] = {}
         for index in np.argsort(-worth, kind="stable"):
             found.setdefault(known[index][0].recipe_id, known[index][0])
         return tuple(found.values())[:count]
+
+    def _worth(self, known: Sequence[tuple[Entry | Candidate, Evaluation]]) -> Floats:
+        """Return how good candidates are, whatever samples they saw, up to a constant."""
+        generations = np.array([each.generation for each, _ in known], dtype=np.int64)
+        generations -= generations.min(initial=generations[0])
+        names = tuple(self.parts.sizes)
+        means = {name: float(np.mean([each.scores[name].score for _, each in known])) for name in names}
+        values, noise = np.zeros(len(known)), np.zeros(len(known))
+        for name, slope in self.objective.gradient(means).items():
+            scores = np.full((len(known), self.parts.sizes[name]), np.nan)
+            for index, (_, each) in enumerate(known):
+                scores[index, list(each.scores[name].rows or ())] = each.scores[name].per_sample
+            found = abilities(scores, generations)
+            values += slope * found.values
+            noise += slope**2 * found.noise
+        if not self.rules.smooth:
+            return values
+        return smoothed(Observed(points=np.array([each.genome for each, _ in known]), values=values, noise=noise))
 
     def _order(self, generation: int) -> list[Rows]:
         """Return the blocks of a generation, a function of the seed and of what earlier generations scored."""
@@ -138,21 +152,30 @@ class Races:
 
     def _told(self, candidates: Sequence[Candidate]) -> Iterator[Outcome]:
         joined = {each.index: self._joined(each) for each in candidates}
-        alive = [each for each in candidates if joined[each.index] is not None]
-        fitness: dict[int, float] = {}
-        if alive:
-            behind = to_the_leaders(self._table(alive))
-            leaders = [joined[each.index] for each, on in zip(alive, behind.leads, strict=True) if on]
-            reference = sum(each.fitness for each in leaders if each is not None) / len(leaders)
-            for each, leads, difference in zip(alive, behind.leads, behind.differences, strict=True):
-                if not leads:
-                    fitness[each.index] = reference + float(difference)
+        alive = [(each, found) for each in candidates if (found := joined[each.index]) is not None]
+        fitness = self._fitness(alive) if alive else {}
         for each in candidates:
             outcome = joined[each.index]
             if outcome is None:
                 yield next(part for part in self._blocks[each.index] if isinstance(part, Failure))
             else:
-                yield replace(outcome, fitness=fitness.get(each.index, outcome.fitness))
+                yield replace(outcome, fitness=fitness[each.index])
+
+    def _fitness(self, alive: Sequence[tuple[Candidate, Evaluation]]) -> dict[int, float]:
+        """Return by index what candidates are told: about the leaders' mean fitness, as far apart as is estimated."""
+        found = to_the_leaders(self._table([each for each, _ in alive]))
+        of_leaders = np.array([each.fitness for _, each in alive])[found.leads]
+        if not self.rules.smooth:
+            told = np.where(found.leads, 0.0, of_leaders.mean() + found.differences)
+            told[found.leads] = of_leaders
+        else:
+            generation = alive[0][0].generation
+            past = [
+                row for row in self._evaluated() if generation - _MODELLED_GENERATIONS < row[0].generation < generation
+            ]
+            worth = self._worth([*past, *alive])[len(past) :]
+            told = of_leaders.mean() + worth - worth[found.leads].mean()
+        return {each.index: float(value) for (each, _), value in zip(alive, told, strict=True)}
 
     def _joined(self, candidate: Candidate) -> Evaluation | None:
         """Return what a candidate scored on all its blocks; None when it failed on one."""

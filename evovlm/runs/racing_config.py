@@ -12,6 +12,7 @@ class RacingSection(Section):
     The first block has `first` samples of all tasks together; after each further one a candidate has seen `growth`
     times as many, up to the share `limit` of the samples that there are for a generation. `error` bounds how likely the
     worse of two candidates is taken for the better one at some time of a race. `order` says which samples come first.
+    With `smooth`, what few samples say of a candidate is put together with what they say of those near it.
     """
 
     first: int = Field(default=10, ge=2)
@@ -19,6 +20,7 @@ class RacingSection(Section):
     error: float = Field(default=0.1, gt=0, lt=1)
     limit: float = Field(default=0.25, gt=0, le=1)
     order: str = "shuffled"
+    smooth: bool = True
 
     @field_validator("order")
     @classmethod

@@ -20,6 +20,7 @@ _WINS, _TIES = 2.0, 2.0
 _SWEEPS = 60
 _CANDIDATE_RIDGE = 8.0
 _SAMPLE_RIDGE = 1.0
+_LEAST_VARIANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,29 +107,39 @@ def to_the_leaders(table: Table) -> ToLeaders:
     return ToLeaders(leads=leads, differences=differences)
 
 
-def abilities(scores: Floats, generations: npt.NDArray[np.int64]) -> Floats:
-    """Return how much better than their mean candidates are that saw different samples, shape (candidates,).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """How much better than their mean candidates are, whatever samples they saw, and the variance of the error of that;
+    both of shape (candidates,).
+    """
+
+    values: Floats
+    noise: Floats
+
+
+def abilities(scores: Floats, generations: npt.NDArray[np.int64]) -> Abilities:
+    """Return what is left of the scores of candidates that saw different samples when these samples' ease is taken out.
 
     `scores` has shape (candidates, samples), NaN where one did not see a sample, `generations` (candidates,). A score
     is fitted as the sum of a mean, the generation's and the candidate's ability and the sample's ease, by least squares
-    with ridges, which stand for so many samples (or candidates) more that show nothing: without them the luckiest
-    of those who saw little would be the ablest.
+    with ridges, which stand for so many samples (or candidates) more that show nothing.
     """
     seen = ~np.isnan(scores)
     values = np.where(seen, scores, 0.0)
     per_candidate, per_sample = seen.sum(axis=1), seen.sum(axis=0)
     member = np.eye(int(generations.max(initial=0)) + 1)[generations]
     mean = values.sum() / max(1, per_candidate.sum())
-    own, ease = np.zeros(len(values)), np.zeros(values.shape[1])
-    shared = np.zeros(len(values))
+    own, shared, left = np.zeros(len(values)), np.zeros(len(values)), np.zeros(len(values))
+    ease = np.zeros(values.shape[1])
     for _ in range(_SWEEPS):
         left = (values - (mean + ease) * seen).sum(axis=1)
         counted = np.maximum(1, member.T @ per_candidate)
         shared = member @ ((member.T @ (left - own * per_candidate)) / counted)
         own = (left - shared * per_candidate) / (per_candidate + _CANDIDATE_RIDGE)
         ease = (values - (mean + shared + own)[:, None] * seen).sum(axis=0) / (per_sample + _SAMPLE_RIDGE)
-    found: Floats = shared + own
-    return found
+    residuals = (values - (mean + ease + (shared + own)[:, None])) * seen
+    variance = max(float((residuals**2).sum() / max(1, seen.sum())), _LEAST_VARIANCE)
+    return Abilities(values=left / np.maximum(1, per_candidate), noise=variance / np.maximum(1, per_candidate))
 
 
 def looks(*, first: int, growth: float, limit: float, sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:

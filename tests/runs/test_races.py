@@ -27,7 +27,7 @@ TASK = "word_problems_en"
 
 @pytest.fixture(scope="module")
 def races(models: Path) -> EvolveConfig:
-    """The small search on 24 problems, of which a candidate sees 6, 12 or 24."""
+    """The small search on 12 problems, of which a candidate sees 3, 6 or 12."""
     return EvolveConfig.model_validate(racing_document(models)).resolved(relative_to=None)
 
 
@@ -64,9 +64,9 @@ def test_a_candidate_s_line_holds_the_samples_of_its_parts(raced: RunResult) -> 
         assert score.per_sample == tuple(value for part in parts for value in part.scores[TASK].per_sample)
         assert of(entry).tokens == sum(part.tokens for part in parts)
         sizes.append(score.n)
-    assert set(sizes) <= {6, 12, 24}
+    assert set(sizes) <= {3, 6, 12}
     # Some stopped before the last block: else this test looks at no race.
-    assert min(sizes) < 24
+    assert min(sizes) < 12
 
 
 def test_a_generation_s_candidates_see_the_same_samples_and_the_next_one_others(raced: RunResult) -> None:
@@ -76,39 +76,35 @@ def test_a_generation_s_candidates_see_the_same_samples_and_the_next_one_others(
     for own in rows.values():
         longest = max(own, key=len)
         assert all(longest[: len(each)] == each for each in own)
-    assert len({own[0][:6] for own in rows.values()}) == len(rows)
+    assert len({own[0][:3] for own in rows.values()}) == len(rows)
 
 
 def test_with_fixed_samples_every_generation_sees_the_same(
     races: EvolveConfig, racer: Evaluator, tmp_path: Path
 ) -> None:
-    config = changed(races, order="fixed", first=8, limit=8 / 24)
+    config = changed(races, order="fixed", first=4, limit=4 / 12)
     evolve(config, out=tmp_path / "run", evaluator=racer)
     candidates = read_journal(tmp_path / "run/journal.jsonl").candidates
     assert {of(entry).scores[TASK].rows for entry in candidates} == {of(candidates[0]).scores[TASK].rows}
-    assert of(candidates[0]).scores[TASK].n == 8
+    assert of(candidates[0]).scores[TASK].n == 4
 
 
-@pytest.mark.parametrize("order", ["shuffled", "informative"])
 def test_a_race_cut_at_any_line_and_resumed_ends_with_the_same_journal(
-    order: str, races: EvolveConfig, racer: Evaluator, tmp_path: Path
+    races: EvolveConfig, racer: Evaluator, tmp_path: Path
 ) -> None:
-    config = changed(races, order=order)
+    # Its order asks what was scored before, which has to be known again.
+    config = changed(races, order="informative")
     evolve(config, out=tmp_path / "whole", evaluator=racer)
     lines = (tmp_path / "whole/journal.jsonl").read_bytes().splitlines(keepends=True)
-    # In the first block, between two blocks, among the candidates' lines, in a later generation, before the mean.
     kinds = [json.loads(line)["kind"] for line in lines]
     first_candidate = kinds.index("candidate")
-    cuts = [2, 5, 6, first_candidate, first_candidate + 2, len(lines) // 2, kinds.index("rescored") + 1, len(lines) - 1]
-    for cut in cuts:
+    # In the first block, between two blocks, among the candidates' lines, in the next generation, before the mean.
+    for cut in (2, 5, first_candidate + 2, first_candidate + 7, kinds.index("rescored") + 1):
         run = tmp_path / f"cut-{cut}"
         run.mkdir()
         (run / "journal.jsonl").write_bytes(b"".join(lines[:cut]) + lines[cut][:20])
         evolve(config, out=run, resume=True, evaluator=racer)
         assert journal_rows(run) == journal_rows(tmp_path / "whole"), cut
-    result = json.loads((tmp_path / "whole/result.json").read_text(encoding="utf-8"))
-    again = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    assert {**again, "folder": "", "recipe": ""} == {**result, "folder": "", "recipe": ""}
 
 
 def test_a_race_stopped_by_its_user_goes_on_without_asking_anything_twice(
@@ -116,7 +112,7 @@ def test_a_race_stopped_by_its_user_goes_on_without_asking_anything_twice(
 ) -> None:
     evaluate = Evaluator.evaluate
     asked: list[tuple[str, object]] = []
-    left = 9
+    left = 6
 
     def counted(self: Evaluator, recipe: Recipe) -> Evaluation | Failure:
         nonlocal left
@@ -157,7 +153,7 @@ def test_the_best_few_are_scored_in_full_and_the_best_of_them_and_the_mean_wins(
     assert len(journal.rescored) == len({entry.recipe_id for entry in journal.rescored}) == 3
     assert journal.mean is not None
     final = [*journal.rescored, journal.mean]
-    assert all(of(entry).scores[TASK].n == 24 for entry in final)
+    assert all(of(entry).scores[TASK].n == 12 for entry in final)
     assert raced.fitness == max(of(entry).fitness for entry in final)
     candidates = {entry.index: entry for entry in journal.candidates}
     for entry in journal.rescored:

@@ -120,17 +120,18 @@ def test_abilities_do_not_count_easy_samples_as_skill() -> None:
     scores[~seen] = np.nan
     raw = np.nanmean(scores, axis=1)
     assert np.argmax(raw) < 10
-    found = abilities(scores, generations)
+    found = abilities(scores, generations).values
     assert set(np.argsort(-found)[:8]) <= set(range(20, 30))
 
 
-def test_the_luckiest_of_those_who_saw_little_is_not_the_ablest() -> None:
-    scores = np.full((3, 40), np.nan)
-    scores[0, :2] = 1.0
-    scores[1] = np.tile([1.0, 1.0, 1.0, 1.0, 0.0], 8)
-    scores[2] = np.tile([1.0, 0.0, 1.0, 0.0, 0.0], 8)
-    found = abilities(scores, np.zeros(3, dtype=np.int64))
-    assert np.argmax(found) == 1
+def test_abilities_are_the_less_sure_the_fewer_samples_were_seen() -> None:
+    draws = np.random.default_rng(4)
+    scores = (draws.random((40, 50)) < 0.6).astype(np.float64)
+    scores[20:, 10:] = np.nan
+    found = abilities(scores, np.zeros(40, dtype=np.int64))
+    assert found.noise[20:] == pytest.approx(found.noise[:20] * 5)
+    # What is left after the fit is a little less than the true variance, 0.24.
+    assert 0.15 / 50 < found.noise[0] < 0.24 / 50
 
 
 @given(
