@@ -100,6 +100,24 @@ def whole_run(models: Path, evaluator: Evaluator, tmp_path_factory: pytest.TempP
     return evolve(config, out=tmp_path_factory.mktemp("runs") / "whole", evaluator=evaluator)
 
 
+@pytest.fixture(scope="session")
+def races(models: Path) -> EvolveConfig:
+    """The small search on 12 problems, of which a candidate sees 3, 6 or 12."""
+    return EvolveConfig.model_validate(racing_document(models)).resolved(relative_to=None)
+
+
+@pytest.fixture(scope="session")
+def racer(races: EvolveConfig) -> Evaluator:
+    """Its evaluator."""
+    return open_evaluator(races, races.template(relative_to=None))
+
+
+@pytest.fixture(scope="session")
+def raced(races: EvolveConfig, racer: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """That search, run through once for all tests."""
+    return evolve(races, out=tmp_path_factory.mktemp("races") / "whole", evaluator=racer)
+
+
 def journal_rows(run: Path) -> list[dict[str, object]]:
     """Return a journal's lines without their `seconds`, which no two runs share."""
     rows = [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -11,7 +11,7 @@ import pytest
 
 from evovlm.runs.evolve import RunResult
 from evovlm.seeding import generator
-from tests.runs.conftest import WriteConfig, journal_rows
+from tests.runs.conftest import WriteConfig, journal_rows, racing_document
 
 KILLS = 5
 
@@ -28,10 +28,12 @@ def n_lines(journal: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("racing", [False, True])
 def test_a_run_killed_at_random_moments_ends_with_the_journal_of_one_that_was_not(
-    whole_run: RunResult, write_config: WriteConfig, tmp_path: Path
+    racing: bool, request: pytest.FixtureRequest, write_config: WriteConfig, models: Path, tmp_path: Path
 ) -> None:
-    config, run = write_config(), tmp_path / "run"
+    whole_run: RunResult = request.getfixturevalue("raced" if racing else "whole_run")
+    config, run = write_config(racing_document(models) if racing else {}), tmp_path / "run"
     moments = generator("moments of death", 1)
     for kill in range(KILLS):
         # Once during the start, before there is any journal; then after 0 to 2 further candidates and a bit.

@@ -15,31 +15,14 @@ from evovlm.evaluation.workers import InProcess, Job
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import RunResult, evolve, open_evaluator
+from evovlm.runs.evolve import RunResult, evolve
 from evovlm.runs.journal import Entry, read_journal
 from evovlm.runs.races import Races
 from evovlm.runs.racing_config import RacingSection
 from evovlm.runs.sample_parts import SampleParts
-from tests.runs.conftest import WriteConfig, journal_rows, racing_document
+from tests.runs.conftest import WriteConfig, journal_rows
 
 TASK = "word_problems_en"
-
-
-@pytest.fixture(scope="module")
-def races(models: Path) -> EvolveConfig:
-    """The small search on 12 problems, of which a candidate sees 3, 6 or 12."""
-    return EvolveConfig.model_validate(racing_document(models)).resolved(relative_to=None)
-
-
-@pytest.fixture(scope="module")
-def racer(races: EvolveConfig) -> Evaluator:
-    return open_evaluator(races, races.template(relative_to=None))
-
-
-@pytest.fixture(scope="module")
-def raced(races: EvolveConfig, racer: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    """That search, run through once for all tests."""
-    return evolve(races, out=tmp_path_factory.mktemp("races") / "whole", evaluator=racer)
 
 
 def changed(config: EvolveConfig, **rules: object) -> EvolveConfig:
