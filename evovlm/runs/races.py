@@ -11,7 +11,7 @@ from evovlm.evaluation.workers import Job, Rows, Workers
 from evovlm.recipes.candidate import Candidate, Evaluation, Failure
 from evovlm.runs.journal import Entry
 from evovlm.runs.racing_config import RacingSection
-from evovlm.runs.sample_order import ORDERS, Ordering
+from evovlm.runs.sample_order import ORDERS, Ordering, Past
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.search.loop import Outcome
 from evovlm.search.racing import Floats, Table, abilities, looks, still_racing, to_the_leaders
@@ -100,7 +100,11 @@ class Races:
                 task=name,
                 seed=self.parts.seed,
                 generation=generation,
-                past=[each.scores[name] for entry, each in self._evaluated() if entry.generation < generation],
+                past=[
+                    Past(generation=entry.generation, fitness=each.fitness, score=each.scores[name])
+                    for entry, each in self._evaluated()
+                    if entry.generation < generation
+                ],
             )
             kept = set(chosen)
             ordered.append([row for row in order(ordering) if row in kept])

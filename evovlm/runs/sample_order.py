@@ -11,6 +11,15 @@ from evovlm.seeding import generator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What a candidate of an earlier `generation` scored on a task, and the `fitness` that it was told."""
+
+    generation: int
+    fitness: float
+    score: TaskScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ordering:
     """What an order is made of: the `size` of a task of that name, whose search and generation it is, and what
     candidates of earlier generations scored on the task, in the order of the journal.
@@ -20,14 +29,14 @@ class Ordering:
     task: str
     seed: int
     generation: int
-    past: Sequence[TaskScore]
+    past: Sequence[Past]
 
 
 Order: TypeAlias = Callable[[Ordering], list[int]]
 """Returns each of the task's rows once."""
 
-# The candidates of long ago fail where those of today do not.
-_RECENT = 30
+_SOLVED = 0.9
+_UNSOLVED_SHARE = 0.9
 
 
 def shuffled(ordering: Ordering) -> list[int]:
@@ -43,23 +52,42 @@ def fixed(ordering: Ordering) -> list[int]:
 
 
 def informative(ordering: Ordering) -> list[int]:
-    """Return those rows first on which the last candidates disagree most, at random in proportion to how much they do.
+    """Return at random those rows first that can still tell candidates apart; every tenth is one of the others.
 
-    One sample's disagreement is the variance of what they scored, each half a right and half a wrong answer richer.
-    Means over such rows are biased towards what is neither easy nor hard; differences keep their sign.
+    Those are they which nobody has seen yet, or which the better half of the last generation that saw them did not all
+    but solve (a mean score of 0.9): a search gets on by solving more, and what its better half solves the next
+    generation hardly ever loses. Means over such rows are too low, differences too large, but in the same direction.
     """
-    count, total, squares = np.ones(ordering.size), np.full(ordering.size, 0.5), np.full(ordering.size, 0.5)
-    for score in ordering.past[-_RECENT:]:
-        rows = np.arange(score.n) if score.rows is None else np.array(score.rows)
-        values = np.array(score.per_sample)
-        count[rows] += 1
-        total[rows] += values
-        squares[rows] += values**2
-    weights = squares / count - (total / count) ** 2
-    # Efraimidis and Spirakis 2006: a draw without replacement, each time by the weights of what is left.
-    draws = generator("race", ordering.seed, ordering.generation, ordering.task)
-    keys = np.log1p(-draws.random(ordering.size)) / weights
-    return [int(row) for row in np.argsort(-keys, kind="stable")]
+    solved = np.zeros(ordering.size, dtype=np.bool_)
+    for better in _better_halves(ordering.past):
+        total, count = np.zeros(ordering.size), np.zeros(ordering.size)
+        for score in better:
+            rows = np.arange(score.n) if score.rows is None else np.array(score.rows)
+            total[rows] += score.per_sample
+            count[rows] += 1
+        solved[count > 0] = total[count > 0] >= _SOLVED * count[count > 0]
+    rows = np.array(shuffled(ordering))
+    # Each one's place if a row in ten were solved, wherever there are such.
+    open_rows, solved_rows = rows[~solved[rows]], rows[solved[rows]]
+    places = {int(row): (place + 1) / _UNSOLVED_SHARE for place, row in enumerate(open_rows)}
+    places |= {int(row): (place + 1) / (1.0 - _UNSOLVED_SHARE) for place, row in enumerate(solved_rows)}
+    return sorted(places, key=lambda row: (places[row], row))
+
+
+def _better_halves(past: Sequence[Past]) -> list[list[TaskScore]]:
+    """Return what the better half of each generation scored, the first generation first."""
+    generations: dict[int, list[Past]] = {}
+    for each in past:
+        generations.setdefault(each.generation, []).append(each)
+    return [
+        [
+            each.score
+            for each in sorted(generations[number], key=lambda each: -each.fitness)[
+                : (len(generations[number]) + 1) // 2
+            ]
+        ]
+        for number in sorted(generations)
+    ]
 
 
 ORDERS: Mapping[str, Order] = {"shuffled": shuffled, "fixed": fixed, "informative": informative}
