@@ -270,16 +270,24 @@ def compare_at(
         return found
 
     label = f"{limit:g}"
-    rules = RacingSection(first=first, limit=limit)
-    races = {seed: bench.journal(f"race-{label}", seed, rules) for seed in seeds}
+    rules = {
+        "race": RacingSection(first=first, limit=limit, order="informative"),
+        "shuffled": RacingSection(first=first, limit=limit, order="shuffled"),
+        "unsmoothed": RacingSection(first=first, limit=limit, order="informative", smooth=False),
+        "plain": RacingSection(first=first, limit=limit, order="shuffled", smooth=False),
+    }
+    races = {seed: bench.journal(f"race-{label}", seed, rules["race"]) for seed in seeds}
     row(f"racing, {label}", lambda seed: whole(races[seed]))
     tokens = {seed: races[seed].tokens for seed in seeds}
     row(f"all samples, stopped at the tokens of racing, {label}", lambda seed: stopped(full[seed], tokens=tokens[seed]))
     count = round(float(np.mean([samples_seen(race) for race in races.values()])))
-    subset = RacingSection(first=count, limit=count / bench.samples, order="fixed")
+    subset = RacingSection(first=count, limit=count / bench.samples, order="fixed", smooth=False)
     row(f"{count} random samples", lambda seed: whole(bench.journal(f"random-{label}", seed, subset)))
-    informed = RacingSection(first=first, limit=limit, order="informative")
-    row(f"racing, {label}, informative", lambda seed: whole(bench.journal(f"informative-{label}", seed, informed)))
+    for name in ("shuffled", "unsmoothed", "plain"):
+        row(
+            f"racing, {label}, {name}",
+            lambda seed, name=name: whole(bench.journal(f"{name}-{label}", seed, rules[name])),
+        )
     other = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
     row(
         f"{count} IRT anchors, calibrated for nothing",

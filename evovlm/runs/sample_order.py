@@ -76,18 +76,11 @@ def informative(ordering: Ordering) -> list[int]:
 
 def _better_halves(past: Sequence[Past]) -> list[list[TaskScore]]:
     """Return what the better half of each generation scored, the first generation first."""
-    generations: dict[int, list[Past]] = {}
-    for each in past:
-        generations.setdefault(each.generation, []).append(each)
-    return [
-        [
-            each.score
-            for each in sorted(generations[number], key=lambda each: -each.fitness)[
-                : (len(generations[number]) + 1) // 2
-            ]
-        ]
-        for number in sorted(generations)
-    ]
+    found = []
+    for generation in sorted({each.generation for each in past}):
+        own = sorted((each for each in past if each.generation == generation), key=lambda each: -each.fitness)
+        found.append([each.score for each in own[: (len(own) + 1) // 2]])
+    return found
 
 
 ORDERS: Mapping[str, Order] = {"shuffled": shuffled, "fixed": fixed, "informative": informative}
