@@ -231,7 +231,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=10, help="the rules were chosen on others")
     parser.add_argument("--config", type=Path, default=CONFIGS / "demo-evollm.yaml", help="of one task")
     parser.add_argument(
-        "--limits", type=float, nargs="+", default=[0.2, 0.0625], help="shares of the samples, to race on"
+        "--limits", type=float, nargs="+", default=[0.2, 0.125, 0.0625], help="shares of the samples, to race on"
     )
     parser.add_argument("--first", type=int, default=10, help="samples of the first block")
     parser.add_argument("--report", type=int, default=None, help="report samples (default: all)")

@@ -18,8 +18,8 @@ class RacingSection(Section):
     first: int = Field(default=10, ge=2)
     growth: float = Field(default=2.0, gt=1)
     error: float = Field(default=0.1, gt=0, lt=1)
-    limit: float = Field(default=0.25, gt=0, le=1)
-    order: str = "shuffled"
+    limit: float = Field(default=0.2, gt=0, le=1)
+    order: str = "informative"
     smooth: bool = True
 
     @field_validator("order")

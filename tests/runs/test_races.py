@@ -75,7 +75,7 @@ def test_with_fixed_samples_every_generation_sees_the_same(
 def test_a_race_cut_at_any_line_and_resumed_ends_with_the_same_journal(
     races: EvolveConfig, racer: Evaluator, tmp_path: Path
 ) -> None:
-    # Its order asks what was scored before, which has to be known again.
+    # The order of its samples asks what was scored before, which has to be known again.
     config = changed(races, order="informative")
     evolve(config, out=tmp_path / "whole", evaluator=racer)
     lines = (tmp_path / "whole/journal.jsonl").read_bytes().splitlines(keepends=True)
