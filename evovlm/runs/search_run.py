@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -106,7 +105,7 @@ class SearchRun:
             )
             for proposal in proposals
         ]
-        outcomes = self.scoring.candidates(candidates, note=partial(self._append_own, "part"))
+        outcomes = self.scoring.candidates(candidates, note=self._note)
         for candidate, outcome in zip(candidates, outcomes, strict=True):
             if candidate.index >= len(recorded):
                 yield self._append_own("candidate", candidate, outcome)
@@ -151,6 +150,9 @@ class SearchRun:
         for entry, recipe, outcome in zip(best, recipes, self.scoring.in_full(recipes), strict=True):
             if entry.index not in done:
                 self._append("rescored", entry.genome, recipe, outcome, index=entry.index, generation=generation)
+
+    def _note(self, candidate: Candidate, outcome: Outcome) -> None:
+        self._append_own("part", candidate, outcome)
 
     def _append_own(self, kind: str, candidate: Candidate, outcome: Outcome) -> Entry:
         return self._append(

@@ -34,10 +34,11 @@ def test_a_run_killed_at_random_moments_ends_with_the_journal_of_one_that_was_no
 ) -> None:
     whole_run: RunResult = request.getfixturevalue("raced" if racing else "whole_run")
     config, run = write_config(racing_document(models) if racing else {}), tmp_path / "run"
-    moments = generator("moments of death", 1)
+    # A race has a line for each candidate's blocks, too.
+    moments, reach = generator("moments of death", 1), 9 if racing else 3
     for kill in range(KILLS):
-        # Once during the start, before there is any journal; then after 0 to 2 further candidates and a bit.
-        wanted = 0 if kill == 0 else max(1, n_lines(run / "journal.jsonl")) + int(moments.integers(0, 3))
+        # Once during the start, before there is any journal; then after a few further lines, if any, and a bit.
+        wanted = 0 if kill == 0 else max(1, n_lines(run / "journal.jsonl")) + int(moments.integers(0, reach))
         with start(config, run) as process:
             while process.poll() is None and n_lines(run / "journal.jsonl") < wanted:
                 time.sleep(0.001)
