@@ -105,6 +105,10 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
     typer.echo(
         f"{result.winner} of {result.candidates} candidates{failed}: fitness {percent(result.fitness)} (search split)"
     )
+    for each in result.rescored:
+        who = "the mean" if each.candidate is None else f"candidate {each.candidate}"
+        seen = "" if each.search_fitness is None else f", after {percent(each.search_fitness)} in the search"
+        typer.echo(f"  scored again in full: {who}, {percent(each.fitness)}{seen}")
     for name, score in result.evaluation.scores.items():
         typer.echo(
             f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})"

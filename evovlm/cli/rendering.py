@@ -219,6 +219,8 @@ class SearchProgress:
         self._replayed = 0
         self._seen = 0
         self._failures = 0
+        self._samples = 0
+        self._in_part = False
         self._began = time.monotonic()
 
     def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
@@ -247,6 +249,9 @@ class SearchProgress:
             self._failures += 1
         elif self._best is None or fitness > self._best:
             self._best = fitness
+        scores = getattr(entry.outcome, "scores", {}).values()
+        self._samples += sum(score.n for score in scores)
+        self._in_part |= any(score.rows is not None for score in scores)
         self._refresh(advance=1)
 
     def generation_ended(self, generation: "Generation") -> None:
@@ -278,6 +283,8 @@ class SearchProgress:
             parts.append(f"best {percent(self._best)}")
         if self._mean is not None:
             parts.append(f"mean {percent(self._mean)}")
+        if self._in_part:
+            parts.append(f"{self._samples} samples")
         if self._failures:
             parts.append(f"{self._failures} failed")
         fresh = self._seen - self._replayed

@@ -86,6 +86,13 @@ def _print_head(console: "Console", summary: "RunSummary") -> None:
             f"constraints: {'; '.join(summary.constraints)}\n{summary.infeasible} of {summary.candidates} candidates "
             "break one; their fitness is minus what they miss",
         )
+    for each in summary.rescored:
+        if each.search_fitness is not None:
+            _print_line(
+                console,
+                f"candidate {each.candidate}, scored again in full: fitness {percent(each.fitness)} "
+                f"({percent(each.search_fitness)} in the search)",
+            )
     if summary.mean_fitness is not None:
         _print_line(console, f"the distribution's mean: fitness {percent(summary.mean_fitness)}")
 
@@ -95,12 +102,15 @@ def _print_candidates(console: "Console", summary: "RunSummary") -> None:
 
     from evovlm.cli.rendering import percent
 
-    samples = "" if summary.batch is None else f", each generation on {summary.batch} other samples"
-    table = Table(title=f"best candidates, search split{samples}", title_justify="left")
+    batches = "" if summary.batch is None else f", each generation on {summary.batch} other samples"
+    table = Table(title=f"best candidates, search split{batches}", title_justify="left")
     table.add_column("candidate", justify="right")
     table.add_column("recipe")
     table.add_column("fitness", justify="right")
     names = sorted({name for row in summary.top for name in row.scores})
+    in_part = any(score.rows is not None for row in summary.top for score in row.scores.values())
+    if in_part:
+        table.add_column("samples", justify="right")
     for name in names:
         table.add_column(f"{name} (ungated, Japanese)", justify="right")
     for row in summary.top:
@@ -108,7 +118,8 @@ def _print_candidates(console: "Console", summary: "RunSummary") -> None:
             f"{percent(score.score)} ({percent(score.ungated)}, {100 * score.japanese:.0f} %)"
             for score in (row.scores[name] for name in names)
         ]
-        table.add_row(str(row.index), row.recipe_id, percent(row.fitness), *cells)
+        samples = [str(sum(score.n for score in row.scores.values()))] if in_part else []
+        table.add_row(str(row.index), row.recipe_id, percent(row.fitness), *samples, *cells)
     console.print(table)
     for row in summary.top:
         if row.violated:

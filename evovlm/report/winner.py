@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evovlm.errors import RunError
 from evovlm.merging.methods import METHODS
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPath
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters, parts_of, value_at
 from evovlm.recipes.unit_ties import unit_name
 from evovlm.report.content import Numbers
-from evovlm.runs.journal import Entry, Journal, best_entry
+from evovlm.runs.journal import Entry, Journal
 from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.summary import winner_entry
 
 ALL_UNITS = ""
 """The one unit of a recipe whose numbers hold for the whole model."""
@@ -27,14 +27,9 @@ class Winner:
 
 def winner_of(journal: Journal, config: SearchConfig) -> Winner | None:
     """Return the winner that the config asks for, or what comes closest so far; None when all candidates failed."""
-    if config.winner == "mean" and journal.mean is not None:
-        entry = journal.mean
-    else:
-        entries = journal.snapshots if config.winner == "snapshot" else journal.candidates
-        try:
-            entry = best_entry(entries)
-        except RunError:
-            return None
+    entry = winner_entry(config, journal)
+    if entry is None:
+        return None
     template = config.template(relative_to=None)
     searched = config.searched(template=template, blocks=journal.blocks)
     return Winner(entry=entry, recipe=searched.recipe(entry.genome))

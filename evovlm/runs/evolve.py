@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evovlm.errors import RunError, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
+from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers import InProcess, Place, Workers
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.documents import recipe_to_yaml
@@ -33,10 +34,12 @@ from evovlm.runs.journal import Journal, Parent, best_entry, read_journal
 from evovlm.runs.journal_check import check_journal
 from evovlm.runs.parents import measured_parents
 from evovlm.runs.preflight import preflight_search
+from evovlm.runs.races import Races
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.runs.scoring import Scoring
 from evovlm.runs.search_config import SearchConfig, Winner
 from evovlm.runs.search_run import Observer, SearchRun
+from evovlm.runs.winner import Rescored, best_of, rescored, winner_of
 
 __all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator"]
 
@@ -46,7 +49,8 @@ class RunResult:
     """What a run found. `fitness` is on the search split, of the winner that the config chose: best, mean or snapshot.
 
     That of a snapshot is on its validation samples. `stopped_by` is the key of the budget that ended the search,
-    `front` the Pareto front where one was asked for.
+    `front` the Pareto front where one was asked for. Where candidates were `rescored`, the winner is the best of them
+    and the mean, by the fitness that was found then.
     """
 
     folder: Path
@@ -59,6 +63,13 @@ class RunResult:
     tokens: int
     stopped_by: str | None
     front: tuple[FrontPoint, ...]
+    rescored: tuple[Rescored, ...] = ()
+
+    @property
+    def search_fitness(self) -> float:
+        """The winner's fitness as the search saw it: if it was scored again, what it was chosen by."""
+        own = [each.search_fitness for each in self.rescored if each.recipe_id == self.recipe.recipe_id]
+        return next((fitness for fitness in own if fitness is not None), self.fitness)
 
     @property
     def recipe_file(self) -> Path:
@@ -71,12 +82,16 @@ class RunResult:
             name: {"score": score.score, "ungated": score.ungated, "japanese": score.japanese, "n": score.n}
             for name, score in self.evaluation.scores.items()
         }
+        again: dict[str, object] = {}
+        if self.rescored:
+            again = {"rescored_fitness": self.fitness, "rescored": [each.as_json() for each in self.rescored]}
         return {
             "folder": str(self.folder),
             "winner": self.winner,
             "recipe": str(self.recipe_file),
             "recipe_id": self.recipe.recipe_id,
-            "search_fitness": self.fitness,
+            "search_fitness": self.search_fitness,
+            **again,
             "search_scores": scores,
             "candidates": self.candidates,
             "failures": self.failures,
@@ -171,8 +186,15 @@ def _open_run(
         journal.raise_budget(config.budget.model_dump(mode="json"))
     for source in [name for name in parents if name not in journal.parents]:
         journal.append_parent(parents[source])
-    scoring = Scoring(workers=workers, parts=parts)
+    races = _races(config, workers=workers, parts=parts, objective=config.goal(parents))
+    scoring = Scoring(workers=workers, parts=parts, races=races)
     return SearchRun(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
+
+
+def _races(config: SearchConfig, *, workers: Workers, parts: SampleParts, objective: Objective) -> Races | None:
+    if config.racing is None:
+        return None
+    return Races(rules=config.racing, workers=workers, parts=parts, objective=objective)
 
 
 @contextmanager
@@ -217,22 +239,22 @@ def _written_result(
     mean = journal.mean
     if mean is None:
         raise RunError(f"{out}: the search is not finished.")
-    best = best_entry(journal.snapshots if config.winner == "snapshot" else journal.candidates)
+    best, chosen = best_of(journal, winner=config.winner), winner_of(journal, winner=config.winner)
     searched = config.searched(template=template, blocks=journal.blocks)
     recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
     for name, recipe in recipes.items():
         write_atomically(out / name, recipe_to_yaml(recipe, folder=out))
-    chosen = mean if config.winner == "mean" else best
     if isinstance(chosen.outcome, Failure):
         raise RunError(
             f"{out}: the distribution's mean, asked for as the winner, could not be evaluated "
             f"({chosen.outcome.reason}).\n    The best candidate is in {out / BEST_FILE}."
         )
     objective = config.goal(journal.parents)
+    winner: Winner = "mean" if chosen is mean else config.winner
     result = RunResult(
         folder=out,
-        winner=config.winner,
-        recipe=recipes[winner_file(config.winner)],
+        winner=winner,
+        recipe=recipes[winner_file(winner)],
         fitness=chosen.outcome.fitness,
         evaluation=chosen.outcome,
         candidates=len(journal.candidates),
@@ -240,6 +262,7 @@ def _written_result(
         tokens=journal.tokens,
         stopped_by=journal.stop.reason if journal.stop else None,
         front=front_of(journal, goals=objective.tasks if objective.pareto else ()),
+        rescored=rescored(journal),
     )
     write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result

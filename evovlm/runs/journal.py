@@ -8,17 +8,19 @@
 the time since the line before. A line {"kind": "retry", "generation": 3} takes back the candidates of a generation that
 all failed. A score on other than all of a task's samples has their "rows". A line of kind "part" is what a candidate
 scored on some of the samples that it is racing on, noted so that it is not worked out again: its line as a candidate
-holds all of them. A search with validation samples has a line of kind "snapshot" before each generation and at the end:
-the distribution's mean there. Lines of kind "parent", right below the header, are what sources alone score, where a
-constraint is on that. A line of kind "stop" says which part of the budget ended the search; the last line is one of
-kind "mean". Where the search then goes on with a larger budget, a line of kind "budget" holds it, and the stop and the
-mean above count no more. The header says how many "blocks" each source has.
+holds all of them, and as its "fitness" what it is estimated to score on those that its generation's longest racing
+candidates saw. A line of kind "rescored" is what a candidate among the best scored again, on all samples. A search with
+validation samples has a line of kind "snapshot" before each generation and at the end: the distribution's mean there.
+Lines of kind "parent", right below the header, are what sources alone score, where a constraint is on that. A line of
+kind "stop" says which part of the budget ended the search; the last line is one of kind "mean". Where the search then
+goes on with a larger budget, a line of kind "budget" holds it, and the stop and the mean above count no more. The
+header says how many "blocks" each source has.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,11 @@ class Journal:
     def parts(self) -> tuple[Entry, ...]:
         """What racing candidates scored on some samples, in the order in which it was noted."""
         return tuple(entry for entry in self.entries if entry.kind == "part")
+
+    @property
+    def rescored(self) -> tuple[Entry, ...]:
+        """The best candidates as they scored again, on all samples."""
+        return tuple(entry for entry in self.entries if entry.kind == "rescored")
 
     @property
     def snapshots(self) -> tuple[Entry, ...]:
@@ -198,14 +205,23 @@ def read_journal(path: Path) -> Journal:
     return _read(path, _whole_lines(path.read_bytes()))
 
 
-def best_entry(entries: tuple[Entry, ...]) -> Entry:
+def best_entry(entries: Sequence[Entry]) -> Entry:
     """Return the entry of the highest fitness, the earliest of equals. Raises RunError when all failed."""
-    evaluated = [
-        (entry.outcome.fitness, -entry.index, entry) for entry in entries if isinstance(entry.outcome, Evaluation)
-    ]
-    if not evaluated:
+    best = best_distinct(entries, 1)
+    if not best:
         raise RunError("no candidate could be evaluated.")
-    return max(evaluated, key=lambda row: row[:2])[2]
+    return best[0]
+
+
+def best_distinct(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
+    """Return the `count` entries of the highest fitness that are of different recipes, the earliest of equals."""
+    evaluated = [
+        (-entry.outcome.fitness, entry.index, entry) for entry in entries if isinstance(entry.outcome, Evaluation)
+    ]
+    found: dict[str, Entry] = {}
+    for _, _, entry in sorted(evaluated, key=lambda row: row[:2]):
+        found.setdefault(entry.recipe_id, entry)
+    return tuple(found.values())[:count]
 
 
 def config_hash(config: Mapping[str, object]) -> str:

@@ -21,12 +21,14 @@ from evovlm.runs.budget_config import BudgetSection
 from evovlm.runs.execution_config import EXECUTION_KEYS, ExecutionConfig
 from evovlm.runs.log_config import LogSection
 from evovlm.runs.objective_config import ObjectiveSection, Parents, result_name
+from evovlm.runs.racing_config import RacingSection
 from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.runs.start import StartSection
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, default_population
 
 SMALLEST_POPULATION = 4
+RESCORED_AFTER_RACES = 3
 
 Winner = Literal["best", "mean", "snapshot"]
 
@@ -78,8 +80,11 @@ class SearchConfig(ExecutionConfig):
 
     `batch`: of each task, so many samples are drawn anew for each generation, the same for all its candidates (None:
     all of them). `validation`: the last so many samples of each task are kept from the candidates; the distribution's
-    mean is evaluated on them before each generation and at the end. `winner`: the best candidate, the last mean, or
-    the mean that did best there (`snapshot`). `start`: the recipe that the search begins at.
+    mean is evaluated on them before each generation and at the end. `racing`: candidates are scored on as few samples
+    as it takes to rank them. `rescore`: at the end, so many of the best candidates are scored again in full, as the
+    mean is (None: 3 after races, else none). `winner`: the best candidate (where there are some scored again, the best
+    of them and the mean), the last mean, or the mean that did best on the validation samples (`snapshot`). `start`: the
+    recipe that the search begins at.
     """
 
     format: Literal[1]
@@ -95,6 +100,8 @@ class SearchConfig(ExecutionConfig):
     guard: GuardSection | None = None
     batch: int | None = Field(default=None, ge=1)
     validation: int | None = Field(default=None, ge=1, validate_default=True)
+    racing: RacingSection | None = None
+    rescore: int | None = Field(default=None, ge=0)
     winner: Winner = Field(default="best", validate_default=True)
     device: str = "auto"
     objective: ObjectiveSection = ObjectiveSection()
@@ -132,9 +139,13 @@ class SearchConfig(ExecutionConfig):
             raise PydanticCustomError(
                 "winner", "is the mean that did best on the validation samples, and there are none; set `validation`"
             )
-        if winner == "best" and info.data.get("batch") is not None:
+        others = next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
+        if winner == "best" and others and not _rescored(info.data.get("rescore"), racing=others == "racing"):
             raise PydanticCustomError(
-                "winner", "candidates of two generations are scored on other samples (`batch`); take snapshot or mean"
+                "winner",
+                "candidates of two generations are scored on other samples (`{others}`); "
+                "take snapshot or mean, or set `rescore`",
+                {"others": others},
             )
         return winner
 
@@ -143,6 +154,11 @@ class SearchConfig(ExecutionConfig):
     def _suits_the_tasks(cls, objective: ObjectiveSection, info: ValidationInfo) -> ObjectiveSection:
         objective.check(info)
         return objective
+
+    @property
+    def rescored(self) -> int:
+        """How many of the best candidates are scored again in full."""
+        return _rescored(self.rescore, racing=self.racing is not None)
 
     @abstractmethod
     def template(self, *, relative_to: Path | None) -> MergeTemplate | PathTemplate:
@@ -217,3 +233,7 @@ class SearchConfig(ExecutionConfig):
         """Return the config as YAML text that `load_config` reads back."""
         text: str = yaml.safe_dump(dict(self.as_mapping()), sort_keys=False, allow_unicode=True)
         return text
+
+
+def _rescored(asked: int | None, *, racing: bool) -> int:
+    return (RESCORED_AFTER_RACES if racing else 0) if asked is None else asked

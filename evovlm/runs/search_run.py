@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from evovlm.errors import RunMismatch
-from evovlm.recipes.candidate import Failure, Genome
+from evovlm.recipes.candidate import Candidate, Failure, Genome
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.journal import Entry, Journal, Stop
 from evovlm.runs.scoring import Scoring
@@ -88,6 +88,7 @@ class SearchRun:
         optimizer = self._optimizer()
         look_at(optimizer.mean, generation=0)
         generations = search(optimizer, goes_on=self._goes_on, evaluate=evaluate, on_generation=on_generation)
+        self._rescore(generation=generations)
         self._append_mean("mean", optimizer.mean, generation=generations)
 
     def _goes_on(self, standing: Standing) -> bool:
@@ -104,13 +105,19 @@ class SearchRun:
             yield entry
         if len(known) == len(proposals):
             return
-        recipes = [self.searched.recipe(proposal.genome) for proposal in proposals]
-        outcomes = self.scoring.candidates(recipes, generation=proposals[0].generation)
-        for proposal, recipe, outcome in zip(proposals, recipes, outcomes, strict=True):
-            if proposal.index >= len(recorded):
-                yield self._append(
-                    "candidate", proposal.genome, recipe, outcome, index=proposal.index, generation=proposal.generation
-                )
+        candidates = [
+            Candidate(
+                genome=proposal.genome,
+                recipe=self.searched.recipe(proposal.genome),
+                generation=proposal.generation,
+                index=proposal.index,
+            )
+            for proposal in proposals
+        ]
+        outcomes = self.scoring.candidates(candidates, note=self._note)
+        for candidate, outcome in zip(candidates, outcomes, strict=True):
+            if candidate.index >= len(recorded):
+                yield self._append_own("candidate", candidate, outcome)
 
     def _optimizer(self) -> Optimizer:
         return OPTIMIZERS[self.config.optimizer.kind](
@@ -160,7 +167,25 @@ class SearchRun:
     def _append_mean(self, kind: str, genome: Genome, *, generation: int) -> None:
         recipe = self.searched.recipe(genome)
         index = len(self.journal.candidates)
-        self._append(kind, genome, recipe, self.scoring.mean(recipe), index=index, generation=generation)
+        outcome = next(self.scoring.in_full([recipe]))
+        self._append(kind, genome, recipe, outcome, index=index, generation=generation)
+
+    def _rescore(self, *, generation: int) -> None:
+        """Score the best candidates again, in full."""
+        best = self.scoring.best(self.journal.candidates, self.config.rescored)
+        recipes = [self.searched.recipe(entry.genome) for entry in best]
+        done = {entry.index for entry in self.journal.rescored}
+        for entry, recipe, outcome in zip(best, recipes, self.scoring.in_full(recipes), strict=True):
+            if entry.index not in done:
+                self._append("rescored", entry.genome, recipe, outcome, index=entry.index, generation=generation)
+
+    def _note(self, candidate: Candidate, outcome: Outcome) -> None:
+        self._append_own("part", candidate, outcome)
+
+    def _append_own(self, kind: str, candidate: Candidate, outcome: Outcome) -> Entry:
+        return self._append(
+            kind, candidate.genome, candidate.recipe, outcome, index=candidate.index, generation=candidate.generation
+        )
 
     def _append(
         self, kind: str, genome: Genome, recipe: Recipe, outcome: Outcome, *, index: int, generation: int

@@ -17,10 +17,11 @@ from evovlm.runs.config import EvolveConfig, config_from_mapping
 from evovlm.runs.folder import JOURNAL_FILE
 from evovlm.runs.front import FrontPoint, front_of
 from evovlm.runs.hybrid_config import PATH
-from evovlm.runs.journal import Entry, Journal, best_entry, changed, read_journal
+from evovlm.runs.journal import Entry, Journal, changed, read_journal
 from evovlm.runs.journal_check import check_scores
 from evovlm.runs.path_config import PathConfig
 from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.winner import Rescored, rescored, winner_of
 
 ALL = "all units"
 
@@ -48,7 +49,8 @@ class RunSummary:
     of a hybrid that all this is of. With `batch`, each generation has other samples. `snapshots` are the means'
     fitnesses on the validation samples, failed ones left out. `stopped_by` is the key of the budget that ended the
     search. `constraints` are in words, `infeasible` counts the candidates that break one, and `front` is the Pareto
-    front over the tasks `goals`, both empty where nothing is traded.
+    front over the tasks `goals`, both empty where nothing is traded. Of a run that scores its best
+    `rescored`, the winner is the best of these and the mean, once it has them.
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class RunSummary:
     infeasible: int
     goals: tuple[str, ...]
     front: tuple[FrontPoint, ...]
+    rescored: tuple[Rescored, ...]
 
     def as_json(self) -> Mapping[str, object]:
         """Return it as plain values."""
@@ -118,6 +121,7 @@ class RunSummary:
             "infeasible": self.infeasible,
             "goals": list(self.goals),
             "front": [point.as_json() for point in self.front],
+            **({"rescored": [each.as_json() for each in self.rescored]} if self.rescored else {}),
         }
 
 
@@ -151,7 +155,7 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         batch=config.batch,
         # A hybrid that has come to its first stage only has the second before it.
         finished=mean is not None and stage != PS,
-        winner="best" if winner is None or winner.kind == "candidate" else winner.kind,
+        winner="best" if winner is None or winner.kind in ("candidate", "rescored") else winner.kind,
         mean_fitness=mean.outcome.fitness if mean is not None and isinstance(mean.outcome, Evaluation) else None,
         candidates=len(candidates),
         tokens=journal.tokens,
@@ -166,13 +170,16 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         best_by_generation=best,
         mean_by_generation=means,
         failures=tuple(
-            (entry.index, entry.outcome.reason) for entry in journal.entries if isinstance(entry.outcome, Failure)
+            (entry.index, entry.outcome.reason)
+            for entry in journal.entries
+            if entry.kind != "part" and isinstance(entry.outcome, Failure)
         ),
         stopped_by=journal.stop.reason if journal.stop else None,
         constraints=tuple(map(str, objective.constraints)) if objective is not None else (),
         infeasible=sum(bool(row.violated) for row in ranked),
         goals=goals,
         front=front_of(journal, goals=goals),
+        rescored=rescored(journal),
     )
 
 
@@ -228,11 +235,8 @@ def _ranked(candidates: Sequence[Entry], objective: Objective | None) -> list[Ca
 
 def winner_entry(config: SearchConfig, journal: Journal) -> Entry | None:
     """Return the winner so far, None when all failed."""
-    if config.winner == "mean" and journal.mean is not None:
-        return journal.mean
-    entries = journal.snapshots if config.winner == "snapshot" else journal.candidates
     try:
-        return best_entry(entries)
+        return winner_of(journal, winner=config.winner)
     except RunError:
         return None
 

@@ -141,3 +141,28 @@ def test_a_dry_run_says_what_the_run_would_cost_and_writes_nothing(
     assert (figures["candidates"], figures["samples"], figures["genes"]) == (8, 27, 4)
     assert figures["seconds"]["low"] <= figures["seconds"]["high"]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_racing_search_tells_what_the_best_scored_in_the_search_and_again(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    changes = {"racing": {"first": 2, "limit": 0.7}, "rescore": 2}
+    config = write_config(tmp_path / "search.yaml", models=models, problems=problems, **changes)
+    done = evovlm("evolve", config, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    # 2 of the 3 samples for each of 4 candidates.
+    assert ", 8 samples, " in done.err.splitlines()[0]
+    told = [line for line in done.out.splitlines() if "scored again in full" in line]
+    assert len(told) == 3
+    assert sum("candidate" in line and "in the search" in line for line in told) == 2
+    assert sum("the mean" in line for line in told) == 1
+
+    shown = evovlm("show", tmp_path / "run")
+    assert shown.code == 0, shown.err
+    assert sum("scored again in full" in line for line in shown.out.splitlines()) == 2
+    assert "samples" in shown.out
+    summary = json.loads(evovlm("show", tmp_path / "run", "--json").out)
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert summary["rescored"] == result["rescored"]
+    assert summary["tokens"] == result["tokens"]

@@ -32,6 +32,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Four sums: a pico model that repeats one digit gets some of them right, so that fitness varies.
     rows = [{"id": f"p{n}", "question": f"{n} apples and none more. How many?", "number": n} for n in range(4, 8)]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    # Pico models like to say 0: some of these candidates are right on most of them, some never.
+    rows = [{"id": f"s{n}", "question": f"{n} pears, {n % 5} eaten. How many?", "number": 0} for n in range(12)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 
@@ -51,6 +54,16 @@ def search_document(models: Path) -> dict[str, object]:
         "optimizer": {"kind": "cma", "population": 4},
         "budget": {"candidates": 12},
         "tasks": [{"name": "word_problems_en", "data": str(models / "problems.jsonl")}],
+    }
+
+
+def racing_document(models: Path) -> dict[str, object]:
+    """Return the small search, a generation shorter, with 12 problems to race on."""
+    return {
+        **search_document(models),
+        "tasks": [{"name": "word_problems_en", "data": str(models / "sums.jsonl")}],
+        "budget": {"candidates": 8},
+        "racing": {"first": 3, "limit": 1.0, "error": 0.9},
     }
 
 
@@ -85,6 +98,24 @@ def whole_run(models: Path, evaluator: Evaluator, tmp_path_factory: pytest.TempP
     """The small search, run through once for all tests."""
     config = EvolveConfig.model_validate(search_document(models))
     return evolve(config, out=tmp_path_factory.mktemp("runs") / "whole", evaluator=evaluator)
+
+
+@pytest.fixture(scope="session")
+def races(models: Path) -> EvolveConfig:
+    """The small search on 12 problems, of which a candidate sees 3, 6 or 12."""
+    return EvolveConfig.model_validate(racing_document(models)).resolved(relative_to=None)
+
+
+@pytest.fixture(scope="session")
+def racer(races: EvolveConfig) -> Evaluator:
+    """Its evaluator."""
+    return open_evaluator(races, races.template(relative_to=None))
+
+
+@pytest.fixture(scope="session")
+def raced(races: EvolveConfig, racer: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """That search, run through once for all tests."""
+    return evolve(races, out=tmp_path_factory.mktemp("races") / "whole", evaluator=racer)
 
 
 def journal_rows(run: Path) -> list[dict[str, object]]:

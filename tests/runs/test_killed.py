@@ -11,7 +11,7 @@ import pytest
 
 from evovlm.runs.evolve import RunResult
 from evovlm.seeding import generator
-from tests.runs.conftest import WriteConfig, journal_rows
+from tests.runs.conftest import WriteConfig, journal_rows, racing_document
 
 KILLS = 5
 
@@ -28,14 +28,17 @@ def n_lines(journal: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("racing", [False, True])
 def test_a_run_killed_at_random_moments_ends_with_the_journal_of_one_that_was_not(
-    whole_run: RunResult, write_config: WriteConfig, tmp_path: Path
+    racing: bool, request: pytest.FixtureRequest, write_config: WriteConfig, models: Path, tmp_path: Path
 ) -> None:
-    config, run = write_config(), tmp_path / "run"
-    moments = generator("moments of death", 1)
+    whole_run: RunResult = request.getfixturevalue("raced" if racing else "whole_run")
+    config, run = write_config(racing_document(models) if racing else {}), tmp_path / "run"
+    # A race has a line for each candidate's blocks, too.
+    moments, reach = generator("moments of death", 1), 9 if racing else 3
     for kill in range(KILLS):
-        # Once during the start, before there is any journal; then after 0 to 2 further candidates and a bit.
-        wanted = 0 if kill == 0 else max(1, n_lines(run / "journal.jsonl")) + int(moments.integers(0, 3))
+        # Once during the start, before there is any journal; then after a few further lines, if any, and a bit.
+        wanted = 0 if kill == 0 else max(1, n_lines(run / "journal.jsonl")) + int(moments.integers(0, reach))
         with start(config, run) as process:
             while process.poll() is None and n_lines(run / "journal.jsonl") < wanted:
                 time.sleep(0.001)

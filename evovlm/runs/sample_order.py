@@ -1,0 +1,86 @@
+"""In which order the samples of a task come while a generation races on them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from evovlm.recipes.candidate import TaskScore
+from evovlm.seeding import generator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What a candidate of an earlier `generation` scored on a task, and the `fitness` that it was told."""
+
+    generation: int
+    fitness: float
+    score: TaskScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """What an order is made of: the `size` of a task of that name, whose search and generation it is, and what
+    candidates of earlier generations scored on the task, in the order of the journal.
+    """
+
+    size: int
+    task: str
+    seed: int
+    generation: int
+    past: Sequence[Past]
+
+
+Order: TypeAlias = Callable[[Ordering], list[int]]
+"""Returns each of the task's rows once."""
+
+_SOLVED = 0.9
+_UNSOLVED_SHARE = 0.9
+
+
+def shuffled(ordering: Ordering) -> list[int]:
+    """Return the rows at random, drawn anew for each generation, so that a candidate's mean is unbiased."""
+    draws = generator("race", ordering.seed, ordering.generation, ordering.task)
+    return [int(row) for row in draws.permutation(ordering.size)]
+
+
+def fixed(ordering: Ordering) -> list[int]:
+    """Return the rows at random, the same in each generation, so that all candidates can be compared."""
+    draws = generator("race", ordering.seed, ordering.task)
+    return [int(row) for row in draws.permutation(ordering.size)]
+
+
+def informative(ordering: Ordering) -> list[int]:
+    """Return at random those rows first that can still tell candidates apart; every tenth is one of the others.
+
+    Those are they which nobody has seen yet, or which the better half of the last generation that saw them did not all
+    but solve (a mean score of 0.9): a search gets on by solving more, and what its better half solves the next
+    generation hardly ever loses. Means over such rows are too low, differences too large, but in the same direction.
+    """
+    solved = np.zeros(ordering.size, dtype=np.bool_)
+    for better in _better_halves(ordering.past):
+        total, count = np.zeros(ordering.size), np.zeros(ordering.size)
+        for score in better:
+            rows = np.arange(score.n) if score.rows is None else np.array(score.rows)
+            total[rows] += score.per_sample
+            count[rows] += 1
+        solved[count > 0] = total[count > 0] >= _SOLVED * count[count > 0]
+    rows = np.array(shuffled(ordering))
+    # Each one's place if a row in ten were solved, wherever there are such.
+    open_rows, solved_rows = rows[~solved[rows]], rows[solved[rows]]
+    places = {int(row): (place + 1) / _UNSOLVED_SHARE for place, row in enumerate(open_rows)}
+    places |= {int(row): (place + 1) / (1.0 - _UNSOLVED_SHARE) for place, row in enumerate(solved_rows)}
+    return sorted(places, key=lambda row: (places[row], row))
+
+
+def _better_halves(past: Sequence[Past]) -> list[list[TaskScore]]:
+    """Return what the better half of each generation scored, the first generation first."""
+    found = []
+    for generation in sorted({each.generation for each in past}):
+        own = sorted((each for each in past if each.generation == generation), key=lambda each: -each.fitness)
+        found.append([each.score for each in own[: (len(own) + 1) // 2]])
+    return found
+
+
+ORDERS: Mapping[str, Order] = {"shuffled": shuffled, "fixed": fixed, "informative": informative}
