@@ -86,7 +86,7 @@ def test_a_failed_candidate_is_loaded_with_its_reason(models: Path, problems: Pa
     evolve(load_config(config), out=tmp_path / "run")
     path = tmp_path / "run" / "journal.jsonl"
     whole = read_journal(path)
-    failed = Journal.create(path, config=whole.config)
+    failed = Journal.create(path, config=whole.config, blocks=whole.blocks)
     outcome: Outcome = Failure(kind="ModelError", reason="its weights cancel")
     failed.append(dataclasses.replace(whole.candidates[0], outcome=outcome))
     run = load_run(tmp_path / "run")

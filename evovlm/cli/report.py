@@ -1,5 +1,6 @@
 """`evovlm report RUN...`: a run, or several side by side, as one HTML file to look at."""
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ def report(
             "--score", help="First have the winner, its parents and the equal-weights merge answer the report split."
         ),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Make one HTML file of a run: what was found, how sure it is, what the recipe does, every answer."""
     from evovlm.report.files import PAGE_FILE, check_new, write_figures, write_page
@@ -43,12 +45,16 @@ def report(
         _score(runs)
     content = _read(runs)
     write_page(page, _html(content, language=lang))
-    typer.echo(str(page))
-    if figures is not None:
-        files = write_figures(figures, content, language=lang)
-        typer.echo(f"{figures}: {len(files)} figures")
+    files = write_figures(figures, content, language=lang) if figures is not None else ()
     missing = [] if several else _missing(content)
-    if missing:
+    if as_json:
+        written = {"page": str(page), "figures": [str(file) for file in files], "unscored": missing}
+        typer.echo(json.dumps(written, ensure_ascii=False))
+    else:
+        typer.echo(str(page))
+        if figures is not None:
+            typer.echo(f"{figures}: {len(files)} figures")
+    if missing and not as_json:
         typer.echo(f"not yet scored on the report split: {', '.join(missing)}. `--score` has them answer.", err=True)
     if open_it:
         typer.launch(page.resolve().as_uri())

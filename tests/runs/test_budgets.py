@@ -40,7 +40,7 @@ def entry(
 
 def ended(budget: dict[str, object], entries: list[Entry], *, population: int = 2) -> tuple[int, str]:
     """Return before which generation a search of these entries ends, and by what."""
-    journal = Journal(path=Path("journal.jsonl"), config={}, entries=entries)
+    journal = Journal(path=Path("journal.jsonl"), config={}, entries=entries, blocks={})
     section = BudgetSection.model_validate(budget)
     for number in range(100):
         standing = Standing(number=number, before=number * population, candidates=population)

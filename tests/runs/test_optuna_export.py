@@ -29,7 +29,8 @@ def study_in(file: Path, name: str) -> optuna.Study:
 def written_run(folder: Path, config: EvolveConfig, outcomes: list[Outcome]) -> Path:
     """Write a run's journal with these outcomes, at genomes of 0, 0.1, 0.2, ..."""
     folder.mkdir()
-    journal = Journal.create(folder / "journal.jsonl", config=config.resolved(relative_to=None).as_mapping())
+    recorded = config.resolved(relative_to=None).as_mapping()
+    journal = Journal.create(folder / "journal.jsonl", config=recorded, blocks=dict.fromkeys(config.merge.sources, 3))
     for index, outcome in enumerate(outcomes):
         journal.append(
             Entry(
