@@ -281,11 +281,11 @@ def test_too_few_samples_are_found_before_a_model_is_loaded(
     assert not (tmp_path / "run/journal.jsonl").exists()
 
 
-def test_the_defaults_are_the_paper_s(models: Path, problems: Path) -> None:
+def test_the_defaults_are_the_paper_s_but_for_the_optimizer(models: Path, problems: Path) -> None:
     document = path_document(models, problems)
     bare = config_from_mapping({key: document[key] for key in ("format", "kind", "merge", "tasks")})
     assert (bare.optimizer.sigma, bare.optimizer.population, bare.budget.candidates) == (0.1, 128, 12800)
-    assert (bare.batch, bare.validation, bare.winner) == (200, 200, "snapshot")
+    assert (bare.batch, bare.validation, bare.winner, bare.optimizer.kind) == (200, 200, "snapshot", "catcma")
     assert isinstance(bare, PathConfig)
     assert (bare.space.repetitions, bare.space.host_start, bare.space.rest_start) == (3, 2.0, -2.0)
 
