@@ -2,7 +2,7 @@
 
 budget:
   candidates: 1000          # no more than so many
-  tokens: 5_000_000         # no further generation once so many have been generated
+  tokens: 5000000           # no further generation once so many have been generated
   seconds: 3600             # ... or once evaluating has taken so long, by the clock on the wall
   patience: 10              # ... or once so many generations in a row brought no improvement
   min_improvement: 0.001    # what counts as one

@@ -1,7 +1,6 @@
 """Recipes as YAML."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from evovlm.errors import ConfigError
-from evovlm.merging.methods import METHODS, check_parameters, get_method
 from evovlm.recipes.documents import ParametersDocument, load_recipe, recipe_to_yaml
-from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, value_at
 from evovlm.recipes.yaml_text import read_yaml, scalar_text
@@ -284,18 +281,3 @@ def test_a_component_left_out_or_a_number_out_of_range_is_a_problem_of_the_file(
         load_recipe(tmp_path / "recipe.yaml")
     assert "attention, mlp, norms, rest" in str(error.value)
     assert "should be in [0, 0.5]" in str(error.value)
-
-
-def test_every_recipe_of_the_documents_is_one(tmp_path: Path) -> None:
-    found = 0
-    for page in ("RECIPES.md", "README.md"):
-        text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
-        for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL):
-            (tmp_path / "recipe.yaml").write_text(block)
-            recipe = load_recipe(tmp_path / "recipe.yaml")
-            parameters = recipe.ps if isinstance(recipe, HybridMerge) else recipe
-            if isinstance(parameters, ParameterMerge):
-                get_method(parameters)
-                check_parameters(METHODS[parameters.method], parameters)
-            found += 1
-    assert found == 5

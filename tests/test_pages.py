@@ -1,0 +1,174 @@
+"""The pages at the root: every YAML block is what it says, every command, file, extra and link is there."""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+import evovlm
+from evovlm.cli.app import app
+from evovlm.merging.methods import METHODS, check_parameters, get_method
+from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.kinds import HybridMerge
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.runs.hybrid_config import HybridConfig, load_search
+from evovlm.tasks.catalogue import get_task
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README", "RECIPES", "SEARCHING", "SCORING", "SCALING", "CONTRIBUTING")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+GROUP: Any = typer.main.get_command(app)
+
+# What a few lines of a search stand in.
+SEARCH = """
+format: 1
+kind: evolve
+merge: {base: zoo:base, sources: {math: zoo:math-a, ja: zoo:ja}, method: dare_ties}
+budget: {candidates: 100}
+tasks: [{name: word_problems_ja}]
+"""
+
+
+def text_of(page: str) -> str:
+    return (ROOT / f"{page}.md").read_text(encoding="utf-8")
+
+
+def blocks(kind: str) -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for found, text in BLOCK.findall(text_of(page)):
+            if found == kind:
+                yield page, text
+
+
+def numbered(found: Iterator[tuple[str, str]]) -> list[Any]:
+    """Return the texts as parameters of a test, each named by its page and its place among them."""
+    return [pytest.param(text, id=f"{page}-{place}") for place, (page, text) in enumerate(found)]
+
+
+def fenced_commands() -> Iterator[tuple[str, str]]:
+    for page, text in blocks(""):
+        for line in text.splitlines():
+            if line.startswith(("evovlm ", "make ", "python ")):
+                yield page, line
+
+
+def quoted_commands() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for found in re.findall(r"`(evovlm [^`]+)`", BLOCK.sub("", text_of(page))):
+            if not found.startswith(("evovlm COMMAND", "evovlm --")):
+                yield page, " ".join(found.split())
+
+
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """Return the command that these words call, and what is left of them."""
+    command = GROUP
+    while hasattr(command, "commands") and words and words[0] in command.commands:
+        command, words = command.commands[words[0]], words[1:]
+    assert command is not GROUP, f"there is no command {words}"
+    return command, words
+
+
+def read_recipe(path: Path) -> None:
+    recipe = load_recipe(path, methods=METHODS)
+    parameters = recipe.ps if isinstance(recipe, HybridMerge) else recipe
+    if isinstance(parameters, ParameterMerge):
+        get_method(parameters)
+        check_parameters(METHODS[parameters.method], parameters)
+
+
+def read_search(path: Path) -> None:
+    config = load_search(path)
+    for stage in (config.ps, config.path) if isinstance(config, HybridConfig) else (config,):
+        stage.template(relative_to=path.parent)
+
+
+def read_task(path: Path) -> None:
+    assert get_task(str(path)).scoring.metric
+
+
+def around(folder: Path) -> None:
+    """Make the files that blocks speak of."""
+    (folder / "festivals").mkdir()
+    for name in ("train", "test"):
+        (folder / "festivals" / f"{name}.jsonl").write_text('{"q": "何ですか。", "a": "神輿", "photo": "a.png"}\n')
+    (folder / "mine.yaml").write_text(
+        "format: 1\nkind: parameter_merge\nbase: zoo:base\nsources: {math: zoo:math-a, ja: zoo:ja}\n"
+        "method: dare_ties\nparameters: {math: {weight: 0.5}, ja: {weight: 0.5}}\n"
+    )
+
+
+@pytest.mark.parametrize("text", numbered(blocks("yaml")))
+def test_every_yaml_block_is_a_recipe_a_search_lines_of_one_or_a_task(text: str, tmp_path: Path) -> None:
+    around(tmp_path)
+    values = yaml.safe_load(text)
+    path = tmp_path / "block.yaml"
+    path.write_text(text, encoding="utf-8")
+    match values:
+        case {"kind": "evolve"} | {"kind": "hybrid", "tasks": _}:
+            read_search(path)
+        case {"kind": _}:
+            read_recipe(path)
+        case {"data": _, "splits": _}:
+            read_task(path)
+        case _:
+            # The block's own text, for its numbers and words are read as a search's file reads them.
+            base = yaml.safe_load(SEARCH)
+            rest = {key: value for key, value in base.items() if key not in values}
+            path.write_text(yaml.safe_dump(rest, sort_keys=False) + text, encoding="utf-8")
+            read_search(path)
+
+
+@pytest.mark.parametrize("line", numbered(fenced_commands()))
+def test_every_command_of_a_block_is_one(line: str) -> None:
+    program, *words = shlex.split(line, comments=True)
+    if program == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert set(words) <= set(targets)
+    elif program == "python":
+        assert (ROOT / words[0]).is_file()
+    else:
+        command, rest = command_of(words)
+        # Raises for an unknown option, a value that is none, an argument too few; runs nothing.
+        command.make_context(command.name, rest)
+        assert all((ROOT / word).is_file() for word in rest if word.startswith("configs/"))
+
+
+@pytest.mark.parametrize("line", numbered(quoted_commands()))
+def test_every_command_of_a_sentence_has_its_options(line: str) -> None:
+    command, rest = command_of(shlex.split(line)[1:])
+    command.make_parser(command.context_class(command, info_name=command.name)).parse_args(rest)
+
+
+def test_a_command_that_does_not_exist_would_be_noticed() -> None:
+    with pytest.raises(AssertionError, match="there is no command"):
+        command_of(["evolv", "search.yaml"])
+    command, rest = command_of(["evolve", "search.yaml", "--out", "run", "--resumee"])
+    with pytest.raises(Exception, match="No such option"):
+        command.make_context(command.name, rest)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG"])
+def test_every_link_config_and_extra_is_there(page: str) -> None:
+    text = text_of(page)
+    for place in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / place).exists(), place
+    for config in re.findall(r"configs/[\w-]+\.yaml", text):
+        assert (ROOT / config).is_file(), config
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extras in re.findall(r"pip install ['\"]evovlm\[([\w,-]+)\]", text):
+        assert set(extras.split(",")) <= set(project["optional-dependencies"]), extras
+
+
+def test_the_python_of_the_pages_uses_what_there_is() -> None:
+    found = list(blocks("python"))
+    assert found
+    for page, text in found:
+        compile(text, page, "exec")
+        for name in re.findall(r"\bevovlm\.(\w+)", text):
+            assert name in evovlm.__all__
