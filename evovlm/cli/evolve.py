@@ -138,6 +138,7 @@ def _print_next(
 
     typer.echo("\nNext:")
     typer.echo(f"  evovlm show {out}")
+    typer.echo(f"  evovlm report {out} --score    # a page to look at, with everyone's answers")
     folder = checkpoint or out / "model"
     if checkpoint is None:
         typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
