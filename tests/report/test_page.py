@@ -169,7 +169,7 @@ def test_a_page_of_a_large_run_stays_below_8_mb(tmp_path: Path) -> None:
     keep(run, dict.fromkeys(("winner", "math", "more", "ja", "equal-weights"), everyone))
     content = read_run(run)
     assert len(content.last.course.candidates) == 1000
-    assert sum(len(each.by_source) * len(each.units) for each in content.last.numbers) == 48
+    assert sum(len(each.lines) * len(each.units) for each in content.last.numbers) == 48
     html = run_page(content, language="ja")
     assert len(html.encode()) < 8_000_000
     assert content.reports[0].cut == 1000
