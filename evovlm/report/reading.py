@@ -148,9 +148,8 @@ def _kind(winner: Winner) -> str:
 def _said(config: EvolveConfig | PathConfig) -> Mapping[str, str]:
     """Return what a search was asked, in few words."""
     optimizer = config.optimizer
-    merge = config.merge
     said = {
-        "method": " | ".join(each.name for each in config.space.methods(merge))
+        "method": " | ".join(each.name for each in config.space.methods(config.merge))
         if isinstance(config, EvolveConfig)
         else config.merge.kind,
         "space": config.space.kind,

@@ -70,9 +70,9 @@ def _panel(axes: Axes, numbers: Numbers, lines: Sequence[UnitNumbers], pen: Pen)
             axes.plot(places, found, linestyle="none", color=line["color"], marker=line["marker"], clip_on=False)
             axes.plot([], [], **line, label=each.source)
     axes.axhline(numbers.equal, color=pen.palette.muted, linewidth=1, linestyle=(0, (1, 2)), label=_equal(pen))
-    for number, place in enumerate(sorted({place for each in lines for place, _ in each.knots})):
+    for number, knot in enumerate(sorted({knot for each in lines for knot, _ in each.knots})):
         label = None if number else pen.say("knots")
-        axes.axvline(place, color=pen.palette.muted, linewidth=0.8, alpha=0.5, label=label)
+        axes.axvline(knot, color=pen.palette.muted, linewidth=0.8, alpha=0.5, label=label)
     axes.set_ylim(*_range(numbers))
 
 

@@ -24,7 +24,7 @@ def peak_memory() -> Mapping[str, int]:
         "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         "worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit,
     }
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         found["gpu"] = max(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
     return {place: value for place, value in found.items() if value}
 
