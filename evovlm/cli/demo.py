@@ -156,6 +156,7 @@ def _print_next(results: "list[PipelineResult]", *, seconds: float) -> None:
     first = results[0]
     typer.echo("\nNext:")
     typer.echo(f"  evovlm show {first.run_folder}")
+    typer.echo(f"  evovlm report {first.run_folder} --score    # a page to look at")
     typer.echo(f"  evovlm score {first.model_folder} --task {first.task}")
     typer.echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model    # change its numbers first, say")
     typer.echo(

@@ -142,8 +142,11 @@ def _print_next(
     if checkpoint is None:
         typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
     first = loaded.ps if isinstance(loaded, HybridConfig) else loaded
-    for command in _score_commands(first.resolved(relative_to=relative_to), folder):
+    commands = _score_commands(first.resolved(relative_to=relative_to), folder)
+    for command in commands:
         typer.echo(f"  {command}")
+    # A page shows answers only where there are samples to report on.
+    typer.echo(f"  evovlm report {out}{' --score' if commands else ''}    # a page to look at")
 
 
 def _score_commands(config: "EvolveConfig | PathConfig", model: Path) -> list[str]:

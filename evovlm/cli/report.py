@@ -32,7 +32,7 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Make one HTML file of a run: what was found, how sure it is, what the recipe does, every answer."""
-    from evovlm.report.files import PAGE_FILE, check_new, write_figures, write_page
+    from evovlm.report.files import PAGE_FILE, check_new, png_language, write_figures, write_page
     from evovlm.report.texts import speaker
 
     speaker(lang)
@@ -54,6 +54,12 @@ def report(
         typer.echo(str(page))
         if figures is not None:
             typer.echo(f"{figures}: {len(files)} figures")
+    if figures is not None and png_language(lang) != lang:
+        typer.echo(
+            "this machine has no font for Japanese: the words in the PNG files are English (those in the SVG files are "
+            "Japanese).\n    To mend it: apt-get install fonts-noto-cjk, or any other Japanese font.",
+            err=True,
+        )
     if missing and not as_json:
         typer.echo(f"not yet scored on the report split: {', '.join(missing)}. `--score` has them answer.", err=True)
     if open_it:

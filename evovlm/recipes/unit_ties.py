@@ -19,6 +19,9 @@ Row: TypeAlias = tuple[tuple[int, float], ...]
 # Fixed places behind the point, so that the last bits of a solver, which differ by machine, make no difference.
 _PLACES = 12
 
+KNOT = "knot"
+"""What a spline's labels begin with, before the number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitTie:
@@ -134,7 +137,7 @@ def tied_by_spline(n_blocks: int, *, knots: int) -> UnitTie:
         )
     basis = CubicSpline(np.linspace(0, n_blocks - 1, knots), np.eye(knots))(np.arange(n_blocks))
     rows = [_row(factors) for factors in basis]
-    return _tie(tuple(f"knot{index}" for index in range(knots)), [rows[0], *rows, rows[-1]])
+    return _tie(tuple(f"{KNOT}{index}" for index in range(knots)), [rows[0], *rows, rows[-1]])
 
 
 def _row(factors: npt.NDArray[np.float64]) -> Row:

@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evovlm.errors import EvovlmError
-from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
-from evovlm.report.content import CandidateRow, Course, Goals, Point, Savings
+from evovlm.evaluation.objective import Objective
+from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.report.search_content import CandidateRow, Course, FrontRow, Goals, ParentRow, Point, Savings
+from evovlm.runs.front import front_of
 from evovlm.runs.journal import Entry, Journal
 from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.summary import objective_of
+from evovlm.runs.winner import rescored
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import told
 from evovlm.search.optimizer import Optimizer
+from evovlm.search.pareto import knee
 
 _MOST_REPLAYED = 2_000_000_000
 """Genes squared times candidates up to which a search is replayed: about ten seconds."""
@@ -22,11 +27,11 @@ def read_course(journal: Journal, config: SearchConfig) -> Course:
     """Return the course of a search that has at least one candidate."""
     candidates = journal.candidates
     figures = _figures(journal, config)
-    rows = tuple(_row(entry) for entry in candidates)
+    objective = objective_of(journal)
     mean = journal.mean
     return Course(
         points=_points(candidates, figures),
-        candidates=rows,
+        candidates=tuple(_row(entry, objective) for entry in candidates),
         snapshots=tuple(
             (entry.generation, entry.outcome.fitness)
             for entry in journal.snapshots
@@ -34,34 +39,28 @@ def read_course(journal: Journal, config: SearchConfig) -> Course:
         ),
         mean_fitness=mean.outcome.fitness if mean is not None and isinstance(mean.outcome, Evaluation) else None,
         replayed=bool(figures),
-        savings=_savings(candidates),
-        goals=_goals(candidates),
+        savings=_savings(journal, config),
+        goals=_goals(journal, config, objective),
+        constraints=objective.constraints if objective is not None else (),
+        parents=_parents(journal),
+        rescored=rescored(journal),
+        stopped_by=journal.stop.reason if journal.stop is not None else None,
+        bound=getattr(config.budget, journal.stop.reason, None) if journal.stop is not None else None,
     )
 
 
-def samples_of(score: TaskScore) -> int:
-    """Return on how many samples a score was measured: a race ends before all of them."""
-    return score.n
-
-
-def _row(entry: Entry) -> CandidateRow:
-    outcome = entry.outcome
-    if isinstance(outcome, Failure):
-        found: tuple[float | None, int, int, dict[str, float], str | None] = (None, 0, 0, {}, outcome.reason)
-    else:
-        samples = sum(samples_of(score) for score in outcome.scores.values())
-        scores = {name: score.score for name, score in outcome.scores.items()}
-        found = (outcome.fitness, outcome.tokens, samples, scores, None)
-    fitness, tokens, samples, scores, failure = found
+def _row(entry: Entry, objective: Objective | None) -> CandidateRow:
+    known = entry.outcome if isinstance(entry.outcome, Evaluation) else None
     return CandidateRow(
         index=entry.index,
         generation=entry.generation,
         recipe_id=entry.recipe_id,
-        fitness=fitness,
-        tokens=tokens,
-        samples=samples,
-        scores=scores,
-        failure=failure,
+        fitness=known.fitness if known else None,
+        tokens=known.tokens if known else 0,
+        samples=_samples(known) if known else 0,
+        scores={name: score.score for name, score in known.scores.items()} if known else {},
+        failure=entry.outcome.reason if isinstance(entry.outcome, Failure) else None,
+        breaks=known is not None and objective is not None and bool(objective.violated(known.scores)),
     )
 
 
@@ -137,37 +136,57 @@ def _replayed(optimizer: Optimizer, candidates: Sequence[Entry]) -> list[Mapping
     return found
 
 
-def _savings(candidates: Sequence[Entry]) -> Savings | None:
-    counts = [
-        sum(samples_of(score) for score in entry.outcome.scores.values())
-        for entry in candidates
-        if isinstance(entry.outcome, Evaluation)
-    ]
-    whole = max(counts, default=0) * len(counts)
-    return Savings(used=sum(counts), whole=whole) if sum(counts) < whole else None
-
-
-def _goals(candidates: Sequence[Entry]) -> Goals | None:
-    """Return the candidates' goals: those that the search had, else the scores of its tasks where it has several."""
-    evaluated = [entry.outcome for entry in candidates if isinstance(entry.outcome, Evaluation)]
-    if not evaluated:
+def _savings(journal: Journal, config: SearchConfig) -> Savings | None:
+    if config.racing is None:
         return None
-    names = tuple(evaluated[0].scores)
-    goals = [tuple(getattr(outcome, "goals", ())) for outcome in evaluated]
-    if any(len(values) < 2 for values in goals):
-        goals = [tuple(outcome.scores[name].score for name in names) for outcome in evaluated]
-    elif len(goals[0]) != len(names):
-        names = tuple(str(number + 1) for number in range(len(goals[0])))
-    if len(names) < 2:
+    counts = [_samples(entry.outcome) for entry in journal.candidates if isinstance(entry.outcome, Evaluation)]
+    # The best and the mean are scored in full: on the validation samples, where there are any, which are others.
+    others = [entry for entry in journal.entries if entry.kind != "part" and config.validation is None]
+    seen = [*counts, *(_samples(each.outcome) for each in others if isinstance(each.outcome, Evaluation))]
+    in_full = max(seen, default=0)
+    if config.batch is not None:
+        in_full = min(in_full, config.batch * len(config.tasks))
+    return Savings(used=sum(counts), whole=in_full * len(counts))
+
+
+def _samples(evaluation: Evaluation) -> int:
+    """Return on how many samples a model was scored: a race ends before all of them."""
+    return sum(score.n for score in evaluation.scores.values())
+
+
+def _goals(journal: Journal, config: SearchConfig, objective: Objective | None) -> Goals | None:
+    """Return the goals against each other, where there are several and all candidates have the same samples."""
+    if objective is None or len(objective.tasks) < 2 or config.batch is not None:
         return None
-    return Goals(names=names, values=tuple(goals), front=_front(goals))
+    names = objective.tasks
+    points = front_of(journal, goals=names)
+    if not points:
+        return None
+    on_it = {point.entry.index for point in points}
+    evaluated = [(each.index, each.outcome) for each in journal.candidates if isinstance(each.outcome, Evaluation)]
+    most = max(_samples(outcome) for _, outcome in evaluated)
+    rows = [tuple(point.goals[name] for name in names) for point in points]
+    return Goals(
+        names=names,
+        front=tuple(
+            FrontRow(index=point.entry.index, recipe_id=point.entry.recipe_id, values=row)
+            for point, row in zip(points, rows, strict=True)
+        ),
+        knee=knee(rows),
+        others=tuple(
+            tuple(outcome.scores[name].score for name in names)
+            for index, outcome in evaluated
+            if index not in on_it and _samples(outcome) == most
+        ),
+    )
 
 
-def _front(values: Sequence[tuple[float, ...]]) -> frozenset[int]:
-    """Return the places of the values that no other is at least as good as everywhere, and better somewhere."""
-    array = np.array(values, dtype=np.float64)
-    return frozenset(
-        place
-        for place, mine in enumerate(array)
-        if not bool(np.any(np.all(array >= mine, axis=1) & np.any(array > mine, axis=1)))
+def _parents(journal: Journal) -> tuple[ParentRow, ...]:
+    return tuple(
+        ParentRow(
+            source=parent.source,
+            scores={name: score.score for name, score in parent.scores.items()},
+            samples=sum(score.n for score in parent.scores.values()),
+        )
+        for parent in journal.parents.values()
     )

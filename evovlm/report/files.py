@@ -38,15 +38,15 @@ def write_figures(folder: Path, content: RunContent | RunsContent, *, language: 
     when the folder is there, OutputError when it cannot be written.
     """
     check_new(folder)
-    family = [font] if (font := japanese_font()) else []
+    font = japanese_font()
     pen = file_pen(speaker(language))
     with _told(folder):
         beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             with style(pen):
                 names = _write_svgs(_drawings(content, pen), beside)
-            painted = pen if language != "ja" or family else file_pen(speaker("en"))
-            with style(painted, family=family):
+            painted = file_pen(speaker(png_language(language)))
+            with style(painted, family=[font] if font else []):
                 names += _write_pngs(_drawings(content, painted), beside)
             beside.chmod(0o755)
             beside.rename(folder)
@@ -54,6 +54,11 @@ def write_figures(folder: Path, content: RunContent | RunsContent, *, language: 
             shutil.rmtree(beside, ignore_errors=True)
             raise
     return tuple(folder / name for name in names)
+
+
+def png_language(language: str) -> str:
+    """Return the language of a PNG's words: English where this machine has no font for Japanese."""
+    return "en" if language == "ja" and japanese_font() is None else language
 
 
 def _drawings(content: RunContent | RunsContent, pen: Pen) -> list[tuple[str, Drawing]]:

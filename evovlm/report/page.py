@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -45,9 +46,10 @@ class FigureView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
-    """A stage with its figures: of the course, of the recipe, of the cost."""
+    """A stage with its figures, of the course, of the recipe, of the cost; and how one candidate of it is taken."""
 
     stage: Stage
+    pick_command: str
     search: tuple[FigureView, ...]
     recipe: tuple[FigureView, ...]
     cost: FigureView | None
@@ -129,6 +131,7 @@ def _stage_view(stage: Stage, pen: Pen, number: int) -> StageView:
     cost = cost_drawing(stage.cost, pen) if stage.cost.seconds else None
     return StageView(
         stage=stage,
+        pick_command=shlex.join(["evovlm", "export", stage.folder, "--pick", "CANDIDATE", "--out", "recipe.yaml"]),
         search=views(search_drawings(stage.course, pen)),
         recipe=views(recipe_drawings(stage.numbers, stage.path, pen)),
         cost=_view(cost, f"s{number}-cost") if cost else None,

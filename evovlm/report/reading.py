@@ -17,13 +17,17 @@ from evovlm.report.contenders import Contender, contenders_of, report_tasks, sco
 from evovlm.report.content import Cost, Model, RunContent, Stage, TaskReport
 from evovlm.report.course import read_course
 from evovlm.report.standings import Answered, report_of
-from evovlm.report.winner import Winner, equal_weights, numbers_of, path_of, winner_of
+from evovlm.report.winner import Winner, chosen_of, equal_weights, numbers_of, path_of, winner_of
 from evovlm.runs.config import EvolveConfig, config_from_mapping
-from evovlm.runs.folder import CONFIG_FILE, JOURNAL_FILE, winner_file
+from evovlm.runs.folder import CONFIG_FILE, JOURNAL_FILE, RESULT_FILE, winner_file
 from evovlm.runs.hybrid_config import PATH
 from evovlm.runs.journal import Journal, read_journal
 from evovlm.runs.path_config import PathConfig
+from evovlm.runs.peak_memory import recorded_peak_memory
 from evovlm.runs.preflight import preflight_search
+
+PARENTS = "parents"
+"""The phase in which parents answered alone, for constraints on what they score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,6 +35,7 @@ class OpenStage:
     """A search's journal with its config, and who won so far."""
 
     name: str
+    folder: Path
     journal: Journal
     config: EvolveConfig | PathConfig
     winner: Winner | None
@@ -74,7 +79,7 @@ def open_run(folder: Path) -> OpenRun:
     if not journals:
         raise RunMismatch(f"{folder} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
     opened = {name: read_journal(path) for name, path in journals.items()}
-    stages = tuple(_opened(name, journal) for name, journal in opened.items() if journal.candidates)
+    stages = tuple(_opened(name, places[name], journal) for name, journal in opened.items() if journal.candidates)
     if not stages:
         raise RunMismatch(f"{folder}: no candidate has been evaluated yet. Wait a little, or resume the run.")
     return OpenRun(folder=folder, stages=stages)
@@ -110,9 +115,9 @@ def read_run(folder: Path) -> RunContent:
     )
 
 
-def _opened(name: str, journal: Journal) -> OpenStage:
+def _opened(name: str, folder: Path, journal: Journal) -> OpenStage:
     config = config_from_mapping(journal.config)
-    return OpenStage(name=name, journal=journal, config=config, winner=winner_of(journal, config))
+    return OpenStage(name=name, folder=folder, journal=journal, config=config, winner=winner_of(journal, config))
 
 
 def _stage(stage: OpenStage) -> Stage:
@@ -120,6 +125,7 @@ def _stage(stage: OpenStage) -> Stage:
     outcome = winner.entry.outcome if winner else None
     return Stage(
         name=stage.name,
+        folder=str(stage.folder),
         finished=journal.mean is not None,
         generations=max(entry.generation for entry in journal.candidates) + 1,
         budget=config.budget.candidates,
@@ -128,7 +134,8 @@ def _stage(stage: OpenStage) -> Stage:
         recipe_id=winner.recipe.recipe_id if winner else None,
         said=_said(config),
         course=read_course(journal, config),
-        numbers=numbers_of(winner.recipe) if winner else (),
+        numbers=numbers_of(journal, config, winner.entry) if winner else (),
+        chosen=chosen_of(journal, config, winner.entry) if winner else {},
         path=path_of(winner.recipe) if winner else None,
         cost=_cost(stage),
     )
@@ -142,7 +149,9 @@ def _said(config: EvolveConfig | PathConfig) -> Mapping[str, str]:
     """Return what a search was asked, in few words."""
     optimizer = config.optimizer
     said = {
-        "method": config.merge.method if isinstance(config, EvolveConfig) else config.merge.kind,
+        "method": " | ".join(each.name for each in config.space.methods(config.merge))
+        if isinstance(config, EvolveConfig)
+        else config.merge.kind,
         "space": config.space.kind,
         "optimizer": f"{optimizer.kind}, sigma {optimizer.sigma:.3g}",
         "seed": str(config.seed),
@@ -154,16 +163,23 @@ def _said(config: EvolveConfig | PathConfig) -> Mapping[str, str]:
 
 def _cost(stage: OpenStage) -> Cost:
     seconds: dict[str, float] = {}
-    evaluated = [entry.outcome for entry in stage.journal.entries if isinstance(entry.outcome, Evaluation)]
+    # What a part cost is in its candidate's line, too.
+    whole = [entry.outcome for entry in stage.journal.entries if entry.kind != "part"]
+    evaluated = [outcome for outcome in whole if isinstance(outcome, Evaluation)]
     for outcome in evaluated:
         for phase, spent in outcome.seconds.items():
             seconds[phase] = seconds.get(phase, 0.0) + spent
+    parents = stage.journal.parents.values()
+    if parents:
+        seconds[PARENTS] = sum(sum(parent.seconds.values()) for parent in parents)
     template = stage.template
     return Cost(
         seconds=seconds,
-        tokens=sum(outcome.tokens for outcome in evaluated),
+        tokens=stage.journal.tokens,
+        parents_tokens=sum(parent.tokens for parent in parents),
         merges=sum("merge" in outcome.seconds for outcome in evaluated),
         merged_bytes=_size_bytes(template.host) if isinstance(template, MergeTemplate) else None,
+        peak_memory=recorded_peak_memory(stage.folder / RESULT_FILE),
     )
 
 
@@ -209,9 +225,11 @@ def _warnings(run: OpenRun, at_hand: bool) -> tuple[str, ...]:
 
 
 def _commands(run: OpenRun) -> tuple[str, ...]:
-    folder, config = run.folder, run.stages[-1].config
+    folder, last = run.folder, run.stages[-1]
     again = ["evovlm", "evolve", str(folder / CONFIG_FILE), "--out", f"{folder}-again"]
-    merge = ["evovlm", "merge", str(folder / winner_file(config.winner)), "--out", str(folder / "model")]
+    # Where candidates were scored again, the mean may have won.
+    winner = "mean" if last.winner is not None and last.winner.entry.kind == "mean" else last.config.winner
+    merge = ["evovlm", "merge", str(folder / winner_file(winner)), "--out", str(folder / "model")]
     return shlex.join(again), shlex.join(merge)
 
 

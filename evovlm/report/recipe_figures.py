@@ -1,6 +1,7 @@
 """Figures of a recipe: a source's part layer by layer as lines and as a grid, and the route of a path."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,8 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from evovlm.recipes.layer_path import LayerPath
 from evovlm.report.content import Numbers
 from evovlm.report.drawing import MARKERS, Drawing, Pen, legend, new_figure
+from evovlm.runs.winner_numbers import ALL, UnitNumbers
 
-_MOST_WRITTEN = 12
+_MOST_WRITTEN = 62
+"""Characters of a row, its name among them, up to which the numbers in it are written out."""
+_MANY_LINES = 8
 _MOST_TICKS = 18
 _STEPS = 10
 
@@ -28,56 +32,77 @@ def recipe_drawings(numbers: Sequence[Numbers], path: LayerPath | None, pen: Pen
 
 
 def _lines(numbers: Numbers, pen: Pen) -> Drawing:
+    """Return the figure of numbers over the units, with a panel for each component where those differ."""
     say, title = pen.say, pen.say(f"lines_{numbers.parameter}")
-    figure = new_figure(pen, height_in=3.1, title=title)
-    axes = figure.subplots()
-    for place, (name, values) in enumerate(numbers.by_source.items()):
-        axes.plot(values, label=name, **pen.line(place))
-    axes.axhline(numbers.equal, color=pen.palette.muted, linewidth=1, linestyle=(0, (1, 2)), label=say("equal_line"))
-    for knot in numbers.knots:
-        axes.axvline(knot, color=pen.palette.grid, linewidth=1)
-    axes.set_ylabel(say(numbers.parameter))
-    axes.set_ylim(*_range(numbers))
-    _name_units(axes, numbers.units, pen)
-    legend(axes, columns=4)
+    components = list(dict.fromkeys(each.component for each in numbers.lines))
+    figure = new_figure(pen, height_in=3.1 if len(components) == 1 else 0.9 + 1.25 * len(components), title=title)
+    panels = figure.subplots(len(components), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, component in zip(panels, components, strict=True):
+        _panel(axes, numbers, [each for each in numbers.lines if each.component == component], pen)
+        axes.set_ylabel(say(component or numbers.parameter))
+    _name_units(panels[-1], numbers.units, pen)
+    legend(panels[0], columns=4)
     told = ", ".join(
-        f"{name} {say('between', low=f'{min(values):.2f}', high=f'{max(values):.2f}')}"
-        for name, values in numbers.by_source.items()
+        f"{_label(each, pen)} {say('between', low=_text(min(known), numbers), high=_text(max(known), numbers))}"
+        for each in numbers.lines
+        if (known := _known(each))
     )
+    knots = " " + say("knots_alt") if any(each.knots for each in numbers.lines) else ""
     return Drawing(
         key=f"{numbers.parameter}-lines",
         title=title,
-        alt=say("lines_alt", n=len(numbers.units), told=told),
+        alt=say("lines_alt", n=len(numbers.units), told=told) + knots,
         figure=figure,
-        headings=(say("unit"), *numbers.by_source),
-        rows=_table(numbers, numbers.by_source, pen),
+        headings=_headings(numbers, pen),
+        rows=_table(numbers, pen),
     )
+
+
+def _panel(axes: Axes, numbers: Numbers, lines: Sequence[UnitNumbers], pen: Pen) -> None:
+    for place, each in enumerate(lines):
+        line = pen.line(place)
+        # Where only some numbers were searched, these are marked, and not every unit.
+        marks = {"marker": "none"} if each.knots else {}
+        values = [math.nan if value is None else value for value in each.values]
+        axes.plot(values, **{**line, **marks}, label=None if each.knots else each.source)
+        if each.knots:
+            places, found = zip(*each.knots, strict=True)
+            axes.plot(places, found, linestyle="none", color=line["color"], marker=line["marker"], clip_on=False)
+            axes.plot([], [], **line, label=each.source)
+    axes.axhline(numbers.equal, color=pen.palette.muted, linewidth=1, linestyle=(0, (1, 2)), label=_equal(pen))
+    for number, knot in enumerate(sorted({knot for each in lines for knot, _ in each.knots})):
+        label = None if number else pen.say("knots")
+        axes.axvline(knot, color=pen.palette.muted, linewidth=0.8, alpha=0.5, label=label)
+    axes.set_ylim(*_range(numbers))
 
 
 def _bars(numbers: Numbers, pen: Pen) -> Drawing:
     """Return the figure of numbers that hold for the whole model, beside those of equal weights."""
     say, title = pen.say, pen.say(f"bars_{numbers.parameter}")
-    figure = new_figure(pen, height_in=1.0 + 0.34 * len(numbers.by_source), title=title)
+    figure = new_figure(pen, height_in=1.0 + 0.34 * len(numbers.lines), title=title)
     axes = figure.subplots()
-    for place, (name, values) in enumerate(numbers.by_source.items()):
-        axes.barh(name, values[0], height=0.55, color=pen.palette.series[place % len(pen.palette.series)])
-        label = f"{values[0]:.2f} ({values[0] - numbers.equal:+.2f})"
-        axes.annotate(label, (max(0.0, values[0]), place), (4, 0), textcoords="offset points", va="center")
-    axes.axvline(numbers.equal, color=pen.palette.ink, linewidth=1, linestyle=":", label=say("equal_line"))
+    sources = list(dict.fromkeys(each.source for each in numbers.lines))
+    bars = [(_label(each, pen), each.source, each.values[0] or 0.0) for each in numbers.lines]
+    for place, (label, source, value) in enumerate(bars):
+        colour = pen.palette.series[sources.index(source) % len(pen.palette.series)]
+        axes.barh(label, value, height=0.55, color=colour)
+        beside = f"{_text(value, numbers)} ({_text(value - numbers.equal, numbers, signed=True)})"
+        axes.annotate(beside, (max(0.0, value), place), (4, 0), textcoords="offset points", va="center")
+    axes.axvline(numbers.equal, color=pen.palette.ink, linewidth=1, linestyle=":", label=_equal(pen))
     low, high = _range(numbers)
     axes.set_xlim(low, high + 0.35 * (high - low))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     legend(axes)
-    told = ", ".join(f"{name} {values[0]:.2f}" for name, values in numbers.by_source.items())
+    told = ", ".join(f"{label} {_text(value, numbers)}" for label, _, value in bars)
     return Drawing(
         key=numbers.parameter,
         title=title,
-        alt=say("bars_alt", told=told, equal=f"{numbers.equal:.2f}"),
+        alt=say("bars_alt", told=told, equal=_text(numbers.equal, numbers)),
         figure=figure,
-        headings=(say("source"), say(numbers.parameter), say("equal_line")),
-        rows=tuple((name, f"{values[0]:.3f}", f"{numbers.equal:.3f}") for name, values in numbers.by_source.items()),
+        headings=(say("source"), say(numbers.parameter), _equal(pen)),
+        rows=tuple((label, f"{value:.3f}", f"{numbers.equal:.3f}") for label, _, value in bars),
     )
 
 
@@ -87,57 +112,68 @@ def _grid(numbers: Numbers, pen: Pen) -> Drawing:
         key=f"{numbers.parameter}-grid",
         title=title,
         alt=pen.say("heat_alt", n=len(numbers.units)),
-        figure=_heat_map(numbers, numbers.by_source, pen, title=title, limits=_range(numbers), colours="cividis"),
-        headings=(pen.say("unit"), *numbers.by_source),
-        rows=_table(numbers, numbers.by_source, pen),
+        figure=_heat_map(numbers, pen, title=title, limits=_range(numbers), colours="cividis"),
+        headings=_headings(numbers, pen),
+        rows=_table(numbers, pen),
     )
 
 
 def _difference(numbers: Numbers, pen: Pen) -> Drawing:
     title = pen.say(f"difference_{numbers.parameter}")
-    apart = {name: tuple(value - numbers.equal for value in values) for name, values in numbers.by_source.items()}
-    reach = max(0.05, *(abs(value) for values in apart.values() for value in values))
-    limits = (-reach, reach)
+    reach = max(
+        0.05 * (numbers.high - numbers.low),
+        *(abs(value - numbers.equal) for each in numbers.lines for value in _known(each)),
+    )
     return Drawing(
         key=f"{numbers.parameter}-difference",
         title=title,
         alt=pen.say("difference_alt", n=len(numbers.units), equal=f"{numbers.equal:.3g}"),
-        figure=_heat_map(numbers, apart, pen, title=title, limits=limits, colours="PuOr_r", signed=True),
-        headings=(pen.say("unit"), *numbers.by_source),
-        rows=_table(numbers, apart, pen, signed=True),
+        figure=_heat_map(numbers, pen, title=title, limits=(-reach, reach), colours="PuOr_r", apart=True),
+        headings=_headings(numbers, pen),
+        rows=_table(numbers, pen, apart=True),
     )
 
 
 def _heat_map(
     numbers: Numbers,
-    by_source: Mapping[str, Sequence[float]],
     pen: Pen,
     *,
     title: str,
     limits: tuple[float, float],
     colours: str,
-    signed: bool = False,
+    apart: bool = False,
 ) -> Figure:
-    figure = new_figure(pen, height_in=1.1 + 0.32 * len(by_source), title=title)
+    """Return a grid of units by lines: of their values or (`apart`) how far these are from equal weights."""
+    row_in = 0.32 if len(numbers.lines) < _MANY_LINES else 0.24
+    figure = new_figure(pen, height_in=1.1 + row_in * len(numbers.lines), title=title)
     axes = figure.subplots()
-    values = np.array(list(by_source.values()), dtype=np.float64)
+    nothing = numbers.equal if apart else 0.0
+    values = np.array(
+        [[math.nan if value is None else value - nothing for value in each.values] for each in numbers.lines]
+    )
     scale = colormaps[colours]
     norm = BoundaryNorm(np.linspace(*limits, _STEPS + 1), scale.N)
-    mesh = axes.pcolormesh(values, cmap=scale, norm=norm, edgecolors=pen.palette.paper, linewidth=1.2)
-    if values.shape[1] <= _MOST_WRITTEN:
+    # What has no tensors is left empty.
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(values), cmap=scale, norm=norm, edgecolors=pen.palette.paper, linewidth=1.2
+    )
+    longest = len(_text(0.0, numbers, signed=apart))
+    if values.shape[1] * longest <= _MOST_WRITTEN - max(len(_label(each, pen)) for each in numbers.lines):
         for (row, column), value in np.ndenumerate(values):
+            if math.isnan(value):
+                continue
             red, green, blue, _ = scale(norm(value))
             # Relative luminance, without its gamma: enough to choose between black and white.
             ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
-            text = f"{value:+.2f}" if signed else f"{value:.2f}"
+            text = _text(value, numbers, signed=apart)
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=7.5)
     axes.invert_yaxis()
-    axes.set_yticks(np.arange(len(by_source)) + 0.5, list(by_source))
+    axes.set_yticks(np.arange(len(numbers.lines)) + 0.5, [_label(each, pen) for each in numbers.lines])
     _name_units(axes, numbers.units, pen, shift=0.5)
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    marks = f"{{x:{'+' if signed else ''}.2f}}"
+    marks = f"{{x:{'+' if apart else ''}.{_places(numbers)}f}}"
     bar = figure.colorbar(mesh, ax=axes, ticks=np.linspace(*limits, 3), format=marks)
     bar.outline.set_visible(False)
     bar.minorticks_off()
@@ -176,10 +212,34 @@ def _route(path: LayerPath, pen: Pen) -> Drawing:
     )
 
 
+def _known(line: UnitNumbers) -> list[float]:
+    return [value for value in line.values if value is not None]
+
+
+def _label(line: UnitNumbers, pen: Pen) -> str:
+    """Return what a line is called: its source, and its component where those differ."""
+    return line.source if line.component is None else f"{line.source} · {pen.say(line.component)}"
+
+
+def _equal(pen: Pen) -> str:
+    return pen.say("equal_line")
+
+
+def _places(numbers: Numbers) -> int:
+    """Return how many digits behind the point tell numbers of that size apart."""
+    return 2 if numbers.high - numbers.low > 0.5 else 3
+
+
+def _text(value: float, numbers: Numbers, *, signed: bool = False) -> str:
+    places = _places(numbers)
+    # No -0.00.
+    return f"{round(value, places) + 0.0:{'+' if signed else ''}.{places}f}"
+
+
 def _range(numbers: Numbers) -> tuple[float, float]:
-    """Return from where to where an axis goes: at least all of [0, 1], in which most numbers lie."""
-    values = [value for each in numbers.by_source.values() for value in each]
-    return min(0.0, *values), max(1.0, *values)
+    """Return from where to where an axis goes: all of where numbers are searched, and what lies beyond."""
+    values = [value for each in numbers.lines for value in _known(each)]
+    return min(0.0, numbers.low, *values), max(numbers.high, numbers.equal, *values)
 
 
 def _name_units(axes: Axes, units: Sequence[str], pen: Pen, *, shift: float = 0.0) -> None:
@@ -201,14 +261,22 @@ def unit_text(unit: str, pen: Pen) -> str:
     """Return a unit's name in the page's language."""
     if unit.startswith("block"):
         return unit
-    return pen.say(unit or "all_units")
+    return pen.say("all_units" if unit == ALL else unit)
 
 
-def _table(
-    numbers: Numbers, by_source: Mapping[str, Sequence[float]], pen: Pen, *, signed: bool = False
-) -> tuple[tuple[str, ...], ...]:
-    marks = "+.3f" if signed else ".3f"
+def _headings(numbers: Numbers, pen: Pen) -> tuple[str, ...]:
+    return (pen.say("unit"), *(_label(each, pen) for each in numbers.lines))
+
+
+def _table(numbers: Numbers, pen: Pen, *, apart: bool = False) -> tuple[tuple[str, ...], ...]:
+    marks, nothing = ("+.3f", numbers.equal) if apart else (".3f", 0.0)
     return tuple(
-        (unit_text(unit, pen), *(format(values[place], marks) for values in by_source.values()))
+        (
+            unit_text(unit, pen),
+            *(
+                "–" if (value := each.values[place]) is None else format(value - nothing, marks)
+                for each in numbers.lines
+            ),
+        )
         for place, unit in enumerate(numbers.units)
     )

@@ -69,7 +69,7 @@ def cost_drawing(cost: Cost, pen: Pen) -> Drawing:
 
 def phase_text(phase: str, pen: Pen) -> str:
     """Return a phase's name in the page's language; one that it does not know stands as it is."""
-    return pen.say(f"phase_{phase}") if phase in ("merge", "generate", "score") else phase
+    return pen.say(f"phase_{phase}") if phase in ("merge", "generate", "score", "parents") else phase
 
 
 def bands_drawing(bands: Sequence[Band], pen: Pen) -> Drawing:

@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from evovlm.report.content import Course, Goals, Point
 from evovlm.report.drawing import Drawing, Pen, legend, new_figure
+from evovlm.report.search_content import Course, Goals, Point
 
 _MOST_DOTS = 2000
+_MOST_PANELS = 3
 
 
 def search_drawings(course: Course, pen: Pen) -> list[Drawing]:
@@ -123,29 +124,39 @@ def _distribution(points: Sequence[Point], pen: Pen) -> Drawing:
 
 
 def _goals(goals: Goals, pen: Pen) -> Drawing:
+    """Return the figure of the first goal against each of the others."""
     say, names = pen.say, goals.names
-    figure = new_figure(pen, height_in=3.6, title=say("goals"))
-    axes = figure.subplots()
-    others = [values for place, values in enumerate(goals.values) if place not in goals.front]
-    _dots(axes, [100 * values[0] for values in others], [values[1] for values in others], pen)
-    front = sorted(goals.values[place] for place in goals.front)
-    axes.plot(
-        [100 * values[0] for values in front],
-        [100 * values[1] for values in front],
-        label=say("front"),
-        drawstyle="steps-pre",
-        **pen.line(1),
-    )
-    axes.set_xlabel(f"{names[0]} (%)")
-    axes.set_ylabel(f"{names[1]} (%)")
-    legend(axes)
+    others = list(range(1, len(names)))[:_MOST_PANELS]
+    figure = new_figure(pen, height_in=0.9 + 2.6 * len(others), title=say("goals"))
+    panels = figure.subplots(len(others), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, other in zip(panels, others, strict=True):
+        _dots(axes, [100 * values[0] for values in goals.others], [values[other] for values in goals.others], pen)
+        # The best in the first goal comes first.
+        front = [(100 * row.values[0], 100 * row.values[other]) for row in reversed(goals.front)]
+        # Of more than two goals the front is no line.
+        shape = {"drawstyle": "steps-pre"} if len(names) == 2 else {"linestyle": "none"}
+        axes.plot(*zip(*front, strict=True), label=say("front"), **{**pen.line(1), **shape})
+        knee = goals.front[goals.knee].values
+        axes.plot(
+            [100 * knee[0]],
+            [100 * knee[other]],
+            label=say("knee"),
+            linestyle="none",
+            marker="o",
+            markersize=11,
+            markerfacecolor="none",
+            markeredgecolor=pen.palette.ink,
+        )
+        axes.set_ylabel(f"{names[other]} (%)")
+    panels[-1].set_xlabel(f"{names[0]} (%)")
+    legend(panels[0], columns=3)
     return Drawing(
         key="goals",
         title=say("goals"),
-        alt=say("goals_alt", x=names[0], y=names[1], n=len(front)),
+        alt=say("goals_alt", x=names[0], y=", ".join(names[1:]), n=len(goals.front)),
         figure=figure,
-        headings=names,
-        rows=tuple(tuple(percent(value) for value in values) for values in front),
+        headings=(),
+        rows=(),
     )
 
 

@@ -19,6 +19,7 @@ _MOST_CHARACTERS = 1_200_000
 """Characters of all answers to a task: Japanese takes three bytes each, and two tasks must fit into 8 MB."""
 _LEAST_CUT = 200
 _MOST_PAIRS = 12
+_MOST_IN_MATRIX = 15
 _LONGEST_NAME = 16
 _MOST_NAMES = 0.75
 """Different names a sample up to which they count as coming again."""
@@ -158,9 +159,30 @@ def _confusions(answered: Sequence[Answered]) -> tuple[Confusion, ...]:
     )
     if not is_naming:
         return ()
+    few = tuple(names) if len(names) <= _MOST_IN_MATRIX else ()
     return tuple(
-        Confusion(name=each.contender.name, pairs=_pairs(each.scored)) for each in answered if each.scored.answers
+        Confusion(
+            name=each.contender.name,
+            pairs=() if few else _pairs(each.scored),
+            names=few,
+            matrix=_matrix(each.scored, few),
+        )
+        for each in answered
+        if each.scored.answers
     )
+
+
+def _matrix(scored: ScoredTask, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Return for each name that was right how often each of the names was said, and last how often anything else."""
+    places = {name: place for place, name in enumerate(names)}
+    counts = [[0] * (len(names) + 1) for _ in names]
+    for answer in scored.answers:
+        right = answer.sample.references[0] if answer.sample.references else None
+        if right in places:
+            # A right answer may be another word for the name.
+            said = right if answer.score.score == 1.0 else answer.text.strip().rstrip("。.")
+            counts[places[right]][places.get(said, len(names))] += 1
+    return tuple(map(tuple, counts))
 
 
 def _pairs(scored: ScoredTask) -> tuple[tuple[str, str, int], ...]:

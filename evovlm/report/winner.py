@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from evovlm.merging.methods import METHODS
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPath
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters, parts_of, value_at
-from evovlm.recipes.unit_ties import unit_name
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters, value_at
 from evovlm.report.content import Numbers
+from evovlm.runs.config import EvolveConfig
 from evovlm.runs.journal import Entry, Journal
 from evovlm.runs.search_config import SearchConfig
 from evovlm.runs.summary import winner_entry
-
-ALL_UNITS = ""
-"""The one unit of a recipe whose numbers hold for the whole model."""
+from evovlm.runs.winner_numbers import numbers_of_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,22 +33,32 @@ def winner_of(journal: Journal, config: SearchConfig) -> Winner | None:
     return Winner(entry=entry, recipe=searched.recipe(entry.genome))
 
 
-def numbers_of(recipe: Recipe) -> tuple[Numbers, ...]:
-    """Return the numbers of a merge of parameters; none of a path, whose first stage has its own figures."""
-    if not isinstance(recipe, ParameterMerge):
+def numbers_of(journal: Journal, config: SearchConfig, entry: Entry) -> tuple[Numbers, ...]:
+    """Return the numbers of an entry, by parameter; none of a path, whose first stage has its own figures."""
+    if not isinstance(config, EvolveConfig):
         return ()
-    n_units = max(recipe.unit_lengths(), default=1)
-    units = tuple(unit_name(unit, n_blocks=n_units - 2) for unit in range(n_units)) if n_units > 1 else (ALL_UNITS,)
-    equal = equal_weights(recipe.template).parameters
+    found = numbers_of_entry(config, journal, entry)
+    equal = next(iter(equal_weights(config.template(relative_to=None)).parameters.values()))
+    ranges = config.space.all_ranges
     return tuple(
         Numbers(
             parameter=parameter,
-            units=units,
-            by_source={name: _values(recipe.parameters[name], parameter, n_units) for name in recipe.sources},
-            equal=_values(next(iter(equal.values())), parameter, 1)[0],
+            units=found.units,
+            lines=tuple(each for each in found.numbers if each.parameter == parameter),
+            equal=value_at(getattr(equal, parameter), 0),
+            low=ranges[parameter][0],
+            high=ranges[parameter][1],
         )
-        for parameter in METHODS[recipe.method].parameters
+        for parameter in dict.fromkeys(each.parameter for each in found.numbers)
     )
+
+
+def chosen_of(journal: Journal, config: SearchConfig, entry: Entry) -> Mapping[str, str]:
+    """Return what an entry has of its space's choices, by name."""
+    if not isinstance(config, EvolveConfig):
+        return {}
+    found = numbers_of_entry(config, journal, entry).chosen
+    return {name: "default" if option is None else str(option) for name, option in found.items()}
 
 
 def path_of(recipe: Recipe) -> LayerPath | None:
@@ -66,17 +74,3 @@ def equal_weights(template: MergeTemplate) -> ParameterMerge:
     takes_base = METHODS[template.method].base == "first"
     share = 1.0 / (len(template.sources) + takes_base)
     return template.recipe({name: SourceParameters(weight=share, density=1.0) for name in template.sources})
-
-
-def _values(parameters: SourceParameters, parameter: str, n_units: int) -> tuple[float, ...]:
-    values = getattr(parameters, parameter)
-    return tuple(
-        sum(value_at(part, unit) for part in parts_of(values)) / len(parts_of(values)) for unit in range(n_units)
-    )
-
-
-def sources_of(recipe: Recipe) -> Mapping[str, str]:
-    """Return what each source is called in the recipe, and the model's text."""
-    if isinstance(recipe, ParameterMerge):
-        return {name: ref.text for name, ref in recipe.sources.items()}
-    return {name: ref.text for name, ref in recipe.sources.items() if name in recipe.path.sources}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evovlm.errors import RunError, RunMismatch
@@ -33,6 +33,7 @@ from evovlm.runs.front import FrontPoint, front_of
 from evovlm.runs.journal import Journal, Parent, best_entry, read_journal
 from evovlm.runs.journal_check import check_journal
 from evovlm.runs.parents import measured_parents
+from evovlm.runs.peak_memory import PEAK_MEMORY, peak_memory, recorded_peak_memory
 from evovlm.runs.preflight import preflight_search
 from evovlm.runs.races import Races
 from evovlm.runs.sample_parts import SampleParts
@@ -50,7 +51,8 @@ class RunResult:
 
     That of a snapshot is on its validation samples. `stopped_by` is the key of the budget that ended the search,
     `front` the Pareto front where one was asked for. Where candidates were `rescored`, the winner is the best of them
-    and the mean, by the fitness that was found then.
+    and the mean, by the fitness that was found then. `peak_memory` is that of the process that finished the search, in
+    bytes by place; see `peak_memory`.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class RunResult:
     stopped_by: str | None
     front: tuple[FrontPoint, ...]
     rescored: tuple[Rescored, ...] = ()
+    peak_memory: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def search_fitness(self) -> float:
@@ -98,6 +101,7 @@ class RunResult:
             "tokens": self.tokens,
             "stopped_by": self.stopped_by,
             "front": [point.as_json() for point in self.front],
+            **({PEAK_MEMORY: dict(self.peak_memory)} if self.peak_memory else {}),
         }
 
 
@@ -129,6 +133,7 @@ def evolve(
         # Looked at again: only now may nobody else write here.
         check_folder(out, resume=resume)
         journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
+        peak = recorded_peak_memory(out / RESULT_FILE)
         if journal is not None:
             check_journal(journal, config)
         if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
@@ -152,7 +157,9 @@ def evolve(
                 warnings = tuple(dict.fromkeys((*workers.warnings, *warnings, *run.searched.notes)))
                 with _tracked(observer, config=config, out=out) as watching:
                     run.finish(observer=watching, warnings=warnings)
-        return _written_result(out, config=config, template=template, journal=journal)
+            # Once the workers have ended, too.
+            peak = peak_memory()
+        return _written_result(out, config=config, template=template, journal=journal, peak=peak)
 
 
 def _open_run(
@@ -233,7 +240,12 @@ def open_evaluator(
 
 
 def _written_result(
-    out: Path, *, config: SearchConfig, template: MergeTemplate | PathTemplate, journal: Journal
+    out: Path,
+    *,
+    config: SearchConfig,
+    template: MergeTemplate | PathTemplate,
+    journal: Journal,
+    peak: Mapping[str, int],
 ) -> RunResult:
     """Write best.yaml, mean.yaml and result.json of a finished search."""
     mean = journal.mean
@@ -263,6 +275,7 @@ def _written_result(
         stopped_by=journal.stop.reason if journal.stop else None,
         front=front_of(journal, goals=objective.tasks if objective.pareto else ()),
         rescored=rescored(journal),
+        peak_memory=peak,
     )
     write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result

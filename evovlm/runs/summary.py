@@ -1,18 +1,16 @@
 """A run's folder read for people: the best candidates, the winner's numbers, the course of the search."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from evovlm.errors import RunError, RunMismatch
 from evovlm.evaluation.objective import Objective
-from evovlm.merging.methods import METHODS
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.layer_path import LayerPath
 from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import COMPONENTS, Component, ParameterMerge, Values, value_at
-from evovlm.recipes.unit_ties import unit_name, units_of
+from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.config import EvolveConfig, config_from_mapping
 from evovlm.runs.folder import JOURNAL_FILE
 from evovlm.runs.front import FrontPoint, front_of
@@ -22,8 +20,7 @@ from evovlm.runs.journal_check import check_scores
 from evovlm.runs.path_config import PathConfig
 from evovlm.runs.search_config import SearchConfig
 from evovlm.runs.winner import Rescored, rescored, winner_of
-
-ALL = "all units"
+from evovlm.runs.winner_numbers import WinnerNumbers, numbers_of_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +141,9 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
     ranked = _ranked(candidates, objective)
     mean = journal.mean
     winner = winner_entry(config, journal)
-    found = _Found()
+    found = WinnerNumbers()
     if winner is not None and isinstance(config, EvolveConfig):
-        found = _found(config, journal, winner)
+        found = numbers_of_entry(config, journal, winner)
     path = _path(config, journal, winner) if winner is not None else None
     best, means = _course(candidates)
     return RunSummary(
@@ -162,7 +159,7 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         seconds=sum(map(_seconds, journal.entries)),
         top=tuple(ranked[:top]),
         units=found.units,
-        numbers=found.numbers,
+        numbers=tuple((each.source, each.name, each.values) for each in found.numbers),
         chosen=found.chosen,
         path=path,
         is_host=path is not None and _is_host(path, config, journal),
@@ -255,42 +252,6 @@ def _is_host(path: LayerPath, config: SearchConfig, journal: Journal) -> bool:
         return False
     host = template.host_source
     return path.canonical() == [[host, layer, 1.0] for layer in range(journal.blocks[host])]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """A winner in parameter space, as `RunSummary` has it."""
-
-    units: tuple[str, ...] = ()
-    numbers: tuple[tuple[str, str, tuple[float | None, ...]], ...] = ()
-    chosen: Mapping[str, object] = field(default_factory=dict)
-
-
-def _found(config: EvolveConfig, journal: Journal, entry: Entry) -> _Found:
-    n_blocks = next(iter(journal.blocks.values()))
-    space = config.recipe_space(template=config.template(relative_to=None), n_blocks=n_blocks)
-    recipe = space.decode(entry.genome)
-    by_unit = space.numbers.differs_by_unit
-    units = range(n_blocks + 2) if by_unit else range(1)
-
-    def number(values: Values, component: Component | None, unit: int) -> float | None:
-        if component is None:
-            return value_at(values, unit)
-        there = not by_unit or unit in units_of(component, n_blocks=n_blocks)
-        return value_at(values, unit, component) if there else None
-
-    numbers = tuple(
-        (
-            source,
-            parameter if component is None else f"{parameter}.{component}",
-            tuple(number(getattr(recipe.parameters[source], parameter), component, unit) for unit in units),
-        )
-        for source in sorted(recipe.parameters)
-        for parameter in METHODS[recipe.method].parameters
-        for component in (COMPONENTS if space.numbers.differs_by_component else (None,))
-    )
-    names = tuple(unit_name(unit, n_blocks=n_blocks) for unit in units) if by_unit else (ALL,)
-    return _Found(units=names, numbers=numbers, chosen=space.chosen(recipe))
 
 
 def _course(candidates: Sequence[Entry]) -> tuple[tuple[float, ...], tuple[float, ...]]:

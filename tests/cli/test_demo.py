@@ -50,9 +50,9 @@ def test_stdout_holds_both_tables_as_json_and_nothing_else(evovlm: Command, tmp_
     ):
         assert text in again.out
     next_commands = [line.split("#")[0].split() for line in again.out.splitlines() if line.startswith("  evovlm ")]
-    assert [command[1] for command in next_commands] == ["show", "score", "merge", "evolve"]
-    load_recipe(Path(next_commands[2][2]))
-    load_config(Path(next_commands[3][2]))
+    assert [command[1] for command in next_commands] == ["show", "report", "score", "merge", "evolve"]
+    load_recipe(Path(next_commands[3][2]))
+    load_config(Path(next_commands[4][2]))
     assert evovlm(*next_commands[0][1:]).code == 0
 
     other = evovlm("demo", "--quick", "--out", tmp_path / "demo", "--only", "evollm", "--seed", "1")

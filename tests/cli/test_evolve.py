@@ -23,6 +23,7 @@ def test_a_search_fills_its_folder_and_tells_its_generations_and_what_to_type_ne
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == FILES
     assert f"evovlm merge {run / 'best.yaml'}" in done.out
     assert f"evovlm show {run}" in done.out
+    assert f"evovlm report {run} --score" in done.out
     # Off a terminal, progress is one plain line a generation on stderr.
     lines = done.err.splitlines()
     assert len(lines) == 2, done.err

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib import font_manager
 
 from tests.cli.conftest import Command, Outcome
 
@@ -58,6 +59,20 @@ def test_figures_come_beside_the_page(evovlm: Command, finished: Path, tmp_path:
     assert page.is_file()
     assert {file.suffix for file in figures.iterdir()} == {".svg", ".png"}
     assert not (finished / "report.html").exists()
+
+
+def test_that_words_in_a_png_are_english_for_lack_of_a_font_is_said(
+    evovlm: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fonts = [font for font in font_manager.fontManager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    made = evovlm("report", finished, "--lang", "ja", "--figures", tmp_path / "figures")
+    assert made.code == 0, made.err
+    assert "the words in the PNG files are English" in made.err
+    assert "fonts-noto-cjk" in made.err
+    assert "世代" in (tmp_path / "figures" / "fitness-by-generation.svg").read_text()
+    made = evovlm("report", finished, "--figures", tmp_path / "english")
+    assert "PNG" not in made.err
 
 
 def test_two_runs_are_compared(evovlm: Command, finished: Path, finished_once: Path, tmp_path: Path) -> None:

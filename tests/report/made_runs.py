@@ -1,6 +1,7 @@
 """Runs as a search leaves them, made without models: a real optimizer, fitnesses from a formula, answers by hand."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,16 @@ import numpy as np
 from evovlm.evaluation.answering import Answer, ScoredTask
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
 from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.kinds import Recipe, parameter_merge_only
+from evovlm.recipes.path_template import PathTemplate
 from evovlm.report.contenders import Contender
 from evovlm.report.reading import open_run
 from evovlm.runs.config import EvolveConfig
-from evovlm.runs.journal import Entry, Journal
+from evovlm.runs.hybrid_config import HybridConfig
+from evovlm.runs.journal import Entry, Journal, Parent, Stop, best_distinct
+from evovlm.runs.path_config import UNKNOWN_HOST, PathConfig
 from evovlm.runs.saved_scores import saving
+from evovlm.runs.search_config import SearchConfig
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import Outcome, Proposal, search
 from evovlm.tasks.sample import Sample
@@ -20,6 +26,9 @@ from evovlm.tasks.scoring import SampleScore
 
 N_BLOCKS = 6
 TASK = "word_problems_ja"
+OTHER_TASK = "word_problems_en"
+LUCK = -0.125
+"""By how much those scored again are worse than the search took them for."""
 
 
 def document(**changes: object) -> dict[str, object]:
@@ -66,15 +75,119 @@ def make_run(
     fitness: Callable[[Genome], float] = closeness,
     n_samples: int = 10,
     finished: bool = True,
+    parents: Sequence[Parent] = (),
     **changes: object,
 ) -> Path:
     """Write the journal, config and winner of a whole search; candidates of the indices `failed` have failed."""
     config = config_of(**changes)
+    _write_search(
+        folder, config, failed=failed, fitness=fitness, n_samples=n_samples, finished=finished, parents=parents
+    )
+    return folder
+
+
+def path_document(**changes: object) -> dict[str, object]:
+    """Return a search for paths through two of the embedded models: 2 generations of 4 candidates."""
+    return {
+        "format": 1,
+        "kind": "evolve",
+        "seed": 5,
+        "merge": {
+            "kind": "layer_path",
+            "host": "zoo:math-a",
+            "sources": {"math": "zoo:math-a", "ja": "zoo:ja"},
+            "scale_target": "pending",
+        },
+        "space": {"kind": "path", "repetitions": 2},
+        "optimizer": {"kind": "cma_margin", "population": 4},
+        "budget": {"candidates": 8},
+        "tasks": [{"name": TASK, "limit": 10}],
+        "batch": 3,
+        "validation": 4,
+        **changes,
+    }
+
+
+def parent(source: str, score: float, *, name: str) -> Parent:
+    """Return what a source alone scored on a task."""
+    return Parent(source=source, scores=evaluation(score, names=[name]).scores, tokens=70, seconds={"all": 1.5})
+
+
+def trading(**changes: object) -> dict[str, object]:
+    """Return what makes `document` a search of two goals that trade, with constraints, races and everything chosen."""
+    return {
+        "merge": {
+            "base": "zoo:base",
+            "sources": {"math": "zoo:math-a", "ja": "zoo:ja"},
+            "method": "della",
+            "seed": 1,
+        },
+        "space": {"kind": "component", "choices": {"rescale": ["density", "l1"]}},
+        "optimizer": {"kind": "cma_margin", "population": 8},
+        "budget": {"candidates": 32},
+        "tasks": [{"name": TASK, "limit": 10}, {"name": OTHER_TASK, "limit": 10}],
+        "objective": {
+            "pareto": True,
+            "constraints": [
+                {"task": TASK, "at_least": 0.7},
+                {"task": OTHER_TASK, "measure": "score", "not_below": "math", "by": 0.05},
+            ],
+        },
+        "racing": {},
+        "rescore": 3,
+        **changes,
+    }
+
+
+def make_trading_run(folder: Path) -> Path:
+    """Write the search of `trading`, of whose sources `math` was asked before."""
+    return make_run(folder, parents=[parent("math", 0.75, name=OTHER_TASK)], **trading())
+
+
+def make_path_run(folder: Path) -> Path:
+    """Write a search through layers."""
+    _write_search(folder, PathConfig.model_validate(path_document()).resolved(relative_to=None))
+    return folder
+
+
+def make_hybrid_run(folder: Path) -> Path:
+    """Write a hybrid: a search of 2 generations of 4 candidates in each stage."""
+    first = config_of(budget={"candidates": 8})
     folder.mkdir(parents=True)
-    blocks = dict.fromkeys(config.merge.sources, N_BLOCKS)
+    ps = _write_search(folder / "ps", first)
+    merge = {"kind": "layer_path", "sources": {"ja": "zoo:ja"}, "scale_target": "pending", "ps": None}
+    stages = HybridConfig(
+        ps=first,
+        path=PathConfig.model_validate(path_document(merge=merge), context={UNKNOWN_HOST: True}),
+    )
+    stages = replace(stages, path=stages.second(parameter_merge_only(ps)))
+    (folder / "config.yaml").write_text(stages.to_yaml(), encoding="utf-8")
+    last = _write_search(folder / "path", stages.path.resolved(relative_to=None))
+    (folder / "best.yaml").write_text(recipe_to_yaml(last, folder=folder), encoding="utf-8")
+    return folder
+
+
+def _write_search(
+    folder: Path,
+    config: SearchConfig,
+    *,
+    failed: Collection[int] = (),
+    fitness: Callable[[Genome], float] = closeness,
+    n_samples: int = 10,
+    finished: bool = True,
+    parents: Sequence[Parent] = (),
+) -> Recipe:
+    """Write the search and return its best recipe."""
+    folder.mkdir(parents=True)
+    template = config.template(relative_to=None)
+    names = template.source_names if isinstance(template, PathTemplate) else tuple(template.sources)
+    blocks = dict.fromkeys(names, N_BLOCKS)
     (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     journal = Journal.create(folder / "journal.jsonl", config=config.as_mapping(), blocks=blocks)
-    searched = config.searched(template=config.template(relative_to=None), blocks=blocks)
+    for parent in parents:
+        journal.append_parent(parent)
+    objective = config.goal(journal.parents)
+    searched = config.searched(template=template, blocks=blocks)
     optimizer = OPTIMIZERS[config.optimizer.kind](
         searched.initial,
         seed=config.seed,
@@ -83,36 +196,46 @@ def make_run(
         levels=searched.levels,
     )
 
-    def entry(kind: str, genome: Genome, generation: int, outcome: Outcome) -> None:
+    def entry(kind: str, genome: Genome, generation: int, outcome: Outcome, *, index: int | None = None) -> None:
         recipe_id = searched.recipe(genome).recipe_id
-        index = len(journal.candidates)
+        index = len(journal.candidates) if index is None else index
         journal.append(
             Entry(kind=kind, index=index, generation=generation, genome=genome, recipe_id=recipe_id, outcome=outcome)
         )
 
+    def scored_as(genome: Genome, *, luck: float = 0.0) -> Evaluation:
+        found = evaluation(fitness(genome) + luck, n=n_samples, names=[task.name for task in config.tasks])
+        first, *others = found.scores
+        against = evaluation(closeness(1.0 - genome), n=n_samples).scores[TASK]
+        scores = {first: found.scores[first], **dict.fromkeys(others, against)}
+        return objective.evaluation(scores, seconds=found.seconds, tokens=found.tokens)
+
     def outcome(proposal: Proposal) -> Outcome:
         found: Outcome = Failure(kind="not_finite", reason="[weights] <b>are</b> not finite")
         if proposal.index not in failed:
-            found = evaluation(fitness(proposal.genome), n=n_samples, names=[task.name for task in config.tasks])
+            found = scored_as(proposal.genome)
+        if config.racing is not None:
+            entry("part", proposal.genome, proposal.generation, found, index=proposal.index)
         entry("candidate", proposal.genome, proposal.generation, found)
         return found
 
     generations = search(
         optimizer,
-        goes_on=lambda standing: standing.before + standing.candidates <= config.budget.candidates,
+        goes_on=lambda standing: standing.before + standing.candidates <= (config.budget.candidates or 0),
         evaluate=lambda proposals: [outcome(proposal) for proposal in proposals],
         on_generation=lambda _: None,
     )
+    best = best_distinct(journal.candidates, max(config.rescored, 1))
     if finished:
-        entry("mean", optimizer.mean, generations, evaluation(fitness(optimizer.mean), n=n_samples))
-        best = max((each for each in journal.candidates if isinstance(each.outcome, Evaluation)), key=_fitness)
-        text = recipe_to_yaml(searched.recipe(best.genome), folder=folder)
+        journal.append_stop(Stop(reason="candidates", generation=generations))
+        if config.validation is not None:
+            entry("snapshot", optimizer.mean, generations, scored_as(optimizer.mean))
+        for each in best[: config.rescored]:
+            entry("rescored", each.genome, generations, scored_as(each.genome, luck=LUCK), index=each.index)
+        entry("mean", optimizer.mean, generations, scored_as(optimizer.mean))
+        text = recipe_to_yaml(searched.recipe(best[0].genome), folder=folder)
         (folder / "best.yaml").write_text(text, encoding="utf-8")
-    return folder
-
-
-def _fitness(entry: Entry) -> float:
-    return entry.outcome.fitness if isinstance(entry.outcome, Evaluation) else -1.0
+    return searched.recipe(best[0].genome)
 
 
 def answer(number: int, text: str, *, score: float = 1.0, **sample: object) -> Answer:

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from evovlm.recipes.candidate import Evaluation
-from evovlm.report.course import _front, read_course
+from evovlm.report.course import read_course
+from evovlm.report.reading import read_run
+from evovlm.report.search_content import Savings
+from evovlm.runs.front import front_of
 from evovlm.runs.journal import Journal, read_journal
-from tests.report.made_runs import config_of, evaluation, make_run
+from evovlm.runs.pick import pick
+from tests.report.made_runs import LUCK, OTHER_TASK, TASK, config_of, make_run, make_trading_run, trading
 
 
 def _journal(run: Path) -> Journal:
@@ -52,38 +54,76 @@ def test_a_journal_of_another_search_is_shown_without_them(tmp_path: Path) -> No
     assert not read_course(_journal(run), config_of(optimizer={"kind": "random", "population": 4})).replayed
 
 
-def test_candidates_scored_on_fewer_samples_are_savings(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    assert read_course(_journal(run), config_of()).savings is None
+def test_a_races_savings_are_of_all_samples_for_every_candidate(tmp_path: Path) -> None:
+    changes = {"racing": {}, "rescore": 2}
+    run = make_run(tmp_path / "run", **changes)
     lines = (run / "journal.jsonl").read_text().splitlines()
-    for place in (2, 3):
-        row = json.loads(lines[place])
-        score = row["scores"]["word_problems_ja"]
-        score |= {"n": 4, "per_sample": score["per_sample"][:4]}
-        lines[place] = json.dumps(row)
+    for place, line in enumerate(lines):
+        row = json.loads(line)
+        if row["kind"] in ("part", "candidate"):
+            score = row["scores"]["word_problems_ja"]
+            score |= {"n": 4, "per_sample": score["per_sample"][:4], "rows": [0, 1, 2, 3]}
+            lines[place] = json.dumps(row)
     (run / "journal.jsonl").write_text("\n".join(lines) + "\n")
-    savings = read_course(_journal(run), config_of()).savings
-    assert savings is not None
-    assert (savings.used, savings.whole) == (10 * 10 + 2 * 4, 12 * 10)
+    # The mean and those scored again have all ten.
+    assert read_course(_journal(run), config_of(**changes)).savings == Savings(used=12 * 4, whole=12 * 10)
+    in_batches = config_of(**{**changes, "batch": 6})
+    assert read_course(_journal(run), in_batches).savings == Savings(used=12 * 4, whole=12 * 6)
+    assert read_course(_journal(run), config_of()).savings is None
 
 
-def test_a_search_on_two_tasks_has_goals_against_each_other(tmp_path: Path) -> None:
-    tasks = [{"name": "word_problems_ja"}, {"name": "word_problems_en"}]
-    run = make_run(tmp_path / "run", tasks=tasks)
-    course = read_course(_journal(run), config_of(tasks=tasks))
-    assert course.goals is not None
-    assert course.goals.names == ("word_problems_ja", "word_problems_en")
-    best = max(range(12), key=lambda place: course.goals.values[place] if course.goals else ())
-    assert course.goals.front == {best}
-    assert evaluation(0.5).fitness == 0.5
+def test_the_best_that_were_scored_again_stand_beside_what_the_search_took_them_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", racing={}, rescore=2)
+    journal = _journal(run)
+    course = read_course(journal, config_of(racing={}, rescore=2))
+    best = sorted(course.candidates, key=lambda row: -(row.fitness or 0))[:2]
+    again = [each for each in course.rescored if each.candidate is not None]
+    assert {each.candidate: each.search_fitness for each in again} == {row.index: row.fitness for row in best}
+    assert all(each.fitness == pytest.approx((each.search_fitness or 0) + LUCK) for each in again)
+    assert [each.candidate for each in course.rescored].count(None) == 1
+    assert [each.fitness for each in course.rescored] == sorted(
+        (each.fitness for each in course.rescored), reverse=True
+    )
 
 
-_VALUES = st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 2), min_size=1, max_size=12)
+def test_what_a_candidate_scored_on_a_part_is_counted_once(tmp_path: Path) -> None:
+    raced = read_run(make_run(tmp_path / "raced", failed={2}, racing={}, rescore=0, winner="mean"))
+    plain = read_run(make_run(tmp_path / "plain", failed={2}))
+    assert raced.last.cost.seconds == plain.last.cost.seconds
+    assert (raced.last.cost.tokens, raced.failed) == (plain.last.cost.tokens, plain.failed) == (1200, 1)
 
 
-@given(values=_VALUES)
-def test_nobody_on_the_front_is_dominated_and_everybody_else_is(values: list[tuple[float, float]]) -> None:
-    def dominated(mine: tuple[float, float]) -> bool:
-        return any(other != mine and other[0] >= mine[0] and other[1] >= mine[1] for other in values)
+def test_it_says_which_budget_ended_it(tmp_path: Path) -> None:
+    course = read_course(_journal(make_run(tmp_path / "run")), config_of())
+    assert (course.stopped_by, course.bound) == ("candidates", 12)
+    going_on = read_course(_journal(make_run(tmp_path / "on", finished=False)), config_of())
+    assert (going_on.stopped_by, going_on.bound) == (None, None)
 
-    assert _front(values) == {place for place, mine in enumerate(values) if not dominated(mine)}
+
+def test_constraints_are_told_with_who_breaks_them_and_what_parents_score(tmp_path: Path) -> None:
+    run = make_trading_run(tmp_path / "run")
+    course = read_course(_journal(run), config_of(**trading()))
+    assert [(each.task, each.source) for each in course.constraints] == [(TASK, None), (OTHER_TASK, "math")]
+    broken = [row for row in course.candidates if row.scores[TASK] < 0.7 or row.scores[OTHER_TASK] < 0.7]
+    assert course.infeasible == len(broken) > 0
+    assert [row for row in course.candidates if row.breaks] == broken
+    assert all((row.fitness or 0) < 0 for row in broken)
+    (alone,) = course.parents
+    assert (alone.source, alone.scores, alone.samples) == ("math", {OTHER_TASK: 0.75}, 10)
+
+
+def test_goals_that_are_traded_have_the_runs_own_front(tmp_path: Path) -> None:
+    run = make_trading_run(tmp_path / "run")
+    goals = read_course(_journal(run), config_of(**trading())).goals
+    assert goals is not None
+    assert goals.names == (TASK, OTHER_TASK)
+    front = front_of(_journal(run), goals=goals.names)
+    assert [row.index for row in goals.front] == [point.entry.index for point in front]
+    assert len(goals.front) > 1
+    assert goals.front[goals.knee].index == pick(run, "knee").entry.index
+    assert len(goals.front) + len(goals.others) == 32
+
+
+def test_generations_on_other_samples_have_no_front(tmp_path: Path) -> None:
+    changes = {"tasks": trading()["tasks"], "batch": 5, "winner": "mean"}
+    assert read_course(_journal(make_run(tmp_path / "run", **changes)), config_of(**changes)).goals is None

@@ -7,11 +7,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from evovlm.report.page import run_page, shown
 from evovlm.report.reading import read_run
 from evovlm.report.texts import LANGUAGES
-from tests.report.made_runs import TASK, answer, everyones_answers, keep, make_run, scored
+from tests.report.made_runs import (
+    TASK,
+    answer,
+    everyones_answers,
+    keep,
+    make_hybrid_run,
+    make_path_run,
+    make_run,
+    make_trading_run,
+    scored,
+)
 
 HOSTILE = (
     "<script>window.hacked=1</script>",
@@ -151,6 +162,63 @@ def test_a_run_whose_models_are_gone_has_a_page_that_says_so(tmp_path: Path) -> 
     assert "zoo:" not in html
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_search_through_layers_has_a_page_with_its_route(tmp_path: Path, language: str) -> None:
+    content = read_run(make_path_run(tmp_path / "run"))
+    assert content.last.path is not None
+    assert (content.last.numbers, content.last.chosen) == ((), {})
+    html = run_page(content, language=language)
+    _tags(html)
+    texts = LANGUAGES[language]
+    assert texts["path_title"] in html
+    assert texts["path_text"].format(hops=len(content.last.path), blocks=len(content.last.path.blocks)) in html
+    assert texts["kind_snapshot"] in html
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_hybrid_has_a_page_with_both_of_its_stages(tmp_path: Path, language: str) -> None:
+    content = read_run(make_hybrid_run(tmp_path / "run"))
+    assert content.finished
+    first, last = content.stages
+    assert (first.name, last.name) == ("ps", "path")
+    assert first.numbers
+    assert first.path is None
+    assert last.path is not None
+    assert "ps" in last.path.sources
+    assert set(content.unscored) == {"winner", "ps", "math", "ja", "equal-weights"}
+    html = run_page(content, language=language)
+    _tags(html)
+    texts = LANGUAGES[language]
+    for key in ("stage_ps", "stage_path", "path_title", "lines_weight", "chosen_on"):
+        assert texts[key] in html
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_goals_constraints_races_and_choices_are_on_the_page(tmp_path: Path, language: str) -> None:
+    run = make_trading_run(tmp_path / "run")
+    (run / "result.json").write_text('{"peak_memory_bytes": {"process": 1500000000, "gpu": 2000000000}}')
+    html = run_page(read_run(run), language=language)
+    _tags(html)
+    texts = LANGUAGES[language]
+    for key in ("front_text", "rescored_text", "constraints", "parents_alone", "chosen", "phase_parents", "breaks_yes"):
+        assert escape(texts[key]) in html, key
+    assert f"evovlm export {run} --pick CANDIDATE --out recipe.yaml" in html
+    assert texts["stop_candidates"].format(bound=32) in html
+    assert texts["bars_epsilon"] in html
+    memory = ", ".join(texts[f"memory_{place}"].format(size=size) for place, size in (("process", "1.5"), ("gpu", "2")))
+    assert texts["peak_memory"].format(told=memory) in html
+
+
+def test_a_few_confused_names_are_a_table_and_right_ones_are_told_by_more_than_colour(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    named = [answer(each, "桜", score=float(each < 3), references=("桜" if each < 3 else "梅",)) for each in range(6)]
+    keep(run, {"winner": scored(named, metric="rouge_l_ja")})
+    html = run_page(read_run(run), language="en")
+    _tags(html)
+    assert '<td class="hit" style="--share: 1.00">3</td>' in html
+    assert '<td class="miss" style="--share: 1.00">3</td>' in html
+
+
 @pytest.mark.slow
 def test_a_page_of_a_large_run_stays_below_8_mb(tmp_path: Path) -> None:
     run = make_run(
@@ -169,7 +237,7 @@ def test_a_page_of_a_large_run_stays_below_8_mb(tmp_path: Path) -> None:
     keep(run, dict.fromkeys(("winner", "math", "more", "ja", "equal-weights"), everyone))
     content = read_run(run)
     assert len(content.last.course.candidates) == 1000
-    assert sum(len(each.by_source) * len(each.units) for each in content.last.numbers) == 48
+    assert sum(len(each.lines) * len(each.units) for each in content.last.numbers) == 48
     html = run_page(content, language="ja")
     assert len(html.encode()) < 8_000_000
     assert content.reports[0].cut == 1000

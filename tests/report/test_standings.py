@@ -76,7 +76,25 @@ def test_samples_beyond_what_a_page_holds_are_counted(monkeypatch: pytest.Monkey
     assert (len(report.rows), report.left_out, report.n) == (4, 2, 6)
 
 
-def test_names_that_come_again_are_shown_as_confusions_by_frequency() -> None:
+def test_a_few_names_are_a_matrix_of_what_was_said_for_which() -> None:
+    said = ["桜", "梅。", "梅", "わからない", "", "さくら"]
+    named = scored(
+        [
+            answer(
+                each, text, score=float(text in ("桜", "さくら")), references=("桜" if each != 2 else "梅", "さくら")
+            )
+            for each, text in enumerate(said)
+        ],
+        metric="rouge_l_ja",
+    )
+    (confusion,) = _report(names=("winner",), winner=named).confusions
+    assert confusion.names == ("桜", "梅")
+    assert confusion.matrix == ((2, 1, 2), (0, 1, 0))
+    assert confusion.pairs == ()
+
+
+def test_many_names_that_come_again_are_shown_as_confusions_by_frequency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standings, "_MOST_IN_MATRIX", 1)
     said = ["桜", "梅", "梅", "梅", "桃", "桜"]
     named = scored(
         [
@@ -89,4 +107,5 @@ def test_names_that_come_again_are_shown_as_confusions_by_frequency() -> None:
     (confusion,) = report.confusions
     assert confusion.pairs[0] == ("桜", "梅", 3)
     assert confusion.pairs[1] == ("桜", "桃", 1)
+    assert (confusion.names, confusion.matrix) == ((), ())
     assert _report().confusions == ()

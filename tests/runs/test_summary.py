@@ -12,7 +12,8 @@ from evovlm.recipes.documents import load_recipe
 from evovlm.runs.config import EvolveConfig, load_config
 from evovlm.runs.evolve import RunResult, evolve
 from evovlm.runs.journal import Entry, Journal
-from evovlm.runs.summary import ALL, summarise
+from evovlm.runs.summary import summarise
+from evovlm.runs.winner_numbers import ALL
 from tests.runs.conftest import WriteConfig
 
 

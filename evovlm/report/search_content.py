@@ -1,0 +1,113 @@
+"""How a search went, as values: what the page shows of its course."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evovlm.evaluation.objective import Constraint
+from evovlm.runs.winner import Rescored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A generation: of its `n` evaluated candidates the best, mean, lowest and highest tenth; all fitnesses in [0, 1].
+
+    `best_so_far` and `tokens` (generated) count from the first generation on. `sigma` and `condition` are those of the
+    distribution after it, None where the optimizer has none or could not be replayed.
+    """
+
+    generation: int
+    n: int
+    failed: int
+    best: float
+    best_so_far: float
+    mean: float
+    low: float
+    high: float
+    tokens: int
+    sigma: float | None
+    condition: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateRow:
+    """A candidate: `tokens` it generated, the `samples` it was scored on, the score of each task; or why it failed.
+
+    `breaks` says whether it breaks a constraint.
+    """
+
+    index: int
+    generation: int
+    recipe_id: str
+    fitness: float | None
+    tokens: int
+    samples: int
+    scores: Mapping[str, float]
+    failure: str | None
+    breaks: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Savings:
+    """What racing saved: the samples that candidates were scored on, of those that all of them would have been."""
+
+    used: int
+    whole: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontRow:
+    """A candidate that no other is better than in every goal, with its values in the goals' order."""
+
+    index: int
+    recipe_id: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goals:
+    """Several goals: their names, the candidates that nobody dominates, and the values of all `others`.
+
+    `knee` is the place in the front of the candidate that gives up least of each goal.
+    """
+
+    names: tuple[str, ...]
+    front: tuple[FrontRow, ...]
+    knee: int
+    others: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentRow:
+    """What a source alone scored on the search's samples, by task, where a constraint is on that."""
+
+    source: str
+    scores: Mapping[str, float]
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How a search went. `snapshots` are the mean's fitnesses on the validation samples, by generation.
+
+    `replayed` says whether sigma and condition are known; `candidates` are all of them, by index. `stopped_by` is the
+    key of the budget that ended the search, `bound` what that budget was. `rescored` are the best as they scored again,
+    on all samples.
+    """
+
+    points: tuple[Point, ...]
+    candidates: tuple[CandidateRow, ...]
+    snapshots: tuple[tuple[int, float], ...]
+    mean_fitness: float | None
+    replayed: bool
+    savings: Savings | None
+    goals: Goals | None
+    constraints: tuple[Constraint, ...]
+    parents: tuple[ParentRow, ...]
+    rescored: tuple[Rescored, ...]
+    stopped_by: str | None
+    bound: float | None
+
+    @property
+    def infeasible(self) -> int:
+        """How many candidates break a constraint."""
+        return sum(row.breaks for row in self.candidates)

@@ -1,0 +1,39 @@
+"""What a run took of memory."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evovlm.runs.evolve import RunResult
+from evovlm.runs.peak_memory import PEAK_MEMORY, peak_memory, recorded_peak_memory
+
+
+def test_the_peak_of_this_process_is_between_what_python_with_torch_needs_and_all_there_is() -> None:
+    before = peak_memory()["process"]
+    assert 50e6 < before < 1e12
+    held = bytearray(before + 100_000_000)
+    assert peak_memory()["process"] >= before + 90_000_000
+    assert len(held) > before
+
+
+def test_a_runs_result_says_it_and_its_journal_does_not(whole_run: RunResult) -> None:
+    found = recorded_peak_memory(whole_run.folder / "result.json")
+    assert found == dict(whole_run.peak_memory)
+    assert found["process"] > 50e6
+    assert PEAK_MEMORY not in (whole_run.folder / "journal.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"peak_memory_bytes": 3}', '{"peak_memory_bytes": {"process": "<b>", "gpu": -1, "x": 2}}']
+)
+def test_a_result_that_does_not_say_it_tells_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text, encoding="utf-8")
+    assert recorded_peak_memory(tmp_path / "result.json") == {}
+    assert recorded_peak_memory(tmp_path / "missing.json") == {}
+
+
+def test_only_what_is_known_of_it_is_read(tmp_path: Path) -> None:
+    result = {PEAK_MEMORY: {"process": 5, "gpu": True, "other": 7}}
+    (tmp_path / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    assert recorded_peak_memory(tmp_path / "result.json") == {"process": 5}
