@@ -170,6 +170,10 @@ def _assumptions(config: SearchConfig, generations: int | None) -> tuple[str, ..
     ]
     if config.budget.tokens is not None or config.budget.seconds is not None:
         told.append("a budget of tokens or seconds ends it after the generation in which the middle of the range does")
+    if not config.optimizer.keeps_population:
+        told.append(
+            "no restart: each changes how many candidates a generation has, and so how many generations there are"
+        )
     if generations is None:
         told.append("the budget has no bound but patience: all figures are those of one generation")
     elif config.budget.patience is not None:
