@@ -22,7 +22,7 @@ from evovlm.evaluation.local_workers import LocalProcesses
 from evovlm.evaluation.supervisor import Supervisor
 from evovlm.evaluation.workers import Job, Place
 from evovlm.runs.config import EvolveConfig
-from evovlm.runs.evolve import _open_run, evolve
+from evovlm.runs.evolve import evolve, open_run
 from evovlm.runs.journal import read_journal
 
 BLOCKS = 32
@@ -60,7 +60,7 @@ def known(seconds: float, workers: int, *, spread: float, population: int) -> di
     try:
         with tempfile.TemporaryDirectory() as folder:
             template = config.template(relative_to=None)
-            run = _open_run(Path(folder), config=config, template=template, workers=supervisor, journal=None)
+            run = open_run(Path(folder), config=config, template=template, workers=supervisor, journal=None, parents={})
             wall, processor = time.perf_counter(), time.process_time()
             run.finish(observer=None, warnings=())
             wall, processor = time.perf_counter() - wall, time.process_time() - processor

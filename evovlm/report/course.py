@@ -14,7 +14,6 @@ from evovlm.runs.journal import Entry, Journal
 from evovlm.runs.search_config import SearchConfig
 from evovlm.runs.summary import objective_of
 from evovlm.runs.winner import rescored
-from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import told
 from evovlm.search.optimizer import Optimizer
 from evovlm.search.pareto import knee
@@ -106,13 +105,7 @@ def _figures(journal: Journal, config: SearchConfig) -> tuple[Mapping[str, float
         return ()
     try:
         searched = config.searched(template=config.template(relative_to=None), blocks=journal.blocks)
-        optimizer = OPTIMIZERS[config.optimizer.kind](
-            searched.initial,
-            seed=config.seed,
-            population=config.optimizer.population,
-            sigma=config.optimizer.sigma,
-            levels=searched.levels,
-        )
+        optimizer = config.new_optimizer(searched)
     except (EvovlmError, ValueError):
         return ()
     return tuple(_replayed(optimizer, candidates)) if optimizer.figures else ()

@@ -42,7 +42,7 @@ from evovlm.runs.search_config import SearchConfig, Winner
 from evovlm.runs.search_run import Observer, SearchRun
 from evovlm.runs.winner import Rescored, best_of, rescored, winner_of
 
-__all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator"]
+__all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator", "open_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +150,9 @@ def evolve(
             else:
                 workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
             with closing(workers):
-                run = _open_run(
-                    out, config=config, template=template, workers=workers, journal=journal, parents=parents
-                )
+                run = open_run(out, config=config, template=template, workers=workers, journal=journal, parents=parents)
                 journal = run.journal
-                warnings = tuple(dict.fromkeys((*workers.warnings, *warnings, *run.searched.notes)))
+                warnings = tuple(dict.fromkeys((*workers.warnings, *warnings, *run.searched.notes, *config.notes)))
                 with _tracked(observer, config=config, out=out) as watching:
                     run.finish(observer=watching, warnings=warnings)
             # Once the workers have ended, too.
@@ -162,7 +160,7 @@ def evolve(
         return _written_result(out, config=config, template=template, journal=journal, peak=peak)
 
 
-def _open_run(
+def open_run(
     out: Path,
     *,
     config: SearchConfig,
@@ -171,6 +169,10 @@ def _open_run(
     journal: Journal | None,
     parents: Mapping[str, Parent],
 ) -> SearchRun:
+    """Return a search in the folder `out`, ready to go on after its `journal` (None: with a new one there).
+
+    Raises RunMismatch when the models have other numbers of blocks than the journal's.
+    """
     blocks = workers.blocks
     searched = config.searched(template=template, blocks=blocks)
     population = config.population(dim=searched.dim)

@@ -21,6 +21,7 @@ from evovlm.runs.preflight import preflight_search
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.runs.search_config import SearchConfig
 from evovlm.runs.task_choices import task_choices
+from evovlm.search.racing import looks
 
 _KIB = 1024
 
@@ -101,7 +102,7 @@ def _forecast(config: SearchConfig) -> _Found:
     start = searched.recipe(searched.initial)
     sizes = {task.name: task.n_samples for task in evaluator.tasks}
     parts = SampleParts(sizes=sizes, seed=config.seed, batch=config.batch, validation=config.validation)
-    own = _counts(parts.of_candidates(0), sizes)
+    own = _of_candidate(config, parts)
     merge = timed_merge(evaluator, start)
     costs = [timed_answers(task, evaluator.loaded, at_once=n) for task, n in zip(evaluator.tasks, own, strict=True)]
 
@@ -116,7 +117,9 @@ def _forecast(config: SearchConfig) -> _Found:
     generations = _generations(config, population=population, tokens=one[0], seconds=one[1])
     asked = _asked(config, parts, candidates=population * (generations or 1), generations=generations or 1)
     tokens, seconds = spent(asked)
-    line = _line_bytes(sizes, own, dim=searched.dim, partial=config.batch is not None or config.validation is not None)
+    line = _line_bytes(
+        sizes, own, dim=searched.dim, partial=config.racing is not None or parts.of_candidates(0) is not None
+    )
     return _Found(
         Forecast(
             genes=searched.dim,
@@ -141,9 +144,12 @@ def _forecast(config: SearchConfig) -> _Found:
 
 def _asked(config: SearchConfig, parts: SampleParts, *, candidates: int, generations: int) -> _Asked:
     """Return what is asked: by candidates, by the distribution's means, and by parents."""
-    own, of_mean = (_counts(rows, parts.sizes) for rows in (parts.of_candidates(0), parts.of_means()))
+    own, of_mean = _of_candidate(config, parts), _counts(parts.of_means(), parts.sizes)
     # A snapshot before each generation and one at the end, which the last mean is; without any, that mean alone.
     means = 1 if config.validation is None else generations + 1
+    if config.racing is not None or parts.of_candidates(0) != parts.of_means():
+        # Else what is scored again is known already.
+        means += min(config.rescored, candidates)
     parents = config.objective.parents
     samples = tuple(
         candidates * first + means * second + sum(name in tasks for tasks in parents.values()) * size
@@ -168,8 +174,14 @@ def _assumptions(config: SearchConfig, generations: int | None) -> tuple[str, ..
         "one worker, nothing else on the machine",
         "memory is the most held while calibrating: larger batches of prompts take more",
     ]
+    if config.racing is not None:
+        told.append("every candidate goes on to the last block of its race, which most do not")
     if config.budget.tokens is not None or config.budget.seconds is not None:
         told.append("a budget of tokens or seconds ends it after the generation in which the middle of the range does")
+    if not config.optimizer.keeps_population:
+        told.append(
+            "no restart: each changes how many candidates a generation has, and so how many generations there are"
+        )
     if generations is None:
         told.append("the budget has no bound but patience: all figures are those of one generation")
     elif config.budget.patience is not None:
@@ -192,6 +204,15 @@ def _tasks(
         )
         for name, count, samples, cost in zip(sizes, own, asked.samples, costs, strict=True)
     )
+
+
+def _of_candidate(config: SearchConfig, parts: SampleParts) -> tuple[int, ...]:
+    """Return how many samples of each task a candidate is scored on, at most."""
+    counts = _counts(parts.of_candidates(0), parts.sizes)
+    rules = config.racing
+    if rules is None:
+        return counts
+    return looks(first=rules.first, growth=rules.growth, limit=rules.limit, sizes=counts)[-1]
 
 
 def _counts(rows: Sequence[Sequence[int]] | None, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -22,6 +22,8 @@ from evovlm.evaluation.objective import Combine, Constraint, Measure, Objective
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.problems import did_you_mean
 from evovlm.runs.journal_rows import Parent
+from evovlm.runs.racing_config import RacingSection
+from evovlm.runs.sample_order import INFORMATIVE
 from evovlm.runs.sections import Section, TaskSection, task_of
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
@@ -48,6 +50,11 @@ class ConstraintSection(Section):
             raise PydanticCustomError("constraint", "by: says how far below a source is allowed; set not_below")
         return self
 
+    @property
+    def is_paired(self) -> bool:
+        """Whether it can be held against a parent sample by sample."""
+        return self.not_below is not None and self.measure == "score"
+
 
 class ObjectiveSection(Section):
     """The whole of `objective:`."""
@@ -66,10 +73,10 @@ class ObjectiveSection(Section):
             raise _at(("combine",), "worst takes the lowest score, whatever the weights: give 1 or 0", self.combine)
         if self.pareto and len(goals) < 2:
             raise _at(("pareto",), "trades several tasks; name two or more of a weight above 0", self.pareto)
-        if self.pareto and info.data.get("batch") is not None:
-            raise _at(
-                ("pareto",), "candidates of two generations are scored on other samples (`batch`); leave it out", True
-            )
+        others = next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
+        if self.pareto and others:
+            reason = f"not all candidates are scored on the same samples (`{others}`), and a front compares them all"
+            raise _at(("pareto",), f"{reason}; leave `{others}` out", True)
         found = {task.name: task_of(task.name, info) for task in tasks}
         names = set(found) | {task.name for task in found.values() if task is not None}
         # What a file calls its task was looked at when the config was first read, in its folder.
@@ -86,6 +93,13 @@ class ObjectiveSection(Section):
             if sources is not None and constraint.not_below is not None and constraint.not_below not in sources:
                 hint = did_you_mean(constraint.not_below, sources)
                 raise _at(("constraints", index, "not_below"), f"is no source of the merge{hint}", constraint.not_below)
+            if _sees_the_hard_ones_first(info) and not constraint.is_paired:
+                raise _at(
+                    ("constraints", index),
+                    "is on all samples, and `racing.order: informative` (the default) shows a race the unsolved ones "
+                    "first; set it to shuffled",
+                    constraint.task,
+                )
 
     def renamed(self, names: Mapping[str, str]) -> Self:
         """Return the same with other names of tasks."""
@@ -128,6 +142,11 @@ def _constraint(section: ConstraintSection, parents: Parents) -> Constraint:
         by=section.by,
         parent=parent.scores[section.task],
     )
+
+
+def _sees_the_hard_ones_first(info: ValidationInfo) -> bool:
+    racing: RacingSection | None = info.data.get("racing")
+    return racing is not None and racing.order == INFORMATIVE
 
 
 def _sources(merge: Any) -> tuple[str, ...] | None:

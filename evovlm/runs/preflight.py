@@ -58,7 +58,9 @@ def preflight_search(
                 categorical=int((searched.levels > 0).sum()),
                 population=config.population(dim=searched.dim),
             )
-            notes = searched.notes
+            notes = (*searched.notes, *config.notes)
+            # It may need a package that is not installed.
+            config.new_optimizer(searched)
     except ConfigError as error:
         problems.append(error)
     problems += _metric_problems(config)

@@ -14,7 +14,16 @@ from evovlm.runs.racing_config import RacingSection
 from evovlm.runs.sample_order import ORDERS, Ordering, Past
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.search.loop import Outcome
-from evovlm.search.racing import Floats, Table, abilities, looks, still_racing, to_the_leaders
+from evovlm.search.racing import (
+    Flags,
+    Floats,
+    Table,
+    abilities,
+    confidently_ahead,
+    looks,
+    still_racing,
+    to_the_leaders,
+)
 from evovlm.search.smoothing import Observed, smoothed
 
 # Smoothing costs the cube of their number, and the candidates of long ago are far away.
@@ -60,13 +69,17 @@ class Races:
     def best(self, count: int) -> tuple[Entry, ...]:
         """Return the `count` candidates of the search that are most likely the best, of different recipes.
 
-        Their fitnesses are means over other samples in each generation, so the samples' ease is taken out.
+        Their fitnesses are means over other samples in each generation, so the samples' ease is taken out. Those that
+        broke a bound come last.
         """
         known = self._evaluated()[-_MODELLED:]
-        worth = self._worth(known)
+        kept = [row for row in known if self._keeps_bounds(row[1])]
+        broke = [row for row in known if not self._keeps_bounds(row[1])]
+        ranked = [kept[index][0] for index in np.argsort(-self._worth(kept), kind="stable")] if kept else []
+        ranked += [entry for entry, _ in sorted(broke, key=lambda row: -row[1].fitness)]
         found: dict[str, Entry] = {}
-        for index in np.argsort(-worth, kind="stable"):
-            found.setdefault(known[index][0].recipe_id, known[index][0])
+        for entry in ranked:
+            found.setdefault(entry.recipe_id, entry)
         return tuple(found.values())[:count]
 
     def _worth(self, known: Sequence[tuple[Entry | Candidate, Evaluation]]) -> Floats:
@@ -76,7 +89,7 @@ class Races:
         names = tuple(self.parts.sizes)
         means = {name: float(np.mean([each.scores[name].score for _, each in known])) for name in names}
         values, noise = np.zeros(len(known)), np.zeros(len(known))
-        for name, slope in self.objective.gradient(means).items():
+        for name, slope in self._unbounded.gradient(means).items():
             scores = np.full((len(known), self.parts.sizes[name]), np.nan)
             for index, (_, each) in enumerate(known):
                 scores[index, list(each.scores[name].rows or ())] = each.scores[name].per_sample
@@ -147,17 +160,36 @@ class Races:
         if not alive:
             return []
         goes_on = still_racing(
-            self._table(alive),
+            self._ahead(alive, level=self.rules.error / n_looks),
             np.array([each in racing for each in alive]),
             better=len(candidates) // 2,
-            level=self.rules.error / n_looks,
         )
         return [each for each, on in zip(alive, goes_on, strict=True) if on]
+
+    def _ahead(self, alive: Sequence[Candidate], *, level: float) -> Flags:
+        """Return who is confidently ahead of whom: by the fitness, and of those that break bounds, by the violation.
+
+        One that breaks a bound is ahead of none that keeps them all; one that keeps them is ahead only where it is so
+        by its scores, as few samples are hardly proof that a bound is broken.
+        """
+        table = self._table(alive)
+        ahead = confidently_ahead(table, level=level)
+        joined = [self._joined(each) for each in alive]
+        broke = np.array([each is not None and not self._keeps_bounds(each) for each in joined])
+        if broke.any():
+            slopes = self._slopes(replace(table, scores=table.scores[broke]), self.objective)
+            ahead[np.ix_(broke, ~broke)] = False
+            ahead[np.ix_(broke, broke)] = confidently_ahead(
+                replace(table, scores=table.scores[broke], slopes=slopes), level=level
+            )
+        return ahead
 
     def _told(self, candidates: Sequence[Candidate]) -> Iterator[Outcome]:
         joined = {each.index: self._joined(each) for each in candidates}
         alive = [(each, found) for each in candidates if (found := joined[each.index]) is not None]
-        fitness = self._fitness(alive) if alive else {}
+        kept = [(each, found) for each, found in alive if self._keeps_bounds(found)]
+        # One that breaks a bound keeps the fitness that says by how much, on the samples that it saw.
+        fitness = {each.index: found.fitness for each, found in alive} | (self._fitness(kept) if kept else {})
         for each in candidates:
             outcome = joined[each.index]
             if outcome is None:
@@ -166,7 +198,10 @@ class Races:
                 yield replace(outcome, fitness=fitness[each.index])
 
     def _fitness(self, alive: Sequence[tuple[Candidate, Evaluation]]) -> dict[int, float]:
-        """Return by index what candidates are told: about the leaders' mean fitness, as far apart as is estimated."""
+        """Return by index what candidates are told: about the leaders' mean fitness, as far apart as is estimated.
+
+        All of them keep every bound, and where there are bounds, none is told less than the worst that does.
+        """
         found = to_the_leaders(self._table([each for each, _ in alive]))
         of_leaders = np.array([each.fitness for _, each in alive])[found.leads]
         if not self.rules.smooth:
@@ -175,10 +210,14 @@ class Races:
         else:
             generation = alive[0][0].generation
             past = [
-                row for row in self._evaluated() if generation - _MODELLED_GENERATIONS < row[0].generation < generation
+                row
+                for row in self._evaluated()
+                if generation - _MODELLED_GENERATIONS < row[0].generation < generation and self._keeps_bounds(row[1])
             ]
             worth = self._worth([*past, *alive])[len(past) :]
             told = of_leaders.mean() + worth - worth[found.leads].mean()
+        if self.objective.constraints:
+            told = np.maximum(told, 0.0)
         return {each.index: float(value) for (each, _), value in zip(alive, told, strict=True)}
 
     def _joined(self, candidate: Candidate) -> Evaluation | None:
@@ -197,13 +236,22 @@ class Races:
         for index, own in enumerate(parts):
             values = [value for part in own for name in names for value in part.scores[name].per_sample]
             scores[index, : len(values)] = values
-        means = {
-            name: float(np.nanmean(scores[:, [task == number for task in tasks]])) for number, name in enumerate(names)
-        }
-        gradient = self.objective.gradient(means)
-        return Table(
-            scores=scores, tasks=np.array(tasks, dtype=np.int64), slopes=np.array([gradient[name] for name in names])
-        )
+        table = Table(scores=scores, tasks=np.array(tasks, dtype=np.int64), slopes=np.zeros(len(names)))
+        return replace(table, slopes=self._slopes(table, self._unbounded))
+
+    def _slopes(self, table: Table, objective: Objective) -> Floats:
+        """Return by how much an objective grows with each task's score at the mean of a table."""
+        names = tuple(self.parts.sizes)
+        means = {name: float(np.nanmean(table.scores[:, table.tasks == number])) for number, name in enumerate(names)}
+        gradient = objective.gradient(means)
+        return np.array([gradient[name] for name in names])
+
+    @property
+    def _unbounded(self) -> Objective:
+        return replace(self.objective, constraints=())
+
+    def _keeps_bounds(self, evaluation: Evaluation) -> bool:
+        return not self.objective.constraints or evaluation.fitness >= 0
 
 
 def for_nothing(outcome: Outcome) -> Outcome:

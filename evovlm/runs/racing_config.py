@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator
 
-from evovlm.runs.sample_order import ORDERS
+from evovlm.runs.sample_order import INFORMATIVE, ORDERS
 from evovlm.runs.sections import Section, known_row
 
 
@@ -19,7 +19,7 @@ class RacingSection(Section):
     growth: float = Field(default=2.0, gt=1)
     error: float = Field(default=0.1, gt=0, lt=1)
     limit: float = Field(default=0.2, gt=0, le=1)
-    order: str = "informative"
+    order: str = INFORMATIVE
     smooth: bool = True
 
     @field_validator("order")

@@ -83,4 +83,5 @@ def _better_halves(past: Sequence[Past]) -> list[list[TaskScore]]:
     return found
 
 
-ORDERS: Mapping[str, Order] = {"shuffled": shuffled, "fixed": fixed, "informative": informative}
+INFORMATIVE = "informative"
+ORDERS: Mapping[str, Order] = {"shuffled": shuffled, "fixed": fixed, INFORMATIVE: informative}

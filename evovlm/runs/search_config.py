@@ -25,7 +25,8 @@ from evovlm.runs.racing_config import RacingSection
 from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.runs.start import StartSection
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Optimizer, OptimizerFactory, default_population
+from evovlm.tasks.harness_name import is_harness_name
 
 SMALLEST_POPULATION = 4
 RESCORED_AFTER_RACES = 3
@@ -55,6 +56,16 @@ class OptimizerSection(Section):
                 {"least": SMALLEST_POPULATION},
             )
         return population
+
+    @property
+    def factory(self) -> OptimizerFactory:
+        """What builds it."""
+        return OPTIMIZERS[self.kind]
+
+    @property
+    def keeps_population(self) -> bool:
+        """Whether every generation has as many candidates."""
+        return self.factory.keeps_population
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,8 +110,8 @@ class SearchConfig(ExecutionConfig):
     report: list[ReportSection] = Field(default=[])
     guard: GuardSection | None = None
     batch: int | None = Field(default=None, ge=1)
-    validation: int | None = Field(default=None, ge=1, validate_default=True)
     racing: RacingSection | None = None
+    validation: int | None = Field(default=None, ge=1, validate_default=True)
     rescore: int | None = Field(default=None, ge=0)
     winner: Winner = Field(default="best", validate_default=True)
     device: str = "auto"
@@ -120,15 +131,31 @@ class SearchConfig(ExecutionConfig):
             raise PydanticCustomError("tasks", "every weight is 0, so that there is no goal")
         return sections
 
+    @field_validator("batch", "racing", "validation")
+    @classmethod
+    def _tasks_have_parts(cls, value: object, info: ValidationInfo) -> object:
+        tasks: list[TaskSection] = info.data.get("tasks", [])
+        whole = next((task.name for task in tasks if is_harness_name(task.name)), None)
+        if value is not None and whole is not None:
+            raise PydanticCustomError(
+                "parts",
+                "scores candidates on parts of a task, and {task} is one of the harness, which asks a task as a whole; "
+                "leave `{key}` out, and give the task a `limit`",
+                {"task": whole, "key": str(info.field_name)},
+            )
+        return value
+
     @field_validator("validation")
     @classmethod
     def _generations_can_be_compared(cls, validation: int | None, info: ValidationInfo) -> int | None:
         budget: BudgetSection | None = info.data.get("budget")
-        if budget is not None and budget.patience is not None and info.data.get("batch") and validation is None:
+        others = _on_other_samples(info)
+        if budget is not None and budget.patience is not None and others and validation is None:
             raise PydanticCustomError(
                 "validation",
                 "is what budget.patience compares generations on, whose candidates are scored on other samples "
-                "(`batch`); set it, or leave patience out",
+                "(`{others}`); set it, or leave patience out",
+                {"others": others},
             )
         return validation
 
@@ -139,7 +166,7 @@ class SearchConfig(ExecutionConfig):
             raise PydanticCustomError(
                 "winner", "is the mean that did best on the validation samples, and there are none; set `validation`"
             )
-        others = next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
+        others = _on_other_samples(info)
         if winner == "best" and others and not _rescored(info.data.get("rescore"), racing=others == "racing"):
             raise PydanticCustomError(
                 "winner",
@@ -159,6 +186,17 @@ class SearchConfig(ExecutionConfig):
     def rescored(self) -> int:
         """How many of the best candidates are scored again in full."""
         return _rescored(self.rescore, racing=self.racing is not None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What goes, but may not be what was meant."""
+        if not self.objective.pareto or self.optimizer.factory.takes_goals:
+            return ()
+        seeking = ", ".join(name for name, row in OPTIMIZERS.items() if row.takes_goals)
+        return (
+            f"objective.pareto: {self.optimizer.kind} goes by the fitness alone, so that the front is only what it "
+            f"comes across; an optimizer that seeks one: {seeking} (optimizer.kind).",
+        )
 
     @abstractmethod
     def template(self, *, relative_to: Path | None) -> MergeTemplate | PathTemplate:
@@ -218,6 +256,16 @@ class SearchConfig(ExecutionConfig):
             )
         return population
 
+    def new_optimizer(self, searched: Searched) -> Optimizer:
+        """Return the optimizer as it begins. Raises ConfigError where it needs a package that is not installed."""
+        return self.optimizer.factory(
+            searched.initial,
+            seed=self.seed,
+            population=self.optimizer.population,
+            sigma=self.optimizer.sigma,
+            levels=searched.levels,
+        )
+
     def as_mapping(self) -> Mapping[str, object]:
         """Return what the run is as plain values, with every default written out; not how it is carried out."""
         return dict(self.model_dump(mode="json", by_alias=True, exclude={*EXECUTION_KEYS, "log"}))
@@ -233,6 +281,11 @@ class SearchConfig(ExecutionConfig):
         """Return the config as YAML text that `load_config` reads back."""
         text: str = yaml.safe_dump(dict(self.as_mapping()), sort_keys=False, allow_unicode=True)
         return text
+
+
+def _on_other_samples(info: ValidationInfo) -> str | None:
+    """Return the key that has two generations scored on different samples; None where they see the same."""
+    return next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
 
 
 def _rescored(asked: int | None, *, racing: bool) -> int:

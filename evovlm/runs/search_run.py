@@ -13,9 +13,7 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.runs.journal import Entry, Journal, Stop
 from evovlm.runs.scoring import Scoring
 from evovlm.runs.search_config import SearchConfig, Searched
-from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import Generation, Outcome, Proposal, Standing, search
-from evovlm.search.optimizer import Optimizer
 from evovlm.search.replay import replayed
 
 
@@ -56,9 +54,9 @@ class SearchRun:
         for entry in self.journal.entries:
             self.scoring.remember(entry)
         if observer is not None:
-            generations = self.config.budget.generations(population=self.population)
+            candidates, generations = self._at_most()
             observer.started(
-                candidates=None if generations is None else generations * self.population,
+                candidates=candidates,
                 generations=generations,
                 done=len(recorded),
                 warnings=warnings,
@@ -85,11 +83,18 @@ class SearchRun:
             if observer is not None:
                 observer.generation_ended(generation)
 
-        optimizer = self._optimizer()
+        optimizer = self.config.new_optimizer(self.searched)
         look_at(optimizer.mean, generation=0)
         generations = search(optimizer, goes_on=self._goes_on, evaluate=evaluate, on_generation=on_generation)
         self._rescore(generation=generations)
         self._append_mean("mean", optimizer.mean, generation=generations)
+
+    def _at_most(self) -> tuple[int | None, int | None]:
+        """Return how many candidates and how many generations there will be at most, None where nobody knows."""
+        if not self.config.optimizer.keeps_population:
+            return self.config.budget.candidates, None
+        generations = self.config.budget.generations(population=self.population)
+        return None if generations is None else generations * self.population, generations
 
     def _goes_on(self, standing: Standing) -> bool:
         spent = self.config.budget.spent(self.journal, standing)
@@ -119,15 +124,6 @@ class SearchRun:
             if candidate.index >= len(recorded):
                 yield self._append_own("candidate", candidate, outcome)
 
-    def _optimizer(self) -> Optimizer:
-        return OPTIMIZERS[self.config.optimizer.kind](
-            self.searched.initial,
-            seed=self.config.seed,
-            population=self.config.optimizer.population,
-            sigma=self.config.optimizer.sigma,
-            levels=self.searched.levels,
-        )
-
     def _take_back_a_failed_generation(self) -> None:
         """Let a generation that stopped the run, as all of it failed, be tried again: its cause may be mended."""
         recorded = self.journal.candidates
@@ -137,7 +133,7 @@ class SearchRun:
         number = last[0].generation
         # Only the optimizer knows how many a generation has: with restarts, not all have as many.
         before = [[entry.outcome for entry in recorded if entry.generation == each] for each in range(number)]
-        *_, optimizer = replayed(self._optimizer(), before)
+        *_, optimizer = replayed(self.config.new_optimizer(self.searched), before)
         if len(last) == optimizer.population:
             self.journal.retry(number)
 

@@ -24,6 +24,7 @@ class CatCma:
 
     purpose: ClassVar[str] = "levels in no order (a method, a source), or two, beside numbers"
     takes_goals: ClassVar[bool] = False
+    keeps_population: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class CmaEs:
 
     purpose: ClassVar[str] = "numbers, up to some hundreds: the paper's optimizer, and the one to begin with"
     takes_goals: ClassVar[bool] = False
+    keeps_population: ClassVar[bool] = True
     _options: ClassVar[Mapping[str, object]] = {}
 
     def __init__(

@@ -9,6 +9,8 @@ from evovlm.search.optimizer import Optimizer, Told
 
 Outcome = Evaluation | Failure
 
+_REASONS = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Proposal:
@@ -70,10 +72,16 @@ def told(outcomes: Sequence[Outcome], *, generation: int) -> list[Told]:
     """
     known = [outcome for outcome in outcomes if isinstance(outcome, Evaluation)]
     if not known:
-        reasons = sorted({outcome.reason for outcome in outcomes if isinstance(outcome, Failure)})
+        # What an error advises, in its further lines, is for the command that it first came up in.
+        reasons = sorted({outcome.reason.partition("\n")[0] for outcome in outcomes if isinstance(outcome, Failure)})
         raise AllCandidatesFailed(
-            f"generation {generation}: none of its {len(outcomes)} candidates could be evaluated "
-            f"({'; '.join(reasons[:3])}).\n    Mend the cause, then run the same command with --resume."
+            "\n    ".join(
+                [
+                    f"generation {generation}: none of its {len(outcomes)} candidates could be evaluated:",
+                    *reasons[:_REASONS],
+                    "Mend the cause, then run the same command with --resume.",
+                ]
+            )
         )
     worst = Told(
         fitness=min(each.fitness for each in known),

@@ -47,6 +47,7 @@ class M2n2:
 
     purpose: ClassVar[str] = "parents that are good at different samples: layer by layer from one or the other"
     takes_goals: ClassVar[bool] = False
+    keeps_population: ClassVar[bool] = True
 
     def __init__(
         self,

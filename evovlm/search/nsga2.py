@@ -22,6 +22,7 @@ class Nsga2:
 
     purpose: ClassVar[str] = "several goals at once: a front to choose from"
     takes_goals: ClassVar[bool] = True
+    keeps_population: ClassVar[bool] = True
 
     def __init__(
         self,

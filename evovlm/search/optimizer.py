@@ -65,11 +65,13 @@ class OptimizerFactory(Protocol):
     """Builds an optimizer that starts at `initial`, shape (dim,); `population` None takes the default.
 
     `levels` is what the space tells about its genes; None is all 0. An optimizer may make nothing of it. `purpose`
-    says what to take it for, `takes_goals` whether it makes something of several goals (all others take the fitness).
+    says what to take it for, `takes_goals` whether it makes something of several goals (all others take the fitness),
+    `keeps_population` whether every generation has as many genomes.
     """
 
     purpose: str
     takes_goals: bool
+    keeps_population: bool
 
     def __call__(
         self,

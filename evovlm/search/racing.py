@@ -68,13 +68,12 @@ def _student_quantile(share: float, freedom: Floats) -> Floats:
     return found
 
 
-def still_racing(table: Table, racing: Flags, *, better: int, level: float) -> Flags:
+def still_racing(ahead: Flags, racing: Flags, *, better: int) -> Flags:
     """Return which of those `racing`, shape (candidates,), go on: those whose place may still change a selection.
 
-    One stops that is confidently behind `better` others, so many as a selection takes, and one whose order to all who
-    are not behind is settled.
+    `ahead`, shape (candidates, candidates), says who is confidently ahead of whom. One stops that is confidently behind
+    `better` others, so many as a selection takes, and one whose order to all who are not behind is settled.
     """
-    ahead = confidently_ahead(table, level=level)
     out = ahead.sum(axis=0) >= better
     rivals = ~out & ~np.eye(len(out), dtype=np.bool_)
     unsettled = ((~ahead & ~ahead.T) & rivals).any(axis=1)

@@ -15,6 +15,7 @@ class RandomSearch:
 
     purpose: ClassVar[str] = "the yardstick: what any other has to beat at the same budget"
     takes_goals: ClassVar[bool] = False
+    keeps_population: ClassVar[bool] = True
     _stream: ClassVar[str] = "random_search"
 
     def __init__(

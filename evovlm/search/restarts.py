@@ -55,6 +55,7 @@ class _Restarted:
     """
 
     takes_goals: ClassVar[bool] = False
+    keeps_population: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -209,6 +209,15 @@ def test_the_demo_s_configs_are_all_shipped() -> None:
     assert {task["name"] for task in both["tasks"]} == {"emoji_ja", "word_problems_ja"}
 
 
+def test_the_demo_that_trades_two_tasks_has_a_front_sought() -> None:
+    traded = load_search(next(path for path in SHIPPED if path.stem == "demo-pareto"))
+    assert isinstance(traded, EvolveConfig)
+    assert traded.goal({}).tasks == ("emoji_ja", "word_problems_ja")
+    assert traded.objective.pareto
+    assert traded.optimizer.factory.takes_goals
+    assert traded.notes == ()
+
+
 def test_a_task_of_the_harness_is_named_from_anywhere(write_config: WriteConfig, tmp_path: Path) -> None:
     tasks = [{"name": "lm_eval:my/task.yaml#acc,none"}, {"name": "lm_eval:gsm8k#exact_match"}]
     path = write_config({"tasks": tasks})

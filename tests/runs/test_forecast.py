@@ -62,6 +62,23 @@ def test_batches_validation_and_parents_are_counted(
     assert found.samples == asked_in(tmp_path / "run") - 2
 
 
+def test_a_race_is_counted_to_its_end_and_what_is_scored_again_in_full(races: EvolveConfig, raced: RunResult) -> None:
+    found = forecast(races)
+    # All 12 samples of 8 candidates, of the best three and of the mean.
+    assert (found.samples, found.tasks[0].samples_per_candidate) == ((8 + 3 + 1) * 12, 12)
+    assert races.racing is not None
+    half = races.model_copy(update={"racing": races.racing.model_copy(update={"limit": 0.5})})
+    found = forecast(half)
+    assert (found.samples, found.tasks[0].samples_per_candidate) == (8 * 6 + 4 * 12, 6)
+    assert any("last block of its race" in each for each in found.assumptions)
+    journal = read_journal(raced.folder / "journal.jsonl")
+    entries = [*journal.candidates, *journal.rescored, *([journal.mean] if journal.mean else [])]
+    seen = [
+        score.n for each in entries if isinstance(each.outcome, Evaluation) for score in each.outcome.scores.values()
+    ]
+    assert sum(seen) <= (8 + 3 + 1) * 12
+
+
 def test_bounds_other_than_candidates_are_reckoned_from_what_one_generation_costs(config: EvolveConfig) -> None:
     resolved = config.resolved(relative_to=None)
 

@@ -1,5 +1,6 @@
 """Runs with bounds and with several goals: parents, infeasible candidates, the front, and what is picked from it."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from evovlm.runs.evolve import RunResult, evolve, open_evaluator
 from evovlm.runs.journal import Entry, read_journal
 from evovlm.runs.parents import alone
 from evovlm.runs.pick import pick
+from evovlm.runs.preflight import preflight_search
 from evovlm.runs.search_run import Observer
 from evovlm.runs.summary import summarise
 from evovlm.search.loop import Generation
@@ -189,6 +191,68 @@ def test_a_candidate_is_picked_by_what_it_is_good_at(traded: RunResult) -> None:
 def test_what_is_not_there_cannot_be_picked(traded: RunResult, wanted: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         pick(traded.folder, wanted)
+
+
+class Warned(StopsAt):
+    """Keeps what a run warns of."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+        self.warnings: tuple[str, ...] = ()
+
+    def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
+        self.warnings = warnings
+
+
+TWO_GOALS = [{"name": TASK, "limit": 2}, {"name": "word_problems_ja", "limit": 2}]
+
+
+def two_goals(write_config: WriteConfig, models: Path, kind: str, *, pareto: bool) -> EvolveConfig:
+    tasks = [{**task, "data": str(models / "problems.jsonl")} for task in TWO_GOALS]
+    changes = {"tasks": tasks, "objective": {"pareto": pareto}, "optimizer": {"kind": kind, "population": 4}}
+    return config_of(write_config(changes)).resolved(relative_to=None)
+
+
+@pytest.mark.parametrize("pareto", [True, False])
+def test_nsga2_goes_on_where_it_was_cut_with_several_goals_and_with_one(
+    pareto: bool, write_config: WriteConfig, models: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pymoo", reason='needs the extra: pip install "evovlm[pareto]"')
+    config = two_goals(write_config, models, "nsga2", pareto=pareto)
+    evaluator = open_evaluator(config, config.template(relative_to=None))
+    watch = Warned()
+    result = evolve(config, out=tmp_path / "whole", evaluator=evaluator, observer=watch)
+    assert not any("objective.pareto" in each for each in watch.warnings)
+    assert (result.candidates, bool(result.front)) == (12, pareto)
+    assert all(len(goals_of(entry)) == 2 * pareto for entry in read_journal(result.folder / "journal.jsonl").candidates)
+    with pytest.raises(KeyboardInterrupt):
+        evolve(config, out=tmp_path / "run", evaluator=evaluator, observer=StopsAt(6))
+    evolve(config, out=tmp_path / "run", resume=True, evaluator=evaluator)
+    assert journal_rows(tmp_path / "run") == journal_rows(tmp_path / "whole")
+
+
+def test_a_front_that_nobody_seeks_is_warned_of_as_the_run_starts(
+    write_config: WriteConfig, models: Path, tmp_path: Path
+) -> None:
+    config = two_goals(write_config, models, "random", pareto=True)
+    evaluator = open_evaluator(config, config.template(relative_to=None))
+    watch = Warned()
+    assert evolve(config, out=tmp_path / "run", evaluator=evaluator, observer=watch).front
+    assert [each for each in watch.warnings if "random goes by the fitness alone" in each] == list(config.notes)
+    assert config.notes[0] in preflight_search(config, config.template(relative_to=None)).warnings
+
+
+def test_without_pymoo_the_extra_is_named_before_a_model_is_loaded(
+    write_config: WriteConfig, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [each for each in sys.modules if each.partition(".")[0] == "pymoo"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "pymoo", None)
+    config = two_goals(write_config, models, "nsga2", pareto=True)
+    monkeypatch.setattr("evovlm.runs.evolve.open_workers", None)
+    with pytest.raises(ConfigError, match=r'(?s)nsga2 needs pymoo.*pip install "evovlm\[pareto\]"'):
+        evolve(config, out=tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock"}
 
 
 def test_a_run_of_one_goal_has_no_knee(whole_run: RunResult) -> None:

@@ -45,13 +45,39 @@ TWO = [{"name": "word_problems_ja"}, {"name": "word_problems_en", "weight": 2}]
         ({"objective": {"pareto": True}}, r"objective.pareto: trades several tasks"),
         (
             {"objective": {"pareto": True}, "tasks": TWO, "batch": 2, "winner": "mean"},
-            r"objective.pareto: candidates of two generations",
+            r"objective.pareto: not all candidates .* \(`batch`\), .*; leave `batch` out",
+        ),
+        (
+            {"objective": {"pareto": True}, "tasks": TWO, "racing": {}},
+            r"objective.pareto: not all candidates .* \(`racing`\), .*; leave `racing` out",
+        ),
+        (
+            {"objective": {"constraints": [{"task": "word_problems_en", "at_least": 0.5}]}, "racing": {}},
+            r"objective.constraints\[0\]: is on all samples, and `racing.order: informative` .*; set it to shuffled",
+        ),
+        (
+            {
+                "objective": {"constraints": [{"task": "word_problems_en", "measure": "japanese", "not_below": "ja"}]},
+                "racing": {},
+            },
+            r"objective.constraints\[0\]: is on all samples",
         ),
         ({"tasks": [{"name": "word_problems_ja", "weight": 0}]}, r"tasks: every weight is 0"),
         ({"budget": {"min_improvement": 0.1, "tokens": 5}}, r"budget: min_improvement: .*set patience"),
         (
             {"budget": {"patience": 2}, "batch": 2, "winner": "mean"},
             r"validation: is what budget.patience compares generations on",
+        ),
+        (
+            {"budget": {"patience": 2}, "racing": {}},
+            r"validation: is what budget.patience compares generations on, .* \(`racing`\)",
+        ),
+        *(
+            (
+                {"tasks": [{"name": "word_problems_ja"}, {"name": "lm_eval:gsm8k"}], key: value, "winner": "mean"},
+                rf"{key}: .* lm_eval:gsm8k is one of the harness, which asks a task as a whole; leave `{key}` out",
+            )
+            for key, value in {"racing": {}, "batch": 2, "validation": 2}.items()
         ),
     ],
 )
@@ -61,6 +87,28 @@ def test_what_does_not_suit_the_rest_is_refused_with_its_place(
     with pytest.raises(ConfigError) as caught:
         load_config(write_config(changes))
     assert re.search(words, str(caught.value)), caught.value
+
+
+def test_a_race_may_be_held_against_a_parent_and_with_samples_at_random_against_any_bound(
+    write_config: WriteConfig,
+) -> None:
+    for racing, constraint in (
+        ({}, {"not_below": "ja", "by": 0.1}),
+        ({"order": "shuffled"}, {"at_least": 0.5}),
+        ({"order": "fixed"}, {"measure": "japanese", "at_least": 0.9}),
+    ):
+        changes = {"racing": racing, "objective": {"constraints": [{"task": "word_problems_en", **constraint}]}}
+        assert load_config(write_config(changes)).racing is not None
+
+
+def test_a_front_that_nobody_seeks_is_told_of_and_one_that_is_sought_is_not(write_config: WriteConfig) -> None:
+    def notes(kind: str, *, pareto: bool) -> tuple[str, ...]:
+        changes = {"optimizer": {"kind": kind}, "objective": {"pareto": pareto}, "tasks": TWO}
+        return load_config(write_config(changes | {"budget": {"candidates": 40}})).notes
+
+    (note,) = notes("cma", pareto=True)
+    assert re.search(r"objective.pareto: cma goes by the fitness alone.*: nsga2 \(optimizer.kind\)", note)
+    assert notes("nsga2", pareto=True) == notes("cma", pareto=False) == notes("nsga2", pareto=False) == ()
 
 
 def test_a_constraint_names_a_task_of_one_s_own_by_its_file_or_by_its_name(write_config: WriteConfig) -> None:

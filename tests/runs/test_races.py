@@ -287,12 +287,11 @@ class Named:
 
 
 def run_race(
-    tables: Mapping[str, Mapping[str, Sequence[float]]], *, weights: Mapping[str, float], rules: RacingSection
+    tables: Mapping[str, Mapping[str, Sequence[float]]], *, objective: Objective, rules: RacingSection
 ) -> dict[str, Evaluation]:
     """Race what the tables say; the recipes are names."""
     from evovlm.recipes.candidate import Candidate
 
-    objective = Objective(weights=weights)
     workers = Scripted(tables, objective)
     own = Races(
         rules=rules,
@@ -327,7 +326,7 @@ def test_those_clearly_worse_stop_early_and_are_told_so() -> None:
     tables = {
         f"c{n}": {"a": list((hard < share).astype(float))} for n, share in enumerate((0.6, 0.62, 0.58, 0.1, 0.05, 0.0))
     }
-    found = run_race(tables, weights={"a": 1.0}, rules=RacingSection(first=20, limit=1.0))
+    found = run_race(tables, objective=Objective(weights={"a": 1.0}), rules=RacingSection(first=20, limit=1.0))
     seen = {name: each.scores["a"].n for name, each in found.items()}
     assert max(seen[name] for name in ("c3", "c4", "c5")) < seen["c0"] == 200
     for name in ("c3", "c4", "c5"):
@@ -342,7 +341,7 @@ def test_the_weights_of_tasks_decide_who_stops() -> None:
     tables = {f"c{n}": {"a": good if n < 2 else bad, "b": bad if n < 2 else good} for n in range(4)}
     rules = RacingSection(first=20, limit=1.0)
     for weights, winners in (({"a": 9.0, "b": 1.0}, ("c0", "c1")), ({"a": 1.0, "b": 9.0}, ("c2", "c3"))):
-        found = run_race(tables, weights=weights, rules=rules)
+        found = run_race(tables, objective=Objective(weights=weights), rules=rules)
         assert {name for name, each in found.items() if each.scores["a"].n == 100} == set(winners)
         assert all(each.scores["a"].n == each.scores["b"].n for each in found.values())
         assert {name for name, each in found.items() if each.fitness > 0.5} == set(winners)

@@ -32,6 +32,23 @@ def test_a_generation_of_failures_stops_the_search_and_says_why_and_how_to_go_on
         told([BROKEN, BROKEN], generation=3)
 
 
+def test_of_each_reason_the_first_line_is_told_and_no_advice_for_another_command() -> None:
+    long = Failure(
+        kind="BrokenCheckpoint",
+        reason="models/math: lm_head.weight holds numbers that are not finite. It is sources[0].\n    Fetch it again.",
+    )
+    with pytest.raises(AllCandidatesFailed) as caught:
+        told([long, BROKEN, long, *(Failure(kind="", reason=f"z{n}") for n in range(5))], generation=0)
+    first, *reasons, last = str(caught.value).split("\n")
+    assert first == "generation 0: none of its 8 candidates could be evaluated:"
+    assert reasons == [
+        "    models/math: lm_head.weight holds numbers that are not finite. It is sources[0].",
+        f"    {BROKEN.reason}",
+        "    z0",
+    ]
+    assert last == "    Mend the cause, then run the same command with --resume."
+
+
 def test_proposals_are_numbered_through_and_each_generation_is_reported_once() -> None:
     proposals: list[Proposal] = []
     ended: list[Generation] = []

@@ -170,6 +170,18 @@ def test_told_goals_and_samples_harm_no_one_who_makes_nothing_of_them(kind: str)
     assert optimizer.mean[0] > 0.5
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_optimizer_that_keeps_its_population_does(kind: str) -> None:
+    # So small a step that one with restarts starts anew at once.
+    optimizer = OPTIMIZERS[kind](np.full(3, 0.5), seed=1, population=4, sigma=1e-7)
+    sizes = set()
+    for _ in range(3):
+        asked = optimizer.ask()
+        sizes.add(len(asked))
+        optimizer.tell(asked, [Told(fitness=float(genome.sum())) for genome in asked])
+    assert (sizes == {4}) == OPTIMIZERS[kind].keeps_population
+
+
 def test_every_optimizer_says_what_it_is_for() -> None:
     for optimizer in OPTIMIZERS.values():
         assert optimizer.purpose

@@ -62,26 +62,31 @@ def test_a_task_without_weight_decides_nothing() -> None:
 
 def test_one_confidently_behind_the_better_half_stops_and_equals_go_on() -> None:
     values = np.array([[1.0] * 20, [1.0] * 20, [1.0] * 20, [0.0] * 20])
-    going = still_racing(table(values), np.ones(4, dtype=np.bool_), better=2, level=0.01)
+    going = still_racing(confidently_ahead(table(values), level=0.01), np.ones(4, dtype=np.bool_), better=2)
     assert going.tolist() == [True, True, True, False]
 
 
 def test_one_behind_fewer_than_the_better_half_goes_on() -> None:
     values = np.array([[1.0] * 20, [0.0] * 20, [0.0] * 20, [0.0] * 20])
-    going = still_racing(table(values), np.ones(4, dtype=np.bool_), better=2, level=0.01)
+    going = still_racing(confidently_ahead(table(values), level=0.01), np.ones(4, dtype=np.bool_), better=2)
     # The first one's place is settled: it is ahead of all.
     assert going.tolist() == [False, True, True, True]
 
 
 def test_a_race_whose_order_is_settled_ends() -> None:
     values = np.repeat(np.array([[0.9], [0.6], [0.3], [0.0]]), 60, axis=1)
-    assert not still_racing(table(values), np.ones(4, dtype=np.bool_), better=2, level=0.01).any()
+    assert not still_racing(confidently_ahead(table(values), level=0.01), np.ones(4, dtype=np.bool_), better=2).any()
 
 
 def test_who_stopped_does_not_come_back() -> None:
     racing = np.array([True, False, True, True])
     values = np.ones((4, 5))
-    assert still_racing(table(values), racing, better=2, level=0.01).tolist() == [True, False, True, True]
+    assert still_racing(confidently_ahead(table(values), level=0.01), racing, better=2).tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(4, 12), n_samples=st.integers(2, 40))
@@ -92,7 +97,7 @@ def test_as_many_as_are_selected_never_stop_as_the_worse_ones(seed: int, count: 
     better = count // 2
     behind = confidently_ahead(table(scores), level=0.2).sum(axis=0) >= better
     assert behind.sum() <= count - better
-    going = still_racing(table(scores), np.ones(count, dtype=np.bool_), better=better, level=0.2)
+    going = still_racing(confidently_ahead(table(scores), level=0.2), np.ones(count, dtype=np.bool_), better=better)
     assert not (going & behind).any()
 
 
