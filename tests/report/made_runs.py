@@ -114,7 +114,7 @@ def parent(source: str, score: float, *, name: str) -> Parent:
 
 
 def trading(**changes: object) -> dict[str, object]:
-    """Return what makes `document` a search of two goals that trade, with constraints, races and everything chosen."""
+    """Return what makes `document` a search of two goals that trade, with constraints and everything chosen."""
     return {
         "merge": {
             "base": "zoo:base",
@@ -133,7 +133,6 @@ def trading(**changes: object) -> dict[str, object]:
                 {"task": OTHER_TASK, "measure": "score", "not_below": "math", "by": 0.05},
             ],
         },
-        "racing": {},
         "rescore": 3,
         **changes,
     }

@@ -190,7 +190,7 @@ def test_a_hybrid_has_a_page_with_both_of_its_stages(tmp_path: Path, language: s
     _tags(html)
     texts = LANGUAGES[language]
     for key in ("stage_ps", "stage_path", "path_title", "lines_weight", "chosen_on"):
-        assert texts[key] in html
+        assert escape(texts[key]) in html
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
