@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.optimizer import Levels, Told
+from evovlm.search.optimizer import Levels, Start, Told
 from evovlm.seeding import generator
 
 
@@ -174,7 +174,7 @@ def searched(problem: Problem, kind: str, *, seed: int) -> float:
     start = generator("start", seed).uniform(0.3, 0.7, dim)
     # A front wants more genomes than a direction.
     population = 20 if kind == "nsga2" and problem.left is missing_volume else None
-    optimizer = OPTIMIZERS[kind](start, seed=seed, population=population, levels=problem.levels)
+    optimizer = OPTIMIZERS[kind](Start(initial=start, seed=seed, population=population, levels=problem.levels))
     told: list[Told] = []
     while len(told) + optimizer.population <= problem.evaluations:
         genomes = optimizer.ask()

@@ -25,7 +25,7 @@ from evovlm.runs.racing_config import RacingSection
 from evovlm.runs.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.runs.start import StartSection
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Optimizer, OptimizerFactory, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Optimizer, OptimizerFactory, Start, default_population
 from evovlm.tasks.harness_name import is_harness_name
 
 SMALLEST_POPULATION = 4
@@ -258,13 +258,14 @@ class SearchConfig(ExecutionConfig):
 
     def new_optimizer(self, searched: Searched) -> Optimizer:
         """Return the optimizer as it begins. Raises ConfigError where it needs a package that is not installed."""
-        return self.optimizer.factory(
-            searched.initial,
+        start = Start(
+            initial=searched.initial,
             seed=self.seed,
             population=self.optimizer.population,
             sigma=self.optimizer.sigma,
             levels=searched.levels,
         )
+        return self.optimizer.factory(start)
 
     def as_mapping(self) -> Mapping[str, object]:
         """Return what the run is as plain values, with every default written out; not how it is carried out."""

@@ -2,6 +2,7 @@
 all others."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import NormalDist
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from evovlm.recipes.candidate import Genome
 from evovlm.search.categories import Categories, Vector
 from evovlm.search.cmaes import CmaEs
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, check_asked, default_population
+from evovlm.search.optimizer import Start, Told, check_asked
 from evovlm.seeding import generator
 
 
@@ -26,27 +27,18 @@ class CatCma:
     takes_goals: ClassVar[bool] = False
     keeps_population: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        initial: Genome,
-        *,
-        seed: int,
-        population: int | None = None,
-        sigma: float = DEFAULT_SIGMA,
-        levels: Levels | None = None,
-    ) -> None:
-        self._levels = np.zeros(len(initial), dtype=np.int64) if levels is None else levels
-        self._has_levels = self._levels >= 2
-        self._counts = self._levels[self._has_levels]
-        self._population = population or default_population(len(initial))
-        self._draws = generator("catcma", seed)
-        start = [
-            _drawn_in_parts(value, levels=count, sigma=sigma)
-            for value, count in zip(initial[self._has_levels].tolist(), self._counts.tolist(), strict=True)
+    def __init__(self, start: Start) -> None:
+        self._population = start.generation_size
+        self._has_levels = start.levels_of_genes >= 2
+        self._counts = start.levels_of_genes[self._has_levels]
+        self._draws = generator("catcma", start.seed)
+        parts = [
+            _drawn_in_parts(value, levels=count, sigma=start.sigma)
+            for value, count in zip(start.initial[self._has_levels].tolist(), self._counts.tolist(), strict=True)
         ]
-        self._categories = Categories(start) if start else None
-        others = initial[~self._has_levels]
-        self._others = CmaEs(others, seed=seed, population=self._population, sigma=sigma) if len(others) else None
+        self._categories = Categories(parts) if parts else None
+        others = replace(start, initial=start.initial[~self._has_levels], population=self._population, levels=None)
+        self._others = CmaEs(others) if others.dim else None
         self._asked: tuple[Genome, ...] = ()
 
     @property
@@ -99,7 +91,7 @@ class CatCma:
         return np.where(self._counts == 2, drawn, (drawn + 0.5) / self._counts)
 
     def _joined(self, levels: Vector | None, others: Genome | None) -> Genome:
-        genome = np.empty(len(self._levels), dtype=np.float64)
+        genome = np.empty(len(self._has_levels), dtype=np.float64)
         if levels is not None:
             genome[self._has_levels] = levels
         if others is not None:

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from evovlm.recipes.candidate import Genome
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, check_asked, default_population
+from evovlm.search.optimizer import Start, Told, check_asked
 from evovlm.seeding import generator
 
 with warnings.catch_warnings():
@@ -46,24 +46,14 @@ class CmaEs:
     keeps_population: ClassVar[bool] = True
     _options: ClassVar[Mapping[str, object]] = {}
 
-    def __init__(
-        self,
-        initial: Genome,
-        *,
-        seed: int,
-        population: int | None = None,
-        sigma: float = DEFAULT_SIGMA,
-        levels: Levels | None = None,
-    ) -> None:
-        draws = generator("cma", seed)
-        self._dim = len(initial)
+    def __init__(self, start: Start) -> None:
+        draws = generator("cma", start.seed)
+        self._dim = start.dim
         # pycma does not adapt in one dimension; a second, unused coordinate costs nothing.
-        start = initial if self._dim > 1 else np.append(initial, 0.5)
-        self._levels = np.zeros(len(start), dtype=np.int64)
-        if levels is not None:
-            self._levels[: self._dim] = levels
+        unused = 0 if self._dim > 1 else 1
+        self._levels = np.append(start.levels_of_genes, [0] * unused)
         options = {
-            "popsize": population or default_population(self._dim),
+            "popsize": start.generation_size,
             # Its own stream: pycma's default is numpy's global one, which is not ours to seed or to disturb.
             "randn": lambda rows, columns: draws.standard_normal((rows, columns)),
             "seed": np.nan,
@@ -74,7 +64,7 @@ class CmaEs:
             "signals_filename": "",
             **self._options,
         }
-        self._strategy = cma.CMAEvolutionStrategy(start, sigma, options)
+        self._strategy = cma.CMAEvolutionStrategy(np.append(start.initial, [0.5] * unused), start.sigma, options)
         self._asked: list[Genome] = []
 
     @property
@@ -152,16 +142,8 @@ class CmaEsWithMargin(CmaEs):
 
     purpose: ClassVar[str] = "levels that have an order, or two (a layer in or out), beside numbers"
 
-    def __init__(
-        self,
-        initial: Genome,
-        *,
-        seed: int,
-        population: int | None = None,
-        sigma: float = DEFAULT_SIGMA,
-        levels: Levels | None = None,
-    ) -> None:
-        super().__init__(initial, seed=seed, population=population, sigma=sigma, levels=levels)
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
         self._spread_by = np.ones(len(self._levels))
 
     def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:

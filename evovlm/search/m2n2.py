@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evovlm.recipes.candidate import Genome
-from evovlm.search.optimizer import DEFAULT_SIGMA, Best, Levels, Told, default_population, drawn_nearby
+from evovlm.search.optimizer import KeepsBest, Start, Told
 from evovlm.seeding import generator
 
 PerSample: TypeAlias = Mapping[tuple[str, int], float]
@@ -30,7 +30,7 @@ class _Member:
     per_sample: PerSample
 
 
-class M2n2:
+class M2n2(KeepsBest):
     """Recombination (M2N2): genomes that compete for samples, and mate with those that are right where they are wrong.
 
     An archive of 20 genomes (or as many as a generation has). Each sample is worth 1, shared by all of the archive in
@@ -47,54 +47,25 @@ class M2n2:
 
     purpose: ClassVar[str] = "parents that are good at different samples: layer by layer from one or the other"
     takes_goals: ClassVar[bool] = False
-    keeps_population: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        initial: Genome,
-        *,
-        seed: int,
-        population: int | None = None,
-        sigma: float = DEFAULT_SIGMA,
-        levels: Levels | None = None,
-    ) -> None:
-        self._initial = np.array(initial, dtype=np.float64)
-        self._levels = np.zeros(len(initial), dtype=np.int64) if levels is None else levels
-        self._population = population or default_population(len(initial))
-        self._sigma = sigma
-        self._draws = generator("m2n2", seed)
-        self._best = Best(initial)
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+        self._has_levels = start.levels_of_genes >= 2
+        self._draws = generator("m2n2", start.seed)
         self._archive: list[_Member] = []
-
-    @property
-    def population(self) -> int:
-        """How many genomes the next generation has."""
-        return self._population
-
-    @property
-    def mean(self) -> Genome:
-        """The genome of the highest fitness so far."""
-        return self._best.genome
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Nothing."""
-        return {}
 
     def ask(self) -> tuple[Genome, ...]:
         """Return the next generation."""
         if len(self._archive) < 2:
-            nearby = [
-                drawn_nearby(self._initial, sigma=self._sigma, draws=self._draws) for _ in range(self._population)
-            ]
-            return (self._initial.copy(), *nearby[1:])
+            nearby = [self._start.nearby(self._draws) for _ in range(self.population)]
+            return (self._start.initial.copy(), *nearby[1:])
         shares = shared([member.per_sample for member in self._archive])
-        return tuple(self._child(shares) for _ in range(self._population))
+        return tuple(self._child(shares) for _ in range(self.population))
 
     def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
         """Let the genomes compete with the archive, one after the other."""
-        self._best.tell(genomes, told)
-        kept = max(_KEPT, self._population)
+        super().tell(genomes, told)
+        kept = max(_KEPT, self.population)
         any_samples = any(each.per_sample for each in told)
         for genome, each in zip(genomes, told, strict=True):
             if any_samples and not each.per_sample:
@@ -110,18 +81,18 @@ class M2n2:
     def _child(self, shares: npt.NDArray[np.float64]) -> Genome:
         first = self._drawn(shares.sum(axis=1))
         second = self._drawn(np.maximum(shares - shares[first], 0.0).sum(axis=1))
-        split = int(self._draws.integers(len(self._initial) + 1))
+        split = int(self._draws.integers(self._start.dim + 1))
         ratio = float(self._draws.random())
-        of_first = np.where(np.arange(len(self._initial)) < split, ratio, 1.0 - ratio)
+        of_first = np.where(np.arange(self._start.dim) < split, ratio, 1.0 - ratio)
         a, b = self._archive[first].genome, self._archive[second].genome
-        mixed = np.where(self._levels >= 2, np.where(of_first >= 0.5, a, b), of_first * a + (1.0 - of_first) * b)
+        mixed = np.where(self._has_levels, np.where(of_first >= 0.5, a, b), of_first * a + (1.0 - of_first) * b)
         return self._mutated(mixed)
 
     def _mutated(self, genome: Genome) -> Genome:
         dim = len(genome)
-        moved = np.clip(genome + self._draws.normal(0.0, _STEP * self._sigma, dim), 0.0, 1.0)
+        moved = np.clip(genome + self._draws.normal(0.0, _STEP * self._start.sigma, dim), 0.0, 1.0)
         redrawn = np.where(self._draws.random(dim) < 1.0 / dim, self._draws.random(dim), genome)
-        return np.where(self._levels >= 2, redrawn, moved)
+        return np.where(self._has_levels, redrawn, moved)
 
     def _drawn(self, amounts: npt.NDArray[np.float64]) -> int:
         """Return an index, drawn in proportion to the amounts; where all are 0, any."""

@@ -1,17 +1,17 @@
 """NSGA-II (Deb et al. 2002) through pymoo, the optional extra `pareto`: several goals, none put before another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
-from evovlm.search.optimizer import DEFAULT_SIGMA, Best, Levels, Told, check_asked, default_population, drawn_nearby
+from evovlm.search.optimizer import KeepsBest, Start, Told, check_asked
 from evovlm.seeding import derive_seed, generator
 
 
-class Nsga2:
+class Nsga2(KeepsBest):
     """NSGA-II: keeps as many of the genomes as a generation has, those that no other beats on all goals first.
 
     The first generation is the initial genome and draws around it, as CMA-ES draws; each next one comes from the kept
@@ -22,39 +22,14 @@ class Nsga2:
 
     purpose: ClassVar[str] = "several goals at once: a front to choose from"
     takes_goals: ClassVar[bool] = True
-    keeps_population: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        initial: Genome,
-        *,
-        seed: int,
-        population: int | None = None,
-        sigma: float = DEFAULT_SIGMA,
-        levels: Levels | None = None,  # noqa: ARG002 - every optimizer takes them
-    ) -> None:
-        self._population = population or default_population(len(initial))
-        self._draws = generator("nsga2", seed)
-        self._best = Best(initial)
-        nearby = [drawn_nearby(initial, sigma=sigma, draws=self._draws) for _ in range(self._population - 1)]
-        self._algorithm = _algorithm(np.array([initial, *nearby], dtype=np.float64), seed=derive_seed("nsga2", seed))
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+        self._draws = generator("nsga2", start.seed)
+        first = np.array([start.initial, *(start.nearby(self._draws) for _ in range(self.population - 1))])
+        self._algorithm = _algorithm(first, seed=derive_seed("nsga2", start.seed))
         # As pymoo has it: told is what was asked, with its values.
         self._asked: Any = None
-
-    @property
-    def population(self) -> int:
-        """How many genomes the next generation has."""
-        return self._population
-
-    @property
-    def mean(self) -> Genome:
-        """The genome of the highest fitness so far."""
-        return self._best.genome
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Nothing."""
-        return {}
 
     def ask(self) -> tuple[Genome, ...]:
         """Return the next generation."""
@@ -62,9 +37,9 @@ class Nsga2:
 
         asked = self._algorithm.ask()
         found = 0 if asked is None else len(asked)
-        if found < self._population:
+        if found < self.population:
             # The kept have become so alike that crossover yields nothing new.
-            drawn = Population.new(X=self._draws.random((self._population - found, len(self._best.genome))))
+            drawn = Population.new(X=self._draws.random((self.population - found, self._start.dim)))
             asked = drawn if asked is None else Population.merge(asked, drawn)
         self._asked = asked
         return tuple(np.array(genome, dtype=np.float64) for genome in asked.get("X"))
@@ -75,7 +50,7 @@ class Nsga2:
         # pymoo looks for the lowest values.
         self._asked.set("F", -np.array([each.goals or (each.fitness,) for each in told], dtype=np.float64))
         self._algorithm.tell(infills=self._asked)
-        self._best.tell(genomes, told)
+        super().tell(genomes, told)
 
 
 def _algorithm(first: Genome, *, seed: int) -> Any:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -61,60 +61,93 @@ class Optimizer(Protocol):
         ...
 
 
-class OptimizerFactory(Protocol):
-    """Builds an optimizer that starts at `initial`, shape (dim,); `population` None takes the default.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Start:
+    """What an optimizer starts from: a point, shape (dim,), and how far around it to look.
 
-    `levels` is what the space tells about its genes; None is all 0. An optimizer may make nothing of it. `purpose`
-    says what to take it for, `takes_goals` whether it makes something of several goals (all others take the fitness),
-    `keeps_population` whether every generation has as many genomes.
+    `population` None takes the default. `levels` is what the space tells about its genes; None is all 0. An optimizer
+    may make nothing of it.
+    """
+
+    initial: Genome
+    seed: int
+    population: int | None = None
+    sigma: float = DEFAULT_SIGMA
+    levels: Levels | None = None
+
+    @property
+    def dim(self) -> int:
+        """How many genes there are."""
+        return len(self.initial)
+
+    @property
+    def generation_size(self) -> int:
+        """The population, or the default for so many genes."""
+        return self.population or default_population(self.dim)
+
+    @property
+    def levels_of_genes(self) -> Levels:
+        """The levels, those of none as 0."""
+        return np.zeros(self.dim, dtype=np.int64) if self.levels is None else self.levels
+
+    def nearby(self, draws: np.random.Generator) -> Genome:
+        """Return a genome as CMA-ES draws its first ones: normally around the initial one, clipped to the cube."""
+        drawn: Genome = np.clip(draws.normal(self.initial, self.sigma), 0.0, 1.0)
+        return drawn
+
+
+class OptimizerFactory(Protocol):
+    """Builds an optimizer.
+
+    `purpose` says what to take it for, `takes_goals` whether it makes something of several goals (all others take the
+    fitness), `keeps_population` whether every generation has as many genomes.
     """
 
     purpose: str
     takes_goals: bool
     keeps_population: bool
 
-    def __call__(
-        self,
-        initial: Genome,
-        *,
-        seed: int,
-        population: int | None = None,
-        sigma: float = DEFAULT_SIGMA,
-        levels: Levels | None = None,
-    ) -> Optimizer:
+    def __call__(self, start: Start) -> Optimizer:
         """Return the optimizer."""
         ...
 
 
-class Best:
-    """The genome of the highest fitness told so far, the earliest of equals; at first the initial one."""
+class KeepsBest:
+    """What optimizers share that have no distribution: generations of one size, and the best genome as their mean."""
 
-    def __init__(self, initial: Genome) -> None:
-        self._genome = np.array(initial, dtype=np.float64)
-        self._fitness = -math.inf
+    keeps_population: ClassVar[bool] = True
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._best = np.array(start.initial, dtype=np.float64)
+        self._best_fitness = -math.inf
 
     @property
-    def genome(self) -> Genome:
-        """The genome, in an array of its own."""
-        return self._genome.copy()
+    def population(self) -> int:
+        """How many genomes the next generation has."""
+        return self._start.generation_size
+
+    @property
+    def mean(self) -> Genome:
+        """The genome of the highest fitness so far, the earliest of equals; at first the initial one."""
+        return self._best.copy()
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Nothing."""
+        return {}
 
     def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
-        """Look at a generation."""
+        """Remember the best."""
         for genome, each in zip(genomes, told, strict=True):
-            if each.fitness > self._fitness:
-                self._genome, self._fitness = genome.copy(), each.fitness
+            if each.fitness > self._best_fitness:
+                self._best, self._best_fitness = genome.copy(), each.fitness
 
 
 def check_asked(genomes: Sequence[Genome], asked: Sequence[Genome]) -> None:
     """Raise ValueError unless the genomes are those asked for, in their order."""
     if len(genomes) != len(asked) or not all(map(np.array_equal, genomes, asked)):
         raise ValueError("tell takes the genomes of the last ask, in its order")
-
-
-def drawn_nearby(initial: Genome, *, sigma: float, draws: np.random.Generator) -> Genome:
-    """Return a genome as CMA-ES draws its first ones: normally around the initial one, clipped to the cube."""
-    drawn: Genome = np.clip(draws.normal(initial, sigma), 0.0, 1.0)
-    return drawn
 
 
 def default_population(dim: int) -> int:

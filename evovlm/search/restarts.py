@@ -3,13 +3,13 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import ClassVar, NamedTuple
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.cmaes import CmaEs
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Told, default_population
+from evovlm.search.optimizer import Start, Told
 from evovlm.seeding import derive_seed, generator
 
 
@@ -27,7 +27,7 @@ class _Strategy(CmaEs):
         return bool(self._strategy.stop())
 
 
-class _Start(NamedTuple):
+class _Plan(NamedTuple):
     """How to start: `large` is for BIPOP's two accounts, `at_most` the evaluations after which it ends anyhow."""
 
     population: int
@@ -40,7 +40,7 @@ class _Start(NamedTuple):
 class _Run:
     """One start and its course: `level` is the median fitness of its last generation."""
 
-    start: _Start
+    plan: _Plan
     strategy: _Strategy
     evaluations: int = 0
     level: float = -math.inf
@@ -57,22 +57,12 @@ class _Restarted:
     takes_goals: ClassVar[bool] = False
     keeps_population: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        initial: Genome,
-        *,
-        seed: int,
-        population: int | None = None,
-        sigma: float = DEFAULT_SIGMA,
-        levels: Levels | None = None,
-    ) -> None:
-        self._levels = levels
-        self._seed = seed
-        self._dim = len(initial)
-        self._draws = generator("cma_restarts", seed)
-        self._first = _Start(population or default_population(self._dim), sigma, large=False)
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._draws = generator("cma_restarts", start.seed)
+        self._first = _Plan(start.generation_size, start.sigma, large=False)
         self._ended: list[_Run] = []
-        self._run = self._begun(self._first, initial, seed=seed)
+        self._run = self._begun(self._first, start.initial, seed=start.seed)
 
     @property
     def population(self) -> int:
@@ -100,26 +90,26 @@ class _Restarted:
         run.strategy.tell(genomes, told)
         run.evaluations += len(told)
         run.level = median(each.fitness for each in told)
-        if run.strategy.has_ended() or run.evaluations >= run.start.at_most:
+        if run.strategy.has_ended() or run.evaluations >= run.plan.at_most:
             self._ended.append(run)
             number = len(self._ended)
-            place = self._draws.random(self._dim)
-            self._run = self._begun(self._next(), place, seed=derive_seed("cma_restart", self._seed, number))
+            place = self._draws.random(self._start.dim)
+            self._run = self._begun(self._next(), place, seed=derive_seed("cma_restart", self._start.seed, number))
 
-    def _begun(self, start: _Start, place: Genome, *, seed: int) -> _Run:
-        strategy = _Strategy(place, seed=seed, population=start.population, sigma=start.sigma, levels=self._levels)
-        return _Run(start=start, strategy=strategy)
+    def _begun(self, plan: _Plan, place: Genome, *, seed: int) -> _Run:
+        start = replace(self._start, initial=place, seed=seed, population=plan.population, sigma=plan.sigma)
+        return _Run(plan=plan, strategy=_Strategy(start))
 
     def _spent(self, *, large: bool) -> int:
-        return sum(run.evaluations for run in self._ended if run.start.large is large)
+        return sum(run.evaluations for run in self._ended if run.plan.large is large)
 
     @property
-    def _doubled(self) -> _Start:
-        n_large = sum(run.start.large for run in self._ended)
+    def _doubled(self) -> _Plan:
+        n_large = sum(run.plan.large for run in self._ended)
         return self._first._replace(population=self._first.population * 2 ** (n_large + 1), large=True)
 
     @abstractmethod
-    def _next(self) -> _Start:
+    def _next(self) -> _Plan:
         """Return how to start anew."""
 
 
@@ -128,7 +118,7 @@ class CmaEsIpop(_Restarted):
 
     purpose: ClassVar[str] = "numbers with many local optima, and candidates by the thousand"
 
-    def _next(self) -> _Start:
+    def _next(self) -> _Plan:
         return self._doubled
 
 
@@ -142,13 +132,13 @@ class CmaEsBipop(_Restarted):
 
     purpose: ClassVar[str] = "as cma_ipop, where it is not known whether few large or many small starts do better"
 
-    def _next(self) -> _Start:
+    def _next(self) -> _Plan:
         large = self._spent(large=True)
         if self._spent(large=False) >= large:
             return self._doubled
         ratio = self._doubled.population / 2 / self._first.population
         size, step = self._draws.random(2).tolist()
-        return _Start(
+        return _Plan(
             population=math.floor(self._first.population * max(ratio / 2, 1.0) ** (size**2)),
             sigma=self._first.sigma * 10 ** (-2 * step),
             large=False,

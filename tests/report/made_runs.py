@@ -19,7 +19,6 @@ from evovlm.runs.journal import Entry, Journal, Parent, Stop, best_distinct
 from evovlm.runs.path_config import UNKNOWN_HOST, PathConfig
 from evovlm.runs.saved_scores import saving
 from evovlm.runs.search_config import SearchConfig
-from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import Outcome, Proposal, search
 from evovlm.tasks.sample import Sample
 from evovlm.tasks.scoring import SampleScore
@@ -187,13 +186,7 @@ def _write_search(
         journal.append_parent(parent)
     objective = config.goal(journal.parents)
     searched = config.searched(template=template, blocks=blocks)
-    optimizer = OPTIMIZERS[config.optimizer.kind](
-        searched.initial,
-        seed=config.seed,
-        population=config.optimizer.population,
-        sigma=config.optimizer.sigma,
-        levels=searched.levels,
-    )
+    optimizer = config.new_optimizer(searched)
 
     def entry(kind: str, genome: Genome, generation: int, outcome: Outcome, *, index: int | None = None) -> None:
         recipe_id = searched.recipe(genome).recipe_id

@@ -12,7 +12,7 @@ from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.catcma import CatCma
 from evovlm.search.categories import Categories
 from evovlm.search.cmaes import within_reach
-from evovlm.search.optimizer import Told
+from evovlm.search.optimizer import Start, Told
 
 MIXED = ["catcma", "cma_margin"]
 
@@ -119,7 +119,7 @@ def mean_of_ten_genes(kind: str, fitness: object) -> float:
     levels = np.where(np.arange(12) < 10, 5, 0)
     found = []
     for seed in range(3):
-        optimizer = OPTIMIZERS[kind](np.full(12, 0.5), seed=seed, levels=levels)
+        optimizer = OPTIMIZERS[kind](Start(initial=np.full(12, 0.5), seed=seed, levels=levels))
         for _ in range(150):
             genomes = optimizer.ask()
             optimizer.tell(genomes, [Told(fitness=fitness(genome)) for genome in genomes])
@@ -128,7 +128,7 @@ def mean_of_ten_genes(kind: str, fitness: object) -> float:
 
 
 def test_catcma_asks_for_the_middle_of_a_level_as_often_as_cma_would_draw_it() -> None:
-    optimizer = CatCma(np.array([0.5, 0.2]), seed=0, sigma=0.3, population=3000, levels=np.array([3, 5]))
+    optimizer = CatCma(Start(initial=np.array([0.5, 0.2]), seed=0, sigma=0.3, population=3000, levels=np.array([3, 5])))
     asked = np.array(optimizer.ask())
     assert set(asked[:, 0].round(12)) == {round((level + 0.5) / 3, 12) for level in range(3)}
     assert set(asked[:, 1].round(12)) == {round((level + 0.5) / 5, 12) for level in range(5)}
@@ -141,7 +141,7 @@ def test_catcma_asks_for_the_middle_of_a_level_as_often_as_cma_would_draw_it() -
 
 
 def test_catcma_s_mean_has_the_most_probable_level() -> None:
-    optimizer = CatCma(np.array([0.5, 0.5]), seed=0, levels=np.array([4, 0]))
+    optimizer = CatCma(Start(initial=np.array([0.5, 0.5]), seed=0, levels=np.array([4, 0])))
     for _ in range(60):
         genomes = optimizer.ask()
         optimizer.tell(genomes, [Told(fitness=float(part(genome[0], 4) == 1)) for genome in genomes])

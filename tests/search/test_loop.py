@@ -9,6 +9,7 @@ from evovlm.errors import AllCandidatesFailed
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import Generation, Outcome, Proposal, Standing, search, told
+from evovlm.search.optimizer import Start
 
 
 def evaluation(fitness: float) -> Evaluation:
@@ -57,7 +58,7 @@ def test_proposals_are_numbered_through_and_each_generation_is_reported_once() -
         proposals.extend(asked)
         return [evaluation(float(proposal.genome.sum())) for proposal in asked]
 
-    optimizer = OPTIMIZERS["cma"](np.full(2, 0.5), seed=0)
+    optimizer = OPTIMIZERS["cma"](Start(initial=np.full(2, 0.5), seed=0))
     assert search(optimizer, goes_on=generations(3), evaluate=evaluate, on_generation=ended.append) == 3
     assert [proposal.index for proposal in proposals] == list(range(18))
     assert [proposal.generation for proposal in proposals] == [0] * 6 + [1] * 6 + [2] * 6
@@ -75,7 +76,7 @@ def test_a_search_told_the_same_outcomes_again_asks_for_the_same_genomes() -> No
             return BROKEN if proposal.index % 5 == 1 else evaluation(-float(((proposal.genome - 0.3) ** 2).sum()))
 
         search(
-            OPTIMIZERS["cma"](np.full(3, 0.5), seed=9),
+            OPTIMIZERS["cma"](Start(initial=np.full(3, 0.5), seed=9)),
             goes_on=generations(6),
             evaluate=lambda asked: [outcome(proposal) for proposal in asked],
             on_generation=lambda _: None,
@@ -86,7 +87,7 @@ def test_a_search_told_the_same_outcomes_again_asks_for_the_same_genomes() -> No
 
 
 def test_nothing_is_told_of_a_generation_that_failed() -> None:
-    optimizer = OPTIMIZERS["random"](np.full(2, 0.5), seed=0)
+    optimizer = OPTIMIZERS["random"](Start(initial=np.full(2, 0.5), seed=0))
     ended: list[Generation] = []
     with pytest.raises(AllCandidatesFailed):
         search(

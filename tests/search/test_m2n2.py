@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.m2n2 import M2n2, shared
-from evovlm.search.optimizer import Told
+from evovlm.search.optimizer import Start, Told
 from evovlm.seeding import generator
 from tests.reference import shared_fitness
 
@@ -72,7 +72,7 @@ def test_two_specialists_are_joined_where_one_s_part_ends() -> None:
     """The first generation is replaced by specialists, each right in one half of the genes."""
     specialists = [np.array([0.9] * 4 + [0.9] * 4), np.array([0.1] * 4 + [0.1] * 4)]
     joined = 0.0
-    optimizer = M2n2(np.full(8, 0.5), seed=0, sigma=1e-3)
+    optimizer = M2n2(Start(initial=np.full(8, 0.5), seed=0, sigma=1e-3))
     optimizer.ask()
     optimizer.tell(specialists, [halves(genome) for genome in specialists])
     assert max(halves(genome).fitness for genome in specialists) <= 0.5
@@ -87,7 +87,7 @@ def test_two_specialists_are_joined_where_one_s_part_ends() -> None:
 
 def test_the_archive_keeps_those_who_stand_alone_on_a_sample() -> None:
     """Sixty copies of a good genome do not drive out the only one that is right on the last sample."""
-    optimizer = M2n2(np.full(2, 0.5), seed=0, population=6)
+    optimizer = M2n2(Start(initial=np.full(2, 0.5), seed=0, population=6))
     lone, good = np.array([0.9, 0.9]), np.array([0.1, 0.1])
     lone_told = Told(fitness=0.25, per_sample={("t", row): float(row == 3) for row in range(4)})
     good_told = Told(fitness=0.75, per_sample={("t", row): float(row < 3) for row in range(4)})
@@ -99,7 +99,7 @@ def test_the_archive_keeps_those_who_stand_alone_on_a_sample() -> None:
 
 
 def test_a_failure_among_evaluated_genomes_is_not_kept() -> None:
-    optimizer = M2n2(np.full(2, 0.5), seed=0)
+    optimizer = M2n2(Start(initial=np.full(2, 0.5), seed=0))
     genomes = [np.array([0.2, 0.2]), np.array([0.4, 0.4])]
     optimizer.tell(genomes, [Told(fitness=0.5, per_sample={("t", 0): 0.5}), Told(fitness=0.5)])
     assert [member.genome.tolist() for member in optimizer._archive] == [[0.2, 0.2]]
@@ -107,7 +107,7 @@ def test_a_failure_among_evaluated_genomes_is_not_kept() -> None:
 
 def test_children_take_the_levels_of_one_parent_or_the_other() -> None:
     levels = np.array([3] * 6)
-    optimizer = M2n2(np.full(6, 0.5), seed=0, levels=levels)
+    optimizer = M2n2(Start(initial=np.full(6, 0.5), seed=0, levels=levels))
     parents = [np.full(6, 1 / 6), np.full(6, 5 / 6)]
     optimizer.tell(parents, [Told(fitness=0.5, per_sample={("t", row): float(row == which) for row in range(2)})
                              for which in range(2)])  # fmt: skip

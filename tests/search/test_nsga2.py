@@ -8,7 +8,7 @@ import pytest
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
 from evovlm.search.nsga2 import Nsga2
-from evovlm.search.optimizer import Told
+from evovlm.search.optimizer import Start, Told
 
 
 def goals(genome: Genome) -> tuple[float, float]:
@@ -18,7 +18,7 @@ def goals(genome: Genome) -> tuple[float, float]:
 
 
 def test_a_front_comes_to_lie_along_all_trade_offs() -> None:
-    optimizer = Nsga2(np.full(4, 0.5), seed=0, population=20)
+    optimizer = Nsga2(Start(initial=np.full(4, 0.5), seed=0, population=20))
     for _ in range(60):
         genomes = optimizer.ask()
         optimizer.tell(genomes, [Told(fitness=sum(goals(genome)), goals=goals(genome)) for genome in genomes])
@@ -30,7 +30,7 @@ def test_a_front_comes_to_lie_along_all_trade_offs() -> None:
 
 
 def test_without_goals_it_climbs_the_fitness() -> None:
-    optimizer = Nsga2(np.full(3, 0.5), seed=0)
+    optimizer = Nsga2(Start(initial=np.full(3, 0.5), seed=0))
     for _ in range(80):
         genomes = optimizer.ask()
         optimizer.tell(genomes, [Told(fitness=-float(np.sum((genome - 0.8) ** 2))) for genome in genomes])
@@ -38,7 +38,7 @@ def test_without_goals_it_climbs_the_fitness() -> None:
 
 
 def test_the_first_generation_has_the_initial_genome_and_lies_around_it() -> None:
-    asked = np.array(Nsga2(np.array([0.3, 0.7]), seed=0, population=400, sigma=0.05).ask())
+    asked = np.array(Nsga2(Start(initial=np.array([0.3, 0.7]), seed=0, population=400, sigma=0.05)).ask())
     assert asked[0].tolist() == [0.3, 0.7]
     assert np.abs(asked.mean(axis=0) - [0.3, 0.7]).max() < 0.01
     assert np.abs(asked.std(axis=0) - 0.05).max() < 0.01
@@ -47,4 +47,4 @@ def test_the_first_generation_has_the_initial_genome_and_lies_around_it() -> Non
 def test_a_missing_pymoo_is_an_error_that_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymoo.algorithms.moo.nsga2", None)
     with pytest.raises(ConfigError, match=r'(?s)nsga2 needs pymoo.*pip install "evovlm\[pareto\]"'):
-        Nsga2(np.full(2, 0.5), seed=0)
+        Nsga2(Start(initial=np.full(2, 0.5), seed=0))

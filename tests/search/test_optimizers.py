@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from evovlm.recipes.candidate import Genome
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.cmaes import CmaEs, CmaEsWithMargin
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Optimizer, Told, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Optimizer, Start, Told, default_population
 
 KINDS = sorted(OPTIMIZERS)
 MIXED = ["catcma", "cma_margin"]
@@ -62,7 +62,9 @@ def equal(first: Sequence[Genome], second: Sequence[Genome]) -> bool:
 def test_every_genome_and_the_mean_lie_in_the_unit_cube(
     kind: str, dim: int, n_levels: int, seed: int, slope: float, levels: int
 ) -> None:
-    optimizer = OPTIMIZERS[kind](middle(dim), seed=seed, levels=np.where(np.arange(dim) < n_levels, levels, 0))
+    optimizer = OPTIMIZERS[kind](
+        Start(initial=middle(dim), seed=seed, levels=np.where(np.arange(dim) < n_levels, levels, 0))
+    )
     genomes = run(optimizer, lambda genome: slope * float(genome.sum()), generations=6)
     assert all(np.isfinite(figure) for figure in optimizer.figures.values())
     for genome in [*genomes, optimizer.mean]:
@@ -73,8 +75,8 @@ def test_every_genome_and_the_mean_lie_in_the_unit_cube(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_generation_has_the_default_population_unless_one_is_given(kind: str) -> None:
-    assert len(OPTIMIZERS[kind](middle(6), seed=0).ask()) == 9
-    chosen = OPTIMIZERS[kind](middle(6), seed=0, population=5)
+    assert len(OPTIMIZERS[kind](Start(initial=middle(6), seed=0)).ask()) == 9
+    chosen = OPTIMIZERS[kind](Start(initial=middle(6), seed=0, population=5))
     assert chosen.population == len(chosen.ask()) == 5
 
 
@@ -87,7 +89,7 @@ def test_the_default_population_is_4_plus_3_ln_n(dim: int, population: int) -> N
 @pytest.mark.parametrize("levels", [[0, 0, 0], [2, 2, 0], [2, 2, 2], [0, 3, 5]])
 def test_the_same_seed_asks_for_the_same_genomes_and_another_for_others(kind: str, levels: list[int]) -> None:
     def asked(seed: int) -> list[Genome]:
-        optimizer = OPTIMIZERS[kind](middle(3), seed=seed, levels=np.array(levels))
+        optimizer = OPTIMIZERS[kind](Start(initial=middle(3), seed=seed, levels=np.array(levels)))
         return run(optimizer, closeness(np.array([0.2, 0.9, 0.5])), generations=8)
 
     assert equal(asked(7), asked(7))
@@ -99,10 +101,10 @@ def test_numpy_s_global_stream_is_neither_used_nor_disturbed(kind: str) -> None:
     fitness = closeness(np.array([0.3, 0.6]))
     np.random.seed(1)
     before = global_state()
-    undisturbed = run(OPTIMIZERS[kind](middle(2), seed=5), fitness, generations=6)
+    undisturbed = run(OPTIMIZERS[kind](Start(initial=middle(2), seed=5)), fitness, generations=6)
     assert global_state() == before
 
-    optimizer = OPTIMIZERS[kind](middle(2), seed=5)
+    optimizer = OPTIMIZERS[kind](Start(initial=middle(2), seed=5))
     disturbed: list[Genome] = []
     for generation in range(6):
         np.random.seed(generation)
@@ -115,9 +117,10 @@ def test_numpy_s_global_stream_is_neither_used_nor_disturbed(kind: str) -> None:
 def test_two_interleaved_searches_do_not_disturb_one_another(first: str, second: str) -> None:
     target = closeness(np.array([0.1, 0.8, 0.4]))
     alone = [
-        run(OPTIMIZERS[kind](middle(3), seed=seed), target, generations=7) for kind, seed in ((first, 1), (second, 2))
+        run(OPTIMIZERS[kind](Start(initial=middle(3), seed=seed)), target, generations=7)
+        for kind, seed in ((first, 1), (second, 2))
     ]
-    pair = [OPTIMIZERS[first](middle(3), seed=1), OPTIMIZERS[second](middle(3), seed=2)]
+    pair = [OPTIMIZERS[first](Start(initial=middle(3), seed=1)), OPTIMIZERS[second](Start(initial=middle(3), seed=2))]
     together: list[list[Genome]] = [[], []]
     for _ in range(7):
         asked = [optimizer.ask() for optimizer in pair]
@@ -130,7 +133,7 @@ def test_two_interleaved_searches_do_not_disturb_one_another(first: str, second:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_changing_an_asked_genome_changes_nothing(kind: str) -> None:
-    spoilt = OPTIMIZERS[kind](middle(4), seed=3)
+    spoilt = OPTIMIZERS[kind](Start(initial=middle(4), seed=3))
     for genome in spoilt.ask():
         genome[:] = -1.0
     spoilt.mean[:] = 7.0
@@ -140,14 +143,14 @@ def test_changing_an_asked_genome_changes_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dim", [1, 2, 6])
 def test_equal_fitnesses_for_many_generations_are_no_obstacle(kind: str, dim: int) -> None:
-    asked = run(OPTIMIZERS[kind](middle(dim), seed=0), lambda _: 0.0, generations=40)
+    asked = run(OPTIMIZERS[kind](Start(initial=middle(dim), seed=0)), lambda _: 0.0, generations=40)
     assert all(np.all(np.isfinite(genome)) for genome in asked)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_looking_at_the_figures_and_the_mean_changes_nothing(kind: str) -> None:
     target = closeness(np.array([0.2, 0.9, 0.5]))
-    watched, alone = (OPTIMIZERS[kind](middle(3), seed=1, levels=np.array([0, 2, 3])) for _ in range(2))
+    watched, alone = (OPTIMIZERS[kind](Start(initial=middle(3), seed=1, levels=np.array([0, 2, 3]))) for _ in range(2))
     genomes: list[Genome] = []
     for _ in range(8):
         first = (dict(watched.figures), watched.mean)
@@ -159,7 +162,7 @@ def test_looking_at_the_figures_and_the_mean_changes_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_told_goals_and_samples_harm_no_one_who_makes_nothing_of_them(kind: str) -> None:
-    optimizer = OPTIMIZERS[kind](middle(3), seed=1)
+    optimizer = OPTIMIZERS[kind](Start(initial=middle(3), seed=1))
     for generation in range(6):
         genomes = optimizer.ask()
         told = [
@@ -173,7 +176,7 @@ def test_told_goals_and_samples_harm_no_one_who_makes_nothing_of_them(kind: str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_optimizer_that_keeps_its_population_does(kind: str) -> None:
     # So small a step that one with restarts starts anew at once.
-    optimizer = OPTIMIZERS[kind](np.full(3, 0.5), seed=1, population=4, sigma=1e-7)
+    optimizer = OPTIMIZERS[kind](Start(initial=np.full(3, 0.5), seed=1, population=4, sigma=1e-7))
     sizes = set()
     for _ in range(3):
         asked = optimizer.ask()
@@ -192,7 +195,7 @@ def test_every_optimizer_says_what_it_is_for() -> None:
 
 @pytest.mark.parametrize("kind", ["cma", "cma_separable"])
 def test_the_figures_of_a_distribution_are_its_step_size_and_its_condition(kind: str) -> None:
-    optimizer = OPTIMIZERS[kind](middle(3), seed=0)
+    optimizer = OPTIMIZERS[kind](Start(initial=middle(3), seed=0))
     assert optimizer.figures == pytest.approx({"sigma": DEFAULT_SIGMA, "condition": 1.0}, rel=1e-3)
     # The first number matters ten thousand times as much as the others: the distribution becomes that long.
     steep = np.array([100.0, 1.0, 1.0])
@@ -203,19 +206,19 @@ def test_the_figures_of_a_distribution_are_its_step_size_and_its_condition(kind:
 
 @pytest.mark.parametrize("target", [[0.3, 0.7, 0.2], [1.0, 1.0, 0.0]], ids=["inside", "corner"])
 def test_cma_finds_the_highest_point(target: list[float]) -> None:
-    optimizer = OPTIMIZERS["cma"](middle(3), seed=0)
+    optimizer = OPTIMIZERS["cma"](Start(initial=middle(3), seed=0))
     run(optimizer, closeness(np.array(target)), generations=60)
     assert np.abs(optimizer.mean - target).max() < 0.01
 
 
 def test_cma_in_one_dimension_finds_the_highest_point() -> None:
-    optimizer = OPTIMIZERS["cma"](middle(1), seed=0)
+    optimizer = OPTIMIZERS["cma"](Start(initial=middle(1), seed=0))
     run(optimizer, closeness(np.array([0.8])), generations=60)
     assert abs(float(optimizer.mean[0]) - 0.8) < 0.01
 
 
 def test_cma_starts_around_the_initial_point_with_the_paper_s_step() -> None:
-    first = np.array([genome for seed in range(200) for genome in CmaEs(middle(2), seed=seed).ask()])
+    first = np.array([genome for seed in range(200) for genome in CmaEs(Start(initial=middle(2), seed=seed)).ask()])
     assert np.abs(first.mean(axis=0) - 0.5).max() < 0.02
     assert np.abs(first.std(axis=0) - DEFAULT_SIGMA).max() < 0.02
 
@@ -230,7 +233,7 @@ def test_cma_moves_as_pycma_does_when_no_bound_is_met() -> None:
         0.01,
         {"popsize": 7, "randn": lambda rows, cols: draws.standard_normal((rows, cols)), "seed": np.nan, "verbose": -9},
     )
-    ours = CmaEs(middle(3), seed=11, population=7, sigma=0.01)
+    ours = CmaEs(Start(initial=middle(3), seed=11, population=7, sigma=0.01))
     target = closeness(np.array([0.52, 0.49, 0.5]))
     for _ in range(25):
         theirs = twin.ask()
@@ -246,7 +249,7 @@ def test_separable_cma_learns_the_scale_of_many_genes_sooner() -> None:
     scales = 10.0 ** np.linspace(0, 3, 60)
 
     def reached(kind: str) -> float:
-        optimizer = OPTIMIZERS[kind](np.full(60, 0.4), seed=1)
+        optimizer = OPTIMIZERS[kind](Start(initial=np.full(60, 0.4), seed=1))
         run(optimizer, lambda genome: -float(np.sum((scales * (genome - 0.5)) ** 2)), generations=300)
         return float(np.sum((scales * (optimizer.mean - 0.5)) ** 2))
 
@@ -255,28 +258,28 @@ def test_separable_cma_learns_the_scale_of_many_genes_sooner() -> None:
 
 def test_only_the_ranking_of_fitnesses_counts_for_cma() -> None:
     target = closeness(np.array([0.2, 0.6]))
-    plain = run(CmaEs(middle(2), seed=4), target, generations=10)
-    curved = run(CmaEs(middle(2), seed=4), lambda genome: math.exp(5 * target(genome)), generations=10)
+    plain = run(CmaEs(Start(initial=middle(2), seed=4)), target, generations=10)
+    curved = run(CmaEs(Start(initial=middle(2), seed=4)), lambda genome: math.exp(5 * target(genome)), generations=10)
     assert equal(plain, curved)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("random", "random_nearby", "m2n2")])
 def test_what_holds_a_distribution_refuses_genomes_that_it_did_not_ask_for(kind: str) -> None:
-    optimizer = OPTIMIZERS[kind](middle(2), seed=0)
+    optimizer = OPTIMIZERS[kind](Start(initial=middle(2), seed=0))
     genomes = optimizer.ask()
     with pytest.raises(ValueError, match="last ask"):
         optimizer.tell(genomes[::-1], [Told(fitness=0.0)] * len(genomes))
 
 
 def test_random_search_keeps_its_best_genome_as_its_mean() -> None:
-    optimizer = OPTIMIZERS["random"](middle(2), seed=0)
+    optimizer = OPTIMIZERS["random"](Start(initial=middle(2), seed=0))
     assert np.array_equal(optimizer.mean, middle(2))
     asked = run(optimizer, closeness(np.array([0.9, 0.1])), generations=5)
     assert np.array_equal(optimizer.mean, max(asked, key=closeness(np.array([0.9, 0.1]))))
 
 
 def test_random_search_nearby_draws_as_the_first_generation_of_cma_does_and_never_moves() -> None:
-    optimizer = OPTIMIZERS["random_nearby"](np.array([0.3, 0.7]), seed=0, population=400, sigma=0.1)
+    optimizer = OPTIMIZERS["random_nearby"](Start(initial=np.array([0.3, 0.7]), seed=0, population=400, sigma=0.1))
     asked = np.array(run(optimizer, lambda genome: float(genome.sum()), generations=4))
     assert np.abs(asked.mean(axis=0) - [0.3, 0.7]).max() < 0.01
     assert np.abs(asked.std(axis=0) - 0.1).max() < 0.01
@@ -293,8 +296,8 @@ def leading_ones(genome: Genome) -> float:
 def test_without_binary_genes_a_mixed_encoding_is_cma(kind: str) -> None:
     target = closeness(np.array([0.2, 0.9, 0.5]))
     assert equal(
-        run(OPTIMIZERS[kind](middle(3), seed=2), target, generations=10),
-        run(OPTIMIZERS["cma"](middle(3), seed=2), target, generations=10),
+        run(OPTIMIZERS[kind](Start(initial=middle(3), seed=2)), target, generations=10),
+        run(OPTIMIZERS["cma"](Start(initial=middle(3), seed=2)), target, generations=10),
     )
 
 
@@ -313,7 +316,7 @@ def mean_of_leading_ones(kind: str) -> float:
     found = []
     for seed in range(8):
         optimizer = OPTIMIZERS[kind](
-            np.where(binary, 0.3, 0.5), seed=seed, sigma=0.1, population=12, levels=two(binary)
+            Start(initial=np.where(binary, 0.3, 0.5), seed=seed, sigma=0.1, population=12, levels=two(binary))
         )
         run(
             optimizer,
@@ -328,8 +331,10 @@ def mean_of_leading_ones(kind: str) -> float:
 @settings(max_examples=20, deadline=None)
 def test_the_margin_keeps_either_side_of_a_binary_gene_within_reach(seed: int, generations: int) -> None:
     binary = np.array([True, True, False])
-    optimizer = CmaEsWithMargin(np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1, levels=two(binary))
-    plain = CmaEs(np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1)
+    optimizer = CmaEsWithMargin(
+        Start(initial=np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1, levels=two(binary))
+    )
+    plain = CmaEs(Start(initial=np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1))
     run(optimizer, lambda genome: float(genome[0] > 0.5) - float(genome[1] > 0.5), generations=generations)
     spread = NormalDist()
     stds, mean = optimizer._strategy.stds, optimizer._strategy.mean
@@ -338,7 +343,8 @@ def test_the_margin_keeps_either_side_of_a_binary_gene_within_reach(seed: int, g
         # The margin of the paper: 1 / (dim population).
         assert min(above, 1.0 - above) >= 1 / (3 * 6) - 1e-9
     assert equal(
-        plain.ask()[:1], CmaEsWithMargin(np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1).ask()[:1]
+        plain.ask()[:1],
+        CmaEsWithMargin(Start(initial=np.array([0.7, 0.3, 0.5]), seed=seed, population=6, sigma=0.1)).ask()[:1],
     )
 
 
@@ -352,7 +358,7 @@ def test_a_binary_gene_may_leave_the_cube_within_and_is_told_as_drawn() -> None:
         0.3,
         {"popsize": 6, "randn": lambda rows, cols: draws.standard_normal((rows, cols)), "seed": np.nan, "verbose": -9},
     )
-    ours = CmaEs(np.array([0.95, 0.05]), seed=5, population=6, sigma=0.3, levels=two([True, True]))
+    ours = CmaEs(Start(initial=np.array([0.95, 0.05]), seed=5, population=6, sigma=0.3, levels=two([True, True])))
     for _ in range(10):
         theirs, asked = twin.ask(), ours.ask()
         assert equal([np.clip(genome, 0, 1) for genome in theirs], asked)
@@ -363,7 +369,13 @@ def test_a_binary_gene_may_leave_the_cube_within_and_is_told_as_drawn() -> None:
 
 def test_catcma_starts_from_the_probabilities_that_cma_would_draw_with() -> None:
     optimizer = OPTIMIZERS["catcma"](
-        np.array([0.7, 0.3, 0.5, 0.4]), seed=0, sigma=0.1, population=500, levels=two([True, True, True, False])
+        Start(
+            initial=np.array([0.7, 0.3, 0.5, 0.4]),
+            seed=0,
+            sigma=0.1,
+            population=500,
+            levels=two([True, True, True, False]),
+        )
     )
     expected = [NormalDist().cdf(2), NormalDist().cdf(-2), 0.5, 0.4]
     # No probability comes closer to 0 or 1 than the margin.
@@ -376,7 +388,7 @@ def test_catcma_starts_from_the_probabilities_that_cma_would_draw_with() -> None
 
 @pytest.mark.parametrize("kind", MIXED)
 def test_a_space_of_binary_genes_alone_can_be_searched(kind: str) -> None:
-    optimizer = OPTIMIZERS[kind](np.full(10, 0.3), seed=1, sigma=0.1, levels=two([True] * 10))
+    optimizer = OPTIMIZERS[kind](Start(initial=np.full(10, 0.3), seed=1, sigma=0.1, levels=two([True] * 10)))
     run(optimizer, lambda genome: float(np.sum(genome > 0.5)), generations=80)
     assert np.all(optimizer.mean > 0.5)
 

@@ -7,7 +7,7 @@ from evovlm.errors import AllCandidatesFailed, RunMismatch
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import Generation, Outcome, Proposal, Standing, search
-from evovlm.search.optimizer import Optimizer
+from evovlm.search.optimizer import Optimizer, Start
 from evovlm.search.replay import replayed
 
 KINDS = sorted(OPTIMIZERS)
@@ -24,7 +24,7 @@ def outcome(proposal: Proposal) -> Outcome:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_replayed_optimizer_is_where_the_search_was(kind: str) -> None:
     def new() -> Optimizer:
-        return OPTIMIZERS[kind](np.full(3, 0.6), seed=3, sigma=0.02, levels=np.array([0, 2, 3]))
+        return OPTIMIZERS[kind](Start(initial=np.full(3, 0.6), seed=3, sigma=0.02, levels=np.array([0, 2, 3])))
 
     optimizer, generations = new(), list[Generation]()
     means, figures = [optimizer.mean], [dict(optimizer.figures)]
@@ -48,6 +48,6 @@ def test_a_replayed_optimizer_is_where_the_search_was(kind: str) -> None:
 def test_a_generation_of_another_size_is_not_this_search_s() -> None:
     evaluated = Evaluation(scores={}, fitness=0.5, seconds={}, tokens=0)
     with pytest.raises(RunMismatch, match="generation 1 has 5 candidates, and this search asks for 6"):
-        list(replayed(OPTIMIZERS["cma"](np.full(2, 0.5), seed=0), [[evaluated] * 6, [evaluated] * 5]))
+        list(replayed(OPTIMIZERS["cma"](Start(initial=np.full(2, 0.5), seed=0)), [[evaluated] * 6, [evaluated] * 5]))
     with pytest.raises(AllCandidatesFailed):
-        list(replayed(OPTIMIZERS["cma"](np.full(2, 0.5), seed=0), [[BROKEN] * 6]))
+        list(replayed(OPTIMIZERS["cma"](Start(initial=np.full(2, 0.5), seed=0)), [[BROKEN] * 6]))

@@ -8,7 +8,7 @@ import pytest
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.cmaes import CmaEs
-from evovlm.search.optimizer import Told
+from evovlm.search.optimizer import Start, Told
 from evovlm.search.restarts import CmaEsBipop, CmaEsIpop
 
 BOTH = [CmaEsIpop, CmaEsBipop]
@@ -41,7 +41,7 @@ def starts(
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_the_first_start_is_plain_cma(kind: type[CmaEsIpop | CmaEsBipop]) -> None:
-    restarted, plain = kind(np.full(3, 0.4), seed=5), CmaEs(np.full(3, 0.4), seed=5)
+    restarted, plain = kind(Start(initial=np.full(3, 0.4), seed=5)), CmaEs(Start(initial=np.full(3, 0.4), seed=5))
     for _ in range(20):
         asked, expected = restarted.ask(), plain.ask()
         assert all(map(np.array_equal, asked, expected))
@@ -52,14 +52,14 @@ def test_the_first_start_is_plain_cma(kind: type[CmaEsIpop | CmaEsBipop]) -> Non
 
 
 def test_ipop_doubles_its_population_with_each_start() -> None:
-    found = starts(CmaEsIpop(np.full(2, 0.1), seed=1), rastrigin, evaluations=4000)
+    found = starts(CmaEsIpop(Start(initial=np.full(2, 0.1), seed=1)), rastrigin, evaluations=4000)
     assert [population for population, _, _ in found] == [6 * 2**number for number in range(len(found))]
     assert len(found) > 3
     assert all(sigma == pytest.approx(1 / 6) for _, sigma, _ in found)
 
 
 def test_bipop_takes_turns_and_spends_about_as_much_on_small_starts_as_on_large_ones() -> None:
-    found = starts(CmaEsBipop(np.full(2, 0.1), seed=1), rastrigin, evaluations=12000)
+    found = starts(CmaEsBipop(Start(initial=np.full(2, 0.1), seed=1)), rastrigin, evaluations=12000)
     spent = {False: 0, True: 0}
     n_large = 0
     for number, (population, sigma, took) in enumerate(found):
@@ -80,7 +80,7 @@ def test_bipop_takes_turns_and_spends_about_as_much_on_small_starts_as_on_large_
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_restarts_leave_local_optima_that_hold_plain_cma(kind: type[CmaEsIpop | CmaEsBipop]) -> None:
-    restarted, plain = kind(np.full(2, 0.1), seed=4), CmaEs(np.full(2, 0.1), seed=4)
+    restarted, plain = kind(Start(initial=np.full(2, 0.1), seed=4)), CmaEs(Start(initial=np.full(2, 0.1), seed=4))
     starts(restarted, rastrigin, evaluations=5000)
     for _ in range(5000 // plain.population):
         genomes = plain.ask()
@@ -90,7 +90,7 @@ def test_restarts_leave_local_optima_that_hold_plain_cma(kind: type[CmaEsIpop | 
 
 
 def test_the_mean_stays_that_of_an_old_start_until_a_new_one_does_better() -> None:
-    optimizer = CmaEsIpop(np.full(2, 0.6), seed=0)
+    optimizer = CmaEsIpop(Start(initial=np.full(2, 0.6), seed=0))
     while optimizer.figures["restarts"] == 0:
         genomes = optimizer.ask()
         optimizer.tell(genomes, [Told(fitness=rastrigin(genome)) for genome in genomes])
@@ -106,7 +106,7 @@ def test_the_mean_stays_that_of_an_old_start_until_a_new_one_does_better() -> No
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_few_generations_of_equal_answers_start_nothing_anew(kind: type[CmaEsIpop | CmaEsBipop]) -> None:
-    optimizer = kind(np.full(2, 0.1), seed=1)
+    optimizer = kind(Start(initial=np.full(2, 0.1), seed=1))
     for _ in range(9):
         genomes = optimizer.ask()
         optimizer.tell(genomes, [Told(fitness=0.25)] * len(genomes))
