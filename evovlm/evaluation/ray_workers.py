@@ -7,6 +7,7 @@ that all see or from its own copy of the hub's files, and the workers of one nod
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,19 +90,17 @@ class RayActors:
         """
         ray = _import_ray()
         owns_ray = not ray.is_initialized()
-        if owns_ray:
-            _join(ray, settings.address)
-        try:
+        with ExitStack() as if_refused:
+            if owns_ray:
+                _join(ray, settings.address)
+                if_refused.callback(ray.shutdown)
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             gpus = settings.gpus_per_worker
             if gpus is None:
                 gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
             settings = replace(settings, gpus_per_worker=gpus)
             _check_room(settings, nodes)
-        except BaseException:
-            if owns_ray:
-                ray.shutdown()
-            raise
+            if_refused.pop_all()
         place = Place(
             # Without a GPU of its own, a worker must not take one that Ray gave to another.
             device="cpu" if device == "auto" and not gpus else device,

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -134,7 +135,8 @@ class Supervisor:
         Raises the error of the first that cannot open, RunError when one ends meanwhile; none is left then.
         """
         welcomes: dict[int, Welcome] = {}
-        try:
+        with ExitStack() as if_refused:
+            if_refused.callback(crew.close)
             for seat in range(crew.n_seats):
                 crew.start(seat)
             while len(welcomes) < crew.n_seats:
@@ -148,9 +150,7 @@ class Supervisor:
                             "    Look above for what it said; without a word, memory may have run out: fewer workers."
                         )
                     welcomes[seat] = report
-        except BaseException:
-            crew.close()
-            raise
+            if_refused.pop_all()
         return cls(crew, welcome=welcomes[0], time_limit_s=time_limit_s)
 
     @property

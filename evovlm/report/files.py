@@ -1,6 +1,5 @@
 """The report as files: the page, and its figures as SVG and PNG."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,19 +39,16 @@ def write_figures(folder: Path, content: RunContent | RunsContent, *, language: 
     check_new(folder)
     font = japanese_font()
     pen = file_pen(speaker(language))
-    with _told(folder):
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            with style(pen):
-                names = _write_svgs(_drawings(content, pen), beside)
-            painted = file_pen(speaker(png_language(language)))
-            with style(painted, family=[font] if font else []):
-                names += _write_pngs(_drawings(content, painted), beside)
-            beside.chmod(0o755)
-            beside.rename(folder)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
+    with _told(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        # Inside, so that what is left of it can be removed after the rename, as well as after an error.
+        beside = Path(scratch) / folder.name
+        beside.mkdir()
+        with style(pen):
+            names = _write_svgs(_drawings(content, pen), beside)
+        painted = file_pen(speaker(png_language(language)))
+        with style(painted, family=[font] if font else []):
+            names += _write_pngs(_drawings(content, painted), beside)
+        beside.rename(folder)
     return tuple(folder / name for name in names)
 
 
