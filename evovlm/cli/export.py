@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from evovlm.recipes.kinds import Recipe
 
 
-class Target(StrEnum):
-    """What a recipe or a run can be exported to."""
+class Format(StrEnum):
+    """The tool whose file a recipe or a run is written as."""
 
     MERGEKIT = "mergekit"
     OPTUNA = "optuna"
@@ -20,8 +20,8 @@ class Target(StrEnum):
 
 def export(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE-or-RUN", help="A recipe (YAML), or a run's folder.")],
-    to: Annotated[
-        Target | None, typer.Option("--to", help="The tool that is to read it: mergekit a recipe, optuna a run.")
+    form: Annotated[
+        Format | None, typer.Option("--format", help="The tool that is to read it: mergekit a recipe, optuna a run.")
     ] = None,
     pick: Annotated[
         str | None,
@@ -33,13 +33,13 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Take a candidate of a run as a recipe, or export a recipe to mergekit, or a whole run to an Optuna study."""
-    if to is Target.OPTUNA:
+    if form is Format.OPTUNA:
         _export_run(recipe, pick=pick, out=out, as_json=as_json)
         return
     from evovlm.recipes.documents import recipe_to_yaml
 
-    loaded, index = _recipe(recipe, pick=pick, to=to)
-    text = _mergekit(loaded) if to is Target.MERGEKIT else recipe_to_yaml(loaded, folder=out.parent if out else None)
+    loaded, index = _recipe(recipe, pick=pick, form=form)
+    text = _mergekit(loaded) if form is Format.MERGEKIT else recipe_to_yaml(loaded, folder=out.parent if out else None)
     if out is not None:
         from evovlm.cli.new_file import write_new_file
 
@@ -47,7 +47,7 @@ def export(
     if as_json:
         result = {
             "recipe_id": loaded.recipe_id,
-            "to": to.value if to is not None else None,
+            "format": form.value if form is not None else None,
             "file": str(out) if out is not None else None,
             "text": text,
             **({} if index is None else {"candidate": index}),
@@ -69,14 +69,14 @@ def _export_run(run: Path, *, pick: str | None, out: Path | None, as_json: bool)
         raise ConfigError("--out is missing: name the new file for the study, as in --out study.db.")
     studies = export_to_optuna(run, out=out)
     if as_json:
-        result = {"to": Target.OPTUNA.value, "file": str(out), "studies": [asdict(study) for study in studies]}
+        result = {"format": Format.OPTUNA.value, "file": str(out), "studies": [asdict(study) for study in studies]}
         typer.echo(json.dumps(result, ensure_ascii=False))
         return
     for study in studies:
         typer.echo(f"{out}: study {study.name}, {study.trials} trials ({study.failed} failed)")
 
 
-def _recipe(path: Path, *, pick: str | None, to: Target | None) -> tuple["Recipe", int | None]:
+def _recipe(path: Path, *, pick: str | None, form: Format | None) -> tuple["Recipe", int | None]:
     """Return the recipe in a file, or that of a run's candidate with its number."""
     from evovlm.errors import ConfigError
     from evovlm.merging.methods import METHODS
@@ -92,8 +92,8 @@ def _recipe(path: Path, *, pick: str | None, to: Target | None) -> tuple["Recipe
         return picked.recipe, picked.entry.index
     if pick is not None:
         raise ConfigError(f"{path} is no run's folder, from which --pick could take a candidate.")
-    if to is None:
-        raise ConfigError(f"{path} is a recipe already: --to says which tool it is for ({', '.join(Target)}).")
+    if form is None:
+        raise ConfigError(f"{path} is a recipe already: --format says which tool it is for ({', '.join(Format)}).")
     return load_recipe(path, methods=METHODS), None
 
 

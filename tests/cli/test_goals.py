@@ -52,7 +52,7 @@ def test_the_front_is_shown_and_a_candidate_of_it_exported(evovlm: Command, trad
     assert taken["recipe_id"] == summary["front"][0]["recipe_id"]
     assert load_recipe(tmp_path / "taken.yaml").recipe_id == taken["recipe_id"]
     assert "format: 1" in evovlm("export", run, "--pick", "knee").out
-    mergekit = evovlm("export", run, "--pick", "best", "--to", "mergekit")
+    mergekit = evovlm("export", run, "--pick", "best", "--format", "mergekit")
     assert "merge_method: dare_ties" in mergekit.out, mergekit.err
     again = evovlm("export", run, "--pick", index, "--out", tmp_path / "taken.yaml")
     assert (again.code, "exists already" in again.err) == (2, True)
@@ -61,7 +61,7 @@ def test_the_front_is_shown_and_a_candidate_of_it_exported(evovlm: Command, trad
 def test_export_says_what_it_lacks(evovlm: Command, finished: Path) -> None:
     for arguments, words in (
         ([finished], "--pick says which candidate"),
-        ([finished / "best.yaml"], "--to says which tool"),
+        ([finished / "best.yaml"], "--format says which tool"),
         ([finished / "best.yaml", "--pick", "best"], "no run's folder"),
         ([finished, "--pick", "knee"], "no Pareto front"),
     ):

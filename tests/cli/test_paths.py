@@ -120,10 +120,10 @@ def test_a_hybrid_and_a_merge_in_parameter_space_are_shown(
 def test_a_path_is_exported_as_slices_and_a_hybrid_is_not(
     evovlm: Command, path_recipe: Path, hybrid_recipe: Path
 ) -> None:
-    exported = evovlm("export", path_recipe, "--to", "mergekit")
+    exported = evovlm("export", path_recipe, "--format", "mergekit")
     assert exported.code == 0, exported
     assert "layer_range: [0, 1]" in exported.out
-    refused = evovlm("export", hybrid_recipe, "--to", "mergekit")
+    refused = evovlm("export", hybrid_recipe, "--format", "mergekit")
     assert refused.code == 2
     assert "one by one" in refused.err
 

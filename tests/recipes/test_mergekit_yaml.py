@@ -549,18 +549,18 @@ def test_the_head_says_where_the_two_tools_differ(models: Path) -> None:
 def test_the_command_prints_or_writes_and_never_overwrites(models: Path) -> None:
     recipe = place("recipes/ties_deep.yaml", models)
     runner = CliRunner()
-    printed = runner.invoke(app, ["export", str(recipe), "--to", "mergekit"])
+    printed = runner.invoke(app, ["export", str(recipe), "--format", "mergekit"])
     assert printed.exit_code == 0
     out = models / "out.yaml"
-    assert runner.invoke(app, ["export", str(recipe), "--to", "mergekit", "--out", str(out)]).stdout.strip() == str(out)
+    assert runner.invoke(app, ["export", str(recipe), "--format", "mergekit", "--out", str(out)]).stdout.strip() == str(out)
     assert out.read_text() == printed.stdout
     assert load_recipe(out).recipe_id == load_recipe(recipe).recipe_id
-    again = runner.invoke(app, ["export", str(recipe), "--to", "mergekit", "--out", str(out)])
+    again = runner.invoke(app, ["export", str(recipe), "--format", "mergekit", "--out", str(out)])
     assert isinstance(again.exception, OutputExists)
-    as_json = json.loads(runner.invoke(app, ["export", str(recipe), "--to", "mergekit", "--json"]).stdout)
+    as_json = json.loads(runner.invoke(app, ["export", str(recipe), "--format", "mergekit", "--json"]).stdout)
     assert as_json == {
         "recipe_id": load_recipe(recipe).recipe_id,
-        "to": "mergekit",
+        "format": "mergekit",
         "file": None,
         "text": printed.stdout,
     }

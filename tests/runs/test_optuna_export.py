@@ -168,17 +168,17 @@ def test_what_is_missing_is_said(config: EvolveConfig, tmp_path: Path, monkeypat
 def test_the_command_writes_a_study_and_needs_a_file(config: EvolveConfig, tmp_path: Path) -> None:
     run = written_run(tmp_path / "run", config, [evaluation(0.5), Failure(kind="k", reason="r")])
     runner = CliRunner()
-    missing = runner.invoke(app, ["export", str(run), "--to", "optuna"])
+    missing = runner.invoke(app, ["export", str(run), "--format", "optuna"])
     assert isinstance(missing.exception, ConfigError)
     assert "--out" in str(missing.exception)
     out = tmp_path / "study & 50%.db"
-    told = runner.invoke(app, ["export", str(run), "--to", "optuna", "--out", str(out)])
+    told = runner.invoke(app, ["export", str(run), "--format", "optuna", "--out", str(out)])
     assert told.exit_code == 0
     assert "study run, 2 trials (1 failed)" in told.stdout
     other = tmp_path / "other.db"
-    as_json = runner.invoke(app, ["export", str(run), "--to", "optuna", "--out", str(other), "--json"])
+    as_json = runner.invoke(app, ["export", str(run), "--format", "optuna", "--out", str(other), "--json"])
     assert json.loads(as_json.stdout) == {
-        "to": "optuna",
+        "format": "optuna",
         "file": str(other),
         "studies": [{"name": "run", "trials": 2, "failed": 1}],
     }
