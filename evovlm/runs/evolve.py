@@ -221,12 +221,9 @@ def _tracked(observer: Observer | None, *, config: SearchConfig, out: Path) -> I
 
 def _check_same(out: Path, journal: Journal, config: SearchConfig) -> None:
     """Raise RunMismatch unless the run in `out` is that of a config, or of one with a smaller budget."""
-    check_config(
-        out,
-        recorded=_recorded(journal).as_mapping(),
-        given=config.as_mapping(),
-        is_raised=config.budget.is_raised_from(_recorded(journal).budget),
-    )
+    recorded = _recorded(journal)
+    raised = ("budget",) if config.budget.is_raised_from(recorded.budget) else ()
+    check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping(), raised=raised)
 
 
 def _recorded(journal: Journal) -> SearchConfig:

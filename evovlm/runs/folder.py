@@ -1,7 +1,7 @@
 """A run's folder: the names of its files, who may write in it, and whether it belongs to a config."""
 
 import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,17 +58,24 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_config(
-    folder: Path, *, recorded: Mapping[str, object], given: Mapping[str, object], is_raised: bool = False
+    folder: Path, *, recorded: Mapping[str, object], given: Mapping[str, object], raised: Collection[str] = ()
 ) -> None:
     """Raise RunMismatch, naming every changed key with both values, unless the two configs are the same.
 
-    They may differ in a budget that is only raised, where `is_raised` says so.
+    They may differ in the budgets that are only `raised`, given by their places ("budget", "stages.path.budget").
     """
-    changes = changed_keys(recorded, given)
-    only_budget = all(change.startswith("budget.") for change in changes)
-    if changes and not (is_raised and only_budget):
+    changes = [
+        change
+        for change in changed_keys(recorded, given)
+        if not change.startswith(tuple(f"{place}." for place in raised))
+    ]
+    if changes:
         listed = "\n    ".join(changes)
-        advice = "A budget may only be raised. " if only_budget else ""
+        advice = ""
+        if all("budget." in change.partition(":")[0] for change in changes):
+            of_first = any(change.startswith("stages.ps.") for change in changes)
+            until = ", the first stage's only until the second begins" if of_first else ""
+            advice = f"A budget may only be raised{until}. "
         raise RunMismatch(
             f"{folder} was started with another config (then -> now):\n    {listed}\n"
             f"    {advice}Undo the change to go on with the run, or start a new one in another folder."

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import OutputExists
-from evovlm.recipes.documents import read_yaml, recipe_to_yaml
+from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import PS, parameter_merge_only
 from evovlm.runs.atomic import write_atomically
 from evovlm.runs.config import EvolveConfig
 from evovlm.runs.evolve import RunResult, evolve
 from evovlm.runs.folder import CONFIG_FILE, JOURNAL_FILE, RESULT_FILE, check_config, check_folder, locked
-from evovlm.runs.hybrid_config import PATH, HybridConfig
+from evovlm.runs.hybrid_config import PATH, HybridConfig, load_search
 from evovlm.runs.path_config import PathConfig
 from evovlm.runs.preflight import preflight_hybrid
 from evovlm.runs.search_run import Observer
@@ -55,8 +55,7 @@ def evolve_hybrid(
     elif not resume:
         raise OutputExists(f"{out} holds a run already.\n    Add --resume to go on with it, or name another folder.")
     else:
-        recorded = read_yaml(out / CONFIG_FILE)
-        check_config(out, recorded=recorded if isinstance(recorded, dict) else {}, given=config.as_mapping())
+        _check_same(out, config)
     with locked(out):
         if not (out / PATH / JOURNAL_FILE).exists():
             preflight_hybrid(config.ps, config.path).raise_problems()
@@ -65,6 +64,19 @@ def evolve_hybrid(
         second_config = config.second(parameter_merge_only(first.recipe))
         second = evolve(second_config, out=out / PATH, resume=True, observer=observe(PATH))
         return _written_result(out, first=first, second=second)
+
+
+def _check_same(out: Path, config: HybridConfig) -> None:
+    """Raise RunMismatch unless the run in `out` is that of a config, or of one with a smaller budget."""
+    recorded = load_search(out / CONFIG_FILE)
+    raised = []
+    if isinstance(recorded, HybridConfig):
+        # Another winner of the first stage would be another host of the second.
+        if config.ps.budget.is_raised_from(recorded.ps.budget) and not (out / PATH / JOURNAL_FILE).exists():
+            raised.append(f"stages.{PS}.budget")
+        if config.path.budget.is_raised_from(recorded.path.budget):
+            raised.append(f"stages.{PATH}.budget")
+    check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping(), raised=raised)
 
 
 def _written_result(out: Path, *, first: RunResult, second: RunResult) -> RunResult:

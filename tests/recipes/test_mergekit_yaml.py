@@ -552,7 +552,9 @@ def test_the_command_prints_or_writes_and_never_overwrites(models: Path) -> None
     printed = runner.invoke(app, ["export", str(recipe), "--format", "mergekit"])
     assert printed.exit_code == 0
     out = models / "out.yaml"
-    assert runner.invoke(app, ["export", str(recipe), "--format", "mergekit", "--out", str(out)]).stdout.strip() == str(out)
+    assert runner.invoke(app, ["export", str(recipe), "--format", "mergekit", "--out", str(out)]).stdout.strip() == str(
+        out
+    )
     assert out.read_text() == printed.stdout
     assert load_recipe(out).recipe_id == load_recipe(recipe).recipe_id
     again = runner.invoke(app, ["export", str(recipe), "--format", "mergekit", "--out", str(out)])

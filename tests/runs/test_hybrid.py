@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,49 @@ def test_a_hybrid_interrupted_in_either_stage_and_resumed_ends_with_the_same_jou
 
 def test_resuming_a_finished_hybrid_tells_its_result(config: HybridConfig, whole: RunResult) -> None:
     assert evolve_hybrid(config, out=whole.folder, resume=True).as_json() == whole.as_json()
+
+
+def with_budgets(models: Path, problems: Path, path: Path, *, ps: int, second: int) -> HybridConfig:
+    document = hybrid_document(models, problems)
+    document["stages"]["ps"]["budget"] = {"candidates": ps}  # type: ignore[index]
+    document["stages"]["path"]["budget"] = {"candidates": second}  # type: ignore[index]
+    return loaded(path, document)
+
+
+def recipe_ids(folder: Path) -> list[str]:
+    return [entry.recipe_id for entry in read_journal(folder / "journal.jsonl").candidates]
+
+
+def test_before_the_second_stage_both_budgets_may_be_raised_and_the_run_ends_as_if_they_had_always_been(
+    models: Path, problems: Path, config: HybridConfig, tmp_path: Path
+) -> None:
+    out, raised = tmp_path / "run", with_budgets(models, problems, tmp_path / "raised.yaml", ps=12, second=12)
+    with pytest.raises(KeyboardInterrupt):
+        evolve_hybrid(config, out=out, observe=lambda name: StopAt(6) if name == "ps" else None)
+    evolve_hybrid(raised, out=out, resume=True)
+    fresh = evolve_hybrid(raised, out=tmp_path / "fresh")
+    for stage in ("ps", "path"):
+        assert len(recipe_ids(out / stage)) == 12
+        assert recipe_ids(out / stage) == recipe_ids(fresh.folder / stage)
+    assert (out / "config.yaml").read_text() == (fresh.folder / "config.yaml").read_text()
+
+
+def test_of_a_finished_hybrid_the_second_stage_goes_further_and_the_first_does_not(
+    models: Path, problems: Path, whole: RunResult, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole.folder, out)
+    with pytest.raises(RunMismatch, match=r"(?s)stages\.ps\.budget\.candidates: 8 -> 12.*until the second begins"):
+        evolve_hybrid(with_budgets(models, problems, tmp_path / "first.yaml", ps=12, second=12), out=out, resume=True)
+    with pytest.raises(RunMismatch, match=r"(?s)stages\.path\.budget\.candidates: 8 -> 4.*may only be raised"):
+        evolve_hybrid(with_budgets(models, problems, tmp_path / "less.yaml", ps=8, second=4), out=out, resume=True)
+    assert recipe_ids(out / "path") == recipe_ids(whole.folder / "path")
+    result = evolve_hybrid(
+        with_budgets(models, problems, tmp_path / "second.yaml", ps=8, second=12), out=out, resume=True
+    )
+    assert result.candidates == 20
+    assert recipe_ids(out / "path")[:8] == recipe_ids(whole.folder / "path")
+    assert journal_rows(out / "ps") == journal_rows(whole.folder / "ps")
 
 
 def test_a_hybrid_that_is_there_is_not_overwritten_and_another_does_not_go_on(
