@@ -7,14 +7,13 @@ with HubServer({"org/base": folder}) as hub:
 import hashlib
 import json
 import re
-import threading
 from collections import Counter
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.local_server import LocalServer
 
 _REVISION = r"(?P<revision>refs/convert/[^/]+|[^/]+)"
 _API = re.compile(
@@ -25,7 +24,7 @@ _FILE = re.compile(rf"/(datasets/)?(?P<id>[^/]+/[^/]+)/resolve/{_REVISION}/(?P<f
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
-class HubServer:
+class HubServer(LocalServer):
     """Serves folders as models, each at one commit (`commits`); branches and tags are `main` and those in `tags`."""
 
     def __init__(self, models: Mapping[str, Path]) -> None:
@@ -35,29 +34,7 @@ class HubServer:
         self.gated: set[str] = set()
         self.sent: Counter[str] = Counter()
         self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        """The endpoint."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop answering, as a hub that cannot be reached."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
+        super().__init__(_handler_of(self))
 
     def folder(self, model: str, revision: str) -> Path | None:
         """Return the folder of a model at a branch, tag or commit."""

@@ -6,18 +6,18 @@ Large files go by LFS, as on a machine without `hf_xet`, whose own protocol is n
 import base64
 import json
 import re
-import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from tests.local_server import LocalServer
 
 _MODEL = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)/(?P<what>preupload|commit|tree|revision)/main")
 _BATCH = re.compile(r"/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
 _STORED = re.compile(r"/lfs/(?P<oid>[0-9a-f]{64})")
 
 
-class UploadHub:
+class UploadHub(LocalServer):
     """Keeps what is sent: `files` by repository and name; `refuse` answers a path (a part of it) with a status."""
 
     def __init__(self, *, token: str) -> None:
@@ -28,29 +28,7 @@ class UploadHub:
         self.refuse: dict[str, int] = {}
         self.stored: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        """The endpoint."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop answering, as a hub that cannot be reached."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
+        super().__init__(_handler_of(self))
 
 
 def _handler_of(hub: UploadHub) -> type[BaseHTTPRequestHandler]:
