@@ -10,13 +10,18 @@ from evovlm.recipes.candidate import Genome
 from evovlm.search.optimizer import KeepsBest, Start, Told, check_asked
 from evovlm.seeding import derive_seed, generator
 
+_SBX_ETA, _PM_ETA = 3, 5
+"""How close a child stays to its parents: pymoo's 15 and 20 are for tens of thousands of evaluations.
+
+Of those there are some hundreds here, in which wider steps come several times closer (benchmarks/LOG.md)."""
+
 
 class Nsga2(KeepsBest):
     """NSGA-II: keeps as many of the genomes as a generation has, those that no other beats on all goals first.
 
     The first generation is the initial genome and draws around it, as CMA-ES draws; each next one comes from the kept
     by simulated binary crossover and polynomial mutation. Without goals it goes by the fitness. A gene of levels is a
-    number here, which the space rounds. A generation has the default of CMA-ES; a front wants 20 or more. Its mean is
+    number here, which the space rounds. A generation has the default of CMA-ES. Its mean is
     the genome of the highest fitness so far. Raises ConfigError where pymoo is not installed.
     """
 
@@ -58,12 +63,14 @@ def _algorithm(first: Genome, *, seed: int) -> Any:
         from pymoo.algorithms.moo.nsga2 import NSGA2
         from pymoo.core.problem import Problem
         from pymoo.core.termination import NoTermination
+        from pymoo.operators.crossover.sbx import SBX
+        from pymoo.operators.mutation.pm import PM
     except ImportError as error:
         raise ConfigError(
             'optimizer.kind: nsga2 needs pymoo, which is not installed.\n    pip install "evovlm[pareto]"'
         ) from error
     count, dim = first.shape
-    algorithm = NSGA2(pop_size=count, sampling=first)
+    algorithm = NSGA2(pop_size=count, sampling=first, crossover=SBX(eta=_SBX_ETA, prob=0.9), mutation=PM(eta=_PM_ETA))
     # How many goals there are is seen when they are told; pymoo asks its problem for the bounds alone.
     algorithm.setup(Problem(n_var=dim, n_obj=1, xl=0.0, xu=1.0), termination=NoTermination(), seed=seed)
     return algorithm
