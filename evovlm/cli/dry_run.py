@@ -40,9 +40,9 @@ def _print(found: "Forecast") -> None:
     from evovlm.cli.rendering import duration
     from evovlm.merging.needs import gigabytes
 
-    generations = (
-        "generations until patience ends it" if found.generations is None else f"{found.generations} generations"
-    )
+    generations = "generations until patience ends it"
+    if found.generations is not None:
+        generations = f"{found.generations} generation{'' if found.generations == 1 else 's'}"
     typer.echo(f"{found.genes} genes, {generations} of {found.population}: {found.candidates} candidates")
     typer.echo(f"samples: {found.samples:,}")
     for task in found.tasks:

@@ -6,8 +6,8 @@ tokens, and `score.TASK` and `samples.TASK` for each task; of one that failed, `
 clock: a study begins with the year 2000, and each trial takes the seconds that its candidate took.
 """
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -72,7 +72,7 @@ def export_to_optuna(run: Path, *, out: Path) -> tuple[Study, ...]:
         beside.unlink(missing_ok=True)
         # SQLite says of a folder that is not there only that the file cannot be opened.
         beside.touch()
-        with closing(_Database(storage, beside)) as database:
+        with _silent_optuna(), closing(_Database(storage, beside)) as database:
             studies = tuple(_written(database.storage, journal, name=name) for name, journal in journals.items())
         beside.replace(out)
     except OSError as error:
@@ -96,6 +96,19 @@ class _Database:
         """Close all connections."""
         self.storage.remove_session()
         self.storage.engine.dispose()
+
+
+@contextmanager
+def _silent_optuna() -> Iterator[None]:
+    """Keep Optuna from telling on stderr of every study that it makes."""
+    from optuna import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _storage_class() -> Any:

@@ -1,6 +1,7 @@
 """Runs as Optuna studies, opened by Optuna itself."""
 
 import json
+import logging.handlers
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -183,3 +184,15 @@ def test_the_command_writes_a_study_and_needs_a_file(config: EvolveConfig, tmp_p
         "studies": [{"name": "run", "trials": 2, "failed": 1}],
     }
     assert out.stat().st_size > 0
+
+
+def test_optuna_itself_says_nothing_and_is_left_as_talkative_as_it_was(config: EvolveConfig, tmp_path: Path) -> None:
+    run, said = written_run(tmp_path / "run", config, [evaluation(0.5)]), logging.handlers.BufferingHandler(100)
+    verbosity = optuna.logging.get_verbosity()
+    logging.getLogger("optuna").addHandler(said)
+    try:
+        export_to_optuna(run, out=tmp_path / "study.db")
+        assert said.buffer == []
+        assert optuna.logging.get_verbosity() == verbosity == logging.INFO
+    finally:
+        logging.getLogger("optuna").removeHandler(said)
