@@ -34,9 +34,7 @@ from evovlm.runs.evolve import evolve, open_evaluator
 from evovlm.runs.folder import JOURNAL_FILE
 from evovlm.runs.journal import Entry, Journal, best_distinct, read_journal
 from evovlm.runs.racing_config import RacingSection
-from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.loop import Outcome, Proposal, Standing, search
-from evovlm.search.optimizer import Start
 from evovlm.tasks.task import Split
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -127,16 +125,8 @@ def by_item_response(bench: Bench, *, seed: int, count: int, calibration: Journa
 
 
 def _search_by_item_response(bench: Bench, *, seed: int, count: int, calibration: Journal | None) -> Found:
-    kind, draws = bench.config.optimizer, np.random.default_rng(seed)
-    optimizer = OPTIMIZERS[kind.kind](
-        Start(
-            initial=bench.searched.initial,
-            seed=seed,
-            population=kind.population,
-            sigma=kind.sigma,
-            levels=bench.searched.levels,
-        )
-    )
+    draws = np.random.default_rng(seed)
+    optimizer = bench.config.model_copy(update={"seed": seed}).new_optimizer(bench.searched)
     tokens, ranked = 0, []
     fitted: tuple[irt.Items, irt.Anchors, Evaluator] | None = None
 
