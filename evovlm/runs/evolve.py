@@ -31,7 +31,7 @@ from evovlm.runs.folder import (
 )
 from evovlm.runs.front import FrontPoint, front_of
 from evovlm.runs.journal import Journal, Parent, best_entry, read_journal
-from evovlm.runs.journal_check import check_journal
+from evovlm.runs.journal_check import check_journal, check_recipes
 from evovlm.runs.parents import measured_parents
 from evovlm.runs.peak_memory import PEAK_MEMORY, peak_memory, recorded_peak_memory
 from evovlm.runs.preflight import preflight_search
@@ -246,12 +246,13 @@ def _written_result(
     journal: Journal,
     peak: Mapping[str, int],
 ) -> RunResult:
-    """Write best.yaml, mean.yaml and result.json of a finished search."""
+    """Write best.yaml, mean.yaml and result.json of a finished search. Raises RunMismatch for a changed journal."""
     mean = journal.mean
     if mean is None:
         raise RunError(f"{out}: the search is not finished.")
     best, chosen = best_of(journal, winner=config.winner), winner_of(journal, winner=config.winner)
     searched = config.searched(template=template, blocks=journal.blocks)
+    check_recipes(journal, searched.recipe)
     recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
     for name, recipe in recipes.items():
         write_atomically(out / name, recipe_to_yaml(recipe, folder=out))

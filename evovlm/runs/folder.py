@@ -64,12 +64,8 @@ def check_config(
 
     They may differ in the budgets that are only `raised`, given by their places ("budget", "stages.path.budget").
     """
-    changes = [
-        change
-        for change in changed_keys(recorded, given)
-        if not change.startswith(tuple(f"{place}." for place in raised))
-    ]
-    if changes:
+    changes = changed_keys(recorded, given)
+    if not all(change.startswith(tuple(f"{place}." for place in raised)) for change in changes):
         listed = "\n    ".join(changes)
         advice = ""
         if all("budget." in change.partition(":")[0] for change in changes):

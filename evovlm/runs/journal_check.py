@@ -1,10 +1,11 @@
 """Whether a journal's scores are what they were when they were written: those of one line bear each other out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from evovlm.evaluation.objective import Objective
-from evovlm.recipes.candidate import Evaluation, TaskScore
+from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
+from evovlm.recipes.kinds import Recipe
 from evovlm.runs.journal import Journal, changed
 from evovlm.runs.search_config import SearchConfig
 
@@ -37,6 +38,17 @@ def check_scores(journal: Journal, objective: Objective) -> None:
             found = _difference(entry.outcome, objective, is_estimate=is_estimate)
             if found:
                 raise changed(journal.path, entry.line, f"{entry.kind} {entry.index}: {found}")
+
+
+def check_recipes(journal: Journal, recipe_of: Callable[[Genome], Recipe]) -> None:
+    """Raise RunMismatch, with the line, where a genome does not make the recipe that the line says was scored."""
+    for entry in journal.entries:
+        found = recipe_of(entry.genome).recipe_id
+        if found != entry.recipe_id and entry.line is not None:
+            reason = (
+                f"{entry.kind} {entry.index}: its genome makes the recipe {found}, and {entry.recipe_id} was scored"
+            )
+            raise changed(journal.path, entry.line, reason)
 
 
 def _difference(evaluation: Evaluation, objective: Objective, *, is_estimate: bool) -> str | None:

@@ -96,12 +96,26 @@ def test_a_changed_journal_is_refused_with_the_line_and_what_differs(
     assert journal.read_bytes() == changed
 
 
-def test_a_finished_run_whose_scores_were_changed_does_not_tell_its_result(
-    whole_run: RunResult, config: EvolveConfig, evaluator: Evaluator, tmp_path: Path
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (edited(3, lambda row: row.update(fitness=1.0)), r":3: candidate 1: its fitness is 1\.0"),
+        (
+            edited(3, lambda row: row["genome"].__setitem__(1, 0.25)),
+            r":3: candidate 1: its genome makes the recipe [0-9a-f]{12}, and [0-9a-f]{12} was scored",
+        ),
+    ],
+)
+def test_a_finished_run_that_was_changed_does_not_tell_its_result(
+    change: Callable[[Lines], Lines],
+    words: str,
+    whole_run: RunResult,
+    config: EvolveConfig,
+    evaluator: Evaluator,
+    tmp_path: Path,
 ) -> None:
     run = shutil.copytree(whole_run.folder, tmp_path / "run")
     lines = (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    changed = edited(3, lambda row: row.update(fitness=1.0))(lines)
-    (run / "journal.jsonl").write_text("\n".join(changed) + "\n", encoding="utf-8")
-    with pytest.raises(RunMismatch, match=r":3: candidate 1: its fitness is 1\.0"):
+    (run / "journal.jsonl").write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+    with pytest.raises(RunMismatch, match=words):
         evolve(config, out=run, resume=True, evaluator=evaluator)
