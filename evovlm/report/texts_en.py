@@ -61,13 +61,13 @@ ENGLISH: Mapping[str, str] = {
     "failed_some": "{n} of the candidates failed; the reasons stand under “Search”.",
     # Search
     "search": "Search",
-    "search_text": "{n} candidates in {generations} generations; the winner is {kind}, with a fitness of {fitness} on "
+    "search_text": "{n} candidates (generations: {generations}); the winner is {kind}, with a fitness of {fitness} on "
     "the samples that it was chosen by.",
     "stop_candidates": "It ended with its budget of {bound} candidates.",
     "stop_tokens": "It ended as its budget of {bound} generated tokens was used up.",
     "stop_seconds": "It ended as its budget of {bound} seconds was used up.",
     "stop_patience": "It ended as {bound} generations in a row brought no improvement.",
-    "search_none": "{n} candidates in {generations} generations; all of them failed so far.",
+    "search_none": "{n} candidates (generations: {generations}); all of them failed so far.",
     "settings": "Settings",
     "said_method": "method",
     "said_space": "space",
