@@ -29,12 +29,22 @@ _HOW_TO_START = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaySettings:
-    """Which cluster, and what each worker takes of it. `gpus_per_worker` None: 1 where the cluster has GPUs."""
+    """Which cluster, and what each worker takes of it. `gpus_per_worker` None: 1 where the cluster has GPUs.
+
+    `memory_bytes`, where it is known, counts for workers without a GPU, which have their models in the node's memory.
+    """
 
     address: str
     workers: int
     gpus_per_worker: float | None
     cpus_per_worker: float
+    memory_bytes: int | None = None
+
+    @property
+    def wanted(self) -> Mapping[str, float]:
+        """What a worker takes, by Ray's names of resources."""
+        memory = 0 if self.gpus_per_worker else self.memory_bytes or 0
+        return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker or 0.0, "memory": memory}
 
 
 class RayWorker:
@@ -74,6 +84,7 @@ class RayActors:
         self._actor = ray.remote(RayWorker).options(
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker,
+            memory=settings.wanted["memory"] or None,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
@@ -85,8 +96,8 @@ class RayActors:
     def connect(cls, opening: Opening, *, settings: RaySettings, device: str) -> "RayActors":
         """Join the cluster, or start one here for `address: local`.
 
-        Raises ConfigError when Ray is not installed or no cluster is there, NotEnoughRoom when it has not the CPUs or
-        GPUs for so many workers.
+        Raises ConfigError when Ray is not installed or no cluster is there, NotEnoughRoom when it has not the CPUs, the
+        GPUs or the memory for so many workers.
         """
         ray = _import_ray()
         owns_ray = not ray.is_initialized()
@@ -190,20 +201,24 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _check_room(settings: RaySettings, nodes: Sequence[Mapping[str, float]]) -> None:
-    wanted = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker or 0.0}
+    wanted = settings.wanted
     fit = sum(
         int(min(node.get(name, 0.0) / amount + 1e-9 for name, amount in wanted.items() if amount)) for node in nodes
     )
     if fit < settings.workers:
+        of_nodes = "; ".join(dict.fromkeys(_amounts(node) for node in nodes))
         raise NotEnoughRoom(
             f"ray.workers: {settings.workers} workers of {_amounts(wanted)} do not fit in the cluster's {len(nodes)} "
-            f"nodes; {fit} fit.\n    Set workers to {max(fit, 1)} or fewer, give each less (cpus_per_worker, "
-            "gpus_per_worker), or add nodes."
+            f"nodes ({of_nodes}); {fit} fit.\n    Set workers to {max(fit, 1)} or "
+            "fewer, give each less (cpus_per_worker, gpus_per_worker), or add nodes."
         )
 
 
-def _amounts(wanted: Mapping[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}s" for name, amount in wanted.items() if amount)
+def _amounts(resources: Mapping[str, float]) -> str:
+    found = [f"{resources[name]:g} {name}s" for name in ("CPU", "GPU") if resources.get(name)]
+    if resources.get("memory"):
+        found.append(f"{resources['memory'] / 1e9:.1f} GB of memory")
+    return " and ".join(found)
 
 
 def _of_node(error: EvovlmError) -> EvovlmError:

@@ -26,9 +26,13 @@ def opening_of(
 
 
 def open_workers(
-    config: SearchConfig, template: MergeTemplate | PathTemplate, *, parents: Mapping[str, Parent]
+    config: SearchConfig,
+    template: MergeTemplate | PathTemplate,
+    *,
+    parents: Mapping[str, Parent],
+    memory_bytes: int | None = None,
 ) -> Workers:
-    """Open the workers of a search; paths in `config` are absolute.
+    """Open the workers of a search; paths in `config` are absolute. A worker on Ray asks for so much memory there.
 
     Raises ConfigError for settings that do not go together or a Ray cluster that is not there, NotEnoughRoom for more
     workers than a cluster has room for, and what opening the models raises.
@@ -44,6 +48,7 @@ def open_workers(
             workers=config.ray.workers,
             gpus_per_worker=config.ray.gpus_per_worker,
             cpus_per_worker=config.ray.cpus_per_worker,
+            memory_bytes=memory_bytes,
         )
         crew = RayActors.connect(opening, settings=settings, device=config.device)
         return Supervisor.open(crew, time_limit_s=config.time_limit_s)

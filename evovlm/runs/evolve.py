@@ -41,6 +41,7 @@ from evovlm.runs.scoring import Scoring
 from evovlm.runs.search_config import SearchConfig, Winner
 from evovlm.runs.search_run import Observer, SearchRun
 from evovlm.runs.winner import Rescored, best_of, rescored, winner_of
+from evovlm.runs.worker_room import worker_bytes
 
 __all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator", "open_run"]
 
@@ -138,15 +139,16 @@ def evolve(
             check_journal(journal, config)
         if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
             warnings: tuple[str, ...] = ()
+            memory_bytes: int | None = None
             workers: Workers
             if evaluator is None:
                 # Models that do not fit are refused before their weights are fetched.
                 found = preflight_search(config, template)
                 found.raise_problems()
-                warnings = found.warnings
+                warnings, memory_bytes = found.warnings, worker_bytes(found)
             parents = measured_parents(config, template, known={} if journal is None else journal.parents)
             if evaluator is None:
-                workers = open_workers(config, template, parents=parents)
+                workers = open_workers(config, template, parents=parents, memory_bytes=memory_bytes)
             else:
                 workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
             with closing(workers):

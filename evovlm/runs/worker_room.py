@@ -41,6 +41,11 @@ def worker_room_problems(config: SearchConfig, found: Preflight, *, resident: Re
     ]
 
 
+def worker_bytes(found: Preflight) -> int | None:
+    """Return what a worker without a GPU takes; None where a look at the search could not tell."""
+    return found.needs.memory_bytes + _PROCESS_BYTES if found.needs is not None else None
+
+
 def _loaded_bytes(models: Sequence[ModelReport], resident: Resident) -> int:
     """Return what all models of a path take, each once; from above where their tensors have several dtypes."""
     once = {model.text: model for model in models}.values()
