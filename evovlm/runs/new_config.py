@@ -92,7 +92,7 @@ def search_text(new: NewSearch, *, folder: Path, file: Path) -> str:
             f"  method: {scalar_text(new.method)}         # `evovlm methods` lists them",
             "  seed: 42                  # of the random draws of DARE and DELLA",
             f"space: {space}",
-            "optimizer: {kind: cma}      # or random",
+            "optimizer: {kind: cma}      # `evovlm optimizers` lists them",
             f"budget: {{candidates: {new.candidates}}}    # each is one merge, scored on every task",
             "tasks:                      # `limit: 100` takes the first samples only; `weight: 2` counts a task twice",
             *tasks,
@@ -106,7 +106,8 @@ def search_text(new: NewSearch, *, folder: Path, file: Path) -> str:
 _KINDS: Mapping[Kind, tuple[str, str]] = {
     "llm": (
         "A language model, evolved from several that were fine-tuned from one ancestor.",
-        "{kind: layer, weight: [0, 1], density: [0, 1]}    # numbers per layer; `kind: model` searches far fewer",
+        # Better in fewer candidates than numbers per layer (benchmarks/LOG.md).
+        "{kind: interpolated, knots: 3, weight: [0, 1], density: [0, 1]}    # curves over layers; or layer, model",
     ),
     "vlm": (
         "A vision-language model: the language model inside a VLM merged with text models; its eyes stay as they are.",
