@@ -70,15 +70,14 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
 
 
 def _print(console: "Console", found: "Preflight") -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
-    from rich.table import Table
 
     from evovlm.cli.rendering import result_text
+    from evovlm.cli.tables import plain_table
     from evovlm.merging.needs import gigabytes
 
-    # Without padding: a terminal has 80 columns.
-    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 0))
+    # A terminal has 80 columns.
+    table = plain_table(gap=0)
     for heading in ("part", "model", "type", "blocks x hidden", "rows", "dtype", "licence", "size"):
         folds = heading in ("part", "model", "licence")
         wraps = folds or heading == "blocks x hidden"

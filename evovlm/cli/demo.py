@@ -87,12 +87,12 @@ def _close(displays: "list[SearchProgress | Waiting]") -> None:
 
 
 def _print_result(console: "Console", result: "PipelineResult") -> None:
-    from rich.table import Table
-
     from evovlm.cli.rendering import interval_text, percent
+    from evovlm.cli.tables import plain_table, print_line
 
     n = result.evolved.score.n
-    table = Table(title=f"{result.pipeline.title} ({result.task}, {n} report samples)", title_justify="left")
+    print_line(console, f"{result.pipeline.title} ({result.task}, {n} report samples)")
+    table = plain_table()
     table.add_column("model")
     for heading in ("score", "95 % interval", "ungated", "Japanese"):
         table.add_column(heading, justify="right")

@@ -120,9 +120,9 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
     if result.front:
         from rich.console import Console
 
-        from evovlm.cli.front_table import front_table
+        from evovlm.cli.front_table import print_front
 
-        Console().print(front_table(result.front, goals=tuple(result.front[0].goals)))
+        print_front(Console(), result.front, goals=tuple(result.front[0].goals))
         typer.echo(f"to take one: evovlm export {as_given} --pick CANDIDATE --out recipe.yaml")
 
 

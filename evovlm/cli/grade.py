@@ -117,7 +117,8 @@ def _as_json(
 def _print(files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dict[str | None, Comparison]") -> None:
     from rich.console import Console
 
-    from evovlm.cli.score_tables import comparison_text, print_line, print_scores, unscored_lines
+    from evovlm.cli.score_tables import comparison_text, print_scores, unscored_lines
+    from evovlm.cli.tables import print_line
 
     console = Console()
     tasks = dict.fromkeys((each.task, each.scoring) for of_file in graded for each in of_file)

@@ -20,14 +20,14 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the tabl
     if as_json:
         typer.echo(json.dumps([_row(method) for method in METHODS.values()], ensure_ascii=False, allow_nan=False))
         return
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
+
+    from evovlm.cli.tables import plain_table
 
     # A terminal may be narrower; what is not one takes all the width.
     console = Console()
     console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 1, 1))
+    table = plain_table(apart=True)
     table.add_column("method", min_width=26)
     table.add_column("models", min_width=9, max_width=16)
     table.add_column("parameters (default)", min_width=18)

@@ -24,9 +24,10 @@ def optimizers(as_json: Annotated[bool, typer.Option("--json", help="Print the t
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("optimizer", "what it does", "what for", "several goals")
+    from evovlm.cli.tables import plain_table
+
+    table = plain_table("optimizer", "what it does", "what for", "several goals", apart=True)
     for row in rows:
         table.add_row(*("yes" if cell is True else "" if cell is False else str(cell) for cell in row.values()))
     Console().print(table)

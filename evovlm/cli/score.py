@@ -139,7 +139,8 @@ def _stopped(save: Path | None, *, resume: bool) -> str:
 def _print(scores: "Scores", *, split: str, decoding: str | None, prompt: str | None) -> None:
     from rich.console import Console
 
-    from evovlm.cli.score_tables import comparison_text, print_line, print_scores, unscored_lines
+    from evovlm.cli.score_tables import comparison_text, print_scores, unscored_lines
+    from evovlm.cli.tables import print_line
 
     console = Console()
     for place, first in enumerate(scores.models[0].tasks):

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from evovlm.cli.rendering import interval_text, percent, without_controls
+from evovlm.cli.tables import plain_table, print_line
 
 if TYPE_CHECKING:
     from evovlm.evaluation.comparison import Comparison
@@ -27,7 +26,7 @@ def print_scores(console: Console, title: str, rows: Sequence[tuple[str, "TaskSc
     terminal's commands.
     """
     headings = _HEADINGS if any(score.unscored for _, score in rows) else _HEADINGS[:-1]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table()
     table.add_column(of, no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -71,11 +70,6 @@ def unscored_lines(reasons: Mapping[str, Sequence[str]], *, n: int) -> list[str]
     if left:
         lines.append(f"{left} of {n} unscored for other reasons, which --save keeps")
     return lines
-
-
-def print_line(console: Console, text: str) -> None:
-    """Print one line as it is: no markup, no commands to the terminal, not broken."""
-    console.print(without_controls(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _signed(difference: float) -> str:

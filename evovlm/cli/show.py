@@ -1,23 +1,10 @@
 """`evovlm show RUN-or-RECIPE`: what a run found so far, or what a recipe says."""
 
 import json
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from evovlm.runs.summary import RunSummary
-
-_FAILURES_SHOWN = 5
-_WINNERS = {
-    "best": "the best candidate",
-    "mean": "the distribution's mean",
-    "snapshot": "the mean that did best on the validation samples",
-}
 
 
 def show(
@@ -38,146 +25,6 @@ def show(
     if as_json:
         typer.echo(json.dumps(summary.as_json(), ensure_ascii=False))
         return
-    from rich.console import Console
+    from evovlm.cli.show_run import print_run
 
-    console = Console()
-    _print_head(console, summary)
-    if summary.top:
-        _print_candidates(console, summary)
-        if summary.goals:
-            _print_front(console, summary)
-        if summary.path is not None:
-            _print_path(console, summary)
-        else:
-            _print_winner(console, summary)
-        _print_curve(console, summary)
-    for index, reason in summary.failures[:_FAILURES_SHOWN]:
-        _print_line(console, f"candidate {index} failed: {reason}")
-    if len(summary.failures) > _FAILURES_SHOWN:
-        _print_line(console, f"and {len(summary.failures) - _FAILURES_SHOWN} more (--json lists all)")
-
-
-def _print_line(console: "Console", text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_head(console: "Console", summary: "RunSummary") -> None:
-    from evovlm.cli.rendering import duration, percent
-
-    ended = f", ended by its budget of {summary.stopped_by}" if summary.stopped_by not in (None, "candidates") else ""
-    state = f"finished{ended}" if summary.finished else "not finished"
-    failed = f", {len(summary.failures)} failed" if summary.failures else ""
-    count = len(summary.best_by_generation)
-    generations = "1 generation" if count == 1 else f"{count} generations"
-    _print_line(console, f"{summary.folder} ({state})")
-    if summary.stage == "ps":
-        _print_line(console, "the first stage (ps) of two:")
-    elif summary.stage is not None:
-        first = shlex.join(["evovlm", "show", str(summary.folder / "ps")])
-        _print_line(console, f"the second stage (path) of two; the first: {first}")
-    _print_line(
-        console,
-        f"{summary.candidates} candidates in {generations}{failed}, "
-        f"{summary.tokens} generated tokens, {duration(summary.seconds)}",
-    )
-    if summary.constraints:
-        _print_line(
-            console,
-            f"constraints: {'; '.join(summary.constraints)}\n{summary.infeasible} of {summary.candidates} candidates "
-            "break one; their fitness is minus what they miss",
-        )
-    for each in summary.rescored:
-        if each.search_fitness is not None:
-            _print_line(
-                console,
-                f"candidate {each.candidate}, scored again in full: fitness {percent(each.fitness)} "
-                f"({percent(each.search_fitness)} in the search)",
-            )
-    if summary.mean_fitness is not None:
-        _print_line(console, f"the distribution's mean: fitness {percent(summary.mean_fitness)}")
-
-
-def _print_candidates(console: "Console", summary: "RunSummary") -> None:
-    from rich.table import Table
-
-    from evovlm.cli.rendering import percent
-
-    batches = "" if summary.batch is None else f", each generation on {summary.batch} other samples"
-    table = Table(title=f"best candidates, search split{batches}", title_justify="left")
-    table.add_column("candidate", justify="right")
-    table.add_column("recipe")
-    table.add_column("fitness", justify="right")
-    names = sorted({name for row in summary.top for name in row.scores})
-    in_part = any(score.rows is not None for row in summary.top for score in row.scores.values())
-    if in_part:
-        table.add_column("samples", justify="right")
-    for name in names:
-        table.add_column(f"{name} (ungated, Japanese)", justify="right")
-    for row in summary.top:
-        cells = [
-            f"{percent(score.score)} ({percent(score.ungated)}, {100 * score.japanese:.0f} %)"
-            for score in (row.scores[name] for name in names)
-        ]
-        samples = [str(sum(score.n for score in row.scores.values()))] if in_part else []
-        table.add_row(str(row.index), row.recipe_id, percent(row.fitness), *samples, *cells)
-    console.print(table)
-    for row in summary.top:
-        if row.violated:
-            _print_line(console, f"candidate {row.index} breaks: {'; '.join(row.violated)}")
-
-
-def _print_front(console: "Console", summary: "RunSummary") -> None:
-    from evovlm.cli.front_table import front_table
-
-    console.print(front_table(summary.front, goals=summary.goals))
-    _print_line(console, f"to take one: evovlm export {summary.folder} --pick CANDIDATE --out recipe.yaml")
-
-
-def _print_winner(console: "Console", summary: "RunSummary") -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{_WINNERS[summary.winner]}, its numbers", title_justify="left")
-    # One row a unit: a model has dozens of blocks, and a terminal has 80 columns.
-    by_unit = len(summary.units) > 1
-    parameters = list(dict.fromkeys(parameter for _, parameter, _ in summary.numbers))
-    table.add_column("unit" if by_unit else "source")
-    if by_unit:
-        for source, parameter, _ in summary.numbers:
-            table.add_column("\n".join([source, *parameter.split(".")]), justify="right")
-        for index, unit in enumerate(summary.units):
-            table.add_row(unit, *(_number(values[index]) for _, _, values in summary.numbers))
-    else:
-        for parameter in parameters:
-            table.add_column(parameter, justify="right")
-        for source in dict.fromkeys(source for source, _, _ in summary.numbers):
-            table.add_row(source, *(_number(values[0]) for name, _, values in summary.numbers if name == source))
-    console.print(table)
-    for name, option in summary.chosen.items():
-        _print_line(console, f"{name}: {option}")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _print_path(console: "Console", summary: "RunSummary") -> None:
-    from evovlm.cli.show_recipe import path_table
-
-    if summary.path is not None:
-        same = ", the host as it is" if summary.is_host else ""
-        _print_line(console, f"{_WINNERS[summary.winner]}: a path of {len(summary.path)} hops{same}")
-        console.print(path_table(summary.path))
-
-
-def _print_curve(console: "Console", summary: "RunSummary") -> None:
-    from evovlm.cli.rendering import percent, spark_line
-
-    best, mean = summary.best_by_generation, summary.mean_by_generation
-    snapshots = summary.snapshots
-    low, high = min([*mean, *snapshots]), max([*best, *snapshots])
-    _print_line(console, f"by generation, from {percent(low)} to {percent(high)}")
-    for name, values in (("best so far", best), ("mean", mean), ("validation", snapshots)):
-        if not values:
-            continue
-        line = spark_line(values, low=low, high=high)
-        _print_line(console, f"{name:>12} {line} {percent(values[0])} -> {percent(values[-1])}")
+    print_run(summary)

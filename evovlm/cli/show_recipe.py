@@ -68,10 +68,9 @@ def _print_path(recipe: "LayerPathMerge | HybridMerge") -> None:
 
 def path_table(path: "LayerPath") -> "Table":
     """Return a path hop by hop; a block stands in the column of its source, so that changes between them are seen."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from evovlm.cli.tables import plain_table
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table()
     for heading in ("hop", *path.sources, "scale"):
         table.add_column(heading, justify="right")
     table.add_column("")

@@ -34,9 +34,10 @@ def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("space", "what it searches", "numbers (2 sources, 32 blocks)")
+    from evovlm.cli.tables import plain_table
+
+    table = plain_table("space", "what it searches", "numbers (2 sources, 32 blocks)", apart=True)
     for row in rows:
         table.add_row(*(str(cell) for cell in row.values()))
     Console().print(table)

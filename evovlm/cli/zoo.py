@@ -24,17 +24,16 @@ def listing(
     if as_json:
         typer.echo(json.dumps([asdict(model) for model in models], ensure_ascii=False))
         return
-    from rich import box
     from rich.console import Console
     from rich.padding import Padding
-    from rich.table import Table
     from rich.text import Text
 
     from evovlm.cli.rendering import percent
+    from evovlm.cli.tables import plain_table
 
     console = Console()
     tasks = sorted({task for model in models for task in model.scores})
-    table = Table("model", *tasks, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table("model", *tasks)
     for column in table.columns:
         column.no_wrap = True
     for model in models:
