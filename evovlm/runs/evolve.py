@@ -138,28 +138,43 @@ def evolve(
         if journal is not None:
             check_journal(journal, config)
         if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
-            warnings: tuple[str, ...] = ()
-            memory_bytes: int | None = None
-            workers: Workers
-            if evaluator is None:
-                # Models that do not fit are refused before their weights are fetched.
-                found = preflight_search(config, template)
-                found.raise_problems()
-                warnings, memory_bytes = found.warnings, worker_bytes(found)
-            parents = measured_parents(config, template, known={} if journal is None else journal.parents)
-            if evaluator is None:
-                workers = open_workers(config, template, parents=parents, memory_bytes=memory_bytes)
-            else:
-                workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
-            with closing(workers):
-                run = open_run(out, config=config, template=template, workers=workers, journal=journal, parents=parents)
-                journal = run.journal
-                warnings = tuple(dict.fromkeys((*workers.warnings, *warnings, *run.searched.notes, *config.notes)))
-                with _tracked(observer, config=config, out=out) as watching:
-                    run.finish(observer=watching, warnings=warnings)
+            journal = _searched(
+                out, config=config, template=template, journal=journal, observer=observer, evaluator=evaluator
+            )
             # Once the workers have ended, too.
             peak = peak_memory()
         return _written_result(out, config=config, template=template, journal=journal, peak=peak)
+
+
+def _searched(
+    out: Path,
+    *,
+    config: SearchConfig,
+    template: MergeTemplate | PathTemplate,
+    journal: Journal | None,
+    observer: Observer | None,
+    evaluator: Evaluator | None,
+) -> Journal:
+    """Search to the end, on after `journal`, and return the journal."""
+    seen: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+    if evaluator is None:
+        # Models that do not fit are refused before their weights are fetched.
+        found = preflight_search(config, template)
+        found.raise_problems()
+        seen, memory_bytes = found.warnings, worker_bytes(found)
+    parents = measured_parents(config, template, known={} if journal is None else journal.parents)
+    workers: Workers
+    if evaluator is None:
+        workers = open_workers(config, template, parents=parents, memory_bytes=memory_bytes)
+    else:
+        workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
+    with closing(workers):
+        run = open_run(out, config=config, template=template, workers=workers, journal=journal, parents=parents)
+        warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *run.searched.notes, *config.notes)))
+        with _tracked(observer, config=config, out=out) as watching:
+            run.finish(observer=watching, warnings=warnings)
+        return run.journal
 
 
 def open_run(
