@@ -102,7 +102,10 @@ def _print(console: "Console", found: "Preflight") -> None:
     if found.search is not None:
         size = found.search
         picked = f" ({size.categorical} of them pick among options)" if size.categorical else ""
-        typer.echo(f"the search: {size.genes} genes{picked}, {size.population} candidates a generation")
+        held = ""
+        if size.generations is not None:
+            held = f", {size.generations} generation{'' if size.generations == 1 else 's'} in the budget"
+        typer.echo(f"the search: {size.genes} genes{picked}, {size.population} candidates a generation{held}")
     if found.needs is not None:
         needs = found.needs
         to_write = "to write, at most" if found.result is not None and found.result.at_most else "to write"

@@ -53,11 +53,15 @@ class ResultSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSize:
-    """How large a search is: its genes, how many of them pick among options, and the candidates of a generation."""
+    """How large a search is: its genes, how many of them pick among options, the candidates of a generation.
+
+    `generations` is how many of them the budget holds; None where that is not known beforehand.
+    """
 
     genes: int
     categorical: int
     population: int
+    generations: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,10 +53,12 @@ def preflight_search(
     try:
         searched = _searched(config, template, found)
         if searched is not None:
+            population, same = config.population(dim=searched.dim), config.optimizer.keeps_population
             size = SearchSize(
                 genes=searched.dim,
                 categorical=int((searched.levels > 0).sum()),
-                population=config.population(dim=searched.dim),
+                population=population,
+                generations=config.budget.generations(population=population) if same else None,
             )
             notes = (*searched.notes, *config.notes)
             # It may need a package that is not installed.

@@ -62,7 +62,7 @@ def test_a_search_is_checked_with_its_device_and_budget(
     config = write_config(tmp_path / "search.yaml", models=models, problems=problems)
     shown = evovlm("check", config)
     assert shown.code == 0
-    assert "the search: 4 genes, 4 candidates a generation" in shown.out
+    assert "the search: 4 genes, 4 candidates a generation, 2 generations in the budget" in shown.out
     layers = {"space": {"kind": "layer"}, "optimizer": {"kind": "cma"}, "budget": {"candidates": 10}}
     deeper = pico_llm(tmp_path / "deeper", n_blocks=3)
     merge = {"base": str(models / "base"), "sources": {"other": str(deeper)}, "method": "ties"}
@@ -95,10 +95,13 @@ def test_a_search_with_choices_and_a_start_says_how_large_it_is_and_how_far_its_
     shown = evovlm("check", config)
     assert shown.code == 0, shown
     # Weight and density of four components of two sources, and the choices: 4 + floor(3 ln 18) candidates.
-    assert "the search: 18 genes (2 of them pick among options), 12 candidates a generation" in shown.out
+    assert (
+        "the search: 18 genes (2 of them pick among options), 12 candidates a generation, 1 generation in the budget"
+        in shown.out
+    )
     assert "warning: start: this space holds the recipe to within 0.25" in shown.out
     told = json.loads(evovlm("check", config, "--json").out)
-    assert told["search"] == {"genes": 18, "categorical": 2, "population": 12}
+    assert told["search"] == {"genes": 18, "categorical": 2, "population": 12, "generations": 1}
     few = write_config(
         tmp_path / "few.yaml", models=models, problems=problems, space={"kind": "interpolated", "knots": 3}
     )
