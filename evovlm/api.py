@@ -88,8 +88,9 @@ def score(
 
     >>> import evovlm
     >>> scores = evovlm.score(["model", "zoo:ja"], tasks="word_problems_ja", limit=2, device="cpu")
-    >>> [scored.model for scored in scores.models]
-    ['model', 'zoo:ja']
+    >>> print(scores)
+    model, word_problems_ja: 100.0 (accuracy, robust extractor, script gate; 2 samples)
+    zoo:ja, word_problems_ja: 0.0 (accuracy, robust extractor, script gate; 2 samples)
     >>> scores.models[1].tasks[0].score.n
     2
     """

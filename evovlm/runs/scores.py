@@ -80,6 +80,14 @@ class Scores:
     models: tuple[ScoredModel, ...]
     pairs: tuple[Pair, ...]
 
+    def __str__(self) -> str:
+        """A line for each model and task; scores x 100, as the command line shows them."""
+        return "\n".join(
+            f"{each.model}, {task.name}: {100 * task.score.score:.1f} ({task.measured}; {task.score.n} samples)"
+            for each in self.models
+            for task in each.tasks
+        )
+
     def as_json(self) -> Mapping[str, object]:
         """Return the figures as plain values: of one model by task; of several by model, with `comparisons`."""
         by_model = {each.model: {task.name: figures_of(task) for task in each.tasks} for each in self.models}
