@@ -47,7 +47,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,
 ) -> None:
     """Ask a model a question, about pictures too."""
-    from evovlm.cli.rendering import INTERRUPTED
+    from evovlm.cli.signals import INTERRUPTED
     from evovlm.cli.waiting import Waiting
     from evovlm.errors import ConfigError
     from evovlm.tasks.prompts import CHAT, PLAIN, template_of

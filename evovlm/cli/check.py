@@ -72,7 +72,7 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
 def _print(console: "Console", found: "Preflight") -> None:
     from rich.markup import escape
 
-    from evovlm.cli.rendering import result_text
+    from evovlm.cli.rendering import counted, result_text
     from evovlm.cli.tables import plain_table
     from evovlm.merging.needs import gigabytes
 
@@ -104,7 +104,7 @@ def _print(console: "Console", found: "Preflight") -> None:
         picked = f" ({size.categorical} of them pick among options)" if size.categorical else ""
         held = ""
         if size.generations is not None:
-            held = f", {size.generations} generation{'' if size.generations == 1 else 's'} in the budget"
+            held = f", {counted(size.generations, 'generation')} in the budget"
         typer.echo(f"the search: {size.genes} genes{picked}, {size.population} candidates a generation{held}")
     if found.needs is not None:
         needs = found.needs

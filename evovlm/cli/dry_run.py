@@ -37,12 +37,12 @@ def dry_run(config: "EvolveConfig | PathConfig | HybridConfig", *, relative_to: 
 
 
 def _print(found: "Forecast") -> None:
-    from evovlm.cli.rendering import duration
+    from evovlm.cli.rendering import counted, duration
     from evovlm.merging.needs import gigabytes
 
     generations = "generations until patience ends it"
     if found.generations is not None:
-        generations = f"{found.generations} generation{'' if found.generations == 1 else 's'}"
+        generations = counted(found.generations, "generation")
     typer.echo(f"{found.genes} genes, {generations} of {found.population}: {found.candidates} candidates")
     typer.echo(f"samples: {found.samples:,}")
     for task in found.tasks:

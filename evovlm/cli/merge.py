@@ -26,7 +26,8 @@ def merge(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Merge models as a recipe says, into a folder that transformers loads."""
-    from evovlm.cli.rendering import INTERRUPTED, WriteProgress, result_text
+    from evovlm.cli.rendering import WriteProgress, result_text
+    from evovlm.cli.signals import INTERRUPTED
     from evovlm.cli.sizes import parse_size
 
     shard_bytes = parse_size(max_shard_size, option="--max-shard-size")

@@ -19,7 +19,8 @@ def push(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Publish a merged model on the hub with its card; shows files, sizes and licence first, and asks."""
-    from evovlm.cli.rendering import INTERRUPTED, json_text
+    from evovlm.cli.rendering import json_text
+    from evovlm.cli.signals import INTERRUPTED
     from evovlm.errors import ConfigError
     from evovlm.runs.publishing import check_repo_id, look_at_publication, publish
 

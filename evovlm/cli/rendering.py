@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from evovlm.cli.signals import INTERRUPTED as INTERRUPTED
 from evovlm.cli.waiting import SILENT_S, Waiting
 
 if TYPE_CHECKING:
@@ -30,6 +29,11 @@ _LINE_EVERY_S = 10.0
 def percent(value: float) -> str:
     """Return a score in [0, 1] as people read it: 41.5."""
     return f"{100 * value:.1f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 generation", "2 generations"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def interval_text(low: float, high: float) -> str:

@@ -67,7 +67,8 @@ def report(
 
 
 def _score(runs: list[Path]) -> None:
-    from evovlm.cli.rendering import INTERRUPTED, ScoreProgress
+    from evovlm.cli.rendering import ScoreProgress
+    from evovlm.cli.signals import INTERRUPTED
     from evovlm.report.contenders import score_missing
     from evovlm.report.reading import open_run
 

@@ -58,7 +58,8 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score models on the report split of one or more tasks, and compare each two of them."""
-    from evovlm.cli.rendering import INTERRUPTED, ScoreProgress, json_text
+    from evovlm.cli.rendering import ScoreProgress, json_text
+    from evovlm.cli.signals import INTERRUPTED
     from evovlm.errors import ConfigError
     from evovlm.tasks.catalogue import check_task_names
     from evovlm.tasks.task import parse_split

@@ -5,7 +5,7 @@ import shlex
 from rich.console import Console
 
 from evovlm.cli.front_table import print_front
-from evovlm.cli.rendering import duration, percent, spark_line
+from evovlm.cli.rendering import counted, duration, percent, spark_line
 from evovlm.cli.show_recipe import path_table
 from evovlm.cli.tables import plain_table, print_line
 from evovlm.runs.summary import RunSummary
@@ -41,8 +41,7 @@ def _print_head(console: Console, summary: RunSummary) -> None:
     ended = f", ended by its budget of {summary.stopped_by}" if summary.stopped_by not in (None, "candidates") else ""
     state = f"finished{ended}" if summary.finished else "not finished"
     failed = f", {len(summary.failures)} failed" if summary.failures else ""
-    count = len(summary.best_by_generation)
-    generations = "1 generation" if count == 1 else f"{count} generations"
+    generations = counted(len(summary.best_by_generation), "generation")
     print_line(console, f"{summary.folder} ({state})")
     if summary.stage == "ps":
         print_line(console, "the first stage (ps) of two:")

@@ -58,20 +58,22 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_config(
-    folder: Path, *, recorded: Mapping[str, object], given: Mapping[str, object], raised: Collection[str] = ()
+    folder: Path,
+    *,
+    recorded: Mapping[str, object],
+    given: Mapping[str, object],
+    raised: Collection[str],
+    rule: str = "A budget may only be raised.",
 ) -> None:
     """Raise RunMismatch, naming every changed key with both values, unless the two configs are the same.
 
-    They may differ in the budgets that are only `raised`, given by their places ("budget", "stages.path.budget").
+    They may differ in the budgets that are only `raised`, given by their places ("budget", "stages.path.budget"); the
+    error says the `rule` for these where nothing else differs.
     """
     changes = changed_keys(recorded, given)
     if not all(change.startswith(tuple(f"{place}." for place in raised)) for change in changes):
         listed = "\n    ".join(changes)
-        advice = ""
-        if all("budget." in change.partition(":")[0] for change in changes):
-            of_first = any(change.startswith("stages.ps.") for change in changes)
-            until = ", the first stage's only until the second begins" if of_first else ""
-            advice = f"A budget may only be raised{until}. "
+        advice = f"{rule} " if all("budget." in change.partition(":")[0] for change in changes) else ""
         raise RunMismatch(
             f"{folder} was started with another config (then -> now):\n    {listed}\n"
             f"    {advice}Undo the change to go on with the run, or start a new one in another folder."

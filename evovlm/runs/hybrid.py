@@ -21,6 +21,8 @@ from evovlm.runs.path_config import PathConfig
 from evovlm.runs.preflight import preflight_hybrid
 from evovlm.runs.search_run import Observer
 
+_RULE = "A budget may only be raised, the first stage's only until the second begins."
+
 
 def run_search(
     config: EvolveConfig | PathConfig | HybridConfig,
@@ -76,7 +78,7 @@ def _check_same(out: Path, config: HybridConfig) -> None:
             raised.append(f"stages.{PS}.budget")
         if config.path.budget.is_raised_from(recorded.path.budget):
             raised.append(f"stages.{PATH}.budget")
-    check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping(), raised=raised)
+    check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping(), raised=raised, rule=_RULE)
 
 
 def _written_result(out: Path, *, first: RunResult, second: RunResult) -> RunResult:

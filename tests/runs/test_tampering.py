@@ -38,6 +38,15 @@ def of_task(row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def changed_copy(finished: Path, folder: Path, change: Callable[[Lines], Lines]) -> Path:
+    """Copy a run into the folder, with other lines in its journal."""
+    shutil.copytree(finished, folder)
+    journal = folder / "journal.jsonl"
+    lines = change(journal.read_text(encoding="utf-8").splitlines())
+    journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -83,11 +92,9 @@ def test_a_changed_journal_is_refused_with_the_line_and_what_differs(
     evaluator: Evaluator,
     tmp_path: Path,
 ) -> None:
-    run = shutil.copytree(whole_run.folder, tmp_path / "run")
-    journal = run / "journal.jsonl"
     # Without its end, so that the run would go on.
-    lines = change(journal.read_text(encoding="utf-8").split("\n")[:-3])
-    journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run = changed_copy(whole_run.folder, tmp_path / "run", lambda lines: change(lines[:-2]))
+    journal = run / "journal.jsonl"
     changed = journal.read_bytes()
     with pytest.raises(RunMismatch) as caught:
         evolve(config, out=run, resume=True, evaluator=evaluator)
@@ -114,8 +121,6 @@ def test_a_finished_run_that_was_changed_does_not_tell_its_result(
     evaluator: Evaluator,
     tmp_path: Path,
 ) -> None:
-    run = shutil.copytree(whole_run.folder, tmp_path / "run")
-    lines = (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    (run / "journal.jsonl").write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+    run = changed_copy(whole_run.folder, tmp_path / "run", change)
     with pytest.raises(RunMismatch, match=words):
         evolve(config, out=run, resume=True, evaluator=evaluator)
