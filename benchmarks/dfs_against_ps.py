@@ -108,7 +108,7 @@ class Cost:
         names = template.source_names if isinstance(template, PathTemplate) else tuple(template.sources)
         # The embedded models are all of one depth.
         blocks = dict.fromkeys(names, _n_blocks(next(iter(template.sources.values()))))
-        population = config.population(dim=config.searched(template=template, blocks=blocks).dim)
+        population = config.population(dim=config.searched(blocks).dim)
         each = config.batch or n_samples - kept
         return cls(once=kept or n_samples, generation=population * each + kept, population=population)
 

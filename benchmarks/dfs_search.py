@@ -107,7 +107,7 @@ def main() -> None:
     template = config.template(relative_to=None)
     evaluator = open_evaluator(config, template)
     task = TaskChoice(name=config.tasks[0].name, limit=arguments.report).open(Split.REPORT).prepare(evaluator.loaded)
-    searched = config.searched(template=template, blocks=evaluator.resident.blocks)
+    searched = config.searched(evaluator.resident.blocks)
     start = searched.recipe(searched.initial)
     print(f"{searched.dim} genes, of which {int((searched.levels == 2).sum())} are binary", file=sys.stderr)
     print("| optimizer | held out | 95 % | seeds | validation | Japanese | hops |\n|---|---|---|---|---|---|---|")

@@ -59,8 +59,7 @@ class Bench:
     out: Path
 
     def __post_init__(self) -> None:
-        template = self.config.template(relative_to=None)
-        self.searched = self.config.searched(template=template, blocks=self.evaluator.resident.blocks)
+        self.searched = self.config.searched(self.evaluator.resident.blocks)
         self.samples = self.evaluator.tasks[0].n_samples
         self.known: dict[str, TaskScore] = {}
 

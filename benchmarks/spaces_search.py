@@ -59,7 +59,7 @@ def run_search(config: EvolveConfig, *, out: Path, evaluator: Evaluator, task: P
     fitnesses = [
         entry.outcome.fitness if isinstance(entry.outcome, Evaluation) else 0.0 for entry in journal.candidates
     ]
-    searched = config.searched(template=config.template(relative_to=None), blocks=journal.blocks)
+    searched = config.searched(journal.blocks)
     winners = (best_entry(journal.candidates).genome, optimizer_mean(journal))
     best, mean = (score(evaluator, task, searched.recipe(genome)) for genome in winners)
     genes = len(journal.candidates[0].genome)

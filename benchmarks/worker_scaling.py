@@ -59,8 +59,7 @@ def known(seconds: float, workers: int, *, spread: float, population: int) -> di
     supervisor = Supervisor.open(crew)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            template = config.template(relative_to=None)
-            run = open_run(Path(folder), config=config, template=template, workers=supervisor, journal=None, parents={})
+            run = open_run(Path(folder), config=config, workers=supervisor, journal=None, parents={})
             wall, processor = time.perf_counter(), time.process_time()
             run.finish(observer=None, warnings=())
             wall, processor = time.perf_counter() - wall, time.process_time() - processor
@@ -82,7 +81,7 @@ def known(seconds: float, workers: int, *, spread: float, population: int) -> di
 def message_bytes() -> tuple[int, int]:
     """Return the bytes of a job and of its outcome, as they travel."""
     config = EvolveConfig.model_validate(document(candidates=64, population=64)).resolved(relative_to=None)
-    searched = config.searched(template=config.template(relative_to=None), blocks=dict.fromkeys(SOURCES, BLOCKS))
+    searched = config.searched(dict.fromkeys(SOURCES, BLOCKS))
     job = Job(recipe=searched.recipe(searched.initial))
     opening = KnownCost(seconds=0.0, n_samples=SAMPLES, n_blocks=BLOCKS, sources=SOURCES)
     outcome = next(iter(opening.open(Place(device="cpu")).outcomes([job])))

@@ -59,6 +59,11 @@ class Evaluation:
     tokens: int
     goals: tuple[float, ...] = ()
 
+    @property
+    def n_samples(self) -> int:
+        """On how many samples of all tasks: a race ends before all of them."""
+        return sum(score.n for score in self.scores.values())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:

@@ -56,7 +56,7 @@ def _row(entry: Entry, objective: Objective | None) -> CandidateRow:
         recipe_id=entry.recipe_id,
         fitness=known.fitness if known else None,
         tokens=known.tokens if known else 0,
-        samples=_samples(known) if known else 0,
+        samples=known.n_samples if known else 0,
         scores={name: score.score for name, score in known.scores.items()} if known else {},
         failure=entry.outcome.reason if isinstance(entry.outcome, Failure) else None,
         breaks=known is not None and objective is not None and bool(objective.violated(known.scores)),
@@ -104,7 +104,7 @@ def _figures(journal: Journal, config: SearchConfig) -> tuple[Mapping[str, float
     if dim * dim * len(candidates) > _MOST_REPLAYED:
         return ()
     try:
-        searched = config.searched(template=config.template(relative_to=None), blocks=journal.blocks)
+        searched = config.searched(journal.blocks)
         optimizer = config.new_optimizer(searched)
     except (EvovlmError, ValueError):
         return ()
@@ -132,19 +132,14 @@ def _replayed(optimizer: Optimizer, candidates: Sequence[Entry]) -> list[Mapping
 def _savings(journal: Journal, config: SearchConfig) -> Savings | None:
     if config.racing is None:
         return None
-    counts = [_samples(entry.outcome) for entry in journal.candidates if isinstance(entry.outcome, Evaluation)]
+    counts = [entry.outcome.n_samples for entry in journal.candidates if isinstance(entry.outcome, Evaluation)]
     # The best and the mean are scored in full: on the validation samples, where there are any, which are others.
     others = [entry for entry in journal.entries if entry.kind != "part" and config.validation is None]
-    seen = [*counts, *(_samples(each.outcome) for each in others if isinstance(each.outcome, Evaluation))]
+    seen = [*counts, *(each.outcome.n_samples for each in others if isinstance(each.outcome, Evaluation))]
     in_full = max(seen, default=0)
     if config.batch is not None:
         in_full = min(in_full, config.batch * len(config.tasks))
     return Savings(used=sum(counts), whole=in_full * len(counts))
-
-
-def _samples(evaluation: Evaluation) -> int:
-    """Return on how many samples a model was scored: a race ends before all of them."""
-    return sum(score.n for score in evaluation.scores.values())
 
 
 def _goals(journal: Journal, config: SearchConfig, objective: Objective | None) -> Goals | None:
@@ -157,7 +152,7 @@ def _goals(journal: Journal, config: SearchConfig, objective: Objective | None) 
         return None
     on_it = {point.entry.index for point in points}
     evaluated = [(each.index, each.outcome) for each in journal.candidates if isinstance(each.outcome, Evaluation)]
-    most = max(_samples(outcome) for _, outcome in evaluated)
+    most = max(outcome.n_samples for _, outcome in evaluated)
     rows = [tuple(point.goals[name] for name in names) for point in points]
     return Goals(
         names=names,
@@ -169,7 +164,7 @@ def _goals(journal: Journal, config: SearchConfig, objective: Objective | None) 
         others=tuple(
             tuple(outcome.scores[name].score for name in names)
             for index, outcome in evaluated
-            if index not in on_it and _samples(outcome) == most
+            if index not in on_it and outcome.n_samples == most
         ),
     )
 

@@ -28,8 +28,7 @@ def winner_of(journal: Journal, config: SearchConfig) -> Winner | None:
     entry = winner_entry(config, journal)
     if entry is None:
         return None
-    template = config.template(relative_to=None)
-    searched = config.searched(template=template, blocks=journal.blocks)
+    searched = config.searched(journal.blocks)
     return Winner(entry=entry, recipe=searched.recipe(entry.genome))
 
 

@@ -74,11 +74,9 @@ class EvolveConfig(SearchConfig):
         }
         return self.merge.model_copy(update=models)
 
-    def searched(self, *, template: MergeTemplate | PathTemplate, blocks: Mapping[str, int]) -> Searched:
-        """Return what is searched; all sources have the same number of blocks."""
-        if isinstance(template, PathTemplate):
-            raise ConfigError("merge: parameters are searched, and a path has none.")
-        space = self.recipe_space(template=template, n_blocks=next(iter(blocks.values())))
+    def searched(self, blocks: Mapping[str, int]) -> Searched:
+        """Return what a resolved config searches; all sources have the same number of blocks."""
+        space = self.recipe_space(template=self.template(relative_to=None), n_blocks=next(iter(blocks.values())))
         initial, notes = self._start(space)
         return Searched(initial=initial, levels=space.levels, recipe=space.decode, notes=notes)
 
@@ -158,7 +156,8 @@ def check_budget(config: EvolveConfig | PathConfig, *, path: Path) -> None:
         blocks = dict.fromkeys(template.sources, least)
     try:
         # Where the search starts makes no difference to the number of genes.
-        dim = config.model_copy(update={"start": None}).searched(template=template, blocks=blocks).dim
+        merge = config.resolved_merge(relative_to=path.parent)
+        dim = config.model_copy(update={"start": None, "merge": merge}).searched(blocks).dim
         config.population(dim=dim)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -143,7 +143,9 @@ def evolve(
             )
             # Once the workers have ended, too.
             peak = peak_memory()
-        return _written_result(out, config=config, template=template, journal=journal, peak=peak)
+        else:
+            check_recipes(journal, config.searched(journal.blocks).recipe)
+        return _written_result(out, config=config, journal=journal, peak=peak)
 
 
 def _searched(
@@ -170,7 +172,7 @@ def _searched(
     else:
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
     with closing(workers):
-        run = open_run(out, config=config, template=template, workers=workers, journal=journal, parents=parents)
+        run = open_run(out, config=config, workers=workers, journal=journal, parents=parents)
         warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *run.searched.notes, *config.notes)))
         with _tracked(observer, config=config, out=out) as watching:
             run.finish(observer=watching, warnings=warnings)
@@ -181,7 +183,6 @@ def open_run(
     out: Path,
     *,
     config: SearchConfig,
-    template: MergeTemplate | PathTemplate,
     workers: Workers,
     journal: Journal | None,
     parents: Mapping[str, Parent],
@@ -191,7 +192,7 @@ def open_run(
     Raises RunMismatch when the models have other numbers of blocks than the journal's.
     """
     blocks = workers.blocks
-    searched = config.searched(template=template, blocks=blocks)
+    searched = config.searched(blocks)
     population = config.population(dim=searched.dim)
     parts = SampleParts(
         sizes=workers.sizes,
@@ -259,17 +260,15 @@ def _written_result(
     out: Path,
     *,
     config: SearchConfig,
-    template: MergeTemplate | PathTemplate,
     journal: Journal,
     peak: Mapping[str, int],
 ) -> RunResult:
-    """Write best.yaml, mean.yaml and result.json of a finished search. Raises RunMismatch for a changed journal."""
+    """Write best.yaml, mean.yaml and result.json of a finished search."""
     mean = journal.mean
     if mean is None:
         raise RunError(f"{out}: the search is not finished.")
     best, chosen = best_of(journal, winner=config.winner), winner_of(journal, winner=config.winner)
-    searched = config.searched(template=template, blocks=journal.blocks)
-    check_recipes(journal, searched.recipe)
+    searched = config.searched(journal.blocks)
     recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
     for name, recipe in recipes.items():
         write_atomically(out / name, recipe_to_yaml(recipe, folder=out))

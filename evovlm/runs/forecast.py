@@ -2,28 +2,24 @@
 
 import json
 import math
-import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.models.loading import LoadedModel
 from evovlm.recipes.candidate import Evaluation, TaskScore
 from evovlm.recipes.kinds import PS, Recipe, parameter_merge_only
 from evovlm.runs.calibration import MORE, SampleCost, Span, timed_answers, timed_merge
 from evovlm.runs.hybrid_config import PATH, HybridConfig
 from evovlm.runs.journal_rows import Entry, entry_row
+from evovlm.runs.peak_memory import peak_memory
 from evovlm.runs.preflight import preflight_search
 from evovlm.runs.sample_parts import SampleParts
 from evovlm.runs.search_config import SearchConfig
 from evovlm.runs.task_choices import task_choices
 from evovlm.search.racing import looks
-
-_KIB = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +94,7 @@ def _forecast(config: SearchConfig) -> _Found:
     found = preflight_search(config, template)
     found.raise_problems()
     evaluator = Evaluator.open(template, tasks=task_choices(config), device=config.device)
-    searched = config.searched(template=template, blocks=evaluator.resident.blocks)
+    searched = config.searched(evaluator.resident.blocks)
     start = searched.recipe(searched.initial)
     sizes = {task.name: task.n_samples for task in evaluator.tasks}
     parts = SampleParts(sizes=sizes, seed=config.seed, batch=config.batch, validation=config.validation)
@@ -120,6 +116,7 @@ def _forecast(config: SearchConfig) -> _Found:
     line = _line_bytes(
         sizes, own, dim=searched.dim, partial=config.racing is not None or parts.of_candidates(0) is not None
     )
+    peak = peak_memory()
     return _Found(
         Forecast(
             genes=searched.dim,
@@ -134,8 +131,8 @@ def _forecast(config: SearchConfig) -> _Found:
             journal_bytes=(asked.candidates + asked.others) * line,
             checkpoint_bytes=found.needs.result_bytes if found.needs else None,
             download_bytes=found.needs.download_bytes if found.needs else None,
-            memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
-            device_bytes=_device_bytes(evaluator.loaded),
+            memory_bytes=peak["process"],
+            device_bytes=peak.get("gpu"),
             assumptions=_assumptions(config, generations),
         ),
         start,
@@ -246,7 +243,3 @@ def _line_bytes(sizes: Mapping[str, int], own: Sequence[int], *, dim: int, parti
         wall_s=12.3456,
     )
     return len(json.dumps(entry_row(entry))) + 1
-
-
-def _device_bytes(loaded: LoadedModel) -> int | None:
-    return torch.cuda.max_memory_allocated(loaded.device) if loaded.device.type == "cuda" else None

@@ -51,17 +51,13 @@ def _comparable(journal: Journal) -> list[Entry]:
     most = 0
     for entry in journal.candidates:
         if isinstance(entry.outcome, Evaluation):
-            most = max(most, _samples(entry.outcome))
+            most = max(most, entry.outcome.n_samples)
             if entry.outcome.fitness >= 0:
                 known = feasible.setdefault(entry.recipe_id, entry)
-                if isinstance(known.outcome, Evaluation) and _samples(known.outcome) < _samples(entry.outcome):
+                if isinstance(known.outcome, Evaluation) and known.outcome.n_samples < entry.outcome.n_samples:
                     feasible[entry.recipe_id] = entry
     return [
         entry
         for entry in feasible.values()
-        if isinstance(entry.outcome, Evaluation) and _samples(entry.outcome) == most
+        if isinstance(entry.outcome, Evaluation) and entry.outcome.n_samples == most
     ]
-
-
-def _samples(evaluation: Evaluation) -> int:
-    return sum(score.n for score in evaluation.scores.values())

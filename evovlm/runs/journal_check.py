@@ -41,7 +41,10 @@ def check_scores(journal: Journal, objective: Objective) -> None:
 
 
 def check_recipes(journal: Journal, recipe_of: Callable[[Genome], Recipe]) -> None:
-    """Raise RunMismatch, with the line, where a genome does not make the recipe that the line says was scored."""
+    """Raise RunMismatch, with the line, where a genome does not make the recipe that the line says was scored.
+
+    For a finished search: of one that goes on, each candidate is held against what the optimizer asks for.
+    """
     for entry in journal.entries:
         found = recipe_of(entry.genome).recipe_id
         if found != entry.recipe_id and entry.line is not None:

@@ -60,9 +60,7 @@ def load_run(folder: str | Path) -> LoadedRun:
     """
     journal = read_journal(journal_file(Path(folder)))
     config = config_from_mapping(journal.config)
-    template = config.template(relative_to=None)
-
-    searched = config.searched(template=template, blocks=journal.blocks)
+    searched = config.searched(journal.blocks)
     chosen = winner_entry(config, journal)
     return LoadedRun(
         folder=Path(folder),

@@ -31,7 +31,7 @@ from evovlm.recipes.local_config import count_blocks, read_config
 from evovlm.recipes.model_ref import parse_model_ref
 from evovlm.recipes.path_space import PATH_SIGMA, SCALES, PathSpace
 from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.budget_config import BudgetSection
 from evovlm.runs.search_config import OptimizerSection, SearchConfig, Searched, Winner
 from evovlm.runs.sections import Section, known_row
@@ -156,10 +156,9 @@ class PathConfig(SearchConfig):
         }
         return self.merge.model_copy(update=changes)
 
-    def searched(self, *, template: MergeTemplate | PathTemplate, blocks: Mapping[str, int]) -> Searched:
-        """Return what is searched, for sources that have so many blocks, in the order in which they are laid out."""
-        if not isinstance(template, PathTemplate):
-            raise ConfigError("merge: a path is searched, and this merge has none.")
+    def searched(self, blocks: Mapping[str, int]) -> Searched:
+        """Return what a resolved config searches, for sources of so many blocks, which are laid out in that order."""
+        template = self.template(relative_to=None)
         space = self.path_space(host=template.host_source, blocks=blocks)
         return Searched(
             initial=self._start(space, template),

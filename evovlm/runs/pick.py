@@ -39,8 +39,7 @@ def pick(folder: Path, wanted: str) -> Picked:
     entry = winner_entry(config, journal) if wanted == "best" else _wanted(journal, wanted, folder=folder)
     if entry is None:
         raise RunError(f"{folder}: no candidate has been evaluated yet. Wait a little, or resume the run.")
-    template = config.template(relative_to=None)
-    searched = config.searched(template=template, blocks=journal.blocks)
+    searched = config.searched(journal.blocks)
     return Picked(entry=entry, recipe=searched.recipe(entry.genome))
 
 

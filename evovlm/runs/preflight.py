@@ -197,4 +197,4 @@ def _variant_problems(config: SearchConfig, template: MergeTemplate | PathTempla
 def _searched(config: SearchConfig, template: MergeTemplate | PathTemplate, found: Preflight) -> Searched | None:
     """Return what is searched; None when the models do not tell. Raises ConfigError when it does not suit them."""
     blocks = _blocks(template, found)
-    return None if blocks is None else config.searched(template=template, blocks=blocks)
+    return None if blocks is None else config.searched(blocks)

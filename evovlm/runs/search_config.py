@@ -207,8 +207,8 @@ class SearchConfig(ExecutionConfig):
         """Return `merge` with its host named and every path absolute."""
 
     @abstractmethod
-    def searched(self, *, template: MergeTemplate | PathTemplate, blocks: Mapping[str, int]) -> Searched:
-        """Return what is searched, for sources that have so many blocks, by name."""
+    def searched(self, blocks: Mapping[str, int]) -> Searched:
+        """Return what a resolved config searches, for sources that have so many blocks, by name."""
 
     def resolved(self, *, relative_to: Path | None) -> Self:
         """Return the same search with its host named and every path absolute, so that it holds from any folder.

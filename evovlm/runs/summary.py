@@ -156,7 +156,7 @@ def summarise(folder: Path, *, top: int) -> RunSummary:
         mean_fitness=mean.outcome.fitness if mean is not None and isinstance(mean.outcome, Evaluation) else None,
         candidates=len(candidates),
         tokens=journal.tokens,
-        seconds=sum(map(_seconds, journal.entries)),
+        seconds=sum(entry.wall_s for entry in journal.entries),
         top=tuple(ranked[:top]),
         units=found.units,
         numbers=tuple((each.source, each.name, each.values) for each in found.numbers),
@@ -193,13 +193,6 @@ def objective_of(journal: Journal) -> Objective | None:
     # In the order of the config's tasks, which may be files that are no longer there.
     weights = {name: task.weight for name, task in zip(scores, config.tasks, strict=True)}
     return config.objective.objective(weights, parents=journal.parents)
-
-
-def _seconds(entry: Entry) -> float:
-    """Return how long a line took; in journals of before it was noted, what its stages took."""
-    if entry.wall_s or not isinstance(entry.outcome, Evaluation):
-        return entry.wall_s
-    return sum(entry.outcome.seconds.values())
 
 
 def journal_file(folder: Path) -> Path:
@@ -241,7 +234,7 @@ def winner_entry(config: SearchConfig, journal: Journal) -> Entry | None:
 def _path(config: SearchConfig, journal: Journal, winner: Entry) -> LayerPath | None:
     if not isinstance(config, PathConfig):
         return None
-    searched = config.searched(template=config.template(relative_to=None), blocks=journal.blocks)
+    searched = config.searched(journal.blocks)
     recipe = searched.recipe(winner.genome)
     return None if isinstance(recipe, ParameterMerge) else recipe.path
 

@@ -185,7 +185,7 @@ def _write_search(
     for parent in parents:
         journal.append_parent(parent)
     objective = config.goal(journal.parents)
-    searched = config.searched(template=template, blocks=blocks)
+    searched = config.searched(blocks)
     optimizer = config.new_optimizer(searched)
 
     def entry(kind: str, genome: Genome, generation: int, outcome: Outcome, *, index: int | None = None) -> None:

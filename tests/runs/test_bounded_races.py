@@ -135,7 +135,7 @@ def test_races_on_batches_see_no_more_than_the_batch_and_go_on_where_they_were_c
 
 def assert_it_replays(config: EvolveConfig, journal: Journal) -> None:
     """Hold what an optimizer asks for, told each generation before, against the journal's genomes."""
-    searched = config.searched(template=config.template(relative_to=None), blocks=journal.blocks)
+    searched = config.searched(journal.blocks)
     groups = [
         [each for each in journal.candidates if each.generation == n]
         for n in range(journal.candidates[-1].generation + 1)

@@ -36,7 +36,7 @@ def test_a_search_with_choices_goes_on_where_it_was_cut(models: Path, evaluator:
     evolve(config, out=tmp_path / "run", resume=True, evaluator=evaluator)
     assert journal_rows(tmp_path / "run") == whole
     read = read_journal(journal)
-    searched = config.searched(template=config.template(relative_to=None), blocks=read.blocks)
+    searched = config.searched(read.blocks)
     recipes = [searched.recipe(entry.genome) for entry in read.candidates]
     found = {
         (each.method, each.settings.rescale, each.config_from) for each in recipes if isinstance(each, ParameterMerge)

@@ -191,7 +191,7 @@ def test_the_paper_s_searches_through_layers_have_the_paper_s_settings() -> None
         assert isinstance(config, PathConfig)
         template = config.template(relative_to=None)
         blocks = dict.fromkeys(template.source_names, 32)
-        searched = config.searched(template=template, blocks=blocks)
+        searched = config.searched(blocks)
         # T = 192 positions, of which two are forced, and a scale for each.
         assert searched.dim == 190 + 192
         assert (config.population(dim=searched.dim), config.budget.candidates) == (128, 12800)

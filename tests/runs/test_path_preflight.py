@@ -59,7 +59,7 @@ def test_the_largest_winner_is_told_of_a_search_through_layers(
     assert found.result is not None
     assert found.needs is not None
     assert found.result.at_most
-    space = config.searched(template=config.template(relative_to=None), blocks={"math": 3, "base": 2})
+    space = config.searched({"math": 3, "base": 2})
     largest = space.recipe(np.ones(space.dim))
     assert isinstance(largest, LayerPathMerge)
     plan = PathPlan.open(largest)

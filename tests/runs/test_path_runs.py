@@ -74,7 +74,7 @@ def test_the_winner_is_the_snapshot_that_did_best_on_the_validation_samples(whol
 
 def test_the_first_snapshot_is_the_host_as_it_is(whole: RunResult, config: PathConfig) -> None:
     journal = read_journal(whole.folder / "journal.jsonl")
-    searched = config.searched(template=config.template(relative_to=None), blocks=journal.blocks)
+    searched = config.searched(journal.blocks)
     recipe = searched.recipe(journal.snapshots[0].genome)
     assert isinstance(recipe, LayerPathMerge)
     assert recipe.path.canonical() == [["base", 0, 1.0], ["base", 1, 1.0]]
@@ -207,7 +207,7 @@ def test_models_that_have_other_numbers_of_blocks_by_now_are_refused(
 
 
 def test_a_candidate_moves_no_weights(config: PathConfig, stack: Evaluator) -> None:
-    searched = config.searched(template=config.template(relative_to=None), blocks=stack.resident.blocks)
+    searched = config.searched(stack.resident.blocks)
     stack.merge_into_resident(searched.recipe(np.where(searched.levels == 2, 1.0, 0.2)))
     before = {id(tensor): tensor.data_ptr() for tensor in stack.loaded.model.parameters()}
     # Every hop of a repeated block is the one set of parameters: 3 sources of 2 blocks, and the host's other tensors.

@@ -12,7 +12,7 @@ from evovlm.errors import AllCandidatesFailed, ConfigError
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers import InProcess, Job
-from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
+from evovlm.recipes.candidate import Candidate, Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config import EvolveConfig, load_config
 from evovlm.runs.evolve import RunResult, evolve
@@ -208,10 +208,21 @@ def test_a_generation_of_failures_is_raced_again_from_its_start(
     assert journal_rows(tmp_path / "run")[10:] == journal_rows(raced.folder)[1:]
 
 
-def test_equal_recipes_are_scored_once_and_told_the_same(racer: Evaluator, races: EvolveConfig) -> None:
-    from evovlm.recipes.candidate import Candidate
+def part_of(candidate: Candidate, outcome: Evaluation | Failure) -> Entry:
+    """Return the line of a journal that says what a candidate of the first generation scored on a block."""
+    return Entry(
+        kind="part",
+        index=candidate.index,
+        generation=0,
+        genome=candidate.genome,
+        recipe_id=candidate.recipe.recipe_id,
+        outcome=outcome,
+    )
 
-    searched = races.searched(template=races.template(relative_to=None), blocks=racer.resident.blocks)
+
+def test_equal_recipes_are_scored_once_and_told_the_same(racer: Evaluator, races: EvolveConfig) -> None:
+
+    searched = races.searched(racer.resident.blocks)
     genomes = [searched.initial, searched.initial * 0.5, searched.initial, searched.initial * 1.5]
     candidates = [
         Candidate(genome=genome, recipe=searched.recipe(genome), generation=0, index=index)
@@ -230,16 +241,7 @@ def test_equal_recipes_are_scored_once_and_told_the_same(racer: Evaluator, races
     def note(candidate: Candidate, outcome: Evaluation | Failure) -> None:
         assert isinstance(outcome, Evaluation)
         noted.append((candidate.index, outcome.tokens))
-        own.remember(
-            Entry(
-                kind="part",
-                index=candidate.index,
-                generation=0,
-                genome=candidate.genome,
-                recipe_id=candidate.recipe.recipe_id,
-                outcome=outcome,
-            )
-        )
+        own.remember(part_of(candidate, outcome))
 
     first, _, third, _ = own.outcomes(candidates, note=note)
     assert isinstance(first, Evaluation)
@@ -290,7 +292,6 @@ def run_race(
     tables: Mapping[str, Mapping[str, Sequence[float]]], *, objective: Objective, rules: RacingSection
 ) -> dict[str, Evaluation]:
     """Race what the tables say; the recipes are names."""
-    from evovlm.recipes.candidate import Candidate
 
     workers = Scripted(tables, objective)
     own = Races(
@@ -305,16 +306,7 @@ def run_race(
     ]
 
     def note(candidate: Candidate, outcome: Evaluation | Failure) -> None:
-        own.remember(
-            Entry(
-                kind="part",
-                index=candidate.index,
-                generation=0,
-                genome=candidate.genome,
-                recipe_id=candidate.recipe.recipe_id,
-                outcome=outcome,
-            )
-        )
+        own.remember(part_of(candidate, outcome))
 
     outcomes = own.outcomes(candidates, note=note)
     return {name: outcome for name, outcome in zip(tables, outcomes, strict=True) if isinstance(outcome, Evaluation)}

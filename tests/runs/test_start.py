@@ -34,7 +34,7 @@ def hand_made(models: Path) -> ParameterMerge:
 
 def started(config: EvolveConfig) -> Searched:
     """Return what is searched, on models of two blocks."""
-    return config.searched(template=config.template(relative_to=None), blocks=BLOCKS)
+    return config.searched(BLOCKS)
 
 
 class Warnings:
@@ -214,7 +214,7 @@ def test_lists_for_models_of_another_depth_are_refused(models: Path, write_confi
     (tmp_path / "made.yaml").write_text(recipe_to_yaml(hand_made(models)), encoding="utf-8")
     config = load_config(write_config({"start": {"recipe": "made.yaml"}})).resolved(relative_to=tmp_path)
     with pytest.raises(ConfigError, match=r"start: ja.weight: 4 numbers for 5 units"):
-        config.searched(template=config.template(relative_to=None), blocks={"math": 3, "ja": 3})
+        config.searched({"math": 3, "ja": 3})
 
 
 def test_a_search_through_layers_starts_at_a_path(models: Path, tmp_path: Path) -> None:
@@ -226,9 +226,7 @@ def test_a_search_through_layers_starts_at_a_path(models: Path, tmp_path: Path) 
     recipe = template.recipe(path)
     (tmp_path / "path.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
     begins = PathConfig.model_validate({**document, "start": {"recipe": str(tmp_path / "path.yaml")}})
-    searched = begins.resolved(relative_to=None).searched(
-        template=template, blocks=dict.fromkeys(template.source_names, 2)
-    )
+    searched = begins.resolved(relative_to=None).searched(dict.fromkeys(template.source_names, 2))
     first = searched.recipe(searched.initial)
     assert isinstance(first, LayerPathMerge)
     assert first.path == path
@@ -241,11 +239,11 @@ def test_a_search_through_layers_starts_at_a_path(models: Path, tmp_path: Path) 
         (tmp_path / "merge.yaml").write_text(recipe_to_yaml(hand_made(models)), encoding="utf-8")
         wrong = PathConfig.model_validate({**document, "start": start}).resolved(relative_to=None)
         with pytest.raises(ConfigError, match=words):
-            wrong.searched(template=template, blocks=dict.fromkeys(template.source_names, 2))
+            wrong.searched(dict.fromkeys(template.source_names, 2))
     other = {**document["merge"], "scale_target": "stream"}  # type: ignore[dict-item]
     wrong = PathConfig.model_validate({**document, "merge": other, "start": {"recipe": str(tmp_path / "path.yaml")}})
     with pytest.raises(ConfigError, match="scale_target is pending, and here it is stream"):
-        wrong.searched(template=wrong.template(relative_to=None), blocks=dict.fromkeys(template.source_names, 2))
+        wrong.searched(dict.fromkeys(template.source_names, 2))
 
 
 def _placed(models: Path, value: object) -> object:
