@@ -29,13 +29,13 @@ from evovlm.recipes.local_config import count_blocks, read_config
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.runs.evolve import RunResult, evolve
-from evovlm.runs.folder import JOURNAL_FILE
-from evovlm.runs.hybrid import evolve_hybrid
-from evovlm.runs.hybrid_config import HybridConfig, load_search
-from evovlm.runs.journal import read_journal
-from evovlm.runs.path_config import PathConfig
-from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.config.hybrid import HybridConfig, load_search
+from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.folder.layout import JOURNAL_FILE
+from evovlm.runs.searching.evolve import RunResult, evolve
+from evovlm.runs.searching.hybrid import evolve_hybrid
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.task import Split
 

@@ -22,9 +22,9 @@ from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_space import SCALES
-from evovlm.runs.config import load_config
-from evovlm.runs.evolve import evolve, open_evaluator
-from evovlm.runs.path_config import PathConfig
+from evovlm.runs.config.parameters import load_config
+from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.tasks.task import Split
 

@@ -37,9 +37,9 @@ from transformers import (
     StoppingCriteria,
 )
 
+from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
-from evovlm.models.streams import generate_greedy
 
 SIZES = {
     "small": {"vocab_size": 8000, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evovlm.evaluation.workers import Job, Place
+from evovlm.evaluation.workers.jobs import Job, Place
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 
 TASK = "word_problems_ja"

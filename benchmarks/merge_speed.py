@@ -156,12 +156,12 @@ def candidates(folder: Path, method: str, *, count: int = 4) -> list[float]:
     from transformers import AutoModelForCausalLM
 
     from evovlm.evaluation.resident import _ParameterSink
+    from evovlm.merging.arithmetic.methods import METHODS as TABLE
     from evovlm.merging.merge import Merger
-    from evovlm.merging.methods import METHODS as TABLE
     from evovlm.models.backbone import ParameterWriter
     from evovlm.recipes.documents import load_recipe
     from evovlm.recipes.recipe import SourceParameters
-    from evovlm.room import available_memory_bytes
+    from evovlm.resources import available_memory_bytes
 
     recipe = load_recipe(folder / f"{method}.yaml", methods=TABLE)
     merger = Merger.open(recipe, room_bytes=(available_memory_bytes() or 0) // 2)

@@ -29,11 +29,11 @@ from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.atomic import write_atomically
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import evolve, open_evaluator
-from evovlm.runs.folder import JOURNAL_FILE
-from evovlm.runs.journal import Entry, Journal, best_distinct, read_journal
-from evovlm.runs.racing_config import RacingSection
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.racing import RacingSection
+from evovlm.runs.folder.journal import Entry, Journal, best_distinct, read_journal
+from evovlm.runs.folder.layout import JOURNAL_FILE
+from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.search.loop import Outcome, Proposal, Standing, search
 from evovlm.tasks.task import Split
 

@@ -22,10 +22,10 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import best_entry, evolve, open_evaluator
-from evovlm.runs.folder import JOURNAL_FILE
-from evovlm.runs.journal import Journal, read_journal
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.folder.journal import Journal, read_journal
+from evovlm.runs.folder.layout import JOURNAL_FILE
+from evovlm.runs.searching.evolve import best_entry, evolve, open_evaluator
 from evovlm.tasks.task import Split
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo-evollm.yaml"

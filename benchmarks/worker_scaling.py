@@ -18,12 +18,12 @@ from pathlib import Path
 
 from known_cost import TASK, KnownCost
 
-from evovlm.evaluation.local_workers import LocalProcesses
-from evovlm.evaluation.supervisor import Supervisor
-from evovlm.evaluation.workers import Job, Place
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.evolve import evolve, open_run
-from evovlm.runs.journal import read_journal
+from evovlm.evaluation.workers.jobs import Job, Place
+from evovlm.evaluation.workers.local import LocalProcesses
+from evovlm.evaluation.workers.supervisor import Supervisor
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.searching.evolve import evolve, open_run
 
 BLOCKS = 32
 SAMPLES = 200

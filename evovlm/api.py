@@ -6,16 +6,16 @@ The examples of these docstrings run one after the other in the tests, in an emp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evovlm.merging.methods import METHODS
-from evovlm.merging.path_preflight import preflight_recipe
-from evovlm.merging.writer import WrittenCheckpoint, write_checkpoint
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.merging.before.path_preflight import preflight_recipe
+from evovlm.merging.checkpoint.writer import WrittenCheckpoint, write_checkpoint
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.evolve import RunResult
-from evovlm.runs.hybrid import run_search
-from evovlm.runs.hybrid_config import load_search
+from evovlm.runs.config.hybrid import load_search
 from evovlm.runs.loaded_run import LoadedRun, load_run
-from evovlm.runs.scores import Scores, ask_models
+from evovlm.runs.scores.score_models import Scores, ask_models
+from evovlm.runs.searching.evolve import RunResult
+from evovlm.runs.searching.hybrid import run_search
 from evovlm.tasks.task import parse_split
 
 __all__ = ["LoadedRun", "Recipe", "RunResult", "Scores", "WrittenCheckpoint", "evolve", "load_run", "merge", "score"]

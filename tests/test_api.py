@@ -15,10 +15,10 @@ from evovlm import api
 from evovlm.errors import ConfigError, OutputExists, RunMismatch, TaskError
 from evovlm.recipes.candidate import Failure
 from evovlm.recipes.kinds import HybridMerge, ParameterMerge
-from evovlm.runs.config import load_config
-from evovlm.runs.evolve import evolve
-from evovlm.runs.journal import Journal, read_journal
+from evovlm.runs.config.parameters import load_config
+from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.loaded_run import LoadedRun, RunCandidate, load_run
+from evovlm.runs.searching.evolve import evolve
 from evovlm.search.loop import Outcome
 from tests.cli.conftest import models, problems, write_config
 from tests.cli.test_path_searches import hybrid_search

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evovlm.merging.methods import METHODS
+from evovlm.merging.arithmetic.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

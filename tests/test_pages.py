@@ -13,11 +13,11 @@ import yaml
 
 import evovlm
 from evovlm.cli.app import app
-from evovlm.merging.methods import METHODS, check_parameters, get_method
+from evovlm.merging.arithmetic.methods import METHODS, check_parameters, get_method
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.runs.hybrid_config import HybridConfig, load_search
+from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.tasks.catalogue import get_task
 
 ROOT = Path(__file__).parents[1]

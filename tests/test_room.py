@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evovlm import room
-from evovlm.room import available_memory_bytes, device_number, free_disk_bytes
+from evovlm import resources as room
+from evovlm.resources import available_memory_bytes, device_number, free_disk_bytes
 
 
 def test_a_folder_yet_to_be_made_is_on_the_disk_of_the_one_above(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def ask(
         template_of(prompt)
 
     from evovlm.evaluation.asking import Manner, check_manner, open_pictures, usual_prompt
-    from evovlm.runs.scores import load_scored
+    from evovlm.runs.scores.score_models import load_scored
 
     decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
     try:

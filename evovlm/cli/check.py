@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evovlm.merging.findings import Preflight
+    from evovlm.merging.before.findings import Preflight
 
 FAILED = 2
 """The exit code for what the user can mend, as for every command."""
@@ -53,8 +53,8 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
     document = read_yaml(path)
     # A recipe, too, may be a hybrid; only a search has tasks.
     if isinstance(document, Mapping) and (document.get("kind") == "evolve" or "tasks" in document):
-        from evovlm.runs.hybrid_config import HybridConfig, load_search
-        from evovlm.runs.preflight import preflight_hybrid, preflight_search
+        from evovlm.runs.before.preflight import preflight_hybrid, preflight_search
+        from evovlm.runs.config.hybrid import HybridConfig, load_search
 
         config = load_search(path).resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
@@ -63,8 +63,8 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
         return preflight_search(config, config.template(relative_to=None), out=out)
     if near_pictures is not None or near_threshold is not None:
         raise ConfigError(f"{path}: is no config of a search, whose pictures could be compared.")
-    from evovlm.merging.methods import METHODS
-    from evovlm.merging.path_preflight import preflight_recipe
+    from evovlm.merging.arithmetic.methods import METHODS
+    from evovlm.merging.before.path_preflight import preflight_recipe
 
     return preflight_recipe(load_recipe(path, methods=METHODS), out=out)
 
@@ -74,7 +74,7 @@ def _print(console: "Console", found: "Preflight") -> None:
 
     from evovlm.cli.rendering import counted, result_text
     from evovlm.cli.tables import plain_table
-    from evovlm.merging.needs import gigabytes
+    from evovlm.merging.before.needs import gigabytes
 
     # A terminal has 80 columns.
     table = plain_table(gap=0)

@@ -20,14 +20,14 @@ def complete_models(incomplete: str) -> list[str]:
 
 def complete_metrics(incomplete: str) -> list[str]:
     """Return the metrics that begin so."""
-    from evovlm.tasks.metrics import METRICS
+    from evovlm.tasks.metrics.table import METRICS
 
     return [name for name in METRICS if name.startswith(incomplete)]
 
 
 def complete_gates(incomplete: str) -> list[str]:
     """Return the language gates that begin so, and `none`."""
-    from evovlm.tasks.gates import GATES
+    from evovlm.tasks.metrics.gates import GATES
 
     return [name for name in (*GATES, "none") if name.startswith(incomplete)]
 
@@ -41,13 +41,13 @@ def complete_prompts(incomplete: str) -> list[str]:
 
 def complete_extractors(incomplete: str) -> list[str]:
     """Return the ways to read numbers that begin so."""
-    from evovlm.tasks.answers import EXTRACTORS
+    from evovlm.tasks.metrics.answers import EXTRACTORS
 
     return [name for name in EXTRACTORS if name.startswith(incomplete)]
 
 
 def complete_methods(incomplete: str) -> list[str]:
     """Return the merge methods that begin so."""
-    from evovlm.merging.methods import METHODS
+    from evovlm.merging.arithmetic.methods import METHODS
 
     return [name for name in METHODS if name.startswith(incomplete)]

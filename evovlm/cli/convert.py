@@ -16,7 +16,7 @@ def convert(
     from evovlm.cli.waiting import Waiting
 
     with Waiting(f"rewriting {model}"):
-        from evovlm.merging.conversion import convert_checkpoint
+        from evovlm.merging.checkpoint.conversion import convert_checkpoint
         from evovlm.recipes.model_ref import parse_model_ref
 
         converted = convert_checkpoint(parse_model_ref(model, relative_to=None), out)

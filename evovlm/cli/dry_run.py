@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from evovlm.runs.calibration import Span
-    from evovlm.runs.config import EvolveConfig
-    from evovlm.runs.forecast import Forecast
-    from evovlm.runs.hybrid_config import HybridConfig
-    from evovlm.runs.path_config import PathConfig
+    from evovlm.runs.before.calibration import Span
+    from evovlm.runs.before.forecast import Forecast
+    from evovlm.runs.config.hybrid import HybridConfig
+    from evovlm.runs.config.parameters import EvolveConfig
+    from evovlm.runs.config.paths import PathConfig
 
 
 def dry_run(config: "EvolveConfig | PathConfig | HybridConfig", *, relative_to: Path, as_json: bool) -> None:
     """Print what a search, or each stage of a hybrid, would cost."""
-    from evovlm.runs.forecast import forecast, forecast_hybrid
-    from evovlm.runs.hybrid_config import HybridConfig
+    from evovlm.runs.before.forecast import forecast, forecast_hybrid
+    from evovlm.runs.config.hybrid import HybridConfig
 
     resolved = config.resolved(relative_to=relative_to)
     if isinstance(resolved, HybridConfig):
@@ -38,7 +38,7 @@ def dry_run(config: "EvolveConfig | PathConfig | HybridConfig", *, relative_to: 
 
 def _print(found: "Forecast") -> None:
     from evovlm.cli.rendering import counted, duration
-    from evovlm.merging.needs import gigabytes
+    from evovlm.merging.before.needs import gigabytes
 
     generations = "generations until patience ends it"
     if found.generations is not None:

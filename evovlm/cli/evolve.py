@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from evovlm.runs.config import EvolveConfig
-    from evovlm.runs.evolve import RunResult
-    from evovlm.runs.hybrid_config import HybridConfig
-    from evovlm.runs.path_config import PathConfig
+    from evovlm.runs.config.hybrid import HybridConfig
+    from evovlm.runs.config.parameters import EvolveConfig
+    from evovlm.runs.config.paths import PathConfig
+    from evovlm.runs.searching.evolve import RunResult
 
 
 def evolve(
@@ -35,10 +35,10 @@ def evolve(
     from evovlm.cli.rendering import WriteProgress, result_text
     from evovlm.cli.signals import exit_code, stopped_by_sigterm
     from evovlm.errors import OutputExists
-    from evovlm.merging.path_preflight import preflight_recipe
-    from evovlm.merging.writer import write_checkpoint
+    from evovlm.merging.before.path_preflight import preflight_recipe
+    from evovlm.merging.checkpoint.writer import write_checkpoint
     from evovlm.recipes.recipe import ParameterMerge
-    from evovlm.runs.hybrid_config import load_search
+    from evovlm.runs.config.hybrid import load_search
 
     loaded = load_search(config).with_workers(workers).logged(*(log or ()))
     if dry:
@@ -81,7 +81,7 @@ def _search(
 ) -> "RunResult":
     """Run the search, or the two of a hybrid, each with a display of its own."""
     from evovlm.cli.rendering import SearchProgress
-    from evovlm.runs.hybrid import run_search
+    from evovlm.runs.searching.hybrid import run_search
 
     shown: list[SearchProgress] = []
 
@@ -134,7 +134,7 @@ def _print_next(
     checkpoint: Path | None,
     relative_to: Path,
 ) -> None:
-    from evovlm.runs.hybrid_config import HybridConfig
+    from evovlm.runs.config.hybrid import HybridConfig
 
     typer.echo("\nNext:")
     typer.echo(f"  evovlm show {out}")

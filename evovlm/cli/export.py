@@ -79,7 +79,7 @@ def _export_run(run: Path, *, pick: str | None, out: Path | None, as_json: bool)
 def _recipe(path: Path, *, pick: str | None, form: Format | None) -> tuple["Recipe", int | None]:
     """Return the recipe in a file, or that of a run's candidate with its number."""
     from evovlm.errors import ConfigError
-    from evovlm.merging.methods import METHODS
+    from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.recipes.documents import load_recipe
 
     if path.is_dir():
@@ -99,11 +99,11 @@ def _recipe(path: Path, *, pick: str | None, form: Format | None) -> tuple["Reci
 
 def _mergekit(recipe: "Recipe") -> str:
     from evovlm.errors import ConfigError
-    from evovlm.merging.path_mergekit import path_to_mergekit
+    from evovlm.merging.paths.mergekit import path_to_mergekit
     from evovlm.recipes.kinds import HybridMerge
     from evovlm.recipes.layer_path import LayerPathMerge
     from evovlm.recipes.local_config import count_blocks, read_config
-    from evovlm.recipes.mergekit_export import recipe_to_mergekit
+    from evovlm.recipes.mergekit.writing import recipe_to_mergekit
 
     if isinstance(recipe, HybridMerge):
         raise ConfigError("kind: mergekit merges in one step; merge and export the two stages of a hybrid one by one.")

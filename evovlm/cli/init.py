@@ -9,7 +9,7 @@ import typer
 from evovlm.cli.completion import complete_methods, complete_models, complete_tasks
 
 if TYPE_CHECKING:
-    from evovlm.runs.new_config import Kind
+    from evovlm.runs.config.new import Kind
 
 _BUDGET = 100
 _EXAMPLE = "evovlm init llm --base zoo:base --source zoo:math-a --source zoo:ja --task word_problems_ja"
@@ -50,7 +50,7 @@ def init(
     """Write a commented config of a search; what the flags leave open is asked on a terminal."""
     from evovlm.cli.new_file import refuse_existing
     from evovlm.cli.rendering import json_text
-    from evovlm.runs.new_config import NewSearch, write_search
+    from evovlm.runs.config.new import NewSearch, write_search
 
     refuse_existing(out)
     may_ask = sys.stdin.isatty()
@@ -100,7 +100,7 @@ def _check_flags(
 
 def _kind(text: str) -> "Kind":
     from evovlm.errors import ConfigError
-    from evovlm.runs.new_config import KINDS
+    from evovlm.runs.config.new import KINDS
 
     for kind in KINDS:
         if text.strip().lower() == kind:
@@ -142,7 +142,7 @@ def _names(sources: list[str], model: str) -> bool:
 
 def _sources(given: list[str]) -> dict[str, str]:
     from evovlm.errors import ConfigError
-    from evovlm.runs.new_config import source_name
+    from evovlm.runs.config.new import source_name
 
     found: dict[str, str] = {}
     for text in given:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from evovlm.merging.writer import WrittenCheckpoint
+    from evovlm.merging.checkpoint.writer import WrittenCheckpoint
 
 
 def merge(
@@ -34,9 +34,9 @@ def merge(
     progress = WriteProgress(title=f"writing {out.name}")
     try:
         # Within the `try`: loading the numerical libraries takes long enough to be interrupted.
-        from evovlm.merging.methods import METHODS
-        from evovlm.merging.path_preflight import preflight_recipe
-        from evovlm.merging.writer import write_checkpoint
+        from evovlm.merging.arithmetic.methods import METHODS
+        from evovlm.merging.before.path_preflight import preflight_recipe
+        from evovlm.merging.checkpoint.writer import write_checkpoint
         from evovlm.recipes.documents import load_recipe
         from evovlm.recipes.recipe import ParameterMerge
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from evovlm.merging.methods import Method
+    from evovlm.merging.arithmetic.methods import Method
 
 _WIDTH = 100
 
 
 def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
     """List the merge methods: what each does and is from, the models it takes, its parameters and its settings."""
-    from evovlm.merging.methods import METHODS
+    from evovlm.merging.arithmetic.methods import METHODS
 
     if as_json:
         typer.echo(json.dumps([_row(method) for method in METHODS.values()], ensure_ascii=False, allow_nan=False))

@@ -13,8 +13,8 @@ from evovlm.cli.waiting import SILENT_S, Waiting
 
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Progress as Asking
-    from evovlm.merging.findings import ResultSize
-    from evovlm.runs.journal import Entry
+    from evovlm.merging.before.findings import ResultSize
+    from evovlm.runs.folder.journal import Entry
     from evovlm.search.loop import Generation
 
 # C0 and C1 controls and DEL, and what turns the direction of writing.
@@ -51,7 +51,7 @@ def spark_line(values: Sequence[float], *, low: float, high: float, width: int =
 
 def result_text(size: "ResultSize") -> str:
     """Return how large a merged model is: `26 blocks, 9.98 billion weights, 20.0 GB`, or at most so large."""
-    from evovlm.merging.needs import gigabytes
+    from evovlm.merging.before.needs import gigabytes
 
     weights = (
         f"{size.n_parameters / 1e9:.2f} billion"

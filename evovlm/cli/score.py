@@ -11,7 +11,7 @@ from evovlm.cli.completion import complete_models, complete_prompts, complete_ta
 if TYPE_CHECKING:
     from evovlm.evaluation.answering import ScoredTask
     from evovlm.recipes.candidate import TaskScore
-    from evovlm.runs.scores import Scores
+    from evovlm.runs.scores.score_models import Scores
 
 
 def score(
@@ -71,7 +71,7 @@ def score(
     # A slip in a name is told before torch is loaded, which takes seconds.
     check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
 
-    from evovlm.runs.scores import ask_models
+    from evovlm.runs.scores.score_models import ask_models
 
     progress = ScoreProgress()
     try:

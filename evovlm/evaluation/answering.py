@@ -14,14 +14,14 @@ from evovlm.errors import ModelError, TaskError
 from evovlm.evaluation.batches import Asked, Batches, OnAnswers
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.evaluation.task_scores import task_score, unscored_by_reason
-from evovlm.models.feature_store import FeatureStore
-from evovlm.models.generation import generate
+from evovlm.models.decoding.generation import generate
 from evovlm.models.loading import LoadedModel
+from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
-from evovlm.tasks.scoring import SampleScore
+from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.task import Decoding, Sample, Split, Task
 
 

@@ -9,11 +9,11 @@ import torch
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import broken_logits
 from evovlm.evaluation.web_pictures import fetch_picture, is_web_address
-from evovlm.models.generation import Generated
+from evovlm.models.decoding.generation import Generated
+from evovlm.models.decoding.stock import DecodingSettings
+from evovlm.models.decoding.streaming import tell_answer
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Unanswerable, prepare_prompts
-from evovlm.models.stock import DecodingSettings
-from evovlm.models.streaming import tell_answer
 from evovlm.tasks.pictures import PictureFile
 from evovlm.tasks.prompts import CHAT, PLAIN, Question, ask
 from evovlm.tasks.sample import ImageSource, Sample

@@ -12,8 +12,8 @@ from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.evaluation.resident_stack import ResidentStack
-from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel
+from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate

@@ -10,7 +10,7 @@ from evovlm.evaluation.scorer import Scorer, open_scorer
 from evovlm.evaluation.task_scores import task_score, unscored_by_reason
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import TASKS
-from evovlm.tasks.scoring import SampleScore, Scoring
+from evovlm.tasks.metrics.scoring import SampleScore, Scoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

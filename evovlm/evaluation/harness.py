@@ -20,12 +20,12 @@ from typing import Any
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches
-from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel
-from evovlm.tasks.gates import GATES
+from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.tasks.harness_name import HARNESS, HarnessName
+from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.sample import Sample, Split
-from evovlm.tasks.scoring import SampleScore
 
 _INSTALL = 'pip install "evovlm[lm-eval]"'
 # The harness's own seed of the examples in a prompt.

@@ -12,8 +12,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.batches import Asked, Batches, OnAnswers
-from evovlm.models.generation import generate
-from evovlm.models.likelihood import Continuation, likelihoods
+from evovlm.models.decoding.generation import generate
+from evovlm.models.decoding.likelihood import Continuation, likelihoods
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
 from evovlm.tasks.task import Decoding

@@ -9,7 +9,7 @@ from evovlm.tasks.sample import ImageSource, Sample
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evovlm.models.clip import ClipModel
+    from evovlm.models.pictures.clip import ClipModel
 
 _ROWS_AT_ONCE = 1024
 _PICTURES_AT_ONCE = 64

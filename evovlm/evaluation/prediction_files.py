@@ -11,7 +11,7 @@ from typing import Any
 
 from evovlm.errors import TaskError
 from evovlm.recipes.problems import did_you_mean
-from evovlm.tasks.files import read_files
+from evovlm.tasks.own.tables import read_files
 from evovlm.tasks.pictures import PictureFile
 from evovlm.tasks.row import listed
 from evovlm.tasks.sample import Sample, check_samples

@@ -10,8 +10,8 @@ from typing import Any
 
 from evovlm.errors import RunMismatch
 from evovlm.evaluation.answering import Answer, ScoredTask
+from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import SampleScore
 
 
 def prediction_lines(scored: ScoredTask) -> str:

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 
 from evovlm.errors import ConfigError
-from evovlm.merging import kernels
-from evovlm.merging.floats import Raw, widen
+from evovlm.merging.arithmetic import kernels
+from evovlm.merging.arithmetic.floats import Raw, widen
 from evovlm.merging.merge import Merger
-from evovlm.merging.tensor_names import HEAD
-from evovlm.merging.union_tokenizer import union_tokenizer
+from evovlm.merging.models.tensor_names import HEAD
+from evovlm.merging.models.union_tokenizer import union_tokenizer
 from evovlm.models.backbone import ParameterWriter
 from evovlm.models.loading import LoadedModel, Override, load_like, load_model
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
-from evovlm.room import available_memory_bytes
+from evovlm.resources import available_memory_bytes
 
 if TYPE_CHECKING:
-    from evovlm.merging.gpu import GpuMerger
+    from evovlm.merging.arithmetic.gpu import GpuMerger
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -116,7 +116,7 @@ def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) ->
     if loaded.device.type != "cuda" or loaded.is_spread:
         return None
     # Needs Triton, which not every installation for a CPU has.
-    from evovlm.merging.gpu import GpuMerger
+    from evovlm.merging.arithmetic.gpu import GpuMerger
 
     return GpuMerger(merger, {name: writer.on_device(name) for name in merger.tensor_names})
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from evovlm.evaluation.resident import load_merged
-from evovlm.merging.compatibility import NamedCheckpoint
-from evovlm.merging.path_plan import path_problems
-from evovlm.merging.sources import Checkpoint
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.compatibility import NamedCheckpoint
+from evovlm.merging.paths.plan import path_problems
 from evovlm.models.layer_stack import LayerStack
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe

@@ -5,10 +5,10 @@ from functools import partial
 from typing import TypeAlias
 
 from evovlm.errors import TaskError
-from evovlm.tasks.library_metric import PREFIX, check_library_metric
-from evovlm.tasks.metrics import Metric, check_scoring, gated, score_answer
+from evovlm.tasks.metrics.library_metric import PREFIX, check_library_metric
+from evovlm.tasks.metrics.scoring import Measured, SampleScore, Scoring
+from evovlm.tasks.metrics.table import Metric, check_scoring, gated, score_answer
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import Measured, SampleScore, Scoring
 
 Scorer: TypeAlias = Callable[[Sample, str], SampleScore]
 
@@ -48,7 +48,7 @@ def _open_clip_scorer(scoring: Scoring, clip_model: str, *, device: str) -> Scor
     """
     import torch
 
-    from evovlm.models.clip import load_clip
+    from evovlm.models.pictures.clip import load_clip
 
     clip = load_clip(clip_model, device=device)
     pictures: dict[str, torch.Tensor] = {}

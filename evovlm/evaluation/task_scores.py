@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import TaskScore
-from evovlm.tasks.metrics import METRICS
-from evovlm.tasks.rouge import bootstrap_mid
-from evovlm.tasks.scoring import SampleScore
+from evovlm.tasks.metrics.rouge import bootstrap_mid
+from evovlm.tasks.metrics.scoring import SampleScore
+from evovlm.tasks.metrics.table import METRICS
 
 
 def task_score(scores: Sequence[SampleScore]) -> TaskScore:

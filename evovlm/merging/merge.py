@@ -10,18 +10,18 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from evovlm.errors import ConfigError
-from evovlm.merging.combination import Combination, combine
-from evovlm.merging.compatibility import NamedCheckpoint, check_tensors, find_warnings
-from evovlm.merging.floats import STORED, Raw, narrow, widen
-from evovlm.merging.method_functions import MethodInputs
-from evovlm.merging.methods import Method, check_parameters, get_method
-from evovlm.merging.result_layout import ResultLayout
-from evovlm.merging.row_plan import RowPlan
-from evovlm.merging.scratch import Room, Scratch
-from evovlm.merging.sources import Checkpoint
-from evovlm.merging.task_vector import ModelTensor, Stretch, TaskVectors
-from evovlm.merging.tensor_names import component_of, unit_index
-from evovlm.merging.vocabulary_policy import plan_rows, vocabulary_warnings
+from evovlm.merging.arithmetic.combination import Combination, combine
+from evovlm.merging.arithmetic.floats import STORED, Raw, narrow, widen
+from evovlm.merging.arithmetic.method_functions import MethodInputs
+from evovlm.merging.arithmetic.methods import Method, check_parameters, get_method
+from evovlm.merging.arithmetic.scratch import Room, Scratch
+from evovlm.merging.arithmetic.task_vector import ModelTensor, Stretch, TaskVectors
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.compatibility import NamedCheckpoint, check_tensors, find_warnings
+from evovlm.merging.models.result_layout import ResultLayout
+from evovlm.merging.models.row_plan import RowPlan
+from evovlm.merging.models.tensor_names import component_of, unit_index
+from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeTemplate, ParameterMerge, value_at
 

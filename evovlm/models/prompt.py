@@ -10,9 +10,9 @@ from torch import Tensor
 from evovlm.errors import EvovlmError, TaskError
 from evovlm.models.backbone import Backbone
 from evovlm.models.chat import PLACE, count_places, split_at_places, token_ids
-from evovlm.models.feature_store import FeatureStore, Shown
-from evovlm.models.image_features import CUT_TOGETHER, UnfitPicture, by_layer, see_pictures
 from evovlm.models.loading import LoadedModel
+from evovlm.models.pictures.feature_store import FeatureStore, Shown
+from evovlm.models.pictures.image_features import CUT_TOGETHER, UnfitPicture, by_layer, see_pictures
 
 # What a family's own forward pass wants to know of each token besides its id; our own loop cannot make use of it.
 # Gemma 3 lets the tokens of a picture attend to each other.

@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from evovlm.errors import ConfigError
 from evovlm.recipes.document_parts import RELATIVE_TO, Document, ModelText, SourceName, is_finite_number
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
-from evovlm.recipes.mergekit_yaml import is_mergekit, recipe_from_mergekit
+from evovlm.recipes.mergekit.reading import is_mergekit, recipe_from_mergekit
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.recipes.path_documents import LayerPathDocument, PathStageDocument
 from evovlm.recipes.problems import did_you_mean, report_places, report_problems

@@ -19,10 +19,10 @@ from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.report.content import Role
 from evovlm.report.winner import equal_weights
 from evovlm.runs.atomic import write_atomically
-from evovlm.runs.parents import alone
-from evovlm.runs.saved_scores import read_saved
-from evovlm.runs.scores import ScoreObserver, ScoreRequest, score_models
-from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.scores.saved import read_saved
+from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, score_models
+from evovlm.runs.searching.parents import alone
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split

@@ -9,9 +9,9 @@ from evovlm.errors import EvovlmError
 from evovlm.evaluation.objective import Objective
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.report.search_content import CandidateRow, Course, FrontRow, Goals, ParentRow, Point, Savings
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.folder.journal import Entry, Journal
 from evovlm.runs.front import front_of
-from evovlm.runs.journal import Entry, Journal
-from evovlm.runs.search_config import SearchConfig
 from evovlm.runs.summary import objective_of
 from evovlm.runs.winner import rescored
 from evovlm.search.loop import told

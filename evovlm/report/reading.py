@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evovlm.errors import EvovlmError, ModelNotFound, RunMismatch
 from evovlm.evaluation.answering import TaskChoice
-from evovlm.merging.licences import UNKNOWN, Licence, licence_of, most_restrictive
+from evovlm.merging.checkpoint.licences import UNKNOWN, Licence, licence_of, most_restrictive
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import PS, Recipe, models_of
 from evovlm.recipes.model_ref import ModelRef
@@ -18,13 +18,13 @@ from evovlm.report.content import Cost, Model, RunContent, Stage, TaskReport
 from evovlm.report.course import read_course
 from evovlm.report.standings import Answered, report_of
 from evovlm.report.winner import Winner, chosen_of, equal_weights, numbers_of, path_of, winner_of
-from evovlm.runs.config import EvolveConfig, config_from_mapping
-from evovlm.runs.folder import CONFIG_FILE, JOURNAL_FILE, RESULT_FILE, winner_file
-from evovlm.runs.hybrid_config import PATH
-from evovlm.runs.journal import Journal, read_journal
-from evovlm.runs.path_config import PathConfig
-from evovlm.runs.peak_memory import recorded_peak_memory
-from evovlm.runs.preflight import preflight_search
+from evovlm.runs.before.preflight import preflight_search
+from evovlm.runs.config.hybrid import PATH
+from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping
+from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.folder.journal import Journal, read_journal
+from evovlm.runs.folder.layout import CONFIG_FILE, JOURNAL_FILE, RESULT_FILE, winner_file
+from evovlm.runs.folder.peak_memory import recorded_peak_memory
 
 PARENTS = "parents"
 """The phase in which parents answered alone, for constraints on what they score."""

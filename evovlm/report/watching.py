@@ -10,8 +10,8 @@ from evovlm.report.content import RunContent
 from evovlm.report.files import write_page
 from evovlm.report.page import run_page
 from evovlm.report.reading import read_run
-from evovlm.runs.folder import JOURNAL_FILE
-from evovlm.runs.hybrid_config import PATH
+from evovlm.runs.config.hybrid import PATH
+from evovlm.runs.folder.layout import JOURNAL_FILE
 
 
 def watch_run(

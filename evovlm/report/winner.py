@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evovlm.merging.methods import METHODS
+from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPath
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters, value_at
 from evovlm.report.content import Numbers
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.journal import Entry, Journal
-from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.folder.journal import Entry, Journal
 from evovlm.runs.summary import winner_entry
 from evovlm.runs.winner_numbers import numbers_of_entry
 

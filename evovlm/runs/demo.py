@@ -9,14 +9,14 @@ from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
-from evovlm.merging.methods import METHODS
-from evovlm.merging.writer import write_checkpoint
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import parameter_merge_only
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import Observer, evolve, open_evaluator
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.searching.evolve import Observer, evolve, open_evaluator
 from evovlm.tasks.task import Split
 
 CULTURE = "culture"

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from evovlm import __version__
 from evovlm.assets import asset_path
 from evovlm.recipes.hub import cache_folder
-from evovlm.room import available_memory_bytes, free_disk_bytes
+from evovlm.resources import available_memory_bytes, free_disk_bytes
 from evovlm.tasks.emoji_pictures import noto_font
 
 State = Literal["ok", "optional", "broken"]

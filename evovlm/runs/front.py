@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evovlm.recipes.candidate import Evaluation
-from evovlm.runs.journal import Journal
-from evovlm.runs.journal_rows import Entry
+from evovlm.runs.folder.journal import Journal
+from evovlm.runs.folder.rows import Entry
 from evovlm.search.pareto import front
 
 

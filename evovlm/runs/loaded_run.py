@@ -6,10 +6,10 @@ from pathlib import Path
 
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.config import EvolveConfig, config_from_mapping
-from evovlm.runs.journal import Entry, read_journal
-from evovlm.runs.path_config import PathConfig
-from evovlm.runs.search_config import Searched
+from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping
+from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.config.search import Searched
+from evovlm.runs.folder.journal import Entry, read_journal
 from evovlm.runs.summary import journal_file, winner_entry
 
 

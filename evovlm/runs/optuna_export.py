@@ -20,11 +20,11 @@ from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.recipe_space import Choice
 from evovlm.runs.atomic import PARTIAL
-from evovlm.runs.config import config_from_mapping
-from evovlm.runs.folder import JOURNAL_FILE
-from evovlm.runs.hybrid_config import PATH
-from evovlm.runs.journal import Entry, Journal, read_journal
-from evovlm.runs.path_config import PathConfig
+from evovlm.runs.config.hybrid import PATH
+from evovlm.runs.config.parameters import config_from_mapping
+from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.folder.journal import Entry, Journal, read_journal
+from evovlm.runs.folder.layout import JOURNAL_FILE
 
 _BEGIN = datetime(2000, 1, 1)
 

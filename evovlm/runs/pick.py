@@ -7,10 +7,10 @@ from evovlm.errors import ConfigError, RunError
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.problems import did_you_mean
-from evovlm.runs.config import config_from_mapping
+from evovlm.runs.config.parameters import config_from_mapping
+from evovlm.runs.folder.journal import Journal, read_journal
+from evovlm.runs.folder.rows import Entry
 from evovlm.runs.front import FrontPoint, front_of
-from evovlm.runs.journal import Journal, read_journal
-from evovlm.runs.journal_rows import Entry
 from evovlm.runs.summary import journal_file, objective_of, winner_entry
 from evovlm.search.pareto import knee
 

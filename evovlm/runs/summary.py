@@ -11,14 +11,14 @@ from evovlm.recipes.kinds import PS
 from evovlm.recipes.layer_path import LayerPath
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.runs.config import EvolveConfig, config_from_mapping
-from evovlm.runs.folder import JOURNAL_FILE
+from evovlm.runs.config.hybrid import PATH
+from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping
+from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.folder.journal import Entry, Journal, changed, read_journal
+from evovlm.runs.folder.journal_check import check_scores
+from evovlm.runs.folder.layout import JOURNAL_FILE
 from evovlm.runs.front import FrontPoint, front_of
-from evovlm.runs.hybrid_config import PATH
-from evovlm.runs.journal import Entry, Journal, changed, read_journal
-from evovlm.runs.journal_check import check_scores
-from evovlm.runs.path_config import PathConfig
-from evovlm.runs.search_config import SearchConfig
 from evovlm.runs.winner import Rescored, rescored, winner_of
 from evovlm.runs.winner_numbers import WinnerNumbers, numbers_of_entry
 

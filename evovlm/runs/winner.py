@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evovlm.recipes.candidate import Evaluation
-from evovlm.runs.journal import Entry, Journal, best_entry
-from evovlm.runs.search_config import Winner
+from evovlm.runs.config.search import Winner
+from evovlm.runs.folder.journal import Entry, Journal, best_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

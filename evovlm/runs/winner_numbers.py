@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evovlm.merging.methods import METHODS
+from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.recipe import COMPONENTS, Component, Values, value_at
 from evovlm.recipes.search_space import Gene
 from evovlm.recipes.unit_ties import KNOT, unit_name, units_of
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.journal import Entry, Journal
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.folder.journal import Entry, Journal
 
 ALL = "all units"
 

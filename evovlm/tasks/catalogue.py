@@ -6,7 +6,11 @@ from pathlib import Path
 
 from evovlm.errors import TaskError
 from evovlm.recipes.problems import did_you_mean
-from evovlm.tasks import (
+from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.metrics.scoring import Scoring
+from evovlm.tasks.own.task_file import is_own_task, load_own_task
+from evovlm.tasks.prompts import CHAT
+from evovlm.tasks.sets import (
     cvqa_ja,
     emoji,
     gsm8k,
@@ -24,10 +28,6 @@ from evovlm.tasks import (
     stair_captions,
     word_problems,
 )
-from evovlm.tasks.harness_name import is_harness_name
-from evovlm.tasks.own_task import is_own_task, load_own_task
-from evovlm.tasks.prompts import CHAT
-from evovlm.tasks.scoring import Scoring
 from evovlm.tasks.task import Decoding, Split, Task
 
 _BOTH = frozenset({Split.SEARCH, Split.REPORT})

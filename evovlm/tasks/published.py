@@ -10,8 +10,8 @@ from pathlib import Path
 
 from evovlm.assets import asset_path
 from evovlm.errors import TaskError
-from evovlm.tasks.files import read_files
 from evovlm.tasks.hub import HubSplit, hub_rows
+from evovlm.tasks.own.tables import read_files
 from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Sample, Split, check_samples
 

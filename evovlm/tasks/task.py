@@ -6,10 +6,10 @@ from pathlib import Path
 
 from evovlm.errors import TaskError
 from evovlm.tasks.hub import is_cached
+from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.tasks.prompts import Question, ask, check_prompt
 from evovlm.tasks.published import CACHED
 from evovlm.tasks.sample import ImageSource, Sample, Split, parse_split
-from evovlm.tasks.scoring import Scoring
 
 __all__ = ["Decoding", "ImageSource", "Sample", "Split", "Task", "parse_split"]
 

@@ -29,7 +29,7 @@ from evovlm.errors import (
     TaskError,
     UnknownArchitecture,
 )
-from evovlm.merging import needs
+from evovlm.merging.before import needs
 from tests.cli.conftest import Command, write_config
 from tests.cli.test_merge_bad_input import change_weights, everything, folder, replace_with, write_recipe
 

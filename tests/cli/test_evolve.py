@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evovlm.merging.methods import METHODS
+from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import load_recipe
 from tests.cli.conftest import Command, write_config
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from evovlm.cli.grade import grade
-from evovlm.tasks.metrics import METRICS
+from evovlm.tasks.metrics.table import METRICS
 from tests.cli.conftest import Command
 from tests.pico_clip import pico_clip
 from tests.tasks.public_data import public_file

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evovlm.runs.hybrid_config import load_search
+from evovlm.runs.config.hybrid import load_search
 from tests.cli.conftest import Command
 from tests.tasks.test_own_folder import picture_folder
 

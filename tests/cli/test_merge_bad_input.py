@@ -17,7 +17,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from evovlm.merging import preflight, safetensors_writer, writer
+from evovlm.merging.before import preflight
+from evovlm.merging.checkpoint import safetensors_writer, writer
 from tests.cli.conftest import Command, Outcome
 from tests.pico import pico_llm
 
@@ -376,7 +377,7 @@ def test_ctrl_c_ends_with_130_and_one_line(evovlm: Command, folder: Path, monkey
 SLOW_MERGE = """
 import time
 from evovlm.cli.app import main
-from evovlm.merging.shards import ShardedWriter
+from evovlm.merging.checkpoint.shards import ShardedWriter
 write = ShardedWriter.write
 def slow(*arguments):
     time.sleep(0.2)

@@ -32,7 +32,7 @@ def test_scoring_has_everyone_answer_once_and_the_page_shows_it(
     evovlm: Command, finished: Path, problems: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = finished / "journal.jsonl"
-    from evovlm.runs.journal import config_hash
+    from evovlm.runs.folder.journal import config_hash
 
     lines = journal.read_text().splitlines(keepends=True)
     header = json.loads(lines[0])

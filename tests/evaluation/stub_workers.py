@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evovlm.errors import ModelNotFound
-from evovlm.evaluation.workers import Job, Place
+from evovlm.evaluation.workers.jobs import Job, Place
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.model_ref import ModelRef

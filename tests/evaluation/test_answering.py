@@ -10,8 +10,8 @@ from PIL import Image
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice, score_model, task_score
 from evovlm.models.loading import load_model
-from evovlm.tasks.library_metric import ALLOW_VARIABLE
-from evovlm.tasks.scoring import SampleScore
+from evovlm.tasks.metrics.library_metric import ALLOW_VARIABLE
+from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.task import Sample, Split
 from tests.pico_clip import pico_clip
 

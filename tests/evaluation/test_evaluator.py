@@ -13,11 +13,11 @@ from evovlm.evaluation import evaluator as evaluator_module
 from evovlm.evaluation.answering import PreparedSamples, ScoredTask, TaskChoice, score_model
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.resident import load_merged
-from evovlm.merging.writer import write_checkpoint
+from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.models import prompt as prompt_module
-from evovlm.models.feature_store import Shown
-from evovlm.models.image_features import see_pictures
 from evovlm.models.loading import LoadedModel, load_model
+from evovlm.models.pictures.feature_store import Shown
+from evovlm.models.pictures.image_features import see_pictures
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from evovlm.evaluation.near_images import NearImages
-from evovlm.models.clip import ClipModel, load_clip
+from evovlm.models.pictures.clip import ClipModel, load_clip
 from evovlm.tasks.pictures import PictureFile
 from evovlm.tasks.sample import Sample
 from tests.pico_clip import pico_clip

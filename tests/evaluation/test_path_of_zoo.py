@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from evovlm.assets import asset_path
 from evovlm.evaluation.answering import SampleTask, TaskChoice
 from evovlm.evaluation.resident_path import load_recipe_model
-from evovlm.merging.writer import write_checkpoint
+from evovlm.merging.checkpoint.writer import write_checkpoint
+from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
-from evovlm.models.streams import generate_greedy
 from evovlm.recipes.layer_path import LayerPathMerge, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.tasks.sample import Split

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from evovlm.errors import RunMismatch
 from evovlm.evaluation.answering import Answer, ScoredTask
 from evovlm.evaluation.predictions import parse_answers, prediction_lines
+from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import SampleScore
 
 # What UTF-8 can hold: lone surrogates stand in no file.
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))

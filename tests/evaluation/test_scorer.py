@@ -7,11 +7,11 @@ from PIL import Image
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.scorer import open_scorer
-from evovlm.models.clip import load_clip
-from evovlm.tasks.metrics import score_answer
+from evovlm.models.pictures.clip import load_clip
+from evovlm.tasks.metrics.scoring import SampleScore, Scoring
+from evovlm.tasks.metrics.table import score_answer
 from evovlm.tasks.pictures import PictureFile
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import SampleScore, Scoring
 from tests.pico_clip import pico_clip
 
 

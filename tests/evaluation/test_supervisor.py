@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from evovlm.errors import ModelNotFound, RunError
-from evovlm.evaluation.local_workers import LocalProcesses
-from evovlm.evaluation.supervisor import Supervisor
-from evovlm.evaluation.workers import Place
+from evovlm.evaluation.workers.jobs import Place
+from evovlm.evaluation.workers.local import LocalProcesses
+from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.recipes.candidate import Evaluation, Failure
 from tests.evaluation.stub_workers import StubOpening, stub_job
 
@@ -154,9 +154,9 @@ def test_closing_ends_every_worker_at_once_whatever_it_does(open_stubs: OpenStub
 DRIVER = """
 import sys
 from pathlib import Path
-from evovlm.evaluation.local_workers import LocalProcesses
-from evovlm.evaluation.supervisor import Supervisor
-from evovlm.evaluation.workers import Place
+from evovlm.evaluation.workers.local import LocalProcesses
+from evovlm.evaluation.workers.supervisor import Supervisor
+from evovlm.evaluation.workers.jobs import Place
 from tests.evaluation.stub_workers import StubOpening, stub_job
 
 crew = LocalProcesses(

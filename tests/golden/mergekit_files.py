@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.recipes.documents import load_recipe
-from evovlm.recipes.mergekit_export import recipe_to_mergekit
+from evovlm.recipes.mergekit.writing import recipe_to_mergekit
 
 FOLDER = Path(__file__).parent / "mergekit_yaml"
 N_BLOCKS = {"base": 5, "a": 5, "b": 5, "c": 5, "deep-base": 24, "deep-a": 24, "normed-base": 2, "normed-a": 2}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from evovlm.merging.path_mergekit import path_to_mergekit
+from evovlm.merging.paths.mergekit import path_to_mergekit
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.layer_path import LayerPathMerge
 

@@ -15,14 +15,14 @@ import torch
 
 from evovlm.errors import BrokenCheckpoint
 from evovlm.evaluation.resident import ResidentModel
-from evovlm.merging.combination import Combination, Election, KeepBetween, KeepByRank, KeepDrawn, Term
-from evovlm.merging.floats import Raw, Vector, narrow
-from evovlm.merging.gpu import GpuCombiner, GpuMerger, GpuTensors, is_combinable
+from evovlm.merging.arithmetic.combination import Combination, Election, KeepBetween, KeepByRank, KeepDrawn, Term
+from evovlm.merging.arithmetic.floats import Raw, Vector, narrow
+from evovlm.merging.arithmetic.gpu import GpuCombiner, GpuMerger, GpuTensors, is_combinable
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.merging.arithmetic.selection import NOTHING, Cut
+from evovlm.merging.arithmetic.task_vector import TaskVectors
 from evovlm.merging.merge import Merger
-from evovlm.merging.methods import METHODS
-from evovlm.merging.row_plan import RowPlan, Run
-from evovlm.merging.selection import NOTHING, Cut
-from evovlm.merging.task_vector import TaskVectors
+from evovlm.merging.models.row_plan import RowPlan, Run
 from evovlm.recipes.recipe import MergeSettings, SourceParameters
 from tests.merging.recipes import Collected, make_recipe
 from tests.merging.vectors import InMemory, carried_out, method_inputs, stored, task_vectors

@@ -14,7 +14,7 @@ from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
 from evovlm.cli.spaces import spaces
 from evovlm.errors import ConfigError
-from evovlm.merging.methods import METHODS
+from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.path_space import SCALES
 from evovlm.recipes.recipe import SOURCE_PARAMETERS

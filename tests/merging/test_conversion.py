@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from evovlm.errors import BrokenCheckpoint, ModelNotFound, OutputExists, PickledWeights
-from evovlm.merging.conversion import convert_checkpoint
-from evovlm.merging.sources import Checkpoint
+from evovlm.merging.checkpoint.conversion import convert_checkpoint
+from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.recipes.model_ref import ModelRef
 from tests.hub_fixtures import OpenHub, open_hub
 

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from evovlm.evaluation.resident import ResidentModel
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.merging.sources import Checkpoint
-from evovlm.merging.tensor_names import FAMILIES, BackboneLayout
-from evovlm.merging.text_families import TEXT_FAMILIES, backbone_settings
-from evovlm.merging.writer import write_checkpoint
+from evovlm.merging.models.tensor_names import FAMILIES, BackboneLayout
+from evovlm.merging.models.text_families import TEXT_FAMILIES, backbone_settings
 from evovlm.models.backbone import Backbone
 from evovlm.models.loading import load_model
 from evovlm.recipes.recipe import ParameterMerge

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from evovlm.merging.combination import Combination, Term
-from evovlm.merging.floats import Vector
-from evovlm.merging.methods import METHODS
+from evovlm.merging.arithmetic.combination import Combination, Term
+from evovlm.merging.arithmetic.floats import Vector
+from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.recipe import MergeSettings
 from tests.golden.fixtures import CASES, TENSORS, Case
 from tests.merging.vectors import carried_out, method_inputs, task_vectors

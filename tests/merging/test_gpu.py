@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from evovlm.evaluation.resident import ResidentModel
-from evovlm.merging.methods import METHODS
+from evovlm.merging.arithmetic.methods import METHODS
 from tests.merging.recipes import make_recipe
 
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402 (only where Triton is installed)
 from triton.compiler import ASTSource  # noqa: E402
 
-from evovlm.merging import gpu_kernels  # noqa: E402
+from evovlm.merging.arithmetic import gpu_kernels  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 

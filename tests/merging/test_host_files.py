@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evovlm.errors import BrokenCheckpoint
-from evovlm.merging.host_files import copy_host_files, host_files
+from evovlm.merging.checkpoint.host_files import copy_host_files, host_files
 
 TAKEN = (
     "config.json",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evovlm.assets import asset_path
-from evovlm.merging.licences import KNOWN, UNKNOWN, Licence, forbids_sharing, licence_of, most_restrictive
+from evovlm.merging.checkpoint.licences import KNOWN, UNKNOWN, Licence, forbids_sharing, licence_of, most_restrictive
 
 
 def card(folder: Path, front: str) -> Path:

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels, ModelNotFound
-from evovlm.merging import task_vector
+from evovlm.merging.arithmetic import task_vector
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.merging.arithmetic.selection import draw_key, draws
+from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.merging.methods import METHODS
-from evovlm.merging.selection import draw_key, draws
-from evovlm.merging.sources import Checkpoint
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, Rescale, SourceParameters, UnitValues
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
 from tests.pico import pico_llm, pico_tokenizer

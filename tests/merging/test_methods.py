@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from evovlm.errors import ConfigError
-from evovlm.merging import kernels, task_vector
-from evovlm.merging.methods import METHODS, check_parameters, get_method
-from evovlm.merging.selection import draw_key
+from evovlm.merging.arithmetic import kernels, task_vector
+from evovlm.merging.arithmetic.methods import METHODS, check_parameters, get_method
+from evovlm.merging.arithmetic.selection import draw_key
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, Rescale, SourceParameters
 from tests.merging.vectors import merged_by

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from evovlm import new_files as output_folder
 from evovlm.errors import OutputError, OutputExists
-from evovlm.merging import output_folder
-from evovlm.merging.output_folder import check_space, explained, new_folder
+from evovlm.new_files import check_space, explained, new_folder
 
 
 def model_folder(folder: Path, *, text: str = "old") -> Path:
@@ -112,7 +112,7 @@ def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from evovlm.merging.output_folder import new_folder
+from evovlm.new_files import new_folder
 with new_folder(Path(sys.argv[1])) as partial:
     (partial / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from evovlm.merging.path_config import attention_kinds, kind_in, path_config
-from evovlm.merging.sources import Checkpoint
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.paths.config import attention_kinds, kind_in, path_config
 from tests.paths import shaken
 from tests.pico import pico_llm, pico_vlm
 from tests.pico_families import TEXT_PICOS, VLM_PICOS

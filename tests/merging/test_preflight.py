@@ -17,10 +17,10 @@ from evovlm.errors import (
     NotEnoughRoom,
     OutputExists,
 )
-from evovlm.merging import needs
+from evovlm.merging.before import needs
+from evovlm.merging.before.needs import Resident
+from evovlm.merging.before.preflight import preflight
 from evovlm.merging.merge import Merger
-from evovlm.merging.needs import Resident
-from evovlm.merging.preflight import preflight
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
 from tests.hub_fixtures import OpenHub, open_hub

@@ -7,7 +7,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from evovlm.errors import BrokenCheckpoint, ModelError, ModelNotFound
-from evovlm.merging.sources import Checkpoint
+from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.recipes.model_ref import ModelRef
 from tests.hub_fixtures import OpenHub, open_hub
 from tests.pico import pico_llm

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from evovlm.errors import IncompatibleModels
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.merging.result_layout import DEFAULT_POSITIONS, result_config
-from evovlm.merging.sources import Checkpoint
-from evovlm.merging.text_families import TEXT_FAMILIES, backbone_settings
-from evovlm.merging.writer import write_checkpoint
+from evovlm.merging.models.result_layout import DEFAULT_POSITIONS, result_config
+from evovlm.merging.models.text_families import TEXT_FAMILIES, backbone_settings
 from tests.merging.recipes import make_recipe, merge_all
 from tests.pico import pico_llm, pico_vlm
 

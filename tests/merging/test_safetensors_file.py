@@ -8,7 +8,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 
 from evovlm.errors import BrokenCheckpoint
-from evovlm.merging.safetensors_file import tensor_places
+from evovlm.merging.checkpoint.safetensors_file import tensor_places
 
 Header = Mapping[str, object]
 

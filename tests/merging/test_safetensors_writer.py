@@ -8,9 +8,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from evovlm.merging import safetensors_writer
-from evovlm.merging.safetensors_file import tensor_places
-from evovlm.merging.safetensors_writer import PlannedTensor, SafetensorsWriter
+from evovlm.merging.checkpoint import safetensors_writer
+from evovlm.merging.checkpoint.safetensors_file import tensor_places
+from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
 
 ARRAYS = {
     "small": np.arange(5, dtype=np.float16),

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evovlm.merging import kernels
-from evovlm.merging.floats import narrow, widen
-from evovlm.merging.scratch import Room
-from evovlm.merging.selection import (
+from evovlm.merging.arithmetic import kernels
+from evovlm.merging.arithmetic.floats import narrow, widen
+from evovlm.merging.arithmetic.scratch import Room
+from evovlm.merging.arithmetic.selection import (
     ALL,
     NOTHING,
     Cut,

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from evovlm.errors import BrokenCheckpoint, PickledWeights, UnknownArchitecture
-from evovlm.merging.sources import Checkpoint
-from evovlm.merging.tensor_names import FAMILIES, BackboneLayout, unit_index
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.tensor_names import FAMILIES, BackboneLayout, unit_index
 from tests.merging.recipes import make_recipe, merge_all
 
 

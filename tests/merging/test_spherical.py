@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from evovlm.merging.spherical import karcher, multislerp
+from evovlm.merging.arithmetic.spherical import karcher, multislerp
 
 Matrix = npt.NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from evovlm.errors import BrokenCheckpoint
-from evovlm.merging.vocabulary import read_tokens
+from evovlm.merging.models.vocabulary import read_tokens
 from tests.merging.vocabularies import read_tokenizer, write_tokenizer
 from tests.pico import SPECIAL, pico_tokenizer
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from evovlm.errors import IncompatibleModels
+from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.merging.row_plan import RowPlan
-from evovlm.merging.sources import Checkpoint
+from evovlm.merging.models.row_plan import RowPlan
 from evovlm.recipes.recipe import ParameterMerge, Vocabulary
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
 from tests.merging.vocabularies import VOCABULARY_TENSORS, add_tokens, rename_tokens, renumbered

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from evovlm.merging.combination import Combination, combine
-from evovlm.merging.floats import Raw
-from evovlm.merging.method_functions import MethodInputs
-from evovlm.merging.methods import METHODS
-from evovlm.merging.row_plan import RowPlan
-from evovlm.merging.task_vector import TaskVectors
+from evovlm.merging.arithmetic.combination import Combination, combine
+from evovlm.merging.arithmetic.floats import Raw
+from evovlm.merging.arithmetic.method_functions import MethodInputs
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.merging.arithmetic.task_vector import TaskVectors
+from evovlm.merging.models.row_plan import RowPlan
 from evovlm.recipes.recipe import MergeSettings
 
 

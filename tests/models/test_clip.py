@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, ModelError, ModelNotFound, PickledWeights, UnknownArchitecture
-from evovlm.models.clip import load_clip
+from evovlm.models.pictures.clip import load_clip
 from tests.hub_fixtures import OpenHub, open_hub
 from tests.pico_clip import CONFIG, PREPROCESS, pico_clip
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import NotEnoughRoom
-from evovlm.models.feature_store import FeatureStore, Shown
+from evovlm.models.pictures.feature_store import FeatureStore, Shown
 
 SHOWN = Shown(texts=("<image>",), n_tokens=1)
 
@@ -44,7 +44,7 @@ def test_what_fits_stays_in_memory_and_further_features_go_to_the_file(tmp_path:
 
 
 def test_a_quarter_of_the_free_memory_is_used_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evovlm.models.feature_store.available_memory_bytes", lambda: 320)
+    monkeypatch.setattr("evovlm.models.pictures.feature_store.available_memory_bytes", lambda: 320)
     store = FeatureStore()
     for key in "ab":
         store.put(key, torch.ones(5, 4), shown=SHOWN)

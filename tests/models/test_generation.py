@@ -8,18 +8,18 @@ import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from evovlm.models import capacity, cpu_runner, runner, streams
 from evovlm.models.backbone import Backbone
-from evovlm.models.cpu_runner import CpuRunner
-from evovlm.models.device_runner import DeviceRunner
-from evovlm.models.generation import generate
-from evovlm.models.greedy import Ending, decode
+from evovlm.models.decoding import capacity, cpu_runner, runner, streams
+from evovlm.models.decoding.cpu_runner import CpuRunner
+from evovlm.models.decoding.device_runner import DeviceRunner
+from evovlm.models.decoding.generation import generate
+from evovlm.models.decoding.greedy import Ending, decode
+from evovlm.models.decoding.packed import Pass, forward, packed_attention, packs_exactly
+from evovlm.models.decoding.slots import shape_of
+from evovlm.models.decoding.stock import generate_stock
+from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
-from evovlm.models.packed import Pass, forward, packed_attention, packs_exactly
 from evovlm.models.prompt import Prompt, prepare_prompts
-from evovlm.models.slots import shape_of
-from evovlm.models.stock import generate_stock
-from evovlm.models.streams import generate_greedy
 from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
 from tests.pico import pico_llm, pico_vlm

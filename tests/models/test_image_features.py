@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture
-from evovlm.models.image_features import UnfitPicture, by_layer, see_pictures
 from evovlm.models.loading import LoadedModel, load_model
+from evovlm.models.pictures.image_features import UnfitPicture, by_layer, see_pictures
 from tests.models.pictures import drawn
 from tests.pico import pico_vlm
 

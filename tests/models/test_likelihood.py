@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evovlm.models import likelihood
-from evovlm.models.likelihood import Continuation, Likelihood, likelihoods
+from evovlm.models.decoding import likelihood
+from evovlm.models.decoding.likelihood import Continuation, Likelihood, likelihoods
 from evovlm.models.loading import LoadedModel, load_model
 from tests.pico import pico_llm, pico_vlm
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from evovlm.models.generation import generate
-from evovlm.models.image_features import DECODED
+from evovlm.models.decoding.generation import generate
+from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
+from evovlm.models.pictures.image_features import DECODED
 from evovlm.models.prompt import Prompt, prepare_prompts
-from evovlm.models.streams import generate_greedy
 from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
 from tests.models.pictures import Drawn, drawn, own_text

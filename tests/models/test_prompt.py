@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from evovlm.errors import TaskError
-from evovlm.models.feature_store import FeatureStore
 from evovlm.models.loading import LoadedModel, load_model
+from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.models.prompt import Prompt, Unanswerable, left_padded, left_padded_positions, prepare_prompts
 from evovlm.tasks.pictures import PictureFile
 from evovlm.tasks.prompts import Question

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evovlm.models.row_attention import NO_SOFTCAP, NO_WINDOW, attend_rows
-from evovlm.models.slots import CpuSlots, DeviceSlots, Rule, Shape, masked_attention
+from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, attend_rows
+from evovlm.models.decoding.slots import CpuSlots, DeviceSlots, Rule, Shape, masked_attention
 
 
 @settings(max_examples=40, deadline=None)

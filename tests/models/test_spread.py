@@ -7,10 +7,11 @@ import torch
 
 from evovlm.errors import ConfigError, NotEnoughRoom
 from evovlm.evaluation.resident import ResidentModel
-from evovlm.models import loading, streams
+from evovlm.models import loading
+from evovlm.models.decoding import streams
+from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import SPREAD, LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
-from evovlm.models.streams import generate_greedy
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, SourceParameters
 from evovlm.tasks.prompts import Question

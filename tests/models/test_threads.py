@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from evovlm.models import threads
 from evovlm.models.backbone import Backbone
+from evovlm.models.decoding import threads
+from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
-from evovlm.models.streams import generate_greedy
 from evovlm.tasks.prompts import Question
 from tests.pico import pico_llm
 

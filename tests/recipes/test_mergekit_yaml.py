@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from evovlm.cli.app import app
 from evovlm.errors import ConfigError, OutputExists
-from evovlm.merging.methods import METHODS
+from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import load_recipe
-from evovlm.recipes.mergekit_export import recipe_to_mergekit
-from evovlm.recipes.mergekit_methods import MERGEKIT_METHODS
-from evovlm.recipes.mergekit_values import block_position, gradient_value
+from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS
+from evovlm.recipes.mergekit.values import block_position, gradient_value
+from evovlm.recipes.mergekit.writing import recipe_to_mergekit
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import (
     ByComponent,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from evovlm.errors import ConfigError
-from evovlm.merging.methods import METHODS, get_method
+from evovlm.merging.arithmetic.methods import METHODS, get_method
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, SourceParameters
 from evovlm.recipes.recipe_space import Choice, RecipeSpace, equal_weights

@@ -13,15 +13,15 @@ from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.report.contenders import Contender
 from evovlm.report.reading import open_run
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.hybrid_config import HybridConfig
-from evovlm.runs.journal import Entry, Journal, Parent, Stop, best_distinct
-from evovlm.runs.path_config import UNKNOWN_HOST, PathConfig
-from evovlm.runs.saved_scores import saving
-from evovlm.runs.search_config import SearchConfig
+from evovlm.runs.config.hybrid import HybridConfig
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.folder.journal import Entry, Journal, Parent, Stop, best_distinct
+from evovlm.runs.scores.saved import saving
 from evovlm.search.loop import Outcome, Proposal, search
+from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import SampleScore
 
 N_BLOCKS = 6
 TASK = "word_problems_ja"

@@ -10,8 +10,8 @@ from evovlm.recipes.candidate import Evaluation
 from evovlm.report.course import read_course
 from evovlm.report.reading import read_run
 from evovlm.report.search_content import Savings
+from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.front import front_of
-from evovlm.runs.journal import Journal, read_journal
 from evovlm.runs.pick import pick
 from tests.report.made_runs import LUCK, OTHER_TASK, TASK, config_of, make_run, make_trading_run, trading
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from evovlm.merging.methods import METHODS, get_method
+from evovlm.merging.arithmetic.methods import METHODS, get_method
 from evovlm.recipes.recipe import COMPONENTS, ByComponent, ParameterMerge
 from evovlm.report.content import Numbers
 from evovlm.report.winner import Winner, chosen_of, equal_weights, numbers_of, winner_of
-from evovlm.runs.journal import read_journal
-from evovlm.runs.parents import alone
+from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.searching.parents import alone
 from tests.report.made_runs import N_BLOCKS, config_of, make_run, make_trading_run, trading
 
 

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import RunResult, evolve, open_evaluator
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from tests.pico import pico_llm, pico_vlm
 
 WriteConfig = Callable[..., Path]

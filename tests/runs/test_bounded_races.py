@@ -11,11 +11,11 @@ from evovlm.evaluation.objective import Combine, Constraint, Objective
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
 from evovlm.report.course import read_course
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.evolve import evolve
-from evovlm.runs.journal import Journal, read_journal
-from evovlm.runs.racing_config import RacingSection
-from evovlm.runs.sample_parts import SampleParts
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.config.racing import RacingSection
+from evovlm.runs.folder.journal import Journal, read_journal
+from evovlm.runs.searching.evolve import evolve
+from evovlm.runs.searching.sample_parts import SampleParts
 from evovlm.search.replay import replayed
 from tests.runs.conftest import journal_rows, racing_document
 from tests.runs.test_races import TASK, run_race

@@ -10,10 +10,10 @@ import pytest
 from evovlm.errors import RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure
-from evovlm.runs.budget_config import BudgetSection
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.evolve import RunResult, evolve
-from evovlm.runs.journal import Entry, Journal, read_journal
+from evovlm.runs.config.budget import BudgetSection
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.folder.journal import Entry, Journal, read_journal
+from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.runs.summary import summarise
 from evovlm.search.loop import Standing
 from tests.runs.conftest import journal_rows

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.merging.writer import write_checkpoint
+from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.models.loading import load_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.recipes.space_kinds import SPACES
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.evolve import evolve
-from evovlm.runs.journal import read_journal
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.searching.evolve import evolve
 from evovlm.runs.summary import summarise
 from tests.runs.conftest import journal_rows, search_document
 

@@ -11,9 +11,9 @@ from evovlm.assets import asset_path
 from evovlm.errors import ConfigError
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPathMerge
-from evovlm.runs.config import EvolveConfig, config_from_mapping, load_config
-from evovlm.runs.hybrid_config import HybridConfig, load_search
-from evovlm.runs.path_config import PathConfig
+from evovlm.runs.config.hybrid import HybridConfig, load_search
+from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping, load_config
+from evovlm.runs.config.paths import PathConfig
 from tests.runs.conftest import WriteConfig, search_document
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

@@ -11,9 +11,9 @@ from evovlm.evaluation.answering import TaskChoice, score_model
 from evovlm.models.loading import load_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import SourceParameters
-from evovlm.runs.config import load_config
+from evovlm.runs.config.parameters import load_config
 from evovlm.runs.demo import PIPELINES, PipelineResult, demo_config, run_pipeline, uniform
-from evovlm.runs.journal import Entry
+from evovlm.runs.folder.journal import Entry
 from evovlm.search.loop import Generation
 from tests.pico_zoo import pico_zoo
 

@@ -11,14 +11,14 @@ import pytest
 
 from evovlm.errors import AllCandidatesFailed, ConfigError, OutputExists, RunError, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.merging.methods import METHODS
+from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import RunResult, evolve
-from evovlm.runs.journal import Entry, Journal, read_journal
-from evovlm.runs.peak_memory import PEAK_MEMORY
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.folder.journal import Entry, Journal, read_journal
+from evovlm.runs.folder.peak_memory import PEAK_MEMORY
+from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows, search_document
 

@@ -8,7 +8,7 @@ import pytest
 
 from evovlm.errors import OutputExists, RunError, RunMismatch
 from evovlm.runs.atomic import write_atomically
-from evovlm.runs.folder import changed_keys, check_config, check_folder, locked
+from evovlm.runs.folder.layout import changed_keys, check_config, check_folder, locked
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -44,7 +44,7 @@ def test_what_is_no_run_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_second_process_is_kept_out_as_long_as_the_first_one_runs(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from evovlm.runs.folder import locked\n"
+        "import sys; from pathlib import Path; from evovlm.runs.folder.layout import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('in', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "run")]

@@ -7,13 +7,13 @@ import yaml
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Evaluation
-from evovlm.runs.budget_config import BudgetSection
-from evovlm.runs.calibration import Span
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import RunResult, evolve
-from evovlm.runs.forecast import forecast, forecast_hybrid
-from evovlm.runs.hybrid_config import load_search
-from evovlm.runs.journal import read_journal
+from evovlm.runs.before.calibration import Span
+from evovlm.runs.before.forecast import forecast, forecast_hybrid
+from evovlm.runs.config.budget import BudgetSection
+from evovlm.runs.config.hybrid import load_search
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.searching.evolve import RunResult, evolve
 from tests.runs.conftest import WriteConfig
 
 

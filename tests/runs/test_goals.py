@@ -10,13 +10,13 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import RunResult, evolve, open_evaluator
-from evovlm.runs.journal import Entry, read_journal
-from evovlm.runs.parents import alone
+from evovlm.runs.before.preflight import preflight_search
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.folder.journal import Entry, read_journal
 from evovlm.runs.pick import pick
-from evovlm.runs.preflight import preflight_search
-from evovlm.runs.search_run import Observer
+from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
+from evovlm.runs.searching.parents import alone
+from evovlm.runs.searching.search_run import Observer
 from evovlm.runs.summary import summarise
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows
@@ -249,7 +249,7 @@ def test_without_pymoo_the_extra_is_named_before_a_model_is_loaded(
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "pymoo", None)
     config = two_goals(write_config, models, "nsga2", pareto=True)
-    monkeypatch.setattr("evovlm.runs.evolve.open_workers", None)
+    monkeypatch.setattr("evovlm.runs.searching.evolve.open_workers", None)
     with pytest.raises(ConfigError, match=r'(?s)nsga2 needs pymoo.*pip install "evovlm\[pareto\]"'):
         evolve(config, out=tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock"}

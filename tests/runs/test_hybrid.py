@@ -19,12 +19,12 @@ from evovlm.evaluation.resident_path import load_recipe_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.recipe import SourceParameters
-from evovlm.runs.config import load_config
-from evovlm.runs.evolve import RunResult
-from evovlm.runs.hybrid import evolve_hybrid
-from evovlm.runs.hybrid_config import HybridConfig, load_search
-from evovlm.runs.journal import read_journal
+from evovlm.runs.config.hybrid import HybridConfig, load_search
+from evovlm.runs.config.parameters import load_config
+from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.optuna_export import export_to_optuna
+from evovlm.runs.searching.evolve import RunResult
+from evovlm.runs.searching.hybrid import evolve_hybrid
 from evovlm.runs.summary import summarise
 from evovlm.seeding import generator
 from tests.pico import pico_llm

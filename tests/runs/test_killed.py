@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evovlm.runs.evolve import RunResult
+from evovlm.runs.searching.evolve import RunResult
 from evovlm.seeding import generator
 from tests.runs.conftest import WriteConfig, journal_rows, racing_document
 

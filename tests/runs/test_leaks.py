@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from evovlm.errors import ConfigError
-from evovlm.runs.config import config_from_mapping, load_config
-from evovlm.runs.evolve import evolve
-from evovlm.runs.journal import read_journal
-from evovlm.runs.leaks import leak_warnings
-from evovlm.runs.preflight import preflight_search
+from evovlm.runs.before.leaks import leak_warnings
+from evovlm.runs.before.preflight import preflight_search
+from evovlm.runs.config.parameters import config_from_mapping, load_config
+from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.searching.evolve import evolve
 from evovlm.tasks import task as task_module
-from evovlm.tasks.library_metric import ALLOW_VARIABLE
+from evovlm.tasks.metrics.library_metric import ALLOW_VARIABLE
 from tests.pico_clip import pico_clip
 from tests.runs.conftest import WriteConfig
 from tests.runs.test_evolve import Watcher
@@ -213,7 +213,7 @@ def test_a_named_decoding_is_the_one_that_a_search_uses(
     write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from evovlm.evaluation.evaluator import Evaluator
-    from evovlm.runs.evolve import open_evaluator
+    from evovlm.runs.searching.evolve import open_evaluator
 
     lines(tmp_path / "ja.jsonl", {"question": "6と7では?", "answer_number": 13})
     opened: list[object] = []

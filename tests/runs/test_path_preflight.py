@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from evovlm.errors import OutputExists
-from evovlm.merging import needs
-from evovlm.merging.needs import Resident
-from evovlm.merging.path_plan import PathPlan
-from evovlm.merging.path_preflight import preflight_recipe
+from evovlm.merging.before import needs
+from evovlm.merging.before.needs import Resident
+from evovlm.merging.before.path_preflight import preflight_recipe
+from evovlm.merging.paths.plan import PathPlan
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.runs import preflight
-from evovlm.runs.path_config import PathConfig
-from evovlm.runs.preflight import preflight_hybrid, preflight_search
+from evovlm.runs.before import preflight
+from evovlm.runs.before.preflight import preflight_hybrid, preflight_search
+from evovlm.runs.config.paths import PathConfig
 from tests.paths import path_of
 from tests.pico import pico_llm, pico_vlm
 from tests.runs.path_searches import hybrid_document, path_document, write_problems

@@ -15,11 +15,11 @@ from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
-from evovlm.runs.config import config_from_mapping, load_config
-from evovlm.runs.evolve import RunResult, evolve, open_evaluator
-from evovlm.runs.journal import read_journal
-from evovlm.runs.path_config import PathConfig
-from evovlm.runs.sample_parts import SampleParts
+from evovlm.runs.config.parameters import config_from_mapping, load_config
+from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
+from evovlm.runs.searching.sample_parts import SampleParts
 from evovlm.runs.summary import summarise
 from tests.runs.conftest import WriteConfig, journal_rows, search_document
 from tests.runs.path_searches import StopAt, path_document, write_problems
@@ -314,7 +314,7 @@ def test_a_run_is_not_overwritten_and_other_settings_are_refused(
 def test_a_journal_from_before_a_setting_came_goes_on_with_its_default(
     whole_run: RunResult, write_config: WriteConfig, tmp_path: Path
 ) -> None:
-    from evovlm.runs.journal import config_hash
+    from evovlm.runs.folder.journal import config_hash
 
     lines = (whole_run.folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
     header = json.loads(lines[0])

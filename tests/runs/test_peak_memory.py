@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from evovlm.runs.evolve import RunResult
-from evovlm.runs.peak_memory import PEAK_MEMORY, peak_memory, recorded_peak_memory
+from evovlm.runs.folder.peak_memory import PEAK_MEMORY, peak_memory, recorded_peak_memory
+from evovlm.runs.searching.evolve import RunResult
 
 
 def test_the_peak_of_this_process_is_between_what_python_with_torch_needs_and_all_there_is() -> None:

@@ -11,15 +11,15 @@ import pytest
 from evovlm.errors import AllCandidatesFailed, ConfigError
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.objective import Objective
-from evovlm.evaluation.workers import InProcess, Job
+from evovlm.evaluation.workers.jobs import InProcess, Job
 from evovlm.recipes.candidate import Candidate, Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import RunResult, evolve
-from evovlm.runs.journal import Entry, read_journal
-from evovlm.runs.races import Races
-from evovlm.runs.racing_config import RacingSection
-from evovlm.runs.sample_parts import SampleParts
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.racing import RacingSection
+from evovlm.runs.folder.journal import Entry, read_journal
+from evovlm.runs.searching.evolve import RunResult, evolve
+from evovlm.runs.searching.races import Races
+from evovlm.runs.searching.sample_parts import SampleParts
 from tests.runs.conftest import WriteConfig, journal_rows
 
 TASK = "word_problems_en"
@@ -126,7 +126,7 @@ class Backwards(InProcess):
 def test_the_order_in_which_workers_finish_changes_nothing(
     races: EvolveConfig, racer: Evaluator, raced: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evovlm.runs.evolve.InProcess", Backwards)
+    monkeypatch.setattr("evovlm.runs.searching.evolve.InProcess", Backwards)
     evolve(races, out=tmp_path / "run", evaluator=racer)
     assert journal_rows(tmp_path / "run") == journal_rows(raced.folder)
 

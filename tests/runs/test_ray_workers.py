@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from evovlm.errors import ConfigError, ModelNotFound, NotEnoughRoom
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.crew import open_workers
-from evovlm.runs.evolve import RunResult, evolve
-from evovlm.runs.journal import Entry
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.folder.journal import Entry
+from evovlm.runs.searching.crew import open_workers
+from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.search.loop import Generation
 from tests.runs.conftest import journal_rows
 

@@ -8,9 +8,9 @@ from evovlm.errors import AllCandidatesFailed
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.evolve import RunResult, evolve, open_evaluator
-from evovlm.runs.journal import Entry, read_journal
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.folder.journal import Entry, read_journal
+from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from evovlm.search.loop import Generation
 from tests.runs.conftest import journal_rows, search_document
 

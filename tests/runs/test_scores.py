@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from evovlm.errors import ConfigError, ModelError, OutputExists, RunError, RunMismatch
 from evovlm.evaluation.answering import TaskChoice
 from evovlm.evaluation.batches import Progress
-from evovlm.runs.folder import locked
-from evovlm.runs.scores import ScoreRequest, Scores, score_models
+from evovlm.runs.folder.layout import locked
+from evovlm.runs.scores.score_models import ScoreRequest, Scores, score_models
 from evovlm.seeding import generator
 from evovlm.tasks.task import Split
 from tests.pico import pico_llm

@@ -9,7 +9,7 @@ import pytest
 from evovlm.errors import ConfigError
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.recipes.space_kinds import SPACES
-from evovlm.runs.config import EvolveConfig, config_from_mapping, load_config
+from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping, load_config
 from tests.runs.conftest import WriteConfig, search_document
 
 BLOCKS = {"math": 6, "ja": 6}

@@ -11,11 +11,11 @@ from evovlm.recipes.documents import load_recipe, recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
-from evovlm.runs.config import EvolveConfig, config_from_mapping, load_config
-from evovlm.runs.evolve import RunResult, evolve
-from evovlm.runs.journal import Entry, read_journal
-from evovlm.runs.path_config import PathConfig
-from evovlm.runs.search_config import Searched
+from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping, load_config
+from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.config.search import Searched
+from evovlm.runs.folder.journal import Entry, read_journal
+from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows, search_document
 from tests.runs.path_searches import path_document, write_problems

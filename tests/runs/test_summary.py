@@ -9,9 +9,9 @@ from evovlm.errors import RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Failure
 from evovlm.recipes.documents import load_recipe
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import RunResult, evolve
-from evovlm.runs.journal import Entry, Journal
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.folder.journal import Entry, Journal
+from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.runs.summary import summarise
 from evovlm.runs.winner_numbers import ALL
 from tests.runs.conftest import WriteConfig

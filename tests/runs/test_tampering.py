@@ -11,8 +11,8 @@ import pytest
 
 from evovlm.errors import RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.runs.config import EvolveConfig
-from evovlm.runs.evolve import RunResult, evolve
+from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.searching.evolve import RunResult, evolve
 
 Lines = list[str]
 TASK = "word_problems_en"

@@ -10,10 +10,10 @@ import pytest
 from evovlm.errors import ConfigError
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation
-from evovlm.runs import log_config
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.evolve import evolve
-from evovlm.runs.journal import Journal, read_journal
+from evovlm.runs.config import log as log_config
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.folder.journal import Journal, read_journal
+from evovlm.runs.searching.evolve import evolve
 from evovlm.runs.summary import summarise
 from tests.runs.conftest import WriteConfig, journal_rows
 from tests.runs.test_goals import StopsAt

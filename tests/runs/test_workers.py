@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 
 from evovlm.errors import ConfigError, ModelNotFound, NotEnoughRoom, RunError
-from evovlm.evaluation import local_workers
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.evaluation.local_workers import LocalProcesses
-from evovlm.runs import crew, worker_room
-from evovlm.runs.config import EvolveConfig, load_config
-from evovlm.runs.crew import open_workers
-from evovlm.runs.evolve import RunResult, evolve
-from evovlm.runs.execution_config import RaySection
-from evovlm.runs.hybrid_config import load_search
-from evovlm.runs.journal import Entry
-from evovlm.runs.path_config import PathConfig
-from evovlm.runs.preflight import preflight_search
+from evovlm.evaluation.workers import local as local_workers
+from evovlm.evaluation.workers.local import LocalProcesses
+from evovlm.runs.before import worker_room
+from evovlm.runs.before.preflight import preflight_search
+from evovlm.runs.config.execution import RaySection
+from evovlm.runs.config.hybrid import load_search
+from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.folder.journal import Entry
+from evovlm.runs.searching import crew
+from evovlm.runs.searching.crew import open_workers
+from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows
 

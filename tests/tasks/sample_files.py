@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.stair_captions import QUESTION
+from evovlm.tasks.sets.stair_captions import QUESTION
 
 EMOJI = {
     "artist": "openmoji",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from evovlm.tasks.answers import extract_paper, extract_robust
+from evovlm.tasks.metrics.answers import extract_paper, extract_robust
 from tests.tasks.public_data import public_file
 
 # The table of responses on which the paper's extractor and a reader part ways.

@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from evovlm.cli.tasks import tasks as tasks_command
 from evovlm.errors import TaskError
-from evovlm.tasks.answers import EXTRACTORS
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.emoji_pictures import PictureSpec
-from evovlm.tasks.gates import GATES
-from evovlm.tasks.metrics import METRICS
+from evovlm.tasks.metrics.answers import EXTRACTORS
+from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS
 from evovlm.tasks.task import Sample, Split, Task, parse_split
 from tests.tasks.public_data import public_file

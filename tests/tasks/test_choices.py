@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import TaskError
-from evovlm.tasks.choices import read_choice
-from evovlm.tasks.metrics import score_answer
+from evovlm.tasks.metrics.choices import read_choice
+from evovlm.tasks.metrics.scoring import SampleScore, Scoring
+from evovlm.tasks.metrics.table import score_answer
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import SampleScore, Scoring
 
 CITIES = ("大阪", "東京", "京都", "名古屋")
 VITAMINS = ("ビタミンA", "ビタミンB", "ビタミンC", "ビタミンD")

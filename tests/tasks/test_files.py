@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evovlm.errors import TaskError
-from evovlm.tasks.files import read_files
+from evovlm.tasks.own.tables import read_files
 from evovlm.tasks.row import Row
 from tests.tasks.sample_files import red
 

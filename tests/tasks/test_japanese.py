@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evovlm.tasks.japanese import fasttext_share, is_japanese_script, script_share
+from evovlm.tasks.metrics.japanese import fasttext_share, is_japanese_script, script_share
 
 # p(ja) of lid.176.ftz, computed once with fastText itself.
 FASTTEXT = [
@@ -66,7 +66,7 @@ def test_equations_do_not_change_the_share(text: str, equation: str) -> None:
 
 def test_loading_the_model_prints_nothing_and_needs_no_torch() -> None:
     code = (
-        "import sys; from evovlm.tasks.japanese import fasttext_share; fasttext_share('猫');"
+        "import sys; from evovlm.tasks.metrics.japanese import fasttext_share; fasttext_share('猫');"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

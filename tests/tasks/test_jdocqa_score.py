@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evovlm.tasks.jdocqa_score import CLOSED_TAGS, jdocqa_value, sentence_bleu
-from evovlm.tasks.metrics import score_answer
-from evovlm.tasks.rouge import words
+from evovlm.tasks.metrics.jdocqa_score import CLOSED_TAGS, jdocqa_value, sentence_bleu
+from evovlm.tasks.metrics.rouge import words
+from evovlm.tasks.metrics.scoring import Scoring
+from evovlm.tasks.metrics.table import score_answer
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import Scoring
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 
 import evovlm.tasks.evaluate_modules
 from evovlm.errors import TaskError
-from evovlm.tasks.library_metric import ALLOW_VARIABLE
-from evovlm.tasks.metrics import score_answer
+from evovlm.tasks.metrics.library_metric import ALLOW_VARIABLE
+from evovlm.tasks.metrics.scoring import SampleScore, Scoring
+from evovlm.tasks.metrics.table import score_answer
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import SampleScore, Scoring
 
 SCRIPT = '''
 import datasets

@@ -4,11 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evovlm.errors import TaskError
-from evovlm.tasks.gates import GATES
-from evovlm.tasks.metrics import METRICS, score_answer, score_answers
-from evovlm.tasks.rouge import bootstrap_mid, rouge_l, words
+from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.rouge import bootstrap_mid, rouge_l, words
+from evovlm.tasks.metrics.scoring import SampleScore, Scoring
+from evovlm.tasks.metrics.table import METRICS, score_answer, score_answers
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import SampleScore, Scoring
 
 PAPER_NUMBERS = Scoring(metric="accuracy", extractor="paper", gate="fasttext")
 NUMBERS = Scoring(metric="accuracy")

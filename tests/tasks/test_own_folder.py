@@ -7,7 +7,7 @@ import pytest
 
 from evovlm.errors import TaskError
 from evovlm.tasks.catalogue import get_task
-from evovlm.tasks.own_folder import describe_folder
+from evovlm.tasks.own.folder import describe_folder
 from evovlm.tasks.task import Split
 from tests.tasks.sample_files import red
 

@@ -7,7 +7,7 @@ import pytest
 
 from evovlm.errors import TaskError
 from evovlm.tasks.catalogue import TASKS, get_task
-from evovlm.tasks.metrics import METRICS, score_answer
+from evovlm.tasks.metrics.table import METRICS, score_answer
 from evovlm.tasks.task import Split, Task
 from tests.tasks.public_data import public_file
 from tests.tasks.sample_files import SETS, SetFile, red

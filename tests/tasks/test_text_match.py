@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evovlm.tasks.text_match import bare, char_f1, exact_match
+from evovlm.tasks.metrics.text_match import bare, char_f1, exact_match
 
 
 @pytest.mark.parametrize(

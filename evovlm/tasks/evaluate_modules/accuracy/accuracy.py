@@ -3,9 +3,9 @@
 import datasets
 import evaluate
 
-from evovlm.tasks.metrics import score_answers
+from evovlm.tasks.metrics.scoring import Scoring
+from evovlm.tasks.metrics.table import score_answers
 from evovlm.tasks.sample import Sample
-from evovlm.tasks.scoring import Scoring
 
 
 class Accuracy(evaluate.Metric):  # type: ignore[misc]

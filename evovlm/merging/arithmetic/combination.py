@@ -1,0 +1,256 @@
+"""What a method makes of one tensor, as values, and the one loop that carries it out.
+
+Every method comes down to a sum over the sources: each one's entries are kept or set to 0, multiplied, added, and
+either all count or only those with the elected sign. What a method needs to know of a whole tensor (angles, lengths,
+cuts) is in the factors and cuts beforehand, so the entries are walked over once, and no whole tensor is ever in memory.
+
+Arithmetic (float32, one rounding an operation, sources in the order of their names):
+part_i = (d_i first_i) second_i where kept, else 0; mix = sum part_i, or the elected mix; then mix / divisor,
+mix lambda, b + mix.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from evovlm.merging.arithmetic import kernels
+from evovlm.merging.arithmetic.combine_kernel import BETWEEN, DRAWN, Joining, Sources, combine_entries
+from evovlm.merging.arithmetic.floats import Raw, Vector
+from evovlm.merging.arithmetic.selection import ALL, Cut, draw_halves, draws, round_keys
+from evovlm.merging.arithmetic.task_vector import Piece, Stretch, TaskVectors
+
+_NO_DRAWS = np.empty((0, 0), dtype=np.uint16)
+LEAST_DIVISOR = 0.1
+"""A divisor is never nearer to 0 than this share of the sum of the absolute weights."""
+
+
+class Keep(Protocol):
+    """Says which entries are kept."""
+
+    def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
+        """Multiply what is kept by both factors in turn, in place; the rest becomes 0. `start` is the first's index."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepDrawn:
+    """Keeps an entry whose draw is below the limit."""
+
+    key: int
+    limit: int
+
+    def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
+        """As in `Keep`."""
+        halves = draw_halves(self.key, start=start, size=len(values))
+        kernels.scale_drawn(values, halves, self.limit, first, second)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepBetween:
+    """Keeps the entries up to the cut `low` but for those up to the cut `high`, largest magnitude first."""
+
+    low: Cut
+    high: Cut
+
+    def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
+        """As in `Keep`."""
+        low, high = self.low, self.high
+        kernels.scale_between(
+            values, start, np.uint32(low.bits), low.last, np.uint32(high.bits), high.last, first, second
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepByRank:
+    """DELLA: keeps an entry with a probability that grows with its rank in its row, from `lowest` by `reach`.
+
+    `own` divides what is kept by that probability. Deep et al. 2024, arXiv 2406.11617, section 3.1.
+    """
+
+    key: int
+    row_length: int
+    lowest: float
+    reach: float
+    own: bool
+
+    def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
+        """As in `Keep`; `values` are whole rows."""
+        rows = values.reshape(-1, self.row_length)
+        keys = np.empty(self.row_length, dtype=np.uint64)
+        drawn = draws(self.key, start=start, size=len(values)).reshape(rows.shape)
+        for row, own_draws in zip(rows, drawn, strict=True):
+            kernels.sort_keys(row, keys)
+            keys.sort()
+            kernels.scale_by_rank(row, keys, own_draws, self.lowest, self.reach, self.own, first, second)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Term:
+    """One source's part: which source, two factors, what is kept (None: all), and a factor for each row (float32)."""
+
+    index: int
+    first: float
+    second: float = 1.0
+    keep: Keep | None = None
+    row_factors: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Election:
+    """Only entries with the elected sign count; they are multiplied by `mix_weights` and added.
+
+    `divisor_weights` (None: nothing is divided) are summed over what counts and divide the mix, kept away from 0 by
+    `least` times the sum of their absolute values.
+    """
+
+    mix_weights: tuple[float, ...]
+    divisor_weights: tuple[float, ...] | None
+    least: float = LEAST_DIVISOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Combination:
+    """A tensor of the result: the terms, how they are joined, and what is done with the mix.
+
+    `fused` rounds each first factor's product and its addition to the sum once, in one step, beginning at 0.
+    `varying` keeps, in all sources alike, the entries up to this cut by variance. `whole_rows` says that something goes
+    by rows.
+    """
+
+    terms: tuple[Term, ...]
+    election: Election | None = None
+    divisor: float = 1.0
+    lambda_: float = 1.0
+    fused: bool = False
+    varying: Cut | None = None
+    whole_rows: bool = False
+
+
+def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch, out: Raw) -> None:
+    """Write the merged entries of a stretch into `out`, rounded to what it holds."""
+    terms = combination.terms
+    only = tuple(term.index for term in terms)
+    plain = out if out.dtype in (np.uint16, np.float32) else np.empty(stretch.size, dtype=np.float32)
+    by_hand = any(not isinstance(term.keep, (KeepDrawn, KeepBetween, type(None))) for term in terms)
+    if combination.varying is not None or by_hand:
+        with vectors.widened(stretch, only=only) as piece:
+            if combination.varying is not None:
+                drop_steady(piece, combination.varying)
+            for term, part in zip(terms, piece.parts, strict=True):
+                scale(term, part, start=piece.start, row_length=vectors.row_length)
+            base = piece.parts[:0].reshape(-1) if piece.base is None else piece.base
+            _run(vectors, combination, stretch, piece.parts, base, plain, prepared=True)
+    else:
+        with vectors.loaded(stretch, only=only) as (raws, raw_base):
+            _run(vectors, combination, stretch, raws, raw_base, plain, prepared=False)
+    if plain is not out:
+        np.copyto(out, plain, casting="same_kind")
+
+
+def _run(
+    vectors: TaskVectors,
+    combination: Combination,
+    stretch: Stretch,
+    raws: npt.NDArray[np.generic],
+    raw_base: npt.NDArray[np.generic],
+    out: npt.NDArray[np.generic],
+    *,
+    prepared: bool,
+) -> None:
+    terms = () if prepared else combination.terms
+    k = len(combination.terms)
+    first_row, row_start = divmod(stretch.start, vectors.row_length)
+    n_rows = -(-(row_start + stretch.size) // vectors.row_length)
+    combine_entries(
+        raws,
+        raw_base,
+        vectors.upper_draws(stretch) if any(isinstance(term.keep, KeepDrawn) for term in terms) else _NO_DRAWS,
+        stretch.start,
+        row_start,
+        vectors.row_length,
+        _sources(terms, k, rows=slice(first_row, first_row + n_rows)),
+        _joining(combination, subtract=not prepared and len(raw_base) > 0),
+        out,
+    )
+
+
+def _sources(terms: tuple[Term, ...], k: int, *, rows: slice) -> Sources:
+    """Return the terms as arrays; without terms, k sources that are taken as they are."""
+    drawn = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepDrawn)}
+    between = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepBetween)}
+    sources = Sources(
+        indices=np.array([term.index for term in terms] or [0] * k, dtype=np.int64),
+        ways=np.zeros(k, dtype=np.int64),
+        limits=np.zeros(k, dtype=np.uint32),
+        round_keys=np.zeros((k, 10, 2), dtype=np.uint64),
+        lows=np.zeros(k, dtype=np.uint32),
+        low_lasts=np.zeros(k, dtype=np.int64),
+        highs=np.zeros(k, dtype=np.uint32),
+        high_lasts=np.zeros(k, dtype=np.int64),
+        firsts=np.ones(k, dtype=np.float32),
+        seconds=np.ones(k, dtype=np.float32),
+        row_factors=_row_factors(terms, rows),
+    )
+    for i, keep in drawn.items():
+        sources.ways[i], sources.limits[i] = DRAWN, keep.limit
+        sources.round_keys[i] = round_keys(keep.key)
+    for i, kept in between.items():
+        sources.ways[i] = BETWEEN
+        sources.lows[i], sources.low_lasts[i] = kept.low.bits, kept.low.last
+        sources.highs[i], sources.high_lasts[i] = kept.high.bits, kept.high.last
+    for i, term in enumerate(terms):
+        sources.firsts[i], sources.seconds[i] = term.first, term.second
+    return sources
+
+
+def _row_factors(terms: tuple[Term, ...], rows: slice) -> npt.NDArray[np.float32]:
+    columns = [term.row_factors[rows] for term in terms if term.row_factors is not None]
+    return np.stack(columns) if columns else np.empty((0, 0), dtype=np.float32)
+
+
+def _joining(combination: Combination, *, subtract: bool) -> Joining:
+    election, k = combination.election, len(combination.terms)
+    mix = election.mix_weights if election is not None else (1.0,) * k
+    divisors = election.divisor_weights if election is not None else None
+    return Joining(
+        subtract=subtract,
+        fused=combination.fused,
+        elected=election is not None,
+        normalize=divisors is not None,
+        mix_weights=np.array(mix, dtype=np.float32),
+        divisor_weights=np.array(mix if divisors is None else divisors, dtype=np.float32),
+        least=np.float32(0.0 if election is None else election.least),
+        divisor=np.float32(combination.divisor),
+        lambda_=np.float32(combination.lambda_),
+    )
+
+
+def scale(term: Term, part: Vector, *, start: int, row_length: int) -> None:
+    """Keep and multiply a source's entries as the term says, in place."""
+    first, second = np.float32(term.first), np.float32(term.second)
+    if term.keep is not None:
+        term.keep.scale(part, start, first, second)
+    else:
+        for factor in (first, second):
+            if factor != 1:
+                np.multiply(part, factor, out=part)
+    if term.row_factors is not None:
+        rows = part.reshape(-1, row_length)
+        begin = start // row_length
+        np.multiply(rows, term.row_factors[begin : begin + len(rows), None], out=rows)
+
+
+def drop_steady(piece: Piece, cut: Cut) -> None:
+    """Set the entries that vary too little among the sources to 0, in all of them."""
+    varied = np.empty(piece.parts.shape[1], dtype=np.float32)
+    kernels.variances(piece.parts, varied)
+    kept = np.empty(len(varied), dtype=np.bool_)
+    kernels.keep_between(varied, piece.start, np.uint32(cut.bits), cut.last, kept)
+    np.multiply(piece.parts, kept, out=piece.parts)
+
+
+def keep_drawn(key: int, limit: int) -> KeepDrawn | None:
+    """Return what keeps draws below the limit; None where that is all of them."""
+    return None if limit >= ALL else KeepDrawn(key=key, limit=limit)

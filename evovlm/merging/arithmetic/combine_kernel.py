@@ -1,0 +1,200 @@
+"""The one loop that merges: all sources of a stretch of entries, in one call, in steps that stay in the cache.
+
+One call does a quarter of a million entries without Python in between, so threads do not wait for one another. As in
+`kernels.py`, every float operation rounds once, in float32, in the order that `combination.py` states.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evovlm.merging.arithmetic.kernels import (
+    compiled,
+    draw_halves,
+    multiply_add,
+    narrow_one,
+    scale_between,
+    scale_drawn,
+    widen_one,
+)
+
+STEP = 1024
+"""Entries of all sources worked on at a time."""
+
+ALL, DRAWN, BETWEEN = 0, 1, 2
+"""How a source's entries are kept: all, by a draw, between two cuts by magnitude."""
+
+
+class Sources(NamedTuple):
+    """What each of the k sources contributes; arrays of length k but for the round keys and row factors.
+
+    `indices` are the sources' rows among the draws that are kept in memory; `ways` says how entries are kept; `limits`
+    (uint32) and `round_keys` (uint64, (k, 10, 2)) are of the draws; `lows`, `low_lasts`, `highs`, `high_lasts` of the
+    cuts; `firsts` and `seconds` (float32) are factors; `row_factors` (float32, (k, rows)) has no rows where nothing
+    goes by rows.
+    """
+
+    indices: npt.NDArray[np.int64]
+    ways: npt.NDArray[np.int64]
+    limits: npt.NDArray[np.uint32]
+    round_keys: npt.NDArray[np.uint64]
+    lows: npt.NDArray[np.uint32]
+    low_lasts: npt.NDArray[np.int64]
+    highs: npt.NDArray[np.uint32]
+    high_lasts: npt.NDArray[np.int64]
+    firsts: npt.NDArray[np.float32]
+    seconds: npt.NDArray[np.float32]
+    row_factors: npt.NDArray[np.float32]
+
+
+class Joining(NamedTuple):
+    """How the parts become one: see `Combination` and `Election`; weights are float32 of length k."""
+
+    subtract: bool
+    fused: bool
+    elected: bool
+    normalize: bool
+    mix_weights: npt.NDArray[np.float32]
+    divisor_weights: npt.NDArray[np.float32]
+    least: np.float32
+    divisor: np.float32
+    lambda_: np.float32
+
+
+@compiled
+def combine_entries(
+    raws: Any,
+    raw_base: Any,
+    upper_draws: Any,
+    start: int,
+    row_start: int,
+    row_length: int,
+    sources: Sources,
+    how: Joining,
+    out: Any,
+) -> None:
+    """Merge a stretch: `raws` (k, n) and `raw_base` (n,) (or empty: no base is added) as stored, `out` (n,) likewise.
+
+    bfloat16 comes and goes as uint16, all else as float32. `upper_draws` (uint16, (sources, n), or none) are the upper
+    16 bits of the draws: where they are those of the limit too, the draw itself decides. `start` is the number of the
+    first entry, `row_start` how far it is into the row factors.
+    """
+    k, n = raws.shape
+    has_base = len(raw_base) > 0
+    parts = np.empty((k, STEP), dtype=np.float32)
+    base = np.empty(STEP, dtype=np.float32)
+    mix = np.empty(STEP, dtype=np.float32)
+    sign = np.empty(STEP, dtype=np.float32)
+    divisor = np.empty(STEP, dtype=np.float32)
+    absolute = np.empty(STEP, dtype=np.float32)
+    words = np.empty(STEP // 2 + 8, dtype=np.uint64)
+    zero, one = np.float32(0), np.float32(1)
+    for begin in range(0, n, STEP):
+        size = min(STEP, n - begin)
+        if has_base:
+            widen_one(raw_base[begin : begin + size], base[:size])
+        for s in range(k):
+            part = parts[s, :size]
+            widen_one(raws[s, begin : begin + size], part)
+            if how.subtract:
+                for i in range(size):
+                    part[i] = part[i] - base[i]
+            first, second = sources.firsts[s], sources.seconds[s]
+            if sources.ways[s] == DRAWN:
+                undecided = True
+                if len(upper_draws) > 0:
+                    upper = upper_draws[sources.indices[s], begin : begin + size]
+                    limit = np.uint16(sources.limits[s] >> np.uint32(8))
+                    equal = 0
+                    for i in range(size):
+                        equal += 1 if upper[i] == limit else 0
+                    undecided = equal > 0
+                    if not undecided:
+                        for i in range(size):
+                            part[i] = part[i] * first * second if upper[i] < limit else zero
+                if undecided:
+                    halves = draw_halves(sources.round_keys[s], start + begin, size, words)
+                    scale_drawn(part, halves, sources.limits[s], first, second)
+            elif sources.ways[s] == BETWEEN:
+                scale_between(
+                    part,
+                    start + begin,
+                    sources.lows[s],
+                    sources.low_lasts[s],
+                    sources.highs[s],
+                    sources.high_lasts[s],
+                    first,
+                    second,
+                )
+            elif not how.fused and (first != one or second != one):
+                for i in range(size):
+                    part[i] = part[i] * first * second
+            if sources.row_factors.shape[1] > 0:
+                for i in range(size):
+                    part[i] = part[i] * sources.row_factors[s, (row_start + begin + i) // row_length]
+        for i in range(size):
+            mix[i] = zero
+        if how.elected:
+            for s in range(k):
+                part = parts[s, :size]
+                for i in range(size):
+                    mix[i] += part[i]
+            for i in range(size):
+                # Neither holds for NaN, which goes on to the mix.
+                sign[i] = one if mix[i] >= zero else (-one if mix[i] < zero else mix[i])
+                mix[i] = zero
+            # Turned so that the elected sign is +, the entries that count are those above 0.
+            for s in range(k):
+                part = parts[s, :size]
+                weight = how.mix_weights[s]
+                for i in range(size):
+                    turned = part[i] * sign[i]
+                    mix[i] += (turned if turned > zero else zero) * weight
+            if how.normalize:
+                for i in range(size):
+                    divisor[i] = zero
+                    absolute[i] = zero
+                for s in range(k):
+                    part = parts[s, :size]
+                    weight = how.divisor_weights[s]
+                    for i in range(size):
+                        counted = weight if part[i] * sign[i] > zero else zero
+                        divisor[i] += counted
+                        absolute[i] += abs(counted)
+                for i in range(size):
+                    guarded = max(abs(divisor[i]), absolute[i] * how.least)
+                    by = guarded if divisor[i] >= zero else -guarded
+                    mix[i] = mix[i] / (by if by != zero else one)
+            for i in range(size):
+                mix[i] = mix[i] * sign[i]
+        elif how.fused:
+            for s in range(k):
+                part = parts[s, :size]
+                factor = sources.firsts[s]
+                for i in range(size):
+                    mix[i] = multiply_add(part[i], factor, mix[i])
+        else:
+            for s in range(k):
+                part = parts[s, :size]
+                if s == 0:
+                    # Not added to 0, which would make -0 a 0.
+                    for i in range(size):
+                        mix[i] = part[i]
+                else:
+                    for i in range(size):
+                        mix[i] += part[i]
+        if not how.elected and how.divisor != one:
+            for i in range(size):
+                mix[i] = mix[i] / how.divisor
+        if how.lambda_ != one:
+            for i in range(size):
+                mix[i] = mix[i] * how.lambda_
+        if has_base:
+            if k == 0:
+                for i in range(size):
+                    mix[i] = base[i]
+            else:
+                for i in range(size):
+                    mix[i] = base[i] + mix[i]
+        narrow_one(mix[:size], out[begin : begin + size])

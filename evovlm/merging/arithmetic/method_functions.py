@@ -1,0 +1,303 @@
+"""How each merge method combines one tensor: a function for each row of the table in `methods.py`.
+
+A function says what its method makes of one tensor, as a `Combination`; `combination.py` carries it out. Notation: b
+base, x_i source, d_i = x_i - b, w_i weight, p_i density. Sources stand in the order of their names.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evovlm.errors import ConfigError
+from evovlm.merging.arithmetic import kernels, spherical
+from evovlm.merging.arithmetic.combination import (
+    LEAST_DIVISOR,
+    Combination,
+    Election,
+    Keep,
+    KeepBetween,
+    KeepByRank,
+    Term,
+    drop_steady,
+    keep_drawn,
+    scale,
+)
+from evovlm.merging.arithmetic.selection import NOTHING, Cut, draw_key, draw_limit, kept_count
+from evovlm.merging.arithmetic.task_vector import Piece, TaskVectors
+from evovlm.recipes.recipe import MergeSettings, Rescale
+
+LEAST_DENSITY = 2.0**-24
+"""The smallest share that a draw of 24 bits can keep; a smaller density above 0 keeps this share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MethodInputs:
+    """One tensor of all models and the numbers of each source; `normalize` is settled, the method's default or not."""
+
+    vectors: TaskVectors
+    weights: tuple[float, ...]
+    densities: tuple[float, ...]
+    gammas: tuple[float, ...]
+    epsilons: tuple[float, ...]
+    settings: MergeSettings
+    normalize: bool
+
+
+def linear(inputs: MethodInputs) -> Combination:
+    """Return sum w_i x_i / sum w_i; raises ConfigError when every weight is 0, as no model is left then."""
+    if not any(inputs.weights):
+        raise ConfigError("parameters: every weight is 0; an average needs at least one that is not.")
+    # Fused, as the peer has it, and the more exact.
+    return replace(_plain_sum(inputs, [Term(index=i, first=w) for i, w in _weighted(inputs)]), fused=True)
+
+
+def passthrough(inputs: MethodInputs) -> Combination:
+    """Return the one source times its weight."""
+    return Combination(terms=(Term(index=0, first=inputs.weights[0]),))
+
+
+def slerp(inputs: MethodInputs) -> Combination:
+    """Return the point at t = w on the arc from the base (t = 0) to the source (t = 1)."""
+    return _factored(spherical.slerp(inputs.vectors.gram(), t=inputs.weights[0]))
+
+
+def nuslerp(inputs: MethodInputs) -> Combination:
+    """Return the point on the arc between two sources, or their task vectors, at the second's share of the weight."""
+    weights = (inputs.weights[0], inputs.weights[1])
+    if inputs.settings.row_wise:
+        return _factored(spherical.nuslerp(inputs.vectors.row_grams(), weights=weights))
+    return _factored(spherical.nuslerp(inputs.vectors.gram(), weights=weights))
+
+
+def multislerp(inputs: MethodInputs) -> Combination:
+    """Return the barycentric mean on the sphere of any number of models, or task vectors."""
+    if inputs.normalize:
+        _check_total(inputs)
+    if len(inputs.weights) == 1:
+        return Combination(terms=(Term(index=0, first=1.0),))
+    gram = inputs.vectors.gram()
+    return _factored(spherical.multislerp(gram, weights=inputs.weights, normalize=inputs.normalize))
+
+
+def karcher(inputs: MethodInputs) -> Combination:
+    """Return the Karcher mean of the models' directions, as long as the weighted mean of their lengths."""
+    _check_total(inputs)
+    if any(weight < 0 for weight in inputs.weights):
+        raise ConfigError(f"parameters: a weight of {min(inputs.weights)}; a Karcher mean takes none below 0.")
+    if len(inputs.weights) == 1:
+        return Combination(terms=(Term(index=0, first=1.0),))
+    settings = inputs.settings
+    factors = spherical.karcher(
+        inputs.vectors.gram(),
+        weights=inputs.weights,
+        max_iterations=settings.max_iterations,
+        tolerance=settings.tolerance,
+    )
+    return _factored(factors)
+
+
+def model_stock(inputs: MethodInputs) -> Combination:
+    """Return the base moved towards the sources' mean, the less the more their task vectors differ in direction."""
+    vectors = inputs.vectors
+    return _factored(spherical.model_stock(vectors.row_grams() if inputs.settings.row_wise else vectors.gram()))
+
+
+def task_arithmetic(inputs: MethodInputs) -> Combination:
+    """Return b + lambda sum w_i d_i."""
+    return _plain_sum(inputs, [Term(index=i, first=weight) for i, weight in _weighted(inputs)])
+
+
+def ties(inputs: MethodInputs) -> Combination:
+    """Keep the largest entries by magnitude, elect a sign per entry, average the entries that agree."""
+    return _elected_sum(inputs, [_term(inputs, i, _keep_largest(inputs, i), "none") for i, _ in _weighted(inputs)])
+
+
+def dare_linear(inputs: MethodInputs) -> Combination:
+    """Drop entries at random, make up for them, add the weighted sum."""
+    return _plain_sum(inputs, [_term(inputs, i, _keep_drawn(inputs, i)) for i, _ in _weighted(inputs)])
+
+
+def dare_ties(inputs: MethodInputs) -> Combination:
+    """Drop entries at random, make up for them, elect a sign per entry, add the entries that agree."""
+    return _elected_sum(inputs, [_term(inputs, i, _keep_drawn(inputs, i)) for i, _ in _weighted(inputs)])
+
+
+def breadcrumbs(inputs: MethodInputs) -> Combination:
+    """Drop the very largest entries and the smallest, add the weighted sum."""
+    return _plain_sum(inputs, [_term(inputs, i, _keep_middle(inputs, i), "none") for i, _ in _weighted(inputs)])
+
+
+def breadcrumbs_ties(inputs: MethodInputs) -> Combination:
+    """Drop the very largest entries and the smallest, elect a sign per entry, add the entries that agree."""
+    return _elected_sum(inputs, [_term(inputs, i, _keep_middle(inputs, i), "none") for i, _ in _weighted(inputs)])
+
+
+def della(inputs: MethodInputs) -> Combination:
+    """Drop entries at random, the larger the rarer, make up for them, elect a sign, average the entries that agree."""
+    return _elected_sum(inputs, [_term(inputs, i, _keep_by_rank(inputs, i)) for i, _ in _weighted(inputs)])
+
+
+def della_linear(inputs: MethodInputs) -> Combination:
+    """Drop entries at random, the larger the rarer, make up for them, add the weighted sum."""
+    return _plain_sum(inputs, [_term(inputs, i, _keep_by_rank(inputs, i)) for i, _ in _weighted(inputs)])
+
+
+def sce(inputs: MethodInputs) -> Combination:
+    """Select the entries that vary most, weigh sources by their squares there, erase what opposes the sum's sign."""
+    vectors, share = inputs.vectors, inputs.settings.select_topk
+    k = len(inputs.weights)
+    cut = None
+    if share < 1:
+        order = vectors.variance_order()
+        # In float32, as the peer has it: 100 entries at 0.58 are 58, not 57.
+        count = int(np.float32(order.count_nonzero()) * np.float32(share))
+        if not count:
+            return Combination(terms=())
+        cut = order.cut(count)
+    squares = _squares(vectors, cut)
+    total = sum(squares)
+    weights = tuple(square / total for square in squares) if total > 0 else (1 / k,) * k
+    return Combination(
+        terms=tuple(Term(index=i, first=1.0) for i in range(k)),
+        election=Election(mix_weights=weights, divisor_weights=weights, least=0.0),
+        varying=cut,
+    )
+
+
+def _weighted(inputs: MethodInputs) -> list[tuple[int, float]]:
+    """Return number and weight of the sources that count."""
+    return [
+        (index, weight)
+        for index, (weight, density) in enumerate(zip(inputs.weights, inputs.densities, strict=True))
+        if weight != 0 and density > 0
+    ]
+
+
+def _term(inputs: MethodInputs, index: int, keep: Keep | None, rescale: Rescale | None = None) -> Term:
+    """Return a source's part, with what makes up for the dropped entries: 1 / p, or the ratio of L1 norms, or 1."""
+    weight, density = inputs.weights[index], inputs.densities[index]
+    how = inputs.settings.rescale if rescale is None else rescale
+    if keep is None or how == "none" or (how == "density" and isinstance(keep, KeepByRank)):
+        return Term(index=index, first=weight, keep=keep)
+    if how == "density":
+        return Term(index=index, first=weight / max(density, LEAST_DENSITY), keep=keep)
+    return Term(index=index, first=_l1_ratio(inputs.vectors, index, keep), second=weight, keep=keep)
+
+
+def _l1_ratio(vectors: TaskVectors, index: int, keep: Keep) -> float:
+    """Return sum |d| / sum |d kept|, 1 when nothing is kept."""
+    kept_only = Term(index=index, first=1.0, keep=keep)
+
+    def drop(piece: Piece) -> None:
+        scale(kept_only, piece.parts[0], start=piece.start, row_length=vectors.row_length)
+
+    kept = vectors.magnitude_sum(index, drop)
+    return vectors.magnitude_sum(index) / kept if kept else 1.0
+
+
+def _keep_drawn(inputs: MethodInputs, index: int) -> Keep | None:
+    density = inputs.densities[index]
+    if density >= 1:
+        return None
+    vectors = inputs.vectors
+    key = draw_key(vectors.seed, vectors.source_names[index], vectors.name)
+    return keep_drawn(key, draw_limit(density))
+
+
+def _keep_largest(inputs: MethodInputs, index: int) -> Keep | None:
+    density, size = inputs.densities[index], inputs.vectors.size
+    if density >= 1 or not size:
+        return None
+    return KeepBetween(low=inputs.vectors.magnitudes(index).cut(kept_count(density, size)), high=NOTHING)
+
+
+def _keep_middle(inputs: MethodInputs, index: int) -> Keep | None:
+    density, size = inputs.densities[index], inputs.vectors.size
+    if density >= 1 or not size:
+        return None
+    kept = int(density * size)
+    # Where gamma leaves too few below it, the smallest are kept (as in the peer).
+    dropped = min(int(inputs.gammas[index] * size), size - kept)
+    order = inputs.vectors.magnitudes(index)
+    return KeepBetween(low=order.cut(dropped + kept), high=order.cut(dropped))
+
+
+def _keep_by_rank(inputs: MethodInputs, index: int) -> Keep | None:
+    density = inputs.densities[index]
+    if density >= 1:
+        return None
+    vectors = inputs.vectors
+    # A window that would leave [0, 1] is narrowed, so that every density has its meaning.
+    epsilon = min(inputs.epsilons[index], density, 1 - density)
+    return KeepByRank(
+        key=draw_key(vectors.seed, vectors.source_names[index], vectors.name),
+        row_length=vectors.row_length,
+        lowest=density - epsilon,
+        reach=2 * epsilon,
+        own=inputs.settings.rescale == "density",
+    )
+
+
+def _plain_sum(inputs: MethodInputs, terms: list[Term]) -> Combination:
+    divisor = _divisor(inputs.weights) if inputs.normalize else 1.0
+    return Combination(
+        terms=tuple(terms),
+        divisor=divisor,
+        lambda_=inputs.settings.lambda_,
+        whole_rows=any(isinstance(term.keep, KeepByRank) for term in terms),
+    )
+
+
+def _elected_sum(inputs: MethodInputs, terms: list[Term]) -> Combination:
+    weights = tuple(inputs.weights[term.index] for term in terms)
+    return Combination(
+        terms=tuple(terms),
+        election=Election(
+            mix_weights=(1.0,) * len(terms),
+            divisor_weights=weights if inputs.normalize else None,
+            # Weights of one sign cannot cancel.
+            least=LEAST_DIVISOR if min(weights, default=0.0) < 0 < max(weights, default=0.0) else 0.0,
+        ),
+        lambda_=inputs.settings.lambda_,
+        whole_rows=any(isinstance(term.keep, KeepByRank) for term in terms),
+    )
+
+
+def _divisor(weights: tuple[float, ...]) -> float:
+    """Return sum w_i, kept away from 0: at least a tenth of sum |w_i| in size (0 counts as +), 1 when all are 0."""
+    # In float32, like everything that is done with it: weights below 7e-46 are 0 there.
+    held = np.array(weights, dtype=np.float32)
+    total = float(np.sum(held, dtype=np.float32))
+    least = LEAST_DIVISOR * float(np.abs(held).sum(dtype=np.float64))
+    if np.float32(least) == 0:
+        return 1.0
+    if abs(total) >= least:
+        return total
+    return least if total >= 0 else -least
+
+
+def _check_total(inputs: MethodInputs) -> None:
+    if abs(sum(inputs.weights)) < LEAST_DIVISOR * max(abs(weight) for weight in inputs.weights) or not any(
+        inputs.weights
+    ):
+        raise ConfigError(f"parameters: the weights sum to {sum(inputs.weights):g}; a mean needs a sum away from 0.")
+
+
+def _factored(factors: spherical.Factors) -> Combination:
+    """Return the plain sum with these factors: shape (k,), or (rows, k) for one set a row."""
+    if factors.ndim == 1:
+        return Combination(terms=tuple(Term(index=i, first=float(f)) for i, f in enumerate(factors) if f != 0))
+    columns = np.ascontiguousarray(factors.T, dtype=np.float32)
+    terms = tuple(Term(index=i, first=1.0, row_factors=column) for i, column in enumerate(columns))
+    return Combination(terms=terms, whole_rows=True)
+
+
+def _squares(vectors: TaskVectors, cut: Cut | None) -> list[float]:
+    """Return each source's sum of squares over the entries that are kept."""
+    sums = [0.0] * len(vectors.sources)
+    for piece in vectors.pieces():
+        if cut is not None:
+            drop_steady(piece, cut)
+        for index, part in enumerate(piece.parts):
+            sums[index] += kernels.dot(part, part)
+    return sums

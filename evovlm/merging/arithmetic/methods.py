@@ -1,0 +1,270 @@
+"""The table of merge methods: what each takes, and what it is from."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evovlm.errors import ConfigError
+from evovlm.merging.arithmetic import method_functions as functions
+from evovlm.merging.arithmetic.combination import Combination
+from evovlm.merging.arithmetic.method_functions import MethodInputs
+from evovlm.recipes.problems import did_you_mean
+from evovlm.recipes.recipe import (
+    COMPONENTS,
+    SOURCE_PARAMETERS,
+    MergeTemplate,
+    ParameterMerge,
+    numbers_of,
+    value_at,
+)
+
+BaseRole = Literal["needed", "optional", "first", "none"]
+"""What a method does with a base: take differences (needed, or where there is one), blend it in as the first model, or
+nothing."""
+
+_CANCELS = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A row of the table.
+
+    `parameters` are those a source takes, `settings` those of `MergeSettings` that make a difference, `normalize` is
+    the default of that setting. `sources` is the least and the largest number of sources (None: any). `elects` says
+    that only entries of the elected sign count; `whole_rows` and `by_inner_products`, that a row, or the sum over the
+    whole tensor, decides on each of its entries.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    base: BaseRole
+    function: Callable[[MethodInputs], Combination]
+    parameters: tuple[str, ...] = ("weight",)
+    settings: frozenset[str] = field(default_factory=frozenset)
+    normalize: bool = False
+    sources: tuple[int, int | None] = (1, None)
+    elects: bool = False
+    whole_rows: bool = False
+    by_inner_products: bool = False
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the method cannot do without a base."""
+        return self.base in ("needed", "first")
+
+
+_TASK_VECTORS = frozenset({"normalize", "lambda_"})
+_DROPPING = _TASK_VECTORS | {"rescale"}
+
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            name="linear",
+            summary="weighted average of the models",
+            paper="Wortsman et al. 2022, arXiv 2203.05482",
+            base="none",
+            function=functions.linear,
+            settings=frozenset({"normalize"}),
+            normalize=True,
+        ),
+        Method(
+            name="slerp",
+            summary="point on the arc from the base to the source; the weight is t",
+            paper="Shoemake 1985, SIGGRAPH 19(3)",
+            base="first",
+            function=functions.slerp,
+            by_inner_products=True,
+            sources=(1, 1),
+        ),
+        Method(
+            name="nuslerp",
+            summary="point on the arc between two models or task vectors, by weight",
+            paper="Goddard et al. 2024, arXiv 2403.13257 (mergekit)",
+            base="optional",
+            function=functions.nuslerp,
+            by_inner_products=True,
+            settings=frozenset({"row_wise"}),
+            sources=(2, 2),
+        ),
+        Method(
+            name="multislerp",
+            summary="barycentric mean on the sphere of any number of models",
+            paper="Goddard et al. 2024, arXiv 2403.13257 (mergekit)",
+            base="optional",
+            function=functions.multislerp,
+            by_inner_products=True,
+            settings=frozenset({"normalize"}),
+            normalize=True,
+        ),
+        Method(
+            name="karcher",
+            summary="Riemannian mean of the models' directions, by weight",
+            paper="Grove & Karcher 1973, Math. Z. 132",
+            base="none",
+            function=functions.karcher,
+            by_inner_products=True,
+            settings=frozenset({"max_iterations", "tolerance"}),
+        ),
+        Method(
+            name="task_arithmetic",
+            summary="base plus the weighted sum of task vectors",
+            paper="Ilharco et al. 2023, arXiv 2212.04089",
+            base="needed",
+            function=functions.task_arithmetic,
+            settings=_TASK_VECTORS,
+        ),
+        Method(
+            name="ties",
+            summary="largest entries by magnitude, elected sign, mean of those that agree",
+            paper="Yadav et al. 2023, arXiv 2306.01708",
+            base="needed",
+            function=functions.ties,
+            elects=True,
+            parameters=("weight", "density"),
+            settings=_TASK_VECTORS,
+            normalize=True,
+        ),
+        Method(
+            name="dare_linear",
+            summary="random entries kept and rescaled, weighted sum",
+            paper="Yu et al. 2024, arXiv 2311.03099",
+            base="needed",
+            function=functions.dare_linear,
+            parameters=("weight", "density"),
+            settings=_DROPPING,
+        ),
+        Method(
+            name="dare_ties",
+            summary="random entries kept and rescaled, elected sign, sum of those that agree",
+            paper="Yu et al. 2024, arXiv 2311.03099; Akiba et al. 2025, arXiv 2403.13187",
+            base="needed",
+            function=functions.dare_ties,
+            elects=True,
+            parameters=("weight", "density"),
+            settings=_DROPPING,
+        ),
+        Method(
+            name="breadcrumbs",
+            summary="entries neither very large nor small, weighted sum",
+            paper="Davari & Belilovsky 2024, arXiv 2312.06795",
+            base="needed",
+            function=functions.breadcrumbs,
+            parameters=("weight", "density", "gamma"),
+            settings=_TASK_VECTORS,
+        ),
+        Method(
+            name="breadcrumbs_ties",
+            summary="entries neither very large nor small, elected sign, sum of those that agree",
+            paper="Davari & Belilovsky 2024, arXiv 2312.06795; Yadav et al. 2023, arXiv 2306.01708",
+            base="needed",
+            function=functions.breadcrumbs_ties,
+            elects=True,
+            parameters=("weight", "density", "gamma"),
+            settings=_TASK_VECTORS,
+        ),
+        Method(
+            name="della",
+            summary="random entries kept, large ones more often, elected sign, mean of those that agree",
+            paper="Deep et al. 2024, arXiv 2406.11617",
+            base="needed",
+            function=functions.della,
+            elects=True,
+            parameters=("weight", "density", "epsilon"),
+            settings=_DROPPING,
+            normalize=True,
+            whole_rows=True,
+        ),
+        Method(
+            name="della_linear",
+            summary="random entries kept, large ones more often, weighted sum",
+            paper="Deep et al. 2024, arXiv 2406.11617",
+            base="needed",
+            function=functions.della_linear,
+            parameters=("weight", "density", "epsilon"),
+            settings=_DROPPING,
+            whole_rows=True,
+        ),
+        Method(
+            name="model_stock",
+            summary="base moved towards the mean as far as the task vectors agree",
+            paper="Jang et al. 2024, arXiv 2403.19522",
+            base="needed",
+            function=functions.model_stock,
+            by_inner_products=True,
+            parameters=(),
+            settings=frozenset({"row_wise"}),
+            sources=(2, None),
+        ),
+        Method(
+            name="sce",
+            summary="entries that vary most, sources weighted by their squares, opposing signs erased",
+            paper="Wan et al. 2024, arXiv 2408.07990 (FuseChat)",
+            base="needed",
+            function=functions.sce,
+            by_inner_products=True,
+            parameters=(),
+            settings=frozenset({"select_topk"}),
+        ),
+        Method(
+            name="passthrough",
+            summary="one model as it is, times its weight",
+            paper="-",
+            base="none",
+            function=functions.passthrough,
+            sources=(1, 1),
+        ),
+    )
+}
+
+
+def get_method(template: MergeTemplate) -> Method:
+    """Return the row for the template's method.
+
+    Raises ConfigError for an unknown method, a missing base, too few or too many sources, or a setting that the method
+    would ignore.
+    """
+    if template.method not in METHODS:
+        raise ConfigError(f"method: unknown method '{template.method}'{did_you_mean(template.method, METHODS)}")
+    method = METHODS[template.method]
+    if method.needs_base and template.base is None:
+        takes = "starts from" if method.base == "first" else "takes differences from"
+        raise ConfigError(f"base: missing; {method.name} {takes} a base model.")
+    least, most = method.sources
+    n_sources = len(template.sources)
+    if n_sources < least or (most is not None and n_sources > most):
+        wanted = f"exactly {least}" if most == least else f"at least {least}"
+        beside = " beside the base" if method.base == "first" else ""
+        raise ConfigError(f"sources: {method.name} takes {wanted}{beside}, not {n_sources}.")
+    for name, given in template.settings.changed().items():
+        if name not in method.settings:
+            raise ConfigError(f"settings.{name.rstrip('_')}: {given} would make no difference to {method.name}.")
+    return method
+
+
+def check_parameters(method: Method, recipe: ParameterMerge) -> None:
+    """Raise ConfigError for a number that the method would ignore, and where weights cancel that it divides by."""
+    for source, numbers in recipe.parameters.items():
+        for name, parameter in SOURCE_PARAMETERS.items():
+            given = set(numbers_of(getattr(numbers, name)))
+            if name not in method.parameters and given != {parameter.default}:
+                raise ConfigError(f"parameters.{source}.{name}: {method.name} has no {name}.")
+    _check_sums(method, recipe)
+
+
+def _check_sums(method: Method, recipe: ParameterMerge) -> None:
+    """Raise ConfigError when weights that everything is divided by cancel."""
+    wanted = recipe.settings.normalize
+    if "normalize" not in method.settings or method.elects or not (method.normalize if wanted is None else wanted):
+        return
+    for unit in range(max(recipe.unit_lengths(), default=1)):
+        for component in COMPONENTS:
+            weights = [value_at(numbers.weight, unit, component) for numbers in recipe.parameters.values()]
+            if abs(math.fsum(weights)) < _CANCELS * math.fsum(map(abs, weights)):
+                raise ConfigError(
+                    f"parameters: the weights {', '.join(f'{weight:g}' for weight in weights)} sum to 0, and "
+                    f"{method.name} divides by their sum.\n"
+                    "    Choose other weights, or set `normalize: false` in the settings."
+                )

@@ -1,0 +1,156 @@
+"""Which entries of a task vector are kept: by a draw, by magnitude, or by a draw that favours large magnitudes.
+
+What is kept at a lower density is always among what is kept at a higher one, and nothing of the draw or the order
+depends on the density.
+
+**The draw (DARE, DELLA).** Entry i (row-major index in the result) of a tensor draws 24 bits. With
+`key = derive_seed("dare", recipe seed, source name, tensor name)`, entries 8 b .. 8 b + 7 share the four 64-bit words
+of Philox-4x64-10 at counter b + 1 (where numpy's `Philox(key=key, counter=b)` starts): entry i takes the upper 24 bits
+of the (i mod 8)-th 32-bit half, low halves first. u_i = draw / 2**24 is its uniform number, and it is kept iff
+u_i < density. Where the stream is entered, and in which pieces it is drawn, makes no difference.
+
+**The magnitude order (TIES, breadcrumbs, SCE).** Entries are ranked by |d|, largest first, equal ones by index. What
+has a rank below k is found without a sort: a histogram of the magnitudes' upper 16 bits, counted once, tells in which
+bin the k-th largest lies, and only that bin's entries are collected and sorted.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evovlm.merging.arithmetic import kernels
+from evovlm.merging.arithmetic.scratch import Room
+from evovlm.seeding import derive_seed
+
+DRAW_BITS = 24
+ALL = 1 << DRAW_BITS
+"""The limit below which every draw lies."""
+
+_BINS = 1 << 15
+_ENTRIES_PER_BLOCK = 8
+
+
+def draw_key(seed: int, source: str, tensor: str) -> int:
+    """Return the key of the draws for one tensor of one source."""
+    return derive_seed("dare", seed, source, tensor)
+
+
+def draws(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
+    """Return the draws (in [0, 2**24), shape (size,)) of entries start .. start + size - 1."""
+    return draw_halves(key, start=start, size=size) >> np.uint32(32 - DRAW_BITS)
+
+
+def draw_halves(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
+    """Return the 32-bit numbers whose upper 24 bits are the draws."""
+    words = np.empty(size // 2 + _ENTRIES_PER_BLOCK, dtype="<u8")
+    halves: npt.NDArray[np.uint32] = kernels.draw_halves(round_keys(key), start, size, words)
+    return halves
+
+
+@lru_cache(maxsize=4096)
+def round_keys(key: int) -> npt.NDArray[np.uint64]:
+    """Return what the key (and a second one, 0) becomes in each of the ten rounds: Weyl sequences modulo 2**64."""
+    steps = np.arange(10, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        first = np.uint64(key) + steps * np.uint64(0x9E3779B97F4A7C15)
+        return np.stack([first, steps * np.uint64(0xBB67AE8584CAA73B)], axis=1)
+
+
+def draw_limit(density: float) -> int:
+    """Return the limit below which a draw keeps its entry: draw < limit iff draw / 2**24 < density."""
+    return math.ceil(density * ALL)
+
+
+def kept_count(density: float, size: int) -> int:
+    """Return how many entries of `size` a density above 0 keeps: max(1, int(density * size)) (Yadav et al. 2023)."""
+    return max(1, int(density * size))
+
+
+class Cut(NamedTuple):
+    """The last of the k largest entries: the bits of its magnitude (float32 without sign), and its index.
+
+    An entry is among the k largest iff its bits are higher, or equal and its index is not above `last`.
+    """
+
+    bits: int
+    last: int
+
+
+NOTHING = Cut(bits=1 << 31, last=-1)
+"""The cut of the 0 largest entries."""
+
+
+class Entries(NamedTuple):
+    """Some entries (float32; scratch, good until the next) and the index of the first."""
+
+    start: int
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(slots=True, eq=False)
+class MagnitudeOrder:
+    """The order of a tensor's entries by magnitude, worked out only where a cut falls.
+
+    `stretches` gives the entries again whenever it is called, in any order. What was worked out is kept: some
+    kilobytes for the histogram and, where there is `room` (None: always), 8 bytes an entry of the bins that a cut fell
+    into. Cuts of many densities share them.
+    """
+
+    stretches: Callable[[], Iterable[Entries]]
+    room: Room | None = None
+    _bins: npt.NDArray[np.int64] | None = None
+    _counts: npt.NDArray[np.int64] | None = None
+    _sorted: dict[int, npt.NDArray[np.uint64]] = field(default_factory=dict)
+
+    def cut(self, count: int) -> Cut:
+        """Return where the `count` largest entries end. Raises ValueError when there are fewer."""
+        if count <= 0:
+            return NOTHING
+        bins, counts = self._histogram()
+        # From the largest magnitude down.
+        up_to = np.cumsum(counts[::-1])
+        place = int(np.searchsorted(up_to, count))
+        if place == len(bins):
+            raise ValueError(f"a cut after {count} of {int(up_to[-1]) if len(up_to) else 0} entries")
+        chosen = len(bins) - 1 - place
+        before = int(up_to[place]) - int(counts[chosen])
+        upper = int(bins[chosen])
+        key = int(self._bin(upper, int(counts[chosen]))[count - before - 1])
+        lower = 0xFFFF - (key >> 40)
+        return Cut(bits=(upper << 16) | lower, last=key & ((1 << 40) - 1))
+
+    def count_nonzero(self) -> int:
+        """Return how many entries are not 0."""
+        bins, counts = self._histogram()
+        n_small = int(counts[0]) if len(bins) and bins[0] == 0 else 0
+        if not n_small:
+            return int(counts.sum())
+        # Zeros, and numbers below 2**-126 that share their upper bits.
+        zeros = int((self._bin(0, n_small) >> np.uint64(40) == 0xFFFF).sum())
+        return int(counts.sum()) - zeros
+
+    def _histogram(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        if self._bins is None or self._counts is None:
+            counts = np.zeros(_BINS, dtype=np.int64)
+            for stretch in self.stretches():
+                kernels.count_magnitudes(stretch.values, counts)
+            self._bins = np.flatnonzero(counts)
+            self._counts = counts[self._bins]
+        return self._bins, self._counts
+
+    def _bin(self, upper: int, size: int) -> npt.NDArray[np.uint64]:
+        keys = self._sorted.get(upper)
+        if keys is None:
+            keys = np.empty(size, dtype=np.uint64)
+            filled = 0
+            for stretch in self.stretches():
+                filled = kernels.collect_magnitudes(stretch.values, stretch.start, upper, keys, filled)
+            keys.sort()
+            if self.room is None or self.room.take(keys.nbytes):
+                self._sorted[upper] = keys
+        return keys

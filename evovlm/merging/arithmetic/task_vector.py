@@ -1,0 +1,298 @@
+"""One tensor of base and sources, read in stretches: as task vectors, or as the models themselves."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evovlm.errors import BrokenCheckpoint
+from evovlm.merging.arithmetic import kernels
+from evovlm.merging.arithmetic.floats import STORED, Raw, Vector, narrow, widen
+from evovlm.merging.arithmetic.scratch import Room, Scratch
+from evovlm.merging.arithmetic.selection import Entries, MagnitudeOrder, draw_halves, draw_key
+from evovlm.merging.checkpoint.safetensors_file import TensorPlace
+from evovlm.merging.models.row_plan import RowPlan
+
+PIECE = 1 << 18
+"""Entries that are read, merged and written at a time: few enough for the cache, enough to keep a thread busy."""
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+class Stretch(NamedTuple):
+    """Entries `start` .. `start + size - 1` of the result, and where each model's own begin (by label)."""
+
+    start: int
+    size: int
+    offsets: Mapping[str, int]
+
+
+class Piece(NamedTuple):
+    """Some entries of all models: the first's index, the base's (float32, (n,)) if any, the sources' ((k, n)).
+
+    `parts` holds task vectors where there is a base, models otherwise. Both are lent, and may be written into.
+    """
+
+    start: int
+    base: Vector | None
+    parts: npt.NDArray[np.float32]
+
+
+class ModelTensor(NamedTuple):
+    """One model's tensor: the label it goes by ("base", "sources.NAME"), whose it is in messages, where it lies."""
+
+    label: str
+    owner: str
+    place: TensorPlace
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """How numpy holds what is stored."""
+        return STORED[self.place.dtype_code]
+
+    def read(self, offset: int, out: Raw) -> None:
+        """Fill `out` with entries from `offset` on, as stored. Raises BrokenCheckpoint when the file ends before."""
+        if len(out):
+            self.place.read_into(out.view(np.uint8).data, start=offset * self.dtype.itemsize)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class TaskVectors:
+    """One tensor of all models under a plan of rows; what a method asks of it is worked out once and kept.
+
+    `seed` and `source_names` name the draws. Entries are numbered as in the result: row-major, its kept rows included.
+    `columns` is the number of entries in a row of the plan, `row_length` in a row that methods treat as one vector: the
+    same, but for a tensor of one dimension, which is a single vector.
+    """
+
+    name: str
+    plan: RowPlan
+    columns: int
+    row_length: int
+    base: ModelTensor | None
+    sources: tuple[ModelTensor, ...]
+    source_names: tuple[str, ...]
+    seed: int
+    allow_non_finite: bool = False
+    room: Room | None = None
+    _orders: dict[int, MagnitudeOrder] = field(default_factory=dict)
+    _gram: npt.NDArray[np.float64] | None = None
+    _row_grams: npt.NDArray[np.float64] | None = None
+    _largest: dict[int, float] = field(default_factory=dict)
+    _sums: dict[int, int] = field(default_factory=dict)
+    _raws: dict[tuple[int, int, bool], npt.NDArray[Any]] = field(default_factory=dict)
+    _upper_draws: dict[tuple[int, int], npt.NDArray[np.uint16]] = field(default_factory=dict)
+    _looked_at: set[tuple[int, str]] = field(default_factory=set)
+
+    @property
+    def size(self) -> int:
+        """How many entries are merged."""
+        return self.plan.n_merged * self.columns
+
+    def stretches(self, *, whole_rows: bool = False) -> Iterator[Stretch]:
+        """Yield what is merged in pieces (of whole rows, at least one), in the order of the result."""
+        piece = max(1, PIECE // self.row_length) * self.row_length if whole_rows else PIECE
+        for run in self.plan.runs:
+            size = run.n_rows * self.columns
+            for done in range(0, size, piece):
+                yield Stretch(
+                    start=run.row * self.columns + done,
+                    size=min(piece, size - done),
+                    offsets={label: row * self.columns + done for label, row in run.starts.items()},
+                )
+
+    @contextmanager
+    def loaded(self, stretch: Stretch, *, only: tuple[int, ...]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Lend a stretch of the sources whose numbers `only` gives, (k, n), and of the base, (n,) or empty, as stored.
+
+        They are only to be read. bfloat16 stays as it is (uint16) where all models have it; else all come as float32.
+        Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
+        """
+        chosen = [self.sources[index] for index in only]
+        models = [*chosen, *([self.base] if self.base is not None else [])]
+        as_stored = all(model.dtype == np.uint16 for model in models)
+        kind = np.dtype(np.uint16) if as_stored else _FLOAT32
+        size_bytes = len(models) * stretch.size * kind.itemsize
+        # What every candidate with weight on all sources asks for is worth its memory.
+        is_usual = len(chosen) == len(self.sources)
+        first = only[0] if only else 0
+        in_a_row = only == tuple(range(first, first + len(only)))
+        # Others may go by these very caches without the base.
+        key = (stretch.start, stretch.size, self.base is not None)
+        kept = self._raws.get(key) if in_a_row else None
+        if kept is None and is_usual and self.room is not None and self.room.take(size_bytes):
+            kept = np.empty(len(models) * stretch.size, dtype=kind)
+            self._read_all(models, stretch, kept.reshape(len(models), stretch.size))
+            self._raws[key] = kept
+        if kept is not None:
+            rows = kept.reshape(-1, stretch.size)
+            yield rows[first : first + len(chosen)], rows[-1] if self.base is not None else kept[:0]
+            return
+        with Scratch(len(models) * stretch.size, kind) as flat:
+            rows = flat.reshape(len(models), stretch.size)
+            self._read_all(models, stretch, rows)
+            yield rows[: len(chosen)], rows[-1] if self.base is not None else flat[:0]
+
+    def _read_all(self, models: Sequence[ModelTensor], stretch: Stretch, rows: npt.NDArray[Any]) -> None:
+        for row, model in zip(rows, models, strict=True):
+            if model.dtype == rows.dtype:
+                model.read(stretch.offsets[model.label], row)
+            else:
+                with Scratch(stretch.size, model.dtype) as raw:
+                    model.read(stretch.offsets[model.label], raw)
+                    widen(raw, row)
+            self._look_at(model, stretch.start, row)
+
+    @contextmanager
+    def widened(self, stretch: Stretch, *, only: tuple[int, ...] | None = None) -> Iterator[Piece]:
+        """Lend a stretch's entries of all sources, or of those whose numbers `only` gives, as float32.
+
+        Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
+        """
+        chosen = tuple(range(len(self.sources))) if only is None else only
+        with (
+            self.loaded(stretch, only=chosen) as (raws, raw_base),
+            Scratch((len(chosen) + 1) * stretch.size, _FLOAT32) as flat,
+        ):
+            values = flat.reshape(len(chosen) + 1, stretch.size)
+            parts, base = values[:-1], values[-1] if len(raw_base) else None
+            for part, raw in zip(parts, raws, strict=True):
+                kernels.widen_one(raw, part)
+            if base is not None:
+                kernels.widen_one(raw_base, base)
+                np.subtract(parts, base, out=parts)
+            yield Piece(start=stretch.start, base=base, parts=parts)
+
+    def upper_draws(self, stretch: Stretch) -> npt.NDArray[np.uint16]:
+        """Return the upper 16 bits of all sources' draws in a stretch, (k, n); no rows where there is no room."""
+        found = self._upper_draws.get((stretch.start, stretch.size))
+        if found is not None:
+            return found
+        drawn = np.empty((0, 0), dtype=np.uint16)
+        if self.room is not None and self.room.take(2 * len(self.source_names) * stretch.size):
+            drawn = np.empty((len(self.source_names), stretch.size), dtype=np.uint16)
+            for row, source in zip(drawn, self.source_names, strict=True):
+                halves = draw_halves(draw_key(self.seed, source, self.name), start=stretch.start, size=stretch.size)
+                np.right_shift(halves, np.uint32(16), out=row, casting="unsafe")
+        self._upper_draws[stretch.start, stretch.size] = drawn
+        return drawn
+
+    def pieces(self, *, only: tuple[int, ...] | None = None, whole_rows: bool = False) -> Iterator[Piece]:
+        """Yield all that is merged, in the order of the result; each piece is good until the next."""
+        for stretch in self.stretches(whole_rows=whole_rows):
+            with self.widened(stretch, only=only) as piece:
+                yield piece
+
+    def copy(self, index: int, stretch: Stretch, out: Raw) -> None:
+        """Write a stretch of one source itself, not of its task vector, into `out`, rounded to what it holds."""
+        model = self.sources[index]
+        with Scratch(stretch.size, model.dtype) as raw, Scratch(stretch.size, _FLOAT32) as values:
+            model.read(stretch.offsets[model.label], raw)
+            widen(raw, values)
+            self._look_at(model, stretch.start, values)
+            narrow(values, out)
+
+    def magnitudes(self, index: int) -> MagnitudeOrder:
+        """Return the order of a source's entries by magnitude."""
+
+        def entries() -> Iterator[Entries]:
+            for piece in self.pieces(only=(index,)):
+                yield Entries(piece.start, piece.parts[0])
+
+        if index not in self._orders:
+            self._orders[index] = MagnitudeOrder(entries, room=self.room)
+        return self._orders[index]
+
+    def variance_order(self) -> MagnitudeOrder:
+        """Return the order of the entries by their variance among the sources."""
+
+        def entries() -> Iterator[Entries]:
+            for piece in self.pieces():
+                varied = np.empty(piece.parts.shape[1], dtype=np.float32)
+                kernels.variances(piece.parts, varied)
+                yield Entries(piece.start, varied)
+
+        if -1 not in self._orders:
+            self._orders[-1] = MagnitudeOrder(entries, room=self.room)
+        return self._orders[-1]
+
+    def gram(self) -> npt.NDArray[np.float64]:
+        """Return the inner products of the parts, shape (k, k), float64; summed piece by piece, in order."""
+        if self._gram is None:
+            total = np.zeros((len(self.sources), len(self.sources)))
+            for piece in self.pieces():
+                total += _inner_products(piece.parts)
+            self._gram = total
+        return self._gram
+
+    def row_grams(self) -> npt.NDArray[np.float64]:
+        """Return the inner products of the parts row by row, shape (rows of the result, k, k); 0 in other rows."""
+        if self._row_grams is None:
+            n_rows = self.plan.n_rows * self.columns // self.row_length
+            grams = np.zeros((n_rows, len(self.sources), len(self.sources)))
+            for piece in self.pieces(whole_rows=True):
+                rows = piece.parts.reshape(len(piece.parts), -1, self.row_length)
+                for offset in range(rows.shape[1]):
+                    grams[piece.start // self.row_length + offset] = _inner_products(rows[:, offset])
+            self._row_grams = grams
+        return self._row_grams
+
+    def largest(self, index: int) -> float:
+        """Return the largest magnitude of a source's entries."""
+        if index not in self._largest:
+            bits = 0
+            for piece in self.pieces(only=(index,)):
+                bits = max(bits, int(kernels.largest_magnitude(piece.parts[0])))
+            self._largest[index] = float(np.array(bits, dtype=np.uint32).view(np.float32))
+        return self._largest[index]
+
+    def magnitude_sum(self, index: int, kept: Callable[[Piece], None] | None = None) -> int:
+        """Return the sum of a source's magnitudes in whole units that depend on the source's entries alone.
+
+        `kept` may set entries of a piece's one part to 0 before they are summed. Summed as whole numbers, because a
+        sum of floats depends on its order.
+        """
+        if kept is None and index in self._sums:
+            return self._sums[index]
+        largest = self.largest(index)
+        if largest == 0:
+            return 0
+        # Units so small that the largest takes as many bits as a 63-bit sum of n of them can bear.
+        unit = (1 << (62 - self.size.bit_length())) / largest
+        total = 0
+        # Whole rows, as what sets entries to 0 may go by rows.
+        for piece in self.pieces(only=(index,), whole_rows=True):
+            if kept is not None:
+                kept(piece)
+            total += int(kernels.whole_sum(piece.parts[0], unit))
+        if kept is None:
+            self._sums[index] = total
+        return total
+
+    def _look_at(self, model: ModelTensor, start: int, raw: npt.NDArray[Any]) -> None:
+        if self.allow_non_finite or (start, model.label) in self._looked_at:
+            return
+        if kernels.is_finite(raw):
+            self._looked_at.add((start, model.label))
+            return
+        raise self.not_finite(model)
+
+    def not_finite(self, model: ModelTensor) -> BrokenCheckpoint:
+        """Return the error to raise when a model holds a number that is not finite, and those are not allowed."""
+        return BrokenCheckpoint(
+            f"{model.place.file.parent}: {self.name} holds numbers that are not finite (NaN or infinite). "
+            f"It is {model.owner}; they would spread over the merge.\n"
+            "    Fetch the model again, or allow them explicitly (merge --allow-non-finite)."
+        )
+
+
+def _inner_products(parts: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    k = len(parts)
+    products = np.zeros((k, k))
+    for i in range(k):
+        for j in range(i, k):
+            products[i, j] = products[j, i] = kernels.dot(parts[i], parts[j])
+    return products

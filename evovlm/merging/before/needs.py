@@ -1,0 +1,120 @@
+"""What a merge takes of disk, network and memory, and what there is of each."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from evovlm.errors import NotEnoughRoom
+from evovlm.merging.arithmetic.task_vector import PIECE
+from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.merge import default_threads
+from evovlm.recipes.hub import cache_folder
+from evovlm.resources import available_memory_bytes, device_number, free_disk_bytes
+
+_WORKING_BYTES = 4
+"""Merging computes in float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a merge takes, and what there is of it (None: cannot be told). Memory is an estimate from above.
+
+    `meanwhile_bytes` lie beside the result until it is written.
+    """
+
+    result_bytes: int
+    free_bytes: int | None
+    download_bytes: int
+    cache_free_bytes: int | None
+    memory_bytes: int
+    memory_available_bytes: int | None
+    meanwhile_bytes: int = 0
+
+
+class Resident(NamedTuple):
+    """A model that is to stay in memory: bytes for each of its numbers (None: as stored), and the memory it goes to."""
+
+    bytes_per_number: int | None
+    where: str
+    available_bytes: int | None
+
+
+def find_needs(
+    host: Checkpoint,
+    *,
+    n_models: int,
+    download_bytes: int,
+    out: Path | None,
+    resident: Resident | None,
+    beside: Sequence[Checkpoint] = (),
+) -> Needs:
+    """Return what a merge of `n_models` models into `host` takes; without `out`, the current folder is the target.
+
+    `beside` are models that stay in memory with a resident host.
+    """
+    piece = PIECE * _WORKING_BYTES * (n_models + 2)
+    memory, available = default_threads() * piece, available_memory_bytes()
+    if resident is not None:
+        kept = sum(
+            math.prod(place.shape) * (resident.bytes_per_number or ITEM_BITS[place.dtype_code] // 8)
+            for checkpoint in (host, *beside)
+            for place in checkpoint.places.values()
+        )
+        if resident.available_bytes is None:
+            memory += kept
+        else:
+            memory, available = kept, resident.available_bytes
+    return Needs(
+        result_bytes=sum(place.size_bytes for place in host.places.values()),
+        free_bytes=free_disk_bytes(out or Path()),
+        download_bytes=download_bytes,
+        cache_free_bytes=free_disk_bytes(cache_folder()),
+        memory_bytes=memory,
+        memory_available_bytes=available,
+    )
+
+
+def room_problems(needs: Needs, *, out: Path | None) -> Sequence[NotEnoughRoom]:
+    """Return what the disks cannot hold: the download, and the result where it is to be written."""
+    found = []
+    cache, fetched = cache_folder(), needs.download_bytes
+    if needs.cache_free_bytes is not None and fetched > needs.cache_free_bytes:
+        found.append(
+            NotEnoughRoom(
+                f"{cache}: {gigabytes(fetched)} are to be fetched, and {gigabytes(needs.cache_free_bytes)} are free.\n"
+                "    Make room, or set HF_HUB_CACHE to a folder on a larger disk."
+            )
+        )
+    if out is None or needs.free_bytes is None:
+        return found
+    # The result may go to the disk that the download fills first.
+    first = fetched if device_number(out) == device_number(cache) else 0
+    if needs.result_bytes + needs.meanwhile_bytes + first > needs.free_bytes:
+        beside = f" and {gigabytes(needs.meanwhile_bytes)} meanwhile" if needs.meanwhile_bytes else ""
+        after = f", of which the download takes {gigabytes(first)}" if first else ""
+        found.append(
+            NotEnoughRoom(
+                f"{out}: the result takes {gigabytes(needs.result_bytes)}{beside}, and {gigabytes(needs.free_bytes)} "
+                f"are free{after}.\n    Make room, or name a folder on a larger disk."
+            )
+        )
+    return found
+
+
+def memory_warnings(needs: Needs, resident: Resident | None) -> Sequence[str]:
+    """Return a warning when memory may not suffice: an estimate from above, so no error."""
+    if needs.memory_available_bytes is None or needs.memory_bytes <= needs.memory_available_bytes:
+        return []
+    where = resident.where if resident is not None else "memory"
+    return [
+        f"about {gigabytes(needs.memory_bytes)} of {where} are needed, and "
+        f"{gigabytes(needs.memory_available_bytes)} are available."
+    ]
+
+
+def gigabytes(size_bytes: int) -> str:
+    """Return the size as people read it: "14.5 GB", "21.3 MB"."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"

@@ -1,0 +1,233 @@
+"""Everything that can be known about a merge before its weights are fetched: what does not fit, and what it needs.
+
+Configs, tokenizers, cards and headers are read, no weights; every problem is found, not the first.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from evovlm.errors import ConfigError, EvovlmError, OutputExists
+from evovlm.merging.arithmetic.methods import Method, check_parameters, get_method
+from evovlm.merging.before.findings import ModelReport, Preflight, ResultSize
+from evovlm.merging.before.needs import Needs, Resident, find_needs, memory_warnings, room_problems
+from evovlm.merging.checkpoint.licences import forbids_sharing, licence_of, most_restrictive
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.compatibility import NamedCheckpoint, find_warnings, tensor_problems
+from evovlm.merging.models.result_layout import ResultLayout
+from evovlm.merging.models.tensor_names import EMBEDDING
+from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
+from evovlm.recipes.hub import HubModel, hub_commit, missing_bytes
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+
+_BLOCK = re.compile(r"\blayers\.\d+\.")
+_Found = TypeVar("_Found")
+
+
+def preflight(
+    template: MergeTemplate, *, out: Path | None = None, may_exist: bool = False, resident: Resident | None = None
+) -> Preflight:
+    """Look at a merge without fetching weights; a recipe's parameters are checked too.
+
+    `out` is where the result is to be written (None: nowhere yet; `may_exist`: over what is there),
+    `resident` the model that a search keeps in memory.
+    Raises nothing that the user can mend: it is among the problems.
+    """
+    found = Gathered()
+    method = found.attempt(lambda: get_method(template))
+    refs = _refs(template)
+    models = open_all(refs, found)
+    host = models.get("host")
+    if host is not None:
+        _compare(template, host, [model for name, model in models.items() if name != "host"], found)
+    if isinstance(template, ParameterMerge):
+        _check_parameters(template, method, host, found)
+    reports = tuple(report_of(model, refs[name], found) for name, model in models.items())
+    check_out(out, found, may_exist=may_exist)
+    needs = None
+    if host is not None:
+        needs = _find_needs(host.checkpoint, reports, out=out, resident=resident)
+        found.problems += room_problems(needs, out=out)
+        found.warnings += memory_warnings(needs, resident)
+    return summed_up(found, models, reports, needs=needs, result=ResultSize.like(host.checkpoint) if host else None)
+
+
+def check_out(out: Path | None, found: "Gathered", *, may_exist: bool) -> None:
+    """Note when there is something where the result is to be written."""
+    if out is not None and not may_exist and (out.exists() or out.is_symlink()):
+        found.problems.append(
+            OutputExists(f"{out} exists already.\n    Name a new folder; `merge --overwrite` replaces a model.")
+        )
+
+
+def summed_up(
+    found: "Gathered",
+    models: Mapping[str, NamedCheckpoint],
+    reports: tuple[ModelReport, ...],
+    *,
+    needs: Needs | None,
+    result: ResultSize | None,
+) -> Preflight:
+    """Return what was found, with what the models' licences say."""
+    licences = {model.text: licence_of(model.checkpoint.folder) for model in models.values()}
+    found.warnings += [
+        f"the licence of {name} does not let changed versions be shared: keep the merge to yourself."
+        for name in forbids_sharing(licences)
+    ]
+    return Preflight(
+        models=reports,
+        problems=tuple(without_repeats(found.problems)),
+        warnings=tuple(dict.fromkeys(found.warnings)),
+        needs=needs,
+        licence=most_restrictive(licences),
+        result=result,
+    )
+
+
+class Gathered:
+    """Problems and warnings, as they are found."""
+
+    def __init__(self) -> None:
+        self.problems: list[EvovlmError] = []
+        self.warnings: list[str] = []
+
+    def attempt(self, look: Callable[[], _Found]) -> _Found | None:
+        """Return what `look` returns, None when it finds a problem."""
+        try:
+            return look()
+        except EvovlmError as error:
+            self.problems.append(error)
+            return None
+
+
+def _refs(template: MergeTemplate) -> Mapping[str, ModelRef]:
+    base = {"base": template.base} if template.base is not None else {}
+    sources = {f"sources.{name}": template.sources[name] for name in sorted(template.sources)}
+    return {**base, "host": template.host, **sources}
+
+
+def open_all(refs: Mapping[str, ModelRef], found: Gathered) -> Mapping[str, NamedCheckpoint]:
+    """Open the headers of every model that can be opened; the rest is among the problems."""
+    opened = {ref: found.attempt(partial(Checkpoint.open_headers, ref)) for ref in dict.fromkeys(refs.values())}
+    return {
+        name: NamedCheckpoint(name=name, text=ref.text, checkpoint=checkpoint)
+        for name, ref in refs.items()
+        if (checkpoint := opened[ref]) is not None
+    }
+
+
+def _compare(
+    template: MergeTemplate, host: NamedCheckpoint, others: Sequence[NamedCheckpoint], found: Gathered
+) -> None:
+    for model in others:
+        found.problems += tensor_problems(model, host)
+    # What has other blocks is said already; its tensors would differ all over again.
+    fitting = [model for model in others if model.checkpoint.layout.n_blocks == host.checkpoint.layout.n_blocks]
+    base = next((model for model in fitting if model.name == "base"), None)
+    sources = [model for model in fitting if model.name != "base"]
+    # Without the base that the recipe names, other rows would seem to be wanted.
+    if base is not None or template.base is None:
+        plan = partial(_plan, template, base=base, host=host, sources=sources, found=found)
+        if all(model.checkpoint.has(name) for model in fitting for name in host.checkpoint.backbone_names()):
+            found.attempt(plan)
+    found.warnings += find_warnings(others, host, config_from=template.config_from)
+    for model in (host, *others):
+        found.attempt(partial(check_dtypes, model.checkpoint))
+
+
+def _plan(
+    template: MergeTemplate,
+    *,
+    base: NamedCheckpoint | None,
+    host: NamedCheckpoint,
+    sources: Sequence[NamedCheckpoint],
+    found: Gathered,
+) -> None:
+    """Plan result and rows as the merger will; raises what stands against the result as a whole."""
+    result = ResultLayout.plan(
+        base=base, host=host, sources=sources, vocabulary=template.vocabulary, config_from=template.config_from
+    )
+    planned = [
+        found.attempt(partial(plan_rows, name, base=base, host=host, sources=sources, vocabulary=template.vocabulary))
+        for name in result.tensor_names
+    ]
+    if None not in planned:
+        found.warnings += vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=template.vocabulary)
+
+
+def check_dtypes(checkpoint: Checkpoint) -> None:
+    """Raise BrokenCheckpoint when the backbone does not hold plain floats."""
+    for name in checkpoint.backbone_names():
+        checkpoint.plain_place(name)
+
+
+def _check_parameters(
+    recipe: ParameterMerge, method: Method | None, host: NamedCheckpoint | None, found: Gathered
+) -> None:
+    if method is not None:
+        found.attempt(lambda: check_parameters(method, recipe))
+    if host is None:
+        return
+    units = host.checkpoint.layout.n_blocks + 2
+    found.problems += [
+        ConfigError(
+            f"parameters: a list of {length} numbers, but {units} are needed for {units - 2} blocks: embedding, "
+            "each block, head."
+        )
+        for length in sorted(recipe.unit_lengths() - {units})
+    ]
+
+
+def report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelReport:
+    """Return what a model's headers and card say."""
+    checkpoint = model.checkpoint
+    on_hub = ref.find()
+    codes = sorted({checkpoint.place(name).dtype_code for name in checkpoint.backbone_names()})
+    shape = checkpoint.shape(EMBEDDING)
+    download = 0
+    if isinstance(on_hub, HubModel):
+        download = found.attempt(lambda: missing_bytes(on_hub, folder=checkpoint.folder)) or 0
+    return ModelReport(
+        name=model.name,
+        text=model.text,
+        commit=hub_commit(checkpoint.folder),
+        model_type=checkpoint.layout.model_type,
+        text_model_type=checkpoint.layout.text_model_type,
+        n_blocks=checkpoint.layout.n_blocks,
+        hidden_size=shape[-1],
+        vocabulary_rows=shape[0],
+        dtype=", ".join(codes),
+        licence=str(licence_of(checkpoint.folder)),
+        size_bytes=sum(place.size_bytes for place in checkpoint.places.values()),
+        download_bytes=download,
+    )
+
+
+def _find_needs(
+    host: Checkpoint, reports: Sequence[ModelReport], *, out: Path | None, resident: Resident | None
+) -> Needs:
+    # A model may have several parts, and is fetched once.
+    downloads = {report.text: report.download_bytes for report in reports}
+    return find_needs(host, n_models=len(downloads), download_bytes=sum(downloads.values()), out=out, resident=resident)
+
+
+def without_repeats(problems: Sequence[EvovlmError]) -> Sequence[EvovlmError]:
+    """Return the problems with one for all blocks where it is the same in many."""
+    first: dict[tuple[type[EvovlmError], str], EvovlmError] = {}
+    counts: dict[tuple[type[EvovlmError], str], int] = {}
+    for problem in problems:
+        key = (type(problem), _BLOCK.sub("layers.*.", str(problem)))
+        first.setdefault(key, problem)
+        counts[key] = counts.get(key, 0) + 1
+    return [
+        problem if counts[key] == 1 else type(problem)(_in_many(str(problem), counts[key] - 1))
+        for key, problem in first.items()
+    ]
+
+
+def _in_many(message: str, more: int) -> str:
+    head, *rest = message.split("\n", 1)
+    return "\n".join([f"{head} So it is in {more} more block{'s' if more > 1 else ''}.", *rest])

@@ -1,0 +1,186 @@
+"""Pickled checkpoints (*.bin) rewritten as safetensors, for a model that its user names; nothing else reads pickles.
+
+torch.load(weights_only=True) builds tensors and plain containers and nothing else; a pickle that asks for more is
+refused. Dtypes, shapes and bytes stay; what is no weights is copied.
+"""
+
+import json
+import shutil
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from evovlm.errors import BrokenCheckpoint, OutputExists, PickledWeights
+from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS, torch_dtype
+from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
+from evovlm.recipes.checkpoint_files import (
+    INDEX_FILE,
+    PICKLE_INDEX,
+    SINGLE_FILE,
+    SINGLE_PICKLE,
+    is_support_file,
+    read_weight_map,
+)
+from evovlm.recipes.hub import HubModel, fetch, has_weights
+from evovlm.recipes.model_ref import ModelRef
+
+_CODES: Mapping[torch.dtype, str] = {dtype: code for code in ITEM_BITS if (dtype := torch_dtype(code)) is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertedCheckpoint:
+    """What was written: the folder, its weight files, and how many tensors of how many bytes they hold."""
+
+    folder: Path
+    files: tuple[str, ...]
+    n_tensors: int
+    size_bytes: int
+
+
+def convert_checkpoint(ref: ModelRef, out: Path) -> ConvertedCheckpoint:
+    """Write the pickled model `ref` as safetensors to the new folder `out`, shard by shard.
+
+    A hub model's *.bin files are fetched for this. The folder appears when it is whole, or not at all. Raises
+    OutputExists when `out` exists, ModelNotFound when the model cannot be reached, BrokenCheckpoint when it has no
+    pickled weights or they lack something, PickledWeights when they hold more than tensors.
+    """
+    out = out.absolute()
+    if out.exists() or out.is_symlink():
+        raise OutputExists(f"{out} exists already, and a conversion overwrites nothing.\n    Name a new folder.")
+    found = ref.find()
+    folder = fetch(found, wanted="pickles") if isinstance(found, HubModel) else found
+    shards = _shards(folder)
+    partial = out.with_name(f".{out.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        converted = _write_shards(folder, shards, partial)
+        _copy_support(folder, partial)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return ConvertedCheckpoint(
+        folder=out,
+        files=tuple(sorted(set(converted.weight_map.values()))),
+        n_tensors=len(converted.weight_map),
+        size_bytes=converted.size_bytes,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Written:
+    weight_map: dict[str, str]
+    size_bytes: int = 0
+
+
+def _shards(folder: Path) -> Mapping[str, Sequence[str] | None]:
+    """Return the pickled files with the tensors that the index puts there (None: all)."""
+    if (folder / SINGLE_PICKLE).is_file():
+        return {SINGLE_PICKLE: None}
+    if not (folder / PICKLE_INDEX).is_file():
+        hint = "its weights are safetensors already" if has_weights(folder) else "so there is nothing to convert"
+        raise BrokenCheckpoint(f"{folder}: there is neither {SINGLE_PICKLE} nor {PICKLE_INDEX}; {hint}.")
+    shards: dict[str, list[str]] = {}
+    for name, shard in read_weight_map(folder / PICKLE_INDEX).items():
+        shards.setdefault(shard, []).append(name)
+    absent = sorted(shard for shard in shards if not (folder / shard).is_file())
+    if absent:
+        raise BrokenCheckpoint(
+            f"{folder}: {PICKLE_INDEX} names {', '.join(absent)}, which is not there; fetch it again."
+        )
+    return dict(sorted(shards.items()))
+
+
+def _write_shards(folder: Path, shards: Mapping[str, Sequence[str] | None], partial: Path) -> _Written:
+    written = _Written(weight_map={})
+    single = len(shards) == 1
+    for number, (shard, names) in enumerate(shards.items(), start=1):
+        tensors = _load(folder / shard)
+        lacking = sorted(set(names or ()) - set(tensors))
+        if lacking:
+            raise BrokenCheckpoint(f"{folder / shard}: {lacking[0]} is not in it, though {PICKLE_INDEX} says so.")
+        # Every name gets bytes of its own, so that tensors which share memory need no mention: each reads the same.
+        planned = [_planned(folder / shard, name, tensors[name]) for name in (names or tensors)]
+        file = SINGLE_FILE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        with SafetensorsWriter.create(partial / file, planned) as writer:
+            for tensor in planned:
+                writer.write(tensor.name, 0, _bytes(tensors[tensor.name]))
+        written.weight_map |= dict.fromkeys((tensor.name for tensor in planned), file)
+        written.size_bytes += sum(tensor.size_bytes for tensor in planned)
+    if not single:
+        index = {
+            "metadata": {"total_size": written.size_bytes},
+            "weight_map": dict(sorted(written.weight_map.items())),
+        }
+        (partial / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return written
+
+
+def _load(file: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        # Mapped, a shard takes no memory of its own; the format from before torch 1.6 cannot be.
+        with warnings.catch_warnings():
+            # What is odd about a tensor is an error of ours further down.
+            warnings.simplefilter("ignore", UserWarning)
+            found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except UnpicklingError as error:
+        raise PickledWeights(
+            f"{file}: holds more than tensors, and loading that could run code; nothing of it was run "
+            f"({_reason(error)}).\n    Ask its authors for safetensors; do not load it any other way unless you trust "
+            "them with this machine."
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise BrokenCheckpoint(
+            f"{file}: cannot be read as a torch file ({_reason(error)}).\n    Fetch it again."
+        ) from error
+    if not isinstance(found, Mapping):
+        raise BrokenCheckpoint(f"{file}: holds {type(found).__name__}, not tensors by name.")
+    for name, value in found.items():
+        if not isinstance(value, torch.Tensor):
+            raise BrokenCheckpoint(
+                f"{file}: {name} is no tensor but {type(value).__name__}.\n"
+                "    evovlm converts plain state dicts, as transformers saves them."
+            )
+    return {str(name): value for name, value in found.items()}
+
+
+def _planned(file: Path, name: str, tensor: torch.Tensor) -> PlannedTensor:
+    if tensor.dtype not in _CODES or tensor.layout != torch.strided or tensor.is_quantized:
+        raise BrokenCheckpoint(f"{file}: {name} is {tensor.dtype} ({tensor.layout}), which safetensors cannot hold.")
+    size_bytes = tensor.numel() * tensor.element_size()
+    if size_bytes > tensor.untyped_storage().nbytes():
+        # A few bytes that claim to be a tensor of terabytes would fill any disk.
+        raise BrokenCheckpoint(
+            f"{file}: {name} claims {size_bytes} bytes and stores fewer; no model is saved like that."
+        )
+    return PlannedTensor(
+        name=name,
+        dtype_code=_CODES[tensor.dtype],
+        shape=tuple(tensor.shape),
+    )
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _copy_support(folder: Path, partial: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and is_support_file(name):
+            target = partial / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # copyfile follows links: the hub's cache holds nothing else.
+            shutil.copyfile(path, target)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

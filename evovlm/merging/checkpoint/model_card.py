@@ -1,0 +1,141 @@
+"""The README.md of a merged model.
+
+What the models' own cards say (licence names, links) is a stranger's text: it goes through a YAML writer into the front
+matter, and escaped into the tables.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import yaml
+
+from evovlm import __version__
+from evovlm.errors import ModelNotFound
+from evovlm.merging.checkpoint.licences import UNKNOWN, Binding, Licence, licence_of, most_restrictive
+from evovlm.recipes.hub import HubModel, hub_commit
+from evovlm.recipes.kinds import HybridMerge, Recipe, models_of
+from evovlm.recipes.layer_path import LayerPathMerge
+from evovlm.recipes.model_ref import ModelRef
+
+_HUB_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
+# Licences that the hub has no identifier for: on a card they are `other` with a name.
+_WITHOUT_IDENTIFIER = ("microsoft-research-license", "qwen-research")
+
+
+class _CardModel(NamedTuple):
+    role: str
+    text: str
+    hub_id: str | None
+    commit: str | None
+    licence: Licence
+
+
+def model_card(recipe: Recipe, *, recipe_text: str, warnings: Sequence[str]) -> str:
+    """Return a model card in the hub's form: front matter, what was merged under which licences, the recipe's YAML.
+
+    Revisions and licences are read from the models' folders, or from the hub's cache; nothing is fetched.
+    """
+    models = _card_models(recipe)
+    binding = most_restrictive({each.text: each.licence for each in models})
+    rows = [
+        f"| {each.role} | {_code(each.text)} | {_code(each.commit) if each.commit else '-'} "
+        f"| {_line(str(each.licence))} |"
+        for each in models
+    ]
+    noted = ["", "Noted while merging:", "", *(f"- {_line(warning)}" for warning in warnings)] if warnings else []
+    return "\n".join(
+        [
+            "---",
+            _front_matter(models, binding).rstrip(),
+            "---",
+            "# A merged model",
+            "",
+            f"Merged with evovlm {__version__} {_made_by(recipe)}; recipe `{recipe.recipe_id}`.",
+            "",
+            "| part | model | revision | licence |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+            "## Licence",
+            "",
+            *(f"- {_line(reason)}" for reason in binding.reasons),
+            *noted,
+            "",
+            "## Recipe",
+            "",
+            "`evovlm merge recipe.yaml --out DIR` makes the same bytes again:",
+            "",
+            "```yaml",
+            recipe_text.rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _card_models(recipe: Recipe) -> Sequence[_CardModel]:
+    return [_card_model(_role(part), ref) for part, ref in models_of(recipe).items()]
+
+
+def _role(part: str) -> str:
+    """Return a model's part in the recipe (`stages.ps.sources.ja`) as people read it."""
+    *stages, name = part.removeprefix("stages.").split(".")
+    if name == "host":
+        role = "host (config, tokenizer, unmerged tensors)"
+    else:
+        role = f"source `{name}`" if "sources" in stages else name
+    return f"{stages[0]}: {role}" if part.startswith("stages.") else role
+
+
+def _made_by(recipe: Recipe) -> str:
+    match recipe:
+        case LayerPathMerge():
+            return f"as a path of {len(recipe.path)} blocks"
+        case HybridMerge():
+            return f"by the method `{recipe.ps.method}`, then as a path of {len(recipe.path)} blocks"
+        case _:
+            return f"by the method `{recipe.method}`"
+
+
+def _card_model(role: str, ref: ModelRef) -> _CardModel:
+    try:
+        found = ref.find()
+        folder = ref.folder_at_hand()
+    except ModelNotFound:
+        # Merged already, and moved away since: its name is all that is left to say.
+        return _CardModel(role, ref.text, None, None, Licence(id=UNKNOWN))
+    return _CardModel(
+        role=role,
+        text=ref.text,
+        hub_id=found.id if isinstance(found, HubModel) else None,
+        commit=hub_commit(folder) if folder else None,
+        licence=licence_of(folder) if folder else Licence(id=UNKNOWN),
+    )
+
+
+def _front_matter(models: Sequence[_CardModel], binding: Binding) -> str:
+    front: dict[str, object] = {"library_name": "transformers", "tags": ["merge", "evovlm"]}
+    if on_hub := list(dict.fromkeys(each.hub_id for each in models if each.hub_id)):
+        front["base_model"] = on_hub
+    licence = binding.licence
+    if licence is None or not binding.is_certain:
+        front["license"] = UNKNOWN
+    elif licence.id in _WITHOUT_IDENTIFIER or not _HUB_IDENTIFIER.fullmatch(licence.id):
+        front |= {"license": "other", "license_name": licence.id}
+        front |= {"license_link": licence.link} if licence.link else {}
+    else:
+        front["license"] = licence.id
+    text: str = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000)
+    return text
+
+
+def _line(text: str) -> str:
+    """Return the text as one line of markdown that opens no markup of its own."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Return the text as code in a cell; a backtick or a pipe could end either."""
+    plain = " ".join(text.split())
+    return _line(plain) if "`" in plain or "|" in plain else f"`{plain}`"

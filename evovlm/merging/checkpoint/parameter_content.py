@@ -1,0 +1,100 @@
+"""What a merge in parameter space writes into a checkpoint folder."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evovlm.merging.arithmetic.floats import Raw
+from evovlm.merging.checkpoint.kept_bytes import KeptBytes
+from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
+from evovlm.merging.checkpoint.shards import ShardedWriter
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.merge import Merger
+from evovlm.merging.models.union_tokenizer import union_tokenizer
+from evovlm.recipes.recipe import ParameterMerge
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParameterContent:
+    """The tensors of one recipe, merged by a merger of its template. Implements `Content` of the writer."""
+
+    merger: Merger
+    recipe: ParameterMerge
+
+    @property
+    def host(self) -> Checkpoint:
+        """Whose files and unmerged tensors the folder takes."""
+        return self.merger.host
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What merges but may hurt."""
+        return self.merger.warnings
+
+    def made(self) -> list[PlannedTensor]:
+        """Return the merged tensors."""
+        host = self.host
+        return [
+            PlannedTensor(
+                name=host.layout.disk_name(name),
+                dtype_code=host.place(name).dtype_code,
+                shape=(plan.n_rows, *host.shape(name)[1:]),
+            )
+            for name, plan in self.merger.rows.items()
+        ]
+
+    def copied(self) -> list[PlannedTensor]:
+        """Return the tensors that are no part of the backbone."""
+        return [_planned(name, self.host) for name in self.host.other_names()]
+
+    def kept(self) -> list[KeptBytes]:
+        """Return what is the host's byte for byte: those tensors, and its own rows of merged ones."""
+        whole = [
+            KeptBytes(name=name, place=self.host.places[name], start=0, stop=self.host.places[name].size_bytes)
+            for name in self.host.other_names()
+        ]
+        return [*whole, *self._kept_rows()]
+
+    def write(self, writer: ShardedWriter) -> None:
+        """Merge into the files all that is not kept."""
+        sink = _FileSink(self.merger, writer)
+        self.merger.merge(self.recipe, sink)
+        for name, start, values in self.merger.new_rows():
+            sink.write(name, start, values)
+
+    def write_files(self, folder: Path) -> None:
+        """Write config and tokenizer where they are not the host's."""
+        result = self.merger.result
+        if not result.is_hosts:
+            text = json.dumps(result.config, ensure_ascii=False, indent=2) + "\n"
+            (folder / "config.json").write_text(text, encoding="utf-8")
+        if result.new_tokens:
+            union_tokenizer(self.host.folder, result.new_tokens, folder)
+
+    def _kept_rows(self) -> Iterator[KeptBytes]:
+        for name, plan in self.merger.rows.items():
+            place = self.host.place(name)
+            width = place.size_bytes // place.shape[0] if place.shape[0] else 0
+            for rows in plan.kept(place.shape[0]):
+                disk_name = self.host.layout.disk_name(name)
+                yield KeptBytes(name=disk_name, place=place, start=rows.start * width, stop=rows.stop * width)
+
+
+def _planned(name: str, host: Checkpoint) -> PlannedTensor:
+    place = host.places[name]
+    return PlannedTensor(name=name, dtype_code=place.dtype_code, shape=place.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _FileSink:
+    """Puts merged entries into the files."""
+
+    merger: Merger
+    writer: ShardedWriter
+
+    def write(self, name: str, start: int, values: Raw) -> None:
+        disk_name = self.merger.host.layout.disk_name(name)
+        self.writer.write(disk_name, start * values.dtype.itemsize, values.view(np.uint8).data)

@@ -1,0 +1,101 @@
+"""The weights of a checkpoint folder: one safetensors file or several with an index, written in any order."""
+
+import json
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
+from evovlm.merging.checkpoint.sources import INDEX_FILE, SINGLE_FILE
+from evovlm.merging.progress import WriteObserver
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ShardedWriter:
+    """Writes tensors into the files they belong to, and tells the observer; made by `open_shards`."""
+
+    observer: WriteObserver | None
+    _files: Mapping[str, SafetensorsWriter]
+    _left: dict[str, int]
+    _total_bytes: int
+    _done_bytes: int = 0
+    _done: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write(self, name: str, start_byte: int, content: memoryview | bytes | bytearray) -> None:
+        """Write bytes of a tensor from its byte `start_byte` on; threads may write at the same time.
+
+        Every byte should be written once: progress counts them. Raises ValueError when they do not fit into the
+        tensor, OSError when the disk refuses them.
+        """
+        self._files[name].write(name, start_byte, content)
+        written = memoryview(content).nbytes
+        with self._lock:
+            self._done_bytes += written
+            self._left[name] -= written
+            self._done += not self._left[name]
+            self._tell()
+
+    def _tell(self) -> None:
+        if self.observer is not None:
+            self.observer.on_progress(
+                done_bytes=self._done_bytes,
+                total_bytes=self._total_bytes,
+                tensors_done=self._done,
+                tensors_total=len(self._left),
+            )
+
+
+@contextmanager
+def open_shards(
+    folder: Path, tensors: Sequence[PlannedTensor], *, shard_bytes: int, observer: WriteObserver | None = None
+) -> Iterator[ShardedWriter]:
+    """Create the files of at most `shard_bytes` (or one tensor) at full size, and close them once they are on the disk.
+
+    Tensors are dealt to the files in the order given. Raises OSError when the disk refuses, as when it is too full.
+    """
+    shards = _sharded(tensors, shard_bytes)
+    names = [SINGLE_FILE] if len(shards) == 1 else [_shard_name(n, of=len(shards)) for n in range(1, len(shards) + 1)]
+    if len(shards) > 1:
+        weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        (folder / INDEX_FILE).write_text(_index(tensors, weight_map), encoding="utf-8")
+    with ExitStack() as opened:
+        files: dict[str, SafetensorsWriter] = {}
+        for name, shard in zip(names, shards, strict=True):
+            file = opened.enter_context(SafetensorsWriter.create(folder / name, shard))
+            files |= {tensor.name: file for tensor in shard}
+        yield ShardedWriter(
+            observer=observer,
+            _files=files,
+            _left={tensor.name: tensor.size_bytes for tensor in tensors},
+            _total_bytes=sum(tensor.size_bytes for tensor in tensors),
+            _done=sum(not tensor.size_bytes for tensor in tensors),
+        )
+
+
+def _shard_name(number: int, *, of: int) -> str:
+    return f"model-{number:05d}-of-{of:05d}.safetensors"
+
+
+def _index(tensors: Sequence[PlannedTensor], weight_map: Mapping[str, str]) -> str:
+    """Return the index as transformers 5 writes it."""
+    metadata = {
+        "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+        "total_size": sum(tensor.size_bytes for tensor in tensors),
+    }
+    return json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
+
+
+def _sharded(tensors: Sequence[PlannedTensor], shard_bytes: int) -> list[list[PlannedTensor]]:
+    shards: list[list[PlannedTensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if shards[-1] and filled + tensor.size_bytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.size_bytes
+    return shards

@@ -1,0 +1,146 @@
+"""A merged model as an ordinary checkpoint folder: all of it appears at once, or nothing does."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from evovlm.errors import OutputExists
+from evovlm.merging.checkpoint.host_files import copy_host_files, host_files
+from evovlm.merging.checkpoint.kept_bytes import KeptBytes, check_kept, copy_kept
+from evovlm.merging.checkpoint.model_card import model_card
+from evovlm.merging.checkpoint.parameter_content import ParameterContent
+from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
+from evovlm.merging.checkpoint.shards import ShardedWriter, open_shards
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.merge import Merger
+from evovlm.merging.paths.content import PathContent
+from evovlm.merging.paths.plan import PathPlan
+from evovlm.merging.progress import WriteObserver
+from evovlm.new_files import check_space, explained, new_folder
+from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.kinds import HybridMerge, Recipe, models_of
+from evovlm.recipes.layer_path import LayerPathMerge
+from evovlm.recipes.model_ref import ModelRef
+
+SHARD_BYTES = 5_000_000_000
+RECIPE_FILE = "recipe.yaml"
+# Headers, the recipe, the model card, and what the file system itself takes.
+_SPARE_BYTES = 1 << 20
+_FIRST_STAGE = "first-stage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenCheckpoint:
+    """What was written: `n_merged` and `n_copied` tensors, `size_bytes` of weights, and the merger's warnings."""
+
+    folder: Path
+    recipe_id: str
+    n_merged: int
+    n_copied: int
+    size_bytes: int
+    warnings: tuple[str, ...]
+
+
+class Content(Protocol):
+    """What a folder is made of beside recipe and card: the host's files, and tensors that are made, or copied."""
+
+    @property
+    def host(self) -> Checkpoint: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    def made(self) -> list[PlannedTensor]: ...
+    def copied(self) -> list[PlannedTensor]: ...
+    def kept(self) -> list[KeptBytes]: ...
+    def write(self, writer: ShardedWriter) -> None: ...
+    def write_files(self, folder: Path) -> None: ...
+
+
+def write_checkpoint(
+    recipe: Recipe,
+    out: Path,
+    *,
+    merger: Merger | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+    allow_non_finite: bool = False,
+    observer: WriteObserver | None = None,
+) -> WrittenCheckpoint:
+    """Merge as the recipe says and write the result to the folder `out`, new or (with `overwrite`) in place of a model.
+
+    Config, tokenizer, processor and unmerged tensors are the host's, byte for byte (checked after writing), but for
+    what the recipe changes in config and tokenizer (`config_from`, `vocabulary: union`, the blocks of a path);
+    `recipe.yaml` and a model card are added. The work is done in a sibling folder, which a killed run leaves behind and
+    the next one removes; the first stage of a hybrid lies in there until the second is written.
+    `merger` spares opening the models of a merge in parameter space again, and decides itself on `allow_non_finite`.
+    Raises OutputExists when `out` exists and may not be replaced, OutputError when it cannot be written, ModelError or
+    ConfigError when the recipe cannot be merged.
+    """
+    out = out.absolute()
+    if overwrite:
+        _refuse_inputs(recipe, out)
+    with (
+        new_folder(out, overwrite=overwrite) as partial,
+        _content(recipe, partial, merger=merger, allow_non_finite=allow_non_finite, observer=observer) as content,
+    ):
+        made, copied, kept = content.made(), content.copied(), content.kept()
+        size_bytes = sum(tensor.size_bytes for tensor in (*made, *copied))
+        beside = sum(file.stat().st_size for file in host_files(content.host.folder))
+        recipe_text = recipe_to_yaml(recipe, folder=out)
+        with explained(out):
+            check_space(out, partial, needed_bytes=size_bytes + beside + _SPARE_BYTES)
+            with open_shards(partial, [*made, *copied], shard_bytes=shard_bytes, observer=observer) as writer:
+                copy_kept(kept, writer)
+                content.write(writer)
+            check_kept(partial, kept)
+            copy_host_files(content.host.folder, partial)
+            content.write_files(partial)
+            (partial / RECIPE_FILE).write_text(recipe_text, encoding="utf-8")
+            card = model_card(recipe, recipe_text=recipe_text, warnings=content.warnings)
+            (partial / "README.md").write_text(card, encoding="utf-8")
+    return WrittenCheckpoint(
+        folder=out,
+        recipe_id=recipe.recipe_id,
+        n_merged=len(made),
+        n_copied=len(copied),
+        size_bytes=size_bytes,
+        warnings=content.warnings,
+    )
+
+
+@contextmanager
+def _content(
+    recipe: Recipe, partial: Path, *, merger: Merger | None, allow_non_finite: bool, observer: WriteObserver | None
+) -> Iterator[Content]:
+    """Yield what the recipe makes; the first stage of a hybrid is in the folder `partial` meanwhile."""
+    match recipe:
+        case LayerPathMerge():
+            yield PathContent(plan=PathPlan.open(recipe), allow_non_finite=allow_non_finite)
+        case HybridMerge():
+            first = partial / _FIRST_STAGE
+            try:
+                stage = write_checkpoint(recipe.ps, first, allow_non_finite=allow_non_finite, observer=observer)
+                plan = PathPlan.open(recipe.path_merge(ModelRef(text=str(first))))
+                warnings = tuple(dict.fromkeys((*stage.warnings, *plan.warnings)))
+                yield PathContent(plan=replace(plan, warnings=warnings), allow_non_finite=allow_non_finite)
+            finally:
+                shutil.rmtree(first, ignore_errors=True)
+        case _:
+            merger = merger or Merger.open(recipe, allow_non_finite=allow_non_finite)
+            merger.check(recipe)
+            yield ParameterContent(merger, recipe)
+
+
+def _refuse_inputs(recipe: Recipe, out: Path) -> None:
+    """Raise OutputExists when a model of the recipe lies in the folder to be replaced."""
+    if not out.is_dir():
+        return
+    replaced = out.resolve()
+    for ref in models_of(recipe).values():
+        folder = ref.resolve().resolve()
+        if folder.is_relative_to(replaced):
+            raise OutputExists(
+                f"{out} holds '{ref.text}', which this recipe merges, and is not replaced.\n    Name another folder."
+            )

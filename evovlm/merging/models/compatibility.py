@@ -1,0 +1,108 @@
+"""Do these models fit together? Errors name tensors, shapes and policies; warnings tell what merges but may hurt."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evovlm.errors import IncompatibleModels
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.tensor_names import HEAD
+from evovlm.merging.models.text_families import backbone_settings
+
+_SHOWN = 4
+# Equal shapes can hide another meaning: so many heads of such a size.
+MEANING_OF_SHAPES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+# What `config_from` cannot choose: the host's code computes with it.
+_ALWAYS_THE_HOSTS = ("model_type", "hidden_act")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NamedCheckpoint:
+    """An open checkpoint under the name it has in the recipe ("base", "host", "sources.ja") and as it was written."""
+
+    name: str
+    text: str
+    checkpoint: Checkpoint
+
+    def __str__(self) -> str:
+        return f"{self.name} ('{self.text}')"
+
+
+def check_tensors(models: Iterable[NamedCheckpoint], host: NamedCheckpoint) -> None:
+    """Raise IncompatibleModels unless all have the host's backbone tensors, in number, blocks and meaning of shape."""
+    for model in models:
+        for problem in tensor_problems(model, host):
+            raise problem
+
+
+def tensor_problems(model: NamedCheckpoint, host: NamedCheckpoint) -> Iterator[IncompatibleModels]:
+    """Yield what keeps the model's backbone from being merged with the host's: blocks, tensors, meaning of shapes."""
+    layout, host_layout = model.checkpoint.layout, host.checkpoint.layout
+    if layout.n_blocks != host_layout.n_blocks:
+        yield IncompatibleModels(
+            f"{model} has {layout.n_blocks} blocks and {host} has {host_layout.n_blocks}.\n"
+            "    Merging needs models of one architecture: the same blocks, the same shapes."
+        )
+    else:
+        wanted, found = set(host.checkpoint.backbone_names()), set(model.checkpoint.backbone_names())
+        # A head of one's own is no matter of architecture: find_warnings tells of it, and config_from decides.
+        if surplus := sorted(found - wanted - {HEAD}):
+            yield IncompatibleModels(f"{model} has {_some(surplus)}, which {host} does not have.")
+        if missing := sorted(name for name in wanted if not model.checkpoint.has(name)):
+            yield IncompatibleModels(f"{model} lacks {_some(missing)}, which {host} has.")
+    for key in MEANING_OF_SHAPES:
+        ours, theirs = layout.text_config.get(key), host_layout.text_config.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            yield IncompatibleModels(f"{key} is {ours} in {model} and {theirs} in {host}; they cannot be merged.")
+
+
+def find_warnings(
+    models: Iterable[NamedCheckpoint], host: NamedCheckpoint, *, config_from: str | None = None
+) -> tuple[str, ...]:
+    """Return what merges but may hurt: settings that differ from the host's, a lost vision tower.
+
+    `config_from` is the recipe's: whose rope, window, norm eps and tying the result takes (None: the host's).
+    """
+    models = tuple(models)
+    found = [
+        f"{model} sees pictures and the host {host} does not; only its language model is merged."
+        for model in models
+        if model.checkpoint.layout.is_vlm and not host.checkpoint.layout.is_vlm
+    ]
+    found += [f"{key} is {values}; {_taken(key, config_from)}." for key, values in differing_settings((host, *models))]
+    return tuple(dict.fromkeys(found))
+
+
+def differing_settings(models: Iterable[NamedCheckpoint]) -> Iterator[tuple[str, str]]:
+    """Yield each setting beside weights that is not the same in all models, with "VALUE in A, and VALUE in B"."""
+    settings = {str(model): _settings(model) for model in models}
+    for key in next(iter(settings.values())):
+        values = {label: str(each[key]) for label, each in settings.items()}
+        if len(set(values.values())) > 1:
+            yield key, grouped(values)
+
+
+def _settings(model: NamedCheckpoint) -> Mapping[str, Any]:
+    layout = model.checkpoint.layout
+    return {**backbone_settings(layout.text_config, layout.text_model_type), "tie_word_embeddings": layout.tied}
+
+
+def _taken(setting: str, config_from: str | None) -> str:
+    if setting in _ALWAYS_THE_HOSTS:
+        return "the result takes the host's"
+    if config_from is None:
+        return "the result takes the host's (`config_from` in the recipe can name base or a source instead)"
+    return f"the result takes that of {config_from}, which `config_from` names"
+
+
+def grouped(values: Mapping[str, str]) -> str:
+    """Return "VALUE in A and B and VALUE in C"."""
+    labels: dict[str, list[str]] = {}
+    for label, value in values.items():
+        labels.setdefault(value, []).append(label)
+    return ", and ".join(f"{value} in {' and '.join(names)}" for value, names in labels.items())
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

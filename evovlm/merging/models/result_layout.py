@@ -1,0 +1,204 @@
+"""What a merged model is beside its numbers: its config.json, whether its head is tied, its tensors, its new tokens."""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from evovlm.errors import IncompatibleModels
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.compatibility import NamedCheckpoint
+from evovlm.merging.models.tensor_names import EMBEDDING, FAMILIES, HEAD, BackboneLayout
+from evovlm.merging.models.text_families import TEXT_FAMILIES, backbone_settings
+from evovlm.merging.models.vocabulary_policy import NewToken, new_tokens
+from evovlm.recipes.recipe import Vocabulary
+
+_TIE = "tie_word_embeddings"
+_VOCAB_SIZE = "vocab_size"
+_ROPE_KEYS = ("rope_parameters", "rope_theta", "rope_scaling", "rope_local_base_freq")
+_WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "sliding_window_pattern")
+_NORM_EPS = "rms_norm_eps"
+_POSITIONS = "max_position_embeddings"
+# How image positions are laid out over a head's size: it is the host's code that needs them.
+_MROPE_KEYS = ("mrope_section", "mrope_interleaved")
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+
+# What transformers 5.23 assumes of max_position_embeddings where a config is silent.
+DEFAULT_POSITIONS: Mapping[str, int] = {
+    "llama": 2048,
+    "mistral": 131072,
+    "qwen2": 32768,
+    "qwen2_vl_text": 32768,
+    "qwen2_5_vl_text": 32768,
+    "qwen3": 32768,
+    "qwen3_vl_text": 128000,
+    "gemma": 8192,
+    "gemma2": 8192,
+    "gemma3_text": 131072,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResultLayout:
+    """What a merged model is beside its numbers.
+
+    `config` is its config.json, the very object of the host where nothing differs (`is_hosts`). `tied` says that its
+    head is its embedding; `tensor_names` are its backbone's tensors, by backbone name and in the model's order, and
+    differ from the host's by the head alone. `new_tokens` are added to the host's tokenizer, `n_rows` is the number of
+    embedding rows.
+    """
+
+    config: Mapping[str, Any]
+    is_hosts: bool
+    tied: bool
+    tensor_names: tuple[str, ...]
+    n_rows: int
+    new_tokens: tuple[NewToken, ...] = ()
+
+    @staticmethod
+    def plan(
+        *,
+        base: NamedCheckpoint | None,
+        host: NamedCheckpoint,
+        sources: Iterable[NamedCheckpoint],
+        vocabulary: Vocabulary | None,
+        config_from: str | None,
+    ) -> "ResultLayout":
+        """Return the layout of the merge of these models, `vocabulary` and `config_from` as in a recipe.
+
+        Raises IncompatibleModels when the host's architecture cannot have the chosen config, or tokens cannot be added.
+        """
+        sources = tuple(sources)
+        named = {model.name: model for model in ([base] if base else []) + list(sources)}
+        donor = host
+        if config_from is not None:
+            donor = named["base" if config_from == "base" else f"sources.{config_from}"]
+        new = new_tokens(base, host, sources) if vocabulary == "union" else ()
+        own_rows = host.checkpoint.shape(EMBEDDING)[0]
+        n_rows = max([own_rows, *(token.row + 1 for token in new)])
+        is_hosts = donor.checkpoint is host.checkpoint and n_rows == own_rows
+        config: Mapping[str, Any] = host.checkpoint.config
+        if not is_hosts:
+            config = _with_vocab_size(result_config(host.checkpoint, donor.checkpoint), host.checkpoint, n_rows)
+        tied = donor.checkpoint.layout.tied
+        names = tuple(name for name in host.checkpoint.backbone_names() if name != HEAD)
+        return ResultLayout(
+            config=config,
+            is_hosts=is_hosts,
+            tied=tied,
+            tensor_names=names if tied else (*names, HEAD),
+            n_rows=n_rows,
+            new_tokens=new,
+        )
+
+
+def result_config(host: Checkpoint, donor: Checkpoint) -> dict[str, Any]:
+    """Return the host's config.json with the rope, sliding window, positions, norm eps and tying of the donor's.
+
+    What the donor's config does not say is what its own family takes for granted, never what the host's said. Rope is
+    written so that transformers 4 and 5 read the same. Raises IncompatibleModels when the host's architecture has no
+    sliding window and the donor's config has one.
+    """
+    config = deepcopy(dict(host.config))
+    if donor is host:
+        return config
+    text, theirs = text_part(config, host), deepcopy(dict(donor.layout.text_config))
+    ours = dict(text)
+    for key in (*_ROPE_KEYS, *_WINDOW_KEYS, _NORM_EPS, _POSITIONS):
+        text.pop(key, None)
+    text |= {key: theirs[key] for key in (_NORM_EPS, _POSITIONS) if key in theirs}
+    text.setdefault(_NORM_EPS, TEXT_FAMILIES[donor.layout.text_model_type].rms_norm_eps)
+    text.setdefault(_POSITIONS, DEFAULT_POSITIONS[donor.layout.text_model_type])
+    text |= _rope(theirs, ours, donor.layout.text_model_type)
+    text |= _window(theirs, host.layout, donor)
+    if donor.layout.tied != host.layout.tied:
+        # Some VLMs read it of the whole, some of the language model's part, some of either.
+        config[_TIE] = text[_TIE] = donor.layout.tied
+    return config
+
+
+def text_part(config: dict[str, Any], host: Checkpoint) -> dict[str, Any]:
+    """Return the part of a copy of the host's config that describes its backbone, to be changed in place."""
+    key = FAMILIES[host.layout.model_type].text_config_key
+    if key is None or host.layout.text_config is host.config:
+        return config
+    if not isinstance(config.get(key), dict):
+        config[key] = dict(host.layout.text_config)
+    part: dict[str, Any] = config[key]
+    return part
+
+
+def _rope(theirs: Mapping[str, Any], ours: Mapping[str, Any], donor_type: str) -> dict[str, Any]:
+    """Return the donor's rope as transformers 5's (rope_parameters) and 4's (rope_theta, rope_scaling)."""
+    family = TEXT_FAMILIES[donor_type]
+    found: Mapping[str, Any] = theirs.get("rope_scaling") or theirs.get("rope_parameters") or {}
+    if family.local_rope_theta is not None:
+        return _rope_by_layer(theirs, donor_type)
+    theta = found.get("rope_theta") or theirs.get("rope_theta") or family.rope_theta
+    own: Mapping[str, Any] = ours.get("rope_scaling") or ours.get("rope_parameters") or {}
+    scaling = {
+        **{key: value for key, value in found.items() if key not in ("rope_theta", "rope_type", "type", *_MROPE_KEYS)},
+        **{key: own[key] for key in _MROPE_KEYS if key in own},
+    }
+    return _both_forms(_kind(found), theta, scaling)
+
+
+def _rope_by_layer(theirs: Mapping[str, Any], donor_type: str) -> dict[str, Any]:
+    """Return the rope of a family whose sliding layers turn at a rate of their own (Gemma 3)."""
+    nested: Mapping[str, Any] = theirs.get("rope_parameters") or {}
+    settings = backbone_settings(theirs, donor_type)
+    theta, local_theta = settings["rope_theta"], settings["rope_theta of sliding layers"]
+    full: Mapping[str, Any] = theirs.get("rope_scaling") or nested.get(_FULL) or {}
+    scaling = {key: value for key, value in full.items() if key not in ("rope_theta", "rope_type", "type")}
+    forms = _both_forms(_kind(full), theta, scaling)
+    sliding = {"rope_type": "default", **(nested.get(_SLIDING) or {}), "rope_theta": local_theta}
+    forms["rope_parameters"] = {_FULL: forms["rope_parameters"], _SLIDING: sliding}
+    return {**forms, "rope_local_base_freq": local_theta}
+
+
+def _kind(rope: Mapping[str, Any]) -> str:
+    kind = str(rope.get("rope_type", rope.get("type", "default")))
+    return "default" if kind == "mrope" else kind
+
+
+def _both_forms(kind: str, theta: float, scaling: Mapping[str, Any]) -> dict[str, Any]:
+    older = {"rope_type": kind, "type": kind, **scaling} if scaling or kind != "default" else None
+    return {
+        "rope_parameters": {"rope_type": kind, "rope_theta": theta, **scaling},
+        "rope_theta": theta,
+        "rope_scaling": older,
+    }
+
+
+def _window(theirs: Mapping[str, Any], host: BackboneLayout, donor: Checkpoint) -> dict[str, Any]:
+    """Return the donor's sliding window in the host's terms."""
+    if host.text_model_type == donor.layout.text_model_type:
+        return {key: theirs[key] for key in _WINDOW_KEYS if key in theirs}
+    window = backbone_settings(theirs, donor.layout.text_model_type)["sliding_window"]
+    family = TEXT_FAMILIES[host.text_model_type]
+    if family.window is None:
+        if window is not None:
+            raise IncompatibleModels(
+                f"config_from: {donor.folder} has a sliding window of {window}, and the host's architecture "
+                f"({host.text_model_type}) has none.\n    Take the config of another model, or another host."
+            )
+        return {}
+    if not family.switched:
+        return {"sliding_window": window}
+    if window is None:
+        return {"use_sliding_window": False}
+    return {
+        "use_sliding_window": True,
+        "sliding_window": window,
+        "max_window_layers": 0,
+        **{key: theirs[key] for key in ("max_window_layers", "layer_types") if key in theirs},
+    }
+
+
+def _with_vocab_size(config: dict[str, Any], host: Checkpoint, n_rows: int) -> dict[str, Any]:
+    text = text_part(config, host)
+    if n_rows != host.shape(EMBEDDING)[0]:
+        text[_VOCAB_SIZE] = n_rows
+        if _VOCAB_SIZE in config:
+            config[_VOCAB_SIZE] = n_rows
+    return config

@@ -1,0 +1,246 @@
+"""Which rows of embedding and head are merged with which: by their tokens, as the recipe's `vocabulary` says.
+
+None (the default) merges by token and refuses vocabularies that differ in more than padding and added tokens; `host`
+merges by token whatever differs; `base_rows` merges by row number; `union` is `host` with a row for every added token
+that the host lacks. Rows of tokens that not every model knows, and padding, stay the host's.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from evovlm.errors import IncompatibleModels
+from evovlm.merging.models.compatibility import NamedCheckpoint, grouped
+from evovlm.merging.models.row_plan import NewRow, RowPlan
+from evovlm.merging.models.tensor_names import EMBEDDING, VOCABULARY_TENSORS
+from evovlm.merging.models.token_overlap import (
+    Overlap,
+    are_identical,
+    counts_text,
+    find_overlap,
+    listed,
+    shared_runs,
+    with_tokens,
+)
+from evovlm.merging.models.vocabulary import Tokens, read_tokens
+from evovlm.recipes.recipe import Vocabulary
+
+LEAST_SHARED = 0.5
+"""With a smaller share of the host's ordinary tokens merged, a warning says that text may come out garbled."""
+_SHOWN = 4
+
+
+class NewToken(NamedTuple):
+    """An added token that the host lacks: its row in the result, the rows it has elsewhere, its tokenizer entry."""
+
+    token: str
+    row: int
+    origins: tuple[tuple[str, int], ...]
+    entry: Mapping[str, Any]
+
+
+def plan_rows(
+    name: str,
+    *,
+    base: NamedCheckpoint | None,
+    host: NamedCheckpoint,
+    sources: Iterable[NamedCheckpoint],
+    vocabulary: Vocabulary | None,
+) -> RowPlan:
+    """Return how the rows of a tensor of the result are made; `name` is its backbone name.
+
+    Models are called "base", "host" and "sources.NAME" in the plan. Everything is one run where row counts and tokens
+    are the same in all, and for every tensor but embedding and head. Raises IncompatibleModels, with shapes or with
+    counts of tokens and the policies that would do, when the rows cannot be merged.
+    """
+    models = _ordered(base, host, sources)
+    _check_shapes(name, models)
+    labels = tuple(model.name for model in models)
+    n_host = host.checkpoint.shape(name)[0]
+    if name not in VOCABULARY_TENSORS:
+        return RowPlan.leading(n_host, of=n_host, models=labels)
+    if vocabulary == "base_rows":
+        return _by_number(name, models)
+    known = with_tokens(name, models)
+    if known is None or are_identical(known):
+        return RowPlan.leading(n_host, of=n_host, models=labels)
+    overlap = find_overlap(known)
+    if vocabulary is None and not overlap.same:
+        raise _differing(name, models, overlap)
+    runs = shared_runs(overlap)
+    if vocabulary != "union":
+        return RowPlan(n_rows=n_host, runs=runs)
+    new = tuple(NewRow(row=token.row, origins=token.origins) for token in new_tokens(base, host, sources))
+    return RowPlan(n_rows=max([n_host, *(row.row + 1 for row in new)]), runs=runs, new=new)
+
+
+def new_tokens(
+    base: NamedCheckpoint | None, host: NamedCheckpoint, sources: Iterable[NamedCheckpoint]
+) -> tuple[NewToken, ...]:
+    """Return the added tokens of base and sources that the host lacks, each with its row in the result.
+
+    They take the rows that follow the host's last token: its padding first, then rows after its last one, because
+    tokenizers number added tokens without gaps. Raises IncompatibleModels when an ordinary token is lacking too, the
+    host has no tokenizer, or one of the rows is in use.
+    """
+    models = _ordered(base, host, sources)
+    known = with_tokens(EMBEDDING, models)
+    own = read_tokens(host.checkpoint.folder)
+    if known is None or own is None:
+        raise IncompatibleModels(
+            f"{host} has no tokenizer that `vocabulary: union` could add tokens to.\n"
+            "    Copy the tokenizer files of the model it was made from into its folder, or name another host."
+        )
+    overlap = find_overlap(known)
+    if overlap.foreign:
+        raise IncompatibleModels(
+            f"`vocabulary: union` can add special tokens, but {counts_text(models, overlap)}: {len(overlap.foreign)} "
+            f"ordinary tokens ({listed(overlap.foreign)}) are unknown to the host's tokenizer, which cannot learn "
+            "them.\n    Set `vocabulary: host` in the recipe, or let the model with the larger vocabulary be the host."
+        )
+    origins: dict[str, list[tuple[str, int]]] = {}
+    entries: dict[str, Mapping[str, Any]] = {}
+    for label, model in known.items():
+        tokens = model.tokens
+        lacking = [token for token in tokens.added if token not in own.rows] if tokens is not None else []
+        for token in sorted(lacking, key=lambda each: overlap.rows[label].get(each, -1)):
+            if token in overlap.rows[label] and tokens is not None:
+                origins.setdefault(token, []).append((label, overlap.rows[label][token]))
+                entries.setdefault(token, tokens.added[token])
+    first = max(own.rows.values()) + 1
+    found = tuple(
+        NewToken(token, first + place, tuple(places), entries[token])
+        for place, (token, places) in enumerate(origins.items())
+    )
+    _check_free(host, own, found)
+    return found
+
+
+def vocabulary_warnings(
+    *,
+    base: NamedCheckpoint | None,
+    host: NamedCheckpoint,
+    sources: Iterable[NamedCheckpoint],
+    vocabulary: Vocabulary | None,
+) -> tuple[str, ...]:
+    """Return what about the vocabularies merges but may hurt; everything that `plan_rows` refuses must fit."""
+    models = _ordered(base, host, sources)
+    if vocabulary == "base_rows":
+        return _other_tokens_by_number(models)
+    found = [
+        f"{model} has no tokenizer; its embedding rows are taken to stand for the same tokens as the others'."
+        for model in models
+        if read_tokens(model.checkpoint.folder) is None
+    ]
+    known = with_tokens(EMBEDDING, models)
+    if known is None or vocabulary is None:
+        return tuple(found)
+    overlap = find_overlap(known)
+    if not overlap.same:
+        found.append(f"{counts_text(models, overlap)}; rows of tokens that not all know stay the host's.")
+    n_host, n_shared = overlap.n_ordinary("host"), len(overlap.shared)
+    if n_shared < LEAST_SHARED * n_host:
+        found.append(
+            f"only {n_shared} of the host's {n_host} ordinary tokens are known to all models: most rows of its "
+            "embedding stay as they are while the blocks change, and its text may come out garbled."
+        )
+    if vocabulary == "union" and (new := new_tokens(base, host, sources)):
+        before, after = host.checkpoint.shape(EMBEDDING)[0], max(token.row for token in new) + 1
+        grown = f"; vocab_size grows from {before} to {after}" if after > before else ", which were padding"
+        found.append(
+            f"{len(new)} added tokens ({listed(token.token for token in new)}) take the rows {new[0].row} to "
+            f"{new[-1].row}{grown}."
+        )
+    return tuple(found)
+
+
+def _ordered(
+    base: NamedCheckpoint | None, host: NamedCheckpoint, sources: Iterable[NamedCheckpoint]
+) -> tuple[NamedCheckpoint, ...]:
+    """Return base, host and the sources by name: what is taken from the first that has it has one meaning."""
+    return (*([base] if base else []), host, *sorted(sources, key=lambda model: model.name))
+
+
+def _check_shapes(name: str, models: Sequence[NamedCheckpoint]) -> None:
+    shapes = {str(model): model.checkpoint.shape(name) for model in models}
+    compared = {shape[1:] if name in VOCABULARY_TENSORS else shape for shape in shapes.values()}
+    if len(compared) > 1:
+        each = grouped({label: str(list(shape)) for label, shape in shapes.items()})
+        raise IncompatibleModels(f"{name} has shape {each}.\n    Merging needs equal shapes; no setting helps here.")
+
+
+def _by_number(name: str, models: Sequence[NamedCheckpoint]) -> RowPlan:
+    counts = {model.name: model.checkpoint.shape(name)[0] for model in models}
+    each = grouped({str(model): f"{counts[model.name]} rows" for model in models})
+    rows = _n_by_number(counts)
+    if rows != counts["host"]:
+        raise IncompatibleModels(
+            f"{name} has {each}; with `vocabulary: base_rows` the host needs {rows} rows.\n"
+            "    Set `vocabulary: host` to keep the host's further rows, or name another host."
+        )
+    short = [str(model) for model in models if counts[model.name] < rows]
+    if short:
+        raise IncompatibleModels(
+            f"{name} has {each}; {', '.join(short)} cannot fill the {rows} rows to be merged.\n"
+            "    Set `vocabulary: host` to merge the rows of the tokens that all know."
+        )
+    return RowPlan.leading(rows, of=rows, models=tuple(counts))
+
+
+def _n_by_number(counts: Mapping[str, int]) -> int:
+    """Return how many rows merge by number: the base's, without one the fewest of any source."""
+    return counts.get("base") or min(count for label, count in counts.items() if label != "host")
+
+
+def _differing(name: str, models: Sequence[NamedCheckpoint], overlap: Overlap) -> IncompatibleModels:
+    counts = {model.name: model.checkpoint.shape(name)[0] for model in models}
+    policies = ["`vocabulary: host` (merge the rows of tokens that all know, by token; keep the host's other rows)"]
+    rows = _n_by_number(counts)
+    if rows == counts["host"] and min(counts.values()) >= rows:
+        policies.append("`vocabulary: base_rows` (merge by row number, whatever the rows stand for)")
+    return IncompatibleModels(
+        f"{name}: {counts_text(models, overlap)}.\n    Set in the recipe {', or '.join(policies)};\n"
+        "    or merge models that share a tokenizer."
+    )
+
+
+def _check_free(host: NamedCheckpoint, own: Tokens, new: Sequence[NewToken]) -> None:
+    """Raise IncompatibleModels when a new row is one that the host means something by, or a row is left without one."""
+    n_rows = host.checkpoint.shape(EMBEDDING)[0]
+    beyond = sorted(token for token, row in own.rows.items() if row >= n_rows)
+    if new and beyond:
+        raise IncompatibleModels(
+            f"{host} has {n_rows} embedding rows, but its tokenizer names {listed(beyond)} beyond them.\n"
+            "    `vocabulary: union` cannot add tokens to it; set `vocabulary: host` in the recipe."
+        )
+    taken = {token.row: token.token for token in new}
+    for config in (host.checkpoint.config, host.checkpoint.layout.text_config):
+        for key, row in config.items():
+            if key.endswith(("_token_id", "_token_index")) and isinstance(row, int) and row in taken:
+                raise IncompatibleModels(
+                    f"{host}: its config.json uses the row {row} ({key}), which its tokenizer does not name and "
+                    f"`vocabulary: union` would give to {taken[row]!r}.\n    Name the token in its tokenizer first."
+                )
+
+
+def _other_tokens_by_number(models: Sequence[NamedCheckpoint]) -> tuple[str, ...]:
+    """Return a warning for each model whose merged rows stand for other tokens than the host's."""
+    host = next(model for model in models if model.name == "host")
+    rows = host.checkpoint.shape(EMBEDDING)[0]
+    ours = _tokens_by_row(host)
+    found = []
+    for model in models:
+        theirs = _tokens_by_row(model)
+        both = sorted(row for row in ours.keys() & theirs.keys() if row < rows)
+        other = [row for row in both if ours[row] != theirs[row]]
+        if other:
+            shown = ", ".join(f"{row}: {theirs[row]!r} / {ours[row]!r}" for row in other[:_SHOWN])
+            found.append(
+                f"{len(other)} of the {rows} embedding rows to be merged stand for other tokens in {model} than in "
+                f"{host} ({shown})."
+            )
+    return tuple(found)
+
+
+def _tokens_by_row(model: NamedCheckpoint) -> Mapping[int, str]:
+    tokens = read_tokens(model.checkpoint.folder)
+    return {row: token for token, row in tokens.rows.items()} if tokens is not None else {}

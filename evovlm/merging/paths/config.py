@@ -1,0 +1,76 @@
+"""The config.json of a path as an ordinary checkpoint: as many blocks as it has hops, each attending as at home."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.result_layout import text_part
+from evovlm.merging.models.tensor_names import BackboneLayout
+from evovlm.merging.models.text_families import TEXT_FAMILIES, backbone_settings
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+_BLOCKS, _KINDS, _FIRST, _TIE = "num_hidden_layers", "layer_types", "max_window_layers", "tie_word_embeddings"
+_PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
+
+
+def attention_kinds(layout: BackboneLayout) -> tuple[str, ...]:
+    """Return what each block of a checkpoint attends to, as transformers reads its config."""
+    config, family = layout.text_config, TEXT_FAMILIES[layout.text_model_type]
+    stated = config.get(_KINDS)
+    if isinstance(stated, list) and _has_kinds(layout):
+        return tuple(str(kind) for kind in stated)
+    window = backbone_settings(config, layout.text_model_type)["sliding_window"]
+    if family.pattern is not None:
+        pattern = int(config.get(_PATTERNS[0]) or family.pattern)
+        return tuple(FULL if (number + 1) % pattern == 0 else SLIDING for number in range(layout.n_blocks))
+    if window is None:
+        return (FULL,) * layout.n_blocks
+    first = int(config.get(_FIRST, family.max_window_layers)) if family.max_window_layers is not None else 0
+    return tuple(SLIDING if number >= first else FULL for number in range(layout.n_blocks))
+
+
+def kind_in(host: Checkpoint, kind: str) -> str:
+    """Return what a block that attends to `kind` in its own model attends to in the host's."""
+    window = backbone_settings(host.layout.text_config, host.layout.text_model_type)["sliding_window"]
+    return FULL if window is None else kind
+
+
+def path_config(host: Checkpoint, kinds: Sequence[str], *, untied: bool) -> dict[str, Any]:
+    """Return the host's config.json for blocks that attend to `kinds`, one for each hop (see `kind_in`).
+
+    In families whose blocks all attend alike, they do so as the host's. `untied`: the head is not the embedding.
+    """
+    config = deepcopy(dict(host.config))
+    text = text_part(config, host)
+    _set(config, text, _BLOCKS, len(kinds))
+    if untied:
+        # Some VLMs read it of the whole, some of the language model's part, some of either.
+        config[_TIE] = text[_TIE] = False
+    if not _has_kinds(host.layout):
+        return config
+    if SLIDING in kinds or _KINDS in text or TEXT_FAMILIES[host.layout.text_model_type].pattern is not None:
+        _set(config, text, _KINDS, list(kinds))
+    if _FIRST in text:
+        # What older runtimes go by; no number says it when full attention comes after sliding attention.
+        _set(config, text, _FIRST, list(kinds).index(SLIDING) if SLIDING in kinds else len(kinds))
+    for key in _PATTERNS:
+        if key in text and not _follows_pattern(kinds, int(text[key] or 0)):
+            del text[key]
+    return config
+
+
+def _has_kinds(layout: BackboneLayout) -> bool:
+    family = TEXT_FAMILIES[layout.text_model_type]
+    return family.pattern is not None or family.max_window_layers is not None
+
+
+def _follows_pattern(kinds: Sequence[str], pattern: int) -> bool:
+    return pattern > 0 and all((kind == FULL) == ((number + 1) % pattern == 0) for number, kind in enumerate(kinds))
+
+
+def _set(config: dict[str, Any], text: dict[str, Any], key: str, value: object) -> None:
+    """Set a key of the text config, and of the whole where it stands there too."""
+    text[key] = value
+    if key in config:
+        config[key] = value

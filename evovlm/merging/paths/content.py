@@ -1,0 +1,124 @@
+"""What a path through layers writes into a checkpoint folder: every hop a block, its scales in the weights."""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evovlm.errors import BrokenCheckpoint, ConfigError
+from evovlm.merging.arithmetic import kernels
+from evovlm.merging.arithmetic.floats import STORED, Raw, narrow, widen
+from evovlm.merging.checkpoint.kept_bytes import KeptBytes
+from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
+from evovlm.merging.checkpoint.shards import ShardedWriter
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.merge import default_threads
+from evovlm.merging.paths.plan import PathPlan, PathTensor
+
+_PIECE = 262_144
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PathContent:
+    """The tensors of one path. Implements `Content` of the writer.
+
+    What no scale changes is copied byte for byte, where the host stores it in the same dtype. All else is calculated in
+    float32 and rounded once to the host's dtype: a weight that a scale is folded into differs from the running
+    path's by that rounding (in bfloat16 by up to 0.2 %; of a norm whose factor is its weight and 1, by up to 0.2 % of
+    the larger of weight and factor). In float32 nothing but the norms' eps tells the two apart.
+    """
+
+    plan: PathPlan
+    allow_non_finite: bool = False
+
+    @property
+    def host(self) -> Checkpoint:
+        """Whose files and further tensors the folder takes."""
+        return self.plan.host
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What can be written but may hurt."""
+        return self.plan.warnings
+
+    def made(self) -> list[PlannedTensor]:
+        """Return the language model's tensors."""
+        return [tensor.planned for tensor in self.plan.tensors if not self._is_other(tensor)]
+
+    def copied(self) -> list[PlannedTensor]:
+        """Return the tensors that are no part of the language model."""
+        return [tensor.planned for tensor in self.plan.tensors if self._is_other(tensor)]
+
+    def kept(self) -> list[KeptBytes]:
+        """Return what is some model's byte for byte."""
+        return [
+            KeptBytes(name=tensor.planned.name, place=tensor.place, start=0, stop=tensor.place.size_bytes)
+            for tensor in self.plan.tensors
+            if tensor.is_copy
+        ]
+
+    def write(self, writer: ShardedWriter) -> None:
+        """Calculate into the files all that is not kept, and look through the blocks that are.
+
+        Raises BrokenCheckpoint where a model holds numbers that are not finite, ConfigError where a scale makes them so
+        in the host's dtype.
+        """
+        pieces = [
+            (tensor, start)
+            for tensor in self.plan.tensors
+            if not self._is_other(tensor)
+            for start in range(0, math.prod(tensor.planned.shape), _PIECE)
+        ]
+        _for_all(pieces, lambda piece: self._write_piece(*piece, writer))
+
+    def write_files(self, folder: Path) -> None:
+        """Write the path's own config.json over the host's."""
+        text = json.dumps(self.plan.config, ensure_ascii=False, indent=2) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+
+    def _is_other(self, tensor: PathTensor) -> bool:
+        return self.host.layout.backbone_name_from_disk(tensor.planned.name) is None
+
+    def _write_piece(self, tensor: PathTensor, start: int, writer: ShardedWriter) -> None:
+        own, stored = STORED[tensor.place.dtype_code], STORED[tensor.planned.dtype_code]
+        size = min(_PIECE, math.prod(tensor.planned.shape) - start)
+        raw: Raw = np.empty(size, dtype=own)
+        tensor.place.read_into(raw.view(np.uint8).data, start=start * own.itemsize)
+        given, result = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
+        out: Raw = np.empty(size, dtype=stored)
+        # What overflows becomes infinite, and is looked for below.
+        with np.errstate(all="ignore"):
+            widen(raw, given)
+            np.multiply(given, np.float32(tensor.change.factor), out=result)
+            if tensor.change.shift:
+                np.add(result, np.float32(tensor.change.shift), out=result)
+            narrow(result, out)
+            widen(out, result)
+        if not self.allow_non_finite and not kernels.is_finite(result):
+            raise self._not_finite(tensor, were_finite=kernels.is_finite(given))
+        if not tensor.is_copy:
+            writer.write(tensor.planned.name, start * stored.itemsize, out.view(np.uint8).data)
+
+    def _not_finite(self, tensor: PathTensor, *, were_finite: bool) -> Exception:
+        if were_finite:
+            return ConfigError(
+                f"{tensor.planned.name}: times {tensor.change.factor:g}, as the path's scales have it, its numbers do "
+                f"not fit into {tensor.planned.dtype_code}.\n    Take scales nearer to 1."
+            )
+        return BrokenCheckpoint(
+            f"{tensor.place.file}: {tensor.place.name} holds numbers that are not finite.\n"
+            "    Use another checkpoint, or merge with --allow-non-finite."
+        )
+
+
+def _for_all(pieces: Iterable[tuple[PathTensor, int]], do: Callable[[tuple[PathTensor, int]], None]) -> None:
+    with ThreadPoolExecutor(default_threads()) as pool:
+        try:
+            for _ in pool.map(do, pieces):
+                pass
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,139 @@
+"""A path through layers as a mergekit file of slices, or the reason why there is none.
+
+mergekit's passthrough takes stretches of blocks and multiplies chosen tensors; embedding, final norm and head are those
+of the first and the last slice's model, all config but the number of blocks that of the base model.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from evovlm.errors import ConfigError
+from evovlm.merging.models.tensor_names import BackboneLayout
+from evovlm.merging.models.text_families import TEXT_FAMILIES, TextFamily
+from evovlm.merging.paths.config import attention_kinds
+from evovlm.merging.paths.fold import Change, PathFold, fold_path
+from evovlm.recipes.layer_path import LayerPathMerge
+from evovlm.recipes.local_config import read_config
+from evovlm.recipes.mergekit.writing import check_nameable, dtype_lines, model_text, scalar_text_of
+from evovlm.recipes.model_ref import ModelRef
+
+_HOP_MODULES = (
+    "self_attn.o_proj",
+    "mlp.down_proj",
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+_EMBEDDING, _FINAL_NORM = "embed_tokens", "model.norm"
+
+
+class _Slice(NamedTuple):
+    """Blocks `first` to `last` of a source, and the factors on their tensors by a part of the name."""
+
+    source: str
+    first: int
+    last: int
+    factors: Mapping[str, float]
+
+
+def path_to_mergekit(recipe: LayerPathMerge) -> str:
+    """Return the text of a mergekit file (0.1.5) whose merge has the weights that the recipe's checkpoint has.
+
+    Models that are at hand are written as absolute folders. Raises ConfigError, naming it, for what mergekit cannot do.
+    """
+    for name, ref in recipe.models().items():
+        check_nameable(name, ref)
+    _check_ends(recipe)
+    layout = _layout(recipe.host)
+    _check_config(recipe, layout)
+    fold = fold_path(recipe.path, recipe.scale_target)
+    if layout.tied and fold.embedding != 1.0:
+        raise ConfigError(
+            f"path[0]: its scale multiplies the embedding, which '{recipe.host.text}' uses for its head too; mergekit "
+            "cannot part them."
+        )
+    slices = _slices(recipe, fold, TEXT_FAMILIES[layout.text_model_type])
+    return "\n".join(_lines(recipe, slices)) + "\n"
+
+
+def _check_ends(recipe: LayerPathMerge) -> None:
+    steps = recipe.path.steps
+    for number, what in ((0, "embedding"), (len(steps) - 1, "final norm and head")):
+        ref = recipe.sources[steps[number].source]
+        if ref.identity != recipe.host.identity:
+            raise ConfigError(
+                f"path[{number}]: mergekit takes the {what} of the model whose block this is, '{ref.text}', and cannot "
+                f"take that of the host '{recipe.host.text}'."
+            )
+
+
+def _layout(ref: ModelRef) -> BackboneLayout:
+    config = read_config(ref)
+    if config is None:
+        raise ConfigError(
+            f"'{ref.text}': its config.json is not at hand, and what a scale changes depends on the architecture.\n"
+            "    Run `evovlm check` on the recipe first, which fetches it."
+        )
+    return BackboneLayout.from_config(config)
+
+
+def _check_config(recipe: LayerPathMerge, host: BackboneLayout) -> None:
+    """Refuse what the host's config does not say of the result: mergekit changes its number of blocks alone."""
+    family = TEXT_FAMILIES[host.text_model_type]
+    if family.tied and not host.tied:
+        raise ConfigError(
+            f"host: '{recipe.host.text}' has a head of its own, which mergekit drops in {host.model_type}."
+        )
+    if family.pattern is None and family.max_window_layers is None:
+        return
+    kinds = {name: attention_kinds(_layout(recipe.sources[name])) for name in recipe.path.sources}
+    if tuple(kinds[step.source][step.layer] for step in recipe.path.steps) != attention_kinds(host):
+        raise ConfigError(
+            f"path: {len(recipe.path)} hops, but the config of '{recipe.host.text}' says of each of its "
+            f"{host.n_blocks} blocks whether it attends to a window; mergekit keeps that list, and fails where it does "
+            "not fit."
+        )
+
+
+def _slices(recipe: LayerPathMerge, fold: PathFold, family: TextFamily) -> list[_Slice]:
+    found: list[_Slice] = []
+    for number, step in enumerate(recipe.path.steps):
+        changes = {name: fold.change_in_hop(number, f"{name}.weight", family) for name in _HOP_MODULES}
+        if number == 0:
+            changes[_EMBEDDING] = Change(factor=fold.embedding)
+        if number == len(recipe.path) - 1:
+            changes[_FINAL_NORM] = fold.change_of_final_norm(family)
+        factors = {name: _factor(change, number, family) for name, change in changes.items() if not change.is_none}
+        before = found[-1] if found else None
+        if before and (before.source, before.last + 1, before.factors) == (step.source, step.layer, factors):
+            found[-1] = before._replace(last=step.layer)
+        else:
+            found.append(_Slice(step.source, step.layer, step.layer, factors))
+    return found
+
+
+def _factor(change: Change, number: int, family: TextFamily) -> float:
+    if change.shift != 0.0:
+        raise ConfigError(
+            f"path[{number}]: its scale changes a norm, whose factor is its weight and 1 in {family.architecture}; "
+            "mergekit multiplies the weight alone."
+        )
+    return change.factor
+
+
+def _lines(recipe: LayerPathMerge, slices: list[_Slice]) -> Iterator[str]:
+    yield f"# Written by evovlm from recipe {recipe.recipe_id}, for mergekit 0.1.5: mergekit-yaml THIS OUT"
+    yield "merge_method: passthrough"
+    yield f"base_model: {model_text(recipe.host)}"
+    yield from dtype_lines(recipe.host)
+    yield "slices:"
+    for each in slices:
+        yield "  - sources:"
+        yield f"      - model: {model_text(recipe.sources[each.source])}"
+        yield f"        layer_range: [{each.first}, {each.last + 1}]"
+        if each.factors:
+            yield "        parameters:"
+            yield "          scale:"
+            for name, factor in each.factors.items():
+                yield f"            - {{filter: {name}, value: {scalar_text_of(factor)}}}"

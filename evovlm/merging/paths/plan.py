@@ -1,0 +1,224 @@
+"""Everything about a path through layers as an ordinary checkpoint but the numbers themselves.
+
+Which tensor of which model each tensor of the result is, what its scales make of it, the config, and what does not fit.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evovlm.errors import ConfigError, EvovlmError, IncompatibleModels
+from evovlm.merging.checkpoint.safetensors_file import TensorPlace
+from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.compatibility import MEANING_OF_SHAPES, NamedCheckpoint, differing_settings
+from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, natural_order
+from evovlm.merging.models.text_families import TEXT_FAMILIES, TextFamily
+from evovlm.merging.paths.config import attention_kinds, kind_in, path_config
+from evovlm.merging.paths.fold import UNCHANGED, Change, PathFold, fold_path, running_products
+from evovlm.recipes.layer_path import LayerPathMerge
+from evovlm.recipes.model_ref import ModelRef
+
+_BLOCKS = "model.layers."
+_FINAL_NORM = "model.norm.weight"
+# Scaling by c is as if eps were divided by c squared: by 400 or times 400, it is no longer small beside the stream.
+_FAR = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathTensor:
+    """A tensor of the result, where its numbers come from, and what becomes of them."""
+
+    planned: PlannedTensor
+    place: TensorPlace
+    change: Change
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether its bytes are those of its source."""
+        return self.change.is_none and self.planned.dtype_code == self.place.dtype_code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PathPlan:
+    """A path as a checkpoint: its config.json, its tensors (the language model's first) and the host's folder.
+
+    Tensors have the dtype in which the host stores those of its first block; scales are folded in as `path_fold` says.
+    `warnings` says what can be written but may hurt.
+    """
+
+    recipe: LayerPathMerge
+    host: Checkpoint
+    config: Mapping[str, Any]
+    tensors: tuple[PathTensor, ...]
+    warnings: tuple[str, ...]
+
+    @staticmethod
+    def open(recipe: LayerPathMerge) -> "PathPlan":
+        """Open the host and the sources that the path leads through, and check that they fit.
+
+        Raises ConfigError for a block that is not there or a scale that no weights stand for, ModelError when a model
+        cannot be reached, read or combined with the others.
+        """
+        opened: dict[ModelRef, Checkpoint] = {}
+        models = {}
+        for name, ref in recipe.models().items():
+            if ref not in opened:
+                opened[ref] = Checkpoint.open(ref.resolve())
+            models[name] = NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
+        for problem in path_problems(recipe, models):
+            raise problem
+        return PathPlan.of(recipe, models)
+
+    @staticmethod
+    def of(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint]) -> "PathPlan":
+        """Return the plan for models that fit (see `path_problems`); raises ConfigError for scales that do not."""
+        host = models["host"].checkpoint
+        fold = fold_of(recipe, host)
+        untied = host.layout.tied and fold.embedding != 1.0
+        kinds = {name: attention_kinds(each.checkpoint.layout) for name, each in models.items()}
+        hop_kinds = [kind_in(host, kinds[f"sources.{step.source}"][step.layer]) for step in recipe.path.steps]
+        backbone = _backbone(recipe, models, fold, untied=untied)
+        others = (
+            PathTensor(
+                planned=_planned(name, host.places[name], like=host.places[name]),
+                place=host.places[name],
+                change=UNCHANGED,
+            )
+            for name in host.other_names()
+            if not name.startswith(f"{host.layout.disk.body}layers.")
+        )
+        return PathPlan(
+            recipe=recipe,
+            host=host,
+            config=path_config(host, hop_kinds, untied=untied),
+            tensors=(*backbone, *others),
+            warnings=path_warnings(recipe, models),
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all weights of the result."""
+        return sum(tensor.planned.size_bytes for tensor in self.tensors)
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of weights of the result."""
+        return sum(math.prod(tensor.planned.shape) for tensor in self.tensors)
+
+
+def fold_of(recipe: LayerPathMerge, host: Checkpoint) -> PathFold:
+    """Return what the path's scales make of weights in this host; raises ConfigError where nothing stands for them."""
+    vision = host.config.get("vision_config") or {}
+    n_added = len(vision.get("deepstack_visual_indexes") or ()) if host.layout.model_type == "qwen3_vl" else 0
+    if len(recipe.path) < n_added:
+        raise ConfigError(
+            f"path: {len(recipe.path)} hops, but the host's vision encoder adds to the stream after the first "
+            f"{n_added}."
+        )
+    return fold_path(recipe.path, recipe.scale_target, sees=host.layout.is_vlm, n_added=n_added)
+
+
+def path_problems(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint]) -> Iterator[EvovlmError]:
+    """Yield what keeps the blocks of the path from following each other in the host; `models` may lack some."""
+    host = models.get("host")
+    for number, step in enumerate(recipe.path.steps):
+        source = models.get(f"sources.{step.source}")
+        if source is not None and step.layer >= source.checkpoint.layout.n_blocks:
+            yield ConfigError(
+                f"path[{number}]: {source} has {source.checkpoint.layout.n_blocks} blocks and no block {step.layer}."
+            )
+    if host is None:
+        return
+    for name in recipe.path.sources:
+        source = models.get(f"sources.{name}")
+        if source is not None and source.checkpoint is not host.checkpoint:
+            layers = sorted({step.layer for step in recipe.path.steps if step.source == name})
+            yield from _misfits(source, host, [n for n in layers if n < source.checkpoint.layout.n_blocks])
+
+
+def _misfits(source: NamedCheckpoint, host: NamedCheckpoint, layers: list[int]) -> Iterator[IncompatibleModels]:
+    ours, theirs = host.checkpoint.layout, source.checkpoint.layout
+    for key in MEANING_OF_SHAPES:
+        values = theirs.text_config.get(key), ours.text_config.get(key)
+        if None not in values and values[0] != values[1]:
+            yield IncompatibleModels(f"{key} is {values[0]} in {source} and {values[1]} in {host}; a path needs one.")
+    families = TEXT_FAMILIES[theirs.text_model_type], TEXT_FAMILIES[ours.text_model_type]
+    if families[0].norm_adds_one != families[1].norm_adds_one or families[0].post_norms != families[1].post_norms:
+        yield IncompatibleModels(
+            f"{source} ({families[0].architecture}) and {host} ({families[1].architecture}) norm in other ways; a path "
+            "needs blocks of one kind."
+        )
+        return
+    wanted = _tensors_of_block(host.checkpoint, 0)
+    for layer in layers:
+        found = _tensors_of_block(source.checkpoint, layer)
+        for name in sorted({*wanted, *found}):
+            shapes = found.get(name), wanted.get(name)
+            if shapes[0] != shapes[1]:
+                yield IncompatibleModels(
+                    f"{_BLOCKS}{layer}.{name} {_shown(shapes[0])} in {source}, and in the blocks of {host} it "
+                    f"{_shown(shapes[1])}; a path needs blocks of one shape."
+                )
+
+
+def path_warnings(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint]) -> tuple[str, ...]:
+    """Return what can be written but may hurt: settings in which sources differ from the host."""
+    # The head is the host's, tied or not.
+    differing = [pair for pair in differing_settings(models.values()) if pair[0] != "tie_word_embeddings"]
+    found = [f"{key} is {values}; every hop takes the host's." for key, values in differing]
+    products = [abs(product) for product in running_products(recipe.path)]
+    furthest = max(products, key=lambda product: abs(math.log(product)) if product else math.inf)
+    if recipe.scale_target == "stream" and not 1 / _FAR <= furthest <= _FAR:
+        found.append(
+            f"the scales multiply to {furthest:.3g} at one hop: so far from 1, the norms' eps counts, which no weights "
+            "make up for; compare the checkpoint's answers with the path's."
+        )
+    return tuple(found)
+
+
+def _backbone(
+    recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint], fold: PathFold, *, untied: bool
+) -> Iterator[PathTensor]:
+    host = models["host"].checkpoint
+    family = TEXT_FAMILIES[host.layout.text_model_type]
+    yield _of_host(host, EMBEDDING, Change(factor=fold.embedding))
+    for number, step in enumerate(recipe.path.steps):
+        yield from _hop(number, models[f"sources.{step.source}"].checkpoint, step.layer, host, fold, family)
+    yield _of_host(host, _FINAL_NORM, fold.change_of_final_norm(family))
+    if untied or not host.layout.tied:
+        yield _of_host(host, HEAD, UNCHANGED)
+
+
+def _hop(
+    number: int, source: Checkpoint, layer: int, host: Checkpoint, fold: PathFold, family: TextFamily
+) -> Iterator[PathTensor]:
+    for tensor in _tensors_of_block(source, layer):
+        place = source.plain_place(f"{_BLOCKS}{layer}.{tensor}")
+        name = host.layout.disk_name(f"{_BLOCKS}{number}.{tensor}")
+        yield PathTensor(
+            planned=_planned(name, place, like=host.plain_place(f"{_BLOCKS}0.{tensor}")),
+            place=place,
+            change=fold.change_in_hop(number, tensor, family),
+        )
+
+
+def _of_host(host: Checkpoint, name: str, change: Change) -> PathTensor:
+    place = host.plain_place(name)
+    return PathTensor(planned=_planned(host.layout.disk_name(name), place, like=place), place=place, change=change)
+
+
+def _planned(name: str, place: TensorPlace, *, like: TensorPlace) -> PlannedTensor:
+    return PlannedTensor(name=name, dtype_code=like.dtype_code, shape=place.shape)
+
+
+def _tensors_of_block(checkpoint: Checkpoint, layer: int) -> Mapping[str, tuple[int, ...]]:
+    """Return the shapes of a block's tensors by their names in it, in the model's order."""
+    prefix = f"{_BLOCKS}{layer}."
+    names = sorted((name for name in checkpoint.backbone_names() if name.startswith(prefix)), key=natural_order)
+    return {name.removeprefix(prefix): checkpoint.shape(name) for name in names}
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "is missing" if shape is None else f"is {' x '.join(map(str, shape))}"

@@ -1,0 +1,75 @@
+"""Answers to many prompts at once.
+
+Greedy decoding, with a repetition penalty or without, is our own loop (continuous batching over slots) and gives the
+same tokens as `model.generate(do_sample=False)`, row by row; beam search goes through `model.generate` itself.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evovlm.models.decoding.stock import DecodingSettings, generate_stock
+from evovlm.models.decoding.streams import generate_greedy
+from evovlm.models.loading import LoadedModel
+from evovlm.models.prompt import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """The answers' texts, without special tokens and surrounding space, and how many tokens they took."""
+
+    texts: tuple[str, ...]
+    tokens: int
+
+
+def generate(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    decoding: DecodingSettings,
+    streamer: Any = None,
+    on_answers: Callable[[int, int], None] | None = None,
+) -> Generated:
+    """Answer every prompt. Raises FloatingPointError when the model's logits are not finite.
+
+    A `streamer` of transformers is told the tokens of the one prompt there is, which is decoded with one beam.
+    `on_answers` hears how many answers are finished, and their tokens in all, as they come.
+    """
+    stop_ids = _stop_ids(loaded)
+    if streamer is None and decoding.beams == 1:
+        rows = generate_greedy(
+            loaded,
+            prompts,
+            max_new_tokens=decoding.max_new_tokens,
+            stop_ids=stop_ids,
+            penalty=decoding.repetition_penalty,
+            is_over=_finds_stop(loaded, decoding.stop) if decoding.stop else None,
+            on_answers=on_answers,
+        )
+    else:
+        rows = generate_stock(
+            loaded, prompts, decoding=decoding, stop_ids=stop_ids, streamer=streamer, on_answers=on_answers
+        )
+    texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
+    return Generated(
+        texts=tuple(_before_stop(text, decoding.stop).strip() for text in texts), tokens=sum(map(len, rows))
+    )
+
+
+def _stop_ids(loaded: LoadedModel) -> frozenset[int]:
+    found = loaded.model.generation_config.eos_token_id
+    configured = found if isinstance(found, list) else [found]
+    return frozenset(token for token in (*configured, loaded.tokenizer.eos_token_id) if token is not None)
+
+
+def _finds_stop(loaded: LoadedModel, stops: Sequence[str]) -> Callable[[list[int]], bool]:
+    def is_over(tokens: list[int]) -> bool:
+        text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+        return any(stop in text for stop in stops)
+
+    return is_over
+
+
+def _before_stop(text: str, stops: Sequence[str]) -> str:
+    cuts = [place for place in (text.find(stop) for stop in stops) if place >= 0]
+    return text[: min(cuts)] if cuts else text

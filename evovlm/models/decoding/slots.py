@@ -1,0 +1,179 @@
+"""Keys and values of the prompts that are being answered: one slot each, which the next prompt takes when it is done.
+
+On a CPU a slot is read exactly as far as it is filled; on a GPU all slots are read up to a common length under a mask,
+so that every step has the same shapes and can be replayed as a captured graph.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from evovlm.models.backbone import Backbone
+from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, Indices, attend_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What one layer keeps of one token, and how: `size` numbers for each of `heads`, as key and as value."""
+
+    n_layers: int
+    heads: int
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def token_bytes(self) -> int:
+        """What one token takes in all layers."""
+        return 2 * self.n_layers * self.heads * self.size * self.dtype.itemsize
+
+
+def shape_of(backbone: Backbone) -> Shape:
+    """Return what the backbone's layers keep of a token."""
+    config = backbone.decoder.config
+    return Shape(
+        n_layers=len(backbone.decoder.layers),
+        heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        dtype=backbone.embedding.weight.dtype,
+        device=backbone.device,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How a layer attends: the factor on products, its sliding window in tokens, the soft cap on the scores."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+class Slots(ABC):
+    """`n` slots of `room` tokens each."""
+
+    n: int
+    room: int
+    n_layers: int
+
+    @abstractmethod
+    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
+        """Take in keys and values of a prompt's tokens, each (heads, tokens, size), from its token `start` on."""
+
+    @abstractmethod
+    def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of a slot's first tokens, each (heads, tokens, size)."""
+
+    def copy(self, *, source: int, target: int, n_tokens: int) -> None:
+        """Let a slot begin with the first tokens of another."""
+        for layer in range(self.n_layers):
+            self.enter(layer, target, *self.held(layer, source, n_tokens))
+
+    @abstractmethod
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
+        """Append one token's key and value, (rows, heads, size), per continuing row; return what queries attend to."""
+
+
+class CpuSlots(Slots):
+    """Slots on a CPU, in float32. `rows` and `lengths` say which slots go on, and how far each is filled."""
+
+    def __init__(self, shape: Shape, *, n: int, room: int) -> None:
+        self.n, self.room, self.n_layers = n, room, shape.n_layers
+        self.rows: Indices = np.empty(0, np.int64)
+        self.lengths: Indices = np.empty(0, np.int64)
+        # Not filled with zeros: memory that no answer grows into is never touched.
+        self._keys = [torch.empty(n, shape.heads, shape.size, room) for _ in range(shape.n_layers)]
+        self._values = [torch.empty(n, shape.heads, room, shape.size) for _ in range(shape.n_layers)]
+
+    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
+        """See Slots."""
+        stop = start + keys.shape[1]
+        self._keys[layer][slot, :, :, start:stop] = keys.transpose(1, 2)
+        self._values[layer][slot, :, start:stop] = values
+
+    def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """See Slots."""
+        return self._keys[layer][slot, :, :, :n_tokens].transpose(1, 2), self._values[layer][slot, :, :n_tokens]
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
+        """See Slots."""
+        out = torch.empty_like(queries)
+        attend_rows(
+            queries.numpy(),
+            keys.numpy(),
+            values.numpy(),
+            self._keys[layer].numpy(),
+            self._values[layer].numpy(),
+            self.rows,
+            self.lengths,
+            np.float32(rule.scale),
+            rule.window or NO_WINDOW,
+            np.float32(rule.softcap or NO_SOFTCAP),
+            out.numpy(),
+        )
+        return out
+
+
+class DeviceSlots(Slots):
+    """Slots of a GPU: every slot goes on at every step, empty ones too. `lengths` counts the tokens of each, int64.
+
+    `reach` is how far the slots are read; it must exceed every length that matters.
+    """
+
+    def __init__(self, shape: Shape, *, n: int, room: int) -> None:
+        self.n, self.room, self.n_layers = n, room, shape.n_layers
+        self.reach = room
+        self.lengths = torch.zeros(n, dtype=torch.long, device=shape.device)
+        self._every = torch.arange(n, device=shape.device)
+        self._places = torch.arange(room, device=shape.device)
+        size = (n, shape.heads, room, shape.size)
+        # Zeros, because what lies behind a mask is multiplied by 0, and 0 times garbage may be NaN.
+        self._keys = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
+        self._values = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
+
+    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
+        """See Slots."""
+        stop = start + keys.shape[1]
+        self._keys[layer][slot, :, start:stop] = keys
+        self._values[layer][slot, :, start:stop] = values
+
+    def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """See Slots."""
+        return self._keys[layer][slot, :, :n_tokens], self._values[layer][slot, :, :n_tokens]
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
+        """See Slots."""
+        self._keys[layer][self._every, :, self.lengths] = keys
+        self._values[layer][self._every, :, self.lengths] = values
+        rows, n_heads, size = queries.shape
+        # The queries that share a key head stand where a longer text's queries would, so that keys are read once.
+        grouped = queries.view(rows, keys.shape[1], n_heads // keys.shape[1], size)
+        places = self._places[: self.reach]
+        seen = places <= self.lengths[:, None]
+        if rule.window is not None:
+            seen &= places > self.lengths[:, None] - rule.window
+        found = masked_attention(
+            grouped,
+            self._keys[layer][:, :, : self.reach],
+            self._values[layer][:, :, : self.reach],
+            seen=seen[:, None, None],
+            rule=rule,
+        )
+        return found.reshape(rows, n_heads, size)
+
+
+def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, *, seen: Tensor | None, rule: Rule) -> Tensor:
+    """Return attention over `keys` where `seen` (bool) holds, causal where it is None; shapes (..., tokens, size)."""
+    if rule.softcap is None:
+        return scaled_dot_product_attention(
+            queries, keys, values, attn_mask=seen, is_causal=seen is None, scale=rule.scale
+        )
+    scores = rule.softcap * torch.tanh(queries @ keys.transpose(-1, -2) * rule.scale / rule.softcap)
+    if seen is None:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    scores = scores.masked_fill(~seen, -torch.inf)
+    return torch.softmax(scores, -1, dtype=torch.float32).to(values.dtype) @ values

@@ -1,0 +1,175 @@
+"""Answers by transformers' own `generate`, without a second run of vision encoder and projector."""
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+from evovlm.models.backbone import Backbone
+from evovlm.models.decoding.capacity import answer_limits, most_tokens, slots_at_once
+from evovlm.models.loading import LoadedModel
+from evovlm.models.pictures.image_features import by_layer
+from evovlm.models.prompt import Prompt, embed, left_padded, left_padded_positions
+
+# These want more of a picture than embeddings in a row, and take what their image part has made.
+_ENCODED = ("gemma3", "qwen3_vl")
+
+
+class DecodingSettings(Protocol):
+    """How answers are decoded: greedily where `beams` is 1 and `repetition_penalty` is 1."""
+
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def beams(self) -> int: ...
+    @property
+    def repetition_penalty(self) -> float: ...
+    @property
+    def stop(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greedy:
+    """Greedy decoding without stop strings."""
+
+    max_new_tokens: int
+    beams: int = 1
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+@torch.inference_mode()
+def generate_stock(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    decoding: DecodingSettings,
+    stop_ids: Collection[int],
+    streamer: Any = None,
+    on_answers: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """Return what transformers' own `generate` answers to each prompt, without the stop token; never samples.
+
+    No answer leads past the model's context. `on_answers` hears after each batch how many answers there are, and their
+    tokens in all. Raises FloatingPointError when the model's logits are not finite.
+    """
+    limits = answer_limits(loaded, prompts, max_new_tokens=decoding.max_new_tokens)
+    longest = most_tokens(prompts, limits)
+    rows_at_once = max(1, slots_at_once(Backbone.of(loaded), longest=longest) // decoding.beams)
+    generated: dict[int, list[int]] = {}
+    waiting = _batches(prompts, limits, rows_at_once=rows_at_once)[::-1]
+    while waiting:
+        rows = waiting.pop()
+        try:
+            batch = [prompts[row] for row in rows]
+            found = _generate(
+                loaded, batch, decoding=decoding, limit=limits[rows[0]], stop_ids=stop_ids, streamer=streamer
+            )
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            torch.cuda.empty_cache()
+            waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
+            continue
+        for row, tokens in zip(rows, found, strict=True):
+            ends = [place for place, token in enumerate(tokens) if token in stop_ids]
+            generated[row] = tokens[: ends[0]] if ends else tokens
+        if on_answers is not None:
+            on_answers(len(generated), sum(map(len, generated.values())))
+    return [generated[row] for row in range(len(prompts))]
+
+
+def _generate(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    decoding: DecodingSettings,
+    limit: int,
+    stop_ids: Collection[int],
+    streamer: Any,
+) -> list[list[int]]:
+    inputs = stock_inputs(loaded, prompts)
+    found = loaded.model.generate(
+        **inputs,
+        do_sample=False,
+        num_beams=decoding.beams,
+        repetition_penalty=decoding.repetition_penalty,
+        max_new_tokens=limit,
+        pad_token_id=loaded.tokenizer.pad_token_id,
+        eos_token_id=sorted(stop_ids),
+        logits_processor=[_refuse_nan],
+        streamer=streamer,
+    )
+    rows: list[list[int]] = found[:, inputs["input_ids"].shape[1] :].tolist()
+    return rows
+
+
+def _refuse_nan(_ids: Tensor, scores: Tensor) -> Tensor:
+    if bool(torch.isnan(scores).any()):
+        raise FloatingPointError("the model's logits are not finite")
+    return scores
+
+
+def _batches(prompts: Sequence[Prompt], limits: Sequence[int], *, rows_at_once: int) -> list[list[int]]:
+    """Return the indices of the prompts in batches of like size and one limit, prompts of like length together.
+
+    Beams that end early are chosen among otherwise, so that what is cut short is not decoded beside what is not.
+    """
+    by_limit: dict[int, list[int]] = defaultdict(list)
+    for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)):
+        by_limit[limits[index]].append(index)
+    batches: list[list[int]] = []
+    for order in by_limit.values():
+        n_batches = math.ceil(len(order) / rows_at_once)
+        edges = [len(order) * number // n_batches for number in range(n_batches + 1)]
+        batches += [order[start:end] for start, end in itertools.pairwise(edges)]
+    return batches
+
+
+def stock_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Return what `generate` wants of these prompts, each tensor with one row per prompt, padded at the left.
+
+    What it generates is what it would for the processor's inputs: positions and token kinds are those of the family.
+    """
+    backbone = Backbone.of(loaded)
+    ids, mask = left_padded(prompts, device=backbone.device)
+    # The ids are there beside embeddings too: the repetition penalty sees the prompt, as it does in ordinary use.
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    if any(prompt.positions is not None for prompt in prompts):
+        # In front of the three dimensions go the tokens' plain numbers.
+        plain = (mask.cumsum(1) - 1).clamp(min=0)
+        inputs["position_ids"] = torch.cat([plain[None], left_padded_positions(prompts, device=backbone.device)])
+    for name in sorted({name for prompt in prompts for name in prompt.extra}):
+        inputs[name] = _padded_extra(prompts, name, like=ids)
+    if any(prompt.features is not None for prompt in prompts):
+        if loaded.model.config.model_type in _ENCODED:
+            inputs["mm_encoder_outputs"] = {"image": _encoded(loaded, prompts)}
+        else:
+            inputs["inputs_embeds"] = embed(backbone, ids, prompts, image_token=loaded.model.config.image_token_id)
+    return inputs
+
+
+def _encoded(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Any:
+    """Return features as the model's own image part would: Gemma 3 by picture, Qwen3-VL by prompt and layer."""
+    features = [prompt.features().to(loaded.device) for prompt in prompts if prompt.features is not None]
+    config = loaded.model.config
+    hidden = config.get_text_config().hidden_size
+    kind: Any = BaseModelOutputWithDeepstackFeatures
+    if config.model_type == "gemma3":
+        return kind(pooler_output=torch.cat(features).view(-1, config.mm_tokens_per_image, hidden))
+    at_embedding, *later = zip(*(by_layer(each, hidden=hidden) for each in features), strict=True)
+    return kind(pooler_output=list(at_embedding), deepstack_features=[list(layer) for layer in later])
+
+
+def _padded_extra(prompts: Sequence[Prompt], name: str, *, like: Tensor) -> Tensor:
+    padded = torch.zeros_like(like)
+    for row, prompt in enumerate(prompts):
+        if name in prompt.extra:
+            padded[row, like.shape[1] - len(prompt.ids) :] = prompt.extra[name]
+    return padded

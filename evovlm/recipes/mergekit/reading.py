@@ -1,0 +1,204 @@
+"""Reads a mergekit file as the recipe that it means, or refuses it with the lines that have no equal in a recipe.
+
+merge_method: slerp
+base_model: mistralai/Mistral-7B-v0.1
+models: [{model: mistralai/Mistral-7B-v0.1}, {model: augmxnt/shisa-gamma-7b-v1}]
+parameters: {t: [{filter: self_attn, value: [0, 0.5, 1]}, {value: 0.5}]}
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from evovlm.errors import ConfigError
+from evovlm.recipes.local_config import read_config, stored_dtype
+from evovlm.recipes.mergekit.document import MergekitDocument
+from evovlm.recipes.mergekit.inputs import Inputs, find_inputs
+from evovlm.recipes.mergekit.methods import ALWAYS_IGNORED, MERGEKIT_METHODS, MergekitMethod
+from evovlm.recipes.mergekit.numbers import Reading
+from evovlm.recipes.mergekit.values import Refusal
+from evovlm.recipes.model_ref import ModelRef, parse_model_ref
+from evovlm.recipes.problems import did_you_mean, report_places, report_problems
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, Vocabulary, numbers_of
+from evovlm.recipes.yaml_text import KeyPath, read_yaml
+
+__all__ = ["is_mergekit", "recipe_from_mergekit"]
+
+
+def is_mergekit(document: object) -> bool:
+    """Whether what a YAML file says is meant for mergekit."""
+    return isinstance(document, Mapping) and "merge_method" in document and "kind" not in document
+
+
+def recipe_from_mergekit(path: Path, *, methods: Collection[str] = ()) -> ParameterMerge:
+    """Return the recipe that the mergekit file `path` means; its relative model paths start at the file's folder.
+
+    Gradients, filters and slices are read for the model whose config.json is at hand. What mergekit's own options say
+    (--random-seed, --allow-crimes) is no part of its file; masks of DARE and DELLA are drawn from the recipe's seed.
+    `methods` are the names that a recipe's method may have (empty: any). Raises ConfigError with all problems of the
+    file: what mergekit would refuse too, what it would ignore in silence, and what a recipe cannot say.
+    """
+    try:
+        document = MergekitDocument.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise report_problems(path, error, model=MergekitDocument) from error
+    known = {name for name in MERGEKIT_METHODS if not methods or name in methods}
+    if document.merge_method not in known:
+        hint = did_you_mean(document.merge_method, known)
+        reason = f"merge_method: '{document.merge_method}' has no equal here{hint}"
+        raise report_places(path, [(("merge_method",), reason)])
+    try:
+        return _Reader(path, document).recipe()
+    except Refusal as refusal:
+        raise report_places(path, [(refusal.place, refusal.reason)]) from refusal
+    except ConfigError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ConfigError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _gathered(problems: list[Refusal]) -> Iterator[None]:
+    try:
+        yield
+    except Refusal as refusal:
+        problems.append(refusal)
+
+
+class _Reader:
+    """Reads one file; problems that do not hide others are gathered."""
+
+    def __init__(self, path: Path, document: MergekitDocument) -> None:
+        self.path = path
+        self.document = document
+        self.method: MergekitMethod = MERGEKIT_METHODS[document.merge_method]
+        self.problems: list[Refusal] = []
+
+    def recipe(self) -> ParameterMerge:
+        inputs = find_inputs(self.document, self.method)
+        refs = {text: parse_model_ref(text, relative_to=self.path.parent) for text in inputs.models}
+        reading = Reading.open(self.document, inputs, refs)
+        self._refuse_ignored(inputs)
+        parameters = self._parameters(inputs, reading)
+        settings = self._settings(reading, parameters)
+        host, vocabulary, config_from = self._host(inputs)
+        self._check_dtype(refs[host])
+        if self.problems:
+            raise report_places(self.path, [(problem.place, problem.reason) for problem in self.problems])
+        dropped = self._silent_host(inputs, parameters)
+        sources = [text for text in inputs.sources if text != dropped]
+        if config_from is not None and config_from == dropped:
+            raise Refusal(("tokenizer_source",), "tokenizer_source: the config would come from a model of weight 0.")
+        return ParameterMerge(
+            base=refs[inputs.base] if inputs.base is not None else None,
+            host=refs[host],
+            sources={inputs.names[text]: refs[text] for text in sources},
+            method=self.document.merge_method,
+            settings=settings,
+            seed=self.document.evovlm.seed,
+            vocabulary=vocabulary,
+            config_from=inputs.names.get(config_from, "base") if config_from is not None else None,
+            parameters={inputs.names[text]: parameters[text] for text in sources},
+        )
+
+    def _parameters(self, inputs: Inputs, reading: Reading) -> dict[str, SourceParameters]:
+        found: dict[str, SourceParameters] = {}
+        for source in inputs.sources:
+            numbers: dict[str, object] = {"weight": 1.0}
+            if self.method.weight is not None:
+                with _gathered(self.problems):
+                    numbers["weight"] = reading.values(
+                        self.method.weight,
+                        source=None if self.method.weight_is_shared else source,
+                        default=self.method.weight_default,
+                        missing_for=source,
+                    )
+            for name in self.method.parameters:
+                with _gathered(self.problems):
+                    value = reading.parameter(name, source)
+                    if value is not None:
+                        numbers[name] = value
+            found[source] = SourceParameters(**numbers)  # type: ignore[arg-type]
+        return found
+
+    def _settings(self, reading: Reading, parameters: Mapping[str, SourceParameters]) -> MergeSettings:
+        found: dict[str, object] = {}
+        for own, setting in self.method.settings.items():
+            with _gathered(self.problems):
+                value = reading.setting(setting)
+                if value is not None:
+                    found[own] = value
+        if self.method.rescales:
+            with _gathered(self.problems):
+                found["rescale"] = "none" if reading.shared("rescale", kind="flag") is False else "l1"
+        keeps_all = all(set(numbers_of(each.density)) == {1.0} for each in parameters.values())
+        for name, fixed in self.method.fixed.items():
+            with _gathered(self.problems):
+                given = reading.shared(name, kind="flag" if isinstance(fixed, bool) else "number")
+                if given not in (None, fixed) and not (name == "rescale" and keeps_all):
+                    shown = str(fixed).lower()
+                    raise Refusal(
+                        reading.place_of(name), f"{name}: has no equal here but {shown} (found {str(given).lower()})."
+                    )
+        return MergeSettings(**found)  # type: ignore[arg-type]
+
+    def _silent_host(self, inputs: Inputs, parameters: Mapping[str, SourceParameters]) -> str | None:
+        """Return the base_model of an average in which it weighs nothing: it gives the config, and is no source."""
+        host = inputs.default_host
+        averaged = self.document.merge_method == "linear" and host == self.document.base_model
+        if not averaged or len(inputs.sources) == 1 or host in self.document.evovlm.sources.values():
+            return None
+        return host if set(numbers_of(parameters[host].weight)) == {0.0} else None
+
+    def _refuse_ignored(self, inputs: Inputs) -> None:
+        """Note every parameter that mergekit would ignore where it stands: more often a slip than a wish."""
+        of_sources, shared = set(self.method.source_parameters), set(self.method.shared_parameters)
+        harmless = ALWAYS_IGNORED | self.method.no_effect
+        levels: list[tuple[KeyPath, Mapping[str, object], set[str]]] = [
+            (("parameters",), self.document.parameters or {}, of_sources | shared)
+        ]
+        for part in inputs.parts:
+            levels.append(((*part.place, "parameters"), part.parameters, of_sources | shared))
+            levels += [((*each.place, "parameters"), each.parameters, of_sources) for each in part.sources]
+        for place, given, meant in levels:
+            for name in sorted(set(given) - meant - harmless):
+                why = f"mergekit's {self.document.merge_method} ignores it here"
+                hint = "; it belongs above the models" if name in shared else did_you_mean(name, meant)
+                self.problems.append(Refusal((*place, name), f"{name}: {why}{hint}"))
+
+    def _host(self, inputs: Inputs) -> tuple[str, Vocabulary | None, str | None]:
+        """Return the host, the vocabulary policy, and the model that the config comes from (None: the host)."""
+        tokenizer = self.document.tokenizer
+        key: KeyPath = ("tokenizer_source",) if tokenizer is None else ("tokenizer", "source")
+        source = self.document.tokenizer_source if tokenizer is None else tokenizer.source
+        if tokenizer is not None and self.document.tokenizer_source is not None:
+            self.problems.append(Refusal(key, "tokenizer: give this or tokenizer_source, not both."))
+        host = inputs.default_host
+        if source is None:
+            return host, None, None
+        if source == "union":
+            return host, "union", None
+        if source == "base":
+            if self.document.base_model is None:
+                self.problems.append(Refusal(key, f"{key[-1]}: base needs a base_model."))
+            return host, "host", None
+        if source not in inputs.models:
+            self.problems.append(Refusal(key, f"{key[-1]}: '{source}' is none of the models that are merged."))
+            return host, "host", None
+        return source, "host", (host if self.document.base_model is not None and source != host else None)
+
+    def _check_dtype(self, host: ModelRef) -> None:
+        asked = self.document.out_dtype or self.document.dtype
+        config = read_config(host)
+        stored = stored_dtype(config) if config is not None else None
+        if asked is not None and stored is not None and asked != stored:
+            key = "out_dtype" if self.document.out_dtype else "dtype"
+            self.problems.append(
+                Refusal(
+                    (key,),
+                    f"{key}: {asked}, but a merge keeps its host's dtype, {stored} in '{host.text}'; remove the "
+                    f"line{' or add out_dtype: ' + stored if key == 'dtype' else ''}.",
+                )
+            )

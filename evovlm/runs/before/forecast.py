@@ -1,0 +1,245 @@
+"""What a search would cost before it starts: counted from its config, timed on a few samples. Writes nothing."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.recipes.candidate import Evaluation, TaskScore
+from evovlm.recipes.kinds import PS, Recipe, parameter_merge_only
+from evovlm.runs.before.calibration import MORE, SampleCost, Span, timed_answers, timed_merge
+from evovlm.runs.before.preflight import preflight_search
+from evovlm.runs.config.hybrid import PATH, HybridConfig
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.config.task_choices import task_choices
+from evovlm.runs.folder.peak_memory import peak_memory
+from evovlm.runs.folder.rows import Entry, entry_row
+from evovlm.runs.searching.sample_parts import SampleParts
+from evovlm.search.racing import looks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskForecast:
+    """A task's samples for one candidate, all that the search asks, and what one costs."""
+
+    name: str
+    samples_per_candidate: int
+    samples: int
+    tokens_per_sample: Span
+    seconds_per_sample: Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a search would cost; bytes are None where nobody can tell beforehand.
+
+    `generations` is None where the budget only says when to stop waiting: every figure is then that of one generation.
+    `memory_bytes` is the most that the process has held so far, `device_bytes` the most on a GPU.
+    """
+
+    genes: int
+    population: int
+    generations: int | None
+    candidates: int
+    samples: int
+    tokens: Span
+    seconds: Span
+    merge_seconds: Span
+    tasks: tuple[TaskForecast, ...]
+    journal_bytes: int
+    checkpoint_bytes: int | None
+    download_bytes: int | None
+    memory_bytes: int
+    device_bytes: int | None
+    assumptions: tuple[str, ...]
+
+    def as_json(self) -> Mapping[str, object]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def forecast(config: SearchConfig) -> Forecast:
+    """Open a resolved search's models, merge its first point, answer a few samples of each task, and extrapolate.
+
+    Raises what `evolve` raises before its first candidate.
+    """
+    return _forecast(config).forecast
+
+
+def forecast_hybrid(config: HybridConfig) -> Mapping[str, Forecast]:
+    """Return what each stage of a resolved hybrid would cost; the first one's first point stands for its winner."""
+    first = _forecast(config.ps)
+    return {PS: first.forecast, PATH: forecast(config.second(parameter_merge_only(first.start)))}
+
+
+class _Found(NamedTuple):
+    forecast: Forecast
+    start: Recipe
+
+
+class _Asked(NamedTuple):
+    """How many candidates a search has, other merges, and samples of each task in all."""
+
+    candidates: int
+    others: int
+    samples: tuple[int, ...]
+
+
+def _forecast(config: SearchConfig) -> _Found:
+    template = config.template(relative_to=None)
+    found = preflight_search(config, template)
+    found.raise_problems()
+    evaluator = Evaluator.open(template, tasks=task_choices(config), device=config.device)
+    searched = config.searched(evaluator.resident.blocks)
+    start = searched.recipe(searched.initial)
+    sizes = {task.name: task.n_samples for task in evaluator.tasks}
+    parts = SampleParts(sizes=sizes, seed=config.seed, batch=config.batch, validation=config.validation)
+    own = _of_candidate(config, parts)
+    merge = timed_merge(evaluator, start)
+    costs = [timed_answers(task, evaluator.loaded, at_once=n) for task, n in zip(evaluator.tasks, own, strict=True)]
+
+    def spent(asked: _Asked) -> tuple[Span, Span]:
+        tokens, seconds = Span(), merge.times(asked.candidates + asked.others)
+        for cost, count in zip(costs, asked.samples, strict=True):
+            tokens, seconds = tokens.plus(cost.tokens.times(count)), seconds.plus(cost.seconds.times(count))
+        return tokens, seconds
+
+    population = config.population(dim=searched.dim)
+    one = spent(_Asked(candidates=population, others=0, samples=tuple(population * count for count in own)))
+    generations = _generations(config, population=population, tokens=one[0], seconds=one[1])
+    asked = _asked(config, parts, candidates=population * (generations or 1), generations=generations or 1)
+    tokens, seconds = spent(asked)
+    line = _line_bytes(
+        sizes, own, dim=searched.dim, partial=config.racing is not None or parts.of_candidates(0) is not None
+    )
+    peak = peak_memory()
+    return _Found(
+        Forecast(
+            genes=searched.dim,
+            population=population,
+            generations=generations,
+            candidates=asked.candidates,
+            samples=sum(asked.samples),
+            tokens=tokens,
+            seconds=seconds,
+            merge_seconds=merge,
+            tasks=_tasks(sizes, own, asked, costs),
+            journal_bytes=(asked.candidates + asked.others) * line,
+            checkpoint_bytes=found.needs.result_bytes if found.needs else None,
+            download_bytes=found.needs.download_bytes if found.needs else None,
+            memory_bytes=peak["process"],
+            device_bytes=peak.get("gpu"),
+            assumptions=_assumptions(config, generations),
+        ),
+        start,
+    )
+
+
+def _asked(config: SearchConfig, parts: SampleParts, *, candidates: int, generations: int) -> _Asked:
+    """Return what is asked: by candidates, by the distribution's means, and by parents."""
+    own, of_mean = _of_candidate(config, parts), _counts(parts.of_means(), parts.sizes)
+    # A snapshot before each generation and one at the end, which the last mean is; without any, that mean alone.
+    means = 1 if config.validation is None else generations + 1
+    if config.racing is not None or parts.of_candidates(0) != parts.of_means():
+        # Else what is scored again is known already.
+        means += min(config.rescored, candidates)
+    parents = config.objective.parents
+    samples = tuple(
+        candidates * first + means * second + sum(name in tasks for tasks in parents.values()) * size
+        for first, second, (name, size) in zip(own, of_mean, parts.sizes.items(), strict=True)
+    )
+    return _Asked(candidates=candidates, others=means + len(parents), samples=samples)
+
+
+def _generations(config: SearchConfig, *, population: int, tokens: Span, seconds: Span) -> int | None:
+    """Return after how many generations the first bound is reached, by the middle of what one costs."""
+    budget = config.budget
+    bounds = [budget.generations(population=population)]
+    for bound, cost in ((budget.tokens, tokens), (budget.seconds, seconds)):
+        if bound is not None and cost.middle > 0:
+            bounds.append(max(1, math.ceil(bound / cost.middle)))
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _assumptions(config: SearchConfig, generations: int | None) -> tuple[str, ...]:
+    told = [
+        f"every candidate answers at the length of the first point, asked {MORE} samples of each task",
+        "one worker, nothing else on the machine",
+        "memory is the most held while calibrating: larger batches of prompts take more",
+    ]
+    if config.racing is not None:
+        told.append("every candidate goes on to the last block of its race, which most do not")
+    if config.budget.tokens is not None or config.budget.seconds is not None:
+        told.append("a budget of tokens or seconds ends it after the generation in which the middle of the range does")
+    if not config.optimizer.keeps_population:
+        told.append(
+            "no restart: each changes how many candidates a generation has, and so how many generations there are"
+        )
+    if generations is None:
+        told.append("the budget has no bound but patience: all figures are those of one generation")
+    elif config.budget.patience is not None:
+        told.append("patience may end it earlier")
+    if config.objective.parents:
+        told.append("a parent of a constraint answers as a candidate does; opening it is not counted")
+    return tuple(told)
+
+
+def _tasks(
+    sizes: Mapping[str, int], own: Sequence[int], asked: _Asked, costs: Sequence[SampleCost]
+) -> tuple[TaskForecast, ...]:
+    return tuple(
+        TaskForecast(
+            name=name,
+            samples_per_candidate=count,
+            samples=samples,
+            tokens_per_sample=cost.tokens,
+            seconds_per_sample=cost.seconds,
+        )
+        for name, count, samples, cost in zip(sizes, own, asked.samples, costs, strict=True)
+    )
+
+
+def _of_candidate(config: SearchConfig, parts: SampleParts) -> tuple[int, ...]:
+    """Return how many samples of each task a candidate is scored on, at most."""
+    counts = _counts(parts.of_candidates(0), parts.sizes)
+    rules = config.racing
+    if rules is None:
+        return counts
+    return looks(first=rules.first, growth=rules.growth, limit=rules.limit, sizes=counts)[-1]
+
+
+def _counts(rows: Sequence[Sequence[int]] | None, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes.values()) if rows is None else tuple(map(len, rows))
+
+
+def _line_bytes(sizes: Mapping[str, int], own: Sequence[int], *, dim: int, partial: bool) -> int:
+    """Return how long a candidate's line in the journal is, about."""
+    third = 1 / 3
+    scores = {
+        name: TaskScore(
+            score=third,
+            ungated=third,
+            japanese=third,
+            per_sample=(0.0,) * count,
+            n=count,
+            rows=tuple(range(count)) if partial else None,
+        )
+        for name, count in zip(sizes, own, strict=True)
+    }
+    outcome = Evaluation(
+        scores=scores, fitness=third, seconds=dict.fromkeys(("merge", "generate", "score"), 12.3456), tokens=99_999
+    )
+    entry = Entry(
+        kind="candidate",
+        index=9_999,
+        generation=99,
+        genome=np.full(dim, third),
+        recipe_id="0" * 12,
+        outcome=outcome,
+        wall_s=12.3456,
+    )
+    return len(json.dumps(entry_row(entry))) + 1

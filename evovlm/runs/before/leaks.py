@@ -1,0 +1,103 @@
+"""What a search would see of the samples that its winner is reported on, as far as they are at hand."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from evovlm.evaluation.near_images import NearImages
+from evovlm.runs.config.search import SearchConfig
+from evovlm.tasks.catalogue import TASKS, get_task
+from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.overlap import MOST_PICTURES, are_few, overlaps
+from evovlm.tasks.task import Sample, Split, Task
+
+_N_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    name: str
+    task: Task
+    samples: tuple[Sample, ...]
+
+
+def leak_warnings(config: SearchConfig) -> tuple[str, ...]:
+    """Hold the search's samples against every report split that is at hand; paths in `config` are absolute.
+
+    At hand are those of `report:`, the searched tasks' own, the embedded ones, and what the hub's cache holds. Raises
+    TaskError when data that the config names is missing or broken, and what `load_clip` raises for `guard:`'s model.
+    """
+    reports = tuple(_reports(config))
+    near = _near_images(config)
+    warnings: list[str] = []
+    for section in config.tasks:
+        if is_harness_name(section.name):
+            continue
+        task = get_task(section.name)
+        data = Path(section.data) if section.data is not None else None
+        search = task.samples(Split.SEARCH, limit=section.limit, data=data)
+        for report in reports:
+            # A question without a picture is never one with.
+            if report.task.needs_images == task.needs_images:
+                warnings += _compared(_Named(name=task.name, task=task, samples=search), report, near)
+    return tuple(warnings)
+
+
+def _near_images(config: SearchConfig) -> NearImages | None:
+    """Open the model that pictures are compared by, where that is asked for and there are pictures."""
+    searched = [get_task(section.name) for section in config.tasks if not is_harness_name(section.name)]
+    if config.guard is None or not any(task.needs_images for task in searched):
+        return None
+    # open_clip takes seconds to import.
+    from evovlm.models.pictures.clip import load_clip
+
+    clip = load_clip(config.guard.near_pictures, device=config.device)
+    return NearImages(clip=clip, threshold=config.guard.threshold)
+
+
+def _near(search: _Named, report: _Named, near: NearImages) -> Iterator[str]:
+    pairs = near.pairs(search.samples, report.samples)
+    if pairs:
+        told = [f"{pair.search_id} ~ {pair.report_id} ({pair.similarity:.3f})" for pair in pairs[:_N_EXAMPLES]]
+        told += ["..."] if len(pairs) > _N_EXAMPLES else []
+        count = len({pair.report_id for pair in pairs})
+        yield (
+            f"{search.name} shows a search pictures that look like those of {count} of the samples that {report.name} "
+            f"reports on (a cosine of {near.threshold:g} or more): {', '.join(told)}. "
+            "Look at them; if they are the same, search on other samples, or report on other ones."
+        )
+
+
+def _compared(search: _Named, report: _Named, near: NearImages | None) -> Iterator[str]:
+    for overlap in overlaps(search.samples, report.samples):
+        yield overlap.message(search=search.name, report=report.name)
+    if near is not None:
+        yield from _near(search, report, near)
+    elif not (are_few(search.samples) and are_few(report.samples)):
+        yield (
+            f"{search.name} and {report.name}: their pictures were not compared, as one of them has more than "
+            f"{MOST_PICTURES}. Set a limit for the task."
+        )
+
+
+def _reports(config: SearchConfig) -> Iterator[_Named]:
+    named = set()
+    for section in config.report:
+        if is_harness_name(section.name):
+            continue
+        task = get_task(section.name)
+        data = Path(section.data) if section.data is not None else None
+        named.add(task.name)
+        yield _Named(name=task.name, task=task, samples=task.samples(Split.REPORT, data=data))
+    searched = [get_task(section.name) for section in config.tasks if not is_harness_name(section.name)]
+    for task in {task.name: task for task in (*searched, *TASKS.values())}.values():
+        if task.name in named or Split.REPORT not in task.splits:
+            continue
+        # A published set of which it is known to be too large is not read only to say so.
+        if not task.is_local and task.sizes.get(Split.REPORT, 0) > MOST_PICTURES:
+            continue
+        if all(task.needs_images != other.needs_images for other in searched):
+            continue
+        samples = task.samples_at_hand(Split.REPORT)
+        if samples is not None:
+            yield _Named(name=task.name, task=task, samples=samples)

@@ -1,0 +1,188 @@
+"""The config of a hybrid: a search in parameter space, whose winner is then the host of one through layers.
+
+format: 1
+kind: hybrid
+tasks: [{name: word_problems_ja}]
+stages:
+  ps:
+    merge: {base: zoo:base, sources: {math: zoo:math-a, ja: zoo:ja}, method: dare_ties, seed: 42}
+    budget: {candidates: 100}
+  path:
+    merge: {kind: layer_path, sources: {ja: zoo:ja}, scale_target: pending}
+    space: {kind: path, scales: per_position}
+
+Each stage is a search's config without what both share: seed, tasks, report, guard, device, and how they are carried
+out. In the second, the first one's winner is called `ps`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from evovlm.errors import ConfigError
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.recipes.documents import StageDocument, read_yaml, recipe_to_yaml
+from evovlm.recipes.kinds import PS
+from evovlm.recipes.problems import problems_in, report_places, report_problems
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.yaml_text import KeyPath, values_of
+from evovlm.runs.config.execution import EXECUTION_KEYS
+from evovlm.runs.config.parameters import EvolveConfig, check_budget, load_config
+from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
+from evovlm.runs.config.sections import Section
+
+KIND = "hybrid"
+PATH = "path"
+"""What the second stage is called; the first is `ps`."""
+
+
+class StagesSection(Section):
+    """`stages:` of a hybrid, not yet looked into."""
+
+    ps: dict[str, Any]
+    path: dict[str, Any]
+
+
+class HybridDocument(Section):
+    """A hybrid's config as a file has it, its stages and what they share not yet looked into."""
+
+    format: Literal[1]
+    kind: Literal["hybrid"]
+    seed: Any = 0
+    tasks: list[Any] = Field(min_length=1)
+    report: Any = Field(default=[])
+    guard: Any = None
+    device: Any = "auto"
+    workers: Any = 1
+    ray: Any = None
+    time_limit_s: Any = None
+    stages: StagesSection
+
+    def stage(self, name: str) -> Mapping[str, Any]:
+        """Return a stage as the config of a search of its own."""
+        shared = {key: getattr(self, key) for key in (*_SHARED, *EXECUTION_KEYS)}
+        own: Mapping[str, Any] = getattr(self.stages, name)
+        return {**own, **shared, "format": 1, "kind": "evolve"}
+
+
+_SHARED = ("seed", "tasks", "report", "guard", "device")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HybridConfig:
+    """Both stages; the second one's `merge.ps` stands for the first one's winner until that is known."""
+
+    ps: EvolveConfig
+    path: PathConfig
+
+    def resolved(self, *, relative_to: Path | None) -> "HybridConfig":
+        """Return the same with every path absolute; see `SearchConfig.resolved`."""
+        return HybridConfig(
+            ps=self.ps.resolved(relative_to=relative_to), path=self.path.resolved(relative_to=relative_to)
+        )
+
+    def guarded(self, *, near_pictures: str | None, threshold: float | None) -> "HybridConfig":
+        """Return the same with another guard; see `SearchConfig.guarded`."""
+        return HybridConfig(
+            ps=self.ps.guarded(near_pictures=near_pictures, threshold=threshold),
+            path=self.path.guarded(near_pictures=near_pictures, threshold=threshold),
+        )
+
+    def with_workers(self, workers: int | None) -> "HybridConfig":
+        """Return the same with so many workers; see `ExecutionConfig.with_workers`."""
+        return HybridConfig(ps=self.ps.with_workers(workers), path=self.path.with_workers(workers))
+
+    def logged(self, *places: str) -> "HybridConfig":
+        """Return the same with both stages told in more places; see `SearchConfig.logged`."""
+        return HybridConfig(ps=self.ps.logged(*places), path=self.path.logged(*places))
+
+    def second(self, winner: ParameterMerge) -> PathConfig:
+        """Return the second stage, for this winner of the first."""
+        values = values_of(recipe_to_yaml(winner))
+        ps = StageDocument.model_validate(values, context={"methods": METHODS})
+        return self.path.model_copy(update={"merge": self.path.merge.model_copy(update={"ps": ps})})
+
+    def as_mapping(self) -> Mapping[str, object]:
+        """Return the config as plain values, with every default written out."""
+        stages = {PS: dict(self.ps.as_mapping()), PATH: dict(self.path.as_mapping())}
+        shared = {key: stages[PS][key] for key in _SHARED}
+        for stage in stages.values():
+            for key in ("format", "kind", *_SHARED):
+                del stage[key]
+        merge = stages[PATH]["merge"]
+        if isinstance(merge, dict):
+            del merge["ps"]
+        return {"format": 1, "kind": KIND, **shared, "stages": stages}
+
+    def to_yaml(self) -> str:
+        """Return the config as YAML text that `load_search` reads back."""
+        text: str = yaml.safe_dump(dict(self.as_mapping()), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def load_search(path: Path) -> EvolveConfig | PathConfig | HybridConfig:
+    """Return the search that the YAML file `path` asks for. Raises ConfigError with all problems of the file."""
+    document = read_yaml(path)
+    if not isinstance(document, Mapping) or document.get("kind") != KIND:
+        return load_config(path)
+    try:
+        hybrid = HybridDocument.model_validate(document)
+    except ValidationError as error:
+        raise report_problems(path, error, model=HybridDocument) from error
+    config = _stages(hybrid, path)
+    for name, stage in ((PS, config.ps), (PATH, config.path)):
+        try:
+            check_budget(stage, path=path)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(f"{path}: ", f"{path}: stages.{name}.", 1)) from error
+    return config
+
+
+def _stages(hybrid: HybridDocument, path: Path) -> HybridConfig:
+    context = {"methods": METHODS, "folder": path.parent}
+    problems: list[tuple[KeyPath, str]] = [
+        (("stages", name, key), f"stages.{name}.{key}: stands outside of the stages, for both")
+        for name in (PS, PATH)
+        for key in (*_SHARED, *EXECUTION_KEYS)
+        if key in getattr(hybrid.stages, name)
+    ]
+    if PS in _merge_of(hybrid.stages.path):
+        problems.append((("stages", PATH, "merge", PS), f"stages.path.merge.{PS}: is what the first stage finds"))
+    first: EvolveConfig | None = None
+    second: PathConfig | None = None
+    try:
+        first = EvolveConfig.model_validate(hybrid.stage(PS), context=context)
+    except ValidationError as error:
+        problems += problems_in(error, model=EvolveConfig, moved=lambda place: _moved(place, PS))
+    try:
+        of_second = {**context, UNKNOWN_HOST: first is None}
+        second = PathConfig.model_validate(_with_stand_in(hybrid, first), context=of_second)
+    except ValidationError as error:
+        problems += problems_in(error, model=PathConfig, moved=lambda place: _moved(place, PATH))
+    if first is None or second is None or problems:
+        raise report_places(path, problems)
+    return HybridConfig(ps=first, path=second)
+
+
+def _with_stand_in(hybrid: HybridDocument, first: EvolveConfig | None) -> Mapping[str, Any]:
+    """Return the second stage with a merge of the first one's models, which any winner has the shapes of."""
+    stage, merge = hybrid.stage(PATH), _merge_of(hybrid.stages.path)
+    return {**stage, "merge": {**merge, PS: None if first is None else _stand_in(first)}} if merge else stage
+
+
+def _stand_in(first: EvolveConfig) -> Mapping[str, Any]:
+    merge = first.merge.model_dump(mode="json", by_alias=True)
+    return {**merge, "kind": "parameter_merge", "parameters": {name: {} for name in first.merge.sources}}
+
+
+def _merge_of(stage: Mapping[str, Any]) -> Mapping[str, Any]:
+    merge = stage.get("merge")
+    return merge if isinstance(merge, Mapping) else {}
+
+
+def _moved(place: KeyPath, stage: str) -> KeyPath:
+    return place if place and place[0] in (*_SHARED, *EXECUTION_KEYS) else ("stages", stage, *place)

@@ -1,0 +1,132 @@
+"""A first config of a search, with comments: what `evovlm init` writes."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evovlm.errors import ConfigError, OutputExists
+from evovlm.recipes.model_ref import parse_model_ref
+from evovlm.recipes.yaml_text import scalar_text
+from evovlm.runs.config.hybrid import load_search
+from evovlm.tasks.own.task_file import is_own_task
+
+Kind = Literal["llm", "vlm"]
+KINDS: tuple[Kind, ...] = ("llm", "vlm")
+
+_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSearch:
+    """What a new search is to be: of which models (`host` for a VLM), on which tasks, with how many candidates.
+
+    Models and own tasks are as written from the current folder.
+    """
+
+    kind: Kind
+    base: str
+    host: str | None
+    sources: Mapping[str, str]
+    method: str
+    tasks: tuple[str, ...]
+    candidates: int
+
+
+def source_name(model: str) -> str:
+    """Return a name for a source, from the last part of its model: `zoo:math-a` -> `math-a`."""
+    last = re.split(r"[/:]", model.rstrip("/").partition("@")[0])[-1]
+    return _NO_NAME.sub("-", last).strip("-_") or "source"
+
+
+def write_search(new: NewSearch, path: Path) -> None:
+    """Write the config to the new file `path`, with paths from its folder on.
+
+    Raises OutputExists when the file is there, ConfigError with everything that stands against the search that can be
+    told without its models; nothing is written then.
+    """
+    if os.path.lexists(path):
+        raise OutputExists(f"{path} exists already and is not overwritten.\n    Name another file with --out.")
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        beside.write_text(search_text(new, folder=path.parent, file=path), encoding="utf-8")
+        load_search(beside)
+        # Unlike a renaming, this never replaces what somebody else wrote meanwhile.
+        os.link(beside, path)
+    except FileExistsError as error:
+        raise OutputExists(f"{path} exists already and is not overwritten.\n    Name another file.") from error
+    except ConfigError as error:
+        reasons = str(error).replace(str(beside), str(path))
+        raise ConfigError(f"no search can be made of this, and nothing was written. {reasons}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}). Name another file with --out.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def search_text(new: NewSearch, *, folder: Path, file: Path) -> str:
+    """Return the config as commented YAML for a file of `folder`."""
+    about, space = _KINDS[new.kind]
+    base, host = _model(new.base, folder), None if new.host is None else _model(new.host, folder)
+    host_lines = (
+        [f"  host: {host}    # its config, tokenizer, processor and every tensor that is not merged"] if host else []
+    )
+    sources = [f"    {name}: {_model(model, folder)}" for name, model in new.sources.items()]
+    tasks = [f"  - {{name: {_task(task, folder)}}}" for task in new.tasks]
+    return "\n".join(
+        [
+            f"# {about}",
+            "#",
+            f"#     evovlm check {file}                       # does it all fit? no weights are fetched",
+            f"#     evovlm evolve {file} --out runs/{file.stem}",
+            "format: 1",
+            "kind: evolve",
+            "seed: 0                     # the same seed finds the same recipe",
+            "merge:",
+            f"  base: {base}    # what all sources were fine-tuned from",
+            *host_lines,
+            "  sources:                  # models of one ancestor; the names are yours",
+            *sources,
+            f"  method: {scalar_text(new.method)}         # `evovlm methods` lists them",
+            "  seed: 42                  # of the random draws of DARE and DELLA",
+            f"space: {space}",
+            "optimizer: {kind: cma}      # `evovlm optimizers` lists them",
+            f"budget: {{candidates: {new.candidates}}}    # each is one merge, scored on every task",
+            "tasks:                      # `limit: 100` takes the first samples only; `weight: 2` counts a task twice",
+            *tasks,
+            "winner: best                # or mean, the distribution's",
+            "device: auto                # cpu, cuda, cuda:1",
+            "",
+        ]
+    )
+
+
+_KINDS: Mapping[Kind, tuple[str, str]] = {
+    "llm": (
+        "A language model, evolved from several that were fine-tuned from one ancestor.",
+        # Better in fewer candidates than numbers per layer (benchmarks/LOG.md).
+        "{kind: interpolated, knots: 3, weight: [0, 1], density: [0, 1]}    # curves over layers; or layer, model",
+    ),
+    "vlm": (
+        "A vision-language model: the language model inside a VLM merged with text models; its eyes stay as they are.",
+        "{kind: model, weight: [0, 1], density: [0, 1]}    # one pair per source; `kind: layer` searches more",
+    ),
+}
+
+
+def _model(text: str, folder: Path) -> str:
+    found = parse_model_ref(text, relative_to=None)
+    local = None if text.startswith("zoo:") else found.local_folder()
+    return scalar_text(found.text if local is None else _from(folder, local))
+
+
+def _task(name: str, folder: Path) -> str:
+    return scalar_text(_from(folder, Path(name)) if is_own_task(name) else name)
+
+
+def _from(folder: Path, path: Path) -> str:
+    """Return a path as it is written in a file of `folder`: always with a slash."""
+    written = Path(os.path.relpath(path.expanduser().resolve(), folder.resolve())).as_posix()
+    return written if written.startswith("..") else f"./{written}"

@@ -1,0 +1,161 @@
+"""`objective:` of a search: how the tasks' scores become a fitness, what bounds they keep, whether they are traded.
+
+objective:
+  combine: mean                                                # mean | worst | geometric
+  constraints:
+    - {task: word_problems_ja, measure: japanese, at_least: 0.95}
+    - {task: word_problems_en, not_below: math, by: 0.05}      # what the source `math` alone scores
+  pareto: true                                                 # the non-dominated candidates are the result, too
+
+A candidate that breaks a bound has minus its total violation for a fitness: below every one that keeps them all. A task
+of weight 0 is scored for a constraint's sake, or to be looked at; it is no goal.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from evovlm.errors import ConfigError
+from evovlm.evaluation.objective import Combine, Constraint, Measure, Objective
+from evovlm.recipes.kinds import PS
+from evovlm.recipes.problems import did_you_mean
+from evovlm.runs.config.racing import RacingSection
+from evovlm.runs.config.sections import Section, TaskSection, task_of
+from evovlm.runs.folder.rows import Parent
+from evovlm.runs.searching.sample_order import INFORMATIVE
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.own.task_file import is_own_task
+
+Parents = Mapping[str, Parent]
+"""What sources alone scored on all of the search's samples, by source."""
+
+
+class ConstraintSection(Section):
+    """One of `constraints:`: a task's measure is `at_least` so much, or `not_below` a source's `by` more than that."""
+
+    task: str
+    measure: Measure = "score"
+    at_least: float | None = Field(default=None, ge=0, le=1)
+    not_below: str | None = None
+    by: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _has_one_bound(self) -> Self:
+        if (self.at_least is None) == (self.not_below is None):
+            raise PydanticCustomError("constraint", "needs one of at_least (a number) and not_below (a source's name)")
+        if self.not_below is None and self.by:
+            raise PydanticCustomError("constraint", "by: says how far below a source is allowed; set not_below")
+        return self
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether it can be held against a parent sample by sample."""
+        return self.not_below is not None and self.measure == "score"
+
+
+class ObjectiveSection(Section):
+    """The whole of `objective:`."""
+
+    combine: Combine = "mean"
+    constraints: list[ConstraintSection] = Field(default=[])
+    pareto: bool = False
+
+    def check(self, info: ValidationInfo) -> None:
+        """Raise what pydantic collects for what does not suit the rest of the config, read so far into `info`."""
+        tasks: Sequence[TaskSection] | None = info.data.get("tasks")
+        if tasks is None:
+            return
+        goals = [task for task in tasks if task.weight > 0]
+        if self.combine == "worst" and len({task.weight for task in goals}) > 1:
+            raise _at(("combine",), "worst takes the lowest score, whatever the weights: give 1 or 0", self.combine)
+        if self.pareto and len(goals) < 2:
+            raise _at(("pareto",), "trades several tasks; name two or more of a weight above 0", self.pareto)
+        others = next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
+        if self.pareto and others:
+            reason = f"not all candidates are scored on the same samples (`{others}`), and a front compares them all"
+            raise _at(("pareto",), f"{reason}; leave `{others}` out", True)
+        found = {task.name: task_of(task.name, info) for task in tasks}
+        names = set(found) | {task.name for task in found.values() if task is not None}
+        # What a file calls its task was looked at when the config was first read, in its folder.
+        is_known = not any(task is None and is_own_task(name) for name, task in found.items())
+        sources = _sources(info.data.get("merge"))
+        for index, constraint in enumerate(self.constraints):
+            if constraint.task not in names and is_known:
+                raise _at(
+                    ("constraints", index, "task"),
+                    "is not scored; name it among the tasks (with weight 0, if it is to be no goal)"
+                    + did_you_mean(constraint.task, names),
+                    constraint.task,
+                )
+            if sources is not None and constraint.not_below is not None and constraint.not_below not in sources:
+                hint = did_you_mean(constraint.not_below, sources)
+                raise _at(("constraints", index, "not_below"), f"is no source of the merge{hint}", constraint.not_below)
+            if _sees_the_hard_ones_first(info) and not constraint.is_paired:
+                raise _at(
+                    ("constraints", index),
+                    "is on all samples, and `racing.order: informative` (the default) shows a race the unsolved ones "
+                    "first; set it to shuffled",
+                    constraint.task,
+                )
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """Return the same with other names of tasks."""
+        constraints = [each.model_copy(update={"task": names.get(each.task, each.task)}) for each in self.constraints]
+        return self.model_copy(update={"constraints": constraints})
+
+    @property
+    def parents(self) -> Mapping[str, tuple[str, ...]]:
+        """The sources whose own scores are bounds, each with the tasks that it is to be scored on."""
+        found: dict[str, dict[str, None]] = {}
+        for each in self.constraints:
+            if each.not_below is not None:
+                found.setdefault(each.not_below, {})[each.task] = None
+        return {source: tuple(tasks) for source, tasks in found.items()}
+
+    def objective(self, weights: Mapping[str, float], *, parents: Parents) -> Objective:
+        """Return the objective over tasks of these `weights`, by the name that results have.
+
+        Raises ConfigError when a parent's score is not among `parents`.
+        """
+        constraints = tuple(_constraint(each, parents) for each in self.constraints)
+        return Objective(weights=weights, combine=self.combine, constraints=constraints, pareto=self.pareto)
+
+
+def result_name(name: str) -> str:
+    """Return what results call a task: one of one's own has the name that its file gives it."""
+    return name if is_harness_name(name) else get_task(name).name
+
+
+def _constraint(section: ConstraintSection, parents: Parents) -> Constraint:
+    if section.not_below is None:
+        return Constraint(task=section.task, measure=section.measure, at_least=section.at_least or 0.0)
+    parent = parents.get(section.not_below)
+    if parent is None or section.task not in parent.scores:
+        raise ConfigError(f"objective.constraints: what {section.not_below} scores on {section.task} is not known.")
+    return Constraint(
+        task=section.task,
+        measure=section.measure,
+        source=section.not_below,
+        by=section.by,
+        parent=parent.scores[section.task],
+    )
+
+
+def _sees_the_hard_ones_first(info: ValidationInfo) -> bool:
+    racing: RacingSection | None = info.data.get("racing")
+    return racing is not None and racing.order == INFORMATIVE
+
+
+def _sources(merge: Any) -> tuple[str, ...] | None:
+    if merge is None:
+        return None
+    return (*([PS] if getattr(merge, PS, None) is not None else []), *merge.sources)
+
+
+def _at(place: tuple[str | int, ...], reason: str, found: object) -> ValidationError:
+    """Return an error at a place within the section."""
+    error = PydanticCustomError("objective", "{reason}", {"reason": reason})
+    return ValidationError.from_exception_data("objective", [InitErrorDetails(type=error, loc=place, input=found)])

@@ -1,0 +1,219 @@
+"""The config of a search through the layers of several models (data-flow space).
+
+Its defaults are the paper's, but for the optimizer:
+
+format: 1
+kind: evolve
+merge: {kind: layer_path, host: zoo:math-a, sources: {math: zoo:math-a, ja: zoo:ja}, scale_target: pending}
+space: {kind: path, repetitions: 3, scales: per_position, scale: [0.5, 1.5]}
+optimizer: {kind: catcma, sigma: 0.1, population: 128}
+budget: {candidates: 12800}
+tasks: [{name: word_problems_ja}]
+batch: 200
+validation: 200
+winner: snapshot
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from evovlm.errors import ConfigError
+from evovlm.recipes.candidate import Genome
+from evovlm.recipes.document_parts import Document, ModelText, SourceName
+from evovlm.recipes.documents import StageDocument
+from evovlm.recipes.kinds import PS, Recipe
+from evovlm.recipes.layer_path import LayerPath, ScaleTarget
+from evovlm.recipes.local_config import count_blocks, read_config
+from evovlm.recipes.model_ref import parse_model_ref
+from evovlm.recipes.path_space import PATH_SIGMA, SCALES, PathSpace
+from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.runs.config.budget import BudgetSection
+from evovlm.runs.config.search import OptimizerSection, SearchConfig, Searched, Winner
+from evovlm.runs.config.sections import Section, known_row
+
+UNKNOWN_HOST = "unknown_host"
+"""The validation context's key for a first stage that is broken, so that a missing host is no problem of its own."""
+
+_SAMPLES = 200
+_GENERATIONS = 100
+_POPULATION = 128
+
+
+class PathMergeDocument(Document):
+    """`merge:` of such a search; the order of the sources is that in which their blocks are laid out.
+
+    `ps` is a whole merge in parameter space, whose result is then a source of that name, laid out first, and the host
+    where none is named.
+    """
+
+    kind: Literal["layer_path"]
+    ps: StageDocument | None = None
+    host: ModelText | None = None
+    sources: dict[SourceName, ModelText] = Field(min_length=1)
+    scale_target: ScaleTarget
+
+    @field_validator("sources")
+    @classmethod
+    def _leave_ps_alone(cls, sources: dict[str, str]) -> dict[str, str]:
+        if PS in sources:
+            raise PydanticCustomError(
+                "source", "'{name}' is the first stage's result; give another name to the model", {"name": PS}
+            )
+        return sources
+
+    def template(self, *, relative_to: Path | None) -> PathTemplate:
+        """Return the template that this text means. Raises ConfigError when the host is missing or no source."""
+        return PathTemplate(
+            ps=self.ps.recipe(relative_to=relative_to) if self.ps else None,
+            host=parse_model_ref(self.host, relative_to=relative_to) if self.host else None,
+            sources={name: parse_model_ref(text, relative_to=relative_to) for name, text in self.sources.items()},
+            scale_target=self.scale_target,
+        )
+
+
+class PathSpaceSection(Section):
+    """`space:` which paths there are; see `PathSpace`. `scale` is the range of a scale."""
+
+    kind: Literal["path"] = "path"
+    repetitions: int = Field(default=3, ge=1)
+    scales: str = "per_position"
+    scale: list[float] = Field(default=[0.5, 1.5], min_length=2, max_length=2)
+    host_start: float = 2.0
+    rest_start: float = -2.0
+
+    @field_validator("scales")
+    @classmethod
+    def _known(cls, scales: str) -> str:
+        return known_row(scales, SCALES, "scales")
+
+    @field_validator("scale")
+    @classmethod
+    def _is_around_1(cls, ends: list[float]) -> list[float]:
+        if not (ends[0] <= 1.0 <= ends[1] and ends[0] < ends[1]):
+            raise PydanticCustomError(
+                "range",
+                "should be [low, high] with 1 between them, where every scale begins; {ends}",
+                {"ends": str(ends)},
+            )
+        return ends
+
+
+class PathOptimizerSection(OptimizerSection):
+    """`optimizer:` with the paper's step size and population; CatCMA has found better paths (benchmarks/LOG.md)."""
+
+    kind: str = "catcma"
+    sigma: float = Field(default=PATH_SIGMA, gt=0, le=1)
+    population: int | None = _POPULATION
+
+
+class PathConfig(SearchConfig):
+    """A whole search in data-flow space."""
+
+    merge: PathMergeDocument
+    space: PathSpaceSection = PathSpaceSection()
+    optimizer: PathOptimizerSection = PathOptimizerSection()
+    budget: BudgetSection = BudgetSection(candidates=_GENERATIONS * _POPULATION)
+    batch: int | None = Field(default=_SAMPLES, ge=1)
+    validation: int | None = Field(default=_SAMPLES, ge=1)
+    winner: Winner = Field(default="snapshot", validate_default=True)
+
+    @field_validator("merge")
+    @classmethod
+    def _has_a_host(cls, merge: PathMergeDocument, info: ValidationInfo) -> PathMergeDocument:
+        context = info.context or {}
+        if context.get(UNKNOWN_HOST):
+            return merge
+        try:
+            merge.template(relative_to=context.get("folder"))
+        except ConfigError as error:
+            raise PydanticCustomError("merge", "{reason}", {"reason": str(error)}) from error
+        return merge
+
+    def template(self, *, relative_to: Path | None) -> PathTemplate:
+        """Return what the search keeps fixed of every recipe."""
+        return self.merge.template(relative_to=relative_to)
+
+    def resolved_merge(self, *, relative_to: Path | None) -> PathMergeDocument:
+        """Return `merge` with every path absolute."""
+        template = self.template(relative_to=relative_to)
+        ps = self.merge.ps
+        if ps is not None and template.ps is not None:
+            models = {
+                "base": template.ps.base.identity if template.ps.base else None,
+                "host": template.ps.host.identity,
+                "sources": {name: ref.identity for name, ref in template.ps.sources.items()},
+            }
+            ps = ps.model_copy(update=models)
+        changes = {
+            "ps": ps,
+            "host": template.host.identity if template.host else None,
+            "sources": {name: ref.identity for name, ref in template.sources.items()},
+        }
+        return self.merge.model_copy(update=changes)
+
+    def searched(self, blocks: Mapping[str, int]) -> Searched:
+        """Return what a resolved config searches, for sources of so many blocks, which are laid out in that order."""
+        template = self.template(relative_to=None)
+        space = self.path_space(host=template.host_source, blocks=blocks)
+        return Searched(
+            initial=self._start(space, template),
+            levels=space.levels,
+            recipe=lambda genome: template.recipe(space.decode(genome)),
+        )
+
+    def path_space(self, *, host: str, blocks: Mapping[str, int]) -> PathSpace:
+        """Return the paths that are searched, for sources that have so many blocks; `host` is one of them."""
+        return PathSpace(
+            blocks=blocks,
+            host=host,
+            repetitions=self.space.repetitions,
+            scales=self.space.scales,
+            scale_range=(self.space.scale[0], self.space.scale[1]),
+            host_start=self.space.host_start,
+            rest_start=self.space.rest_start,
+            sigma=self.optimizer.sigma,
+        )
+
+    def _start(self, space: PathSpace, template: PathTemplate) -> Genome:
+        if self.start is None:
+            return space.initial
+        recipe = self.start.found(Path())
+        try:
+            return space.beginning_at(_path_of(recipe, template))
+        except ConfigError as error:
+            raise ConfigError(f"start: {error}") from error
+
+
+def _path_of(recipe: Recipe | None, template: PathTemplate) -> LayerPath:
+    """Return the path of a recipe through the sources of the template; raises ConfigError when it has none."""
+    if recipe is None or isinstance(recipe, ParameterMerge):
+        raise ConfigError("a search through layers starts at a recipe with a path, not at weights.")
+    for name in sorted({*recipe.sources, *template.sources}):
+        was, now = recipe.sources.get(name), template.sources.get(name)
+        if was is None or now is None or was.identity != now.identity:
+            there, here = (ref.text if ref else "absent" for ref in (was, now))
+            raise ConfigError(f"the recipe is of another merge: sources.{name} is {there}, and here it is {here}.")
+    if recipe.scale_target != template.scale_target:
+        raise ConfigError(
+            f"the recipe is of another merge: scale_target is {recipe.scale_target}, and here it is "
+            f"{template.scale_target}."
+        )
+    return recipe.path
+
+
+def blocks_at_hand(template: PathTemplate) -> Mapping[str, int] | None:
+    """Return how many blocks each source has, in order; None where a config.json is not at hand."""
+    found: dict[str, int] = {}
+    refs = {**({PS: template.ps.host} if template.ps else {}), **template.sources}
+    for name, ref in refs.items():
+        config = read_config(ref)
+        count = count_blocks(config) if config is not None else None
+        if count is None:
+            return None
+        found[name] = count
+    return found

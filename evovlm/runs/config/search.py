@@ -1,0 +1,293 @@
+"""What the configs of all searches have in common, whatever they search."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from evovlm.errors import ConfigError
+from evovlm.evaluation.objective import Objective
+from evovlm.recipes.candidate import Genome
+from evovlm.recipes.document_parts import Document
+from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.recipe import MergeTemplate
+from evovlm.runs.config.budget import BudgetSection
+from evovlm.runs.config.execution import EXECUTION_KEYS, ExecutionConfig
+from evovlm.runs.config.log import LogSection
+from evovlm.runs.config.objective import ObjectiveSection, Parents, result_name
+from evovlm.runs.config.racing import RacingSection
+from evovlm.runs.config.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
+from evovlm.runs.config.start import StartSection
+from evovlm.search.catalogue import OPTIMIZERS
+from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Optimizer, OptimizerFactory, Start, default_population
+from evovlm.tasks.harness_name import is_harness_name
+
+SMALLEST_POPULATION = 4
+RESCORED_AFTER_RACES = 3
+
+Winner = Literal["best", "mean", "snapshot"]
+
+
+class OptimizerSection(Section):
+    """`optimizer:` how the search moves; `sigma` is the first step size in the unit cube."""
+
+    kind: str = "cma"
+    sigma: float = Field(default=DEFAULT_SIGMA, gt=0, le=1)
+    population: int | None = None
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        return known_row(kind, OPTIMIZERS, "optimizer")
+
+    @field_validator("population")
+    @classmethod
+    def _large_enough(cls, population: int | None) -> int | None:
+        if population is not None and population < SMALLEST_POPULATION:
+            raise PydanticCustomError(
+                "population",
+                "should be {least} or more: fewer candidates cannot be ranked into a direction",
+                {"least": SMALLEST_POPULATION},
+            )
+        return population
+
+    @property
+    def factory(self) -> OptimizerFactory:
+        """What builds it."""
+        return OPTIMIZERS[self.kind]
+
+    @property
+    def keeps_population(self) -> bool:
+        """Whether every generation has as many candidates."""
+        return self.factory.keeps_population
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Searched:
+    """A search space and what its points are recipes of; `initial` and `levels` have shape (dim,).
+
+    `notes` says what of the search's start is other than asked for.
+    """
+
+    initial: Genome
+    levels: Levels
+    recipe: Callable[[Genome], Recipe]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dim(self) -> int:
+        """How many genes there are."""
+        return len(self.initial)
+
+
+class SearchConfig(ExecutionConfig):
+    """A whole search.
+
+    `batch`: of each task, so many samples are drawn anew for each generation, the same for all its candidates (None:
+    all of them). `validation`: the last so many samples of each task are kept from the candidates; the distribution's
+    mean is evaluated on them before each generation and at the end. `racing`: candidates are scored on as few samples
+    as it takes to rank them. `rescore`: at the end, so many of the best candidates are scored again in full, as the
+    mean is (None: 3 after races, else none). `winner`: the best candidate (where there are some scored again, the best
+    of them and the mean), the last mean, or the mean that did best on the validation samples (`snapshot`). `start`: the
+    recipe that the search begins at.
+    """
+
+    format: Literal[1]
+    kind: Literal["evolve"]
+    seed: int = 0
+    merge: Document
+    space: Section
+    start: StartSection | None = None
+    optimizer: OptimizerSection = OptimizerSection()
+    budget: BudgetSection
+    tasks: list[TaskSection] = Field(min_length=1)
+    report: list[ReportSection] = Field(default=[])
+    guard: GuardSection | None = None
+    batch: int | None = Field(default=None, ge=1)
+    racing: RacingSection | None = None
+    validation: int | None = Field(default=None, ge=1, validate_default=True)
+    rescore: int | None = Field(default=None, ge=0)
+    winner: Winner = Field(default="best", validate_default=True)
+    device: str = "auto"
+    objective: ObjectiveSection = ObjectiveSection()
+    log: LogSection = LogSection()
+
+    @field_validator("tasks", "report")
+    @classmethod
+    def _tasks_differ(cls, sections: list[ReportSection], info: ValidationInfo) -> list[ReportSection]:
+        # A task of one's own is known in results by the name that its file gives it.
+        known = [(task_of(section.name, info), section.name) for section in sections]
+        names = [written if task is None else task.name for task, written in known]
+        if len(set(names)) < len(names):
+            raise PydanticCustomError("tasks", "a task is named twice; give it one entry")
+        weights = [section.weight for section in sections if isinstance(section, TaskSection)]
+        if weights and not any(weights):
+            raise PydanticCustomError("tasks", "every weight is 0, so that there is no goal")
+        return sections
+
+    @field_validator("batch", "racing", "validation")
+    @classmethod
+    def _tasks_have_parts(cls, value: object, info: ValidationInfo) -> object:
+        tasks: list[TaskSection] = info.data.get("tasks", [])
+        whole = next((task.name for task in tasks if is_harness_name(task.name)), None)
+        if value is not None and whole is not None:
+            raise PydanticCustomError(
+                "parts",
+                "scores candidates on parts of a task, and {task} is one of the harness, which asks a task as a whole; "
+                "leave `{key}` out, and give the task a `limit`",
+                {"task": whole, "key": str(info.field_name)},
+            )
+        return value
+
+    @field_validator("validation")
+    @classmethod
+    def _generations_can_be_compared(cls, validation: int | None, info: ValidationInfo) -> int | None:
+        budget: BudgetSection | None = info.data.get("budget")
+        others = _on_other_samples(info)
+        if budget is not None and budget.patience is not None and others and validation is None:
+            raise PydanticCustomError(
+                "validation",
+                "is what budget.patience compares generations on, whose candidates are scored on other samples "
+                "(`{others}`); set it, or leave patience out",
+                {"others": others},
+            )
+        return validation
+
+    @field_validator("winner")
+    @classmethod
+    def _can_be_told(cls, winner: Winner, info: ValidationInfo) -> Winner:
+        if winner == "snapshot" and info.data.get("validation") is None:
+            raise PydanticCustomError(
+                "winner", "is the mean that did best on the validation samples, and there are none; set `validation`"
+            )
+        others = _on_other_samples(info)
+        if winner == "best" and others and not _rescored(info.data.get("rescore"), racing=others == "racing"):
+            raise PydanticCustomError(
+                "winner",
+                "candidates of two generations are scored on other samples (`{others}`); "
+                "take snapshot or mean, or set `rescore`",
+                {"others": others},
+            )
+        return winner
+
+    @field_validator("objective")
+    @classmethod
+    def _suits_the_tasks(cls, objective: ObjectiveSection, info: ValidationInfo) -> ObjectiveSection:
+        objective.check(info)
+        return objective
+
+    @property
+    def rescored(self) -> int:
+        """How many of the best candidates are scored again in full."""
+        return _rescored(self.rescore, racing=self.racing is not None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What goes, but may not be what was meant."""
+        if not self.objective.pareto or self.optimizer.factory.takes_goals:
+            return ()
+        seeking = ", ".join(name for name, row in OPTIMIZERS.items() if row.takes_goals)
+        return (
+            f"objective.pareto: {self.optimizer.kind} goes by the fitness alone, so that the front is only what it "
+            f"comes across; an optimizer that seeks one: {seeking} (optimizer.kind).",
+        )
+
+    @abstractmethod
+    def template(self, *, relative_to: Path | None) -> MergeTemplate | PathTemplate:
+        """Return what the search keeps fixed of every recipe."""
+
+    @abstractmethod
+    def resolved_merge(self, *, relative_to: Path | None) -> Document:
+        """Return `merge` with its host named and every path absolute."""
+
+    @abstractmethod
+    def searched(self, blocks: Mapping[str, int]) -> Searched:
+        """Return what a resolved config searches, for sources that have so many blocks, by name."""
+
+    def resolved(self, *, relative_to: Path | None) -> Self:
+        """Return the same search with its host named and every path absolute, so that it holds from any folder.
+
+        Relative paths start at `relative_to` (None: the current folder). Raises ConfigError when the host is unclear.
+        """
+        folder = relative_to or Path()
+        tasks = [task.resolved(folder) for task in self.tasks]
+        names = {old.name: result_name(new.name) for old, new in zip(self.tasks, tasks, strict=True)}
+        sections: dict[str, object] = {
+            "tasks": tasks,
+            "objective": self.objective.renamed(names),
+            "report": [task.resolved(folder) for task in self.report],
+            "guard": None if self.guard is None else self.guard.resolved(folder),
+            "start": None if self.start is None else self.start.resolved(folder),
+        }
+        return self.model_copy(update={"merge": self.resolved_merge(relative_to=relative_to), **sections})
+
+    def guarded(self, *, near_pictures: str | None, threshold: float | None) -> Self:
+        """Return the same search with another guard; None leaves what `guard:` says.
+
+        Raises ConfigError for a threshold without a model.
+        """
+        if near_pictures is None and threshold is None:
+            return self
+        asked = {"near_pictures": near_pictures, "threshold": threshold}
+        said = {} if self.guard is None else self.guard.model_dump()
+        said |= {name: value for name, value in asked.items() if value is not None}
+        if "near_pictures" not in said:
+            raise ConfigError("a threshold for near pictures needs a model: --near-pictures, or guard.near_pictures.")
+        return self.model_copy(update={"guard": GuardSection(**said)})
+
+    def goal(self, parents: Parents) -> Objective:
+        """Return what a resolved search maximises, for what its `parents` score."""
+        return self.objective.objective({result_name(task.name): task.weight for task in self.tasks}, parents=parents)
+
+    def population(self, *, dim: int) -> int:
+        """Return the candidates of one generation. Raises ConfigError when the budget holds no whole generation."""
+        population = self.optimizer.population or default_population(dim)
+        if self.budget.candidates is not None and self.budget.candidates < population:
+            raise ConfigError(
+                f"budget.candidates is {self.budget.candidates}, but one generation of this space ({dim} genes) has "
+                f"{population} candidates.\n    Raise the budget, or set optimizer.population lower "
+                f"({SMALLEST_POPULATION} or more)."
+            )
+        return population
+
+    def new_optimizer(self, searched: Searched) -> Optimizer:
+        """Return the optimizer as it begins. Raises ConfigError where it needs a package that is not installed."""
+        start = Start(
+            initial=searched.initial,
+            seed=self.seed,
+            population=self.optimizer.population,
+            sigma=self.optimizer.sigma,
+            levels=searched.levels,
+        )
+        return self.optimizer.factory(start)
+
+    def as_mapping(self) -> Mapping[str, object]:
+        """Return what the run is as plain values, with every default written out; not how it is carried out."""
+        return dict(self.model_dump(mode="json", by_alias=True, exclude={*EXECUTION_KEYS, "log"}))
+
+    def logged(self, *places: str) -> Self:
+        """Return the same search with its course told in more places. Raises ConfigError for an unknown one."""
+        log = self.log
+        for place in places:
+            log = log.besides(place)
+        return self.model_copy(update={"log": log})
+
+    def to_yaml(self) -> str:
+        """Return the config as YAML text that `load_config` reads back."""
+        text: str = yaml.safe_dump(dict(self.as_mapping()), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def _on_other_samples(info: ValidationInfo) -> str | None:
+    """Return the key that has two generations scored on different samples; None where they see the same."""
+    return next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
+
+
+def _rescored(asked: int | None, *, racing: bool) -> int:
+    return (RESCORED_AFTER_RACES if racing else 0) if asked is None else asked

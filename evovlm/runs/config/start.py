@@ -1,0 +1,119 @@
+"""`start:` of a search: the recipe that it begins at, in place of the middle of its space.
+
+start: {recipe: hand-made.yaml}
+start: {run: runs/evollm}
+start: {equal: 0.5}
+
+A run's config holds the whole recipe (`recipe: {kind: parameter_merge, ...}`), so that it does not matter what becomes
+of the file or of the other run.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from evovlm.errors import ConfigError, RunMismatch
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.recipes.documents import load_recipe, recipe_from_values, recipe_to_yaml
+from evovlm.recipes.kinds import HybridMerge, Recipe
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.problems import problems_in
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.yaml_text import values_of
+from evovlm.runs.config.sections import Section
+from evovlm.runs.folder.layout import RESULT_FILE, winner_file
+
+
+class StartSection(Section):
+    """`start:` one of `recipe` (a file, or what stands in one), `run` (a finished run's folder) and `equal`.
+
+    `equal` is the weight that all sources begin with, their densities at 1 and all else at its defaults.
+    """
+
+    recipe: str | dict[str, Any] | None = None
+    run: str | None = None
+    equal: float | None = None
+
+    @field_validator("recipe", "run")
+    @classmethod
+    def _is_there(cls, given: str | dict[str, Any] | None, info: ValidationInfo) -> str | dict[str, Any] | None:
+        folder: Path | None = (info.context or {}).get("folder")
+        if isinstance(given, str) and folder is not None and not (folder / given).exists():
+            raise PydanticCustomError("start", "there is no such file or folder")
+        return given
+
+    @field_validator("recipe")
+    @classmethod
+    def _is_a_recipe(cls, given: str | dict[str, Any] | None, info: ValidationInfo) -> str | dict[str, Any] | None:
+        if isinstance(given, dict):
+            try:
+                recipe_from_values(given, relative_to=(info.context or {}).get("folder"), methods=METHODS)
+            except ValidationError as error:
+                reason = "; ".join(text for _, text in problems_in(error))
+                raise PydanticCustomError("start", "{reason}", {"reason": reason}) from error
+            except ConfigError as error:
+                raise PydanticCustomError("start", "{reason}", {"reason": str(error)}) from error
+        return given
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if sum(getattr(self, name) is not None for name in type(self).model_fields) != 1:
+            raise PydanticCustomError("start", "should have one of recipe, run and equal")
+        return self
+
+    def found(self, folder: Path) -> Recipe | None:
+        """Return the recipe, a relative path from `folder` on; None for equal weights.
+
+        Raises ConfigError for one that cannot be read, RunMismatch for a run without a winner.
+        """
+        if isinstance(self.recipe, dict):
+            return recipe_from_values(self.recipe, relative_to=folder, methods=METHODS)
+        if self.recipe is not None:
+            return load_recipe(folder / self.recipe, methods=METHODS)
+        return None if self.run is None else load_recipe(_winner_of(folder / self.run), methods=METHODS)
+
+    def resolved(self, folder: Path) -> "StartSection":
+        """Return the same with the whole recipe, its models absolute."""
+        recipe = self.found(folder)
+        if recipe is None:
+            return self
+        values = values_of(recipe_to_yaml(_absolute(recipe)))
+        return StartSection.model_validate({"recipe": values})
+
+
+def _winner_of(run: Path) -> Path:
+    """Return the file of a finished run's winner."""
+    if not (run / RESULT_FILE).is_file():
+        raise RunMismatch(
+            f"start.run: {run} holds no {RESULT_FILE}, and so no winner yet.\n"
+            "    Name a finished run, or one of its recipes: `start: {recipe: RUN/best.yaml}`."
+        )
+    try:
+        result = json.loads((run / RESULT_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{run / RESULT_FILE}: cannot be read as JSON ({error}).") from error
+    return run / winner_file(str(result.get("winner")) if isinstance(result, dict) else "")
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """Return the recipe with models that are named from anywhere."""
+
+    def named(ref: ModelRef) -> ModelRef:
+        return ModelRef(text=ref.identity)
+
+    sources = {name: named(ref) for name, ref in recipe.sources.items()}
+    match recipe:
+        case HybridMerge():
+            ps = _absolute(recipe.ps)
+            host = named(recipe.host) if recipe.host is not None else None
+            # A merge of parameters stays one.
+            return replace(recipe, ps=ps, host=host, sources=sources)  # type: ignore[arg-type]
+        case ParameterMerge():
+            base = named(recipe.base) if recipe.base is not None else None
+            return replace(recipe, base=base, host=named(recipe.host), sources=sources)
+        case _:
+            return replace(recipe, host=named(recipe.host), sources=sources)

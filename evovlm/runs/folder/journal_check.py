@@ -1,0 +1,92 @@
+"""Whether a journal's scores are what they were when they were written: those of one line bear each other out."""
+
+import math
+from collections.abc import Callable, Mapping
+
+from evovlm.evaluation.objective import Objective
+from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
+from evovlm.recipes.kinds import Recipe
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.folder.journal import Journal, changed
+
+_PER_SAMPLE = 1e-6
+"""A sample's score has six places, so that their mean may differ by so much from what it was rounded from."""
+_ROUNDING = 1e-9
+
+
+def check_journal(journal: Journal, config: SearchConfig) -> None:
+    """Hold every evaluation against itself and the objective of the run's config.
+
+    Raises RunMismatch, with the line, where a score is not the mean of its samples, a fitness not what the objective
+    makes of the scores, or the scores of a parent are gone.
+    """
+    for source in config.objective.parents:
+        if source not in journal.parents:
+            if journal.entries:
+                raise changed(journal.path, 2, f"the line of kind parent with the scores of {source} is missing")
+            return
+    check_scores(journal, config.goal(journal.parents))
+
+
+def check_scores(journal: Journal, objective: Objective) -> None:
+    """Raise RunMismatch, with the line, where an evaluation is not what the objective makes of its samples."""
+    # The fitness of a candidate that raced is an estimate of what it scores on more samples than it saw.
+    raced = {entry.index for entry in journal.parts}
+    for entry in journal.entries:
+        if isinstance(entry.outcome, Evaluation) and entry.line is not None:
+            is_estimate = entry.kind == "candidate" and entry.index in raced
+            found = _difference(entry.outcome, objective, is_estimate=is_estimate)
+            if found:
+                raise changed(journal.path, entry.line, f"{entry.kind} {entry.index}: {found}")
+
+
+def check_recipes(journal: Journal, recipe_of: Callable[[Genome], Recipe]) -> None:
+    """Raise RunMismatch, with the line, where a genome does not make the recipe that the line says was scored.
+
+    For a finished search: of one that goes on, each candidate is held against what the optimizer asks for.
+    """
+    for entry in journal.entries:
+        found = recipe_of(entry.genome).recipe_id
+        if found != entry.recipe_id and entry.line is not None:
+            reason = (
+                f"{entry.kind} {entry.index}: its genome makes the recipe {found}, and {entry.recipe_id} was scored"
+            )
+            raise changed(journal.path, entry.line, reason)
+
+
+def _difference(evaluation: Evaluation, objective: Objective, *, is_estimate: bool) -> str | None:
+    """Return the first thing that does not fit, with what should be there; None where all does."""
+    missing = [name for name in objective.weights if name not in evaluation.scores]
+    if missing:
+        return f"it has no score of {missing[0]}, which the search scores"
+    for name, score in evaluation.scores.items():
+        found = _of_samples(name, score)
+        if found:
+            return found
+    if is_estimate:
+        return None
+    expected = objective.fitness(evaluation.scores)
+    if not math.isclose(expected, evaluation.fitness, abs_tol=_ROUNDING):
+        return f"its fitness is {evaluation.fitness!r}, and its scores make {expected!r}"
+    goals = objective.goals(evaluation.scores)
+    if len(goals) != len(evaluation.goals) or not all(map(_is_close, goals, evaluation.goals)):
+        return f"its goals are {list(evaluation.goals)}, and its scores make {list(goals)}"
+    return None
+
+
+def _of_samples(name: str, score: TaskScore) -> str | None:
+    counts: Mapping[str, int] = {
+        "per_sample": len(score.per_sample),
+        **({} if score.rows is None else {"rows": len(score.rows)}),
+    }
+    for key, count in counts.items():
+        if count != score.n:
+            return f"scores.{name}.{key} has {count} numbers, and n is {score.n}"
+    mean = sum(score.per_sample) / score.n
+    if not math.isclose(mean, score.score, abs_tol=_PER_SAMPLE):
+        return f"scores.{name}.score is {score.score!r}, and the mean of its per_sample is {mean!r}"
+    return None
+
+
+def _is_close(first: float, second: float) -> bool:
+    return math.isclose(first, second, abs_tol=_ROUNDING)

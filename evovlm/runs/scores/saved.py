@@ -1,0 +1,196 @@
+"""The folder of a scoring: settings, scores, predictions by model and task, batches of what is unfinished."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from evovlm.errors import RunMismatch
+from evovlm.evaluation.answering import ScoredTask
+from evovlm.evaluation.batches import Batch
+from evovlm.evaluation.predictions import parse_answers, prediction_lines
+from evovlm.runs.atomic import PARTIAL, write_atomically
+from evovlm.runs.folder.layout import LOCK_FILE, changed_keys, locked
+
+FORMAT = 1
+SUMMARY_FILE = "summary.json"
+_PACKAGES = ("evovlm", "torch", "transformers", "lm_eval")
+_BEFORE_THE_SUMMARY = frozenset({LOCK_FILE, SUMMARY_FILE + PARTIAL})
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class BatchFile:
+    """Batches of answers, one line of JSON each, on disk before the next is asked."""
+
+    path: Path
+    batches: tuple[Batch, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "BatchFile":
+        """Read the batches there are; a torn last line is cut off. Raises RunMismatch for a file that was changed."""
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        return cls(path=path, batches=tuple(_batch(path, line) for line in whole.splitlines()))
+
+    def recorded(self, number: int) -> Batch | None:
+        """Return the batch of that number if it was there when the file was opened."""
+        return self.batches[number] if number < len(self.batches) else None
+
+    def append(self, batch: Batch) -> None:
+        """Write a batch and wait until it is on disk."""
+        row = {
+            "rows": list(batch.rows),
+            "answers": list(batch.answers),
+            "tokens": batch.tokens,
+            "seconds": batch.seconds,
+        }
+        with self.path.open("ab") as file:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _batch(path: Path, line: bytes) -> Batch:
+    try:
+        row = json.loads(line)
+        return Batch(
+            rows=tuple(row["rows"]), answers=tuple(row["answers"]), tokens=row["tokens"], seconds=row["seconds"]
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunMismatch(f"{path}: a line is no batch of answers ({error}). Score into a new folder.") from error
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SavedScores:
+    """An open folder; models and tasks go by their places in the settings. Opened by `saving`."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    _summary: dict[str, Any]
+
+    def log(self, model: int, task: int) -> BatchFile:
+        """Return where the batches of a task that is not finished are."""
+        return BatchFile.open(self._batches_file(model, task))
+
+    def keep(self, model: int, task: int, scored: ScoredTask) -> None:
+        """Write the predictions of a finished task."""
+        file = self._file(model, task)
+        write_atomically(file, prediction_lines(scored))
+        score = scored.score
+        self._summary["finished"][file.name] = {
+            "model": self.settings["models"][model]["model"],
+            "task": scored.name,
+            "metric": scored.metric,
+            "measured": scored.measured,
+            "gate": scored.gate,
+            "n": score.n,
+            "tokens": scored.tokens,
+            "seconds": dict(scored.seconds),
+        }
+        self._write()
+        self._batches_file(model, task).unlink(missing_ok=True)
+
+    def finished(self, model: int, task: int) -> ScoredTask | None:
+        """Return a finished task from its predictions. Raises RunMismatch when they were changed."""
+        file = self._file(model, task)
+        told = self._summary["finished"].get(file.name)
+        if told is None:
+            return None
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        answers = parse_answers(text, where=str(file))
+        if len(answers) != told["n"]:
+            raise RunMismatch(f"{file}: holds {len(answers)} predictions of {told['n']}. Score into a new folder.")
+        return ScoredTask(
+            name=told["task"],
+            metric=told["metric"],
+            measured=told["measured"],
+            gate=told["gate"],
+            answers=answers,
+            tokens=told["tokens"],
+            seconds=told["seconds"],
+        )
+
+    def finish(self, scores: Mapping[str, object]) -> None:
+        """Write the scores of all."""
+        self._summary["scores"] = scores
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.folder / SUMMARY_FILE, json.dumps(self._summary, ensure_ascii=False, indent=1) + "\n")
+
+    def _file(self, model: int, task: int) -> Path:
+        models, tasks = self.settings["models"], self.settings["tasks"]
+        name = f"{model + 1}-{_plain(models[model]['model'])}.{task + 1}-{_plain(tasks[task]['task'])}.jsonl"
+        return self.folder / name
+
+    def _batches_file(self, model: int, task: int) -> Path:
+        return self._file(model, task).with_suffix(".batches.jsonl")
+
+
+@contextmanager
+def saving(folder: Path, *, settings: Mapping[str, Any]) -> Iterator[SavedScores]:
+    """Open the folder of a scoring, new or to go on with; no other process may meanwhile.
+
+    Raises RunMismatch, naming what differs, for a folder of other settings, or of something else; RunError when
+    another process is at it.
+    """
+    found = _read_summary(folder)
+    if found is not None and (changes := changed_keys(found["settings"], settings)):
+        listed = "\n    ".join(changes)
+        raise RunMismatch(
+            f"{folder} was scored with other settings (then -> now):\n    {listed}\n"
+            "    Undo the change to go on, or save into a new folder."
+        )
+    with locked(folder):
+        summary = found or {"format": FORMAT, "versions": _versions(), "settings": settings, "finished": {}}
+        saved = SavedScores(folder=folder, settings=settings, _summary={**summary, "scores": None})
+        saved._write()
+        yield saved
+
+
+def read_saved(folder: Path) -> SavedScores | None:
+    """Return the folder of a scoring to be read only, None where there is none. Raises RunMismatch as `saving` does."""
+    found = _read_summary(folder)
+    return None if found is None else SavedScores(folder=folder, settings=found["settings"], _summary=found)
+
+
+def _read_summary(folder: Path) -> dict[str, Any] | None:
+    if not folder.exists():
+        return None
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
+        if folder.is_dir() and all(child.name in _BEFORE_THE_SUMMARY for child in folder.iterdir()):
+            return None
+        raise RunMismatch(f"{folder} holds no {SUMMARY_FILE} to go on with. Name the folder of a scoring.")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        known = summary["format"] == FORMAT and isinstance(summary["settings"], dict)
+        known = known and isinstance(summary["finished"], dict)
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise RunMismatch(f"{path}: is no summary of format {FORMAT}. Score into a new folder.")
+    return dict(summary)
+
+
+def _plain(text: str) -> str:
+    """Return the end of a name with nothing in it that means something to a file system."""
+    return re.sub(r"[^0-9A-Za-z_-]+", "-", text)[-40:].strip("-") or "x"
+
+
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,287 @@
+"""Scoring models on tasks, with every answer kept in a folder if asked for, so that a killed run goes on.
+
+summary.json                        settings, versions, and the scores of what is finished
+1-math-a.1-word_problems_ja.jsonl   the predictions of one model on one task, in the task's order
+1-math-a.2-emoji_ja.batches.jsonl   one line a batch of answers, of a task that is not finished
+"""
+
+import gc
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from evovlm.errors import ConfigError, OutputExists, TaskError
+from evovlm.evaluation.answering import OpenTask, ScoredTask, TaskChoice, score_task
+from evovlm.evaluation.batches import Batches, Progress
+from evovlm.evaluation.comparison import Comparison, compare
+from evovlm.evaluation.resident_path import load_recipe_model
+from evovlm.evaluation.task_scores import figures
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.models.loading import LoadedModel, choose_device, load_model
+from evovlm.models.pictures.feature_store import FeatureStore
+from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.model_ref import ModelRef, parse_model_ref
+from evovlm.runs.scores.saved import SavedScores, saving
+from evovlm.tasks.sample import Split
+
+
+class ScoreObserver(Protocol):
+    """Who is told how a scoring goes."""
+
+    def loading(self, *, model: str) -> None:
+        """Hear that a model is being loaded."""
+        ...
+
+    def asking(self, *, model: str, task: str) -> None:
+        """Hear that a model is asked a task."""
+        ...
+
+    def answered(self, progress: Progress) -> None:
+        """Hear how far that is, as answers come, in any thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """What to score: models by what they are called on a command line, tasks, the split, the device."""
+
+    models: tuple[str, ...]
+    tasks: tuple[TaskChoice, ...]
+    split: Split
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredModel:
+    """One model's answers to every task."""
+
+    model: str
+    tasks: tuple[ScoredTask, ...]
+
+
+class Pair(NamedTuple):
+    """Two models compared on a task."""
+
+    task: str
+    first: str
+    second: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """All models' answers, and each two models compared on each task."""
+
+    models: tuple[ScoredModel, ...]
+    pairs: tuple[Pair, ...]
+
+    def __str__(self) -> str:
+        """A line for each model and task; scores x 100, as the command line shows them."""
+        return "\n".join(
+            f"{each.model}, {task.name}: {100 * task.score.score:.1f} ({task.measured}; {task.score.n} samples)"
+            for each in self.models
+            for task in each.tasks
+        )
+
+    def as_json(self) -> Mapping[str, object]:
+        """Return the figures as plain values: of one model by task; of several by model, with `comparisons`."""
+        by_model = {each.model: {task.name: figures_of(task) for task in each.tasks} for each in self.models}
+        if len(self.models) == 1:
+            return by_model[self.models[0].model]
+        comparisons = [
+            {"task": pair.task, "first": pair.first, "second": pair.second, **asdict(pair.comparison)}
+            for pair in self.pairs
+        ]
+        return {"models": by_model, "comparisons": comparisons}
+
+
+def score_models(
+    scoring: ScoreRequest, *, save: Path | None = None, resume: bool = False, observer: ScoreObserver | None = None
+) -> Scores:
+    """Load one model after the other and score it on every task; with `save`, keep every answer in that folder.
+
+    With `resume`, answers that the folder holds are not asked for again. Raises OutputExists or RunMismatch when the
+    folder is there without `resume`, or holds other models, tasks or samples; and what models and tasks raise, all that
+    can be known beforehand before the first model is loaded.
+    """
+    if len(set(scoring.models)) < len(scoring.models):
+        raise ConfigError("a model is named twice. Name each once.")
+    if save is not None and save.exists() and not resume:
+        raise OutputExists(f"{save} exists already and is not overwritten. Name another, or add --resume to go on.")
+    opened = [choice.open(scoring.split) for choice in scoring.tasks]
+    models = [_open_model(text) for text in scoring.models]
+    with _saved(scoring, opened, models, save=save) as saved:
+        scored = tuple(
+            ScoredModel(model=text, tasks=_score_model(place, opened, scoring=scoring, saved=saved, observer=observer))
+            for place, text in enumerate(scoring.models)
+        )
+        scores = Scores(models=scored, pairs=_pairs(scored))
+        if saved is not None:
+            saved.finish(scores.as_json())
+    return scores
+
+
+def ask_models(
+    models: Sequence[str],
+    *,
+    tasks: Sequence[str],
+    split: Split,
+    limit: int | None = None,
+    prompt: str | None = None,
+    decoding: str | None = None,
+    data: Mapping[str, Path] | None = None,
+    device: str = "auto",
+    save: Path | None = None,
+    resume: bool = False,
+    observer: ScoreObserver | None = None,
+) -> Scores:
+    """Score models on tasks, all asked in the same manner; `data` is by task. Raises as `score_models` does."""
+    places = data or {}
+    if strays := sorted(set(places) - set(tasks)):
+        raise TaskError(f"data for {', '.join(strays)}: not among the tasks that are scored ({', '.join(tasks)}).")
+    choices = tuple(
+        TaskChoice(name=name, decoding=decoding, prompt=prompt, limit=limit, data=places.get(name)) for name in tasks
+    )
+    request = ScoreRequest(models=tuple(models), tasks=choices, split=split, device=device)
+    return score_models(request, save=save, resume=resume, observer=observer)
+
+
+def figures_of(scored: ScoredTask) -> Mapping[str, object]:
+    """Return a task's figures as plain values."""
+    metric = scored.metric
+    tags = {tag: figures(found, metric=metric) for tag in scored.tags if (found := scored.tagged(tag)) is not None}
+    return {
+        **figures(scored.score, metric=metric),
+        "measured": scored.measured,
+        "gate": scored.gate,
+        "reasons": {reason: len(ids) for reason, ids in scored.unscored.items()},
+        "tags": tags,
+        "tokens": scored.tokens,
+        "seconds": dict(scored.seconds),
+    }
+
+
+def _score_model(
+    place: int,
+    opened: Sequence[OpenTask],
+    *,
+    scoring: ScoreRequest,
+    saved: SavedScores | None,
+    observer: ScoreObserver | None,
+) -> tuple[ScoredTask, ...]:
+    """Score one model, which is in memory only while this runs."""
+    loaded: LoadedModel | None = None
+    scored: list[ScoredTask] = []
+    store = FeatureStore()
+    for number, task in enumerate(opened):
+        kept = saved.finished(place, number) if saved is not None else None
+        if kept is None:
+            if loaded is None:
+                if observer is not None:
+                    observer.loading(model=scoring.models[place])
+                loaded = _load(_open_model(scoring.models[place]), device=scoring.device)
+            if observer is not None:
+                observer.asking(model=scoring.models[place], task=task.name)
+            log = saved.log(place, number) if saved is not None else None
+            on_progress = observer.answered if observer is not None else None
+            batches = Batches(device=loaded.device, log=log, on_progress=on_progress)
+            kept = score_task(task, loaded, store=store, batches=batches)
+            if saved is not None:
+                saved.keep(place, number, kept)
+        scored.append(kept)
+    del loaded, store
+    _free_memory()
+    return tuple(scored)
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _pairs(scored: Sequence[ScoredModel]) -> tuple[Pair, ...]:
+    return tuple(
+        Pair(task=ours.name, first=first.model, second=second.model, comparison=_compared(ours, theirs))
+        for first, second in itertools.combinations(scored, 2)
+        for ours, theirs in zip(first.tasks, second.tasks, strict=True)
+    )
+
+
+def _compared(first: ScoredTask, second: ScoredTask) -> Comparison:
+    ours, theirs = first.score.per_sample, second.score.per_sample
+    return compare(ours, theirs, binary=all(value in (0.0, 1.0) for value in (*ours, *theirs)))
+
+
+def _open_model(text: str) -> ModelRef | Recipe:
+    """Return the recipe or reference that `text` names. Raises ConfigError and ModelNotFound; fetches nothing."""
+    if Path(text).suffix in (".yaml", ".yml") and Path(text).is_file():
+        return load_recipe(Path(text), methods=METHODS)
+    reference = parse_model_ref(text, relative_to=None)
+    reference.find()
+    return reference
+
+
+def _load(model: ModelRef | Recipe, *, device: str) -> LoadedModel:
+    if isinstance(model, ModelRef):
+        return load_model(model.resolve(), device=device)
+    return load_recipe_model(model, device=device)
+
+
+def load_scored(text: str, *, device: str) -> LoadedModel:
+    """Load what `text` names: a folder, a hub id, zoo:NAME or a recipe, which is merged in memory."""
+    return _load(_open_model(text), device=device)
+
+
+def _identity(model: ModelRef | Recipe) -> str:
+    """Return what stands for a model's weights: a recipe's id; a folder with the sizes and times of its files."""
+    if not isinstance(model, ModelRef):
+        return f"recipe {model.recipe_id}"
+    folder = model.local_folder()
+    if folder is None:
+        return model.identity
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".safetensors", ".model"):
+            digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
+    return f"{model.identity} {digest.hexdigest()}"
+
+
+@contextmanager
+def _saved(
+    scoring: ScoreRequest,
+    opened: Sequence[OpenTask],
+    models: Sequence[ModelRef | Recipe],
+    *,
+    save: Path | None,
+) -> Iterator[SavedScores | None]:
+    if save is None:
+        yield None
+        return
+    settings = {
+        "split": scoring.split.value,
+        "device": choose_device(scoring.device).type,
+        "models": [
+            {"model": text, "identity": _identity(model)} for text, model in zip(scoring.models, models, strict=True)
+        ],
+        "tasks": [
+            {
+                "task": task.name,
+                "limit": choice.limit,
+                "decoding": choice.decoding,
+                "prompt": choice.prompt,
+                "measured": task.measured,
+                "fingerprint": task.fingerprint,
+            }
+            for choice, task in zip(scoring.tasks, opened, strict=True)
+        ],
+    }
+    with saving(save, settings=settings) as saved:
+        yield saved

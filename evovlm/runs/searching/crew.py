@@ -1,0 +1,89 @@
+"""Opens the workers that a search asks for: in this process, in processes of this machine, or on Ray."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from evovlm.errors import ConfigError
+from evovlm.evaluation.workers.jobs import EvaluatorOpening, Place, Workers
+from evovlm.evaluation.workers.local import LocalProcesses
+from evovlm.evaluation.workers.supervisor import Supervisor
+from evovlm.merging.merge import default_threads
+from evovlm.models.loading import SPREAD
+from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.recipe import MergeTemplate
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.config.task_choices import task_choices
+from evovlm.runs.folder.journal import Parent
+
+
+def opening_of(
+    config: SearchConfig, template: MergeTemplate | PathTemplate, *, parents: Mapping[str, Parent]
+) -> EvaluatorOpening:
+    """Return what each worker of a search opens, for what its `parents` score where a constraint is on that."""
+    return EvaluatorOpening(template=template, tasks=task_choices(config), objective=config.goal(parents))
+
+
+def open_workers(
+    config: SearchConfig,
+    template: MergeTemplate | PathTemplate,
+    *,
+    parents: Mapping[str, Parent],
+    memory_bytes: int | None = None,
+) -> Workers:
+    """Open the workers of a search; paths in `config` are absolute. A worker on Ray asks for so much memory there.
+
+    Raises ConfigError for settings that do not go together or a Ray cluster that is not there, NotEnoughRoom for more
+    workers than a cluster has room for, and what opening the models raises.
+    """
+    opening = opening_of(config, template, parents=parents)
+    check_device(config, template)
+    if config.ray is not None:
+        # An extra.
+        from evovlm.evaluation.workers.ray import RayActors, RaySettings
+
+        settings = RaySettings(
+            address=config.ray.address,
+            workers=config.ray.workers,
+            gpus_per_worker=config.ray.gpus_per_worker,
+            cpus_per_worker=config.ray.cpus_per_worker,
+            memory_bytes=memory_bytes,
+        )
+        crew = RayActors.connect(opening, settings=settings, device=config.device)
+        return Supervisor.open(crew, time_limit_s=config.time_limit_s)
+    if config.workers == 1 and config.time_limit_s is None:
+        return opening.open(Place(device=config.device))
+    processes = LocalProcesses(opening, places=places(config.workers, device=config.device))
+    return Supervisor.open(processes, time_limit_s=config.time_limit_s)
+
+
+def check_device(config: SearchConfig, template: MergeTemplate | PathTemplate) -> None:
+    """Raise ConfigError when a model is to be spread over all devices, and cannot be, or is not alone."""
+    if config.device != SPREAD:
+        return
+    if isinstance(template, PathTemplate):
+        raise ConfigError(f"device: {SPREAD} does not go with a path, whose blocks are those of several models.")
+    if config.ray is None and config.workers > 1:
+        raise ConfigError(
+            f"device: {SPREAD} spreads one model over all devices of this machine, and workers: {config.workers} asks "
+            "for more models.\n    Set workers to 1, or device to auto; on Ray, each worker has devices of its own."
+        )
+
+
+def places(n_workers: int, *, device: str) -> Sequence[Place]:
+    """Return where the workers of this machine work: on its GPUs in turn where it has any, with a share of its cores.
+
+    OMP_NUM_THREADS, where it is set, is how many threads each has.
+    """
+    threads = default_threads() if os.environ.get("OMP_NUM_THREADS") else max(1, default_threads() // n_workers)
+    return [
+        Place(device=device_of(worker, device=device), threads=threads, n_sharing=n_workers)
+        for worker in range(n_workers)
+    ]
+
+
+def device_of(worker: int, *, device: str) -> str:
+    """Return the device of a worker of this machine, counted from 0."""
+    n_gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return f"cuda:{worker % n_gpus}" if n_gpus else device

@@ -1,0 +1,297 @@
+"""One search with its folder: config.yaml, journal.jsonl, best.yaml, mean.yaml, result.json."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from evovlm.errors import RunError, RunMismatch
+from evovlm.evaluation.evaluator import Evaluator
+from evovlm.evaluation.objective import Objective
+from evovlm.evaluation.workers.jobs import InProcess, Place, Workers
+from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.recipe import MergeTemplate
+from evovlm.runs.atomic import write_atomically
+from evovlm.runs.before.preflight import preflight_search
+from evovlm.runs.before.worker_room import worker_bytes
+from evovlm.runs.config.parameters import config_from_mapping
+from evovlm.runs.config.search import SearchConfig, Winner
+from evovlm.runs.folder.journal import Journal, Parent, best_entry, read_journal
+from evovlm.runs.folder.journal_check import check_journal, check_recipes
+from evovlm.runs.folder.layout import (
+    BEST_FILE,
+    CONFIG_FILE,
+    JOURNAL_FILE,
+    MEAN_FILE,
+    RESULT_FILE,
+    check_config,
+    check_folder,
+    locked,
+    winner_file,
+)
+from evovlm.runs.folder.peak_memory import PEAK_MEMORY, peak_memory, recorded_peak_memory
+from evovlm.runs.front import FrontPoint, front_of
+from evovlm.runs.searching.crew import open_workers, opening_of
+from evovlm.runs.searching.parents import measured_parents
+from evovlm.runs.searching.races import Races
+from evovlm.runs.searching.sample_parts import SampleParts
+from evovlm.runs.searching.scoring import Scoring
+from evovlm.runs.searching.search_run import Observer, SearchRun
+from evovlm.runs.winner import Rescored, best_of, rescored, winner_of
+
+__all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator", "open_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run found. `fitness` is on the search split, of the winner that the config chose: best, mean or snapshot.
+
+    That of a snapshot is on its validation samples. `stopped_by` is the key of the budget that ended the search,
+    `front` the Pareto front where one was asked for. Where candidates were `rescored`, the winner is the best of them
+    and the mean, by the fitness that was found then. `peak_memory` is that of the process that finished the search, in
+    bytes by place; see `peak_memory`.
+    """
+
+    folder: Path
+    winner: Winner
+    recipe: Recipe
+    fitness: float
+    evaluation: Evaluation
+    candidates: int
+    failures: int
+    tokens: int
+    stopped_by: str | None
+    front: tuple[FrontPoint, ...]
+    rescored: tuple[Rescored, ...] = ()
+    peak_memory: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    @property
+    def search_fitness(self) -> float:
+        """The winner's fitness as the search saw it: if it was scored again, what it was chosen by."""
+        own = [each.search_fitness for each in self.rescored if each.recipe_id == self.recipe.recipe_id]
+        return next((fitness for fitness in own if fitness is not None), self.fitness)
+
+    @property
+    def recipe_file(self) -> Path:
+        """Where the winner's recipe is written."""
+        return self.folder / winner_file(self.winner)
+
+    def as_json(self) -> Mapping[str, object]:
+        """Return it as plain values."""
+        scores = {
+            name: {"score": score.score, "ungated": score.ungated, "japanese": score.japanese, "n": score.n}
+            for name, score in self.evaluation.scores.items()
+        }
+        again: dict[str, object] = {}
+        if self.rescored:
+            again = {"rescored_fitness": self.fitness, "rescored": [each.as_json() for each in self.rescored]}
+        return {
+            "folder": str(self.folder),
+            "winner": self.winner,
+            "recipe": str(self.recipe_file),
+            "recipe_id": self.recipe.recipe_id,
+            "search_fitness": self.search_fitness,
+            **again,
+            "search_scores": scores,
+            "candidates": self.candidates,
+            "failures": self.failures,
+            "tokens": self.tokens,
+            "stopped_by": self.stopped_by,
+            "front": [point.as_json() for point in self.front],
+            **({PEAK_MEMORY: dict(self.peak_memory)} if self.peak_memory else {}),
+        }
+
+
+def evolve(
+    config: SearchConfig,
+    *,
+    out: Path,
+    relative_to: Path | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+    evaluator: Evaluator | None = None,
+) -> RunResult:
+    """Run a search in the folder `out`, or go on with the one that is there; a finished one only tells its result.
+
+    Relative models and data of the config start at `relative_to`. An evaluator that is already open for this config may
+    be passed in; else there are as many workers as the config asks for, all ended when this returns or raises.
+
+    Raises OutputExists for a folder that exists without `resume`, RunMismatch when the folder's config is
+    another, RunError when another process runs there, AllCandidatesFailed when a generation has only failures, and
+    what opening the models raises.
+    """
+    config = config.resolved(relative_to=relative_to)
+    template = config.template(relative_to=None)
+    config.log.check_installed()
+    check_folder(out, resume=resume)
+    if (out / JOURNAL_FILE).exists():
+        _check_same(out, read_journal(out / JOURNAL_FILE), config)
+    with locked(out):
+        # Looked at again: only now may nobody else write here.
+        check_folder(out, resume=resume)
+        journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
+        peak = recorded_peak_memory(out / RESULT_FILE)
+        if journal is not None:
+            check_journal(journal, config)
+        if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
+            journal = _searched(
+                out, config=config, template=template, journal=journal, observer=observer, evaluator=evaluator
+            )
+            # Once the workers have ended, too.
+            peak = peak_memory()
+        else:
+            check_recipes(journal, config.searched(journal.blocks).recipe)
+        return _written_result(out, config=config, journal=journal, peak=peak)
+
+
+def _searched(
+    out: Path,
+    *,
+    config: SearchConfig,
+    template: MergeTemplate | PathTemplate,
+    journal: Journal | None,
+    observer: Observer | None,
+    evaluator: Evaluator | None,
+) -> Journal:
+    """Search to the end, on after `journal`, and return the journal."""
+    seen: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+    if evaluator is None:
+        # Models that do not fit are refused before their weights are fetched.
+        found = preflight_search(config, template)
+        found.raise_problems()
+        seen, memory_bytes = found.warnings, worker_bytes(found)
+    parents = measured_parents(config, template, known={} if journal is None else journal.parents)
+    workers: Workers
+    if evaluator is None:
+        workers = open_workers(config, template, parents=parents, memory_bytes=memory_bytes)
+    else:
+        workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
+    with closing(workers):
+        run = open_run(out, config=config, workers=workers, journal=journal, parents=parents)
+        warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *run.searched.notes, *config.notes)))
+        with _tracked(observer, config=config, out=out) as watching:
+            run.finish(observer=watching, warnings=warnings)
+        return run.journal
+
+
+def open_run(
+    out: Path,
+    *,
+    config: SearchConfig,
+    workers: Workers,
+    journal: Journal | None,
+    parents: Mapping[str, Parent],
+) -> SearchRun:
+    """Return a search in the folder `out`, ready to go on after its `journal` (None: with a new one there).
+
+    Raises RunMismatch when the models have other numbers of blocks than the journal's.
+    """
+    blocks = workers.blocks
+    searched = config.searched(blocks)
+    population = config.population(dim=searched.dim)
+    parts = SampleParts(
+        sizes=workers.sizes,
+        seed=config.seed,
+        batch=config.batch,
+        validation=config.validation,
+    )
+    if journal is None:
+        write_atomically(out / CONFIG_FILE, config.to_yaml())
+        journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=blocks)
+    elif journal.blocks != blocks:
+        raise RunMismatch(
+            f"{out}: the models have other numbers of blocks than when the run began ({dict(journal.blocks)} -> "
+            f"{dict(blocks)}).\n    Start a new run in another folder."
+        )
+    elif _recorded(journal).budget != config.budget:
+        write_atomically(out / CONFIG_FILE, config.to_yaml())
+        journal.raise_budget(config.budget.model_dump(mode="json"))
+    for source in [name for name in parents if name not in journal.parents]:
+        journal.append_parent(parents[source])
+    races = _races(config, workers=workers, parts=parts, objective=config.goal(parents))
+    scoring = Scoring(workers=workers, parts=parts, races=races)
+    return SearchRun(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
+
+
+def _races(config: SearchConfig, *, workers: Workers, parts: SampleParts, objective: Objective) -> Races | None:
+    if config.racing is None:
+        return None
+    return Races(rules=config.racing, workers=workers, parts=parts, objective=objective)
+
+
+@contextmanager
+def _tracked(observer: Observer | None, *, config: SearchConfig, out: Path) -> Iterator[Observer | None]:
+    """Give an observer that tells the trackers that the config names, besides the one that is given."""
+    with ExitStack() as stack:
+        if config.log.packages:
+            # What they need takes seconds to import.
+            from evovlm.runs.searching.trackers import TrackedRun, open_trackers
+
+            trackers = open_trackers(config.log, folder=out, config=config.as_mapping(), stack=stack)
+            observer = TrackedRun(trackers, observer=observer)
+        yield observer
+
+
+def _check_same(out: Path, journal: Journal, config: SearchConfig) -> None:
+    """Raise RunMismatch unless the run in `out` is that of a config, or of one with a smaller budget."""
+    recorded = _recorded(journal)
+    raised = ("budget",) if config.budget.is_raised_from(recorded.budget) else ()
+    check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping(), raised=raised)
+
+
+def _recorded(journal: Journal) -> SearchConfig:
+    # What the run's version did not know has its default.
+    return config_from_mapping(journal.config)
+
+
+def open_evaluator(
+    config: SearchConfig, template: MergeTemplate | PathTemplate, *, parents: Mapping[str, Parent] | None = None
+) -> Evaluator:
+    """Open the models and tasks of a config in this process, for what its `parents` score where a constraint asks."""
+    return opening_of(config, template, parents=parents or {}).open(Place(device=config.device)).evaluator
+
+
+def _written_result(
+    out: Path,
+    *,
+    config: SearchConfig,
+    journal: Journal,
+    peak: Mapping[str, int],
+) -> RunResult:
+    """Write best.yaml, mean.yaml and result.json of a finished search."""
+    mean = journal.mean
+    if mean is None:
+        raise RunError(f"{out}: the search is not finished.")
+    best, chosen = best_of(journal, winner=config.winner), winner_of(journal, winner=config.winner)
+    searched = config.searched(journal.blocks)
+    recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
+    for name, recipe in recipes.items():
+        write_atomically(out / name, recipe_to_yaml(recipe, folder=out))
+    if isinstance(chosen.outcome, Failure):
+        raise RunError(
+            f"{out}: the distribution's mean, asked for as the winner, could not be evaluated "
+            f"({chosen.outcome.reason}).\n    The best candidate is in {out / BEST_FILE}."
+        )
+    objective = config.goal(journal.parents)
+    winner: Winner = "mean" if chosen is mean else config.winner
+    result = RunResult(
+        folder=out,
+        winner=winner,
+        recipe=recipes[winner_file(winner)],
+        fitness=chosen.outcome.fitness,
+        evaluation=chosen.outcome,
+        candidates=len(journal.candidates),
+        failures=sum(isinstance(entry.outcome, Failure) for entry in journal.candidates),
+        tokens=journal.tokens,
+        stopped_by=journal.stop.reason if journal.stop else None,
+        front=front_of(journal, goals=objective.tasks if objective.pareto else ()),
+        rescored=rescored(journal),
+        peak_memory=peak,
+    )
+    write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
+    return result

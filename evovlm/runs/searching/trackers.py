@@ -1,0 +1,168 @@
+"""The course of a search, told generation by generation to TensorBoard or Weights & Biases, which are extras.
+
+Each start tells the whole course anew, from the journal's first generation on, so that nothing is missing or twice
+after a run was killed: TensorBoard is told that later files begin at step 0, and a run of Weights & Biases has one id.
+"""
+
+import hashlib
+import statistics
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from evovlm.recipes.candidate import Evaluation
+from evovlm.runs.config.log import LogSection, WandbSection
+from evovlm.runs.folder.rows import Entry
+from evovlm.runs.searching.search_run import Observer
+from evovlm.search.loop import Generation
+
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class Tracker(Protocol):
+    """Takes the figures of one generation after another, and keeps them somewhere."""
+
+    def generation(self, number: int, figures: Mapping[str, float]) -> None:
+        """Take a generation's figures; numbers count from 0."""
+        ...
+
+    def close(self) -> None:
+        """Write what is not yet written."""
+        ...
+
+
+class TensorBoard:
+    """Writes event files."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What earlier files say of any step is void.
+        self._writer: Any = SummaryWriter(str(folder), purge_step=0)
+
+    def generation(self, number: int, figures: Mapping[str, float]) -> None:
+        """Write one scalar a figure."""
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, number)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases that holds the config and the figures: nothing of the machine, its code or its git."""
+
+    def __init__(self, section: WandbSection, *, folder: Path, config: Mapping[str, object]) -> None:
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+        )
+        self._run: Any = wandb.init(
+            project=section.project,
+            entity=section.entity,
+            name=folder.name,
+            id=hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest(),
+            # Offline, every start is a file of its own, and all are sent as one run.
+            resume="allow" if section.mode == "online" else None,
+            mode=section.mode,
+            dir=str(folder),
+            config=dict(config),
+            settings=settings,
+        )
+
+    def generation(self, number: int, figures: Mapping[str, float]) -> None:
+        """Log the figures as one step."""
+        self._run.log(dict(figures), step=number)
+
+    def close(self) -> None:
+        """End the run, waiting until everything is on disk or sent."""
+        self._run.finish()
+
+
+class TrackedRun:
+    """An observer that has trackers follow what another observer, if any, sees."""
+
+    def __init__(self, trackers: tuple[Tracker, ...], *, observer: Observer | None) -> None:
+        self._trackers = trackers
+        self._observer = observer
+        self._tokens = 0
+        self._seconds = 0.0
+        self._candidates = 0
+        self._failures = 0
+        self._best = -np.inf
+
+    def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
+        """Tell the other observer."""
+        if self._observer is not None:
+            self._observer.started(candidates=candidates, generations=generations, done=done, warnings=warnings)
+
+    def evaluated(self, entry: Entry) -> None:
+        """Count a candidate."""
+        self._candidates += 1
+        self._seconds += entry.wall_s
+        if isinstance(entry.outcome, Evaluation):
+            self._tokens += entry.outcome.tokens
+        else:
+            self._failures += 1
+        if self._observer is not None:
+            self._observer.evaluated(entry)
+
+    def generation_ended(self, generation: Generation) -> None:
+        """Have the trackers take a generation's figures."""
+        known = [outcome for outcome in generation.outcomes if isinstance(outcome, Evaluation)]
+        self._best = max(self._best, *(each.fitness for each in known))
+        figures = {
+            "fitness/best_so_far": self._best,
+            **_of_generation(generation, known),
+            "cost/tokens": float(self._tokens),
+            "cost/seconds": self._seconds,
+            "cost/candidates": float(self._candidates),
+            "cost/failures": float(self._failures),
+        }
+        for tracker in self._trackers:
+            tracker.generation(generation.number, figures)
+        if self._observer is not None:
+            self._observer.generation_ended(generation)
+
+
+def open_trackers(
+    section: LogSection, *, folder: Path, config: Mapping[str, object], stack: ExitStack
+) -> tuple[Tracker, ...]:
+    """Return what a run in `folder` is told to; `stack` closes them."""
+    trackers: list[Tracker] = []
+    if section.tensorboard:
+        trackers.append(stack.enter_context(closing(TensorBoard(folder / TENSORBOARD_FOLDER))))
+    if section.wandb is not None:
+        wandb = WeightsAndBiases(section.wandb, folder=folder, config=config)
+        trackers.append(stack.enter_context(closing(wandb)))
+    return tuple(trackers)
+
+
+def _of_generation(generation: Generation, known: list[Evaluation]) -> Mapping[str, float]:
+    """Return the figures of one generation: fitness, scores by task, and how far its genomes lie apart.
+
+    `search/spread` is the root mean square of the genes' standard deviations in the unit cube: with CMA-ES, about its
+    step size as drawn.
+    """
+    best = max(known, key=lambda each: each.fitness)
+    genomes = np.array([proposal.genome for proposal in generation.proposals])
+    figures = {
+        "fitness/best": best.fitness,
+        "fitness/mean": statistics.fmean(each.fitness for each in known),
+        "search/spread": float(np.sqrt(genomes.var(axis=0).mean())),
+    }
+    for name in best.scores:
+        figures[f"best/{name}"] = best.scores[name].score
+        figures[f"mean/{name}"] = statistics.fmean(each.scores[name].score for each in known)
+    return figures

@@ -1,0 +1,63 @@
+"""Reads which option of a multiple-choice question a free answer names: by its letter, or by its text."""
+
+import re
+import string
+import unicodedata
+from collections.abc import Sequence
+
+from evovlm.tasks.metrics.answers import ANSWER_MARKER
+from evovlm.tasks.metrics.text_match import bare
+
+# What may follow the letter of an option: B) B. B: Bです Bを選ぶ. Not A cat, Aさん, AではなくB, and no list: A、B.
+_AFTER = (
+    r"(?![A-Za-z0-9'’])(?! [A-Za-z])(?![、,]\s*[A-Z](?![A-Za-z]))"
+    r"(?=[)\].:、,。\s」』*}\"'>】]|です|だ|で[すあ、。]|が[正適当]|を選|$)"
+)
+# A letter that begins an answer; a small one only as (b), b. or all there is.
+_FIRST = re.compile(rf"[\s「『(\[*:、,\"'<【]*(?:選択肢\s*|[Oo]ption\s+)?(?P<letter>[A-Z]{_AFTER}|[a-z](?=[)\].:]|$))")
+# Elsewhere it stands alone: ビタミンC, A型 and Bさん are words with a letter in them.
+_ALONE = re.compile(
+    r"(?:(?<=[\s「『(\[*:、。,.<【はがも])|(?<=選択肢)|(?<=記号)|^)"
+    r"(?<!または)(?<!or )(?<!and )(?<![A-Z][、,])(?<![A-Z][、,] )"
+    rf"(?P<letter>[A-Z]){_AFTER}"
+)
+_SENTENCE_END = re.compile(r"。|\n|\.(?:\s|$)")
+
+
+def read_choice(text: str, choices: Sequence[str]) -> str | None:
+    """Return the letter of the option that an answer names (A for the first), or None where it names none, or several.
+
+    Looks, in this order, at what follows 答えは or "the answer is"; at the letter that the answer begins with; at the
+    letters that stand alone in it; at the texts of the options. Without `choices` every letter is an option.
+    """
+    plain = unicodedata.normalize("NFKC", text).strip()
+    letters = string.ascii_uppercase[: len(choices)] if choices else string.ascii_uppercase
+    end = len(plain)
+    for marker in reversed(list(ANSWER_MARKER.finditer(plain))):
+        stated = plain[marker.end() : end].strip()
+        found = _SENTENCE_END.search(stated)
+        sentence = stated[: found.start()] if found and found.start() > 1 else stated
+        named = _first_letter(sentence, letters) or _named_by_text(sentence, choices) or _lone_letter(sentence, letters)
+        if named is not None:
+            return named
+        end = marker.start()
+    return _first_letter(plain, letters) or _lone_letter(plain, letters) or _named_by_text(plain, choices)
+
+
+def _first_letter(text: str, letters: str) -> str | None:
+    found = _FIRST.match(text)
+    return found["letter"].upper() if found and found["letter"].upper() in letters else None
+
+
+def _lone_letter(text: str, letters: str) -> str | None:
+    found = {match["letter"] for match in _ALONE.finditer(text)} & set(letters)
+    return found.pop() if len(found) == 1 else None
+
+
+def _named_by_text(text: str, choices: Sequence[str]) -> str | None:
+    plain, options = bare(text), [bare(choice) for choice in choices[: len(string.ascii_uppercase)]]
+    held = [index for index, option in enumerate(options) if option and option in plain]
+    held = [index for index in held if options[index] == plain] or held
+    # 京都 stands in 東京都 too: what is part of another option that was named was not named itself.
+    held = [i for i in held if not any(i != j and options[i] in options[j] and options[i] != options[j] for j in held)]
+    return string.ascii_uppercase[held[0]] if len(held) == 1 else None

@@ -1,0 +1,200 @@
+"""How an answer is scored: a table of metrics, each from 0 (wrong) to 1 (right), and a language gate over them.
+
+An answer that does not pass the gate scores 0; the score it would have had is kept beside it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+from evovlm.errors import TaskError
+from evovlm.recipes.problems import did_you_mean
+from evovlm.tasks.metrics.answers import EXTRACTORS
+from evovlm.tasks.metrics.choices import read_choice
+from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.jdocqa_score import jdocqa_value
+from evovlm.tasks.metrics.library_metric import PREFIX, library_values
+from evovlm.tasks.metrics.rouge import rouge_1, rouge_2, rouge_l
+from evovlm.tasks.metrics.scoring import Measured, SampleScore, Scoring
+from evovlm.tasks.metrics.text_match import char_f1, exact_match
+from evovlm.tasks.sample import Sample
+
+Measure: TypeAlias = Callable[[Sample, str, Scoring], Measured]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One way to score an answer.
+
+    `binary` says that every answer scores either 0 or 1; `numeric` that it reads a number out of a worked solution:
+    then the language of the whole text counts, and no reference exempts from it; `bootstrapped` that the paper's tables
+    show the middle of a bootstrap (`rouge.bootstrap_mid`) in place of the mean. `measure` is None where it takes a
+    model: `evaluation.scorer.open_scorer` opens that.
+    """
+
+    name: str
+    description: str
+    binary: bool = False
+    numeric: bool = False
+    bootstrapped: bool = False
+    measure: Measure | None
+
+
+def get_metric(name: str) -> Metric:
+    """Return the metric of that name, or the one that `evaluate:...` means. Raises TaskError when there is none."""
+    if name.startswith(PREFIX):
+        return Metric(name=name, description="a metric of the evaluate library", measure=_library)
+    if name not in METRICS:
+        raise TaskError(
+            f"There is no metric '{name}'{did_you_mean(name, METRICS)} Those of `evaluate` are {PREFIX}NAME_OR_PATH."
+        )
+    return METRICS[name]
+
+
+def check_scoring(scoring: Scoring) -> Metric:
+    """Return the metric of a scoring. Raises TaskError when there is no such metric, extractor or gate."""
+    metric = get_metric(scoring.metric)
+    if scoring.extractor not in EXTRACTORS:
+        raise TaskError(f"There is no extractor '{scoring.extractor}'{did_you_mean(scoring.extractor, EXTRACTORS)}")
+    if scoring.gate is not None and scoring.gate not in GATES:
+        raise TaskError(f"There is no gate '{scoring.gate}'{did_you_mean(scoring.gate, [*GATES, 'none'])}")
+    return metric
+
+
+def score_answers(scoring: Scoring, samples: Sequence[Sample], texts: Sequence[str]) -> tuple[SampleScore, ...]:
+    """Score one answer per sample. Raises what `score_answer` does, and ValueError for unequal lengths."""
+    check_scoring(scoring)
+    return tuple(score_answer(scoring, sample, text) for sample, text in zip(samples, texts, strict=True))
+
+
+def score_answer(scoring: Scoring, sample: Sample, text: str) -> SampleScore:
+    """Score one answer.
+
+    Raises TaskError when there is no such metric, it takes a model, or the references are not what it compares with.
+    """
+    metric = get_metric(scoring.metric)
+    if metric.measure is None:
+        raise TaskError(
+            f"The metric {metric.name} takes a model, which `open_scorer` of evovlm.evaluation.scorer opens."
+        )
+    measured = metric.measure(sample, text, scoring)
+    return gated(measured, sample=sample, text=text, gate=scoring.gate, numeric=metric.numeric)
+
+
+def gated(measured: Measured, *, sample: Sample, text: str, gate: str | None, numeric: bool) -> SampleScore:
+    """Return the score of what was measured, after the gate. Without a gate, Japanese is told by the script."""
+    chosen = GATES[gate or "script"]
+    japanese = chosen.passes(text, for_numbers=numeric)
+    # A reference such as "UFO" is no Japanese itself and asks for none; where there is none, nothing exempts.
+    free = [not numeric and not chosen.passes(reference) for reference in sample.references] or [False]
+    values = measured.values or (0.0,)
+    kept = [value for value, exempt in zip(values, free, strict=True) if japanese or exempt or gate is None]
+    return SampleScore(
+        score=max(kept, default=0.0),
+        ungated=max(values),
+        japanese=japanese or (gate is not None and all(free)),
+        extracted=measured.extracted,
+        unscored=measured.unscored,
+    )
+
+
+def _accuracy(sample: Sample, text: str, scoring: Scoring) -> Measured:
+    number = EXTRACTORS[scoring.extractor](text)
+    if number is None:
+        return Measured(values=(0.0,) * len(sample.references), unscored="no number found")
+    values = tuple(float(_same(number, reference)) for reference in sample.references)
+    return Measured(values=values, extracted=f"{number:.15g}")
+
+
+def _same(number: float, reference: str) -> bool:
+    try:
+        return math.isclose(number, float(reference), rel_tol=1e-9)
+    except ValueError as problem:
+        raise TaskError(
+            f"The reference {reference!r} is not a number, and the accuracy metrics compare numbers. Correct the "
+            "task's data or use another metric, such as rouge_l_ja or exact_match."
+        ) from problem
+
+
+def _multiple_choice(sample: Sample, text: str, _scoring: Scoring) -> Measured:
+    for reference in sample.references:
+        if len(reference) != 1 or not "A" <= reference <= "Z":
+            raise TaskError(
+                f"The reference {reference!r} of the sample {sample.id} is not the letter of an option (A for the "
+                "first), and multiple_choice compares letters. Correct the task's data or use another metric."
+            )
+    letter = read_choice(text, sample.choices)
+    if letter is None:
+        return Measured(values=(0.0,) * len(sample.references), unscored="no option found")
+    return Measured(values=tuple(float(letter == reference) for reference in sample.references), extracted=letter)
+
+
+def _library(sample: Sample, text: str, scoring: Scoring) -> Measured:
+    return Measured(values=library_values(scoring.metric, references=sample.references, text=text))
+
+
+def _jdocqa(sample: Sample, text: str, _scoring: Scoring) -> Measured:
+    return Measured(values=tuple(jdocqa_value(reference, text, tags=sample.tags) for reference in sample.references))
+
+
+def _by_reference(value: Callable[[str, str], float], sample: Sample, text: str, _scoring: Scoring) -> Measured:
+    return Measured(values=tuple(value(reference, text) for reference in sample.references))
+
+
+_ROWS = (
+    Metric(
+        name="accuracy",
+        description="the number that the answer ends in is right",
+        binary=True,
+        numeric=True,
+        measure=_accuracy,
+    ),
+    Metric(
+        name="rouge_l_ja",
+        description="as in the paper: ROUGE-L (F1) over MeCab words",
+        bootstrapped=True,
+        measure=partial(_by_reference, rouge_l),
+    ),
+    Metric(
+        name="rouge_1_ja",
+        description="ROUGE-1 (F1) over MeCab words",
+        bootstrapped=True,
+        measure=partial(_by_reference, rouge_1),
+    ),
+    Metric(
+        name="rouge_2_ja",
+        description="ROUGE-2 (F1) over MeCab words",
+        bootstrapped=True,
+        measure=partial(_by_reference, rouge_2),
+    ),
+    Metric(
+        name="char_f1",
+        description="F1 over characters, as SQuAD's over words; widths, case and punctuation aside",
+        measure=partial(_by_reference, char_f1),
+    ),
+    Metric(
+        name="exact_match",
+        description="the answer is the reference; widths, quotes and closing punctuation aside",
+        binary=True,
+        measure=partial(_by_reference, exact_match),
+    ),
+    Metric(
+        name="multiple_choice",
+        description="the option that the answer names, by its letter or its text, is right",
+        binary=True,
+        measure=_multiple_choice,
+    ),
+    Metric(
+        name="jdocqa",
+        description="JDocQA's own: substring for yes/no, factoid and numerical questions, sentence BLEU for open ones",
+        measure=_jdocqa,
+    ),
+    Metric(
+        name="clip_score",
+        description="CLIPScore: how well the answer describes the picture to an open_clip model; needs no reference",
+        measure=None,
+    ),
+)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ROWS}

@@ -1,0 +1,294 @@
+"""A task of the user's own, in a YAML file of a few lines.
+
+name: festivals                         # as in tables and results
+data: festivals                         # a folder, from this file's own on (the default is that), or hub:ID@REVISION
+splits: {search: train.jsonl, report: test.jsonl}     # files or folders in it, or splits of the set on the hub
+columns: {question: q, answer: a, image: photo}       # and choices, id, tags; `answer` may be a list
+prompt: ja-shisa-vqa                    # a name, or a template that holds {input} (and <image>)
+metric: rouge_l_ja                      # accuracy compares numbers; multiple_choice takes a letter or an index;
+                                        # clip_score takes `clip_model:`; evaluate:./my_metric.py lies beside this file
+gate: script
+decoding: {max_new_tokens: 64}
+licence: CC BY 4.0
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from evovlm.errors import TaskError
+from evovlm.recipes.documents import read_yaml, report_problems
+from evovlm.recipes.problems import did_you_mean
+from evovlm.tasks.clip_name import clip_name_from
+from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.metrics.answers import EXTRACTORS
+from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.library_metric import PREFIX, metric_from
+from evovlm.tasks.metrics.scoring import Scoring
+from evovlm.tasks.metrics.table import METRICS
+from evovlm.tasks.own.folder import describe_folder
+from evovlm.tasks.own.tables import part_of
+from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
+from evovlm.tasks.published import Published, hub_place, is_on_hub
+from evovlm.tasks.row import Row
+from evovlm.tasks.sample import Sample, Split, letter_of
+from evovlm.tasks.task import Decoding, Task
+
+_CHOICE = "multiple_choice"
+_ACCURACY = "accuracy"
+_Columns = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ColumnsSection(_Section):
+    """`columns:` what the data calls each part of a sample; `image` and `tags` may name several."""
+
+    question: str = "question"
+    answer: str = "answer"
+    image: _Columns = Field(default=[])
+    choices: str | None = None
+    id: str | None = None
+    tags: _Columns = Field(default=[])
+
+
+class DecodingSection(_Section):
+    """`decoding:` how an answer is generated."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    beams: int = Field(default=1, ge=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    stop: list[str] = Field(default=[])
+
+
+class SplitsSection(_Section):
+    """`splits:` what a search may see, and what is reported."""
+
+    search: str | None = None
+    report: str | None = None
+
+    @model_validator(mode="after")
+    def _differ(self) -> "SplitsSection":
+        if self.search is None and self.report is None:
+            raise PydanticCustomError("splits", "should name search, report or both")
+        if self.search == self.report:
+            raise PydanticCustomError("splits", "search and report are the same, and a search may not see a report")
+        return self
+
+
+class OwnTask(_Section):
+    """A whole file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    data: str = "."
+    config: str | None = None
+    splits: SplitsSection
+    columns: ColumnsSection = ColumnsSection()
+    prompt: str = CHAT
+    metric: str
+    clip_model: str | None = None
+    extractor: str = "robust"
+    gate: str | None = None
+    decoding: DecodingSection = DecodingSection()
+    licence: str | None = None
+    description: str = "a task of your own"
+
+    @field_validator("name")
+    @classmethod
+    def _is_new(cls, name: str, info: ValidationInfo) -> str:
+        if name in (info.context or {}).get("taken", ()):
+            raise PydanticCustomError("name", "there is a task of this name already; choose another")
+        return name
+
+    @field_validator("metric")
+    @classmethod
+    def _is_metric(cls, metric: str, info: ValidationInfo) -> str:
+        if not metric.startswith(PREFIX):
+            return _row_of(metric, METRICS, "metric")
+        try:
+            metric_from((info.context or {})["folder"], metric)
+        except TaskError as error:
+            raise PydanticCustomError("metric", "{reason}", {"reason": str(error)}) from error
+        return metric
+
+    @field_validator("extractor")
+    @classmethod
+    def _is_extractor(cls, extractor: str) -> str:
+        return _row_of(extractor, EXTRACTORS, "extractor")
+
+    @field_validator("gate")
+    @classmethod
+    def _is_gate(cls, gate: str | None) -> str | None:
+        return gate if gate is None else _row_of(gate, GATES, "gate")
+
+    @field_validator("prompt")
+    @classmethod
+    def _is_prompt(cls, prompt: str) -> str:
+        known = prompt == CHAT or prompt in PROMPTS or SLOT in prompt
+        return prompt if known else _row_of(prompt, [CHAT, *PROMPTS], "prompt without {input}")
+
+    @field_validator("data")
+    @classmethod
+    def _is_there(cls, data: str, info: ValidationInfo) -> str:
+        folder = (info.context or {})["folder"] / data
+        if not is_on_hub(data) and not folder.is_dir():
+            raise PydanticCustomError("data", "there is no such folder; name one, or hub:ID@REVISION")
+        return data
+
+    @model_validator(mode="after")
+    def _fits_together(self, info: ValidationInfo) -> "OwnTask":
+        if self.columns.image and self.prompt != CHAT and PLACE not in template_of(self.prompt):
+            raise PydanticCustomError("prompt", "prompt: has no place for the pictures ({place})", {"place": PLACE})
+        if self.metric == _CHOICE and self.columns.choices is None:
+            raise PydanticCustomError("choices", "columns.choices: missing, and the metric is about choices")
+        self._check_clip_model()
+        folder: Path = (info.context or {})["folder"] / self.data
+        for split, part in self.splits.model_dump(exclude_none=True).items():
+            if not is_on_hub(self.data) and _place(folder, part) == folder:
+                found = {"split": split, "part": part, "folder": str(folder)}
+                raise PydanticCustomError("part", "splits.{split}: there is no '{part}' in {folder}", found)
+        return self
+
+    def _check_clip_model(self) -> None:
+        takes_a_model = self.metric in METRICS and METRICS[self.metric].measure is None
+        if self.clip_model is not None and not takes_a_model:
+            raise PydanticCustomError("clip_model", "clip_model: {metric} takes no model", {"metric": self.metric})
+        if takes_a_model and self.clip_model is None:
+            raise PydanticCustomError(
+                "clip_model",
+                "clip_model: missing, and {metric} takes an open_clip model, such as ViT-B-32:laion2b_s34b_b79k",
+                {"metric": self.metric},
+            )
+        if takes_a_model and not self.columns.image:
+            raise PydanticCustomError(
+                "image", "columns.image: missing, and {metric} is about pictures", {"metric": self.metric}
+            )
+
+    def scoring(self, folder: Path) -> Scoring:
+        """Return how answers are scored; paths in it start at `folder`."""
+        return Scoring(
+            metric=metric_from(folder, self.metric) if self.metric.startswith(PREFIX) else self.metric,
+            extractor=self.extractor,
+            gate=self.gate,
+            clip_model=clip_name_from(folder, self.clip_model) if self.clip_model is not None else None,
+        )
+
+    def task(self, folder: Path) -> Task:
+        """Return the task; its data lies from `folder` on."""
+        splits = {Split(name): part for name, part in self.splits.model_dump(exclude_none=True).items()}
+        hub_id, revision = hub_place(self.data) if is_on_hub(self.data) else (None, None)
+        published = Published(hub_id=hub_id, revision=revision, splits=splits, configs=(self.config,))
+        return Task(
+            name=self.name,
+            description=self.description,
+            prompt=self.prompt,
+            scoring=self.scoring(folder),
+            decoding=Decoding(
+                max_new_tokens=self.decoding.max_new_tokens,
+                beams=self.decoding.beams,
+                repetition_penalty=self.decoding.repetition_penalty,
+                stop=tuple(self.decoding.stop),
+            ),
+            load=partial(_load, own=self, published=published, folder=folder / self.data),
+            needs_images=bool(self.columns.image),
+            splits=frozenset(splits),
+            hub_id=hub_id,
+            is_local=hub_id is None,
+            licence=self.licence,
+        )
+
+
+def is_own_task(name: str) -> bool:
+    """Say whether a task's name is the path of a task file, or a folder's (with a slash), and not the harness's."""
+    return (name.endswith((".yaml", ".yml")) or "/" in name) and not is_harness_name(name)
+
+
+def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
+    """Return the task in the YAML file `path`, or that a folder is, whose name is none of those `taken`.
+
+    Raises ConfigError with every problem of the file, TaskError for a folder that does not tell what it holds.
+    """
+    folder = path if path.is_dir() else path.parent
+    document = describe_folder(path, taken=taken) if path.is_dir() else read_yaml(path)
+    try:
+        own = OwnTask.model_validate(document, context={"folder": folder, "taken": taken})
+    except ValidationError as error:
+        raise report_problems(path, error, model=OwnTask) from error
+    return own.task(folder)
+
+
+def _load(split: Split, data: Path | None, *, own: OwnTask, published: Published, folder: Path) -> tuple[Sample, ...]:
+    usual = None if published.hub_id else _place(folder, published.splits[split])
+    place = usual if data is None else data
+    samples = (_sample(row, own, number) for number, row in enumerate(published.rows(split, place), start=1))
+    return published.checked(samples, split=split, data=place)
+
+
+def _sample(row: Row, own: OwnTask, number: int) -> Sample:
+    columns = own.columns
+    choices = row.texts(columns.choices) if columns.choices is not None else ()
+    return Sample(
+        id=row.text(columns.id) if columns.id is not None else f"{number:04d}",
+        question=row.text(columns.question),
+        references=tuple(_references(row, own, choices)),
+        images=row.pictures(columns.image),
+        choices=choices,
+        tags=frozenset(tag for column in columns.tags for tag in _tags(row, column)),
+    )
+
+
+def _references(row: Row, own: OwnTask, choices: Sequence[str]) -> Iterator[str]:
+    column = own.columns.answer
+    answers = row.texts(column) if isinstance(row.value(column), list) else (row.text(column),)
+    for answer in answers:
+        if own.metric == _CHOICE:
+            yield _letter(answer, row, column, choices)
+        elif own.metric == _ACCURACY:
+            yield row.as_number(answer, column)
+        else:
+            yield answer
+
+
+def _letter(answer: str, row: Row, column: str, choices: Sequence[str]) -> str:
+    """Return the letter that is meant by a letter, an index from 0, or a choice's own words."""
+    letters = [letter_of(index) for index in range(len(choices))]
+    for names in (letters, choices, [str(index) for index in range(len(choices))]):
+        if answer.strip() in names:
+            return letters[list(names).index(answer.strip())]
+    raise TaskError(
+        f"{row.where}: '{column}' should be a letter ({letters[0]} to {letters[-1]}), an index from 0, or one of the "
+        f"choices ({', '.join(choices)}), and is {answer!r}. Correct it."
+    )
+
+
+def _tags(row: Row, column: str) -> tuple[str, ...]:
+    value = row.get(column)
+    if value is None:
+        return ()
+    return row.texts(column) if isinstance(value, list) and value else (str(value),)
+
+
+def _place(folder: Path, part: str) -> Path:
+    """Return the part of the data: a file or folder of that name, or a file whose name without its ending it is."""
+    return folder / part if (folder / part).exists() else part_of(folder, (part,))
+
+
+def _row_of(name: str, table: Collection[str], what: str) -> str:
+    if name not in table:
+        raise PydanticCustomError("row", "unknown {what}{hint}", {"what": what, "hint": did_you_mean(name, table)})
+    return name
