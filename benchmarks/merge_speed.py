@@ -89,7 +89,7 @@ def make_models(folder: Path) -> None:
 
 
 def write_recipes(folder: Path, method: str) -> tuple[Path, Path]:
-    """Write the same merge for both tools; ours draws and rescales as the paper has it, at the same cost."""
+    """Write a recipe for each tool. For dare_ties evovlm rescales by density, mergekit by the L1 norm: not the same."""
     numbers = METHODS[method]
     density = numbers["density"]
     weights = dict(zip(SOURCES, numbers["weights"], strict=True))

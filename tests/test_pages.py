@@ -1,4 +1,4 @@
-"""The pages at the root: every YAML block is what it says, every command, file, extra and link is there."""
+"""README, CONTRIBUTING and docs/: every YAML block is valid, and every command, file, extra and link exists."""
 
 import re
 import shlex
@@ -21,11 +21,11 @@ from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.tasks.catalogue import get_task
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README", "RECIPES", "SEARCHING", "SCORING", "SCALING", "CONTRIBUTING")
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 GROUP: Any = typer.main.get_command(app)
 
-# What a few lines of a search stand in.
+# A whole search, into which a block of a few lines is inserted.
 SEARCH = """
 format: 1
 kind: evolve
@@ -36,7 +36,7 @@ tasks: [{name: word_problems_ja}]
 
 
 def text_of(page: str) -> str:
-    return (ROOT / f"{page}.md").read_text(encoding="utf-8")
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def blocks(kind: str) -> Iterator[tuple[str, str]]:
@@ -47,8 +47,8 @@ def blocks(kind: str) -> Iterator[tuple[str, str]]:
 
 
 def numbered(found: Iterator[tuple[str, str]]) -> list[Any]:
-    """Return the texts as parameters of a test, each named by its page and its place among them."""
-    return [pytest.param(text, id=f"{page}-{place}") for place, (page, text) in enumerate(found)]
+    """Return the texts as parameters of a test, each named by its page and its number."""
+    return [pytest.param(text, id=f"{page}-{number}") for number, (page, text) in enumerate(found)]
 
 
 def fenced_commands() -> Iterator[tuple[str, str]]:
@@ -66,11 +66,11 @@ def quoted_commands() -> Iterator[tuple[str, str]]:
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
-    """Return the command that these words call, and what is left of them."""
+    """Return the command that these words call, and the remaining words."""
     command = GROUP
     while hasattr(command, "commands") and words and words[0] in command.commands:
         command, words = command.commands[words[0]], words[1:]
-    assert command is not GROUP, f"there is no command {words}"
+    assert command is not GROUP, f"no command {words}"
     return command, words
 
 
@@ -93,7 +93,7 @@ def read_task(path: Path) -> None:
 
 
 def around(folder: Path) -> None:
-    """Make the files that blocks speak of."""
+    """Make the files that blocks name."""
     (folder / "festivals").mkdir()
     for name in ("train", "test"):
         (folder / "festivals" / f"{name}.jsonl").write_text('{"q": "何ですか。", "a": "神輿", "photo": "a.png"}\n')
@@ -104,7 +104,7 @@ def around(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", numbered(blocks("yaml")))
-def test_every_yaml_block_is_a_recipe_a_search_lines_of_one_or_a_task(text: str, tmp_path: Path) -> None:
+def test_every_yaml_block_is_a_recipe_a_search_a_part_of_a_search_or_a_task(text: str, tmp_path: Path) -> None:
     around(tmp_path)
     values = yaml.safe_load(text)
     path = tmp_path / "block.yaml"
@@ -117,7 +117,7 @@ def test_every_yaml_block_is_a_recipe_a_search_lines_of_one_or_a_task(text: str,
         case {"data": _, "splits": _}:
             read_task(path)
         case _:
-            # The block's own text, for its numbers and words are read as a search's file reads them.
+            # Insert the block's own text, so that its numbers and words are read as in a search's file.
             base = yaml.safe_load(SEARCH)
             rest = {key: value for key, value in base.items() if key not in values}
             path.write_text(yaml.safe_dump(rest, sort_keys=False) + text, encoding="utf-8")
@@ -125,7 +125,7 @@ def test_every_yaml_block_is_a_recipe_a_search_lines_of_one_or_a_task(text: str,
 
 
 @pytest.mark.parametrize("line", numbered(fenced_commands()))
-def test_every_command_of_a_block_is_one(line: str) -> None:
+def test_every_command_of_a_block_is_valid(line: str) -> None:
     program, *words = shlex.split(line, comments=True)
     if program == "make":
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -134,7 +134,7 @@ def test_every_command_of_a_block_is_one(line: str) -> None:
         assert (ROOT / words[0]).is_file()
     else:
         command, rest = command_of(words)
-        # Raises for an unknown option, a value that is none, an argument too few; runs nothing.
+        # Raises for an unknown option, a value that is not allowed, a missing argument; runs nothing.
         command.make_context(command.name, rest)
         assert all((ROOT / word).is_file() for word in rest if word.startswith("configs/"))
 
@@ -146,18 +146,18 @@ def test_every_command_of_a_sentence_has_its_options(line: str) -> None:
 
 
 def test_a_command_that_does_not_exist_would_be_noticed() -> None:
-    with pytest.raises(AssertionError, match="there is no command"):
+    with pytest.raises(AssertionError, match="no command"):
         command_of(["evolv", "search.yaml"])
     command, rest = command_of(["evolve", "search.yaml", "--out", "run", "--resumee"])
     with pytest.raises(Exception, match="No such option"):
         command.make_context(command.name, rest)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG"])
-def test_every_link_config_and_extra_is_there(page: str) -> None:
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
+def test_every_link_config_and_extra_exists(page: str) -> None:
     text = text_of(page)
-    for place in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-        assert (ROOT / place).exists(), place
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert ((ROOT / page).parent / target).exists(), target
     for config in re.findall(r"configs/[\w-]+\.yaml", text):
         assert (ROOT / config).is_file(), config
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -165,7 +165,29 @@ def test_every_link_config_and_extra_is_there(page: str) -> None:
         assert set(extras.split(",")) <= set(project["optional-dependencies"]), extras
 
 
-def test_the_python_of_the_pages_uses_what_there_is() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    """A path starts at the root or in evovlm/; a file name alone is that of any module."""
+    modules = [path for folder in ("evovlm", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    names = {path.name for path in modules}
+    for named in set(
+        re.findall(r"[\w./-]*\w\.py\b|\b(?:evovlm|tests|benchmarks|assets|docs)/[\w./-]*\w", text_of(page))
+    ):
+        if named.startswith(("evovlm/", "tests/", "benchmarks/", "assets/", "docs/")):
+            assert (ROOT / named).exists(), named
+        elif "/" in named:
+            assert (ROOT / "evovlm" / named).exists(), named
+        else:
+            assert named in names, named
+
+
+def test_the_readme_links_to_every_page() -> None:
+    readme = text_of("README.md")
+    for page in [*PAGES[1:], "CHANGELOG.md"]:
+        assert f"]({page})" in readme, page
+
+
+def test_the_python_of_the_pages_uses_public_names() -> None:
     found = list(blocks("python"))
     assert found
     for page, text in found:

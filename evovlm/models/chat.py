@@ -60,7 +60,7 @@ def _split_chat(loaded: LoadedModel, question: Told, *, n_pictures: int) -> list
     if not writer.chat_template:
         raise TaskError(
             f"{loaded.folder}: has no chat template, which the prompt `chat` needs.\n"
-            "    Name a written-out prompt (--prompt, or `prompt:`; SCORING.md lists them), or add a template."
+            "    Name a written-out prompt (--prompt, or `prompt:`; docs/scoring.md lists them), or add a template."
         )
     tokens = _special_tokens(loaded) | _image_tokens(loaded)
     messages = [] if question.system is None else [_message(loaded, "system", _plain(question.system, tokens))]
@@ -70,13 +70,13 @@ def _split_chat(loaded: LoadedModel, question: Told, *, n_pictures: int) -> list
     except (TemplateError, TypeError, ValueError) as error:
         raise TaskError(
             f"{loaded.folder}: its chat template does not take the question ({error}).\n"
-            "    Name a written-out prompt (--prompt, or `prompt:`; SCORING.md lists them)."
+            "    Name a written-out prompt (--prompt, or `prompt:`; docs/scoring.md lists them)."
         ) from error
     parts = text.split(str(writer.image_token)) if n_pictures else [text]
     if len(parts) != n_pictures + 1:
         raise TaskError(
             f"{loaded.folder}: places for pictures in its chat template: {len(parts) - 1}, pictures: {n_pictures}.\n"
-            "    Name a written-out prompt (--prompt, or `prompt:`; SCORING.md lists them)."
+            "    Name a written-out prompt (--prompt, or `prompt:`; docs/scoring.md lists them)."
         )
     return parts
 

@@ -88,7 +88,7 @@ def _splits(folder: Path) -> Mapping[Split, str]:
     raise TaskError(
         f"{folder}: its table of questions and answers is not clear (tables there: {there}).\n"
         "    Put one table there, or two called search.csv (what a search may see) and report.csv; or write a task "
-        "file (SCORING.md, 'A task of your own')."
+        "file (docs/scoring.md, 'A task of your own')."
     )
 
 
@@ -100,7 +100,7 @@ def _columns(row: Row) -> Mapping[str, str]:
         wanted = "; ".join(f"{what}: {', '.join(_USUAL[what])}" for what in missing)
         raise TaskError(
             f"{row.where}: none of its columns ({', '.join(map(str, row.cells))}) is the {' or the '.join(missing)}.\n"
-            f"    Rename one ({wanted}), or write a task file that names them (SCORING.md, 'A task of your own')."
+            f"    Rename one ({wanted}), or write a task file that names them (docs/scoring.md, 'A task of your own')."
         )
     return {what: column for what, column in found.items() if column is not None}
 
