@@ -18,20 +18,20 @@ import numpy.typing as npt
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.optimizer import Levels, Start, Told
+from evovlm.search.optimizer import Feedback, Levels, Start
 from evovlm.seeding import generator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What is asked: `tell` says of a genome what an optimizer is told, `left` of all that was told how far it came."""
+    """A problem: `tell` returns the feedback on a genome, `left` how far all feedback so far is from the optimum."""
 
     name: str
     levels: Levels
     evaluations: int
     kinds: tuple[str, ...]
-    tell: Callable[[Genome], Told]
-    left: Callable[[Sequence[Told]], float]
+    tell: Callable[[Genome], Feedback]
+    left: Callable[[Sequence[Feedback]], float]
 
 
 def part(genes: Genome, levels: int) -> npt.NDArray[np.int64]:
@@ -39,14 +39,14 @@ def part(genes: Genome, levels: int) -> npt.NDArray[np.int64]:
     return np.clip(np.ceil(genes * levels).astype(np.int64) - 1, 0, levels - 1)
 
 
-def below_the_best(told: Sequence[Told]) -> float:
+def below_the_best(feedback: Sequence[Feedback]) -> float:
     """Return how far the best fitness is below 0, which is the optimum of every problem here."""
-    return -max(each.fitness for each in told)
+    return -max(each.fitness for each in feedback)
 
 
-def one_goal(fitness: Callable[[Genome], float]) -> Callable[[Genome], Told]:
+def one_goal(fitness: Callable[[Genome], float]) -> Callable[[Genome], Feedback]:
     """Return what tells of a fitness alone."""
-    return lambda genome: Told(fitness=float(fitness(genome)))
+    return lambda genome: Feedback(fitness=float(fitness(genome)))
 
 
 def sphere(genome: Genome) -> float:
@@ -85,27 +85,27 @@ def categorical(genome: Genome) -> float:
     return -float(np.sum(part(genome[:-2], 5) != wanted)) - float(np.sum((genome[-2:] - 0.6) ** 2))
 
 
-def specialists(genome: Genome) -> Told:
+def specialists(genome: Genome) -> Feedback:
     """Tell of 60 samples, each right where 4 neighbouring genes come close enough to the sample's own corner."""
     corners = generator("specialists").integers(0, 2, (6, 4)) * 0.6 + 0.2
     off = np.abs(genome.reshape(6, 4) - corners).max(axis=1)
     right = off[:, None] < np.linspace(0.04, 0.4, 10)
     per_sample = {("t", sample): float(each) for sample, each in enumerate(right.ravel())}
-    return Told(fitness=float(right.mean()) - 1.0, per_sample=per_sample)
+    return Feedback(fitness=float(right.mean()) - 1.0, per_sample=per_sample)
 
 
-def two_goals(genome: Genome) -> Told:
+def two_goals(genome: Genome) -> Feedback:
     """Tell of ZDT1 turned upwards: the goals are at odds along the first gene, and both want the others at 0."""
     first = float(genome[0])
     rest = 1.0 + 9.0 * float(np.mean(genome[1:]))
     goals = (1.0 - first, 1.0 - rest * (1.0 - math.sqrt(first / rest)))
-    return Told(fitness=sum(goals) / 2, goals=goals)
+    return Feedback(fitness=sum(goals) / 2, goals=goals)
 
 
-def missing_volume(told: Sequence[Told]) -> float:
+def missing_volume(feedback: Sequence[Feedback]) -> float:
     """Return how much of the area under the front of `two_goals`, down to (0, 0), is not under the points."""
     area, reached = 0.0, 0.0
-    for first, second in sorted((each.goals for each in told), reverse=True):
+    for first, second in sorted((each.goals for each in feedback), reverse=True):
         if first > 0 and second > reached:
             area += first * (second - reached)
             reached = second
@@ -175,13 +175,13 @@ def searched(problem: Problem, kind: str, *, seed: int) -> float:
     # A front wants more genomes than a direction.
     population = 20 if kind == "nsga2" and problem.left is missing_volume else None
     optimizer = OPTIMIZERS[kind](Start(initial=start, seed=seed, population=population, levels=problem.levels))
-    told: list[Told] = []
-    while len(told) + optimizer.population <= problem.evaluations:
+    feedback: list[Feedback] = []
+    while len(feedback) + optimizer.population <= problem.evaluations:
         genomes = optimizer.ask()
         found = [problem.tell(genome) for genome in genomes]
         optimizer.tell(genomes, found)
-        told += found
-    return problem.left(told)
+        feedback += found
+    return problem.left(feedback)
 
 
 def main() -> None:

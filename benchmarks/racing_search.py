@@ -34,7 +34,7 @@ from evovlm.runs.config.racing import RacingSection
 from evovlm.runs.folder.journal import Entry, Journal, best_distinct, read_journal
 from evovlm.runs.folder.layout import JOURNAL_FILE
 from evovlm.runs.searching.evolve import evolve, open_evaluator
-from evovlm.search.loop import Outcome, Proposal, Standing, search
+from evovlm.search.loop import NextGeneration, Outcome, Proposal, search
 from evovlm.tasks.task import Split
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -159,10 +159,10 @@ def _search_by_item_response(bench: Bench, *, seed: int, count: int, calibration
         ranked.extend((each.fitness, proposal.genome) for each, proposal in zip(outcomes, proposals, strict=True))
         return list(outcomes)
 
-    def goes_on(standing: Standing) -> bool:
-        return standing.before + standing.candidates <= bench.config.budget.candidates
+    def continues(upcoming: NextGeneration) -> bool:
+        return upcoming.before + upcoming.candidates <= bench.config.budget.candidates
 
-    search(optimizer, goes_on=goes_on, evaluate=evaluate, on_generation=lambda _: None)
+    search(optimizer, continues=continues, evaluate=evaluate, on_generation=lambda _: None)
     best = [genome for _, genome in sorted(ranked, key=lambda row: -row[0])[:RESCORED]]
     again = [
         (scored(bench.evaluator, bench.searched.recipe(genome)).fitness, genome) for genome in [*best, optimizer.mean]

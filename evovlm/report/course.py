@@ -14,7 +14,7 @@ from evovlm.runs.folder.journal import Entry, Journal
 from evovlm.runs.front import front_of
 from evovlm.runs.summary import objective_of
 from evovlm.runs.winner import rescored
-from evovlm.search.loop import told
+from evovlm.search.loop import feedback_on
 from evovlm.search.optimizer import Optimizer
 from evovlm.search.pareto import knee
 
@@ -124,7 +124,7 @@ def _replayed(optimizer: Optimizer, candidates: Sequence[Entry]) -> list[Mapping
             return []
         if all(isinstance(entry.outcome, Failure) for entry in entries):
             return found
-        optimizer.tell(asked, told([entry.outcome for entry in entries], generation=number))
+        optimizer.tell(asked, feedback_on([entry.outcome for entry in entries], generation=number))
         found.append(optimizer.figures)
     return found
 

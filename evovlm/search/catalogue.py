@@ -1,4 +1,4 @@
-"""The optimizers there are."""
+"""The table of optimizers."""
 
 from collections.abc import Mapping
 

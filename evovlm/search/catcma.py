@@ -1,5 +1,5 @@
-"""CatCMA (Hamano et al. 2024, arXiv 2405.09962): a distribution over the levels of each gene that has some, CMA-ES for
-all others."""
+"""CatCMA (Hamano et al. 2024, arXiv 2405.09962): a distribution over the levels of each gene that has levels, and
+CMA-ES for all other genes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,19 +11,19 @@ import numpy as np
 from evovlm.recipes.candidate import Genome
 from evovlm.search.categories import Categories, Vector
 from evovlm.search.cmaes import CmaEs
-from evovlm.search.optimizer import Start, Told, check_asked
+from evovlm.search.optimizer import Feedback, Start, check_asked
 from evovlm.seeding import generator
 
 
 class CatCma:
-    """One ranking moves both: CMA-ES over the numbers, and independent probabilities of the levels of all other genes.
+    """CatCMA: one ranking updates CMA-ES over the numbers and independent probabilities of the levels of other genes.
 
-    A level is asked for as the middle of its part of [0, 1], one of two as 0 or 1. Each starts with the probability
-    that a draw around the gene's initial value by `sigma` falls in its part. As part of `mean` a gene is its most
-    probable level; one of two levels is the probability of the upper one.
+    In a genome, a level is the middle of its interval of [0, 1]; of two levels, 0 or 1. Each level starts with the
+    probability that a normal draw around the gene's initial value, with standard deviation `sigma`, falls in its
+    interval. In `mean`, a gene is at its most probable level; a gene of two levels is the probability of the upper one.
     """
 
-    purpose: ClassVar[str] = "levels in no order (a method, a source), or two, beside numbers"
+    purpose: ClassVar[str] = "numbers mixed with unordered levels (a method, a source) or on-off genes"
     takes_goals: ClassVar[bool] = False
     keeps_population: ClassVar[bool] = True
 
@@ -32,18 +32,18 @@ class CatCma:
         self._has_levels = start.levels_of_genes >= 2
         self._counts = start.levels_of_genes[self._has_levels]
         self._draws = generator("catcma", start.seed)
-        parts = [
-            _drawn_in_parts(value, levels=count, sigma=start.sigma)
+        probabilities = [
+            _level_probabilities(value, levels=count, sigma=start.sigma)
             for value, count in zip(start.initial[self._has_levels].tolist(), self._counts.tolist(), strict=True)
         ]
-        self._categories = Categories(parts) if parts else None
+        self._categories = Categories(probabilities) if probabilities else None
         others = replace(start, initial=start.initial[~self._has_levels], population=self._population, levels=None)
         self._others = CmaEs(others) if others.dim else None
         self._asked: tuple[Genome, ...] = ()
 
     @property
     def population(self) -> int:
-        """How many genomes the next generation has."""
+        """Number of genomes in the next generation."""
         return self._population
 
     @property
@@ -61,7 +61,7 @@ class CatCma:
 
     @property
     def figures(self) -> Mapping[str, float]:
-        """Those of the numbers' distribution, and how `settled` the levels are (mean largest probability)."""
+        """The figures of CMA-ES over the numbers, and `settled`: the mean largest probability of a level."""
         found = dict(self._others.figures) if self._others else {}
         if self._categories:
             found["settled"] = float(np.mean([each.max() for each in self._categories.probabilities]))
@@ -73,14 +73,14 @@ class CatCma:
         self._asked = tuple(self._joined(self._drawn_levels(), others) for others in drawn)
         return tuple(genome.copy() for genome in self._asked)
 
-    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
-        """Update both distributions. Raises ValueError when the genomes are not those asked for."""
+    def tell(self, genomes: Sequence[Genome], feedback: Sequence[Feedback]) -> None:
+        """Update both distributions. Raises ValueError unless they are the genomes of the last `ask`."""
         check_asked(genomes, self._asked)
         if self._others:
-            self._others.tell([genome[~self._has_levels] for genome in genomes], told)
+            self._others.tell([genome[~self._has_levels] for genome in genomes], feedback)
         if self._categories:
-            # A stable sort: of equals, the earlier asked is the better, as in pycma.
-            order = np.argsort(-np.array([each.fitness for each in told], dtype=np.float64), kind="stable")
+            # A stable sort: of equal genomes, the earlier one ranks higher, as in pycma.
+            order = np.argsort(-np.array([each.fitness for each in feedback], dtype=np.float64), kind="stable")
             shown = np.array([genomes[index][self._has_levels] for index in order])
             self._categories.learn(np.minimum((shown * self._counts).astype(np.int64), self._counts - 1))
 
@@ -99,10 +99,10 @@ class CatCma:
         return genome
 
 
-def _drawn_in_parts(value: float, *, levels: int, sigma: float) -> Vector:
-    """Return the probability that a normal draw around `value` falls in each of `levels` equal parts of [0, 1]."""
+def _level_probabilities(value: float, *, levels: int, sigma: float) -> Vector:
+    """Return the probability that a normal draw around `value` falls in each of `levels` equal intervals of [0, 1]."""
     normal = NormalDist(sigma=sigma)
-    # From the top, so that of two levels the upper one is the same number as ever.
+    # Summed from the top: with two levels, the upper one is then exactly cdf(value - 1/2).
     above = [normal.cdf(value - number / levels) for number in range(1, levels)]
     return np.array([1.0 - above[0], *(a - b for a, b in zip(above, [*above[1:], 0.0], strict=True))])
 

@@ -1,4 +1,4 @@
-"""Independent distributions over the levels of genes, as CatCMA has them (Hamano et al. 2024, arXiv 2405.09962)."""
+"""Independent distributions over the levels of genes, as in CatCMA (Hamano et al. 2024, arXiv 2405.09962)."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ _ALPHA = 1.5
 
 
 class Categories:
-    """A probability for each level of each gene, kept off 0; they adapt their learning rate (ASNG, Akimoto 2019).
+    """A probability for each level of each gene, kept above 0, with an adaptive learning rate (ASNG, Akimoto 2019).
 
-    Held are those of the levels 1, 2, ...; level 0 of a gene has what is left, and is the one that the authors' package
-    `cmaes` has last. With two levels the numbers are, to the last bit, those of the independent Bernoulli variables
-    that they are, for which the root of the Fisher information is one of each alone.
+    The probabilities of levels 1, 2, ... are stored; level 0 of a gene has the rest (the authors' package `cmaes`
+    stores it last). Genes of two levels are independent Bernoulli variables, whose Fisher information is diagonal:
+    their numbers equal, to the last bit, those of an implementation for Bernoulli variables.
     """
 
     def __init__(self, probabilities: Sequence[Vector]) -> None:
@@ -26,11 +26,11 @@ class Categories:
         ends = np.cumsum(counts)
         self._places = [slice(end - count, end) for count, end in zip(counts.tolist(), ends.tolist(), strict=True)]
         self._many = [place for place in self._places if place.stop - place.start > 1]
-        # Of each probability that is held: the gene that it is of, which level it is of, and how many the gene has.
+        # For each stored probability: its gene, its level, and the number of stored levels of that gene.
         self._gene = np.repeat(np.arange(len(counts)), counts)
         self._level = np.arange(len(self._gene)) - np.repeat(ends - counts, counts) + 1
         self._count = np.repeat(counts, counts)
-        # With it, a draw of a settled distribution goes against none of its genes with probability 0.73.
+        # With this minimum, a draw from a settled distribution agrees with it in all genes with probability 0.73.
         self._least = (1.0 - 0.73 ** (1.0 / len(counts))) / self._count
         self._held = np.concatenate([each[1:] for each in probabilities])
         self._keep_off_the_edge()
@@ -49,14 +49,14 @@ class Categories:
         numbers = draws.random(len(self._places))
         reached = np.zeros((len(self._places), int(self._count.max())))
         reached[self._gene, self._level - 1] = self._held
-        # A number below the probability of the last level is that one, and so on down.
+        # A number below the probability of the last level gives the last level, and so on downwards.
         reached = np.where(reached > 0, reached[:, ::-1].cumsum(axis=1)[:, ::-1], 0.0)
         levels: Ranks = (numbers[:, None] < reached).sum(axis=1)
         return levels
 
     def learn(self, ranked: Ranks) -> None:
-        """Take a generation's levels, shape (population, genes), the best first; as the authors' package does."""
-        # In rows: the order in memory decides the last bit of the product.
+        """Update from a generation's levels, shape (population, genes), best first, as the authors' package does."""
+        # Row-major: the order in memory decides the last bit of the product.
         drawn = np.equal(ranked[:, self._gene], self._level, order="C")
         gradient = _weights(len(ranked)) @ (drawn - self._held)
         scaled = self._scaled(gradient)
@@ -86,7 +86,7 @@ class Categories:
 
 
 def _kept(held: Vector, *, least: float) -> Vector:
-    """Return probabilities of which none, that of level 0 included, is below `least`; the others pay for it."""
+    """Return probabilities that are all at least `least`, level 0 included; the others are lowered in turn."""
     raised = np.maximum(np.concatenate([held, [1.0 - held.sum()]]), least)
     total = float(raised.sum())
     kept = raised - (total - 1.0) * (raised - least) / (total - least * len(raised))
@@ -95,7 +95,7 @@ def _kept(held: Vector, *, least: float) -> Vector:
 
 
 def _weights(population: int) -> Vector:
-    """Return CMA-ES's weights of the better half, which sum to 1; the worse half has none."""
+    """Return CMA-ES's weights: those of the better half sum to 1, those of the worse half are 0."""
     half = population // 2
     raw = np.log((population + 1) / 2) - np.log(np.arange(1, half + 1))
     return np.concatenate([raw / raw.sum(), np.zeros(population - half)])

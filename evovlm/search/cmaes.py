@@ -1,4 +1,4 @@
-"""CMA-ES (Hansen 2016) through pycma, in the unit cube. Here, and in nsga2.py, the sign of a fitness turns."""
+"""CMA-ES (Hansen 2016) through pycma, in the unit cube. pycma minimises, so the sign of the fitness turns here."""
 
 import math
 import warnings
@@ -9,11 +9,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from evovlm.recipes.candidate import Genome
-from evovlm.search.optimizer import Start, Told, check_asked
+from evovlm.search.optimizer import Feedback, Start, check_asked
 from evovlm.seeding import generator
 
 with warnings.catch_warnings():
-    # Where matplotlib is absent, it says so at import; nothing here plots.
+    # pycma warns at import when matplotlib is missing; nothing here plots.
     warnings.simplefilter("ignore")
     import cma
 
@@ -21,27 +21,27 @@ THRESHOLD = 0.5
 """A binary gene counts as 1 above it."""
 
 _TRIES_PER_DIM = 10
-# So many genes hardly ever all lie inside, and a draw costs as much as their number squared: then a fixed number of
-# tries, which is the default of the package cmaes.
+# Above this number of genes, a sample is hardly ever inside the cube, and a draw costs the number squared: the number
+# of tries is then fixed, at the default of the package cmaes.
 _MANY_GENES = 256
 _TRIES_OF_MANY = 100
-# Keeps a quantile finite, as the package cmaes does.
+# Keeps a quantile finite, as in the package cmaes.
 _LEAST = 1e-10
 
 
 class CmaEs:
     """Full CMA-ES: a normal distribution that learns which numbers to move together.
 
-    A sample outside the cube is drawn again, at most 10 dim times (above 256 genes 100), then clipped. That is what the
-    paper's sampler does (the package cmaes: `n_max_resampling`, then `_repair_infeasible_params`): what is told is the
-    point that was evaluated. pycma's own bounds would bend the distribution instead. No termination criterion applies:
-    the budget ends the search.
+    A sample outside the cube is drawn again, at most 10 dim times (above 256 genes: 100 times), then clipped. The
+    paper's sampler does the same (the package cmaes: `n_max_resampling`, then `_repair_infeasible_params`), and learns
+    from the point that was evaluated. pycma's own bounds would bend the distribution instead. Only the budget ends the
+    search; pycma's termination criteria are not used.
 
-    A gene of levels may leave the cube within: what it counts for is the same there. It is asked for clipped, and told
-    as it was drawn.
+    A gene of levels may lie outside [0, 1] inside the optimizer, where it means the outermost level. `ask` returns it
+    clipped, and the distribution learns from the value that was drawn.
     """
 
-    purpose: ClassVar[str] = "numbers, up to some hundreds: the paper's optimizer, and the one to begin with"
+    purpose: ClassVar[str] = "up to some hundreds of numbers: the paper's optimizer and the default choice"
     takes_goals: ClassVar[bool] = False
     keeps_population: ClassVar[bool] = True
     _options: ClassVar[Mapping[str, object]] = {}
@@ -54,13 +54,13 @@ class CmaEs:
         self._levels = np.append(start.levels_of_genes, [0] * unused)
         options = {
             "popsize": start.generation_size,
-            # Its own stream: pycma's default is numpy's global one, which is not ours to seed or to disturb.
+            # A separate stream: pycma would use numpy's global one, which belongs to the caller.
             "randn": lambda rows, columns: draws.standard_normal((rows, columns)),
             "seed": np.nan,
-            # On by default under 6 candidates; it injects mirrored points, which the paper's sampler does not have.
+            # pycma's default below 6 candidates injects mirrored points, which the paper's sampler does not do.
             "CMA_mirrors": 0,
             "verbose": -9,
-            # By default it looks for orders in a file of the current folder.
+            # By default pycma reads commands from a file in the current folder.
             "signals_filename": "",
             **self._options,
         }
@@ -69,7 +69,7 @@ class CmaEs:
 
     @property
     def population(self) -> int:
-        """How many genomes the next generation has."""
+        """Number of genomes in the next generation."""
         return int(self._strategy.popsize)
 
     @property
@@ -79,7 +79,7 @@ class CmaEs:
 
     @property
     def figures(self) -> Mapping[str, float]:
-        """The step size `sigma`, and the `condition` number: variance of the longest over that of the shortest axis."""
+        """The step size `sigma`, and the `condition` number: variance along the longest axis over the shortest."""
         return {"sigma": float(self._strategy.sigma), "condition": self._condition}
 
     def ask(self) -> tuple[Genome, ...]:
@@ -87,12 +87,12 @@ class CmaEs:
         self._asked = [self._inside(np.asarray(sample, dtype=np.float64)) for sample in self._strategy.ask()]
         return tuple(self._shown(sample) for sample in self._asked)
 
-    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
-        """Update the distribution. Raises ValueError when the genomes are not those asked for."""
+    def tell(self, genomes: Sequence[Genome], feedback: Sequence[Feedback]) -> None:
+        """Update the distribution. Raises ValueError unless they are the genomes of the last `ask`."""
         check_asked(genomes, [self._shown(asked) for asked in self._asked])
-        # Unchecked: pycma would pull a clipped point, which it does not know, towards the mean.
+        # Without check_points=False, pycma would pull a clipped point, which it does not know, towards the mean.
         self._strategy.tell(
-            [asked.copy() for asked in self._asked], [-each.fitness for each in told], check_points=False
+            [asked.copy() for asked in self._asked], [-each.fitness for each in feedback], check_points=False
         )
 
     @property
@@ -113,12 +113,12 @@ class CmaEs:
 
 
 class CmaEsSeparable(CmaEs):
-    """Separable CMA-ES (Ros and Hansen 2008): a step size for each gene, and no dependence between any two.
+    """Separable CMA-ES (Ros and Hansen 2008): a step size for each gene, without dependence between genes.
 
-    It learns about dim / 3 times as fast as the full one, and takes time and memory in proportion to dim.
+    It learns about dim / 3 times as fast as full CMA-ES, and takes time and memory in proportion to dim.
     """
 
-    purpose: ClassVar[str] = "numbers, many hundreds and more: learns the scale of each faster, and no dependence"
+    purpose: ClassVar[str] = "many hundreds of numbers: learns the scale of each faster, but no dependence"
     _options: ClassVar[Mapping[str, object]] = {"CMA_diagonal": True}
 
     @property
@@ -128,27 +128,26 @@ class CmaEsSeparable(CmaEs):
 
 
 class CmaEsWithMargin(CmaEs):
-    """CMA-ES with margin (Hamano et al. 2022, arXiv 2205.13482): levels beside numbers, none of which dies out.
+    """CMA-ES with margin (Hamano et al. 2022, arXiv 2205.13482): numbers and levels, none of which dies out.
 
-    A plain CMA-ES whose distribution has come to lie on one side of a threshold never draws the other side again. Here
-    either side of it keeps at least the probability 1 / (dim population). Genes without levels move as in
-    the plain one.
+    When the distribution of plain CMA-ES lies on one side of a threshold, it never draws the other side again. With
+    margin, each side keeps at least the probability 1 / (dim population). Genes without levels move as in plain CMA-ES.
 
-    Where the mean of a gene lies in its lowest or highest part, as it always does with two levels, the mean is kept
-    close enough to the threshold (section 4.2). Where it lies in a part between two others, both mean and spread are
-    corrected so that the mass below and that above that part keep half of the margin each (section 4.3); the spread
-    by a factor of its own, which the strategy does not see: it is told what was drawn without it.
+    Where the mean of a gene is in its lowest or highest interval, which is always so with two levels, the mean is kept
+    close enough to the threshold (section 4.2). Where it is in an interval between two others, mean and spread are both
+    corrected so that the mass below and the mass above the interval are at least half of the margin each (section 4.3).
+    The spread is corrected by a separate factor that pycma does not see: it learns from the sample without the factor.
     """
 
-    purpose: ClassVar[str] = "levels that have an order, or two (a layer in or out), beside numbers"
+    purpose: ClassVar[str] = "numbers mixed with ordered levels or on-off genes (a layer in or out)"
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         self._spread_by = np.ones(len(self._levels))
 
-    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
-        """Update the distribution, then its mean. Raises ValueError when the genomes are not those asked for."""
-        super().tell(genomes, told)
+    def tell(self, genomes: Sequence[Genome], feedback: Sequence[Feedback]) -> None:
+        """Update distribution and mean. Raises ValueError unless they are the genomes of the last `ask`."""
+        super().tell(genomes, feedback)
         margin = 1.0 / (self._dim * self.population)
         mean = np.asarray(self._strategy.mean, dtype=np.float64)
         stds = np.asarray(self._strategy.stds, dtype=np.float64)
@@ -167,16 +166,16 @@ class CmaEsWithMargin(CmaEs):
 
 
 class Spread(NamedTuple):
-    """A gene's normal distribution."""
+    """The normal distribution of one gene."""
 
     mean: float
     spread: float
 
 
 def within_reach(mean: float, spread: float, *, levels: int, margin: float) -> Spread:
-    """Return the distribution of a gene of 3 or more levels, corrected so that it keeps its neighbours within reach.
+    """Return the distribution of a gene of 3 or more levels, corrected so that it can still reach its neighbours.
 
-    The equations of section 4.3, for thresholds at 1 / levels, 2 / levels, ...
+    Section 4.3 of the paper, with the thresholds 1 / levels, 2 / levels, ...
     """
     normal = NormalDist()
     part = min(max(math.ceil(mean * levels) - 1, 0), levels - 1)

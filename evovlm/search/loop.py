@@ -1,11 +1,11 @@
-"""The generation loop: ask, evaluate, tell. It knows genomes and outcomes, and no model."""
+"""The generation loop: ask, evaluate, tell. It handles genomes and outcomes, and knows nothing about models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from evovlm.errors import AllCandidatesFailed
+from evovlm.errors import AllCandidatesFailed, RunMismatch
 from evovlm.recipes.candidate import Evaluation, Failure, Genome
-from evovlm.search.optimizer import Optimizer, Told
+from evovlm.search.optimizer import Feedback, Optimizer
 
 Outcome = Evaluation | Failure
 
@@ -14,7 +14,7 @@ _REASONS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Proposal:
-    """A genome and its place in the search; `index` counts over the whole search, both from 0."""
+    """A genome and its position in the search: `index` counts over the whole search, both numbers from 0."""
 
     genome: Genome
     generation: int
@@ -23,7 +23,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Generation:
-    """One generation with its outcomes, and the optimizer's mean after it was told."""
+    """One generation with its outcomes, and the optimizer's mean after it learned from them."""
 
     number: int
     proposals: tuple[Proposal, ...]
@@ -32,8 +32,8 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """Before which generation a search stands, how many `candidates` it will have, and how many came `before`."""
+class NextGeneration:
+    """The generation that would come next: its `number`, its size, and the number of candidates `before` it."""
 
     number: int
     before: int
@@ -43,54 +43,72 @@ class Standing:
 def search(
     optimizer: Optimizer,
     *,
-    goes_on: Callable[[Standing], bool],
+    continues: Callable[[NextGeneration], bool],
     evaluate: Callable[[tuple[Proposal, ...]], Sequence[Outcome]],
     on_generation: Callable[[Generation], None],
 ) -> int:
-    """Run whole generations as long as it `goes_on`; return how many.
+    """Run whole generations while `continues` returns True; return their number.
 
-    A recorded outcome is replayed by an `evaluate` that returns it without work. A Failure is told as the worst of its
-    generation. Raises AllCandidatesFailed, before telling, when a generation has nothing but failures.
+    To replay recorded outcomes, pass an `evaluate` that returns them without work. A Failure counts as the worst of its
+    generation. Raises AllCandidatesFailed, before the optimizer learns anything, when a whole generation fails.
     """
     number, index = 0, 0
-    while goes_on(Standing(number=number, before=index, candidates=optimizer.population)):
+    while continues(NextGeneration(number=number, before=index, candidates=optimizer.population)):
         proposals = tuple(
-            Proposal(genome=genome, generation=number, index=index + place)
-            for place, genome in enumerate(optimizer.ask())
+            Proposal(genome=genome, generation=number, index=index + position)
+            for position, genome in enumerate(optimizer.ask())
         )
         outcomes = tuple(evaluate(proposals))
-        optimizer.tell([proposal.genome for proposal in proposals], told(outcomes, generation=number))
+        optimizer.tell([proposal.genome for proposal in proposals], feedback_on(outcomes, generation=number))
         on_generation(Generation(number=number, proposals=proposals, outcomes=outcomes, mean=optimizer.mean))
         number, index = number + 1, index + len(proposals)
     return number
 
 
-def told(outcomes: Sequence[Outcome], *, generation: int) -> list[Told]:
-    """Return what is told of each outcome; a failure's fitness and goals are the worst of the generation.
+def replayed(optimizer: Optimizer, generations: Sequence[Sequence[Outcome]]) -> Iterator[Optimizer]:
+    """Yield a new optimizer in its state before each recorded generation, and after the last.
 
-    Raises AllCandidatesFailed.
+    The state comes from the recorded outcomes alone. Raises RunMismatch when the optimizer asks for another number of
+    candidates than a generation has, AllCandidatesFailed when a whole generation failed.
+    """
+    yield optimizer
+    for number, outcomes in enumerate(generations):
+        genomes = optimizer.ask()
+        if len(genomes) != len(outcomes):
+            raise RunMismatch(
+                f"generation {number} has {len(outcomes)} candidates, and this search asks for {len(genomes)}.\n"
+                "    The journal was changed or belongs to another search; start a new run in another folder."
+            )
+        optimizer.tell(genomes, feedback_on(outcomes, generation=number))
+        yield optimizer
+
+
+def feedback_on(outcomes: Sequence[Outcome], *, generation: int) -> list[Feedback]:
+    """Return the feedback on each outcome; a failure gets the worst fitness and goals of the generation.
+
+    Raises AllCandidatesFailed when all outcomes are failures.
     """
     known = [outcome for outcome in outcomes if isinstance(outcome, Evaluation)]
     if not known:
-        # What an error advises, in its further lines, is for the command that it first came up in.
+        # Only the first line of each error: the others advise on the command in which it was first raised.
         reasons = sorted({outcome.reason.partition("\n")[0] for outcome in outcomes if isinstance(outcome, Failure)})
         raise AllCandidatesFailed(
             "\n    ".join(
                 [
                     f"generation {generation}: none of its {len(outcomes)} candidates could be evaluated:",
                     *reasons[:_REASONS],
-                    "Mend the cause, then run the same command with --resume.",
+                    "Fix the cause, then run the same command with --resume.",
                 ]
             )
         )
-    worst = Told(
+    worst = Feedback(
         fitness=min(each.fitness for each in known),
         goals=tuple(min(values) for values in zip(*(each.goals for each in known), strict=True)),
     )
-    return [_told(outcome) if isinstance(outcome, Evaluation) else worst for outcome in outcomes]
+    return [_feedback_on(outcome) if isinstance(outcome, Evaluation) else worst for outcome in outcomes]
 
 
-def _told(evaluation: Evaluation) -> Told:
+def _feedback_on(evaluation: Evaluation) -> Feedback:
     per_sample = {
         (name, row): value
         for name, score in evaluation.scores.items()
@@ -98,4 +116,4 @@ def _told(evaluation: Evaluation) -> Told:
             range(len(score.per_sample)) if score.rows is None else score.rows, score.per_sample, strict=True
         )
     }
-    return Told(fitness=evaluation.fitness, goals=evaluation.goals, per_sample=per_sample)
+    return Feedback(fitness=evaluation.fitness, goals=evaluation.goals, per_sample=per_sample)

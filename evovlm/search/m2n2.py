@@ -8,44 +8,44 @@ import numpy as np
 import numpy.typing as npt
 
 from evovlm.recipes.candidate import Genome
-from evovlm.search.optimizer import KeepsBest, Start, Told
+from evovlm.search.optimizer import Feedback, KeepsBest, Start
 from evovlm.seeding import generator
 
 PerSample: TypeAlias = Mapping[tuple[str, int], float]
 
 _KEPT = 20
-"""How many genomes the archive holds (as the paper's), or as many as a generation has."""
+"""Number of genomes in the archive, as in the paper; at least a generation's size."""
 
 _STEP = 0.3
-"""A mutation's standard deviation, in `sigma`."""
+"""Standard deviation of a mutation, as a multiple of `sigma`."""
 
 _WITHOUT_SAMPLES: tuple[str, int] = ("", 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Member:
-    """A genome of the archive, and its score on each sample that it was scored on."""
+    """A genome of the archive, and its score on each sample on which it was scored."""
 
     genome: Genome
     per_sample: PerSample
 
 
 class M2n2(KeepsBest):
-    """Recombination (M2N2): genomes that compete for samples, and mate with those that are right where they are wrong.
+    """Recombination (M2N2): genomes compete for samples, and mate with genomes that are right where they are wrong.
 
-    An archive of 20 genomes (or as many as a generation has). Each sample is worth 1, shared by all of the archive in
-    proportion to their scores on it; what a genome gets of all samples is its shared fitness. A genome that is told is
-    added, then the one of the least shared fitness leaves. The first parent is drawn in proportion to shared fitness,
-    the second in proportion to what it would get of the samples beyond what the first gets (its attraction). A child
-    takes, of each gene before a split point, the share r from the first and 1 - r from the second, and the other way
-    round after it; then it mutates. Genes lie in the order of the model's units, so that a split is one between layers.
+    The archive has 20 genomes, or a generation's size if that is larger. Each sample is worth 1, which the genomes of
+    the archive share in proportion to their scores on it; the sum over all samples is a genome's shared fitness. Each
+    new genome is added, then the genome with the least shared fitness leaves. The first parent is drawn in proportion
+    to shared fitness, the second in proportion to what it would get beyond the first parent's share (its attraction).
+    Before a random split point, a child's gene is r of the first parent and 1 - r of the second; after it, the other
+    way round. Then the child mutates. Genes are in the order of the model's units, so a split lies between layers.
 
-    A gene of levels is taken from the parent of the larger share, and redrawn with probability 1 / dim. The first
-    generation is the initial genome and draws around it, as CMA-ES draws. Its mean is the genome of the highest fitness
-    so far. Mutation is not the paper's: that one, among trained models, has none, or adds noise to weights.
+    A gene of levels comes from the parent with the larger factor, and is redrawn with probability 1 / dim. The first
+    generation is the initial genome and draws around it, as in CMA-ES. The mean is the genome with the highest fitness
+    so far. The mutation differs from the paper's, which has none for trained models, or adds noise to weights.
     """
 
-    purpose: ClassVar[str] = "parents that are good at different samples: layer by layer from one or the other"
+    purpose: ClassVar[str] = "sources that are good at different samples: combines them layer by layer"
     takes_goals: ClassVar[bool] = False
 
     def __init__(self, start: Start) -> None:
@@ -62,20 +62,20 @@ class M2n2(KeepsBest):
         shares = shared([member.per_sample for member in self._archive])
         return tuple(self._child(shares) for _ in range(self.population))
 
-    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
-        """Let the genomes compete with the archive, one after the other."""
-        super().tell(genomes, told)
+    def tell(self, genomes: Sequence[Genome], feedback: Sequence[Feedback]) -> None:
+        """Add the genomes to the archive one by one; each time the weakest member leaves."""
+        super().tell(genomes, feedback)
         kept = max(_KEPT, self.population)
-        any_samples = any(each.per_sample for each in told)
-        for genome, each in zip(genomes, told, strict=True):
+        any_samples = any(each.per_sample for each in feedback)
+        for genome, each in zip(genomes, feedback, strict=True):
             if any_samples and not each.per_sample:
-                # It failed: nothing is known of what it is good at.
+                # It failed: what it is good at is unknown.
                 continue
             per_sample = each.per_sample or {_WITHOUT_SAMPLES: each.fitness}
             self._archive.append(_Member(genome=genome.copy(), per_sample=per_sample))
             if len(self._archive) > kept:
                 fitness = shared([member.per_sample for member in self._archive]).sum(axis=1)
-                # Of equals the oldest leaves, so that a plateau is walked over.
+                # Of equal members the oldest leaves, so that the archive can drift across a plateau.
                 del self._archive[int(fitness.argmin())]
 
     def _child(self, shares: npt.NDArray[np.float64]) -> Genome:
@@ -95,22 +95,22 @@ class M2n2(KeepsBest):
         return np.where(self._has_levels, redrawn, moved)
 
     def _drawn(self, amounts: npt.NDArray[np.float64]) -> int:
-        """Return an index, drawn in proportion to the amounts; where all are 0, any."""
+        """Return an index drawn in proportion to the amounts; uniformly if all are 0."""
         total = float(amounts.sum())
         return int(self._draws.choice(len(amounts), p=amounts / total if total > 0 else None))
 
 
 def shared(archive: Sequence[PerSample]) -> npt.NDArray[np.float64]:
-    """Return how much of each sample each genome of the archive gets, shape (genomes, samples).
+    """Return each genome's share of each sample, shape (genomes, samples).
 
-    The samples are all that any of them was scored on. A score that is missing is estimated as the sample's mean over
-    those that have it, times how the genome does on its own samples in proportion to their means; so a genome gains
-    and loses little by having been scored on few of them. Scores below 0 are counted from the sample's lowest one.
+    The samples are all on which any genome was scored. A missing score is estimated as the sample's mean over the
+    genomes that have it, times the ratio of the genome's scores on its samples to their means; so a genome gains and
+    loses little by having been scored on few samples. Scores below 0 are counted from the sample's lowest score.
     """
     scores = _filled(archive)
     scores = scores - np.minimum(scores.min(axis=0), 0.0)
     total = scores.sum(axis=0)
-    # Where all are wrong there is nothing to share.
+    # If all are wrong on a sample, nobody gets a share of it.
     shares: npt.NDArray[np.float64] = scores / np.where(total > 0, total, 1.0)
     return shares
 

@@ -1,4 +1,4 @@
-"""What every optimizer is: ask for a generation, tell its fitnesses. State is never stored: it is replayed."""
+"""The ask/tell interface of all optimizers. Their state is never stored: it is rebuilt by replaying the journal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ import numpy.typing as npt
 from evovlm.recipes.candidate import Genome
 
 DEFAULT_SIGMA = 1 / 6
-"""The paper's initial step size in the unit cube (protocol: Optuna's default for a [0, 1] float)."""
+"""The paper's initial step size in the unit cube (Optuna's default for a float in [0, 1])."""
 
 Levels: TypeAlias = npt.NDArray[np.int64]
-"""How many values each gene takes, shape (dim,); 0 for a number of the whole interval.
+"""Number of values of each gene, shape (dim,); 0 for a gene that is any number in [0, 1].
 
-A gene of k >= 2 levels counts only as the one of k equal parts of [0, 1] that it lies in (a boundary belongs to the
-lower part): with 2, as above one half or not.
+A gene with k >= 2 levels means the one of k equal intervals of [0, 1] in which it lies (a boundary belongs to the
+lower interval): with k = 2, above one half or not.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What an optimizer hears of a genome: a finite `fitness` (higher is better), and what some ask for besides.
+class Feedback:
+    """What an optimizer learns about one genome: its finite `fitness` (higher is better), and more for some optimizers.
 
-    `goals` has a number for each of several goals, of which there may be none. `per_sample` maps a sample's key to its
-    score, for those samples that the genome was scored on.
+    `goals` has one number per goal, higher is better; it is empty in a search without goals. `per_sample` maps a
+    sample's key to its score, for the samples on which the genome was scored.
     """
 
     fitness: float
@@ -35,16 +35,16 @@ class Told:
 
 
 class Optimizer(Protocol):
-    """A maximiser over the unit cube. The same seed and the same told fitnesses give the same genomes."""
+    """A maximiser over the unit cube. The same seed and the same feedback give the same genomes."""
 
     @property
     def population(self) -> int:
-        """How many genomes the next generation has."""
+        """Number of genomes in the next generation."""
         ...
 
     @property
     def mean(self) -> Genome:
-        """The centre of what it would ask for next, in the unit cube."""
+        """The centre of the next generation, in the unit cube."""
         ...
 
     def ask(self) -> tuple[Genome, ...]:
@@ -53,20 +53,19 @@ class Optimizer(Protocol):
 
     @property
     def figures(self) -> Mapping[str, float]:
-        """What a report may show of its state (read only), by name; of most optimizers nothing."""
+        """Read-only figures of its state for reports, by name; empty for most optimizers."""
         ...
 
-    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
-        """Take what is known of each genome of the generation."""
+    def tell(self, genomes: Sequence[Genome], feedback: Sequence[Feedback]) -> None:
+        """Learn from the feedback on each genome of the generation."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Start:
-    """What an optimizer starts from: a point, shape (dim,), and how far around it to look.
+    """What an optimizer starts from: a point of shape (dim,), and the step size `sigma` around it.
 
-    `population` None takes the default. `levels` is what the space tells about its genes; None is all 0. An optimizer
-    may make nothing of it.
+    `population` None takes the default. `levels` None means 0 for all genes. Some optimizers ignore the levels.
     """
 
     initial: Genome
@@ -77,21 +76,21 @@ class Start:
 
     @property
     def dim(self) -> int:
-        """How many genes there are."""
+        """Number of genes."""
         return len(self.initial)
 
     @property
     def generation_size(self) -> int:
-        """The population, or the default for so many genes."""
+        """The population, or the default for this number of genes."""
         return self.population or default_population(self.dim)
 
     @property
     def levels_of_genes(self) -> Levels:
-        """The levels, those of none as 0."""
+        """The levels, 0 for all genes when there are none."""
         return np.zeros(self.dim, dtype=np.int64) if self.levels is None else self.levels
 
     def nearby(self, draws: np.random.Generator) -> Genome:
-        """Return a genome as CMA-ES draws its first ones: normally around the initial one, clipped to the cube."""
+        """Draw a genome normally around the initial one, clipped to the cube, as in CMA-ES's first generation."""
         drawn: Genome = np.clip(draws.normal(self.initial, self.sigma), 0.0, 1.0)
         return drawn
 
@@ -99,8 +98,8 @@ class Start:
 class OptimizerFactory(Protocol):
     """Builds an optimizer.
 
-    `purpose` says what to take it for, `takes_goals` whether it makes something of several goals (all others take the
-    fitness), `keeps_population` whether every generation has as many genomes.
+    `purpose` says when to use it, `takes_goals` whether it optimizes several goals (the others use the fitness), and
+    `keeps_population` whether all generations have the same size.
     """
 
     purpose: str
@@ -113,7 +112,7 @@ class OptimizerFactory(Protocol):
 
 
 class KeepsBest:
-    """What optimizers share that have no distribution: generations of one size, and the best genome as their mean."""
+    """Base of optimizers without a distribution: generations of one size, and the best genome so far as the mean."""
 
     keeps_population: ClassVar[bool] = True
 
@@ -124,30 +123,30 @@ class KeepsBest:
 
     @property
     def population(self) -> int:
-        """How many genomes the next generation has."""
+        """Number of genomes in the next generation."""
         return self._start.generation_size
 
     @property
     def mean(self) -> Genome:
-        """The genome of the highest fitness so far, the earliest of equals; at first the initial one."""
+        """The genome with the highest fitness so far, the earliest of equals; before any feedback, the initial one."""
         return self._best.copy()
 
     @property
     def figures(self) -> Mapping[str, float]:
-        """Nothing."""
+        """Empty."""
         return {}
 
-    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
-        """Remember the best."""
-        for genome, each in zip(genomes, told, strict=True):
+    def tell(self, genomes: Sequence[Genome], feedback: Sequence[Feedback]) -> None:
+        """Remember the best genome."""
+        for genome, each in zip(genomes, feedback, strict=True):
             if each.fitness > self._best_fitness:
                 self._best, self._best_fitness = genome.copy(), each.fitness
 
 
 def check_asked(genomes: Sequence[Genome], asked: Sequence[Genome]) -> None:
-    """Raise ValueError unless the genomes are those asked for, in their order."""
+    """Raise ValueError unless the genomes are those of the last `ask`, in the same order."""
     if len(genomes) != len(asked) or not all(map(np.array_equal, genomes, asked)):
-        raise ValueError("tell takes the genomes of the last ask, in its order")
+        raise ValueError("tell takes the genomes of the last ask, in the same order")
 
 
 def default_population(dim: int) -> int:

@@ -1,4 +1,4 @@
-"""The Pareto set of several goals: who is not beaten by anybody on all of them."""
+"""The Pareto set of several goals, and the point on it with the best trade-off."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 
 def front(goals: Sequence[Sequence[float]]) -> tuple[int, ...]:
-    """Return the indices of the points that no other dominates, in ascending order.
+    """Return the indices of the points that no other point dominates, in ascending order.
 
-    `goals` has a row for each point and a column for each goal, higher is better; one point dominates another that it
-    is nowhere below and somewhere above. Of equal points, all or none are returned.
+    `goals` has a row for each point and a column for each goal, higher is better. A point dominates another if it is
+    at least as good on all goals and better on one. Of equal points, all or none are returned.
     """
     points = np.array(goals, dtype=np.float64)
     if not len(points):
@@ -19,10 +19,11 @@ def front(goals: Sequence[Sequence[float]]) -> tuple[int, ...]:
 
 
 def knee(goals: Sequence[Sequence[float]]) -> int:
-    """Return which point of a front trades best: the nearest to the best of every goal, each scaled to the front.
+    """Return the index of the point of a front with the best trade-off: the nearest to the ideal point.
 
-    That is the least Euclidean distance to the ideal point, with every goal's range over the front taken as 1 (a goal
-    in which all are equal does not count). The first of equals. Raises ValueError when there is no point.
+    The ideal point has the best value of each goal. The distance is Euclidean, with each goal scaled so that its range
+    over the front is 1 (a goal in which all points are equal does not count). Of equals, the first is returned. Raises
+    ValueError when `goals` is empty.
     """
     points = np.array(goals, dtype=np.float64)
     if not len(points):

@@ -1,8 +1,9 @@
-"""Racing: a generation is ranked with as few samples as that takes. It knows tables of scores, and no model.
+"""Racing: rank a generation on as few samples as possible. It handles tables of scores, and knows nothing about models.
 
-A generation's candidates are scored on one block of samples after another, the same for all. After each block those
-stop whose place no longer matters: those confidently out of the better half (a selection race, Heidrich-Meisner and
-Igel 2009; races go back to Maron and Moore 1994), and those whose order to everybody else is settled.
+The candidates of a generation are scored on one block of samples after another, the same for all. After each block,
+candidates stop whose rank no longer matters: those confidently out of the better half (a selection race,
+Heidrich-Meisner and Igel 2009; racing goes back to Maron and Moore 1994), and those whose order relative to all others
+is settled.
 """
 
 from collections.abc import Sequence
@@ -25,10 +26,10 @@ _LEAST_VARIANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """What candidates scored: `scores` of shape (candidates, samples), NaN where one did not see a sample.
+    """Scores of candidates: `scores` has shape (candidates, samples), with NaN for samples that one did not see.
 
-    `tasks` of shape (samples,) says whose task's each sample is, counted from 0. `slopes` of shape (tasks,) says by how
-    much the fitness grows with each task's score, where the fitness is not their sum: its linear part.
+    `tasks`, shape (samples,), is the number of each sample's task, from 0. `slopes`, shape (tasks,), says how much the
+    fitness grows with each task's score; if the fitness is not linear in the scores, its linear part.
     """
 
     scores: Floats
@@ -37,12 +38,13 @@ class Table:
 
 
 def confidently_ahead(table: Table, *, level: float) -> Flags:
-    """Return which candidate is better than which, shape (candidates, candidates), each wrong by about `level`.
+    """Return where the row's candidate is better than the column's, shape (candidates, candidates).
 
-    The lower end of a one-sided Student interval of their paired difference over the samples that both saw is above 0.
-    To these one win of each is added and two ties, as Agresti and Min (2005) do by half of that: a plain interval of a
-    few 0s and 1s is far too short, and where all differences are equal it has no length at all. Of shares the worst
-    case is then within a fourth of the level, from 10 samples on.
+    Each answer is wrong with a probability of about `level`. A candidate is better if the lower end of a one-sided
+    Student interval of the paired difference, over the samples that both saw, is above 0. One win of each and two ties
+    are added to these samples (Agresti and Min 2005 add half of that): a plain interval of a few 0s and 1s is far too
+    short, and has length 0 when all differences are equal. For proportions, the worst case is then within a quarter of
+    `level` from 10 samples on.
     """
     seen = ~np.isnan(table.scores)
     values = np.where(seen, table.scores, 0.0)
@@ -62,37 +64,41 @@ def confidently_ahead(table: Table, *, level: float) -> Flags:
 
 
 def _student_quantile(share: float, freedom: Floats) -> Floats:
-    """Return Student's quantile for each number of degrees of freedom (Abramowitz and Stegun 1964, 26.7.5)."""
+    """Return the quantile of Student's t for each number of degrees of freedom (Abramowitz and Stegun 1964, 26.7.5)."""
     z, free = NormalDist().inv_cdf(share), np.maximum(freedom, 1.0)
     found: Floats = z + (z**3 + z) / (4.0 * free) + (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / (96.0 * free**2)
     return found
 
 
 def still_racing(ahead: Flags, racing: Flags, *, better: int) -> Flags:
-    """Return which of those `racing`, shape (candidates,), go on: those whose place may still change a selection.
+    """Return which of the candidates `racing`, shape (candidates,), continue: those that may still change a selection.
 
-    `ahead`, shape (candidates, candidates), says who is confidently ahead of whom. One stops that is confidently behind
-    `better` others, so many as a selection takes, and one whose order to all who are not behind is settled.
+    `ahead`, shape (candidates, candidates), is the result of `confidently_ahead`. A candidate stops when it is
+    confidently behind `better` others, the number that a selection takes, or when its order relative to all candidates
+    that are not out is settled.
     """
     out = ahead.sum(axis=0) >= better
     rivals = ~out & ~np.eye(len(out), dtype=np.bool_)
     unsettled = ((~ahead & ~ahead.T) & rivals).any(axis=1)
-    going_on: Flags = racing & ~out & unsettled
-    return going_on
+    continuing: Flags = racing & ~out & unsettled
+    return continuing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToLeaders:
-    """Who saw the most samples, and how far each is above their mean, by the slopes; both of shape (candidates,)."""
+    """Which candidates saw the most samples (`leads`), and the weighted difference of each candidate to their mean.
+
+    Both have shape (candidates,).
+    """
 
     leads: Flags
     differences: Floats
 
 
 def to_the_leaders(table: Table) -> ToLeaders:
-    """Return the paired differences to those that saw the most samples, each on the samples that it saw itself.
+    """Return the paired differences to the candidates that saw the most samples, each on the samples that it saw.
 
-    Those who stopped had fewer and perhaps easier samples, on which their own means would not be comparable.
+    Candidates that stopped saw fewer and perhaps easier samples, so that their plain means are not comparable.
     """
     seen = ~np.isnan(table.scores)
     values = np.where(seen, table.scores, 0.0)
@@ -108,8 +114,9 @@ def to_the_leaders(table: Table) -> ToLeaders:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """How much better than their mean candidates are, whatever samples they saw, and the variance of the error of that;
-    both of shape (candidates,).
+    """How much better than average candidates are, corrected for the samples that they saw, and its error variance.
+
+    Both have shape (candidates,).
     """
 
     values: Floats
@@ -117,11 +124,12 @@ class Abilities:
 
 
 def abilities(scores: Floats, generations: npt.NDArray[np.int64]) -> Abilities:
-    """Return what is left of the scores of candidates that saw different samples when these samples' ease is taken out.
+    """Return the abilities of candidates that saw different samples, corrected for how easy these samples are.
 
-    `scores` has shape (candidates, samples), NaN where one did not see a sample, `generations` (candidates,). A score
-    is fitted as the sum of a mean, the generation's and the candidate's ability and the sample's ease, by least squares
-    with ridges, which stand for so many samples (or candidates) more that show nothing.
+    `scores` has shape (candidates, samples), with NaN for samples that one did not see; `generations` has shape
+    (candidates,). A score is fitted as the sum of a mean, the generation's ability, the candidate's ability and the
+    sample's ease, by least squares with ridges. A ridge acts like that number of additional neutral samples (or
+    candidates).
     """
     seen = ~np.isnan(scores)
     values = np.where(seen, scores, 0.0)
@@ -142,10 +150,10 @@ def abilities(scores: Floats, generations: npt.NDArray[np.int64]) -> Abilities:
 
 
 def looks(*, first: int, growth: float, limit: float, sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Return how many samples of each task, of which there are `sizes`, have been seen after each block.
+    """Return the number of samples of each task that have been seen after each block; `sizes` are the tasks' sizes.
 
-    After the first, `first` of all tasks together, in proportion; each time by `growth` more, up to the share `limit`.
-    Every block has a sample of each task at least.
+    After the first block, `first` samples of all tasks together, in proportion to their sizes; each further block
+    multiplies that by `growth`, up to the share `limit`. Each block adds at least one sample of each task.
     """
     total = sum(sizes)
     last = max(min(first, total), limit * total)

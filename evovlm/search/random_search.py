@@ -1,4 +1,4 @@
-"""Random search: what every other optimizer has to beat at the same budget."""
+"""Random search: the baseline that every other optimizer has to beat at the same budget."""
 
 from typing import ClassVar
 
@@ -8,9 +8,9 @@ from evovlm.seeding import generator
 
 
 class RandomSearch(KeepsBest):
-    """Draws every genome uniformly; its mean is the best genome told so far (at first the initial one)."""
+    """Draws every genome uniformly; its mean is the best genome so far (at first the initial one)."""
 
-    purpose: ClassVar[str] = "the yardstick: what any other has to beat at the same budget"
+    purpose: ClassVar[str] = "the baseline: any other optimizer has to beat it at the same budget"
     takes_goals: ClassVar[bool] = False
     _stream: ClassVar[str] = "random_search"
 
@@ -27,9 +27,9 @@ class RandomSearch(KeepsBest):
 
 
 class RandomNearby(RandomSearch):
-    """Draws every genome as CMA-ES draws its first generation, around the initial one, which never moves."""
+    """Draws every genome around the initial one, which never moves, as CMA-ES draws its first generation."""
 
-    purpose: ClassVar[str] = "the yardstick where the start is worth something: a path that is the host as it is"
+    purpose: ClassVar[str] = "the baseline where the start is already good: a path that is the unchanged host"
     _stream: ClassVar[str] = "random_nearby"
 
     def _draw(self) -> Genome:

@@ -1,4 +1,4 @@
-"""CMA-ES that starts anew, at another place, when it has come to an end: IPOP and BIPOP."""
+"""CMA-ES that restarts from another point when it has converged: IPOP and BIPOP."""
 
 import math
 from abc import abstractmethod
@@ -9,26 +9,26 @@ from typing import ClassVar, NamedTuple
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.cmaes import CmaEs
-from evovlm.search.optimizer import Start, Told
+from evovlm.search.optimizer import Feedback, Start
 from evovlm.seeding import derive_seed, generator
 
 
 class _Strategy(CmaEs):
-    """One start of it. It ends by pycma's own criteria: equal fitnesses, stagnation, too narrow a distribution.
+    """One start. It ends by pycma's criteria: equal fitnesses, stagnation, too narrow a distribution.
 
-    Too narrow is a millionth of the cube, below what the weights' bfloat16 can tell apart. Fitnesses that are equal in
-    one or two generations, pycma's default, are nothing unusual where answers are counted: here it takes ten.
+    Too narrow is a millionth of the cube, less than bfloat16 weights can represent. pycma also stops after one or two
+    generations of equal fitnesses, which are common when correct answers are counted: here it takes ten.
     """
 
     _options: ClassVar[Mapping[str, object]] = {"tolx": 1e-6, "tolfun": 0, "tolflatfitness": 10}
 
     def has_ended(self) -> bool:
-        """Say whether it has; to be asked once a generation, as pycma counts the flat ones here."""
+        """Return whether this start has ended. Call it once per generation: pycma counts the flat generations here."""
         return bool(self._strategy.stop())
 
 
 class _Plan(NamedTuple):
-    """How to start: `large` is for BIPOP's two accounts, `at_most` the evaluations after which it ends anyhow."""
+    """How to start: `large` says to which of BIPOP's two regimes it belongs, `at_most` limits its evaluations."""
 
     population: int
     sigma: float
@@ -38,7 +38,7 @@ class _Plan(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Run:
-    """One start and its course: `level` is the median fitness of its last generation."""
+    """One start and its progress: `level` is the median fitness of its last generation."""
 
     plan: _Plan
     strategy: _Strategy
@@ -47,11 +47,11 @@ class _Run:
 
 
 class _Restarted:
-    """What IPOP and BIPOP share.
+    """Base of IPOP and BIPOP.
 
-    The first start is plain CMA-ES; the next begin at uniformly drawn points. The mean is that of the start whose last
-    generation has the highest median fitness: a new start does not hide what an old one found before it does better.
-    (The best single fitness would say more of luck, where fitness is measured on few samples.)
+    The first start is plain CMA-ES; later ones begin at uniformly drawn points. The mean is that of the start whose
+    last generation has the highest median fitness: a new start does not hide an older result until it is better.
+    (The best single fitness would depend more on luck, where fitness is measured on few samples.)
     """
 
     takes_goals: ClassVar[bool] = False
@@ -66,38 +66,38 @@ class _Restarted:
 
     @property
     def population(self) -> int:
-        """How many genomes the next generation has."""
+        """Number of genomes in the next generation."""
         return self._run.strategy.population
 
     @property
     def mean(self) -> Genome:
-        """The mean of the start that stands best."""
-        # Of equals the latest, which may still move.
+        """The mean of the start with the highest median fitness."""
+        # Of equals, the latest, which may still move.
         return max([self._run, *reversed(self._ended)], key=lambda run: run.level).strategy.mean
 
     @property
     def figures(self) -> Mapping[str, float]:
-        """Those of the start at work, and which it is: `restarts`, from 0."""
+        """The figures of the current start, and its number `restarts`, from 0."""
         return {**self._run.strategy.figures, "restarts": float(len(self._ended))}
 
     def ask(self) -> tuple[Genome, ...]:
         """Return the next generation."""
         return self._run.strategy.ask()
 
-    def tell(self, genomes: Sequence[Genome], told: Sequence[Told]) -> None:
-        """Update the distribution, and start anew where it ends. Raises ValueError for genomes not asked for."""
+    def tell(self, genomes: Sequence[Genome], feedback: Sequence[Feedback]) -> None:
+        """Update this start; restart if it ended. Raises ValueError unless they are the genomes of the last `ask`."""
         run = self._run
-        run.strategy.tell(genomes, told)
-        run.evaluations += len(told)
-        run.level = median(each.fitness for each in told)
+        run.strategy.tell(genomes, feedback)
+        run.evaluations += len(feedback)
+        run.level = median(each.fitness for each in feedback)
         if run.strategy.has_ended() or run.evaluations >= run.plan.at_most:
             self._ended.append(run)
             number = len(self._ended)
-            place = self._draws.random(self._start.dim)
-            self._run = self._begun(self._next(), place, seed=derive_seed("cma_restart", self._start.seed, number))
+            point = self._draws.random(self._start.dim)
+            self._run = self._begun(self._next(), point, seed=derive_seed("cma_restart", self._start.seed, number))
 
-    def _begun(self, plan: _Plan, place: Genome, *, seed: int) -> _Run:
-        start = replace(self._start, initial=place, seed=seed, population=plan.population, sigma=plan.sigma)
+    def _begun(self, plan: _Plan, initial: Genome, *, seed: int) -> _Run:
+        start = replace(self._start, initial=initial, seed=seed, population=plan.population, sigma=plan.sigma)
         return _Run(plan=plan, strategy=_Strategy(start))
 
     def _spent(self, *, large: bool) -> int:
@@ -110,27 +110,27 @@ class _Restarted:
 
     @abstractmethod
     def _next(self) -> _Plan:
-        """Return how to start anew."""
+        """Return how to start next."""
 
 
 class CmaEsIpop(_Restarted):
     """CMA-ES with restarts, each with twice the population (IPOP; Auger and Hansen 2005)."""
 
-    purpose: ClassVar[str] = "numbers with many local optima, and candidates by the thousand"
+    purpose: ClassVar[str] = "numbers with many local optima, and a budget of thousands of candidates"
 
     def _next(self) -> _Plan:
         return self._doubled
 
 
 class CmaEsBipop(_Restarted):
-    """CMA-ES with restarts that take turns: twice the population, or a small one nearby (BIPOP; Hansen 2009).
+    """CMA-ES with two kinds of restarts: twice the population, or a small population and step (BIPOP; Hansen 2009).
 
-    The kind that has cost less goes on. A small start has a population between the first one and half of the last large
-    one, a step size between the first one and a hundredth of it, and half of what the large ones have cost in all.
-    The first start counts as small.
+    The kind that has cost less comes next. A small start has a population between the first one and half of the last
+    large one, a step size between the first one and a hundredth of it, and half of the evaluations that all large ones
+    have used. The first start counts as small.
     """
 
-    purpose: ClassVar[str] = "as cma_ipop, where it is not known whether few large or many small starts do better"
+    purpose: ClassVar[str] = "like cma_ipop, when it is unknown whether few large or many small starts are better"
 
     def _next(self) -> _Plan:
         large = self._spent(large=True)

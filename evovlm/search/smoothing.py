@@ -1,7 +1,8 @@
-"""What few samples say of a candidate, put together with what they say of those near it: Gaussian process regression.
+"""Smooth noisy scores over neighbouring candidates by Gaussian process regression.
 
-A score on few samples is mostly luck. Fitness moves smoothly with the genome, so that a candidate's neighbours' scores
-tell of its own too (Rasmussen and Williams 2006, algorithm 2.1; Kern et al. 2006 for models in CMA-ES).
+A score on few samples is mostly luck. Fitness changes smoothly with the genome, so the scores of a candidate's
+neighbours say something about its own (Rasmussen and Williams 2006, algorithm 2.1; Kern et al. 2006 for models in
+CMA-ES).
 """
 
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# Of a typical distance, and of the variance of what was observed; the likeliest are taken.
+# Multiples of a typical distance, and of the variance of the observed values; the most likely pair is taken.
 _LENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _SIGNALS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """Points of shape (n, dim), what was observed there, and the variance of its error, both of shape (n,)."""
+    """Points, shape (n, dim), the observed values and their error variances, both of shape (n,)."""
 
     points: Floats
     values: Floats
@@ -27,10 +28,10 @@ class Observed:
 
 
 def smoothed(observed: Observed) -> Floats:
-    """Return what is expected at each point, given all that was observed, shape (n,).
+    """Return the expected value at each point given all observations, shape (n,).
 
-    The covariance is squared-exponential in the distance; its length and its variance are those of the highest
-    likelihood on a grid. Where neighbours have nothing in common, each point is only drawn towards the mean.
+    The covariance is squared-exponential in the distance; its length and variance are the most likely ones on a grid.
+    If neighbouring values are unrelated, each value is only pulled towards the mean.
     """
     squared = ((observed.points[:, None] - observed.points) ** 2).sum(axis=2)
     spread = float(observed.values.var())

@@ -213,7 +213,7 @@ def _write_search(
 
     generations = search(
         optimizer,
-        goes_on=lambda standing: standing.before + standing.candidates <= (config.budget.candidates or 0),
+        continues=lambda upcoming: upcoming.before + upcoming.candidates <= (config.budget.candidates or 0),
         evaluate=lambda proposals: [outcome(proposal) for proposal in proposals],
         on_generation=lambda _: None,
     )

@@ -15,7 +15,7 @@ from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import Entry, Journal, read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.runs.summary import summarise
-from evovlm.search.loop import Standing
+from evovlm.search.loop import NextGeneration
 from tests.runs.conftest import journal_rows
 
 
@@ -43,8 +43,8 @@ def ended(budget: dict[str, object], entries: list[Entry], *, population: int = 
     journal = Journal(path=Path("journal.jsonl"), config={}, entries=entries, blocks={})
     section = BudgetSection.model_validate(budget)
     for number in range(100):
-        standing = Standing(number=number, before=number * population, candidates=population)
-        reason = section.spent(journal, standing)
+        upcoming = NextGeneration(number=number, before=number * population, candidates=population)
+        reason = section.spent(journal, upcoming)
         if reason is not None:
             return number, reason
     raise RuntimeError("it never ends")

@@ -12,7 +12,7 @@ from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.catcma import CatCma
 from evovlm.search.categories import Categories
 from evovlm.search.cmaes import within_reach
-from evovlm.search.optimizer import Start, Told
+from evovlm.search.optimizer import Feedback, Start
 
 MIXED = ["catcma", "cma_margin"]
 
@@ -122,7 +122,7 @@ def mean_of_ten_genes(kind: str, fitness: object) -> float:
         optimizer = OPTIMIZERS[kind](Start(initial=np.full(12, 0.5), seed=seed, levels=levels))
         for _ in range(150):
             genomes = optimizer.ask()
-            optimizer.tell(genomes, [Told(fitness=fitness(genome)) for genome in genomes])
+            optimizer.tell(genomes, [Feedback(fitness=fitness(genome)) for genome in genomes])
         found.append(fitness(optimizer.mean))
     return float(np.mean(found))
 
@@ -144,7 +144,7 @@ def test_catcma_s_mean_has_the_most_probable_level() -> None:
     optimizer = CatCma(Start(initial=np.array([0.5, 0.5]), seed=0, levels=np.array([4, 0])))
     for _ in range(60):
         genomes = optimizer.ask()
-        optimizer.tell(genomes, [Told(fitness=float(part(genome[0], 4) == 1)) for genome in genomes])
+        optimizer.tell(genomes, [Feedback(fitness=float(part(genome[0], 4) == 1)) for genome in genomes])
     assert optimizer.mean[0] == 1.5 / 4
     assert 0.25 < optimizer.figures["settled"] < 1.0
     assert set(optimizer.figures) == {"sigma", "condition", "settled"}

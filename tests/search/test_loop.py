@@ -8,7 +8,7 @@ import pytest
 from evovlm.errors import AllCandidatesFailed
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.loop import Generation, Outcome, Proposal, Standing, search, told
+from evovlm.search.loop import Generation, NextGeneration, Outcome, Proposal, feedback_on, search
 from evovlm.search.optimizer import Start
 
 
@@ -19,18 +19,18 @@ def evaluation(fitness: float) -> Evaluation:
 BROKEN = Failure(kind="not_finite", reason="the merged weights are not finite")
 
 
-def generations(count: int) -> Callable[[Standing], bool]:
-    return lambda standing: standing.number < count
+def generations(count: int) -> Callable[[NextGeneration], bool]:
+    return lambda upcoming: upcoming.number < count
 
 
 def test_a_failure_is_told_as_the_worst_of_its_generation() -> None:
     outcomes: list[Outcome] = [evaluation(0.5), BROKEN, evaluation(0.2), BROKEN]
-    assert [each.fitness for each in told(outcomes, generation=0)] == [0.5, 0.2, 0.2, 0.2]
+    assert [each.fitness for each in feedback_on(outcomes, generation=0)] == [0.5, 0.2, 0.2, 0.2]
 
 
 def test_a_generation_of_failures_stops_the_search_and_says_why_and_how_to_go_on() -> None:
     with pytest.raises(AllCandidatesFailed, match=r"(?s)generation 3.*2 candidates.*not finite.*--resume"):
-        told([BROKEN, BROKEN], generation=3)
+        feedback_on([BROKEN, BROKEN], generation=3)
 
 
 def test_of_each_reason_the_first_line_is_told_and_no_advice_for_another_command() -> None:
@@ -39,7 +39,7 @@ def test_of_each_reason_the_first_line_is_told_and_no_advice_for_another_command
         reason="models/math: lm_head.weight holds numbers that are not finite. It is sources[0].\n    Fetch it again.",
     )
     with pytest.raises(AllCandidatesFailed) as caught:
-        told([long, BROKEN, long, *(Failure(kind="", reason=f"z{n}") for n in range(5))], generation=0)
+        feedback_on([long, BROKEN, long, *(Failure(kind="", reason=f"z{n}") for n in range(5))], generation=0)
     first, *reasons, last = str(caught.value).split("\n")
     assert first == "generation 0: none of its 8 candidates could be evaluated:"
     assert reasons == [
@@ -47,7 +47,7 @@ def test_of_each_reason_the_first_line_is_told_and_no_advice_for_another_command
         f"    {BROKEN.reason}",
         "    z0",
     ]
-    assert last == "    Mend the cause, then run the same command with --resume."
+    assert last == "    Fix the cause, then run the same command with --resume."
 
 
 def test_proposals_are_numbered_through_and_each_generation_is_reported_once() -> None:
@@ -59,7 +59,7 @@ def test_proposals_are_numbered_through_and_each_generation_is_reported_once() -
         return [evaluation(float(proposal.genome.sum())) for proposal in asked]
 
     optimizer = OPTIMIZERS["cma"](Start(initial=np.full(2, 0.5), seed=0))
-    assert search(optimizer, goes_on=generations(3), evaluate=evaluate, on_generation=ended.append) == 3
+    assert search(optimizer, continues=generations(3), evaluate=evaluate, on_generation=ended.append) == 3
     assert [proposal.index for proposal in proposals] == list(range(18))
     assert [proposal.generation for proposal in proposals] == [0] * 6 + [1] * 6 + [2] * 6
     assert [generation.number for generation in ended] == [0, 1, 2]
@@ -77,7 +77,7 @@ def test_a_search_told_the_same_outcomes_again_asks_for_the_same_genomes() -> No
 
         search(
             OPTIMIZERS["cma"](Start(initial=np.full(3, 0.5), seed=9)),
-            goes_on=generations(6),
+            continues=generations(6),
             evaluate=lambda asked: [outcome(proposal) for proposal in asked],
             on_generation=lambda _: None,
         )
@@ -92,7 +92,7 @@ def test_nothing_is_told_of_a_generation_that_failed() -> None:
     with pytest.raises(AllCandidatesFailed):
         search(
             optimizer,
-            goes_on=generations(1),
+            continues=generations(1),
             evaluate=lambda asked: [BROKEN] * len(asked),
             on_generation=ended.append,
         )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.m2n2 import M2n2, shared
-from evovlm.search.optimizer import Start, Told
+from evovlm.search.optimizer import Feedback, Start
 from evovlm.seeding import generator
 from tests.reference import shared_fitness
 
@@ -57,7 +57,7 @@ def test_a_sample_that_few_are_right_on_is_worth_more() -> None:
     assert shared([rare, common, common]).sum(axis=1).tolist() == [1.0, 0.5, 0.5]
 
 
-def halves(genome: Genome) -> Told:
+def halves(genome: Genome) -> Feedback:
     """Return a score on 40 samples: 20 for the first four genes at 0.9, 20 for the last four at 0.1."""
     ends = [(genome[:4], 0.9), (genome[4:], 0.1)]
     per_sample = {
@@ -65,7 +65,7 @@ def halves(genome: Genome) -> Told:
         for half, (part, end) in enumerate(ends)
         for row in range(20)
     }
-    return Told(fitness=sum(per_sample.values()) / 40, per_sample=per_sample)
+    return Feedback(fitness=sum(per_sample.values()) / 40, per_sample=per_sample)
 
 
 def test_two_specialists_are_joined_where_one_s_part_ends() -> None:
@@ -89,8 +89,8 @@ def test_the_archive_keeps_those_who_stand_alone_on_a_sample() -> None:
     """Sixty copies of a good genome do not drive out the only one that is right on the last sample."""
     optimizer = M2n2(Start(initial=np.full(2, 0.5), seed=0, population=6))
     lone, good = np.array([0.9, 0.9]), np.array([0.1, 0.1])
-    lone_told = Told(fitness=0.25, per_sample={("t", row): float(row == 3) for row in range(4)})
-    good_told = Told(fitness=0.75, per_sample={("t", row): float(row < 3) for row in range(4)})
+    lone_told = Feedback(fitness=0.25, per_sample={("t", row): float(row == 3) for row in range(4)})
+    good_told = Feedback(fitness=0.75, per_sample={("t", row): float(row < 3) for row in range(4)})
     optimizer.tell([lone], [lone_told])
     for _ in range(10):
         optimizer.tell([good] * 6, [good_told] * 6)
@@ -101,7 +101,7 @@ def test_the_archive_keeps_those_who_stand_alone_on_a_sample() -> None:
 def test_a_failure_among_evaluated_genomes_is_not_kept() -> None:
     optimizer = M2n2(Start(initial=np.full(2, 0.5), seed=0))
     genomes = [np.array([0.2, 0.2]), np.array([0.4, 0.4])]
-    optimizer.tell(genomes, [Told(fitness=0.5, per_sample={("t", 0): 0.5}), Told(fitness=0.5)])
+    optimizer.tell(genomes, [Feedback(fitness=0.5, per_sample={("t", 0): 0.5}), Feedback(fitness=0.5)])
     assert [member.genome.tolist() for member in optimizer._archive] == [[0.2, 0.2]]
 
 
@@ -109,7 +109,7 @@ def test_children_take_the_levels_of_one_parent_or_the_other() -> None:
     levels = np.array([3] * 6)
     optimizer = M2n2(Start(initial=np.full(6, 0.5), seed=0, levels=levels))
     parents = [np.full(6, 1 / 6), np.full(6, 5 / 6)]
-    optimizer.tell(parents, [Told(fitness=0.5, per_sample={("t", row): float(row == which) for row in range(2)})
+    optimizer.tell(parents, [Feedback(fitness=0.5, per_sample={("t", row): float(row == which) for row in range(2)})
                              for which in range(2)])  # fmt: skip
     genes = np.concatenate([optimizer.ask() for _ in range(40)]).ravel()
     taken = np.isin(genes, [1 / 6, 5 / 6])

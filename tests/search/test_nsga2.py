@@ -8,7 +8,7 @@ import pytest
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
 from evovlm.search.nsga2 import Nsga2
-from evovlm.search.optimizer import Start, Told
+from evovlm.search.optimizer import Feedback, Start
 
 
 def goals(genome: Genome) -> tuple[float, float]:
@@ -21,7 +21,7 @@ def test_a_front_comes_to_lie_along_all_trade_offs() -> None:
     optimizer = Nsga2(Start(initial=np.full(4, 0.5), seed=0, population=20))
     for _ in range(60):
         genomes = optimizer.ask()
-        optimizer.tell(genomes, [Told(fitness=sum(goals(genome)), goals=goals(genome)) for genome in genomes])
+        optimizer.tell(genomes, [Feedback(fitness=sum(goals(genome)), goals=goals(genome)) for genome in genomes])
     last = np.array([goals(genome) for genome in optimizer.ask()])
     assert last[:, 0].max() > 0.9
     assert last[:, 1].max() > 0.9
@@ -33,7 +33,7 @@ def test_without_goals_it_climbs_the_fitness() -> None:
     optimizer = Nsga2(Start(initial=np.full(3, 0.5), seed=0))
     for _ in range(80):
         genomes = optimizer.ask()
-        optimizer.tell(genomes, [Told(fitness=-float(np.sum((genome - 0.8) ** 2))) for genome in genomes])
+        optimizer.tell(genomes, [Feedback(fitness=-float(np.sum((genome - 0.8) ** 2))) for genome in genomes])
     assert np.abs(optimizer.mean - 0.8).max() < 0.02
 
 

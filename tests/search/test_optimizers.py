@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from evovlm.recipes.candidate import Genome
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.cmaes import CmaEs, CmaEsWithMargin
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Optimizer, Start, Told, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Feedback, Levels, Optimizer, Start, default_population
 
 KINDS = sorted(OPTIMIZERS)
 MIXED = ["catcma", "cma_margin"]
@@ -38,7 +38,7 @@ def run(optimizer: Optimizer, fitness: Callable[[Genome], float], *, generations
     for _ in range(generations):
         genomes = optimizer.ask()
         asked += genomes
-        optimizer.tell(genomes, [Told(fitness=fitness(genome)) for genome in genomes])
+        optimizer.tell(genomes, [Feedback(fitness=fitness(genome)) for genome in genomes])
     return asked
 
 
@@ -125,7 +125,7 @@ def test_two_interleaved_searches_do_not_disturb_one_another(first: str, second:
     for _ in range(7):
         asked = [optimizer.ask() for optimizer in pair]
         for genomes, optimizer, told in zip(asked, pair, together, strict=True):
-            optimizer.tell(genomes, [Told(fitness=target(genome)) for genome in genomes])
+            optimizer.tell(genomes, [Feedback(fitness=target(genome)) for genome in genomes])
             told += genomes
     assert equal(alone[0], together[0])
     assert equal(alone[1], together[1])
@@ -165,11 +165,13 @@ def test_told_goals_and_samples_harm_no_one_who_makes_nothing_of_them(kind: str)
     optimizer = OPTIMIZERS[kind](Start(initial=middle(3), seed=1))
     for generation in range(6):
         genomes = optimizer.ask()
-        told = [
-            Told(fitness=float(x[0]), goals=(float(x[0]), -float(x[1])), per_sample={("t", generation): float(x[0])})
+        feedback = [
+            Feedback(
+                fitness=float(x[0]), goals=(float(x[0]), -float(x[1])), per_sample={("t", generation): float(x[0])}
+            )
             for x in genomes
         ]
-        optimizer.tell(genomes, [Told(fitness=0.0, goals=(0.0, -1.0)), *told[1:]])
+        optimizer.tell(genomes, [Feedback(fitness=0.0, goals=(0.0, -1.0)), *feedback[1:]])
     assert optimizer.mean[0] > 0.5
 
 
@@ -181,7 +183,7 @@ def test_an_optimizer_that_keeps_its_population_does(kind: str) -> None:
     for _ in range(3):
         asked = optimizer.ask()
         sizes.add(len(asked))
-        optimizer.tell(asked, [Told(fitness=float(genome.sum())) for genome in asked])
+        optimizer.tell(asked, [Feedback(fitness=float(genome.sum())) for genome in asked])
     assert (sizes == {4}) == OPTIMIZERS[kind].keeps_population
 
 
@@ -240,7 +242,7 @@ def test_cma_moves_as_pycma_does_when_no_bound_is_met() -> None:
         asked = ours.ask()
         assert equal(theirs, asked)
         twin.tell(theirs, [-target(genome) for genome in theirs])
-        ours.tell(asked, [Told(fitness=target(genome)) for genome in asked])
+        ours.tell(asked, [Feedback(fitness=target(genome)) for genome in asked])
     assert np.array_equal(np.asarray(twin.mean), ours.mean)
 
 
@@ -268,7 +270,7 @@ def test_what_holds_a_distribution_refuses_genomes_that_it_did_not_ask_for(kind:
     optimizer = OPTIMIZERS[kind](Start(initial=middle(2), seed=0))
     genomes = optimizer.ask()
     with pytest.raises(ValueError, match="last ask"):
-        optimizer.tell(genomes[::-1], [Told(fitness=0.0)] * len(genomes))
+        optimizer.tell(genomes[::-1], [Feedback(fitness=0.0)] * len(genomes))
 
 
 def test_random_search_keeps_its_best_genome_as_its_mean() -> None:
@@ -364,7 +366,7 @@ def test_a_binary_gene_may_leave_the_cube_within_and_is_told_as_drawn() -> None:
         assert equal([np.clip(genome, 0, 1) for genome in theirs], asked)
         fitnesses = [float(genome[0] > 0.5) + float(genome[1] > 0.5) + index / 10 for index, genome in enumerate(asked)]
         twin.tell(theirs, [-fitness for fitness in fitnesses])
-        ours.tell(asked, [Told(fitness=fitness) for fitness in fitnesses])
+        ours.tell(asked, [Feedback(fitness=fitness) for fitness in fitnesses])
 
 
 def test_catcma_starts_from_the_probabilities_that_cma_would_draw_with() -> None:

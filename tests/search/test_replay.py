@@ -6,9 +6,8 @@ import pytest
 from evovlm.errors import AllCandidatesFailed, RunMismatch
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.loop import Generation, Outcome, Proposal, Standing, search
+from evovlm.search.loop import Generation, Outcome, Proposal, replayed, search
 from evovlm.search.optimizer import Optimizer, Start
-from evovlm.search.replay import replayed
 
 KINDS = sorted(OPTIMIZERS)
 BROKEN = Failure(kind="not_finite", reason="the merged weights are not finite")
@@ -34,10 +33,12 @@ def test_a_replayed_optimizer_is_where_the_search_was(kind: str) -> None:
         means.append(optimizer.mean)
         figures.append(dict(optimizer.figures))
 
-    def goes_on(standing: Standing) -> bool:
-        return standing.number < 25
-
-    search(optimizer, goes_on=goes_on, evaluate=lambda asked: list(map(outcome, asked)), on_generation=on_generation)
+    search(
+        optimizer,
+        continues=lambda upcoming: upcoming.number < 25,
+        evaluate=lambda asked: list(map(outcome, asked)),
+        on_generation=on_generation,
+    )
     again = new()
     for number, at in enumerate(replayed(again, [generation.outcomes for generation in generations])):
         assert np.array_equal(at.mean, means[number])

@@ -8,7 +8,7 @@ import pytest
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.cmaes import CmaEs
-from evovlm.search.optimizer import Start, Told
+from evovlm.search.optimizer import Feedback, Start
 from evovlm.search.restarts import CmaEsBipop, CmaEsIpop
 
 BOTH = [CmaEsIpop, CmaEsBipop]
@@ -32,7 +32,7 @@ def starts(
             number = figures["restarts"]
             found.append((optimizer.population, figures["sigma"], 0))
         genomes = optimizer.ask()
-        optimizer.tell(genomes, [Told(fitness=fitness(genome)) for genome in genomes])
+        optimizer.tell(genomes, [Feedback(fitness=fitness(genome)) for genome in genomes])
         spent += len(genomes)
         population, sigma, took = found[-1]
         found[-1] = (population, sigma, took + len(genomes))
@@ -45,7 +45,7 @@ def test_the_first_start_is_plain_cma(kind: type[CmaEsIpop | CmaEsBipop]) -> Non
     for _ in range(20):
         asked, expected = restarted.ask(), plain.ask()
         assert all(map(np.array_equal, asked, expected))
-        told = [Told(fitness=rastrigin(genome)) for genome in asked]
+        told = [Feedback(fitness=rastrigin(genome)) for genome in asked]
         restarted.tell(asked, told)
         plain.tell(expected, told)
     assert np.array_equal(restarted.mean, plain.mean)
@@ -84,7 +84,7 @@ def test_restarts_leave_local_optima_that_hold_plain_cma(kind: type[CmaEsIpop | 
     starts(restarted, rastrigin, evaluations=5000)
     for _ in range(5000 // plain.population):
         genomes = plain.ask()
-        plain.tell(genomes, [Told(fitness=rastrigin(genome)) for genome in genomes])
+        plain.tell(genomes, [Feedback(fitness=rastrigin(genome)) for genome in genomes])
     assert rastrigin(plain.mean) < -0.5
     assert rastrigin(restarted.mean) > -0.01
 
@@ -93,14 +93,14 @@ def test_the_mean_stays_that_of_an_old_start_until_a_new_one_does_better() -> No
     optimizer = CmaEsIpop(Start(initial=np.full(2, 0.6), seed=0))
     while optimizer.figures["restarts"] == 0:
         genomes = optimizer.ask()
-        optimizer.tell(genomes, [Told(fitness=rastrigin(genome)) for genome in genomes])
+        optimizer.tell(genomes, [Feedback(fitness=rastrigin(genome)) for genome in genomes])
     found = optimizer.mean
     assert np.abs(found - 0.6).max() < 1e-3
     genomes = optimizer.ask()
-    optimizer.tell(genomes, [Told(fitness=rastrigin(genome)) for genome in genomes])
+    optimizer.tell(genomes, [Feedback(fitness=rastrigin(genome)) for genome in genomes])
     assert np.array_equal(optimizer.mean, found)
     genomes = optimizer.ask()
-    optimizer.tell(genomes, [Told(fitness=1.0)] * len(genomes))
+    optimizer.tell(genomes, [Feedback(fitness=1.0)] * len(genomes))
     assert not np.array_equal(optimizer.mean, found)
 
 
@@ -109,9 +109,9 @@ def test_a_few_generations_of_equal_answers_start_nothing_anew(kind: type[CmaEsI
     optimizer = kind(Start(initial=np.full(2, 0.1), seed=1))
     for _ in range(9):
         genomes = optimizer.ask()
-        optimizer.tell(genomes, [Told(fitness=0.25)] * len(genomes))
+        optimizer.tell(genomes, [Feedback(fitness=0.25)] * len(genomes))
     assert optimizer.figures["restarts"] == 0
     for _ in range(3):
         genomes = optimizer.ask()
-        optimizer.tell(genomes, [Told(fitness=0.25)] * len(genomes))
+        optimizer.tell(genomes, [Feedback(fitness=0.25)] * len(genomes))
     assert optimizer.figures["restarts"] == 1

@@ -21,7 +21,7 @@ from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.config.sections import Section
 from evovlm.runs.folder.journal import Journal
 from evovlm.runs.folder.rows import Entry
-from evovlm.search.loop import Standing
+from evovlm.search.loop import NextGeneration
 
 BOUNDS = ("candidates", "tokens", "seconds", "patience")
 
@@ -43,23 +43,23 @@ class BudgetSection(Section):
             raise PydanticCustomError("budget", "min_improvement: says what patience waits for; set patience")
         return self
 
-    def spent(self, journal: Journal, standing: Standing) -> str | None:
+    def spent(self, journal: Journal, upcoming: NextGeneration) -> str | None:
         """Return which bound ends the search before the next generation; None where it goes on.
 
         `journal` holds everything up to there, and may hold more.
         """
-        if self.candidates is not None and standing.before + standing.candidates > self.candidates:
+        if self.candidates is not None and upcoming.before + upcoming.candidates > self.candidates:
             return "candidates"
-        if standing.number == 0:
+        if upcoming.number == 0:
             # A search without a candidate has no result; what its parents cost is none of its budget's business yet.
             return None
-        entries = [entry for entry in journal.entries if _is_before(entry, standing)]
+        entries = [entry for entry in journal.entries if _is_before(entry, upcoming)]
         tokens = sum(entry.outcome.tokens for entry in entries if isinstance(entry.outcome, Evaluation))
         if self.tokens is not None and tokens + sum(each.tokens for each in journal.parents.values()) >= self.tokens:
             return "tokens"
         if self.seconds is not None and sum(entry.wall_s for entry in entries) >= self.seconds:
             return "seconds"
-        if self.patience is not None and self._waited(entries, standing.number) >= self.patience:
+        if self.patience is not None and self._waited(entries, upcoming.number) >= self.patience:
             return "patience"
         return None
 
@@ -90,8 +90,8 @@ class BudgetSection(Section):
         return waited
 
 
-def _is_before(entry: Entry, standing: Standing) -> bool:
+def _is_before(entry: Entry, upcoming: NextGeneration) -> bool:
     # The mean's snapshot of a generation is taken before its candidates; a part is within its candidate's line.
     if entry.kind == "candidate":
-        return entry.generation < standing.number
-    return entry.kind == "snapshot" and entry.generation <= standing.number
+        return entry.generation < upcoming.number
+    return entry.kind == "snapshot" and entry.generation <= upcoming.number

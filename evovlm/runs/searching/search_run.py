@@ -13,8 +13,7 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.search import SearchConfig, Searched
 from evovlm.runs.folder.journal import Entry, Journal, Stop
 from evovlm.runs.searching.scoring import Scoring
-from evovlm.search.loop import Generation, Outcome, Proposal, Standing, search
-from evovlm.search.replay import replayed
+from evovlm.search.loop import Generation, NextGeneration, Outcome, Proposal, replayed, search
 
 
 class Observer(Protocol):
@@ -85,7 +84,7 @@ class SearchRun:
 
         optimizer = self.config.new_optimizer(self.searched)
         look_at(optimizer.mean, generation=0)
-        generations = search(optimizer, goes_on=self._goes_on, evaluate=evaluate, on_generation=on_generation)
+        generations = search(optimizer, continues=self._continues, evaluate=evaluate, on_generation=on_generation)
         self._rescore(generation=generations)
         self._append_mean("mean", optimizer.mean, generation=generations)
 
@@ -96,10 +95,10 @@ class SearchRun:
         generations = self.config.budget.generations(population=self.population)
         return None if generations is None else generations * self.population, generations
 
-    def _goes_on(self, standing: Standing) -> bool:
-        spent = self.config.budget.spent(self.journal, standing)
+    def _continues(self, upcoming: NextGeneration) -> bool:
+        spent = self.config.budget.spent(self.journal, upcoming)
         if spent is not None and self.journal.stop is None:
-            self.journal.append_stop(Stop(reason=spent, generation=standing.number))
+            self.journal.append_stop(Stop(reason=spent, generation=upcoming.number))
         return spent is None
 
     def _candidates(self, proposals: tuple[Proposal, ...], recorded: tuple[Entry, ...]) -> Iterator[Entry]:
