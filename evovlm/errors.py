@@ -12,6 +12,7 @@
     ├── OutputError            a result cannot be written: the disk is full, no right to, another process at it
     │   └── OutputExists       a folder or file that would be overwritten
     ├── NotEnoughRoom          a disk that cannot hold what is to be fetched or written
+    ├── PluginError            a row that another installed package adds to a table cannot be used
     └── RunError
         ├── RunMismatch        resuming with another config, or a journal that is not this run's
         └── AllCandidatesFailed
@@ -66,6 +67,10 @@ class OutputExists(OutputError):
 
 class NotEnoughRoom(EvovlmError):
     """A disk cannot hold what is to be fetched or written."""
+
+
+class PluginError(EvovlmError):
+    """A row that another installed package adds to a table cannot be used."""
 
 
 class RunError(EvovlmError):

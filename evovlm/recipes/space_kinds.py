@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evovlm.errors import ConfigError
+from evovlm.plugins import Table
 from evovlm.recipes.recipe import COMPONENTS, SOURCE_PARAMETERS, UnitValues
 from evovlm.recipes.search_space import Part, Range, SearchSpace
 from evovlm.recipes.unit_ties import UnitTie, all_tied, none_tied, tied_by_spline, tied_in_groups, units_of
@@ -61,8 +62,12 @@ def _by_component(name: str, kind: SpaceKind) -> tuple[str, SpaceKind]:
     return product, SpaceKind(summary=summary, tie=kind.tie, options=kind.options, by_component=True)
 
 
-SPACES: Mapping[str, SpaceKind] = {**_UNITS, **dict(_by_component(name, kind) for name, kind in _UNITS.items())}
-"""Every way to tie units, and each again with the components apart."""
+SPACES: Mapping[str, SpaceKind] = Table(
+    "evovlm.spaces",
+    {**_UNITS, **dict(_by_component(name, kind) for name, kind in _UNITS.items())},
+    row_type=SpaceKind,
+)
+"""Every way to tie units, and each again with a number per component."""
 
 
 def search_space(

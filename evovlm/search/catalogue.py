@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from evovlm.plugins import Table
 from evovlm.search.catcma import CatCma
 from evovlm.search.cmaes import CmaEs, CmaEsSeparable, CmaEsWithMargin
 from evovlm.search.m2n2 import M2n2
@@ -10,7 +11,7 @@ from evovlm.search.optimizer import OptimizerFactory
 from evovlm.search.random_search import RandomNearby, RandomSearch
 from evovlm.search.restarts import CmaEsBipop, CmaEsIpop
 
-OPTIMIZERS: Mapping[str, OptimizerFactory] = {
+_OWN: Mapping[str, OptimizerFactory] = {
     "cma": CmaEs,
     "cma_separable": CmaEsSeparable,
     "cma_ipop": CmaEsIpop,
@@ -22,3 +23,4 @@ OPTIMIZERS: Mapping[str, OptimizerFactory] = {
     "random": RandomSearch,
     "random_nearby": RandomNearby,
 }
+OPTIMIZERS: Mapping[str, OptimizerFactory] = Table("evovlm.optimizers", _OWN, row_type=OptimizerFactory)  # type: ignore[type-abstract]

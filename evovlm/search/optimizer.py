@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +95,7 @@ class Start:
         return drawn
 
 
+@runtime_checkable
 class OptimizerFactory(Protocol):
     """Builds an optimizer.
 

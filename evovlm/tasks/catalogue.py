@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import TaskError
+from evovlm.plugins import Table
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.scoring import Scoring
@@ -273,7 +274,7 @@ _ROWS = (
         licence="CC BY-SA 4.0",
     ),
 )
-TASKS: Mapping[str, Task] = {task.name: task for task in _ROWS}
+TASKS: Mapping[str, Task] = Table("evovlm.tasks", {task.name: task for task in _ROWS}, row_type=Task)
 
 
 def get_task(name: str) -> Task:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TypeAlias
 
 from evovlm.errors import TaskError
+from evovlm.plugins import Table
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.choices import read_choice
@@ -197,4 +198,4 @@ _ROWS = (
         measure=None,
     ),
 )
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ROWS}
+METRICS: Mapping[str, Metric] = Table("evovlm.metrics", {metric.name: metric for metric in _ROWS}, row_type=Metric)
