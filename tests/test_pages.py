@@ -22,6 +22,7 @@ from evovlm.tasks.catalogue import get_task
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+FILE = re.compile(r"[\w./-]*\w\.py\b|\b(?:evovlm|tests|benchmarks|assets|docs)/[\w./-]*\w")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 GROUP: Any = typer.main.get_command(app)
 
@@ -170,9 +171,7 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
     """A path starts at the root or in evovlm/; a file name alone is that of any module."""
     modules = [path for folder in ("evovlm", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     names = {path.name for path in modules}
-    for named in set(
-        re.findall(r"[\w./-]*\w\.py\b|\b(?:evovlm|tests|benchmarks|assets|docs)/[\w./-]*\w", text_of(page))
-    ):
+    for named in set(FILE.findall(text_of(page))):
         if named.startswith(("evovlm/", "tests/", "benchmarks/", "assets/", "docs/")):
             assert (ROOT / named).exists(), named
         elif "/" in named:
