@@ -26,9 +26,9 @@ from evovlm.evaluation.answering import PreparedTask, TaskChoice
 from evovlm.evaluation.comparison import compare
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
+from evovlm.files import write_file
 from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.atomic import write_atomically
 from evovlm.runs.config.parameters import EvolveConfig, load_config
 from evovlm.runs.config.racing import RacingSection
 from evovlm.runs.folder.journal import Entry, Journal, best_distinct, read_journal
@@ -118,7 +118,7 @@ def by_item_response(bench: Bench, *, seed: int, count: int, calibration: Journa
     """
     if not file.is_file():
         found = _search_by_item_response(bench, seed=seed, count=count, calibration=calibration)
-        write_atomically(file, json.dumps({"genome": found.genome.tolist(), "tokens": found.tokens}) + "\n")
+        write_file(file, json.dumps({"genome": found.genome.tolist(), "tokens": found.tokens}) + "\n")
     content = json.loads(file.read_text(encoding="utf-8"))
     return Found(genome=np.array(content["genome"]), tokens=content["tokens"])
 

@@ -34,7 +34,7 @@ def evolve(
     """Search for the recipe that makes the best merged model."""
     from evovlm.cli.rendering import WriteProgress, result_text
     from evovlm.cli.signals import exit_code, stopped_by_sigterm
-    from evovlm.errors import OutputExists
+    from evovlm.files import refuse_existing
     from evovlm.merging.before.path_preflight import preflight_recipe
     from evovlm.merging.checkpoint.writer import write_checkpoint
     from evovlm.recipes.recipe import ParameterMerge
@@ -46,8 +46,8 @@ def evolve(
 
         dry_run(loaded, relative_to=config.parent, as_json=as_json)
         return
-    if checkpoint is not None and checkpoint.exists():
-        raise OutputExists(f"{checkpoint} exists already and is not overwritten. Name another folder.")
+    if checkpoint is not None:
+        refuse_existing(checkpoint)
     try:
         with stopped_by_sigterm():
             result = _search(loaded, config=config, out=out, resume=resume)

@@ -41,7 +41,7 @@ def export(
     loaded, index = _recipe(recipe, pick=pick, form=form)
     text = _mergekit(loaded) if form is Format.MERGEKIT else recipe_to_yaml(loaded, folder=out.parent if out else None)
     if out is not None:
-        from evovlm.cli.new_file import write_new_file
+        from evovlm.files import write_new_file
 
         write_new_file(out, text)
     if as_json:

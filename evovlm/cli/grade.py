@@ -1,6 +1,5 @@
 """`evovlm grade FILE`: scores saved predictions; of two files, which model is better."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,16 +60,17 @@ def grade(
     """Score saved predictions, without any model; compare two files of the same samples."""
     from evovlm.cli.rendering import json_text
     from evovlm.cli.waiting import Waiting
-    from evovlm.errors import ConfigError, OutputExists
+    from evovlm.errors import ConfigError
     from evovlm.evaluation.grading import ScoringChoice, compare_graded
     from evovlm.evaluation.grading import grade as grade_predictions
     from evovlm.evaluation.prediction_files import Columns, read_predictions
+    from evovlm.files import refuse_existing, write_new_file
 
     if len(files) > 2 or (save is not None and len(files) > 1):
         what = "--save keeps the scores of" if len(files) == 2 else "grade takes"
         raise ConfigError(f"{len(files)} files were named; {what} one file{'' if len(files) == 2 else ', or two'}.")
-    if save is not None and save.exists():
-        raise OutputExists(f"{save} exists already and is not overwritten. Name another file.")
+    if save is not None:
+        refuse_existing(save)
     choice = ScoringChoice(metric=metric, extractor=extractor, gate=gate, clip_model=clip_model)
     columns = Columns(
         prediction=prediction_column,
@@ -86,7 +86,7 @@ def grade(
             graded.append(grade_predictions(read, choice, device=device))
     compared = compare_graded(*graded) if len(graded) == 2 else {}
     if save is not None:
-        _save(save, graded[0])
+        write_new_file(save, _saved_lines(graded[0]))
     if as_json:
         typer.echo(json_text(_as_json(files, graded, compared)))
         return
@@ -139,9 +139,7 @@ def _print(files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dic
         print_line(console, what if task is None else f"{task}: {what}")
 
 
-def _save(path: Path, graded: "tuple[Graded, ...]") -> None:
-    from evovlm.errors import OutputError
-
+def _saved_lines(graded: "tuple[Graded, ...]") -> str:
     rows = [
         {
             **({} if each.task is None else {"task": each.task}),
@@ -161,11 +159,4 @@ def _save(path: Path, graded: "tuple[Graded, ...]") -> None:
         for each in graded
         for prediction, score in zip(each.predictions, each.scores, strict=True)
     ]
-    beside = path.with_name(path.name + ".partial")
-    try:
-        beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise OutputError(f"{path}: cannot be written ({error}). Name a place that can.") from error
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -48,8 +48,8 @@ def init(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a commented config of a search; what the flags leave open is asked on a terminal."""
-    from evovlm.cli.new_file import refuse_existing
     from evovlm.cli.rendering import json_text
+    from evovlm.files import refuse_existing
     from evovlm.runs.config.new import NewSearch, write_search
 
     refuse_existing(out)

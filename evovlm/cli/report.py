@@ -32,8 +32,10 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Make one HTML file of a run: what was found, how sure it is, what the recipe does, every answer."""
-    from evovlm.report.files import PAGE_FILE, check_new, png_language, write_figures, write_page
+    from evovlm.files import write_file
+    from evovlm.report.files import check_new, png_language, write_figures
     from evovlm.report.texts import speaker
+    from evovlm.runs.folder.layout import PAGE_FILE
 
     speaker(lang)
     several = len(runs) > 1
@@ -44,7 +46,7 @@ def report(
     if score:
         _score(runs)
     content = _read(runs)
-    write_page(page, _html(content, language=lang))
+    write_file(page, _html(content, language=lang))
     files = write_figures(figures, content, language=lang) if figures is not None else ()
     missing = [] if several else _missing(content)
     if as_json:

@@ -18,8 +18,8 @@ _BAR_REACHES = 2.0
 
 def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
     """Print a recipe, and draw its path into the new file `svg`; raises ConfigError where there is no path to draw."""
-    from evovlm.cli.new_file import write_new_file
     from evovlm.errors import ConfigError
+    from evovlm.files import write_new_file
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.recipes.documents import load_recipe
     from evovlm.recipes.path_figure import path_svg

@@ -26,9 +26,10 @@ def watch(
     from rich.console import Console
     from rich.live import Live
 
-    from evovlm.report.files import PAGE_FILE, check_new
+    from evovlm.report.files import check_new
     from evovlm.report.texts import speaker
     from evovlm.report.watching import watch_run
+    from evovlm.runs.folder.layout import PAGE_FILE
 
     speaker(lang)
     if out is not None:

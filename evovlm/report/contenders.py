@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evovlm.errors import EvovlmError
 from evovlm.evaluation.answering import ScoredTask, TaskChoice
+from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
 from evovlm.recipes.local_config import has_vision, read_config
@@ -18,7 +19,6 @@ from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.report.content import Role
 from evovlm.report.winner import equal_weights
-from evovlm.runs.atomic import write_atomically
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.scores.saved import read_saved
 from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, score_models
@@ -117,11 +117,12 @@ def score_missing(
         )
     for contender in contenders:
         if not isinstance(contender.model, ModelRef):
-            (run / SCORES_FOLDER).mkdir(exist_ok=True)
+            make_folder(inner_folder(run, SCORES_FOLDER))
             text = recipe_to_yaml(contender.model, folder=run / SCORES_FOLDER)
-            write_atomically(contender.recipe_file(run), text)
+            write_file(contender.recipe_file(run), text)
         request = ScoreRequest(models=(contender.text(run),), tasks=tasks, split=Split.REPORT, device=config.device)
-        score_models(request, save=contender.folder(run), resume=True, observer=observer)
+        folder = inner_folder(inner_folder(run, SCORES_FOLDER), contender.key)
+        score_models(request, save=folder, resume=True, observer=observer)
 
 
 def _needs_images(choice: TaskChoice) -> bool:

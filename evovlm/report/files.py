@@ -1,33 +1,22 @@
 """The report as files: the page, and its figures as SVG and PNG."""
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from evovlm.errors import ConfigError, OutputError, OutputExists
+from evovlm.errors import OutputError
+from evovlm.files import explained, new_folder, refuse_existing
 from evovlm.report.content import RunContent, RunsContent
 from evovlm.report.drawing import Drawing, Pen, file_pen, japanese_font, png_file, style, svg_file
 from evovlm.report.page import run_drawings
 from evovlm.report.result_figures import bands_drawing
 from evovlm.report.texts import speaker
-from evovlm.runs.atomic import write_atomically
-
-PAGE_FILE = "report.html"
 
 
 def check_new(path: Path) -> None:
-    """Raise OutputExists when the file or folder is there, ConfigError when there is no folder to hold it."""
-    if path.exists():
-        raise OutputExists(f"{path} exists already and is not overwritten.\n    Name another, or remove it.")
+    """Raise OutputExists when the file or folder exists, OutputError when the folder to hold it does not."""
+    refuse_existing(path)
     if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}. Make it, or name another place.")
-
-
-def write_page(path: Path, html: str) -> None:
-    """Write a page, over an older one. Raises OutputError when that cannot be."""
-    with _told(path):
-        write_atomically(path, html)
+        raise OutputError(f"{path}: there is no folder {path.parent}.\n    Make it, or choose another location.")
 
 
 def write_figures(folder: Path, content: RunContent | RunsContent, *, language: str) -> tuple[Path, ...]:
@@ -39,16 +28,12 @@ def write_figures(folder: Path, content: RunContent | RunsContent, *, language: 
     check_new(folder)
     font = japanese_font()
     pen = file_pen(speaker(language))
-    with _told(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        # Inside, so that what is left of it can be removed after the rename, as well as after an error.
-        beside = Path(scratch) / folder.name
-        beside.mkdir()
+    with new_folder(folder) as partial, explained(folder):
         with style(pen):
-            names = _write_svgs(_drawings(content, pen), beside)
+            names = _write_svgs(_drawings(content, pen), partial)
         painted = file_pen(speaker(png_language(language)))
         with style(painted, family=[font] if font else []):
-            names += _write_pngs(_drawings(content, painted), beside)
-        beside.rename(folder)
+            names += _write_pngs(_drawings(content, painted), partial)
     return tuple(folder / name for name in names)
 
 
@@ -81,11 +66,3 @@ def _write_pngs(drawings: Sequence[tuple[str, Drawing]], folder: Path) -> list[s
 def _plain(name: str) -> str:
     """Return a figure's name with nothing in it that means something to a file system: tasks are named by files."""
     return "".join(char if char.isalnum() or char in "-_" else "-" for char in name)[:80]
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}).") from error

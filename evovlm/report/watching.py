@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from evovlm.errors import RunMismatch
+from evovlm.files import write_file
 from evovlm.recipes.kinds import PS
 from evovlm.report.content import RunContent
-from evovlm.report.files import write_page
 from evovlm.report.page import run_page
 from evovlm.report.reading import read_run
 from evovlm.runs.config.hybrid import PATH
@@ -32,7 +32,7 @@ def watch_run(
             content = _content(folder)
             if content is not None:
                 reload_s = None if content.finished else every_s
-                write_page(page, run_page(content, language=language, reload_s=reload_s))
+                write_file(page, run_page(content, language=language, reload_s=reload_s))
             yield content
             if content is not None and content.finished:
                 return

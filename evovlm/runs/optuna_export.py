@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from evovlm.errors import ConfigError, OutputError, OutputExists, RunMismatch
+from evovlm.errors import ConfigError, OutputError, RunMismatch
+from evovlm.files import new_file
 from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.hub import first_line
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.recipe_space import Choice
-from evovlm.runs.atomic import PARTIAL
 from evovlm.runs.config.hybrid import PATH
 from evovlm.runs.config.parameters import config_from_mapping
 from evovlm.runs.config.paths import PathConfig
@@ -65,22 +66,16 @@ def export_to_optuna(run: Path, *, out: Path) -> tuple[Study, ...]:
     """
     storage = _storage_class()
     journals = _journals(run)
-    if out.exists():
-        raise OutputExists(f"{out} exists already and is not overwritten.\n    Name another file.")
-    beside = out.with_name(out.name + PARTIAL)
-    try:
-        beside.unlink(missing_ok=True)
-        # SQLite says of a folder that is not there only that the file cannot be opened.
-        beside.touch()
-        with _silent_optuna(), closing(_Database(storage, beside)) as database:
-            studies = tuple(_written(database.storage, journal, name=name) for name, journal in journals.items())
-        beside.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}).") from error
-    finally:
-        if beside.parent.is_dir():
-            beside.unlink(missing_ok=True)
-    return studies
+    with new_file(out) as beside:
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import OperationalError
+
+        try:
+            with _silent_optuna(), closing(_Database(storage, beside)) as database:
+                return tuple(_written(database.storage, journal, name=name) for name, journal in journals.items())
+        except (OperationalError, StorageInternalError) as error:
+            reason = getattr(error, "orig", error.__cause__ or error)
+            raise OutputError(f"{out}: cannot be written ({first_line(reason)}).\n    Choose another disk.") from error
 
 
 class _Database:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evovlm.assets import asset_path
 from evovlm.errors import ModelNotFound
+from evovlm.files import write_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +52,8 @@ def write_catalogue(models: tuple[ZooModel, ...], *, folder: Path, seconds: Mapp
     """Write `catalogue.json` and `README.md` into the zoo's folder; `seconds` is what each part took to make."""
     document = {"models": [asdict(model) for model in models]}
     text = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
-    (folder / "catalogue.json").write_text(text, encoding="utf-8")
-    (folder / "README.md").write_text(_readme(models, seconds), encoding="utf-8")
+    write_file(folder / "catalogue.json", text)
+    write_file(folder / "README.md", _readme(models, seconds))
 
 
 def _readme(models: tuple[ZooModel, ...], seconds: Mapping[str, float]) -> str:

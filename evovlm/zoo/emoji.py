@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ImageColor
 
+from evovlm.files import make_folder, write_file
 from evovlm.seeding import generator
 from evovlm.tasks.emoji_pictures import PICTURE_SIDE_PX, Artist, PictureSpec, PlacedEmoji, to_fields
 from evovlm.zoo.concepts import (
@@ -126,13 +127,13 @@ def split_rows(split: str, *, language: Language) -> list[dict[str, object]]:
 
 def write_tasks(folder: Path) -> list[Path]:
     """Write `emoji_{ja,en}.{search,report}.jsonl` into `folder` and return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = []
     for language in LANGUAGES:
         for split in PLANS:
             path = folder / f"emoji_{language}.{split}.jsonl"
             lines = [json.dumps(row, ensure_ascii=False) for row in split_rows(split, language=language)]
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_file(path, "\n".join(lines) + "\n")
             written.append(path)
     return written
 

@@ -12,9 +12,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
+from evovlm.errors import OutputError
 from evovlm.evaluation.answering import TaskChoice, score_model
+from evovlm.files import explained, make_folder, new_folder, write_file
 from evovlm.models.loading import load_model
 from evovlm.seeding import derive_seed, generator
 from evovlm.zoo.catalogue import MAKING, ZooModel, write_catalogue
@@ -54,7 +57,10 @@ Report = Callable[[str], None]
 
 
 def build_zoo(folder: Path, *, seed: int, report: Report) -> None:
-    """Build everything into `folder`: tasks, models, catalogue.json and README.md."""
+    """Build everything into `folder`: tasks, models (each appears once it is trained), catalogue.json and README.md.
+
+    Raises OutputError when something cannot be written, OutputExists when a folder in the way is not a model.
+    """
     torch.set_num_threads(min(2, torch.get_num_threads()))
     seconds: dict[str, float] = {}
     tasks = folder / "tasks"
@@ -63,22 +69,30 @@ def build_zoo(folder: Path, *, seed: int, report: Report) -> None:
     base = folder / "base"
     with TemporaryDirectory() as scratch:
         vision = Path(scratch) / "vision"
-        parts: Mapping[str, Callable[[], object]] = {
-            "base": lambda: train_base(base, tasks=tasks, seed=seed, report=report),
+        parts: Mapping[str, Callable[[Path], object]] = {
+            "base": lambda out: train_base(out, tasks=tasks, seed=seed, report=report),
             **{
-                name: partial(train_fine_tune, name, folder / name, base=base, tasks=tasks, seed=seed, report=report)
+                name: partial(train_fine_tune, name, base=base, tasks=tasks, seed=seed, report=report)
                 for name in FINE_TUNES
             },
-            "vision": lambda: train_vision(vision, seed=seed),
-            "vlm": lambda: train_vlm(base, vision, folder / "vlm", seed=seed),
+            "vision": lambda out: train_vision(out, seed=seed),
+            "vlm": lambda out: train_vlm(base, vision, out, seed=seed),
         }
         for name, make in parts.items():
             report(f"{name}: begins")
             began = time.monotonic()
-            make()
+            _make_folder_of(name, vision if name == "vision" else folder / name, make)
             seconds[name] = time.monotonic() - began
             report(f"{name}: done in {seconds[name]:.0f} s")
     write_catalogue(scored_models(folder), folder=folder, seconds=seconds)
+
+
+def _make_folder_of(name: str, out: Path, make: Callable[[Path], object]) -> None:
+    try:
+        with new_folder(out, overwrite=True) as unfinished, explained(out):
+            make(unfinished)
+    except SafetensorError as error:
+        raise OutputError(f"{out}: the weights of {name} cannot be written ({error}).\n    Free some space.") from error
 
 
 def scored_models(folder: Path) -> tuple[ZooModel, ...]:
@@ -101,7 +115,7 @@ def write_word_problem_tasks(folder: Path, *, seed: int) -> None:
     search = list(_fresh(rng, count=SEARCH_PROBLEMS, held_out=False, taken=taken))
     report = list(_fresh(rng, count=REPORT_PROBLEMS - REPORT_HELD_OUT, held_out=False, taken=taken))
     unseen = list(_fresh(rng, count=REPORT_HELD_OUT, held_out=True, taken=taken))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     splits = {
         "search": [(p, False) for p in search],
         "report": [(p, False) for p in report] + [(p, True) for p in unseen],
@@ -110,7 +124,7 @@ def write_word_problem_tasks(folder: Path, *, seed: int) -> None:
         for language in ("ja", "en"):
             rows = (_row(index, problem, split, language, new) for index, (problem, new) in enumerate(problems))
             path = folder / f"word_problems_{language}.{split}.jsonl"
-            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+            write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _fresh(rng: np.random.Generator, *, count: int, held_out: bool, taken: set[str]) -> Iterator[Problem]:

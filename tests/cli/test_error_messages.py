@@ -149,7 +149,7 @@ CASES = (
     Case(
         kind=OutputError,
         prepare=lambda folder, _: ["merge", str(write_recipe(folder)), "--out", str(folder / "recipe.yaml" / "out")],
-        says=("recipe.yaml/out: a part of this path is no folder", "Name another folder"),
+        says=("recipe.yaml/out: a part of this path is not a folder", "Choose another location"),
     ),
     Case(
         kind=OutputExists,
@@ -157,7 +157,7 @@ CASES = (
         says=("out exists already", "Name a new folder", "--overwrite"),
     ),
     Case(kind=NotEnoughRoom, prepare=no_room, says=("out: the result takes", "are free", "Make room")),
-    Case(kind=RunError, prepare=searching(lock), says=("run: another process is at work in it", "Wait for it")),
+    Case(kind=RunError, prepare=searching(lock), says=("run: another process is working in it", "Wait for it")),
     Case(
         kind=RunMismatch,
         prepare=searching(finish_with_another_seed, "--resume"),

@@ -287,9 +287,9 @@ def test_what_is_no_model_is_never_replaced(evovlm: Command, folder: Path) -> No
 
 def test_a_target_under_a_file_or_without_the_right_to_write_is_refused(evovlm: Command, folder: Path) -> None:
     recipe = write_recipe(folder)
-    refused(evovlm("merge", recipe, "--out", recipe / "out"), "recipe.yaml/out: ", "is no folder")
+    refused(evovlm("merge", recipe, "--out", recipe / "out"), "recipe.yaml/out: ", "is not a folder")
     # Not even root may make a folder there.
-    refused(evovlm("merge", recipe, "--out", "/sys/evovlm-out"), "/sys/evovlm-out: may not be written")
+    refused(evovlm("merge", recipe, "--out", "/sys/evovlm-out"), "/sys/evovlm-out: cannot be written")
 
 
 def test_files_are_as_small_as_asked(evovlm: Command, folder: Path) -> None:

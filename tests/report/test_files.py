@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evovlm.errors import ConfigError, OutputError, OutputExists
+from evovlm.errors import OutputError, OutputExists
+from evovlm.files import write_file
 from evovlm.report.comparing import read_runs
 from evovlm.report.content import RunContent
-from evovlm.report.files import check_new, write_figures, write_page
+from evovlm.report.files import check_new, write_figures
 
 
 @pytest.mark.parametrize("language", ["en", pytest.param("ja", marks=pytest.mark.slow)])
@@ -50,7 +51,7 @@ def test_a_folder_that_is_there_is_left_as_it_is(content: RunContent, tmp_path: 
     (tmp_path / "figures").mkdir()
     with pytest.raises(OutputExists):
         write_figures(tmp_path / "figures", content, language="en")
-    with pytest.raises(ConfigError, match="there is no folder"):
+    with pytest.raises(OutputError, match="there is no folder"):
         check_new(tmp_path / "missing" / "page.html")
     assert list((tmp_path / "figures").iterdir()) == []
 
@@ -58,4 +59,4 @@ def test_a_folder_that_is_there_is_left_as_it_is(content: RunContent, tmp_path: 
 def test_a_page_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
-        write_page(tmp_path / "page.html", "x")
+        write_file(tmp_path / "page.html", "x")

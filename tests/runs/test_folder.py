@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evovlm.errors import OutputExists, RunError, RunMismatch
-from evovlm.runs.atomic import write_atomically
+from evovlm.files import write_file
 from evovlm.runs.folder.layout import changed_keys, check_config, check_folder, locked
 
 
@@ -76,9 +76,9 @@ def test_every_changed_key_is_named_with_both_values() -> None:
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "best.yaml"
-    write_atomically(path, "first")
+    write_file(path, "first")
     with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "second \ud800")
+        write_file(path, "second \ud800")
     assert path.read_text(encoding="utf-8") == "first"
-    write_atomically(path, "二")
+    write_file(path, "二")
     assert path.read_text(encoding="utf-8") == "二"

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from evovlm.errors import BrokenCheckpoint, OutputExists, PickledWeights
+from evovlm.errors import BrokenCheckpoint, PickledWeights
+from evovlm.files import explained, new_folder, refuse_existing
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS, torch_dtype
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
 from evovlm.recipes.checkpoint_files import (
@@ -48,24 +49,17 @@ def convert_checkpoint(ref: ModelRef, out: Path) -> ConvertedCheckpoint:
 
     A hub model's *.bin files are fetched for this. The folder appears when it is whole, or not at all. Raises
     OutputExists when `out` exists, ModelNotFound when the model cannot be reached, BrokenCheckpoint when it has no
-    pickled weights or they lack something, PickledWeights when they hold more than tensors.
+    pickled weights or they lack something, PickledWeights when they hold more than tensors, OutputError when `out`
+    cannot be written.
     """
     out = out.absolute()
-    if out.exists() or out.is_symlink():
-        raise OutputExists(f"{out} exists already, and a conversion overwrites nothing.\n    Name a new folder.")
+    refuse_existing(out)
     found = ref.find()
     folder = fetch(found, wanted="pickles") if isinstance(found, HubModel) else found
     shards = _shards(folder)
-    partial = out.with_name(f".{out.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(out) as partial, explained(out):
         converted = _write_shards(folder, shards, partial)
         _copy_support(folder, partial)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return ConvertedCheckpoint(
         folder=out,
         files=tuple(sorted(set(converted.weight_map.values()))),

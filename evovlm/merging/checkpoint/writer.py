@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from evovlm.errors import OutputExists
+from evovlm.files import check_space, explained, new_folder
 from evovlm.merging.checkpoint.host_files import copy_host_files, host_files
 from evovlm.merging.checkpoint.kept_bytes import KeptBytes, check_kept, copy_kept
 from evovlm.merging.checkpoint.model_card import model_card
@@ -19,7 +20,6 @@ from evovlm.merging.merge import Merger
 from evovlm.merging.paths.content import PathContent
 from evovlm.merging.paths.plan import PathPlan
 from evovlm.merging.progress import WriteObserver
-from evovlm.new_files import check_space, explained, new_folder
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import HybridMerge, Recipe, models_of
 from evovlm.recipes.layer_path import LayerPathMerge

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from evovlm.errors import ConfigError, OutputExists
+from evovlm.errors import ConfigError
+from evovlm.files import explained, new_file
 from evovlm.recipes.model_ref import parse_model_ref
 from evovlm.recipes.yaml_text import scalar_text
 from evovlm.runs.config.hybrid import load_search
@@ -44,26 +45,17 @@ def source_name(model: str) -> str:
 def write_search(new: NewSearch, path: Path) -> None:
     """Write the config to the new file `path`, with paths from its folder on.
 
-    Raises OutputExists when the file is there, ConfigError with everything that stands against the search that can be
-    told without its models; nothing is written then.
+    Raises OutputExists when the file exists, OutputError when it cannot be written, ConfigError with all problems of
+    the search that can be found without its models; nothing is written then.
     """
-    if os.path.lexists(path):
-        raise OutputExists(f"{path} exists already and is not overwritten.\n    Name another file with --out.")
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        beside.write_text(search_text(new, folder=path.parent, file=path), encoding="utf-8")
-        load_search(beside)
-        # Unlike a renaming, this never replaces what somebody else wrote meanwhile.
-        os.link(beside, path)
-    except FileExistsError as error:
-        raise OutputExists(f"{path} exists already and is not overwritten.\n    Name another file.") from error
-    except ConfigError as error:
-        reasons = str(error).replace(str(beside), str(path))
-        raise ConfigError(f"no search can be made of this, and nothing was written. {reasons}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}). Name another file with --out.") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with new_file(path) as beside:
+        with explained(path):
+            beside.write_text(search_text(new, folder=path.parent, file=path), encoding="utf-8")
+        try:
+            load_search(beside)
+        except ConfigError as error:
+            reasons = str(error).replace(str(beside), str(path))
+            raise ConfigError(f"no search can be made of this, and nothing was written. {reasons}") from error
 
 
 def search_text(new: NewSearch, *, folder: Path, file: Path) -> str:

@@ -19,15 +19,15 @@ header says how many "blocks" each source has.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evovlm.errors import RunError, RunMismatch
+from evovlm.files import write_file
+from evovlm.json_lines import append_row, json_line, repaired_lines, whole_lines
 from evovlm.recipes.candidate import Evaluation
-from evovlm.runs.atomic import write_atomically
 from evovlm.runs.folder.rows import Entry, Parent, Stop, entry_of, entry_row, parent_of, parent_row, stop_row
 
 __all__ = [
@@ -69,7 +69,7 @@ class Journal:
     def create(cls, path: Path, *, config: Mapping[str, object], blocks: Mapping[str, int]) -> "Journal":
         """Start a journal with its header; the file appears whole or not at all."""
         header = {"kind": "header", "format": FORMAT, "config_hash": config_hash(config), "config": config}
-        write_atomically(path, _line({**header, "blocks": blocks}))
+        write_file(path, json_line({**header, "blocks": blocks}))
         return cls(path=path, config=config, entries=[], blocks=blocks)
 
     @classmethod
@@ -78,14 +78,9 @@ class Journal:
 
         Raises RunMismatch when the file is no journal of this format or was changed.
         """
-        content = path.read_bytes()
-        whole = _whole_lines(content)
-        journal = _read(path, whole)
-        if len(whole) < len(content):
-            # Killed while writing: the candidate is evaluated again.
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-                os.fsync(file.fileno())
+        # Read first: what is not a journal stays as it is.
+        journal = read_journal(path)
+        repaired_lines(path)
         return journal
 
     @property
@@ -122,27 +117,27 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         """Add a line and wait until it is on disk."""
-        self._append_line(entry_row(entry))
+        append_row(self.path, entry_row(entry))
         self.entries.append(entry)
 
     def append_parent(self, parent: Parent) -> None:
         """Note what a source alone scores."""
-        self._append_line(parent_row(parent))
+        append_row(self.path, parent_row(parent))
         self.parents[parent.source] = parent
 
     def append_stop(self, stop: Stop) -> None:
         """Note why the search ends."""
-        self._append_line(stop_row(stop))
+        append_row(self.path, stop_row(stop))
         self.stop = stop
 
     def raise_budget(self, budget: Mapping[str, object]) -> None:
         """Let a search go on with another budget."""
-        self._append_line({"kind": "budget", "budget": dict(budget), "seconds": {}})
+        append_row(self.path, {"kind": "budget", "budget": dict(budget), "seconds": {}})
         self._take_budget(budget)
 
     def retry(self, generation: int) -> None:
         """Take back the candidates of the last generation, so that they are evaluated again."""
-        self._append_line({"kind": "retry", "generation": generation})
+        append_row(self.path, {"kind": "retry", "generation": generation})
         self.entries = _without(self.entries, generation)
 
     def take(self, row: Mapping[str, Any], *, line: int) -> None:
@@ -190,19 +185,13 @@ class Journal:
         self.entries = [entry for entry in self.entries if entry.kind not in ("rescored", "mean")]
         self.stop = None
 
-    def _append_line(self, row: Mapping[str, object]) -> None:
-        with self.path.open("ab") as file:
-            file.write(_line(row).encode())
-            file.flush()
-            os.fsync(file.fileno())
-
 
 def read_journal(path: Path) -> Journal:
     """Return a journal that may still be growing, to be read only; a torn last line is left out.
 
     Raises RunMismatch as `Journal.open` does.
     """
-    return _read(path, _whole_lines(path.read_bytes()))
+    return _read(path, whole_lines(path.read_bytes()))
 
 
 def best_entry(entries: Sequence[Entry]) -> Entry:
@@ -230,23 +219,8 @@ def config_hash(config: Mapping[str, object]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _line(row: Mapping[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _whole_lines(content: bytes) -> bytes:
-    """Return the content without a torn last line: one that does not end, or (after a power cut) is no JSON."""
-    whole = content[: content.rfind(b"\n") + 1]
-    start = whole.rfind(b"\n", 0, -1) + 1
-    try:
-        json.loads(whole[start:] or b"null")
-    except ValueError:
-        return whole[:start]
-    return whole
-
-
-def _read(path: Path, content: bytes) -> Journal:
-    rows = [_parsed(path, number, line) for number, line in enumerate(content.splitlines(), start=1)]
+def _read(path: Path, lines: Sequence[bytes]) -> Journal:
+    rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
     if not rows or rows[0].get("kind") != "header" or rows[0].get("format") != FORMAT:
         raise RunMismatch(f"{path}: does not begin as a journal of format {FORMAT}. Start again in a new folder.")
     config = rows[0].get("config")

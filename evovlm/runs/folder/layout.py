@@ -1,22 +1,22 @@
 """A run's folder: the names of its files, who may write in it, and whether it belongs to a config."""
 
 import fcntl
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from evovlm.errors import OutputExists, RunError, RunMismatch
-from evovlm.runs.atomic import PARTIAL
+from evovlm.files import explained, leftovers, make_folder, open_lock
 
 CONFIG_FILE = "config.yaml"
 JOURNAL_FILE = "journal.jsonl"
 BEST_FILE = "best.yaml"
 MEAN_FILE = "mean.yaml"
 RESULT_FILE = "result.json"
+PAGE_FILE = "report.html"
 LOCK_FILE = ".lock"
 
-# What a run that stopped before its first candidate leaves: nothing that would be lost.
-_BEFORE_THE_JOURNAL = frozenset({LOCK_FILE, CONFIG_FILE, CONFIG_FILE + PARTIAL, JOURNAL_FILE + PARTIAL})
 _ABSENT = "(absent)"
 
 
@@ -36,25 +36,48 @@ def check_folder(folder: Path, *, resume: bool) -> None:
             raise OutputExists(
                 f"{folder} holds a run already.\n    Add --resume to go on with it, or name another folder."
             )
-    elif any(child.name not in _BEFORE_THE_JOURNAL for child in folder.iterdir()):
+    elif not holds_nothing(folder, but={CONFIG_FILE, JOURNAL_FILE}):
         if resume:
             raise RunMismatch(f"{folder} holds no {JOURNAL_FILE} to go on with. Name the folder of a run.")
         raise OutputExists(f"{folder} exists already and is not empty. Name another folder.")
 
 
+def holds_nothing(folder: Path, *, but: Collection[str]) -> bool:
+    """Whether the folder holds only a lock, the files `but`, and what killed processes left while writing these."""
+    known = {LOCK_FILE, *but, *(path.name for path, name in leftovers(folder) if name in but)}
+    # As versions before 0.2 named them.
+    known |= {f"{name}.partial" for name in but}
+    return all(child.name in known for child in folder.iterdir())
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes from working in it. Raises RunError when one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{folder}: another process is at work in it.\n"
-                "    Wait for it or stop it; `evovlm show` may look on at a search meanwhile."
-            ) from error
+    """Make the folder, keep other processes from working in it, and remove what killed ones left half-written.
+
+    Raises RunError when another process works there, OutputError when the folder cannot be written.
+    """
+    make_folder(folder)
+    with explained(folder):
+        lock = open_lock(folder / LOCK_FILE)
+    try:
+        with explained(folder):
+            _take(lock, folder)
+            for path, name in leftovers(folder):
+                # A report is written without the lock.
+                if name != PAGE_FILE and path.is_file():
+                    path.unlink()
         yield
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(
+            f"{folder}: another process is working in it.\n    Wait for it or stop it; `evovlm show` works meanwhile."
+        ) from error
 
 
 def check_config(

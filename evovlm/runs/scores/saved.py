@@ -1,7 +1,6 @@
 """The folder of a scoring: settings, scores, predictions by model and task, batches of what is unfinished."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +13,13 @@ from evovlm.errors import RunMismatch
 from evovlm.evaluation.answering import ScoredTask
 from evovlm.evaluation.batches import Batch
 from evovlm.evaluation.predictions import parse_answers, prediction_lines
-from evovlm.runs.atomic import PARTIAL, write_atomically
-from evovlm.runs.folder.layout import LOCK_FILE, changed_keys, locked
+from evovlm.files import explained, write_file
+from evovlm.json_lines import append_row, repaired_lines
+from evovlm.runs.folder.layout import changed_keys, holds_nothing, locked
 
 FORMAT = 1
 SUMMARY_FILE = "summary.json"
 _PACKAGES = ("evovlm", "torch", "transformers", "lm_eval")
-_BEFORE_THE_SUMMARY = frozenset({LOCK_FILE, SUMMARY_FILE + PARTIAL})
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -33,12 +32,7 @@ class BatchFile:
     @classmethod
     def open(cls, path: Path) -> "BatchFile":
         """Read the batches there are; a torn last line is cut off. Raises RunMismatch for a file that was changed."""
-        content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        return cls(path=path, batches=tuple(_batch(path, line) for line in whole.splitlines()))
+        return cls(path=path, batches=tuple(_batch(path, line) for line in repaired_lines(path)))
 
     def recorded(self, number: int) -> Batch | None:
         """Return the batch of that number if it was there when the file was opened."""
@@ -52,10 +46,7 @@ class BatchFile:
             "tokens": batch.tokens,
             "seconds": batch.seconds,
         }
-        with self.path.open("ab") as file:
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_row(self.path, row)
 
 
 def _batch(path: Path, line: bytes) -> Batch:
@@ -83,7 +74,7 @@ class SavedScores:
     def keep(self, model: int, task: int, scored: ScoredTask) -> None:
         """Write the predictions of a finished task."""
         file = self._file(model, task)
-        write_atomically(file, prediction_lines(scored))
+        write_file(file, prediction_lines(scored))
         score = scored.score
         self._summary["finished"][file.name] = {
             "model": self.settings["models"][model]["model"],
@@ -96,7 +87,9 @@ class SavedScores:
             "seconds": dict(scored.seconds),
         }
         self._write()
-        self._batches_file(model, task).unlink(missing_ok=True)
+        batches = self._batches_file(model, task)
+        with explained(batches):
+            batches.unlink(missing_ok=True)
 
     def finished(self, model: int, task: int) -> ScoredTask | None:
         """Return a finished task from its predictions. Raises RunMismatch when they were changed."""
@@ -124,7 +117,7 @@ class SavedScores:
         self._write()
 
     def _write(self) -> None:
-        write_atomically(self.folder / SUMMARY_FILE, json.dumps(self._summary, ensure_ascii=False, indent=1) + "\n")
+        write_file(self.folder / SUMMARY_FILE, json.dumps(self._summary, ensure_ascii=False, indent=1) + "\n")
 
     def _file(self, model: int, task: int) -> Path:
         models, tasks = self.settings["models"], self.settings["tasks"]
@@ -167,7 +160,7 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
         return None
     path = folder / SUMMARY_FILE
     if not path.is_file():
-        if folder.is_dir() and all(child.name in _BEFORE_THE_SUMMARY for child in folder.iterdir()):
+        if folder.is_dir() and holds_nothing(folder, but={SUMMARY_FILE}):
             return None
         raise RunMismatch(f"{folder} holds no {SUMMARY_FILE} to go on with. Name the folder of a scoring.")
     try:

@@ -112,7 +112,9 @@ def score_models(
     if len(set(scoring.models)) < len(scoring.models):
         raise ConfigError("a model is named twice. Name each once.")
     if save is not None and save.exists() and not resume:
-        raise OutputExists(f"{save} exists already and is not overwritten. Name another, or add --resume to go on.")
+        raise OutputExists(
+            f"{save} exists already and is not overwritten.\n    Add --resume to continue, or choose another name."
+        )
     opened = [choice.open(scoring.split) for choice in scoring.tasks]
     models = [_open_model(text) for text in scoring.models]
     with _saved(scoring, opened, models, save=save) as saved:

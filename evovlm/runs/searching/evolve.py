@@ -10,12 +10,12 @@ from evovlm.errors import RunError, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import InProcess, Place, Workers
+from evovlm.files import write_file
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.runs.atomic import write_atomically
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.before.worker_room import worker_bytes
 from evovlm.runs.config.parameters import config_from_mapping
@@ -201,7 +201,7 @@ def open_run(
         validation=config.validation,
     )
     if journal is None:
-        write_atomically(out / CONFIG_FILE, config.to_yaml())
+        write_file(out / CONFIG_FILE, config.to_yaml())
         journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=blocks)
     elif journal.blocks != blocks:
         raise RunMismatch(
@@ -209,7 +209,7 @@ def open_run(
             f"{dict(blocks)}).\n    Start a new run in another folder."
         )
     elif _recorded(journal).budget != config.budget:
-        write_atomically(out / CONFIG_FILE, config.to_yaml())
+        write_file(out / CONFIG_FILE, config.to_yaml())
         journal.raise_budget(config.budget.model_dump(mode="json"))
     for source in [name for name in parents if name not in journal.parents]:
         journal.append_parent(parents[source])
@@ -271,7 +271,7 @@ def _written_result(
     searched = config.searched(journal.blocks)
     recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
     for name, recipe in recipes.items():
-        write_atomically(out / name, recipe_to_yaml(recipe, folder=out))
+        write_file(out / name, recipe_to_yaml(recipe, folder=out))
     if isinstance(chosen.outcome, Failure):
         raise RunError(
             f"{out}: the distribution's mean, asked for as the winner, could not be evaluated "
@@ -293,5 +293,5 @@ def _written_result(
         rescored=rescored(journal),
         peak_memory=peak,
     )
-    write_atomically(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
+    write_file(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import OutputExists
+from evovlm.files import inner_folder, write_file
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import PS, parameter_merge_only
-from evovlm.runs.atomic import write_atomically
 from evovlm.runs.before.preflight import preflight_hybrid
 from evovlm.runs.config.hybrid import PATH, HybridConfig, load_search
 from evovlm.runs.config.parameters import EvolveConfig
@@ -61,10 +61,10 @@ def evolve_hybrid(
     with locked(out):
         if not (out / PATH / JOURNAL_FILE).exists():
             preflight_hybrid(config.ps, config.path).raise_problems()
-        write_atomically(out / CONFIG_FILE, config.to_yaml())
-        first = evolve(config.ps, out=out / PS, resume=True, observer=observe(PS))
+        write_file(out / CONFIG_FILE, config.to_yaml())
+        first = evolve(config.ps, out=inner_folder(out, PS), resume=True, observer=observe(PS))
         second_config = config.second(parameter_merge_only(first.recipe))
-        second = evolve(second_config, out=out / PATH, resume=True, observer=observe(PATH))
+        second = evolve(second_config, out=inner_folder(out, PATH), resume=True, observer=observe(PATH))
         return _written_result(out, first=first, second=second)
 
 
@@ -89,8 +89,8 @@ def _written_result(out: Path, *, first: RunResult, second: RunResult) -> RunRes
         failures=first.failures + second.failures,
         tokens=first.tokens + second.tokens,
     )
-    write_atomically(result.recipe_file, recipe_to_yaml(result.recipe, folder=out))
+    write_file(result.recipe_file, recipe_to_yaml(result.recipe, folder=out))
     stages = {PS: first.as_json(), PATH: second.as_json()}
     text = json.dumps({**result.as_json(), "stages": stages}, ensure_ascii=False, indent=1)
-    write_atomically(out / RESULT_FILE, text + "\n")
+    write_file(out / RESULT_FILE, text + "\n")
     return result

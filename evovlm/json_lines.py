@@ -1,0 +1,42 @@
+"""Files with one JSON object a line, appended line by line, that survive a killed process and a power cut."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from evovlm.files import append_to, cut_file
+
+
+def json_line(row: Mapping[str, object]) -> str:
+    """Return a row as a line of the file."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Add a row and wait until it is on the disk. Raises OutputError, without half a line, when that fails."""
+    append_to(path, json_line(row).encode())
+
+
+def whole_lines(content: bytes) -> list[bytes]:
+    """Return the lines of a file's content without a torn last one: without its end, or not JSON (zeros, say)."""
+    lines = content.split(b"\n")[:-1]
+    if lines:
+        try:
+            json.loads(lines[-1])
+        except ValueError:
+            del lines[-1]
+    return lines
+
+
+def repaired_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file that is to be continued, after a torn last one was cut off from it.
+
+    Raises OutputError when the file cannot be changed.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    lines = whole_lines(content)
+    size_bytes = sum(len(line) + 1 for line in lines)
+    if size_bytes < len(content):
+        # The process was stopped while it wrote: the row is made again.
+        cut_file(path, size_bytes=size_bytes)
+    return lines
