@@ -152,8 +152,8 @@ def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     partial, replaced = (out.with_name(f".{out.name}.{ending}") for ending in ("partial", "replaced"))
     parents = [parent for parent in out.parents if not parent.exists()]
     try:
-        make_folder(out.parent)
         with explained(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
             lock = _claim(partial, out)
         try:
             with explained(out):
