@@ -1,7 +1,7 @@
 # ruff: noqa: S105 (the "passwords" are tokens of a tokenizer)
 """What a pico model of each family is made of: one row each, for the real config and processor classes.
 
-A row of FAMILIES (`evovlm/merging/models/tensor_names.py`) needs a row here: TEXT_PICOS for a language model,
+A row of TEXT_FAMILIES or VLM_FAMILIES (`evovlm/recipes/families.py`) needs a row here: TEXT_PICOS for a language model,
 VLM_PICOS for a VLM. All have hidden size 32, 4 heads of size 8 and 2 key-value heads; pictures are 32x32.
 """
 

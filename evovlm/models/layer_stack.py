@@ -15,11 +15,8 @@ from torch import Tensor, nn
 from evovlm.errors import ConfigError, IncompatibleModels
 from evovlm.models.backbone import Backbone
 from evovlm.models.loading import LoadedModel
+from evovlm.recipes.families import FULL_ATTENTION, MEANING_OF_SHAPES, SLIDING_ATTENTION, n_deepstack_blocks
 from evovlm.recipes.layer_path import LayerPath, LayerStep, ScaleTarget
-
-_FULL, _SLIDING = "full_attention", "sliding_attention"
-# Equal shapes can hide another meaning: so many heads of such a size.
-_MEANING_OF_SHAPES = ("num_attention_heads", "num_key_value_heads", "head_dim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +74,7 @@ class LayerStack:
                     f"path[{number}]: '{step.source}' has {self.count_blocks(step.source)} blocks and no block "
                     f"{step.layer}."
                 )
-        vision = getattr(self.loaded.model.config, "vision_config", None)
-        n_added = len(getattr(vision, "deepstack_visual_indexes", None) or ())
+        n_added = n_deepstack_blocks(self.loaded.model.config.to_dict())
         if len(path) < n_added:
             raise ConfigError(
                 f"path: {len(path)} hops, but the host's vision encoder adds to the stream after the first {n_added}."
@@ -98,7 +94,7 @@ class LayerStack:
             return
         config.layer_types = attends
         if hasattr(decoder, "has_sliding_layers"):
-            decoder.has_sliding_layers = _SLIDING in attends
+            decoder.has_sliding_layers = SLIDING_ATTENTION in attends
 
     def _blocks_of(self, name: str, source: LoadedModel) -> tuple[_Block, ...]:
         decoder = Backbone.of(source).decoder
@@ -122,14 +118,14 @@ class LayerStack:
     def _attends(self, config: Any, layer: int) -> str:
         """Return what a block attends to in the host: as in its own model, where the host has a window at all."""
         if getattr(self._decoder.config, "sliding_window", None) is None:
-            return _FULL
+            return FULL_ATTENTION
         types = getattr(config, "layer_types", None)
         if types is not None:
             return str(types[layer])
-        return _FULL if getattr(config, "sliding_window", None) is None else _SLIDING
+        return FULL_ATTENTION if getattr(config, "sliding_window", None) is None else SLIDING_ATTENTION
 
     def _check_heads(self, name: str, source: LoadedModel, decoder: Any) -> None:
-        for key in _MEANING_OF_SHAPES:
+        for key in MEANING_OF_SHAPES:
             theirs, ours = getattr(decoder.config, key, None), getattr(self._decoder.config, key, None)
             if theirs is not None and ours is not None and theirs != ours:
                 raise IncompatibleModels(

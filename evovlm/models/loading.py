@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils.logging import disable_progress_bar
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, PickledWeights, UnknownArchitecture
+from evovlm.recipes.families import has_vision
 
 SPREAD = "auto-map"
 """The device that is all GPUs of the machine: a model's blocks are divided among them, by the package accelerate."""
@@ -98,7 +99,7 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     config = _read_config(folder)
     _check_files(folder)
     model_type = config.get("model_type")
-    sees = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and "vision_config" in config
+    sees = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and has_vision(config)
     if not sees and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnknownArchitecture(
             f"{folder}: config.json says model_type '{model_type}', which the installed transformers does not know.\n"

@@ -12,11 +12,7 @@ from evovlm.models.backbone import Backbone
 from evovlm.models.chat import PLACE, count_places, split_at_places, token_ids
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore, Shown
-from evovlm.models.pictures.image_features import CUT_TOGETHER, UnfitPicture, by_layer, see_pictures
-
-# What a family's own forward pass wants to know of each token besides its id; our own loop cannot make use of it.
-# Gemma 3 lets the tokens of a picture attend to each other.
-_TOKEN_KINDS = {"gemma3": "token_type_ids"}
+from evovlm.models.pictures.image_features import UnfitPicture, by_layer, family_of, see_pictures
 
 
 class Picture(Protocol):
@@ -120,7 +116,7 @@ def _prepare(loaded: LoadedModel, question: Asked, store: FeatureStore) -> Promp
 
 def _groups(loaded: LoadedModel, pictures: Sequence[Picture]) -> list[Sequence[Picture]]:
     """Return the pictures in the groups that features are computed for."""
-    if loaded.model.config.model_type in CUT_TOGETHER and pictures:
+    if pictures and family_of(loaded).tiles_one_picture:
         return [pictures]
     return [[picture] for picture in pictures]
 
@@ -150,7 +146,7 @@ def _with_pictures(
         positions, _ = loaded.model.model.get_rope_index(
             found[None], mm_token_type_ids=kinds[None], image_grid_thw=torch.cat(grids)
         )
-    kind_name = _TOKEN_KINDS.get(loaded.model.config.model_type)
+    kind_name = family_of(loaded).kinds_input
     return Prompt(
         ids=found,
         features=lambda: store.read(keys),

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.document_parts import RELATIVE_TO, Document, ModelText, SourceName, is_finite_number
+from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
 from evovlm.recipes.mergekit.reading import is_mergekit, recipe_from_mergekit
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
@@ -305,4 +306,4 @@ def _has_vision(ref: ModelRef) -> bool:
     except ValueError:
         # Whoever opens the checkpoint says what is wrong with it.
         return False
-    return isinstance(config, dict) and "vision_config" in config
+    return isinstance(config, dict) and has_vision(config)

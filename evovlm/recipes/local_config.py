@@ -24,11 +24,6 @@ def read_config(ref: ModelRef) -> Mapping[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def has_vision(config: Mapping[str, Any]) -> bool:
-    """Whether the config is that of a vision-language model."""
-    return "vision_config" in config
-
-
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of the config that describes the language model: of a text LLM, all of it."""
     inner = config.get("text_config")

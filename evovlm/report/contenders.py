@@ -13,8 +13,9 @@ from evovlm.errors import EvovlmError
 from evovlm.evaluation.answering import ScoredTask, TaskChoice
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
-from evovlm.recipes.local_config import has_vision, read_config
+from evovlm.recipes.local_config import read_config
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.report.content import Role

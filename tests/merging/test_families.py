@@ -13,18 +13,18 @@ from evovlm.evaluation.resident import ResidentModel
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.merging.models.tensor_names import FAMILIES, BackboneLayout
-from evovlm.merging.models.text_families import TEXT_FAMILIES, backbone_settings
+from evovlm.merging.models.tensor_names import BackboneLayout
 from evovlm.models.backbone import Backbone
 from evovlm.models.loading import load_model
+from evovlm.recipes.families import MODEL_TYPES, TEXT_FAMILIES, VLM_FAMILIES, backbone_settings
 from evovlm.recipes.recipe import ParameterMerge
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
 from tests.pico import pico_llm, pico_tokenizer, pico_vlm
 from tests.pico_families import TEXT_PICOS, VLM_PICOS
 
 ROWS = len(pico_tokenizer())
-VLMS = [name for name, family in FAMILIES.items() if family.text_config_key is not None]
-LLMS = [name for name, family in FAMILIES.items() if family.text_config_key is None]
+VLMS = list(VLM_FAMILIES)
+LLMS = [name for name in MODEL_TYPES if name in TEXT_FAMILIES]
 # The language models that a VLM family is found with beside its usual one.
 FURTHER_TEXTS = [
     ("llava", "llama"),
@@ -104,7 +104,7 @@ def test_a_vlm_of_each_family_and_naming_takes_a_merge(
 ) -> None:
     models = trio(tmp_path, family, tie=tie, hub_naming=hub_naming)
     layout = Checkpoint.open(models / "vlm").layout
-    namings = FAMILIES[family].disk
+    namings = VLM_FAMILIES[family].disk
     assert layout.disk == (namings[0] if hub_naming else namings[-1])
     assert len(set(namings)) == len(namings) <= 2
     assert layout.tied == tie
@@ -153,7 +153,7 @@ def test_a_vlm_like_its_language_model_gives_no_warnings(family: str, tmp_path: 
 
 
 @pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.flat_once])
+@pytest.mark.parametrize("family", [name for name, family in VLM_FAMILIES.items() if family.flat_once])
 def test_an_older_config_without_a_text_config_is_read(family: str, tie: bool, tmp_path: Path) -> None:
     models = trio(tmp_path, family, tie=tie)
     file = models / "vlm" / "config.json"
@@ -174,7 +174,7 @@ def test_an_older_config_without_a_text_config_is_read(family: str, tie: bool, t
 @pytest.mark.parametrize("tie", [None, False, True])
 @pytest.mark.parametrize("text_tie", [None, False, True])
 @pytest.mark.parametrize("text", [None, "qwen2", "gemma2"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODEL_TYPES)
 def test_head_and_text_model_are_those_that_transformers_takes(
     family: str, text: str | None, text_tie: bool | None, tie: bool | None
 ) -> None:
@@ -214,7 +214,7 @@ def test_the_defaults_are_those_of_transformers(model_type: str) -> None:
     assert silent["rms_norm_eps"] == config.rms_norm_eps
     assert silent["hidden_act"] == getattr(config, TEXT_FAMILIES[model_type].activation_key)
     assert TEXT_FAMILIES[model_type].tied == bool(getattr(config, "tie_word_embeddings", False))
-    if model_type in FAMILIES:
+    if model_type in LLMS:
         assert backbone_settings(config.to_dict(), model_type) == silent
 
 

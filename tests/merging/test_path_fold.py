@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import ConfigError
-from evovlm.merging.models.text_families import TEXT_FAMILIES
 from evovlm.merging.paths.fold import UNCHANGED, Change, fold_path, running_products
+from evovlm.recipes.families import TEXT_FAMILIES
 from evovlm.recipes.layer_path import LayerPath, LayerStep
 
 LLAMA, GEMMA, GEMMA2 = (TEXT_FAMILIES[name] for name in ("llama", "gemma", "gemma2"))

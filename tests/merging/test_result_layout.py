@@ -13,8 +13,8 @@ from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.merging.models.result_layout import DEFAULT_POSITIONS, result_config
-from evovlm.merging.models.text_families import TEXT_FAMILIES, backbone_settings
+from evovlm.merging.models.result_layout import result_config
+from evovlm.recipes.families import TEXT_FAMILIES, backbone_settings
 from tests.merging.recipes import make_recipe, merge_all
 from tests.pico import pico_llm, pico_vlm
 
@@ -48,7 +48,7 @@ def test_the_hosts_own_config_is_left_alone(models: Path) -> None:
 
 @pytest.mark.parametrize("model_type", TEXT_FAMILIES)
 def test_the_default_positions_are_those_of_transformers(model_type: str) -> None:
-    assert DEFAULT_POSITIONS[model_type] == AutoConfig.for_model(model_type).max_position_embeddings
+    assert TEXT_FAMILIES[model_type].positions == AutoConfig.for_model(model_type).max_position_embeddings
 
 
 @pytest.mark.parametrize("host", ["base", "vlm"])

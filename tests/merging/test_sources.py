@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from evovlm.errors import BrokenCheckpoint, PickledWeights, UnknownArchitecture
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.models.tensor_names import FAMILIES, BackboneLayout, unit_index
+from evovlm.merging.models.tensor_names import BackboneLayout, unit_index
+from evovlm.recipes.families import MODEL_TYPES
 from tests.merging.recipes import make_recipe, merge_all
 
 
@@ -75,13 +77,14 @@ def test_units() -> None:
         unit_index("vision_tower.layers.0.x", 12)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_every_family_maps_names_there_and_back(model_type: str) -> None:
     config = {"model_type": model_type, "num_hidden_layers": 4, "text_config": {"model_type": "mistral"}}
     layout = BackboneLayout.from_config(config)
     for name in ("model.embed_tokens.weight", "model.layers.3.mlp.up_proj.weight", "lm_head.weight"):
         assert layout.backbone_name_from_disk(layout.disk_name(name)) == name
-        assert layout.memory.backbone_name(layout.memory_name(name)) == name
+        in_memory = replace(layout, disk=layout.memory)
+        assert in_memory.backbone_name_from_disk(layout.memory_name(name)) == name
 
 
 def test_pickled_weights_are_refused_with_a_way_out(models: Path, tmp_path: Path) -> None:

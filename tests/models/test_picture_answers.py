@@ -10,8 +10,8 @@ import torch
 from evovlm.models.decoding.generation import generate
 from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
-from evovlm.models.pictures.image_features import DECODED
 from evovlm.models.prompt import Prompt, prepare_prompts
+from evovlm.recipes.families import VLM_FAMILIES
 from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
 from tests.models.pictures import Drawn, drawn, own_text
@@ -106,7 +106,7 @@ def test_a_second_candidate_runs_no_vision_encoder(loaded: LoadedModel, monkeypa
 
 
 def test_every_pico_is_decoded_and_every_decoded_family_has_a_pico() -> None:
-    assert sorted(VLM_PICOS) == sorted(DECODED)
+    assert sorted(VLM_PICOS) == sorted(VLM_FAMILIES)
 
 
 @pytest.mark.gpu

@@ -7,11 +7,9 @@ from typing import Any
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.tensor_names import HEAD
-from evovlm.merging.models.text_families import backbone_settings
+from evovlm.recipes.families import MEANING_OF_SHAPES, backbone_settings
 
 _SHOWN = 4
-# Equal shapes can hide another meaning: so many heads of such a size.
-MEANING_OF_SHAPES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 # What `config_from` cannot choose: the host's code computes with it.
 _ALWAYS_THE_HOSTS = ("model_type", "hidden_act")
 

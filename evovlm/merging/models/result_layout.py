@@ -8,9 +8,9 @@ from typing import Any
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.compatibility import NamedCheckpoint
-from evovlm.merging.models.tensor_names import EMBEDDING, FAMILIES, HEAD, BackboneLayout
-from evovlm.merging.models.text_families import TEXT_FAMILIES, backbone_settings
+from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout
 from evovlm.merging.models.vocabulary_policy import NewToken, new_tokens
+from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, TEXT_FAMILIES, backbone_settings, rope_kind
 from evovlm.recipes.recipe import Vocabulary
 
 _TIE = "tie_word_embeddings"
@@ -21,21 +21,6 @@ _NORM_EPS = "rms_norm_eps"
 _POSITIONS = "max_position_embeddings"
 # How image positions are laid out over a head's size: it is the host's code that needs them.
 _MROPE_KEYS = ("mrope_section", "mrope_interleaved")
-_SLIDING, _FULL = "sliding_attention", "full_attention"
-
-# What transformers 5.23 assumes of max_position_embeddings where a config is silent.
-DEFAULT_POSITIONS: Mapping[str, int] = {
-    "llama": 2048,
-    "mistral": 131072,
-    "qwen2": 32768,
-    "qwen2_vl_text": 32768,
-    "qwen2_5_vl_text": 32768,
-    "qwen3": 32768,
-    "qwen3_vl_text": 128000,
-    "gemma": 8192,
-    "gemma2": 8192,
-    "gemma3_text": 131072,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,8 +92,9 @@ def result_config(host: Checkpoint, donor: Checkpoint) -> dict[str, Any]:
     for key in (*_ROPE_KEYS, *_WINDOW_KEYS, _NORM_EPS, _POSITIONS):
         text.pop(key, None)
     text |= {key: theirs[key] for key in (_NORM_EPS, _POSITIONS) if key in theirs}
-    text.setdefault(_NORM_EPS, TEXT_FAMILIES[donor.layout.text_model_type].rms_norm_eps)
-    text.setdefault(_POSITIONS, DEFAULT_POSITIONS[donor.layout.text_model_type])
+    family = TEXT_FAMILIES[donor.layout.text_model_type]
+    text.setdefault(_NORM_EPS, family.rms_norm_eps)
+    text.setdefault(_POSITIONS, family.positions)
     text |= _rope(theirs, ours, donor.layout.text_model_type)
     text |= _window(theirs, host.layout, donor)
     if donor.layout.tied != host.layout.tied:
@@ -119,12 +105,11 @@ def result_config(host: Checkpoint, donor: Checkpoint) -> dict[str, Any]:
 
 def text_part(config: dict[str, Any], host: Checkpoint) -> dict[str, Any]:
     """Return the part of a copy of the host's config that describes its backbone, to be changed in place."""
-    key = FAMILIES[host.layout.model_type].text_config_key
-    if key is None or host.layout.text_config is host.config:
+    if host.layout.text_config is host.config:
         return config
-    if not isinstance(config.get(key), dict):
-        config[key] = dict(host.layout.text_config)
-    part: dict[str, Any] = config[key]
+    if not isinstance(config.get("text_config"), dict):
+        config["text_config"] = dict(host.layout.text_config)
+    part: dict[str, Any] = config["text_config"]
     return part
 
 
@@ -140,7 +125,7 @@ def _rope(theirs: Mapping[str, Any], ours: Mapping[str, Any], donor_type: str) -
         **{key: value for key, value in found.items() if key not in ("rope_theta", "rope_type", "type", *_MROPE_KEYS)},
         **{key: own[key] for key in _MROPE_KEYS if key in own},
     }
-    return _both_forms(_kind(found), theta, scaling)
+    return _both_forms(rope_kind(found), theta, scaling)
 
 
 def _rope_by_layer(theirs: Mapping[str, Any], donor_type: str) -> dict[str, Any]:
@@ -148,17 +133,12 @@ def _rope_by_layer(theirs: Mapping[str, Any], donor_type: str) -> dict[str, Any]
     nested: Mapping[str, Any] = theirs.get("rope_parameters") or {}
     settings = backbone_settings(theirs, donor_type)
     theta, local_theta = settings["rope_theta"], settings["rope_theta of sliding layers"]
-    full: Mapping[str, Any] = theirs.get("rope_scaling") or nested.get(_FULL) or {}
+    full: Mapping[str, Any] = theirs.get("rope_scaling") or nested.get(FULL_ATTENTION) or {}
     scaling = {key: value for key, value in full.items() if key not in ("rope_theta", "rope_type", "type")}
-    forms = _both_forms(_kind(full), theta, scaling)
-    sliding = {"rope_type": "default", **(nested.get(_SLIDING) or {}), "rope_theta": local_theta}
-    forms["rope_parameters"] = {_FULL: forms["rope_parameters"], _SLIDING: sliding}
+    forms = _both_forms(rope_kind(full), theta, scaling)
+    sliding = {"rope_type": "default", **(nested.get(SLIDING_ATTENTION) or {}), "rope_theta": local_theta}
+    forms["rope_parameters"] = {FULL_ATTENTION: forms["rope_parameters"], SLIDING_ATTENTION: sliding}
     return {**forms, "rope_local_base_freq": local_theta}
-
-
-def _kind(rope: Mapping[str, Any]) -> str:
-    kind = str(rope.get("rope_type", rope.get("type", "default")))
-    return "default" if kind == "mrope" else kind
 
 
 def _both_forms(kind: str, theta: float, scaling: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from typing import Any
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.result_layout import text_part
 from evovlm.merging.models.tensor_names import BackboneLayout
-from evovlm.merging.models.text_families import TEXT_FAMILIES, backbone_settings
+from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, TEXT_FAMILIES, backbone_settings
 
-FULL, SLIDING = "full_attention", "sliding_attention"
 _BLOCKS, _KINDS, _FIRST, _TIE = "num_hidden_layers", "layer_types", "max_window_layers", "tie_word_embeddings"
 _PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
 
@@ -18,22 +17,22 @@ def attention_kinds(layout: BackboneLayout) -> tuple[str, ...]:
     """Return what each block of a checkpoint attends to, as transformers reads its config."""
     config, family = layout.text_config, TEXT_FAMILIES[layout.text_model_type]
     stated = config.get(_KINDS)
-    if isinstance(stated, list) and _has_kinds(layout):
+    if isinstance(stated, list) and family.has_attention_kinds:
         return tuple(str(kind) for kind in stated)
     window = backbone_settings(config, layout.text_model_type)["sliding_window"]
     if family.pattern is not None:
         pattern = int(config.get(_PATTERNS[0]) or family.pattern)
-        return tuple(FULL if (number + 1) % pattern == 0 else SLIDING for number in range(layout.n_blocks))
+        return tuple(_kind_in_pattern(number, pattern) for number in range(layout.n_blocks))
     if window is None:
-        return (FULL,) * layout.n_blocks
+        return (FULL_ATTENTION,) * layout.n_blocks
     first = int(config.get(_FIRST, family.max_window_layers)) if family.max_window_layers is not None else 0
-    return tuple(SLIDING if number >= first else FULL for number in range(layout.n_blocks))
+    return tuple(SLIDING_ATTENTION if number >= first else FULL_ATTENTION for number in range(layout.n_blocks))
 
 
 def kind_in(host: Checkpoint, kind: str) -> str:
     """Return what a block that attends to `kind` in its own model attends to in the host's."""
     window = backbone_settings(host.layout.text_config, host.layout.text_model_type)["sliding_window"]
-    return FULL if window is None else kind
+    return FULL_ATTENTION if window is None else kind
 
 
 def path_config(host: Checkpoint, kinds: Sequence[str], *, untied: bool) -> dict[str, Any]:
@@ -47,26 +46,26 @@ def path_config(host: Checkpoint, kinds: Sequence[str], *, untied: bool) -> dict
     if untied:
         # Some VLMs read it of the whole, some of the language model's part, some of either.
         config[_TIE] = text[_TIE] = False
-    if not _has_kinds(host.layout):
+    family = TEXT_FAMILIES[host.layout.text_model_type]
+    if not family.has_attention_kinds:
         return config
-    if SLIDING in kinds or _KINDS in text or TEXT_FAMILIES[host.layout.text_model_type].pattern is not None:
+    if SLIDING_ATTENTION in kinds or _KINDS in text or family.pattern is not None:
         _set(config, text, _KINDS, list(kinds))
     if _FIRST in text:
         # What older runtimes go by; no number says it when full attention comes after sliding attention.
-        _set(config, text, _FIRST, list(kinds).index(SLIDING) if SLIDING in kinds else len(kinds))
+        _set(config, text, _FIRST, list(kinds).index(SLIDING_ATTENTION) if SLIDING_ATTENTION in kinds else len(kinds))
     for key in _PATTERNS:
         if key in text and not _follows_pattern(kinds, int(text[key] or 0)):
             del text[key]
     return config
 
 
-def _has_kinds(layout: BackboneLayout) -> bool:
-    family = TEXT_FAMILIES[layout.text_model_type]
-    return family.pattern is not None or family.max_window_layers is not None
-
-
 def _follows_pattern(kinds: Sequence[str], pattern: int) -> bool:
-    return pattern > 0 and all((kind == FULL) == ((number + 1) % pattern == 0) for number, kind in enumerate(kinds))
+    return pattern > 0 and all(kind == _kind_in_pattern(number, pattern) for number, kind in enumerate(kinds))
+
+
+def _kind_in_pattern(number: int, pattern: int) -> str:
+    return FULL_ATTENTION if (number + 1) % pattern == 0 else SLIDING_ATTENTION
 
 
 def _set(config: dict[str, Any], text: dict[str, Any], key: str, value: object) -> None:

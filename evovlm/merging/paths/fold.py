@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evovlm.errors import ConfigError
-from evovlm.merging.models.text_families import TextFamily
+from evovlm.recipes.families import TextFamily
 from evovlm.recipes.layer_path import LayerPath, ScaleTarget
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from evovlm.errors import ConfigError
 from evovlm.merging.models.tensor_names import BackboneLayout
-from evovlm.merging.models.text_families import TEXT_FAMILIES, TextFamily
 from evovlm.merging.paths.config import attention_kinds
 from evovlm.merging.paths.fold import Change, PathFold, fold_path
+from evovlm.recipes.families import TEXT_FAMILIES, TextFamily
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.local_config import read_config
 from evovlm.recipes.mergekit.writing import check_nameable, dtype_lines, model_text, scalar_text_of
@@ -85,7 +85,7 @@ def _check_config(recipe: LayerPathMerge, host: BackboneLayout) -> None:
         raise ConfigError(
             f"host: '{recipe.host.text}' has a head of its own, which mergekit drops in {host.model_type}."
         )
-    if family.pattern is None and family.max_window_layers is None:
+    if not family.has_attention_kinds:
         return
     kinds = {name: attention_kinds(_layout(recipe.sources[name])) for name in recipe.path.sources}
     if tuple(kinds[step.source][step.layer] for step in recipe.path.steps) != attention_kinds(host):

@@ -12,11 +12,11 @@ from evovlm.errors import ConfigError, EvovlmError, IncompatibleModels
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.models.compatibility import MEANING_OF_SHAPES, NamedCheckpoint, differing_settings
+from evovlm.merging.models.compatibility import NamedCheckpoint, differing_settings
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, natural_order
-from evovlm.merging.models.text_families import TEXT_FAMILIES, TextFamily
 from evovlm.merging.paths.config import attention_kinds, kind_in, path_config
 from evovlm.merging.paths.fold import UNCHANGED, Change, PathFold, fold_path, running_products
+from evovlm.recipes.families import MEANING_OF_SHAPES, TEXT_FAMILIES, TextFamily, n_deepstack_blocks
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef
 
@@ -110,8 +110,7 @@ class PathPlan:
 
 def fold_of(recipe: LayerPathMerge, host: Checkpoint) -> PathFold:
     """Return what the path's scales make of weights in this host; raises ConfigError where nothing stands for them."""
-    vision = host.config.get("vision_config") or {}
-    n_added = len(vision.get("deepstack_visual_indexes") or ()) if host.layout.model_type == "qwen3_vl" else 0
+    n_added = n_deepstack_blocks(host.config)
     if len(recipe.path) < n_added:
         raise ConfigError(
             f"path: {len(recipe.path)} hops, but the host's vision encoder adds to the stream after the first "

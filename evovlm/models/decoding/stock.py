@@ -14,11 +14,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.capacity import answer_limits, most_tokens, slots_at_once
 from evovlm.models.loading import LoadedModel
-from evovlm.models.pictures.image_features import by_layer
+from evovlm.models.pictures.image_features import by_layer, family_of
 from evovlm.models.prompt import Prompt, embed, left_padded, left_padded_positions
-
-# These want more of a picture than embeddings in a row, and take what their image part has made.
-_ENCODED = ("gemma3", "qwen3_vl")
 
 
 class DecodingSettings(Protocol):
@@ -148,7 +145,7 @@ def stock_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> dict[str, An
     for name in sorted({name for prompt in prompts for name in prompt.extra}):
         inputs[name] = _padded_extra(prompts, name, like=ids)
     if any(prompt.features is not None for prompt in prompts):
-        if loaded.model.config.model_type in _ENCODED:
+        if family_of(loaded).takes_encoded:
             inputs["mm_encoder_outputs"] = {"image": _encoded(loaded, prompts)}
         else:
             inputs["inputs_embeds"] = embed(backbone, ids, prompts, image_token=loaded.model.config.image_token_id)
@@ -161,7 +158,7 @@ def _encoded(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Any:
     config = loaded.model.config
     hidden = config.get_text_config().hidden_size
     kind: Any = BaseModelOutputWithDeepstackFeatures
-    if config.model_type == "gemma3":
+    if not family_of(loaded).deepstack:
         return kind(pooler_output=torch.cat(features).view(-1, config.mm_tokens_per_image, hidden))
     at_embedding, *later = zip(*(by_layer(each, hidden=hidden) for each in features), strict=True)
     return kind(pooler_output=list(at_embedding), deepstack_features=[list(layer) for layer in later])

@@ -10,27 +10,23 @@ from torch import Tensor
 from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import Shown
-
-DECODED = (
-    "gemma3",
-    "internvl",
-    "llava",
-    "llava_next",
-    "llava_onevision",
-    "mistral3",
-    "qwen2_5_vl",
-    "qwen2_vl",
-    "qwen3_vl",
-    "vipllava",
-)
-"""Model types whose answers to pictures are those of their own `generate`, token for token."""
-
-CUT_TOGETHER = ("llava_onevision",)
-"""Model types that cut a picture into tiles only if it is the only one of its question."""
+from evovlm.recipes.families import VLM_FAMILIES, VlmFamily
 
 
 class UnfitPicture(Exception):
     """The model's processor refuses a picture."""
+
+
+def family_of(loaded: LoadedModel) -> VlmFamily:
+    """Return the family of a vision-language model; raises UnknownArchitecture for one without a row in the table."""
+    model_type = loaded.model.config.model_type
+    if model_type not in VLM_FAMILIES:
+        raise UnknownArchitecture(
+            f"{loaded.folder}: pictures of a {model_type} are not decoded yet; those of "
+            f"{', '.join(sorted(VLM_FAMILIES))} are.\n"
+            "    Merging it, and scoring it on text, work."
+        )
+    return VLM_FAMILIES[model_type]
 
 
 @torch.inference_mode()
@@ -43,15 +39,10 @@ def see_pictures(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, 
     every such layer stand beside the first. Pictures are never put into a batch with those of other questions: that
     would change the features' last bits, and with them what a score on fewer samples says.
 
-    Raises UnknownArchitecture for a model that is not in DECODED, UnfitPicture for a picture that its processor
+    Raises UnknownArchitecture for a model of no family, UnfitPicture for a picture that its processor
     refuses, BrokenCheckpoint where processor and model do not fit, ModelError for features that are not finite.
     """
-    model_type = loaded.model.config.model_type
-    if model_type not in DECODED:
-        raise UnknownArchitecture(
-            f"{loaded.folder}: pictures of a {model_type} are not decoded yet; those of {', '.join(DECODED)} are.\n"
-            "    Merging it, and scoring it on text, work."
-        )
+    family_of(loaded)
     inputs, texts = _processed(loaded, pictures)
     takes = inspect.signature(loaded.model.model.get_image_features).parameters
     found = loaded.model.model.get_image_features(

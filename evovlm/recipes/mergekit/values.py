@@ -9,31 +9,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+from evovlm.recipes.families import ANY_BLOCK, TEXT_FAMILIES
 from evovlm.recipes.recipe import COMPONENTS, ByComponent, Component, UnitValues, Values, parts_of
 from evovlm.recipes.yaml_text import KeyPath
 
 Kind = Literal["number", "flag"]
 Scalar: TypeAlias = float | bool
 
-_ATTENTION = tuple(f"self_attn.{name}_proj.weight" for name in "qkvo")
-_BIASES = tuple(f"self_attn.{name}_proj.bias" for name in "qkvo")
-_MLP = tuple(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
-_NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
-_LLAMA = (*_ATTENTION, *_MLP, *_NORMS)
-_HEAD_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
-_OUTER_NORMS = ("pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight")
-
-# Filters are matched against names, so which tensors a block has decides what a filter means.
-_BLOCK_TENSORS: Mapping[str, tuple[str, ...]] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": (*_LLAMA, *_BIASES),
-    "qwen3": (*_LLAMA, *_HEAD_NORMS),
-    "gemma": _LLAMA,
-    "gemma2": (*_LLAMA, *_OUTER_NORMS),
-    "gemma3_text": (*_LLAMA, *_OUTER_NORMS, *_HEAD_NORMS),
-}
-_ANY_BLOCK = (*_LLAMA, *_BIASES, *_HEAD_NORMS, *_OUTER_NORMS)
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 # What YAML 1.1, which mergekit reads, takes for a truth value, as 1.2 reads it: as text.
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -88,11 +70,13 @@ def tensors_of(model_type: str, lengths: Sequence[int]) -> tuple[Tensor, ...]:
     """Return the tensors of a model of `model_type` whose blocks come from slices of these lengths, in order."""
     last = len(lengths) - 1
     head = sum(lengths) + 1
+    # Filters are matched against names, so which tensors a block has decides what a filter means.
+    names = TEXT_FAMILIES[model_type].block_tensors if model_type in TEXT_FAMILIES else ANY_BLOCK
     found = [Tensor("model.embed_tokens.weight", 0, "rest", 0, 0.0)]
     unit = 1
     for part, length in enumerate(lengths):
         for index in range(length):
-            for name in _BLOCK_TENSORS.get(model_type, _ANY_BLOCK):
+            for name in names:
                 place = f"model.layers.{unit - 1}.{name}"
                 found.append(Tensor(place, unit, _component(name), part, block_position(index, length)))
             unit += 1

@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.local_config import has_vision, read_config, stored_dtype
+from evovlm.recipes.families import has_vision
+from evovlm.recipes.local_config import read_config, stored_dtype
 from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
 from evovlm.recipes.mergekit.values import conditions_of
 from evovlm.recipes.model_ref import ModelRef
