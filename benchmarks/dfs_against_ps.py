@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from evovlm.errors import ConfigError
-from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.answering import open_task
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.intervals import difference_interval, mean_interval
-from evovlm.evaluation.resident_path import load_recipe_model
+from evovlm.evaluation.resident import load_recipe_model
 from evovlm.recipes.candidate import Evaluation, TaskScore
 from evovlm.recipes.local_config import count_blocks, read_config
 from evovlm.recipes.model_ref import ModelRef
@@ -151,7 +152,7 @@ def run_search(kind: str, hybrid: HybridConfig, *, pipeline: Pipeline, seed: int
 def score(result: RunResult, *, task: str, limit: int | None) -> Run:
     """Score a search's winner on the report split, and count what the search has scored."""
     loaded = load_recipe_model(result.recipe, device="cpu")
-    held_out = TaskChoice(name=task, limit=limit).open(Split.REPORT).prepare(loaded).answer(loaded).score
+    held_out = open_task(TaskChoice(name=task, limit=limit), Split.REPORT).prepare(loaded).answer(loaded).score
     outcomes = [
         entry.outcome
         for journal in sorted(result.folder.rglob(JOURNAL_FILE))

@@ -16,7 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from evovlm.evaluation.answering import PreparedTask, TaskChoice
+from evovlm.evaluation.answering import open_task
+from evovlm.evaluation.answers import PreparedTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import TaskScore
@@ -106,7 +107,9 @@ def main() -> None:
     config = changed(loaded.resolved(relative_to=CONFIG.parent), arguments)
     template = config.template(relative_to=None)
     evaluator = open_evaluator(config, template)
-    task = TaskChoice(name=config.tasks[0].name, limit=arguments.report).open(Split.REPORT).prepare(evaluator.loaded)
+    task = open_task(TaskChoice(name=config.tasks[0].name, limit=arguments.report), Split.REPORT).prepare(
+        evaluator.loaded
+    )
     searched = config.searched(evaluator.resident.blocks)
     start = searched.recipe(searched.initial)
     print(f"{searched.dim} genes, of which {int((searched.levels == 2).sum())} are binary", file=sys.stderr)

@@ -22,7 +22,8 @@ from pathlib import Path
 import item_response as irt
 import numpy as np
 
-from evovlm.evaluation.answering import PreparedTask, TaskChoice
+from evovlm.evaluation.answering import open_task
+from evovlm.evaluation.answers import PreparedTask, TaskChoice
 from evovlm.evaluation.comparison import compare
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
@@ -239,7 +240,9 @@ def main() -> None:
     arguments = parsed()
     config = load_config(arguments.config).resolved(relative_to=arguments.config.parent)
     evaluator = open_evaluator(config, config.template(relative_to=None))
-    task = TaskChoice(name=config.tasks[0].name, limit=arguments.report).open(Split.REPORT).prepare(evaluator.loaded)
+    task = open_task(TaskChoice(name=config.tasks[0].name, limit=arguments.report), Split.REPORT).prepare(
+        evaluator.loaded
+    )
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     print(
         "| search | tokens | of full | held out | 95 % | seeds | against full | p |\n|---|---|---|---|---|---|---|---|"

@@ -17,7 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from evovlm.evaluation.answering import PreparedTask, TaskChoice
+from evovlm.evaluation.answering import open_task
+from evovlm.evaluation.answers import PreparedTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
@@ -133,7 +134,9 @@ def main() -> None:
         }
     )
     evaluator = open_evaluator(config, config.template(relative_to=None))
-    task = TaskChoice(name=config.tasks[0].name, limit=arguments.report).open(Split.REPORT).prepare(evaluator.loaded)
+    task = open_task(TaskChoice(name=config.tasks[0].name, limit=arguments.report), Split.REPORT).prepare(
+        evaluator.loaded
+    )
     found: dict[str, list[Run]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.out or Path(scratch)

@@ -29,7 +29,8 @@ from transformers import (
 )
 
 from evovlm.assets import asset_path
-from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.answering import open_task
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.model_ref import ModelRef
@@ -118,7 +119,7 @@ def measure(merge: MergeTemplate, *, pictures: int, later: int, without: int) ->
 
     def anew(number: int) -> tuple[Evaluator, float]:
         started = time.perf_counter()
-        prepared = choice.open(Split.SEARCH).prepare(evaluator.loaded)
+        prepared = open_task(choice, Split.SEARCH).prepare(evaluator.loaded)
         fresh = Evaluator(resident=evaluator.resident, tasks=(prepared,), objective=evaluator.objective)
         answered(fresh, candidate(merge, number))
         return fresh, time.perf_counter() - started

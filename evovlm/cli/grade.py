@@ -63,7 +63,7 @@ def grade(
     from evovlm.errors import ConfigError
     from evovlm.evaluation.grading import ScoringChoice, compare_graded
     from evovlm.evaluation.grading import grade as grade_predictions
-    from evovlm.evaluation.prediction_files import Columns, read_predictions
+    from evovlm.evaluation.predictions import Columns, read_predictions
     from evovlm.files import refuse_existing, write_new_file
 
     if len(files) > 2 or (save is not None and len(files) > 1):
@@ -98,7 +98,7 @@ def _as_json(
 ) -> dict[str, object]:
     from dataclasses import asdict
 
-    from evovlm.evaluation.task_scores import figures
+    from evovlm.evaluation.answers import figures
 
     def told(each: "Graded") -> dict[str, object]:
         reasons = {reason: len(ids) for reason, ids in each.unscored.items()}

@@ -9,7 +9,7 @@ import typer
 from evovlm.cli.completion import complete_models, complete_prompts, complete_tasks
 
 if TYPE_CHECKING:
-    from evovlm.evaluation.answering import ScoredTask
+    from evovlm.evaluation.answers import ScoredTask
     from evovlm.recipes.candidate import TaskScore
     from evovlm.runs.scores.score_models import Scores
 

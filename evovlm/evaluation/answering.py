@@ -1,148 +1,31 @@
-"""Tasks put to one loaded model: opened before any model is, prepared once, answered as often as its weights change."""
+"""Tasks put to a loaded model: opened before any model is, prepared once, answered as often as its weights change."""
 
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from evovlm.errors import ModelError, TaskError
+from evovlm.evaluation.answers import Answer, OpenTask, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Asked, Batches, OnAnswers
+from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
-from evovlm.evaluation.task_scores import task_score, unscored_by_reason
 from evovlm.models.decoding.generation import generate
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
-from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.task import Decoding, Sample, Split, Task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskChoice:
-    """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data lies.
-
-    `decoding` names one of the task's cheaper ways to decode, `prompt` another prompt; None is the task's own.
-    """
-
-    name: str
-    decoding: str | None = None
-    prompt: str | None = None
-    limit: int | None = None
-    weight: float = 1.0
-    data: Path | None = None
-
-    def open(self, split: Split) -> "OpenTask":
-        """Read the samples, before any model is loaded. Raises TaskError when the task or its data is not there."""
-        if is_harness_name(self.name):
-            # The harness is an extra, and takes seconds to import.
-            from evovlm.evaluation.harness import HarnessTask
-
-            return HarnessTask.open(self, split)
-        return SampleTask.open(self, split)
-
-
-class OpenTask(Protocol):
-    """A task whose samples have been read; `prepare` makes them the prompts of a model."""
-
-    @property
-    def name(self) -> str:
-        """What the task was asked for as."""
-        ...
-
-    @property
-    def measured(self) -> str:
-        """What its score is: metric, extractor, gate."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of everything that a model is asked and how it is scored."""
-        ...
-
-    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedTask":
-        """Compute everything that no merge changes; features of pictures go into `store`, one for all tasks of a model.
-
-        Raises TaskError when the model cannot be asked these samples.
-        """
-        ...
-
-
-class PreparedTask(Protocol):
-    """A task as prompts of one model."""
-
-    @property
-    def name(self) -> str:
-        """What the task was asked for as."""
-        ...
-
-    @property
-    def n_samples(self) -> int:
-        """How many samples it has."""
-        ...
-
-    def part(self, rows: Sequence[int]) -> "PreparedTask":
-        """Return the task with these samples alone. Raises TaskError for a task that can only be asked as a whole."""
-        ...
-
-    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> "ScoredTask":
-        """Have the model answer, in these new `batches`, and score every answer.
-
-        Raises FloatingPointError when the logits are not finite.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One sample's answer and what it scored."""
-
-    sample: Sample
-    text: str
-    score: SampleScore
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredTask:
-    """All answers to a task, in the task's order, what `measured` them behind which `gate`, and what they cost.
-
-    `measured` says all of the `metric`, as people read it.
-    """
-
-    name: str
-    metric: str
-    measured: str
-    gate: str | None
-    answers: tuple[Answer, ...]
-    tokens: int
-    seconds: Mapping[str, float]
-
-    @property
-    def score(self) -> TaskScore:
-        """The means over all samples."""
-        return task_score([answer.score for answer in self.answers])
-
-    def tagged(self, tag: str) -> TaskScore | None:
-        """The means over the samples with this tag; None where there is none."""
-        scores = [answer.score for answer in self.answers if tag in answer.sample.tags]
-        return task_score(scores) if scores else None
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """Every tag of its samples, sorted."""
-        return tuple(sorted({tag for answer in self.answers for tag in answer.sample.tags}))
-
-    @property
-    def unscored(self) -> Mapping[str, tuple[str, ...]]:
-        """Why samples had nothing to score, the most frequent reason first, and the ids of those samples."""
-        return unscored_by_reason((answer.sample.id, answer.score) for answer in self.answers)
+def open_task(choice: TaskChoice, split: Split) -> OpenTask:
+    """Read a task's samples, before any model is loaded; raises TaskError for a task or data that cannot be found."""
+    return HarnessTask.open(choice, split) if is_harness_name(choice.name) else SampleTask.open(choice, split)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -292,4 +175,4 @@ def score_model(
 ) -> tuple[ScoredTask, ...]:
     """Score a loaded model as it is on a split of each task."""
     store = FeatureStore()
-    return tuple(score_task(choice.open(split), loaded, store=store) for choice in tasks)
+    return tuple(score_task(open_task(choice, split), loaded, store=store) for choice in tasks)

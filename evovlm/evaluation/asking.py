@@ -1,23 +1,31 @@
 """One question to a model as people put it: in which prompt, with which pictures."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import torch
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import broken_logits
-from evovlm.evaluation.web_pictures import fetch_picture, is_web_address
 from evovlm.models.decoding.generation import Generated
 from evovlm.models.decoding.stock import DecodingSettings
 from evovlm.models.decoding.streaming import tell_answer
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Unanswerable, prepare_prompts
-from evovlm.tasks.pictures import PictureFile
+from evovlm.tasks.pictures import EncodedPicture, PictureFile
 from evovlm.tasks.prompts import CHAT, PLAIN, Question, ask
 from evovlm.tasks.sample import ImageSource, Sample
 
+MOST_BYTES = 32 * 2**20
+TIMEOUT_S = 30.0
+_CHUNK_BYTES = 2**16
+_WEB = ("http", "https")
 _ZOO = "zoo:"
 
 
@@ -94,3 +102,34 @@ def answer_question(
 def _has_chat_template(loaded: LoadedModel) -> bool:
     writer = loaded.processor if loaded.processor is not None else loaded.tokenizer
     return bool(getattr(writer, "chat_template", None))
+
+
+def is_web_address(text: str) -> bool:
+    """Say whether the text is an http(s) address."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def fetch_picture(address: str, *, timeout_s: float = TIMEOUT_S) -> EncodedPicture:
+    """Fetch a picture. Raises TaskError when it cannot be had in `timeout_s`, is larger than MOST_BYTES, or is none."""
+    try:
+        picture = EncodedPicture(content=_fetch(address, timeout_s=timeout_s), where=address)
+    except (URLError, HTTPException, OSError, ValueError) as error:
+        raise TaskError(f"{address}: cannot be fetched ({error}). Save the picture and name the file.") from error
+    picture.load()
+    return picture
+
+
+def _fetch(address: str, *, timeout_s: float) -> bytes:
+    until = time.monotonic() + timeout_s
+    request = Request(address, headers={"User-Agent": "evovlm", "Accept": "image/*"})  # noqa: S310 (checked by the caller)
+    with urlopen(request, timeout=timeout_s) as response:  # noqa: S310
+        if urlsplit(response.geturl()).scheme not in _WEB:
+            raise ValueError("it leads away from the web")
+        content = bytearray()
+        while piece := response.read1(_CHUNK_BYTES):
+            content += piece
+            if len(content) > MOST_BYTES:
+                raise ValueError(f"it has more than {MOST_BYTES // 2**20} MiB")
+            if time.monotonic() > until:
+                raise TimeoutError(f"it takes more than {timeout_s:.0f} s")
+    return bytes(content)

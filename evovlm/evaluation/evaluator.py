@@ -1,17 +1,16 @@
 """The hot path of a search: one resident model that becomes one candidate after another, and answers."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 
 from evovlm.errors import ConfigError, TaskError
-from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice
+from evovlm.evaluation.answering import open_task
+from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.objective import Objective
-from evovlm.evaluation.resident import ResidentModel
-from evovlm.evaluation.resident_stack import ResidentStack
+from evovlm.evaluation.resident import Resident, open_resident
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.recipes.candidate import Evaluation, Failure
@@ -22,33 +21,6 @@ from evovlm.tasks.task import Split
 
 PLACES = 6
 """Decimal places of a sample's score."""
-
-
-class Resident(Protocol):
-    """A model in memory that becomes what one recipe after another says."""
-
-    @property
-    def loaded(self) -> LoadedModel:
-        """The model, as it is now."""
-        ...
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What merges but may hurt."""
-        ...
-
-    @property
-    def blocks(self) -> Mapping[str, int]:
-        """How many decoder blocks each source has, by name."""
-        ...
-
-    def check(self, recipe: Recipe) -> None:
-        """Raise ConfigError for a recipe that is none of this model's template."""
-        ...
-
-    def merge(self, recipe: Recipe) -> bool:
-        """Become what the recipe says; return whether every weight is finite."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,8 +53,8 @@ class Evaluator:
             raise TaskError("a search sees only search splits; score its winner on the report split afterwards.")
         if not tasks or sum(choice.weight for choice in tasks) <= 0:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
-        opened = [choice.open(split) for choice in tasks]
-        resident = _open_resident(template, device=device, n_sharing=n_sharing)
+        opened = [open_task(choice, split) for choice in tasks]
+        resident = open_resident(template, device=device, n_sharing=n_sharing)
         store = FeatureStore()
         prepared = tuple(task.prepare(resident.loaded, store=store) for task in opened)
         weights = {task.name: choice.weight for task, choice in zip(prepared, tasks, strict=True)}
@@ -149,12 +121,6 @@ class Evaluator:
     def answer(self) -> tuple[ScoredTask, ...]:
         """Answer every task with the resident model as it is now."""
         return tuple(task.answer(self.loaded) for task in self.tasks)
-
-
-def _open_resident(template: MergeTemplate | PathTemplate, *, device: str, n_sharing: int) -> Resident:
-    if isinstance(template, PathTemplate):
-        return ResidentStack.open(template, device=device)
-    return ResidentModel.open(template, device=device, n_sharing=n_sharing)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

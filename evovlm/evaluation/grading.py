@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evovlm.errors import TaskError
+from evovlm.evaluation.answers import task_score, unscored_by_reason
 from evovlm.evaluation.comparison import Comparison, compare_by_id
-from evovlm.evaluation.prediction_files import Prediction
+from evovlm.evaluation.predictions import Prediction
 from evovlm.evaluation.scorer import Scorer, open_scorer
-from evovlm.evaluation.task_scores import task_score, unscored_by_reason
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import TASKS
 from evovlm.tasks.metrics.scoring import SampleScore, Scoring

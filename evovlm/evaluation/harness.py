@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
+from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore

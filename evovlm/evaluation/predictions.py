@@ -1,17 +1,23 @@
-"""Predictions as rows of JSON, one an answer, and back.
+"""Predictions as rows, one an answer: those that `evovlm score --save` writes, read back, and anybody's other files.
 
 {"task": "word_problems_ja", "id": "p0", "question": "...", "references": ["2"], "tags": [], "choices": [],
  "text": "...", "extracted": "2", "gate": "script", "score": 1.0, "ungated": 1.0, "japanese": true, "unscored": null}
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from evovlm.errors import RunMismatch
-from evovlm.evaluation.answering import Answer, ScoredTask
+from evovlm.errors import RunMismatch, TaskError
+from evovlm.evaluation.answers import Answer, ScoredTask
+from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.scoring import SampleScore
-from evovlm.tasks.sample import Sample
+from evovlm.tasks.own.tables import read_files
+from evovlm.tasks.pictures import PictureFile
+from evovlm.tasks.row import listed
+from evovlm.tasks.sample import Sample, check_samples
 
 
 def prediction_lines(scored: ScoredTask) -> str:
@@ -71,3 +77,143 @@ def _answer(row: Mapping[str, Any]) -> Answer:
             unscored=row["unscored"],
         ),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which columns hold what; None takes the first of the usual names that is there."""
+
+    prediction: str | None = None
+    reference: str | None = None
+    id: str | None = None
+    image: str | None = None
+    choices: str | None = None
+
+
+_USUAL: Mapping[str, tuple[str, ...]] = {
+    "prediction": ("text", "prediction", "completion", "response", "output"),
+    "reference": ("references", "reference", "answer", "target", "gold", "label"),
+    "id": ("id", "question_id", "sample_id"),
+    "image": ("image",),
+    "choices": ("choices", "options"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One saved answer: where it stands, the task it names (None: it names none), its sample and its text."""
+
+    where: str
+    task: str | None
+    sample: Sample
+    text: str
+
+
+def read_predictions(
+    path: Path, *, columns: Columns | None = None, rows_at: str | None = None, needs_references: bool = True
+) -> tuple[Prediction, ...]:
+    """Return the predictions of a .jsonl, .json, .csv, .tsv or .parquet file, in its order.
+
+    `rows_at` leads to the list of rows inside a JSON object: `results/mgsm/details`. Rows without ids are numbered
+    from 1. Raises TaskError, with file and line, for a file that cannot be read, a column that is not there, an id
+    that stands twice in a task, or no rows.
+    """
+    rows = list(_rows_inside(path, rows_at) if rows_at else _rows_of(path))
+    if not rows:
+        raise TaskError(f"{path}: there are no rows. Give a file of predictions, one row each.")
+    found = _find_columns(rows, columns or Columns(), path=path, needs_references=needs_references)
+    predictions = tuple(
+        _prediction(cells, found, where=where, number=number, folder=path.parent)
+        for number, (where, cells) in enumerate(rows, start=1)
+    )
+    for task in {each.task for each in predictions}:
+        check_samples(tuple(each.sample for each in predictions if each.task == task), where=str(path))
+    return predictions
+
+
+def _rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for row in read_files(path):
+        yield row.where, row.cells
+
+
+def _rows_inside(path: Path, rows_at: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        place = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TaskError(f"{path}: cannot be read as JSON ({error}). Give an intact file.") from error
+    for key in rows_at.split("/"):
+        if not isinstance(place, dict) or key not in place:
+            keys = ", ".join(map(str, place)) if isinstance(place, dict) else f"a {type(place).__name__}"
+            raise TaskError(f"{path}: --rows-at {rows_at} leads nowhere: there is no '{key}' in: {keys}.")
+        place = place[key]
+    if not isinstance(place, list) or not all(isinstance(row, dict) for row in place):
+        found = (
+            f"an object of: {', '.join(map(str, place))}" if isinstance(place, dict) else f"a {type(place).__name__}"
+        )
+        raise TaskError(f"{path}: --rows-at {rows_at} should lead to a list of JSON objects, one a row; found {found}.")
+    for number, cells in enumerate(place, start=1):
+        yield f"{path}, {rows_at}, row {number}", cells
+
+
+def _find_columns(
+    rows: Sequence[tuple[str, Mapping[str, Any]]], columns: Columns, *, path: Path, needs_references: bool
+) -> Columns:
+    there = {str(name): None for _, cells in rows for name in cells}
+
+    def find(what: str, named: str | None, *, needed: bool = False) -> str | None:
+        if named is not None and named not in there:
+            raise TaskError(f"{path}: there is no column '{named}'{did_you_mean(named, there)}")
+        found = named or next((usual for usual in _USUAL[what] if usual in there), None)
+        if found is None and needed:
+            raise TaskError(
+                f"{path}: no column holds the {what}: none is called {', '.join(_USUAL[what])}. It has: "
+                f"{', '.join(there)}. Name it with --{what}-column."
+            )
+        return found
+
+    return Columns(
+        prediction=find("prediction", columns.prediction, needed=True),
+        reference=find("reference", columns.reference, needed=needs_references),
+        id=find("id", columns.id),
+        image=find("image", columns.image),
+        choices=find("choices", columns.choices),
+    )
+
+
+def _prediction(cells: Mapping[str, Any], columns: Columns, *, where: str, number: int, folder: Path) -> Prediction:
+    def cell(column: str | None) -> Any:
+        return None if column is None else cells.get(column)
+
+    if columns.reference is not None and cell(columns.reference) is None:
+        raise TaskError(
+            f"{where}: there is nothing in '{columns.reference}'. Every row needs what its answer should be."
+        )
+    task, named = cells.get("task"), cell(columns.id)
+    sample = Sample(
+        id=str(number) if named is None else str(named),
+        question=str(cells.get("question") or ""),
+        references=_texts(cell(columns.reference), where=where),
+        images=tuple(_picture(name, folder=folder, where=where) for name in _texts(cell(columns.image), where=where)),
+        choices=_texts(listed(cell(columns.choices)), where=where),
+        tags=frozenset(_texts(cells.get("tags"), where=where)),
+    )
+    text = _texts(cell(columns.prediction), where=where)
+    if len(text) != 1:
+        raise TaskError(f"{where}: should hold one prediction in '{columns.prediction}', and holds {len(text)}.")
+    return Prediction(where=where, task=task if isinstance(task, str) else None, sample=sample, text=text[0])
+
+
+def _texts(cell: Any, *, where: str) -> tuple[str, ...]:
+    """Return a cell's text, number or path, or a list's, as texts; none for an empty cell."""
+    values = cell if isinstance(cell, (list, tuple)) else () if cell is None else (cell,)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)):
+            raise TaskError(f"{where}: should hold texts or numbers, and holds {value!r:.60}.")
+    return tuple(map(str, values))
+
+
+def _picture(name: str, *, folder: Path, where: str) -> PictureFile:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise TaskError(f"{where}: the picture {name!r} lies outside {folder}. Copy it there, and name it from there.")
+    return PictureFile(path=path)

@@ -1,13 +1,18 @@
-"""A model that stays in memory while one recipe after another is merged into its parameters."""
+"""Recipes as models in memory: one model stays there and becomes what one recipe after another says.
+
+A parameter merge is written into its parameters; a path through layers leads through blocks that stay where they were
+loaded.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -15,17 +20,59 @@ import torch
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.floats import Raw, widen
+from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
+from evovlm.merging.models.compatibility import NamedCheckpoint
 from evovlm.merging.models.tensor_names import HEAD
 from evovlm.merging.models.union_tokenizer import union_tokenizer
+from evovlm.merging.paths.plan import path_problems
 from evovlm.models.backbone import ParameterWriter
+from evovlm.models.layer_stack import LayerStack
 from evovlm.models.loading import LoadedModel, Override, load_like, load_model
-from evovlm.recipes.kinds import Recipe, parameter_merge_only
+from evovlm.recipes.kinds import PS, HybridMerge, Recipe, parameter_merge_only
+from evovlm.recipes.layer_path import LayerPathMerge
+from evovlm.recipes.local_config import read_config, stored_dtype
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
 from evovlm.resources import available_memory_bytes
 
 if TYPE_CHECKING:
     from evovlm.merging.arithmetic.gpu import GpuMerger
+
+
+class Resident(Protocol):
+    """A model in memory that becomes what one recipe after another says."""
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model, as it is now."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What merges but may hurt."""
+        ...
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """How many decoder blocks each source has, by name."""
+        ...
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ConfigError for a recipe that is none of this model's template."""
+        ...
+
+    def merge(self, recipe: Recipe) -> bool:
+        """Become what the recipe says; return whether every weight is finite."""
+        ...
+
+
+def open_resident(template: MergeTemplate | PathTemplate, *, device: str, n_sharing: int) -> Resident:
+    """Load what a template's recipes need; `n_sharing` processes share the machine's memory, including this one."""
+    if isinstance(template, PathTemplate):
+        return ResidentStack.open(template, device=device)
+    return ResidentModel.open(template, device=device, n_sharing=n_sharing)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -169,3 +216,117 @@ def load_merged(recipe: ParameterMerge, *, device: str = "auto") -> LoadedModel:
     if not resident.merge(recipe):
         raise ConfigError(f"recipe {recipe.recipe_id}: the merged weights are not finite. Lower its weights.")
     return resident.loaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResidentStack:
+    """A template's sources as one stack of blocks inside its host; open it with `ResidentStack.open`."""
+
+    template: PathTemplate
+    _stack: LayerStack
+
+    @classmethod
+    def open(cls, template: PathTemplate, *, device: str = "auto") -> ResidentStack:
+        """Load every source, a first stage's merge included. Raises what `open_recipe_stack` raises."""
+        return cls(template=template, _stack=open_recipe_stack(template.recipe(template.first_blocks()), device=device))
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The host with the path's blocks."""
+        return self._stack.loaded
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Nothing: models that do not fit are refused."""
+        return ()
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """How many blocks each source has, in the order in which a search lays them out."""
+        return {name: self._stack.count_blocks(name) for name in self.template.source_names}
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ConfigError for a recipe that is none of this stack's template."""
+        self._checked(recipe)
+
+    def merge(self, recipe: Recipe) -> bool:
+        """Lead the model through the recipe's path; return True. Raises ConfigError as `check` does."""
+        found = self._checked(recipe)
+        self._stack.take(found.path, found.scale_target)
+        return True
+
+    def _checked(self, recipe: Recipe) -> LayerPathMerge | HybridMerge:
+        if isinstance(recipe, LayerPathMerge | HybridMerge):
+            own = self.template.recipe(recipe.path)
+            if own.recipe_id == recipe.recipe_id:
+                return own
+        raise ConfigError(f"recipe {recipe.recipe_id} is not a path through the models of this search.")
+
+
+def load_recipe_model(recipe: Recipe, *, device: str = "auto") -> LoadedModel:
+    """Return the model that a recipe describes, made in memory and written nowhere.
+
+    Raises ConfigError when its weights are not finite or a block is not there, ModelError when a model cannot be
+    reached, read or combined with the others.
+    """
+    if isinstance(recipe, ParameterMerge):
+        return load_merged(recipe, device=device)
+    stack = open_recipe_stack(recipe, device=device)
+    stack.take(recipe.path, recipe.scale_target)
+    return stack.loaded
+
+
+def open_recipe_stack(recipe: LayerPathMerge | HybridMerge, *, device: str = "auto") -> LayerStack:
+    """Load the sources that a path leads through, a first stage's result among them, for any path through them.
+
+    Raises what `load_recipe_model` raises.
+    """
+    if isinstance(recipe, HybridMerge):
+        return _open_hybrid(recipe, device=device)
+    check_models(recipe)
+    used = {name: recipe.sources[name] for name in recipe.path.sources}
+    return open_stack(recipe.host, used, device=device)
+
+
+def open_stack(host: ModelRef, sources: Mapping[str, ModelRef], *, device: str = "auto") -> LayerStack:
+    """Load the host and the sources (each model once) for paths through them.
+
+    Raises IncompatibleModels when the blocks do not fit, and what opening and loading models raises.
+    """
+    named = {"": host, **sources}
+    loaded: dict[Path, LoadedModel] = {}
+    for ref in named.values():
+        folder = ref.resolve()
+        if folder not in loaded:
+            loaded[folder] = load_model(folder, device=device)
+    models = {name: loaded[ref.resolve()] for name, ref in named.items()}
+    return LayerStack(models.pop(""), models, stored=_stored(host))
+
+
+def _open_hybrid(recipe: HybridMerge, *, device: str) -> LayerStack:
+    # The first stage has its host's shapes: what does not fit is found before anything is merged.
+    check_models(recipe.path_merge(recipe.ps.host))
+    merged = load_merged(recipe.ps, device=device)
+    load = partial(load_model, device=device)
+    sources = {name: load(recipe.sources[name].resolve()) for name in recipe.path.sources if name != PS}
+    host = merged if recipe.host is None else load(recipe.host.resolve())
+    used = {PS: merged} if PS in recipe.path.sources else {}
+    return LayerStack(host, {**used, **sources}, stored=_stored(recipe.host or recipe.ps.host))
+
+
+def check_models(recipe: LayerPathMerge) -> None:
+    """Raise what keeps the blocks of the path from following each other in the host; weights stay on disk."""
+    models = {
+        name: NamedCheckpoint(name=name, text=ref.text, checkpoint=Checkpoint.open_headers(ref))
+        for name, ref in recipe.models().items()
+    }
+    for problem in path_problems(recipe, models):
+        raise problem
+
+
+def _stored(host: ModelRef) -> torch.dtype | None:
+    """Return the dtype that the host's checkpoint has, None when its config does not tell."""
+    config = read_config(host)
+    name = stored_dtype(config) if config is not None else None
+    found = getattr(torch, name) if name is not None else None
+    return found if isinstance(found, torch.dtype) else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evovlm.errors import ConfigError
-from evovlm.evaluation.answering import ScoredTask
+from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.intervals import Interval, mean_interval
 from evovlm.report.contenders import scored_of
 from evovlm.report.content import Band, RunContent, RunPair, RunsContent

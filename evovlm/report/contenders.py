@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evovlm.errors import EvovlmError
-from evovlm.evaluation.answering import ScoredTask, TaskChoice
+from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.families import has_vision

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evovlm.errors import EvovlmError
-from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.published import is_on_hub

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evovlm.errors import EvovlmError, ModelNotFound, RunMismatch
-from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.merging.checkpoint.licences import UNKNOWN, Licence, licence_of, most_restrictive
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import PS, Recipe, models_of

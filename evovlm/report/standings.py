@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice
+from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice
 from evovlm.evaluation.comparison import Comparison, compare_by_id
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.report.contenders import Contender

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from evovlm.assets import asset_path
 from evovlm.errors import ConfigError, OutputExists
-from evovlm.evaluation.answering import PreparedTask, ScoredTask, TaskChoice
+from evovlm.evaluation.answering import open_task
+from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.merging.arithmetic.methods import METHODS
@@ -134,7 +135,7 @@ def run_pipeline(
         )
     }
     say("scoring everyone on the report split")
-    task = TaskChoice(name=config.tasks[0].name).open(Split.REPORT).prepare(evaluator.loaded)
+    task = open_task(TaskChoice(name=config.tasks[0].name), Split.REPORT).prepare(evaluator.loaded)
     recipes = {
         **{name: only(template, name) for name in template.sources},
         "uniform": uniform(template),

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
 from evovlm.errors import OutputError
-from evovlm.evaluation.answering import TaskChoice, score_model
+from evovlm.evaluation.answering import score_model
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.files import explained, make_folder, new_folder, write_file
 from evovlm.models.loading import load_model
 from evovlm.seeding import derive_seed, generator

@@ -19,8 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evovlm.cli.rendering import without_controls
 from evovlm.errors import TaskError
 from evovlm.evaluation import web_pictures
-from evovlm.evaluation.asking import Manner, usual_prompt
-from evovlm.evaluation.web_pictures import fetch_picture
+from evovlm.evaluation.asking import Manner, fetch_picture, usual_prompt
 from evovlm.models.loading import load_model
 from tests.cli.conftest import Command
 from tests.pico import pico_llm

@@ -8,7 +8,8 @@ import yaml
 from PIL import Image
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.answering import Answer, ScoredTask, TaskChoice, score_model, task_score
+from evovlm.evaluation.answering import open_task, score_model
+from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice, task_score
 from evovlm.models.loading import load_model
 from evovlm.tasks.metrics.library_metric import ALLOW_VARIABLE
 from evovlm.tasks.metrics.scoring import SampleScore
@@ -57,13 +58,13 @@ def test_means_keep_gated_ungated_and_japanese_apart() -> None:
 
 
 def test_a_task_is_opened_without_a_model(problems: Path, tmp_path: Path) -> None:
-    TaskChoice(name="word_problems_ja", data=problems).open(Split.SEARCH)
+    open_task(TaskChoice(name="word_problems_ja", data=problems), Split.SEARCH)
     with pytest.raises(TaskError, match="did you mean 'word_problems_ja'"):
-        TaskChoice(name="word_problem_ja").open(Split.SEARCH)
+        open_task(TaskChoice(name="word_problem_ja"), Split.SEARCH)
     with pytest.raises(TaskError, match=r"nowhere\.jsonl"):
-        TaskChoice(name="word_problems_ja", data=tmp_path / "nowhere.jsonl").open(Split.SEARCH)
+        open_task(TaskChoice(name="word_problems_ja", data=tmp_path / "nowhere.jsonl"), Split.SEARCH)
     with pytest.raises(TaskError, match="no split 'report'"):
-        TaskChoice(name="gsm8k_ja", data=problems).open(Split.REPORT)
+        open_task(TaskChoice(name="gsm8k_ja", data=problems), Split.REPORT)
 
 
 def _scored(rows: list[tuple[str, set[str], float]]) -> ScoredTask:
@@ -108,4 +109,4 @@ def test_a_metric_that_cannot_be_had_is_told_before_a_model_is_loaded(
     monkeypatch.delenv(ALLOW_VARIABLE, raising=False)
     path = own_task(tmp_path, metric="evaluate:somebody/metric")
     with pytest.raises(TaskError, match=ALLOW_VARIABLE):
-        TaskChoice(name=str(path)).open(Split.REPORT)
+        open_task(TaskChoice(name=str(path)), Split.REPORT)

@@ -10,7 +10,8 @@ import torch
 
 from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation import evaluator as evaluator_module
-from evovlm.evaluation.answering import PreparedSamples, ScoredTask, TaskChoice, score_model
+from evovlm.evaluation.answering import PreparedSamples, score_model
+from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.resident import load_merged
 from evovlm.merging.checkpoint.writer import write_checkpoint

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.answering import ScoredTask, TaskChoice, score_model
+from evovlm.evaluation.answering import open_task, score_model
+from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.recipes.candidate import Evaluation
@@ -156,8 +157,8 @@ def test_a_task_that_would_show_the_report_to_a_search_is_refused(
         changes = {"dataset_kwargs": {"data_files": {"train": test, "test": test}}}
     name = task_file(files, GENERATED, **changes)
     with pytest.raises(TaskError, match=message):
-        TaskChoice(name=name).open(Split.SEARCH)
-    TaskChoice(name=name).open(Split.REPORT)
+        open_task(TaskChoice(name=name), Split.SEARCH)
+    open_task(TaskChoice(name=name), Split.REPORT)
 
 
 def test_a_search_takes_it_as_a_fitness(models: Path, files: Path) -> None:
@@ -194,7 +195,7 @@ def test_what_is_no_score_is_told_before_a_model_is_loaded(
     files: Path, settings: dict[str, object], changes: dict[str, object], chosen: str, message: str
 ) -> None:
     with pytest.raises(TaskError, match=message):
-        TaskChoice(name=task_file(files, settings, **changes) + chosen).open(Split.REPORT)
+        open_task(TaskChoice(name=task_file(files, settings, **changes) + chosen), Split.REPORT)
 
 
 def test_sampling_is_refused(loaded: LoadedModel, files: Path) -> None:
@@ -224,9 +225,9 @@ def test_rolling_likelihoods_are_those_of_the_harness(loaded: LoadedModel) -> No
 def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(TaskError, match=r'pip install "evovlm\[lm-eval\]"'):
-        TaskChoice(name="lm_eval:gsm8k").open(Split.REPORT)
+        open_task(TaskChoice(name="lm_eval:gsm8k"), Split.REPORT)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="no such file"):
-        TaskChoice(name=f"lm_eval:{tmp_path / 'nowhere.yaml'}").open(Split.REPORT)
+        open_task(TaskChoice(name=f"lm_eval:{tmp_path / 'nowhere.yaml'}"), Split.REPORT)

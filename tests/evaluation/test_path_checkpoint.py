@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels
-from evovlm.evaluation.resident_path import load_recipe_model
+from evovlm.evaluation.resident import load_recipe_model
 from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.models.decoding.stock import Greedy, generate_stock
 from evovlm.models.decoding.streams import generate_greedy

@@ -8,8 +8,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from evovlm.assets import asset_path
-from evovlm.evaluation.answering import SampleTask, TaskChoice
-from evovlm.evaluation.resident_path import load_recipe_model
+from evovlm.evaluation.answering import SampleTask
+from evovlm.evaluation.answers import TaskChoice
+from evovlm.evaluation.resident import load_recipe_model
 from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import RunMismatch
-from evovlm.evaluation.answering import Answer, ScoredTask
+from evovlm.evaluation.answers import Answer, ScoredTask
 from evovlm.evaluation.predictions import parse_answers, prediction_lines
 from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.sample import Sample

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from evovlm.errors import ConfigError
-from evovlm.evaluation.answering import TaskChoice, score_model
+from evovlm.evaluation.answering import score_model
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.merging.arithmetic.methods import METHODS

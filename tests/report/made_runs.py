@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evovlm.evaluation.answering import Answer, ScoredTask
+from evovlm.evaluation.answers import Answer, ScoredTask
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe, parameter_merge_only

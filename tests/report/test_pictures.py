@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.report.pictures import open_pictures
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.task import Split

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.comparison import compare_by_id
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.model_ref import ModelRef

@@ -7,7 +7,8 @@ import pytest
 
 from evovlm import assets
 from evovlm.errors import RunMismatch
-from evovlm.evaluation.answering import TaskChoice, score_model
+from evovlm.evaluation.answering import score_model
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.models.loading import load_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import SourceParameters

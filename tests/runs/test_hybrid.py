@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from evovlm.errors import ConfigError, IncompatibleModels, OutputExists, RunMismatch
-from evovlm.evaluation.resident_path import load_recipe_model
+from evovlm.evaluation.resident import load_recipe_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.recipe import SourceParameters

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evovlm.errors import ConfigError, ModelError, OutputExists, RunError, RunMismatch
-from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.batches import Progress
 from evovlm.runs.folder.layout import locked
 from evovlm.runs.scores.score_models import ScoreRequest, Scores, score_models

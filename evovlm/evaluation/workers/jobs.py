@@ -11,7 +11,7 @@ from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
 
 if TYPE_CHECKING:
-    from evovlm.evaluation.answering import TaskChoice
+    from evovlm.evaluation.answers import TaskChoice
     from evovlm.evaluation.evaluator import Evaluator
     from evovlm.evaluation.objective import Objective
     from evovlm.recipes.path_template import PathTemplate

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from evovlm.errors import ConfigError, TaskError
-from evovlm.evaluation.answering import PreparedTask, ScoredTask
+from evovlm.evaluation.answers import PreparedTask, ScoredTask
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.models.loading import LoadedModel
 from evovlm.recipes.kinds import Recipe

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evovlm.evaluation.answering import TaskChoice
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.runs.config.search import SearchConfig
 
 

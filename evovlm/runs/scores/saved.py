@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.errors import RunMismatch
-from evovlm.evaluation.answering import ScoredTask
+from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.batches import Batch
 from evovlm.evaluation.predictions import parse_answers, prediction_lines
 from evovlm.files import explained, write_file

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from evovlm.errors import ConfigError, OutputExists, TaskError
-from evovlm.evaluation.answering import OpenTask, ScoredTask, TaskChoice, score_task
+from evovlm.evaluation.answering import score_task
+from evovlm.evaluation.answering import open_task
+from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches, Progress
 from evovlm.evaluation.comparison import Comparison, compare
-from evovlm.evaluation.resident_path import load_recipe_model
-from evovlm.evaluation.task_scores import figures
+from evovlm.evaluation.resident import load_recipe_model
+from evovlm.evaluation.answers import figures
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.models.loading import LoadedModel, choose_device, load_model
 from evovlm.models.pictures.feature_store import FeatureStore
@@ -115,7 +117,7 @@ def score_models(
         raise OutputExists(
             f"{save} exists already and is not overwritten.\n    Add --resume to continue, or choose another name."
         )
-    opened = [choice.open(scoring.split) for choice in scoring.tasks]
+    opened = [open_task(choice, scoring.split) for choice in scoring.tasks]
     models = [_open_model(text) for text in scoring.models]
     with _saved(scoring, opened, models, save=save) as saved:
         scored = tuple(

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from evovlm.evaluation.answering import OpenTask, ScoredTask, score_task
+from evovlm.evaluation.answering import open_task, score_task
+from evovlm.evaluation.answers import OpenTask, ScoredTask
 from evovlm.evaluation.evaluator import PLACES
 from evovlm.evaluation.resident import load_merged
 from evovlm.models.loading import LoadedModel, load_model
@@ -46,7 +47,9 @@ def _measured(
 ) -> Parent:
     started = time.perf_counter()
     # Read before the model is loaded.
-    opened = [each for each in (choice.open(Split.SEARCH) for choice in task_choices(config)) if each.name in tasks]
+    opened = [
+        each for each in (open_task(choice, Split.SEARCH) for choice in task_choices(config)) if each.name in tasks
+    ]
     scored = _scored(opened, _loaded(template, source, device=config.device))
     # The search's own model comes next, and may need the room.
     gc.collect()
