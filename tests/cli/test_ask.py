@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evovlm.cli.rendering import without_controls
 from evovlm.errors import TaskError
-from evovlm.evaluation import web_pictures
+from evovlm.evaluation import asking
 from evovlm.evaluation.asking import Manner, fetch_picture, usual_prompt
 from evovlm.models.loading import load_model
 from tests.cli.conftest import Command
@@ -171,7 +171,7 @@ def test_a_picture_comes_from_the_web_as_from_a_file(evovlm: Command, models: Pa
 @pytest.mark.parametrize("path", ["/missing", "/away", "/text", "/slow", "/large"])
 def test_what_the_web_does_not_give_is_told(web: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "/large":
-        monkeypatch.setattr(web_pictures, "MOST_BYTES", 4000)
+        monkeypatch.setattr(asking, "MOST_BYTES", 4000)
     began = time.monotonic()
     with pytest.raises(TaskError, match=path):
         fetch_picture(web + path, timeout_s=0.5)
