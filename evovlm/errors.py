@@ -25,6 +25,12 @@ class EvovlmError(Exception):
     """Something the user can mend."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not blank, the error's type where it has no message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 class ConfigError(EvovlmError):
     """A YAML file is not what it must be."""
 

@@ -1,9 +1,13 @@
-"""A guard against pictures that a search and its report share: nearly the same ones, by an open_clip embedding."""
+"""A guard against pictures that a search and its report share: nearly the same ones, by an open_clip embedding.
 
-from collections.abc import Sequence
+Pictures of the report may be missing on this machine (a font is not installed, say): they are left out, and named.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from evovlm.errors import TaskError
 from evovlm.tasks.sample import ImageSource, Sample
 
 if TYPE_CHECKING:
@@ -24,6 +28,13 @@ class NearPair:
     similarity: float
 
 
+class NearPairs(NamedTuple):
+    """The near pairs, the nearest first, and why pictures of the report were not compared, by their samples' ids."""
+
+    pairs: tuple[NearPair, ...]
+    not_compared: Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NearImages:
     """Finds pictures whose embeddings have at least the cosine `threshold`; each picture is embedded once.
@@ -35,15 +46,22 @@ class NearImages:
     threshold: float
     _rows: dict[str, "Tensor"] = field(default_factory=dict)
 
-    def pairs(self, search: Sequence[Sample], report: Sequence[Sample]) -> tuple[NearPair, ...]:
-        """Return the near pairs of pictures, the nearest first; each picture counts once a sample.
+    def compare(self, search: Sequence[Sample], report: Sequence[Sample]) -> NearPairs:
+        """Return the near pairs of pictures; each picture counts once a sample.
 
-        Raises TaskError when a picture cannot be read.
+        Raises TaskError when a picture of the search cannot be read.
         """
-        left, right = _pictures(search), _pictures(report)
-        if not left or not right:
-            return ()
-        rows, columns = self._embedded(left), self._embedded(right)
+        left, every = _pictures(search), _pictures(report)
+        if not left or not every:
+            return NearPairs((), {})
+        for reason in self._embed(left).values():
+            raise TaskError(reason)
+        reasons = self._embed(every)
+        not_compared = {name: reasons[image.key] for name, image in every if image.key in reasons}
+        right = [(name, image) for name, image in every if image.key not in reasons]
+        if not right:
+            return NearPairs((), not_compared)
+        rows, columns = self._rows_of(left), self._rows_of(right)
         pairs = []
         for start in range(0, len(left), _ROWS_AT_ONCE):
             cosines = rows[start : start + _ROWS_AT_ONCE] @ columns.T
@@ -51,16 +69,27 @@ class NearImages:
                 similarity = min(1.0, float(cosines[row, column]))
                 seen, reported = left[start + row][0], right[column][0]
                 pairs.append(NearPair(search_id=seen, report_id=reported, similarity=similarity))
-        return tuple(sorted(pairs, key=lambda pair: (-pair.similarity, pair.search_id, pair.report_id)))
+        pairs.sort(key=lambda pair: (-pair.similarity, pair.search_id, pair.report_id))
+        return NearPairs(tuple(pairs), not_compared)
 
-    def _embedded(self, pictures: Sequence[tuple[str, ImageSource]]) -> "Tensor":
+    def _embed(self, pictures: Sequence[tuple[str, ImageSource]]) -> Mapping[str, str]:
+        """Embed the pictures that are new; return why one cannot be read, by its key."""
+        new = list({image.key: image for _, image in pictures if image.key not in self._rows}.values())
+        reasons: dict[str, str] = {}
+        for start in range(0, len(new), _PICTURES_AT_ONCE):
+            loaded = {}
+            for image in new[start : start + _PICTURES_AT_ONCE]:
+                try:
+                    loaded[image.key] = image.load()
+                except TaskError as error:
+                    reasons[image.key] = str(error)
+            if loaded:
+                self._rows.update(zip(loaded, self.clip.embed_images(list(loaded.values())), strict=True))
+        return reasons
+
+    def _rows_of(self, pictures: Sequence[tuple[str, ImageSource]]) -> "Tensor":
         import torch
 
-        new = list({image.key: image for _, image in pictures if image.key not in self._rows}.values())
-        for start in range(0, len(new), _PICTURES_AT_ONCE):
-            part = new[start : start + _PICTURES_AT_ONCE]
-            embedded = self.clip.embed_images([image.load() for image in part])
-            self._rows.update({image.key: row for image, row in zip(part, embedded, strict=True)})
         return torch.stack([self._rows[image.key] for _, image in pictures])
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from evovlm.errors import BrokenCheckpoint, ModelError, ModelNotFound, PickledWeights
+from evovlm.errors import BrokenCheckpoint, ModelError, ModelNotFound, PickledWeights, first_line
 from evovlm.recipes.checkpoint_files import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -274,9 +274,3 @@ def _file_of(error: Exception) -> str | None:
     response: Any = getattr(error, "response", None)
     match = _FILE_IN_URL.search(str(getattr(response, "url", "")))
     return match["file"] if match else None
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evovlm.errors import BrokenCheckpoint, OutputError, OutputExists, PickledWeights
+from evovlm.errors import BrokenCheckpoint, OutputError, OutputExists, PickledWeights, first_line
 from evovlm.merging.checkpoint.licences import CARD_FILE, UNKNOWN, licence_of
 from evovlm.merging.checkpoint.safetensors_file import tensor_places
 from evovlm.merging.checkpoint.writer import RECIPE_FILE
 from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, is_support_file, read_weight_map
-from evovlm.recipes.hub import errors_of_the_hub, first_line
+from evovlm.recipes.hub import errors_of_the_hub
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -132,7 +132,7 @@ def draw(spec: PictureSpec) -> Image.Image:
     """
     picture = _ground(spec.background)
     for placed in spec.objects:
-        glyph = _openmoji_glyph(placed.emoji) if spec.artist == "openmoji" else _noto_glyph(placed.emoji)
+        glyph = _openmoji_glyph(placed.emoji) if spec.artist == "openmoji" else _noto_glyph(placed.emoji, noto_font())
         side = max(1, round(placed.size))
         turned = glyph.rotate(placed.rotation, Image.Resampling.BICUBIC).resize((side, side), Image.Resampling.LANCZOS)
         picture.paste(turned, (round(placed.x - side / 2), round(placed.y - side / 2)), turned)
@@ -181,8 +181,7 @@ def _openmoji_glyph(emoji: str) -> Image.Image:
 
 
 @lru_cache(maxsize=512)
-def _noto_glyph(emoji: str) -> Image.Image:
-    path = noto_font()
+def _noto_glyph(emoji: str, path: Path | None) -> Image.Image:
     if path is None:
         raise TaskError(
             "A picture by Noto was asked for, and Noto Color Emoji is not installed. Install the font "

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from evovlm.errors import TaskError
+from evovlm.errors import TaskError, first_line
 from evovlm.tasks.pictures import StoredPicture
 from evovlm.tasks.row import Row
 
@@ -52,10 +52,9 @@ def hub_rows(place: HubSplit, *, cached: bool = False) -> Iterator[Row]:
     try:
         table = _table(place, cached=cached)
     except (OSError, ValueError, RuntimeError, DatasetsError, network) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         source = "the hub's cache" if cached else "the hub"
         raise TaskError(
-            f"The data set {place} could not be had from {source}: {first_line}\n"
+            f"The data set {place} could not be had from {source}: {first_line(error)}\n"
             "    Check the connection and the name; or name a local copy (`--data TASK=PATH`: a file or folder of the "
             "same columns)\n    or a copy on the hub (`--data TASK=hub:ID@REVISION`). What was loaded once is served "
             f"from {datasets.config.HF_DATASETS_CACHE}, without a network too (HF_HUB_OFFLINE=1)."

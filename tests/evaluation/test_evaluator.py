@@ -230,7 +230,7 @@ def test_a_recipe_of_another_template_is_refused(models: Path, problems: Path) -
 
 
 def test_a_search_never_sees_a_report_split(models: Path, problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator_module, "ResidentModel", None)
+    monkeypatch.setattr(evaluator_module, "open_resident", None)
     with pytest.raises(TaskError, match="only search splits"):
         Evaluator.open(template(models), tasks=[problem_choice(problems)], split=Split.REPORT, device="cpu")
     with pytest.raises(TaskError, match="mgsm_ja"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evovlm.errors import TaskError
 from evovlm.evaluation.near_images import NearImages
 from evovlm.models.pictures.clip import ClipModel, load_clip
 from evovlm.tasks.pictures import PictureFile
@@ -39,7 +40,7 @@ def test_the_same_pictures_are_found_nearest_first(clip: ClipModel, tmp_path: Pa
         asked("new", picture(tmp_path / "c.png", seed=99)),
         asked("two", picture(tmp_path / "d.png", seed=98), picture(tmp_path / "e.png", seed=2)),
     ]
-    found = NearImages(clip=clip, threshold=0.9999).pairs(search, report)
+    found = NearImages(clip=clip, threshold=0.9999).compare(search, report).pairs
     pairs = [(pair.search_id, pair.report_id) for pair in found]
     assert set(pairs[:2]) == {("s1", "copy"), ("s2", "two")}
     assert ("s4", "changed") in near_pairs(search, report, clip=clip, threshold=0.99)
@@ -49,9 +50,8 @@ def test_the_same_pictures_are_found_nearest_first(clip: ClipModel, tmp_path: Pa
 def near_pairs(
     search: list[Sample], report: list[Sample], *, clip: ClipModel, threshold: float
 ) -> set[tuple[str, str]]:
-    return {
-        (pair.search_id, pair.report_id) for pair in NearImages(clip=clip, threshold=threshold).pairs(search, report)
-    }
+    found = NearImages(clip=clip, threshold=threshold).compare(search, report)
+    return {(pair.search_id, pair.report_id) for pair in found.pairs}
 
 
 def test_every_pair_beyond_the_threshold_is_found(clip: ClipModel, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_every_pair_beyond_the_threshold_is_found(clip: ClipModel, tmp_path: Pat
     found = near_pairs(samples, samples, clip=clip, threshold=threshold + 1e-5)
     assert found == expected
     assert 0 < len(found) < 25
-    similarities = [pair.similarity for pair in NearImages(clip=clip, threshold=-1.0).pairs(samples, samples)]
+    similarities = [pair.similarity for pair in NearImages(clip=clip, threshold=-1.0).compare(samples, samples).pairs]
     assert len(similarities) == 25
     assert similarities == sorted(similarities, reverse=True)
 
@@ -74,11 +74,12 @@ def test_a_picture_that_stands_in_two_samples_counts_for_both(clip: ClipModel, t
         [asked("a", shared, shared)], [asked("b", shared), asked("c", shared)], clip=clip, threshold=0.99
     )
     assert found == {("a", "b"), ("a", "c")}
-    assert len(NearImages(clip=clip, threshold=0.95).pairs([asked("a", shared, shared)], [asked("b", shared)])) == 1
+    near = NearImages(clip=clip, threshold=0.95)
+    assert len(near.compare([asked("a", shared, shared)], [asked("b", shared)]).pairs) == 1
 
 
 def test_without_pictures_nothing_is_near(clip: ClipModel) -> None:
-    assert NearImages(clip=clip, threshold=0.95).pairs([asked("a")], [asked("b")]) == ()
+    assert NearImages(clip=clip, threshold=0.95).compare([asked("a")], [asked("b")]) == ((), {})
 
 
 def test_a_picture_is_embedded_once(clip: ClipModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +93,20 @@ def test_a_picture_is_embedded_once(clip: ClipModel, tmp_path: Path, monkeypatch
     monkeypatch.setattr(ClipModel, "embed_images", counting)
     near = NearImages(clip=clip, threshold=0.99)
     search = [asked(f"s{n}", picture(tmp_path / f"s{n}.png", seed=n)) for n in range(3)]
-    first = near.pairs(search, [asked("a", picture(tmp_path / "a.png", seed=1))])
-    near.pairs(search, [asked("b", picture(tmp_path / "b.png", seed=2))])
+    first = near.compare(search, [asked("a", picture(tmp_path / "a.png", seed=1))])
+    near.compare(search, [asked("b", picture(tmp_path / "b.png", seed=2))])
     assert embedded == [3, 1, 1]
-    assert near.pairs(search, [asked("a", PictureFile(path=tmp_path / "a.png"))]) == first
+    assert near.compare(search, [asked("a", PictureFile(path=tmp_path / "a.png"))]) == first
     assert embedded == [3, 1, 1]
+
+
+def test_missing_pictures_of_a_report_are_left_out_and_named(clip: ClipModel, tmp_path: Path) -> None:
+    shared, missing = picture(tmp_path / "x.png", seed=3), PictureFile(path=tmp_path / "gone.png")
+    near = NearImages(clip=clip, threshold=0.99)
+    found = near.compare([asked("a", shared)], [asked("b", missing, shared), asked("c", missing)])
+    assert [(pair.search_id, pair.report_id) for pair in found.pairs] == [("a", "b")]
+    assert found.not_compared.keys() == {"b", "c"}
+    assert "gone.png" in found.not_compared["c"]
+    assert near.compare([asked("a", shared)], [asked("c", missing)]).pairs == ()
+    with pytest.raises(TaskError, match=r"gone\.png"):
+        near.compare([asked("a", missing)], [asked("b", shared)])

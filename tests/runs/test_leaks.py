@@ -14,6 +14,7 @@ from evovlm.runs.config.parameters import config_from_mapping, load_config
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import evolve
 from evovlm.tasks import task as task_module
+from evovlm.tasks.emoji_pictures import NOTO_FONT_VARIABLE
 from evovlm.tasks.metrics.library_metric import ALLOW_VARIABLE
 from tests.pico_clip import pico_clip
 from tests.runs.conftest import WriteConfig
@@ -148,6 +149,18 @@ def test_pictures_that_only_look_alike_are_told_when_asked(write_config: WriteCo
     (warning,) = [each for each in everything if "that seen reports on" in each]
     assert "2 of the samples" in warning
     assert warning.count("~") == 3
+
+
+def test_a_machine_without_the_font_compares_the_other_pictures(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NOTO_FONT_VARIABLE, str(tmp_path / "absent.ttf"))
+    pico_clip(tmp_path / "clip")
+    guard = {"near_pictures": "clip", "threshold": 1.0}
+    warnings = warnings_of(write_config({"tasks": [{"name": "emoji_ja", "limit": 2}], "guard": guard}))
+    counted = [each for each in warnings if "could not be compared with those of emoji_ja" in each]
+    assert [NOTO_FONT_VARIABLE in each for each in counted] == [True, True]
+    assert "samples that emoji_ja reports on" in counted[0]
 
 
 def test_without_pictures_no_model_for_them_is_loaded(write_config: WriteConfig) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from evovlm.errors import ConfigError, EvovlmError, NotEnoughRoom
+from evovlm.errors import ConfigError, EvovlmError, NotEnoughRoom, first_line
 from evovlm.evaluation.workers.jobs import Job, Opening, Place, Workers
 from evovlm.evaluation.workers.supervisor import Lost, Refused, Report, Welcome
 from evovlm.recipes.candidate import Evaluation, Failure
@@ -196,8 +196,9 @@ def _join(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **started)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"ray.address: no cluster answers at {address} ({reason}).\n    {_HOW_TO_START}") from error
+        raise ConfigError(
+            f"ray.address: no cluster answers at {address} ({first_line(error)}).\n    {_HOW_TO_START}"
+        ) from error
 
 
 def _check_room(settings: RaySettings, nodes: Sequence[Mapping[str, float]]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from evovlm.errors import BrokenCheckpoint, PickledWeights
+from evovlm.errors import BrokenCheckpoint, PickledWeights, first_line
 from evovlm.files import explained, new_folder, refuse_existing
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS, torch_dtype
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
@@ -127,12 +127,12 @@ def _load(file: Path) -> Mapping[str, torch.Tensor]:
     except UnpicklingError as error:
         raise PickledWeights(
             f"{file}: holds more than tensors, and loading that could run code; nothing of it was run "
-            f"({_reason(error)}).\n    Ask its authors for safetensors; do not load it any other way unless you trust "
-            "them with this machine."
+            f"({first_line(error)}).\n    Ask its authors for safetensors; do not load it in any other way unless you "
+            "trust them with this machine."
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BrokenCheckpoint(
-            f"{file}: cannot be read as a torch file ({_reason(error)}).\n    Fetch it again."
+            f"{file}: cannot be read as a torch file ({first_line(error)}).\n    Fetch it again."
         ) from error
     if not isinstance(found, Mapping):
         raise BrokenCheckpoint(f"{file}: holds {type(found).__name__}, not tensors by name.")
@@ -173,8 +173,3 @@ def _copy_support(folder: Path, partial: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             # copyfile follows links: the hub's cache holds nothing else.
             shutil.copyfile(path, target)
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

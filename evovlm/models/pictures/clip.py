@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from evovlm.errors import BrokenCheckpoint, ModelNotFound, PickledWeights, UnknownArchitecture
+from evovlm.errors import BrokenCheckpoint, ModelNotFound, PickledWeights, UnknownArchitecture, first_line
 from evovlm.models.loading import choose_device
 from evovlm.recipes.problems import did_you_mean
 
@@ -127,9 +127,8 @@ def _fetch(name: str, repository: str, *, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_FETCHED))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelNotFound(
-            f"CLIP model '{name}': {repository} could not be had from the hub: {first_line}\n"
+            f"CLIP model '{name}': {repository} could not be had from the hub: {first_line(error)}\n"
             "    Check the connection, or name a folder that holds it."
         ) from error
 

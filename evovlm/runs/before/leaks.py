@@ -56,7 +56,12 @@ def _near_images(config: SearchConfig) -> NearImages | None:
 
 
 def _near(search: _Named, report: _Named, near: NearImages) -> Iterator[str]:
-    pairs = near.pairs(search.samples, report.samples)
+    pairs, not_compared = near.compare(search.samples, report.samples)
+    if not_compared:
+        yield (
+            f"{len(not_compared)} of the {len(report.samples)} samples that {report.name} reports on have pictures "
+            f"that could not be compared with those of {search.name}: {next(iter(not_compared.values()))}"
+        )
     if pairs:
         told = [f"{pair.search_id} ~ {pair.report_id} ({pair.similarity:.3f})" for pair in pairs[:_N_EXAMPLES]]
         told += ["..."] if len(pairs) > _N_EXAMPLES else []

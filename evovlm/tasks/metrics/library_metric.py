@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from evovlm.errors import TaskError
+from evovlm.errors import TaskError, first_line
 
 PREFIX = "evaluate:"
 ALLOW_VARIABLE = "EVOVLM_ALLOW_HUB_METRICS"
@@ -114,7 +114,7 @@ def _load(name: str) -> Any:
         module = evaluate.load(place if path is None else str(path.resolve()), keep_in_memory=True)
     except _THEIR_ERRORS as error:
         raise TaskError(
-            f"{name}: evaluate cannot load it ({_first_line(error)}).\n"
+            f"{name}: evaluate cannot load it ({first_line(error)}).\n"
             "    Correct the script, or without a connection save it and name its path: evaluate:PATH.py"
         ) from error
     _check_takes_texts(module, name)
@@ -160,7 +160,7 @@ def _value(module: Any, name: str, *, reference: str, text: str) -> float:
         results = module.compute(predictions=[text], references=[[reference]] if several else [reference])
     except _THEIR_ERRORS as error:
         raise TaskError(
-            f"{name}: failed on the answer {text[:60]!r} with the reference {reference[:60]!r}: {_first_line(error)}"
+            f"{name}: failed on the answer {text[:60]!r} with the reference {reference[:60]!r}: {first_line(error)}"
         ) from error
     parsed = _parse(name)
     value = parsed.factor * _chosen(results, parsed.key, name=name)
@@ -191,7 +191,3 @@ def _number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError):
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,11 +8,13 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from evovlm.errors import TaskError
 from evovlm.tasks.hub import table_rows
 from evovlm.tasks.row import Row
+
+FileStates: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 
 def read_files(path: Path, *, columns: tuple[str, ...] = (), parts: tuple[str, ...] = ()) -> Iterator[Row]:
@@ -49,6 +51,15 @@ def part_of(path: Path, parts: tuple[str, ...]) -> Path:
                 if entry.name == part or (entry.suffix.lower() in _READERS and f".{entry.stem}".endswith(f".{part}")):
                     return entry
     return path
+
+
+def file_states(path: Path) -> FileStates:
+    """Return what tells whether a file, or the tables in a folder and its folders, have changed: empty for neither."""
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = [each for pattern in ("*", "*/*") for each in path.glob(pattern) if each.suffix.lower() in _STORED]
+    states = ((str(file), file.stat()) for file in sorted(files))
+    return tuple((name, state.st_ino, state.st_mtime_ns, state.st_size) for name, state in states)
 
 
 def _read_folder(folder: Path, columns: tuple[str, ...]) -> Iterator[Row]:
@@ -178,3 +189,4 @@ _READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {
     ".csv": _comma_separated,
     ".parquet": _parquet,
 }
+_STORED = frozenset({*_READERS, ".arrow"})

@@ -12,8 +12,8 @@ decoding: {max_new_tokens: 64}
 licence: CC BY 4.0
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +40,7 @@ from evovlm.tasks.metrics.library_metric import PREFIX, metric_from
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.own.folder import describe_folder
-from evovlm.tasks.own.tables import part_of
+from evovlm.tasks.own.tables import FileStates, file_states, part_of
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
 from evovlm.tasks.row import Row
@@ -204,7 +204,7 @@ class OwnTask(_Section):
                 repetition_penalty=self.decoding.repetition_penalty,
                 stop=tuple(self.decoding.stop),
             ),
-            load=partial(_load, own=self, published=published, folder=folder / self.data),
+            load=_loader(self, published, folder / self.data),
             needs_images=bool(self.columns.image),
             splits=frozenset(splits),
             hub_id=hub_id,
@@ -221,8 +221,14 @@ def is_own_task(name: str) -> bool:
 def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
     """Return the task in the YAML file `path`, or that a folder is, whose name is none of those `taken`.
 
-    Raises ConfigError with every problem of the file, TaskError for a folder that does not tell what it holds.
+    A file or folder that has not changed since is not read again. Raises ConfigError with every problem of the file,
+    TaskError for a folder that does not tell what it holds.
     """
+    return _load_task(path, frozenset(taken), file_states(path))
+
+
+@lru_cache(maxsize=32)
+def _load_task(path: Path, taken: frozenset[str], _states: FileStates) -> Task:
     folder = path if path.is_dir() else path.parent
     document = describe_folder(path, taken=taken) if path.is_dir() else read_yaml(path)
     try:
@@ -232,11 +238,20 @@ def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
     return own.task(folder)
 
 
-def _load(split: Split, data: Path | None, *, own: OwnTask, published: Published, folder: Path) -> tuple[Sample, ...]:
-    usual = None if published.hub_id else _place(folder, published.splits[split])
-    place = usual if data is None else data
-    samples = (_sample(row, own, number) for number, row in enumerate(published.rows(split, place), start=1))
-    return published.checked(samples, split=split, data=place)
+def _loader(own: OwnTask, published: Published, folder: Path) -> Callable[[Split, Path | None], tuple[Sample, ...]]:
+    """Return what reads a split's samples; those of files that have not changed since are not read again."""
+
+    @lru_cache(maxsize=4)
+    def read(split: Split, place: Path | None, _states: FileStates) -> tuple[Sample, ...]:
+        samples = (_sample(row, own, number) for number, row in enumerate(published.rows(split, place), start=1))
+        return published.checked(samples, split=split, data=place)
+
+    def load(split: Split, data: Path | None) -> tuple[Sample, ...]:
+        usual = None if published.hub_id else _place(folder, published.splits[split])
+        place = usual if data is None else data
+        return read(split, place, () if place is None else file_states(place))
+
+    return load
 
 
 def _sample(row: Row, own: OwnTask, number: int) -> Sample:
