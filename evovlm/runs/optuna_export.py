@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from evovlm.errors import ConfigError, OutputError, RunMismatch
+from evovlm.errors import ConfigError, OutputError, RunMismatch, first_line
 from evovlm.files import new_file
 from evovlm.recipes.candidate import Evaluation, Failure
-from evovlm.recipes.hub import first_line
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.recipe_space import Choice
 from evovlm.runs.config.hybrid import PATH

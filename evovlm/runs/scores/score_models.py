@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from evovlm.errors import ConfigError, OutputExists, TaskError
-from evovlm.evaluation.answering import score_task
-from evovlm.evaluation.answering import open_task
-from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
+from evovlm.evaluation.answering import open_task, score_task
+from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, figures
 from evovlm.evaluation.batches import Batches, Progress
 from evovlm.evaluation.comparison import Comparison, compare
 from evovlm.evaluation.resident import load_recipe_model
-from evovlm.evaluation.answers import figures
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.models.loading import LoadedModel, choose_device, load_model
 from evovlm.models.pictures.feature_store import FeatureStore
