@@ -42,7 +42,7 @@ def _lines(numbers: Numbers, pen: Pen) -> Drawing:
         axes.set_ylabel(say(component or numbers.parameter))
     _name_units(panels[-1], numbers.units, pen)
     legend(panels[0], columns=4)
-    told = ", ".join(
+    listed = say("comma").join(
         f"{_label(each, pen)} {say('between', low=_text(min(known), numbers), high=_text(max(known), numbers))}"
         for each in numbers.lines
         if (known := _known(each))
@@ -51,7 +51,7 @@ def _lines(numbers: Numbers, pen: Pen) -> Drawing:
     return Drawing(
         key=f"{numbers.parameter}-lines",
         title=title,
-        alt=say("lines_alt", n=len(numbers.units), told=told) + knots,
+        alt=say("lines_alt", n=len(numbers.units), listed=listed) + knots,
         figure=figure,
         headings=_headings(numbers, pen),
         rows=_table(numbers, pen),
@@ -95,11 +95,11 @@ def _bars(numbers: Numbers, pen: Pen) -> Drawing:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     legend(axes)
-    told = ", ".join(f"{label} {_text(value, numbers)}" for label, _, value in bars)
+    listed = say("comma").join(f"{label} {_text(value, numbers)}" for label, _, value in bars)
     return Drawing(
         key=numbers.parameter,
         title=title,
-        alt=say("bars_alt", told=told, equal=_text(numbers.equal, numbers)),
+        alt=say("bars_alt", listed=listed, equal=_text(numbers.equal, numbers)),
         figure=figure,
         headings=(say("source"), say(numbers.parameter), _equal(pen)),
         rows=tuple((label, f"{value:.3f}", f"{numbers.equal:.3f}") for label, _, value in bars),
@@ -203,7 +203,7 @@ def _route(path: LayerPath, pen: Pen) -> Drawing:
     return Drawing(
         key="path",
         title=say("path_title"),
-        alt=say("path_alt", hops=len(path), blocks=len(path.blocks), sources=", ".join(names)),
+        alt=say("path_alt", hops=len(path), blocks=len(path.blocks), sources=say("comma").join(names)),
         figure=figure,
         headings=(say("hop"), say("source"), say("layer"), say("scale")),
         rows=tuple(

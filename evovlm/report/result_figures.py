@@ -41,9 +41,11 @@ def standings_drawing(report: TaskReport, pen: Pen) -> Drawing:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, pad=9)
     axes.set_xlabel(say("standings_axis"))
-    told = ", ".join(f"{name} {percent(each.score)}" for name, each in zip(names, report.standings, strict=True))
+    listed = say("comma").join(
+        f"{name} {percent(each.score)}" for name, each in zip(names, report.standings, strict=True)
+    )
     return Drawing(
-        key="standings", title=title, alt=say("standings_alt", told=told), figure=figure, headings=(), rows=()
+        key="standings", title=title, alt=say("standings_alt", listed=listed), figure=figure, headings=(), rows=()
     )
 
 
@@ -61,9 +63,11 @@ def cost_drawing(cost: Cost, pen: Pen) -> Drawing:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(say("seconds"))
-    told = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in zip(phases, cost.seconds.values(), strict=True))
+    listed = say("comma").join(
+        f"{phase} {seconds:.1f}" for phase, seconds in zip(phases, cost.seconds.values(), strict=True)
+    )
     return Drawing(
-        key="cost", title=say("cost_title"), alt=say("cost_alt", told=told), figure=figure, headings=(), rows=()
+        key="cost", title=say("cost_title"), alt=say("cost_alt", listed=listed), figure=figure, headings=(), rows=()
     )
 
 
@@ -90,11 +94,11 @@ def bands_drawing(bands: Sequence[Band], pen: Pen) -> Drawing:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlim(left=0)
     legend(axes, columns=2)
-    told = ", ".join(f"{band.label} {percent(band.mean[-1])}" for band in bands)
+    listed = say("comma").join(f"{band.label} {percent(band.mean[-1])}" for band in bands)
     return Drawing(
         key="best-by-tokens",
         title=say("compare_title"),
-        alt=say("compare_alt", told=told),
+        alt=say("compare_alt", listed=listed),
         figure=figure,
         headings=(say("run"), say("tokens"), say("best_so_far"), say("interval")),
         rows=tuple(

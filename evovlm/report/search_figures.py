@@ -153,7 +153,7 @@ def _goals(goals: Goals, pen: Pen) -> Drawing:
     return Drawing(
         key="goals",
         title=say("goals"),
-        alt=say("goals_alt", x=names[0], y=", ".join(names[1:]), n=len(goals.front)),
+        alt=say("goals_alt", x=names[0], y=say("comma").join(names[1:]), n=len(goals.front)),
         figure=figure,
         headings=(),
         rows=(),

@@ -46,11 +46,11 @@ def test_winners_are_compared_pair_by_pair_on_the_report_split(tmp_path: Path) -
     assert "McNemar, exact" in html
 
 
-def test_other_samples_are_told_and_one_run_is_not_named_twice(tmp_path: Path) -> None:
+def test_runs_on_other_samples_give_a_warning_and_a_run_named_twice_is_refused(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a")
     second = make_run(tmp_path / "b", tasks=[{"name": "word_problems_ja", "limit": 4}])
     found = read_runs([first, second])
     assert not found.same_tasks
-    assert "not to be compared" in runs_page(found, language="en")
+    assert "cannot be compared" in runs_page(found, language="en")
     with pytest.raises(ConfigError, match="named twice"):
         read_runs([first, tmp_path / "b" / ".." / "a"])

@@ -142,7 +142,7 @@ def test_a_run_of_which_all_candidates_failed_so_far_has_a_page(tmp_path: Path) 
     assert content.last.winner is None
     html = run_page(content, language="en")
     _tags(html)
-    assert "all of them failed so far" in html
+    assert "all of them have failed so far" in html
 
 
 def test_a_run_whose_models_are_gone_has_a_page_that_says_so(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_run_whose_models_are_gone_has_a_page_that_says_so(tmp_path: Path) -> 
         (tmp_path / name).rmdir()
     html = run_page(read_run(run), language="en")
     assert "are no longer on this machine" in html
-    assert "Not looked for" in html
+    assert "Not checked, because" in html
     assert "zoo:" not in html
 
 
@@ -205,8 +205,10 @@ def test_goals_constraints_races_and_choices_are_on_the_page(tmp_path: Path, lan
     assert f"evovlm export {run} --pick CANDIDATE --out recipe.yaml" in html
     assert texts["stop_candidates"].format(bound=32) in html
     assert texts["bars_epsilon"] in html
-    memory = ", ".join(texts[f"memory_{place}"].format(size=size) for place, size in (("process", "1.5"), ("gpu", "2")))
-    assert texts["peak_memory"].format(told=memory) in html
+    memory = texts["comma"].join(
+        texts[f"memory_{place}"].format(size=size) for place, size in (("process", "1.5"), ("gpu", "2"))
+    )
+    assert texts["peak_memory"].format(listed=memory) in html
 
 
 def test_a_few_confused_names_are_a_table_and_right_ones_are_told_by_more_than_colour(tmp_path: Path) -> None:
