@@ -20,6 +20,8 @@ def convert(
         from evovlm.recipes.model_ref import parse_model_ref
 
         converted = convert_checkpoint(parse_model_ref(model, relative_to=None), out)
+    for note in converted.notes:
+        typer.echo(f"warning: {note}", err=True)
     if as_json:
         result = {
             "folder": str(converted.folder),

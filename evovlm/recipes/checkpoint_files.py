@@ -1,30 +1,137 @@
-"""The files that a published checkpoint consists of, by name: on the hub and in a folder they are the same."""
+"""The files that a checkpoint consists of: what is fetched from the hub, merged, converted and published."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from evovlm.errors import BrokenCheckpoint
+from evovlm.files import leads_outside
 
+CARD_FILE = "README.md"
+RECIPE_FILE = "recipe.yaml"
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 
-# Config, tokenizer, processor, chat templates, card and licence; no code, no weights, no traces of a training run.
-_SUPPORT = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "README.md")
-_NO_SUPPORT = ("*.index.json", "trainer_state.json", "adapter_config.json", "all_results.json", "train_results.json")
+# What loads and runs the model: config, tokenizer, processor, chat templates. No code, no weights.
+_NEEDED = (
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.spm",
+    "*.codes",
+    "*.tokenizer",
+    "*.tiktoken",
+    "vocab.txt",
+    "merges.txt",
+)
+# Card and texts; licences and notices hold for what is derived, too.
+_TEXTS = (
+    CARD_FILE,
+    RECIPE_FILE,
+    "*.txt",
+    "LICENSE*",
+    "LICENCE*",
+    "License*",
+    "NOTICE*",
+    "Notice*",
+    "USE_POLICY*",
+)
+# The index of the weights, and traces of a training.
+_EXCLUDED = (
+    "*.index.json",
+    "adapter_config.json",
+    "trainer_state.json",
+    "training_args.json",
+    "*_results.json",
+    "requirements*.txt",
+)
 _TEMPLATES = "additional_chat_templates"
+_TOKENIZER_MARKER = "tokenizer_config.json"
 
 
-def is_support_file(name: str) -> bool:
-    """Whether the file (its path inside the checkpoint) is config, tokenizer, processor, template, card or licence."""
-    path = PurePosixPath(name)
-    if path.parent.name:
-        return path.parent.as_posix() == _TEMPLATES and path.suffix == ".jinja"
-    return _matches(name, _SUPPORT) and not _matches(name, _NO_SUPPORT)
+def support_names(names: Iterable[str]) -> list[str]:
+    """Return those of a checkpoint's files (paths inside it) that go with the weights, sorted.
+
+    They are config, tokenizer, processor, chat templates, card, recipe and licences. A processor with several
+    tokenizers keeps each but the first in a folder of its own; a folder with a config.json is another model, such as a
+    checkpoint of the training.
+    """
+    everything = set(names)
+    tokenizers = {
+        folder
+        for name in everything
+        if PurePosixPath(name).name == _TOKENIZER_MARKER
+        and _is_plain(folder := PurePosixPath(name).parent.as_posix())
+        and f"{folder}/{CONFIG_FILE}" not in everything
+    }
+    return sorted(name for name in everything if _goes_along(PurePosixPath(name), tokenizers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupportFiles:
+    """The files of a folder that go with the weights, by name, and the names of texts that a link leads elsewhere."""
+
+    files: Mapping[str, Path]
+    left_out: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say about the files that are left out."""
+        return tuple(f"{name} is left out: it is a link that leads out of the folder." for name in self.left_out)
+
+
+def find_support_files(folder: Path) -> SupportFiles:
+    """Return the files of a checkpoint folder that go with its weights.
+
+    Raises BrokenCheckpoint for a link that leads nowhere, and for a file that the model needs and that a link leads out
+    of the folder (see `leads_outside`).
+    """
+    found: dict[str, Path] = {}
+    left_out = []
+    for name in support_names(_names_in(folder)):
+        path = folder / name
+        if not path.exists():
+            raise BrokenCheckpoint(f"{path}: is a link to a file that does not exist. Fetch the model again.")
+        if leads_outside(path, folder) and not _matches(path.name, _NEEDED):
+            left_out.append(name)
+        elif path.is_file():
+            refuse_outside(path, folder)
+            found[name] = path
+    return SupportFiles(files=found, left_out=tuple(left_out))
+
+
+def refuse_outside(path: Path, folder: Path) -> None:
+    """Raise BrokenCheckpoint for a file of a checkpoint folder that a link leads out of it."""
+    if leads_outside(path, folder):
+        raise BrokenCheckpoint(
+            f"{path}: is a link that leads out of the model's folder, and is not followed.\n"
+            "    Put the file itself there."
+        )
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the files and links of a folder and of the folders in it, by their paths inside it."""
+    children = list(folder.iterdir())
+    inner = [path for child in children if child.is_dir() for path in child.iterdir()]
+    return [path.relative_to(folder).as_posix() for path in (*children, *inner) if not path.is_dir()]
+
+
+def _goes_along(path: PurePosixPath, tokenizers: Collection[str]) -> bool:
+    inside = path.parent.as_posix()
+    if inside == _TEMPLATES:
+        return path.suffix == ".jinja"
+    if inside != "." and inside not in tokenizers:
+        return False
+    return _matches(path.name, (*_NEEDED, *_TEXTS)) and not _matches(path.name, _EXCLUDED)
+
+
+def _is_plain(folder: str) -> bool:
+    return folder != "." and "/" not in folder and not folder.startswith(".")
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:
@@ -36,6 +143,7 @@ def read_weight_map(index: Path) -> Mapping[str, str]:
 
     Raises BrokenCheckpoint when the file cannot be read or names a shard outside its own folder.
     """
+    refuse_outside(index, index.parent)
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = {str(name): str(shard) for name, shard in weight_map.items()}

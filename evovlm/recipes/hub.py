@@ -18,8 +18,8 @@ from evovlm.recipes.checkpoint_files import (
     PICKLE_INDEX,
     SINGLE_FILE,
     SINGLE_PICKLE,
-    is_support_file,
     read_weight_map,
+    support_names,
 )
 
 Wanted = Literal["weights", "headers", "pickles"]
@@ -87,8 +87,7 @@ def fetch(model: HubModel, *, wanted: Wanted = "weights") -> Path:
         listing = look_up(model)
     except ModelNotFound as error:
         return _from_cache(model, wanted=wanted, reason=error)
-    names = [name for name in listing.size_bytes if is_support_file(name)]
-    return _download(model, [*names, *_weight_files(model, listing, wanted=wanted)])
+    return _download(model, [*support_names(listing.size_bytes), *_weight_files(model, listing, wanted=wanted)])
 
 
 def missing_bytes(model: HubModel, *, folder: Path) -> int:

@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evovlm.errors import BrokenCheckpoint, OutputError, OutputExists, PickledWeights, first_line
-from evovlm.merging.checkpoint.licences import CARD_FILE, UNKNOWN, licence_of
+from evovlm.merging.checkpoint.licences import UNKNOWN, licence_of
 from evovlm.merging.checkpoint.safetensors_file import tensor_places
-from evovlm.merging.checkpoint.writer import RECIPE_FILE
-from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, is_support_file, read_weight_map
+from evovlm.recipes.checkpoint_files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    INDEX_FILE,
+    SINGLE_FILE,
+    find_support_files,
+    read_weight_map,
+    refuse_outside,
+)
 from evovlm.recipes.hub import errors_of_the_hub
 
 if TYPE_CHECKING:
@@ -31,7 +38,7 @@ _FORBIDDEN, _UNAUTHORIZED, _CONFLICT = 403, 401, 409
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """A folder that may be published: `files` with sizes in bytes, what stays behind, and what to think of first."""
+    """A folder that may be published: `files` with sizes in bytes, what is left out, and what to know first."""
 
     folder: Path
     files: Mapping[str, int]
@@ -60,17 +67,16 @@ def look_at_publication(folder: Path) -> Publication:
             f"{folder}: holds pickles ({', '.join(pickles[:3])}), which can run code when read, and is not published.\n"
             f"    `evovlm convert {folder} --out DIR` rewrites them as safetensors; or remove them."
         )
-    weights = _weights(folder)
-    chosen = {name: path for name, path in names.items() if name in weights or _goes_along(name)}
-    if links := [name for name, path in chosen.items() if path.is_symlink()]:
-        raise BrokenCheckpoint(f"{folder}: {links[0]} is a link, and may lead anywhere. Put the file itself there.")
+    support = find_support_files(folder)
+    weights = {name: folder / name for name in _weights(folder)}
+    chosen = dict(sorted({**support.files, **weights}.items()))
     _check_whole(folder, chosen)
     return Publication(
         folder=folder,
         files={name: path.stat().st_size for name, path in chosen.items()},
         left_out=tuple(name for name in names if name not in chosen),
         licence=str(licence_of(folder)),
-        warnings=tuple(_warnings(folder)),
+        warnings=(*_warnings(folder), *support.notes),
     )
 
 
@@ -132,13 +138,10 @@ def _weights(folder: Path) -> frozenset[str]:
     for name in sorted(files):
         if not (folder / name).is_file():
             raise BrokenCheckpoint(f"{folder}: {INDEX_FILE} names {name}, which is not there. Merge the model again.")
+        refuse_outside(folder / name, folder)
         # Reads the header, and holds the file's length against it.
         tensor_places(folder / name)
     return frozenset(files if SINGLE_FILE in files else {*files, INDEX_FILE})
-
-
-def _goes_along(name: str) -> bool:
-    return name == RECIPE_FILE or is_support_file(name)
 
 
 def _check_whole(folder: Path, chosen: Mapping[str, Path]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evovlm.errors import TaskError
+from evovlm.files import leads_outside
 from evovlm.tasks.sample import ImageSource
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _hash(content: bytes) -> str:
 def _file_inside(folder: Path, name: str, *, where: str) -> Path:
     path = folder / name
     try:
-        is_inside, is_there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+        is_inside, is_there = not leads_outside(path, folder), path.is_file()
     except (OSError, ValueError) as error:
         raise TaskError(f"{where}: {name[:80]!r} is no path of a picture ({error}).") from error
     if not is_inside:

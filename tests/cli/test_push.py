@@ -130,6 +130,23 @@ def _link(model: Path) -> None:
     (model / "config.json").symlink_to(model.parent / "elsewhere.json")
 
 
+def test_what_a_merge_wrote_is_published_and_a_link_that_leads_elsewhere_is_not(
+    evovlm: Command, merged: Path, hub: UploadHub
+) -> None:
+    for name in ("USE_POLICY.md", "source.spm"):
+        (merged / name).write_text(f"content of {name}")
+    (merged.parent / "secret").write_text("secret")
+    (merged / "notes.txt").symlink_to("../secret")
+    pushed = silent_on_the_token(evovlm("push", merged, REPO, "--yes", "--json"))
+    assert pushed.code == 0, pushed
+    told = json.loads(pushed.out)
+    assert told["left_out"] == ["notes.txt"]
+    assert "notes.txt is left out: it is a link that leads out of the folder." in told["warnings"]
+    sent = hub.files[REPO]
+    assert (sent["USE_POLICY.md"], sent["source.spm"]) == (b"content of USE_POLICY.md", b"content of source.spm")
+    assert "notes.txt" not in sent
+
+
 def _cut(model: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -145,7 +162,7 @@ def _cut(model: Path) -> None:
         (lambda model: (model / "config.json").write_text("{"), "config.json cannot be read as JSON"),
         (lambda model: [path.unlink() for path in model.glob("tokenizer*")], "has no tokenizer"),
         (lambda model: (model / "pytorch_model.bin").write_bytes(b"\x80"), "holds pickles (pytorch_model.bin)"),
-        (_link, "config.json is a link"),
+        (_link, "config.json: is a link that leads out"),
         (
             lambda model: (
                 (model / "model.safetensors").unlink(),

@@ -87,6 +87,20 @@ def test_the_format_of_old_torch_is_read(models: Path, tmp_path: Path) -> None:
     assert all(torch.equal(found[name], weight) for name, weight in weights.items())
 
 
+def test_a_link_that_leads_out_of_the_folder_is_not_converted(models: Path, tmp_path: Path) -> None:
+    source = without_weights(models / "base", tmp_path / "pickled")
+    (tmp_path / "secret").write_text("secret")
+    (source / "notes.txt").symlink_to("../secret")
+    torch.save(load_file(models / "base" / "model.safetensors"), tmp_path / "weights.bin")
+    (source / "pytorch_model.bin").symlink_to("../weights.bin")
+    with pytest.raises(BrokenCheckpoint, match=r"pytorch_model\.bin: is a link that leads out"):
+        convert(source, tmp_path / "out")
+    (tmp_path / "weights.bin").replace(source / "pytorch_model.bin")
+    converted = convert_checkpoint(ModelRef(text=str(source)), tmp_path / "out")
+    assert converted.notes == ("notes.txt is left out: it is a link that leads out of the folder.",)
+    assert not (tmp_path / "out" / "notes.txt").exists()
+
+
 class Evil:
     """Runs code when it is unpickled."""
 

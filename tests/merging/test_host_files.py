@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from evovlm.errors import BrokenCheckpoint
-from evovlm.merging.checkpoint.host_files import copy_host_files, host_files
+from evovlm.merging.checkpoint.host_files import copy_files, host_files
+from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE, find_support_files, support_names
 
 TAKEN = (
     "config.json",
@@ -67,23 +68,73 @@ def test_everything_that_loads_the_model_is_taken_and_nothing_else(tmp_path: Pat
         (host / name).parent.mkdir(parents=True, exist_ok=True)
         (host / name).write_text(f"content of {name}")
     folder.mkdir()
-    assert [file.relative_to(host).as_posix() for file in host_files(host)] == sorted(TAKEN)
-    copy_host_files(host, folder)
+    found = host_files(host)
+    assert (list(found.files), found.left_out) == (sorted(TAKEN), ())
+    copy_files(found.files, folder)
     copied = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert copied == {name: f"content of {name}" for name in TAKEN}
 
 
-def test_links_are_followed_as_the_hubs_cache_needs(tmp_path: Path) -> None:
-    (tmp_path / "blob").write_text("{}")
-    for name in ("host", "out"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "host" / "config.json").symlink_to(tmp_path / "blob")
-    copy_host_files(tmp_path / "host", tmp_path / "out")
-    assert not (tmp_path / "out" / "config.json").is_symlink()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
+def test_every_file_that_a_merge_writes_is_fetched_and_published() -> None:
+    written = {*TAKEN, CARD_FILE, RECIPE_FILE}
+    assert set(support_names([*TAKEN, *LEFT])) == written
+    assert support_names(written) == sorted(written)
+
+
+def cached(repository: Path, name: str, text: str) -> Path:
+    """Write a file as the hub's cache holds it, and return the snapshot's folder."""
+    blob, snapshot = repository / "blobs" / f"hash-of-{name}", repository / "snapshots" / ("0" * 40)
+    for folder in (blob.parent, snapshot):
+        folder.mkdir(parents=True, exist_ok=True)
+    blob.write_text(text)
+    (snapshot / name).symlink_to(Path("../../blobs") / blob.name)
+    return snapshot
+
+
+def test_links_are_followed_inside_the_folder_and_into_the_hubs_cache(tmp_path: Path) -> None:
+    host = cached(tmp_path / "models--org--name", "config.json", "{}")
+    (host / "NOTICE").write_text("both")
+    (host / "LICENSE").symlink_to("NOTICE")
+    (tmp_path / "named").symlink_to(host)
+    for number, folder in enumerate((host, tmp_path / "named")):
+        out = tmp_path / f"out-{number}"
+        out.mkdir()
+        copy_files(host_files(folder).files, out)
+        assert {path.name: (path.read_text(), path.is_symlink()) for path in out.iterdir()} == {
+            "config.json": ("{}", False),
+            "LICENSE": ("both", False),
+            "NOTICE": ("both", False),
+        }
+
+
+@pytest.mark.parametrize("to", ["../secret", "../models--org--other/blobs/secret"])
+def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path: Path, to: str) -> None:
+    host = tmp_path / "host"
+    (host / to).parent.mkdir(parents=True, exist_ok=True)
+    host.mkdir(exist_ok=True)
+    (host / to).write_text("secret")
+    for name in ("notes.txt", "README.md"):
+        (host / name).symlink_to(to)
+    assert find_support_files(host).left_out == ("README.md", "notes.txt")
+    found = host_files(host)
+    assert (found.files, found.left_out) == ({}, ("notes.txt",))
+    assert found.notes == ("notes.txt is left out: it is a link that leads out of the folder.",)
+    (host / "secrets.json").symlink_to(to)
+    with pytest.raises(BrokenCheckpoint, match=r"secrets\.json: is a link that leads out of the model's folder"):
+        host_files(host)
+
+
+def test_a_linked_folder_of_templates_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "tool_use.jinja").write_text("secret")
+    host = tmp_path / "host"
+    host.mkdir()
+    (host / "additional_chat_templates").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BrokenCheckpoint, match="leads out of the model's folder"):
+        host_files(host)
 
 
 def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").symlink_to(tmp_path / "none")
-    with pytest.raises(BrokenCheckpoint, match=r"tokenizer\.json: a link to a file that is not there"):
+    with pytest.raises(BrokenCheckpoint, match=r"tokenizer\.json: is a link to a file that does not exist"):
         host_files(tmp_path)

@@ -129,7 +129,7 @@ def test_a_killed_run_leaves_no_result_and_the_next_cleans_up(
     def broken(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "copy_host_files", broken)
+    monkeypatch.setattr(writer, "copy_files", broken)
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(recipe, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

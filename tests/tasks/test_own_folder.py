@@ -8,6 +8,7 @@ import pytest
 from evovlm.errors import TaskError
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.own.folder import describe_folder
+from evovlm.tasks.own.tables import read_files
 from evovlm.tasks.task import Split
 from tests.tasks.sample_files import red
 
@@ -92,3 +93,18 @@ def test_a_folder_s_bare_name_is_no_task_but_is_pointed_to(tmp_path: Path, monke
     with pytest.raises(TaskError, match=r"no task 'festivals'[\s\S]*is \./festivals"):
         get_task("festivals")
     assert get_task("./festivals").name == "festivals"
+
+
+def test_a_table_that_a_link_leads_elsewhere_is_not_read(tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "festivals", tables=())
+    (tmp_path / "elsewhere.csv").write_text("question,answer\n秘密,秘密\n", encoding="utf-8")
+    (folder / "report.csv").symlink_to("../elsewhere.csv")
+    with pytest.raises(TaskError, match=r"report\.csv: is a link that leads out of its folder"):
+        get_task(str(folder))
+    with pytest.raises(TaskError, match=r"report\.csv: is a link that leads out of its folder"):
+        list(read_files(folder))
+    (folder / "report.csv").unlink()
+    (folder / "tables").mkdir()
+    (tmp_path / "elsewhere.csv").rename(folder / "tables" / "own.csv")
+    (folder / "report.csv").symlink_to("tables/own.csv")
+    assert [sample.question for sample in get_task(str(folder)).samples(Split.REPORT)] == ["秘密"]

@@ -5,7 +5,6 @@ refused. Dtypes, shapes and bytes stay; what is no weights is copied.
 """
 
 import json
-import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import torch
 
 from evovlm.errors import BrokenCheckpoint, PickledWeights, first_line
 from evovlm.files import explained, new_folder, refuse_existing
+from evovlm.merging.checkpoint.host_files import copy_files
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS, torch_dtype
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
 from evovlm.recipes.checkpoint_files import (
@@ -25,8 +25,9 @@ from evovlm.recipes.checkpoint_files import (
     PICKLE_INDEX,
     SINGLE_FILE,
     SINGLE_PICKLE,
-    is_support_file,
+    find_support_files,
     read_weight_map,
+    refuse_outside,
 )
 from evovlm.recipes.hub import HubModel, fetch, has_weights
 from evovlm.recipes.model_ref import ModelRef
@@ -36,12 +37,13 @@ _CODES: Mapping[torch.dtype, str] = {dtype: code for code in ITEM_BITS if (dtype
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertedCheckpoint:
-    """What was written: the folder, its weight files, and how many tensors of how many bytes they hold."""
+    """What was written: the folder, its weight files, how many tensors of how many bytes they hold, what to know."""
 
     folder: Path
     files: tuple[str, ...]
     n_tensors: int
     size_bytes: int
+    notes: tuple[str, ...]
 
 
 def convert_checkpoint(ref: ModelRef, out: Path) -> ConvertedCheckpoint:
@@ -56,15 +58,18 @@ def convert_checkpoint(ref: ModelRef, out: Path) -> ConvertedCheckpoint:
     refuse_existing(out)
     found = ref.find()
     folder = fetch(found, wanted="pickles") if isinstance(found, HubModel) else found
-    shards = _shards(folder)
+    shards, support = _shards(folder), find_support_files(folder)
+    for shard in shards:
+        refuse_outside(folder / shard, folder)
     with new_folder(out) as partial, explained(out):
         converted = _write_shards(folder, shards, partial)
-        _copy_support(folder, partial)
+        copy_files(support.files, partial)
     return ConvertedCheckpoint(
         folder=out,
         files=tuple(sorted(set(converted.weight_map.values()))),
         n_tensors=len(converted.weight_map),
         size_bytes=converted.size_bytes,
+        notes=support.notes,
     )
 
 
@@ -163,13 +168,3 @@ def _planned(file: Path, name: str, tensor: torch.Tensor) -> PlannedTensor:
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
-
-
-def _copy_support(folder: Path, partial: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and is_support_file(name):
-            target = partial / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # copyfile follows links: the hub's cache holds nothing else.
-            shutil.copyfile(path, target)

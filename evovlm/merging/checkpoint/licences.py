@@ -13,8 +13,8 @@ from typing import NamedTuple
 import yaml
 
 from evovlm.assets import asset_path
+from evovlm.recipes.checkpoint_files import CARD_FILE
 
-CARD_FILE = "README.md"
 UNKNOWN = "unknown"
 OWN = "apache-2.0"
 """The licence of the embedded models, which is this project's."""

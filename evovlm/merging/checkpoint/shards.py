@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
-from evovlm.merging.checkpoint.sources import INDEX_FILE, SINGLE_FILE
 from evovlm.merging.progress import WriteObserver
+from evovlm.recipes.checkpoint_files import INDEX_FILE, SINGLE_FILE
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

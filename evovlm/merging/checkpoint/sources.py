@@ -10,16 +10,13 @@ from evovlm.errors import BrokenCheckpoint, ModelError, PickledWeights, UnknownA
 from evovlm.merging.checkpoint.remote_files import RemotePlace, places_by_index, remote_places
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace, hold_the_same, tensor_places
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
-from evovlm.recipes import checkpoint_files
-from evovlm.recipes.checkpoint_files import read_weight_map
+from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_outside
 from evovlm.recipes.hub import fetch, has_weights
 from evovlm.recipes.model_ref import ModelRef
 
 if TYPE_CHECKING:
     import torch
 
-SINGLE_FILE = checkpoint_files.SINGLE_FILE
-INDEX_FILE = checkpoint_files.INDEX_FILE
 PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
 """safetensors' codes of the dtypes that merge."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -60,7 +57,7 @@ class Checkpoint:
 
     @staticmethod
     def _of(folder: Path, find_places: Callable[[Path], Mapping[str, TensorPlace]]) -> "Checkpoint":
-        config = _read_json(folder / "config.json")
+        config = _read_json(folder / CONFIG_FILE)
         places = find_places(folder)
         try:
             layout = BackboneLayout.from_config(config, places)
@@ -123,6 +120,7 @@ class Checkpoint:
 def _read_json(file: Path) -> Mapping[str, Any]:
     if not file.is_file():
         raise BrokenCheckpoint(f"{file.parent}: there is no {file.name}; a model folder has config.json and weights.")
+    refuse_outside(file, file.parent)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -141,6 +139,7 @@ def _is_embedding(head: TensorPlace, embedding: TensorPlace) -> bool:
 
 def _local_places(folder: Path) -> Mapping[str, TensorPlace]:
     if (folder / SINGLE_FILE).is_file():
+        refuse_outside(folder / SINGLE_FILE, folder)
         return tensor_places(folder / SINGLE_FILE)
     if not (folder / INDEX_FILE).is_file():
         raise _no_weights(folder)
@@ -148,6 +147,8 @@ def _local_places(folder: Path) -> Mapping[str, TensorPlace]:
     absent = sorted({shard for shard in weight_map.values() if not (folder / shard).is_file()})
     if absent:
         raise BrokenCheckpoint(f"{folder}: {INDEX_FILE} names {', '.join(absent)}, which is not there; fetch it again.")
+    for shard in sorted(set(weight_map.values())):
+        refuse_outside(folder / shard, folder)
     shards = {shard: tensor_places(folder / shard) for shard in sorted(set(weight_map.values()))}
     return places_by_index(weight_map, shards, where=str(folder))
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from evovlm.errors import OutputExists
 from evovlm.files import check_space, explained, new_folder
-from evovlm.merging.checkpoint.host_files import copy_host_files, host_files
+from evovlm.merging.checkpoint.host_files import copy_files, host_files
 from evovlm.merging.checkpoint.kept_bytes import KeptBytes, check_kept, copy_kept
 from evovlm.merging.checkpoint.model_card import model_card
 from evovlm.merging.checkpoint.parameter_content import ParameterContent
@@ -20,13 +20,13 @@ from evovlm.merging.merge import Merger
 from evovlm.merging.paths.content import PathContent
 from evovlm.merging.paths.plan import PathPlan
 from evovlm.merging.progress import WriteObserver
+from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import HybridMerge, Recipe, models_of
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef
 
 SHARD_BYTES = 5_000_000_000
-RECIPE_FILE = "recipe.yaml"
 # Headers, the recipe, the model card, and what the file system itself takes.
 _SPARE_BYTES = 1 << 20
 _FIRST_STAGE = "first-stage"
@@ -87,7 +87,8 @@ def write_checkpoint(
     ):
         made, copied, kept = content.made(), content.copied(), content.kept()
         size_bytes = sum(tensor.size_bytes for tensor in (*made, *copied))
-        beside = sum(file.stat().st_size for file in host_files(content.host.folder))
+        taken = host_files(content.host.folder)
+        beside = sum(file.stat().st_size for file in taken.files.values())
         recipe_text = recipe_to_yaml(recipe, folder=out)
         with explained(out):
             check_space(out, partial, needed_bytes=size_bytes + beside + _SPARE_BYTES)
@@ -95,18 +96,18 @@ def write_checkpoint(
                 copy_kept(kept, writer)
                 content.write(writer)
             check_kept(partial, kept)
-            copy_host_files(content.host.folder, partial)
+            copy_files(taken.files, partial)
             content.write_files(partial)
             (partial / RECIPE_FILE).write_text(recipe_text, encoding="utf-8")
             card = model_card(recipe, recipe_text=recipe_text, warnings=content.warnings)
-            (partial / "README.md").write_text(card, encoding="utf-8")
+            (partial / CARD_FILE).write_text(card, encoding="utf-8")
     return WrittenCheckpoint(
         folder=out,
         recipe_id=recipe.recipe_id,
         n_merged=len(made),
         n_copied=len(copied),
         size_bytes=size_bytes,
-        warnings=content.warnings,
+        warnings=(*content.warnings, *taken.notes),
     )
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from evovlm.errors import TaskError
-from evovlm.tasks.own.tables import read_files
+from evovlm.tasks.own.tables import read_files, refuse_outside
 from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Split
 
@@ -83,6 +83,8 @@ def _splits(folder: Path) -> Mapping[Split, str]:
         named[Split.REPORT] = files
     found = {split: paths[0].name for split, paths in named.items() if len(paths) == 1}
     if found and all(len(paths) <= 1 for paths in named.values()):
+        for name in found.values():
+            refuse_outside(folder / name, folder)
         return found
     there = ", ".join(path.name for path in files) or "none"
     raise TaskError(

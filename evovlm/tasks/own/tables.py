@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from evovlm.errors import TaskError
+from evovlm.files import leads_outside
 from evovlm.tasks.hub import table_rows
 from evovlm.tasks.row import Row
 
@@ -27,6 +28,7 @@ def read_files(path: Path, *, columns: tuple[str, ...] = (), parts: tuple[str, .
     read.
     """
     place = part_of(path, parts)
+    refuse_outside(place, path)
     if place.is_dir():
         yield from _read_folder(place, columns)
         return
@@ -68,10 +70,13 @@ def _read_folder(folder: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
         import datasets
 
+        for file in folder.iterdir():
+            refuse_outside(file, folder)
         yield from table_rows(datasets.load_from_disk(str(folder)), where=str(folder), folder=folder)
         return
     for name in ("metadata.jsonl", "metadata.csv"):
         if (folder / name).is_file():
+            refuse_outside(folder / name, folder)
             for row in read_files(folder / name):
                 yield Row(cells={**row.cells, "image": row.text("file_name")}, where=row.where, folder=folder)
             return
@@ -79,7 +84,16 @@ def _read_folder(folder: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     if not files:
         raise TaskError(f"{folder}: there is no task data. Put {', '.join(sorted(_READERS))} files there.")
     for path in files:
+        refuse_outside(path, folder)
         yield from read_files(path, columns=columns)
+
+
+def refuse_outside(path: Path, folder: Path) -> None:
+    """Raise TaskError for a file of a folder of task data that a link leads out of the folder."""
+    if folder.is_dir() and leads_outside(path, folder):
+        raise TaskError(
+            f"{path}: is a link that leads out of its folder, and is not followed. Put the file itself there."
+        )
 
 
 def _json_lines(path: Path, _columns: tuple[str, ...]) -> Iterator[Row]:

@@ -40,7 +40,7 @@ from evovlm.tasks.metrics.library_metric import PREFIX, metric_from
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.own.folder import describe_folder
-from evovlm.tasks.own.tables import FileStates, file_states, part_of
+from evovlm.tasks.own.tables import FileStates, file_states, part_of, refuse_outside
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
 from evovlm.tasks.row import Row
@@ -299,8 +299,14 @@ def _tags(row: Row, column: str) -> tuple[str, ...]:
 
 
 def _place(folder: Path, part: str) -> Path:
-    """Return the part of the data: a file or folder of that name, or a file whose name without its ending it is."""
-    return folder / part if (folder / part).exists() else part_of(folder, (part,))
+    """Return the part of the data: a file or folder of that name, or a file whose name without its ending it is.
+
+    Raises TaskError for a link that leads out of the folder; a task file may name other folders, by ".." or whole.
+    """
+    place = folder / part if (folder / part).exists() else part_of(folder, (part,))
+    if ".." not in Path(part).parts and not Path(part).is_absolute():
+        refuse_outside(place, folder)
+    return place
 
 
 def _row_of(name: str, table: Collection[str], what: str) -> str:
