@@ -12,13 +12,13 @@ from evovlm.merging.checkpoint.writer import WrittenCheckpoint, write_checkpoint
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.hybrid import load_search
-from evovlm.runs.loaded_run import LoadedRun, load_run
+from evovlm.runs.run import Run
 from evovlm.runs.scores.score_models import Scores, ask_models
 from evovlm.runs.searching.evolve import RunResult
 from evovlm.runs.searching.hybrid import run_search
 from evovlm.tasks.task import parse_split
 
-__all__ = ["LoadedRun", "Recipe", "RunResult", "Scores", "WrittenCheckpoint", "evolve", "load_run", "merge", "score"]
+__all__ = ["Recipe", "Run", "RunResult", "Scores", "WrittenCheckpoint", "evolve", "load_run", "merge", "score"]
 
 
 def evolve(config: str | Path, *, out: str | Path, resume: bool = False) -> RunResult:
@@ -47,6 +47,26 @@ def evolve(config: str | Path, *, out: str | Path, resume: bool = False) -> RunR
     """
     path = Path(config)
     return run_search(load_search(path), out=Path(out), relative_to=path.parent, resume=resume)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run's folder, finished or not, even while the run is in progress.
+
+    The `Run` has `config`, `finished`, `candidates` (each with `recipe`, `fitness`, `scores`, `failure`), the `winner`
+    (a recipe; None if all failed) with its `fitness`, `rescored`, `front()` and more. Of a hybrid they are those of the
+    stage that it has reached; `stage("ps")` is the first one. Raises RunMismatch for a folder without a journal.
+
+    >>> import evovlm
+    >>> run = evovlm.load_run("run")
+    >>> run.finished, len(run.candidates), run.config.merge.method
+    (True, 4, 'dare_ties')
+    >>> best = max(run.candidates, key=lambda candidate: candidate.fitness)
+    >>> best.recipe == run.winner
+    True
+    >>> sorted(run.winner.parameters)
+    ['ja', 'math']
+    """
+    return Run.open(Path(folder))
 
 
 def merge(recipe: Recipe | str | Path, *, out: str | Path, overwrite: bool = False) -> WrittenCheckpoint:

@@ -12,12 +12,13 @@ import yaml
 
 import evovlm
 from evovlm import api
+from evovlm.api import load_run
 from evovlm.errors import ConfigError, OutputExists, RunMismatch, TaskError
 from evovlm.recipes.candidate import Failure
 from evovlm.recipes.kinds import HybridMerge, ParameterMerge
 from evovlm.runs.config.parameters import load_config
 from evovlm.runs.folder.journal import Journal, read_journal
-from evovlm.runs.loaded_run import LoadedRun, RunCandidate, load_run
+from evovlm.runs.run import Run, RunCandidate
 from evovlm.runs.searching.evolve import evolve
 from evovlm.search.loop import Outcome
 from tests.cli.conftest import models, problems, write_config
@@ -54,10 +55,9 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_the_examples_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    modules = (api, sys.modules[load_run.__module__])
-    found = {test.name: test for module in modules for test in doctest.DocTestFinder().find(module)}
+    found = {test.name: test for test in doctest.DocTestFinder().find(api)}
     runner = doctest.DocTestRunner()
-    order = ("api.evolve", "runs.loaded_run.load_run", "api.merge", "api.score")
+    order = ("api.evolve", "api.load_run", "api.merge", "api.score")
     for name in order:
         assert found[f"evovlm.{name}"].examples
         assert runner.run(found[f"evovlm.{name}"]).failed == 0, name
@@ -123,5 +123,5 @@ def test_mistakes_are_errors_of_the_user(models: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_returned_never_changes() -> None:
-    for kind in (LoadedRun, RunCandidate, api.RunResult, api.WrittenCheckpoint, api.Scores):
+    for kind in (Run, RunCandidate, api.RunResult, api.WrittenCheckpoint, api.Scores):
         assert kind.__dataclass_params__.frozen

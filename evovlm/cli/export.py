@@ -83,13 +83,12 @@ def _recipe(path: Path, *, pick: str | None, form: Format | None) -> tuple["Reci
     from evovlm.recipes.documents import load_recipe
 
     if path.is_dir():
-        from evovlm.runs.pick import PICKS
-        from evovlm.runs.pick import pick as pick_from
+        from evovlm.runs.run import PICKS, Run
 
         if pick is None:
             raise ConfigError(f"{path} is a run's folder: --pick says which candidate; {PICKS}.")
-        picked = pick_from(path, pick)
-        return picked.recipe, picked.entry.index
+        picked = Run.open(path).pick(pick)
+        return picked.recipe, picked.index
     if pick is not None:
         raise ConfigError(f"{path} is no run's folder, from which --pick could take a candidate.")
     if form is None:

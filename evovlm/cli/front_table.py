@@ -9,7 +9,7 @@ from evovlm.cli.rendering import percent
 from evovlm.cli.tables import plain_table, print_line
 
 if TYPE_CHECKING:
-    from evovlm.runs.front import FrontPoint
+    from evovlm.runs.run import FrontPoint
 
 
 def print_front(console: Console, front: Sequence["FrontPoint"], *, goals: Sequence[str]) -> None:

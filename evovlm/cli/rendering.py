@@ -248,12 +248,12 @@ class SearchProgress:
     def evaluated(self, entry: "Entry") -> None:
         """Count a candidate."""
         self._seen += 1
-        fitness: float | None = getattr(entry.outcome, "fitness", None)
-        if fitness is None:
+        evaluation = entry.evaluation
+        if evaluation is None:
             self._failures += 1
-        elif self._best is None or fitness > self._best:
-            self._best = fitness
-        scores = getattr(entry.outcome, "scores", {}).values()
+        elif self._best is None or evaluation.fitness > self._best:
+            self._best = evaluation.fitness
+        scores = evaluation.scores.values() if evaluation else ()
         self._samples += sum(score.n for score in scores)
         self._in_part |= any(score.rows is not None for score in scores)
         self._refresh(advance=1)

@@ -72,13 +72,14 @@ def _score(runs: list[Path]) -> None:
     from evovlm.cli.rendering import ScoreProgress
     from evovlm.cli.signals import INTERRUPTED
     from evovlm.report.contenders import score_missing
-    from evovlm.report.reading import open_run
+    from evovlm.runs.run import Run
 
     progress = ScoreProgress()
     try:
         for folder in runs:
-            run = open_run(folder)
-            score_missing(run.contenders, run=folder, config=run.config, observer=progress)
+            run = Run.open(folder)
+            run.check_begun()
+            score_missing(run, observer=progress)
     except KeyboardInterrupt:
         progress.close()
         typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(['evovlm', *sys.argv[1:]])}", err=True)

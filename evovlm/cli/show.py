@@ -19,12 +19,15 @@ def show(
 
         show_recipe(run, svg=svg, as_json=as_json)
         return
-    from evovlm.runs.summary import summarise
+    from evovlm.cli.show_run import print_run, run_document
+    from evovlm.runs.folder.journal_check import check_scores
+    from evovlm.runs.run import Run
 
-    summary = summarise(run, top=top)
+    found = Run.open(run)
+    found.check_begun()
+    if found.objective is not None:
+        check_scores(found.journal, found.objective)
     if as_json:
-        typer.echo(json.dumps(summary.as_json(), ensure_ascii=False))
-        return
-    from evovlm.cli.show_run import print_run
-
-    print_run(summary)
+        typer.echo(json.dumps(run_document(found, top=top), ensure_ascii=False))
+    else:
+        print_run(found, top=top)

@@ -8,20 +8,21 @@ from pathlib import Path
 from evovlm.errors import ConfigError
 from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.intervals import Interval, mean_interval
-from evovlm.report.contenders import scored_of
+from evovlm.report.contenders import contenders_of, scored_of
 from evovlm.report.content import Band, RunContent, RunPair, RunsContent
-from evovlm.report.reading import OpenRun, open_run, read_run
+from evovlm.report.reading import read_run
 from evovlm.report.standings import compared
+from evovlm.runs.run import Run
 
 
 def read_runs(folders: Sequence[Path]) -> RunsContent:
     """Return several runs side by side. Raises ConfigError for one named twice, and what `read_run` raises."""
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("a run is named twice. Name each once.")
-    opened = [open_run(folder) for folder in folders]
+    opened = [Run.open(folder) for folder in folders]
     runs = tuple(read_run(folder) for folder in folders)
     labels = _labels(folders)
-    tasks = {json.dumps(run.stages[0].journal.config.get("tasks")) for run in opened}
+    tasks = {json.dumps(run.journal.config.get("tasks")) for run in opened}
     return RunsContent(
         runs=runs,
         labels=labels,
@@ -41,7 +42,7 @@ def _labels(folders: Sequence[Path]) -> tuple[str, ...]:
     return tuple("/".join(parts) for parts in paths)
 
 
-def _bands(opened: Sequence[OpenRun], runs: Sequence[RunContent], labels: Sequence[str]) -> tuple[Band, ...]:
+def _bands(opened: Sequence[Run], runs: Sequence[RunContent], labels: Sequence[str]) -> tuple[Band, ...]:
     groups: dict[str, list[int]] = {}
     for place, run in enumerate(opened):
         if runs[place].last.course.points:
@@ -51,11 +52,11 @@ def _bands(opened: Sequence[OpenRun], runs: Sequence[RunContent], labels: Sequen
     )
 
 
-def _kind(run: OpenRun) -> str:
+def _kind(run: Run) -> str:
     """Return all that a run's configs say but for the seed, which a second stage's recipe depends on, too."""
     said = []
-    for stage in run.stages:
-        config = {**stage.journal.config, "seed": None}
+    for search in run.searches.values():
+        config = {**search.journal.config, "seed": None}
         merge = config.get("merge")
         said.append({**config, "merge": {**merge, "ps": None}} if isinstance(merge, dict) else config)
     return json.dumps(said, sort_keys=True)
@@ -90,7 +91,7 @@ def _at(curve: Sequence[tuple[int, float]], place: int) -> float:
     return [value for tokens, value in curve if tokens <= place][-1]
 
 
-def _pairs(opened: Sequence[OpenRun], labels: Sequence[str]) -> tuple[RunPair, ...]:
+def _pairs(opened: Sequence[Run], labels: Sequence[str]) -> tuple[RunPair, ...]:
     answered = [_of_winner(run) for run in opened]
     found = []
     for (first, ours), (second, theirs) in itertools.combinations(zip(labels, answered, strict=True), 2):
@@ -102,6 +103,6 @@ def _pairs(opened: Sequence[OpenRun], labels: Sequence[str]) -> tuple[RunPair, .
     return tuple(found)
 
 
-def _of_winner(run: OpenRun) -> tuple[ScoredTask, ...]:
-    winner = next((each for each in run.contenders if each.role == "winner"), None)
+def _of_winner(run: Run) -> tuple[ScoredTask, ...]:
+    winner = next((each for each in contenders_of(run) if each.role == "winner"), None)
     return scored_of(winner, run.folder) if winner is not None else ()

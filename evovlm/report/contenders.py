@@ -5,7 +5,6 @@ RUN/scores/winner-1f2e3d4c5b6a.yaml   its recipe
 RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that nobody optimised
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from evovlm.recipes.local_config import read_config
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.report.content import Role
-from evovlm.report.winner import equal_weights
 from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.run import Run, equal_weights
 from evovlm.runs.scores.saved import read_saved
 from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, score_models
 from evovlm.runs.searching.parents import alone
@@ -56,13 +55,14 @@ class Contender:
         return self.model.text if isinstance(self.model, ModelRef) else str(self.recipe_file(run))
 
 
-def contenders_of(winner: Recipe | None, template: MergeTemplate | None, config: SearchConfig) -> list[Contender]:
-    """Return the winner (where there is one), every parent, and the baselines.
+def contenders_of(run: Run) -> list[Contender]:
+    """Return the winner so far (where there is one), every parent, and the baselines.
 
-    `template` is what parameters were searched of, None for a search through the layers of given models. A parent
-    that takes no pictures stands, for a task of pictures, in the place of the host's language model.
+    For a task of pictures, a parent that takes none is put in the place of the host's language model.
     """
     found: list[Contender] = []
+    winner, first = run.winner, next(iter(run.searches.values())).template
+    template = first if isinstance(first, MergeTemplate) else None
     if winner is not None:
         found.append(Contender(name=WINNER, role="winner", key=f"{WINNER}-{winner.recipe_id}", model=winner))
     if isinstance(winner, HybridMerge):
@@ -71,7 +71,7 @@ def contenders_of(winner: Recipe | None, template: MergeTemplate | None, config:
     sources = dict(template.sources) if template is not None else {}
     if winner is not None and not isinstance(winner, ParameterMerge):
         sources = {**winner.sources, **sources}
-    with_pictures = any(_needs_images(choice) for choice in report_tasks(config))
+    with_pictures = any(_needs_images(choice) for choice in report_tasks(run.config))
     for name, ref in sources.items():
         blind = with_pictures and not has_vision(read_config(ref) or {})
         model = alone(template, name) if blind and template is not None and name in template.sources else ref
@@ -104,26 +104,25 @@ def scored_of(contender: Contender, run: Path) -> tuple[ScoredTask, ...]:
     return tuple(each for each in found if each is not None)
 
 
-def score_missing(
-    contenders: Sequence[Contender], *, run: Path, config: SearchConfig, observer: ScoreObserver | None = None
-) -> None:
-    """Have every contender answer the report tasks, going on with what is there already.
+def score_missing(run: Run, *, observer: ScoreObserver | None = None) -> None:
+    """Have every contender answer the report tasks, continuing with the answers that exist.
 
-    Raises what loading models and opening tasks raise; answers that are there stay.
+    Raises what loading models and opening tasks raise; existing answers stay.
     """
-    tasks = report_tasks(config)
+    folder, tasks = run.folder, report_tasks(run.config)
     if not tasks:
         raise EvovlmError(
-            f"{run}: none of its tasks has a report split. Name what to report on under `report:` in the config."
+            f"{folder}: none of its tasks has a report split. Name what to report on under `report:` in the config."
         )
-    for contender in contenders:
+    for contender in contenders_of(run):
         if not isinstance(contender.model, ModelRef):
-            make_folder(inner_folder(run, SCORES_FOLDER))
-            text = recipe_to_yaml(contender.model, folder=run / SCORES_FOLDER)
-            write_file(contender.recipe_file(run), text)
-        request = ScoreRequest(models=(contender.text(run),), tasks=tasks, split=Split.REPORT, device=config.device)
-        folder = inner_folder(inner_folder(run, SCORES_FOLDER), contender.key)
-        score_models(request, save=folder, resume=True, observer=observer)
+            make_folder(inner_folder(folder, SCORES_FOLDER))
+            text = recipe_to_yaml(contender.model, folder=folder / SCORES_FOLDER)
+            write_file(contender.recipe_file(folder), text)
+        models = (contender.text(folder),)
+        request = ScoreRequest(models=models, tasks=tasks, split=Split.REPORT, device=run.config.device)
+        save = inner_folder(inner_folder(folder, SCORES_FOLDER), contender.key)
+        score_models(request, save=save, resume=True, observer=observer)
 
 
 def _needs_images(choice: TaskChoice) -> bool:

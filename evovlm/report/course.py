@@ -1,19 +1,13 @@
 """How a search went: its curves by generation and by generated tokens, read from the journal."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from evovlm.errors import EvovlmError
-from evovlm.evaluation.objective import Objective
-from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.report.search_content import CandidateRow, Course, FrontRow, Goals, ParentRow, Point, Savings
-from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.folder.journal import Entry, Journal
-from evovlm.runs.front import front_of
-from evovlm.runs.summary import objective_of
-from evovlm.runs.winner import rescored
+from evovlm.runs.folder.rows import Entry
+from evovlm.runs.run import Run
 from evovlm.search.loop import feedback_on
 from evovlm.search.optimizer import Optimizer
 from evovlm.search.pareto import knee
@@ -22,34 +16,27 @@ _MOST_REPLAYED = 2_000_000_000
 """Genes squared times candidates up to which a search is replayed: about ten seconds."""
 
 
-def read_course(journal: Journal, config: SearchConfig) -> Course:
+def read_course(run: Run) -> Course:
     """Return the course of a search that has at least one candidate."""
-    candidates = journal.candidates
-    figures = _figures(journal, config)
-    objective = objective_of(journal)
-    mean = journal.mean
+    figures = _figures(run)
     return Course(
-        points=_points(candidates, figures),
-        candidates=tuple(_row(entry, objective) for entry in candidates),
-        snapshots=tuple(
-            (entry.generation, entry.outcome.fitness)
-            for entry in journal.snapshots
-            if isinstance(entry.outcome, Evaluation)
-        ),
-        mean_fitness=mean.outcome.fitness if mean is not None and isinstance(mean.outcome, Evaluation) else None,
+        points=_points(run.generations, figures),
+        candidates=tuple(_row(entry, run) for entry in run.journal.candidates),
+        snapshots=tuple(run.snapshots.items()),
+        mean_fitness=run.mean_fitness,
         replayed=bool(figures),
-        savings=_savings(journal, config),
-        goals=_goals(journal, config, objective),
-        constraints=objective.constraints if objective is not None else (),
-        parents=_parents(journal),
-        rescored=rescored(journal),
-        stopped_by=journal.stop.reason if journal.stop is not None else None,
-        bound=getattr(config.budget, journal.stop.reason, None) if journal.stop is not None else None,
+        savings=_savings(run),
+        goals=_goals(run),
+        constraints=run.objective.constraints if run.objective is not None else (),
+        parents=_parents(run),
+        rescored=run.rescored,
+        stopped_by=run.stopped_by,
+        bound=getattr(run.config.budget, run.stopped_by, None) if run.stopped_by is not None else None,
     )
 
 
-def _row(entry: Entry, objective: Objective | None) -> CandidateRow:
-    known = entry.outcome if isinstance(entry.outcome, Evaluation) else None
+def _row(entry: Entry, run: Run) -> CandidateRow:
+    known = entry.evaluation
     return CandidateRow(
         index=entry.index,
         generation=entry.generation,
@@ -58,21 +45,20 @@ def _row(entry: Entry, objective: Objective | None) -> CandidateRow:
         tokens=known.tokens if known else 0,
         samples=known.n_samples if known else 0,
         scores={name: score.score for name, score in known.scores.items()} if known else {},
-        failure=entry.outcome.reason if isinstance(entry.outcome, Failure) else None,
-        breaks=known is not None and objective is not None and bool(objective.violated(known.scores)),
+        failure=entry.failure.reason if entry.failure else None,
+        breaks=bool(run.violated(entry)),
     )
 
 
-def _points(candidates: Sequence[Entry], figures: Sequence[Mapping[str, float]]) -> tuple[Point, ...]:
+def _points(generations: Sequence[Sequence[Entry]], figures: Sequence[Mapping[str, float]]) -> tuple[Point, ...]:
     points: list[Point] = []
     tokens = 0
-    for generation in range(max(entry.generation for entry in candidates) + 1):
-        outcomes = [entry.outcome for entry in candidates if entry.generation == generation]
-        evaluated = [outcome for outcome in outcomes if isinstance(outcome, Evaluation)]
-        tokens += sum(outcome.tokens for outcome in evaluated)
+    for generation, entries in enumerate(generations):
+        evaluated = [entry.evaluation for entry in entries if entry.evaluation]
+        tokens += sum(each.tokens for each in evaluated)
         if not evaluated:
             continue
-        fitnesses = [outcome.fitness for outcome in evaluated]
+        fitnesses = [each.fitness for each in evaluated]
         low, high = (float(end) for end in np.quantile(fitnesses, (0.1, 0.9)))
         best = max(fitnesses)
         inner = figures[generation] if generation < len(figures) else {}
@@ -80,7 +66,7 @@ def _points(candidates: Sequence[Entry], figures: Sequence[Mapping[str, float]])
             Point(
                 generation=generation,
                 n=len(evaluated),
-                failed=len(outcomes) - len(evaluated),
+                failed=len(entries) - len(evaluated),
                 best=best,
                 best_so_far=max(best, points[-1].best_so_far) if points else best,
                 mean=sum(fitnesses) / len(fitnesses),
@@ -94,27 +80,25 @@ def _points(candidates: Sequence[Entry], figures: Sequence[Mapping[str, float]])
     return tuple(points)
 
 
-def _figures(journal: Journal, config: SearchConfig) -> tuple[Mapping[str, float], ...]:
+def _figures(run: Run) -> tuple[Mapping[str, float], ...]:
     """Return what the optimizer tells of itself after each whole generation, by replaying the search.
 
     Empty where it tells nothing, or this machine's packages ask for other candidates than the journal's.
     """
-    candidates = journal.candidates
+    candidates = run.journal.candidates
     dim = len(candidates[0].genome)
     if dim * dim * len(candidates) > _MOST_REPLAYED:
         return ()
     try:
-        searched = config.searched(journal.blocks)
-        optimizer = config.new_optimizer(searched)
+        optimizer = run.config.new_optimizer(run.space)
     except (EvovlmError, ValueError):
         return ()
-    return tuple(_replayed(optimizer, candidates)) if optimizer.figures else ()
+    return tuple(_replayed(optimizer, run.generations)) if optimizer.figures else ()
 
 
-def _replayed(optimizer: Optimizer, candidates: Sequence[Entry]) -> list[Mapping[str, float]]:
+def _replayed(optimizer: Optimizer, generations: Sequence[Sequence[Entry]]) -> list[Mapping[str, float]]:
     found: list[Mapping[str, float]] = []
-    for number, group in itertools.groupby(candidates, key=lambda entry: entry.generation):
-        entries = list(group)
+    for number, entries in enumerate(generations):
         if len(entries) < optimizer.population:
             return found
         asked = optimizer.ask()
@@ -122,37 +106,37 @@ def _replayed(optimizer: Optimizer, candidates: Sequence[Entry]) -> list[Mapping
             np.array_equal(genome, entry.genome) for genome, entry in zip(asked, entries, strict=True)
         ):
             return []
-        if all(isinstance(entry.outcome, Failure) for entry in entries):
+        if all(entry.failure for entry in entries):
             return found
         optimizer.tell(asked, feedback_on([entry.outcome for entry in entries], generation=number))
         found.append(optimizer.figures)
     return found
 
 
-def _savings(journal: Journal, config: SearchConfig) -> Savings | None:
+def _savings(run: Run) -> Savings | None:
+    config, journal = run.config, run.journal
     if config.racing is None:
         return None
-    counts = [entry.outcome.n_samples for entry in journal.candidates if isinstance(entry.outcome, Evaluation)]
+    counts = [each.evaluation.n_samples for each in journal.candidates if each.evaluation]
     # The best and the mean are scored in full: on the validation samples, where there are any, which are others.
     others = [entry for entry in journal.entries if entry.kind != "part" and config.validation is None]
-    seen = [*counts, *(each.outcome.n_samples for each in others if isinstance(each.outcome, Evaluation))]
-    in_full = max(seen, default=0)
+    in_full = max([*counts, *(each.evaluation.n_samples for each in others if each.evaluation)], default=0)
     if config.batch is not None:
         in_full = min(in_full, config.batch * len(config.tasks))
     return Savings(used=sum(counts), whole=in_full * len(counts))
 
 
-def _goals(journal: Journal, config: SearchConfig, objective: Objective | None) -> Goals | None:
+def _goals(run: Run) -> Goals | None:
     """Return the goals against each other, where there are several and all candidates have the same samples."""
-    if objective is None or len(objective.tasks) < 2 or config.batch is not None:
+    if run.objective is None or len(run.objective.tasks) < 2 or run.config.batch is not None:
         return None
-    names = objective.tasks
-    points = front_of(journal, goals=names)
+    names = run.objective.tasks
+    points = run.front(names)
     if not points:
         return None
     on_it = {point.entry.index for point in points}
-    evaluated = [(each.index, each.outcome) for each in journal.candidates if isinstance(each.outcome, Evaluation)]
-    most = max(outcome.n_samples for _, outcome in evaluated)
+    evaluated = [(each.index, each.evaluation) for each in run.journal.candidates if each.evaluation]
+    most = max(evaluation.n_samples for _, evaluation in evaluated)
     rows = [tuple(point.goals[name] for name in names) for point in points]
     return Goals(
         names=names,
@@ -162,19 +146,19 @@ def _goals(journal: Journal, config: SearchConfig, objective: Objective | None) 
         ),
         knee=knee(rows),
         others=tuple(
-            tuple(outcome.scores[name].score for name in names)
-            for index, outcome in evaluated
-            if index not in on_it and outcome.n_samples == most
+            tuple(evaluation.scores[name].score for name in names)
+            for index, evaluation in evaluated
+            if index not in on_it and evaluation.n_samples == most
         ),
     )
 
 
-def _parents(journal: Journal) -> tuple[ParentRow, ...]:
+def _parents(run: Run) -> tuple[ParentRow, ...]:
     return tuple(
         ParentRow(
             source=parent.source,
             scores={name: score.score for name, score in parent.scores.items()},
             samples=sum(score.n for score in parent.scores.values()),
         )
-        for parent in journal.parents.values()
+        for parent in run.journal.parents.values()
     )

@@ -6,12 +6,10 @@ from pathlib import Path
 
 from evovlm.errors import RunMismatch
 from evovlm.files import write_file
-from evovlm.recipes.kinds import PS
 from evovlm.report.content import RunContent
 from evovlm.report.page import run_page
 from evovlm.report.reading import read_run
-from evovlm.runs.config.hybrid import PATH
-from evovlm.runs.folder.layout import JOURNAL_FILE
+from evovlm.runs.run import Run, journal_files
 
 
 def watch_run(
@@ -40,16 +38,9 @@ def watch_run(
 
 
 def _content(folder: Path) -> RunContent | None:
-    if not any(_has_candidates(folder / name / JOURNAL_FILE) for name in ("", PS, PATH)):
-        return None
-    return read_run(folder)
-
-
-def _has_candidates(journal: Path) -> bool:
-    """Whether a journal has a whole line with a candidate."""
-    return journal.is_file() and b'\n{"kind": "candidate"' in journal.read_bytes().rpartition(b"\n")[0]
+    begun = journal_files(folder) and Run.open(folder).journal.candidates
+    return read_run(folder) if begun else None
 
 
 def _sizes(folder: Path) -> tuple[int, ...]:
-    files = (folder / name / JOURNAL_FILE for name in ("", PS, PATH))
-    return tuple(file.stat().st_size if file.is_file() else 0 for file in files)
+    return tuple(file.stat().st_size for file in journal_files(folder).values())

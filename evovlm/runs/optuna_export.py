@@ -6,7 +6,7 @@ tokens, and `score.TASK` and `samples.TASK` for each task; of one that failed, `
 clock: a study begins with the year 2000, and each trial takes the seconds that its candidate took.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from evovlm.errors import ConfigError, OutputError, RunMismatch, first_line
+from evovlm.errors import ConfigError, OutputError, first_line
 from evovlm.files import new_file
-from evovlm.recipes.candidate import Evaluation, Failure
-from evovlm.recipes.kinds import PS
 from evovlm.recipes.recipe_space import Choice
-from evovlm.runs.config.hybrid import PATH
 from evovlm.runs.config.parameters import config_from_mapping
 from evovlm.runs.config.paths import PathConfig
-from evovlm.runs.folder.journal import Entry, Journal, read_journal
-from evovlm.runs.folder.layout import JOURNAL_FILE
+from evovlm.runs.folder.journal import Journal
+from evovlm.runs.folder.rows import Entry
+from evovlm.runs.run import Run
 
 _BEGIN = datetime(2000, 1, 1)
 
@@ -64,7 +62,10 @@ def export_to_optuna(run: Path, *, out: Path) -> tuple[Study, ...]:
     written, RunMismatch for a folder that holds no candidates, ConfigError where Optuna is not installed.
     """
     storage = _storage_class()
-    journals = _journals(run)
+    opened = Run.open(run)
+    opened.check_begun()
+    name = run.resolve().name
+    journals = {"-".join(filter(None, (name, stage))): search.journal for stage, search in opened.searches.items()}
     with new_file(out) as beside:
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import OperationalError
@@ -115,29 +116,12 @@ def _storage_class() -> Any:
     return RDBStorage
 
 
-def _journals(run: Path) -> Mapping[str, Journal]:
-    """Return the journals of a run, of a hybrid those of the stages begun, by the name that their study is to have."""
-    name = run.resolve().name
-    places = {name: run, f"{name}-{PS}": run / PS, f"{name}-{PATH}": run / PATH}
-    found = {
-        study: read_journal(folder / JOURNAL_FILE)
-        for study, folder in places.items()
-        if (folder / JOURNAL_FILE).is_file()
-    }
-    if not found:
-        raise RunMismatch(f"{run} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
-    held = {study: journal for study, journal in found.items() if journal.candidates}
-    if not held:
-        raise RunMismatch(f"{run}: no candidate has been evaluated yet. Wait a little, or resume the run.")
-    return held
-
-
 def _written(storage: Any, journal: Journal, *, name: str) -> Study:
     from optuna.study import StudyDirection
 
     candidates = journal.candidates
-    evaluated = [entry.outcome for entry in candidates if isinstance(entry.outcome, Evaluation)]
-    n_values = max((len(outcome.goals) for outcome in evaluated), default=0) or 1
+    evaluated = [entry.evaluation for entry in candidates if entry.evaluation]
+    n_values = max((len(each.goals) for each in evaluated), default=0) or 1
     study_id = storage.create_new_study([StudyDirection.MAXIMIZE] * n_values, study_name=name)
     storage.set_study_user_attr(study_id, "config", dict(journal.config))
     parameters = _parameters(journal)
@@ -168,8 +152,7 @@ def _parameters(journal: Journal) -> tuple[_Parameter, ...]:
 def _trial(entry: Entry, *, parameters: tuple[_Parameter, ...], begin: datetime) -> Any:
     from optuna.trial import FrozenTrial, TrialState
 
-    outcome = entry.outcome
-    done = outcome if isinstance(outcome, Evaluation) else None
+    done = entry.evaluation
     seconds = sum(done.seconds.values()) if done else 0.0
     return FrozenTrial(
         number=entry.index,
@@ -206,10 +189,11 @@ def _plain(option: object) -> float | int | str | bool:
 
 
 def _attributes(entry: Entry) -> dict[str, object]:
-    outcome = entry.outcome
-    shared = {"recipe_id": entry.recipe_id, "generation": entry.generation}
-    if isinstance(outcome, Failure):
-        return {**shared, "failure": outcome.kind, "reason": outcome.reason}
-    scores = {f"score.{name}": score.score for name, score in outcome.scores.items()}
-    samples = {f"samples.{name}": score.n for name, score in outcome.scores.items()}
-    return {**shared, "fitness": outcome.fitness, "tokens": outcome.tokens, **scores, **samples}
+    found: dict[str, object] = {"recipe_id": entry.recipe_id, "generation": entry.generation}
+    if entry.failure:
+        found |= {"failure": entry.failure.kind, "reason": entry.failure.reason}
+    if entry.evaluation:
+        found |= {"fitness": entry.evaluation.fitness, "tokens": entry.evaluation.tokens}
+        found |= {f"score.{name}": score.score for name, score in entry.evaluation.scores.items()}
+        found |= {f"samples.{name}": score.n for name, score in entry.evaluation.scores.items()}
+    return found

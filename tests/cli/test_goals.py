@@ -43,7 +43,7 @@ def test_the_front_is_shown_and_a_candidate_of_it_exported(evovlm: Command, trad
         assert "Pareto front" in printed
         assert f"evovlm export {run} --pick CANDIDATE --out recipe.yaml" in printed
     assert "constraints: word_problems_en not below math by more than 1" in shown.out
-    assert "0 of 4 candidates break one" in shown.out
+    assert "0 of 4 candidates violate one" in shown.out
     summary = json.loads(evovlm("show", run, "--json").out)
     index = summary["front"][0]["index"]
 

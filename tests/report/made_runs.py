@@ -11,13 +11,13 @@ from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.path_template import PathTemplate
-from evovlm.report.contenders import Contender
-from evovlm.report.reading import open_run
+from evovlm.report.contenders import Contender, contenders_of
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.journal import Entry, Journal, Parent, Stop, best_distinct
+from evovlm.runs.run import Run
 from evovlm.runs.scores.saved import saving
 from evovlm.search.loop import Outcome, Proposal, search
 from evovlm.tasks.metrics.scoring import SampleScore
@@ -253,7 +253,7 @@ def scored(answers: Sequence[Answer], *, name: str = TASK, metric: str = "accura
 
 def keep(run: Path, answers: Mapping[str, ScoredTask]) -> None:
     """Save contenders' answers in the run's folder, as a scoring does; by what the contenders are called."""
-    known = {contender.name: contender for contender in open_run(run).contenders}
+    known = {contender.name: contender for contender in contenders_of(Run.open(run))}
     for name, task in answers.items():
         keep_one(known[name], run, task)
 

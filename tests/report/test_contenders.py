@@ -8,13 +8,13 @@ import pytest
 from evovlm.errors import EvovlmError, RunMismatch
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.report.contenders import report_tasks, score_missing, scored_of
-from evovlm.report.reading import open_run
+from evovlm.report.contenders import contenders_of, report_tasks, score_missing, scored_of
+from evovlm.runs.run import Run
 from tests.report.made_runs import config_of, everyones_answers, keep, make_run
 
 
 def test_the_winner_is_held_against_every_parent_and_the_equal_weights_merge(bare_run: Path) -> None:
-    contenders = open_run(bare_run).contenders
+    contenders = contenders_of(Run.open(bare_run))
     assert [(each.name, each.role) for each in contenders] == [
         ("winner", "winner"),
         ("math", "parent"),
@@ -36,7 +36,7 @@ def test_a_parent_that_sees_nothing_stands_in_the_place_of_the_hosts_language_mo
         "vocabulary": "host",
     }
     run = make_run(tmp_path / "run", merge=merge, space={"kind": "model"}, tasks=[{"name": "emoji_ja", "limit": 5}])
-    models = {each.name: each.model for each in open_run(run).contenders}
+    models = {each.name: each.model for each in contenders_of(Run.open(run))}
     assert isinstance(models["vlm"], ModelRef)
     blind = models["ja"]
     assert isinstance(blind, ParameterMerge)
@@ -47,7 +47,7 @@ def test_answers_are_read_back_as_they_were_kept(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     answers = everyones_answers()
     keep(run, {"winner": answers["winner"]})
-    contenders = {each.name: each for each in open_run(run).contenders}
+    contenders = {each.name: each for each in contenders_of(Run.open(run))}
     (read,) = scored_of(contenders["winner"], run)
     assert [each.text for each in read.answers] == [each.text for each in answers["winner"].answers]
     assert read.score == answers["winner"].score
@@ -62,13 +62,13 @@ def test_answers_of_another_winner_are_not_taken_for_this_ones(tmp_path: Path) -
     worst = min(rows[1:], key=lambda row: row["fitness"])
     worst["fitness"] = 0.99
     journal.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert scored_of(open_run(run).contenders[0], run) == ()
+    assert scored_of(contenders_of(Run.open(run))[0], run) == ()
 
 
 def test_changed_answers_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     keep(run, {"winner": everyones_answers()["winner"]})
-    winner = open_run(run).contenders[0]
+    winner = contenders_of(Run.open(run))[0]
     (file,) = winner.folder(run).glob("1-*.jsonl")
     file.write_text("{}\n")
     with pytest.raises(RunMismatch, match="no prediction"):
@@ -83,7 +83,6 @@ def test_the_winner_is_reported_on_what_the_config_says_else_on_the_tasks_own_re
 
 def test_a_run_whose_tasks_have_no_report_split_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=[{"name": "gsm8k_ja"}])
-    opened = open_run(run)
     with pytest.raises(EvovlmError, match=r"none of its tasks has a report split.*`report:`"):
-        score_missing(opened.contenders, run=run, config=opened.config)
+        score_missing(Run.open(run))
     assert not (run / "scores").exists()

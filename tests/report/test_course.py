@@ -10,24 +10,24 @@ from evovlm.recipes.candidate import Evaluation
 from evovlm.report.course import read_course
 from evovlm.report.reading import read_run
 from evovlm.report.search_content import Savings
-from evovlm.runs.folder.journal import Journal, read_journal
-from evovlm.runs.front import front_of
-from evovlm.runs.pick import pick
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.run import Run
 from tests.report.made_runs import LUCK, OTHER_TASK, TASK, config_of, make_run, make_trading_run, trading
 
 
-def _journal(run: Path) -> Journal:
-    return read_journal(run / "journal.jsonl")
+def _with(run: Path, config: SearchConfig) -> Run:
+    """Return the run as if it had been started with another config."""
+    return Run(folder=run, config=config, journal=Run.open(run).journal)
 
 
 def test_best_mean_and_spread_are_those_of_each_generation_without_its_failures(bare_run: Path) -> None:
-    journal = _journal(bare_run)
-    course = read_course(journal, config_of())
+    run = Run.open(bare_run)
+    course = read_course(run)
     assert [point.n for point in course.points] == [4, 3, 4]
     assert [point.failed for point in course.points] == [0, 1, 0]
     best = 0.0
     for point in course.points:
-        outcomes = [each.outcome for each in journal.candidates if each.generation == point.generation]
+        outcomes = [each.outcome for each in run.journal.candidates if each.generation == point.generation]
         fitnesses = [each.fitness for each in outcomes if isinstance(each, Evaluation)]
         best = max([best, *fitnesses])
         assert point.best == max(fitnesses)
@@ -41,7 +41,7 @@ def test_best_mean_and_spread_are_those_of_each_generation_without_its_failures(
 
 
 def test_sigma_and_condition_come_from_replaying_the_search(bare_run: Path) -> None:
-    course = read_course(_journal(bare_run), config_of())
+    course = read_course(Run.open(bare_run))
     assert course.replayed
     assert all(point.sigma is not None and 0 < point.sigma < 1 for point in course.points)
     assert all(point.condition is not None and point.condition >= 1 for point in course.points)
@@ -50,8 +50,8 @@ def test_sigma_and_condition_come_from_replaying_the_search(bare_run: Path) -> N
 
 def test_a_journal_of_another_search_is_shown_without_them(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    assert not read_course(_journal(run), config_of(seed=4)).replayed
-    assert not read_course(_journal(run), config_of(optimizer={"kind": "random", "population": 4})).replayed
+    assert not read_course(_with(run, config_of(seed=4))).replayed
+    assert not read_course(_with(run, config_of(optimizer={"kind": "random", "population": 4}))).replayed
 
 
 def test_a_races_savings_are_of_all_samples_for_every_candidate(tmp_path: Path) -> None:
@@ -66,16 +66,15 @@ def test_a_races_savings_are_of_all_samples_for_every_candidate(tmp_path: Path) 
             lines[place] = json.dumps(row)
     (run / "journal.jsonl").write_text("\n".join(lines) + "\n")
     # The mean and those scored again have all ten.
-    assert read_course(_journal(run), config_of(**changes)).savings == Savings(used=12 * 4, whole=12 * 10)
+    assert read_course(Run.open(run)).savings == Savings(used=12 * 4, whole=12 * 10)
     in_batches = config_of(**{**changes, "batch": 6})
-    assert read_course(_journal(run), in_batches).savings == Savings(used=12 * 4, whole=12 * 6)
-    assert read_course(_journal(run), config_of()).savings is None
+    assert read_course(_with(run, in_batches)).savings == Savings(used=12 * 4, whole=12 * 6)
+    assert read_course(_with(run, config_of())).savings is None
 
 
 def test_the_best_that_were_scored_again_stand_beside_what_the_search_took_them_for(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", racing={}, rescore=2)
-    journal = _journal(run)
-    course = read_course(journal, config_of(racing={}, rescore=2))
+    course = read_course(Run.open(run))
     best = sorted(course.candidates, key=lambda row: -(row.fitness or 0))[:2]
     again = [each for each in course.rescored if each.candidate is not None]
     assert {each.candidate: each.search_fitness for each in again} == {row.index: row.fitness for row in best}
@@ -94,15 +93,15 @@ def test_what_a_candidate_scored_on_a_part_is_counted_once(tmp_path: Path) -> No
 
 
 def test_it_says_which_budget_ended_it(tmp_path: Path) -> None:
-    course = read_course(_journal(make_run(tmp_path / "run")), config_of())
+    course = read_course(Run.open(make_run(tmp_path / "run")))
     assert (course.stopped_by, course.bound) == ("candidates", 12)
-    going_on = read_course(_journal(make_run(tmp_path / "on", finished=False)), config_of())
+    going_on = read_course(Run.open(make_run(tmp_path / "on", finished=False)))
     assert (going_on.stopped_by, going_on.bound) == (None, None)
 
 
 def test_constraints_are_told_with_who_breaks_them_and_what_parents_score(tmp_path: Path) -> None:
     run = make_trading_run(tmp_path / "run")
-    course = read_course(_journal(run), config_of(**trading()))
+    course = read_course(Run.open(run))
     assert [(each.task, each.source) for each in course.constraints] == [(TASK, None), (OTHER_TASK, "math")]
     broken = [row for row in course.candidates if row.scores[TASK] < 0.7 or row.scores[OTHER_TASK] < 0.7]
     assert course.infeasible == len(broken) > 0
@@ -114,16 +113,16 @@ def test_constraints_are_told_with_who_breaks_them_and_what_parents_score(tmp_pa
 
 def test_goals_that_are_traded_have_the_runs_own_front(tmp_path: Path) -> None:
     run = make_trading_run(tmp_path / "run")
-    goals = read_course(_journal(run), config_of(**trading())).goals
+    goals = read_course(Run.open(run)).goals
     assert goals is not None
     assert goals.names == (TASK, OTHER_TASK)
-    front = front_of(_journal(run), goals=goals.names)
+    front = Run.open(run).front(goals.names)
     assert [row.index for row in goals.front] == [point.entry.index for point in front]
     assert len(goals.front) > 1
-    assert goals.front[goals.knee].index == pick(run, "knee").entry.index
+    assert goals.front[goals.knee].index == Run.open(run).pick("knee").index
     assert len(goals.front) + len(goals.others) == 32
 
 
 def test_generations_on_other_samples_have_no_front(tmp_path: Path) -> None:
     changes = {"tasks": trading()["tasks"], "batch": 5, "winner": "mean"}
-    assert read_course(_journal(make_run(tmp_path / "run", **changes)), config_of(**changes)).goals is None
+    assert read_course(Run.open(make_run(tmp_path / "run", **changes))).goals is None

@@ -7,17 +7,15 @@ import pytest
 from evovlm.merging.arithmetic.methods import METHODS, get_method
 from evovlm.recipes.recipe import COMPONENTS, ByComponent, ParameterMerge
 from evovlm.report.content import Numbers
-from evovlm.report.winner import Winner, chosen_of, equal_weights, numbers_of, winner_of
-from evovlm.runs.folder.journal import read_journal
+from evovlm.report.reading import numbers_of
+from evovlm.runs.run import Run, RunCandidate, equal_weights
 from evovlm.runs.searching.parents import alone
-from tests.report.made_runs import N_BLOCKS, config_of, make_run, make_trading_run, trading
+from tests.report.made_runs import N_BLOCKS, config_of, make_run, make_trading_run
 
 
-def _numbers(run: Path, **changes: object) -> tuple[Winner, tuple[Numbers, ...]]:
-    journal, config = read_journal(run / "journal.jsonl"), config_of(**changes)
-    winner = winner_of(journal, config)
-    assert winner is not None
-    return winner, numbers_of(journal, config, winner.entry)
+def _numbers(folder: Path) -> tuple[RunCandidate, tuple[Numbers, ...]]:
+    run = Run.open(folder)
+    return run.pick("best"), numbers_of(run)
 
 
 def test_the_numbers_are_those_of_the_best_candidates_recipe(bare_run: Path) -> None:
@@ -33,7 +31,7 @@ def test_the_numbers_are_those_of_the_best_candidates_recipe(bare_run: Path) -> 
 
 def test_components_stand_apart_and_only_where_they_have_tensors(tmp_path: Path) -> None:
     space = {"kind": "component x layer"}
-    winner, (weight, _) = _numbers(make_run(tmp_path / "run", space=space), space=space)
+    winner, (weight, _) = _numbers(make_run(tmp_path / "run", space=space))
     assert isinstance(winner.recipe, ParameterMerge)
     values = winner.recipe.parameters["ja"].weight
     assert isinstance(values, ByComponent)
@@ -48,7 +46,7 @@ def test_components_stand_apart_and_only_where_they_have_tensors(tmp_path: Path)
 
 def test_knots_stand_where_they_are_with_the_numbers_that_were_searched(tmp_path: Path) -> None:
     space = {"kind": "interpolated", "knots": 3}
-    winner, (weight, density) = _numbers(make_run(tmp_path / "run", space=space), space=space)
+    winner, (weight, density) = _numbers(make_run(tmp_path / "run", space=space))
     ja, math = weight.lines
     # Blocks 0, 2.5 and 5 are at 1, 3.5 and 6 where the embedding is at 0.
     assert [place for place, _ in ja.knots] == [1.0, 3.5, 6.0]
@@ -63,7 +61,7 @@ def test_knots_stand_where_they_are_with_the_numbers_that_were_searched(tmp_path
 
 def test_the_rest_has_no_knots_among_blocks_that_it_has_no_tensors_in(tmp_path: Path) -> None:
     space = {"kind": "component x interpolated", "knots": 3}
-    _, (weight, _) = _numbers(make_run(tmp_path / "run", space=space), space=space)
+    _, (weight, _) = _numbers(make_run(tmp_path / "run", space=space))
     assert {each.component: len(each.knots) for each in weight.lines} == {
         "attention": 3,
         "mlp": 3,
@@ -74,12 +72,12 @@ def test_the_rest_has_no_knots_among_blocks_that_it_has_no_tensors_in(tmp_path: 
 
 def test_what_was_chosen_is_told_and_the_parameters_are_the_chosen_methods(tmp_path: Path) -> None:
     run = make_trading_run(tmp_path / "run")
-    winner, numbers = _numbers(run, **trading())
+    winner, numbers = _numbers(run)
     assert isinstance(winner.recipe, ParameterMerge)
     assert [each.parameter for each in numbers] == ["weight", "density", "epsilon"]
     epsilon = numbers[-1]
     assert (epsilon.low, epsilon.high, epsilon.equal) == (0.0, 0.3, 0.15)
-    chosen = chosen_of(read_journal(run / "journal.jsonl"), config_of(**trading()), winner.entry)
+    chosen = Run.open(run).numbers.chosen
     assert chosen == {"rescale": winner.recipe.settings.rescale}
 
 

@@ -13,8 +13,8 @@ from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.runs.config.budget import BudgetSection
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import Entry, Journal, read_journal
+from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, evolve
-from evovlm.runs.summary import summarise
 from evovlm.search.loop import NextGeneration
 from tests.runs.conftest import journal_rows
 
@@ -122,7 +122,7 @@ def test_a_search_that_ran_out_of_tokens_goes_on_with_more_to_where_it_would_hav
     first = evolve(with_budget(config, tokens=1), out=out, evaluator=evaluator)
     assert (first.candidates, first.stopped_by) == (4, "tokens")
     assert [row["kind"] for row in journal_rows(out)][-2:] == ["stop", "mean"]
-    assert json.loads((out / "result.json").read_text())["stopped_by"] == summarise(out, top=1).stopped_by == "tokens"
+    assert json.loads((out / "result.json").read_text())["stopped_by"] == Run.open(out).stopped_by == "tokens"
 
     with pytest.raises(RunMismatch, match=r"(?s)budget.candidates: none -> 4.*may only be raised"):
         evolve(with_budget(config, tokens=1, candidates=4), out=out, resume=True, evaluator=evaluator)
@@ -136,7 +136,7 @@ def test_a_search_that_ran_out_of_tokens_goes_on_with_more_to_where_it_would_hav
     assert [each.recipe_id for each in read_journal(out / "journal.jsonl").candidates][:12] == whole[
         : second.candidates
     ]
-    assert summarise(out, top=1).finished
+    assert Run.open(out).finished
     # The larger budget is what the run has now.
     assert evolve(raised, out=out, resume=True, evaluator=evaluator).as_json() == second.as_json()
     with pytest.raises(RunMismatch, match=r"budget.tokens: \d+ -> 1"):
@@ -151,7 +151,7 @@ def test_the_time_a_line_took_is_recorded_and_decides_a_resumed_run(
     assert (first.candidates, first.stopped_by) == (4, "seconds")
     entries = read_journal(out / "journal.jsonl").candidates
     assert all(each.wall_s > 0 for each in entries)
-    assert summarise(out, top=1).seconds >= sum(each.wall_s for each in entries)
+    assert Run.open(out).seconds >= sum(each.wall_s for each in entries)
     again = tmp_path / "again"
     shutil.copytree(out, again)
     journal = again / "journal.jsonl"

@@ -1,6 +1,5 @@
 """A search that chooses among methods, settings and ropes: one resident model, a journal as ever, a winner to merge."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from evovlm.recipes.recipe import ParameterMerge
 from evovlm.recipes.space_kinds import SPACES
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import evolve
-from evovlm.runs.summary import summarise
 from tests.runs.conftest import journal_rows, search_document
 
 CHOICES = {"method": ["dare_ties", "ties", "linear"], "rescale": ["density", "l1"], "config_from": ["host", "math"]}
@@ -57,15 +56,14 @@ def test_the_winner_scores_what_its_checkpoint_scores(models: Path, evaluator: E
     )
 
 
-def test_a_summary_says_what_was_chosen(models: Path, evaluator: Evaluator, tmp_path: Path) -> None:
+def test_a_run_says_what_was_chosen(models: Path, evaluator: Evaluator, tmp_path: Path) -> None:
     evolve(choosing(models), out=tmp_path / "run", evaluator=evaluator)
-    summary = summarise(tmp_path / "run", top=1)
+    chosen = Run.open(tmp_path / "run").numbers.chosen
     winner = load_recipe(tmp_path / "run" / "best.yaml")
     assert isinstance(winner, ParameterMerge)
-    assert summary.chosen["method"] == winner.method
-    assert summary.chosen["config_from"] == (winner.config_from or "host")
-    assert ("rescale" in summary.chosen) == (winner.method == "dare_ties")
-    assert json.loads(json.dumps(summary.as_json()))["chosen"] == dict(summary.chosen)
+    assert chosen["method"] == winner.method
+    assert chosen["config_from"] == (winner.config_from or "host")
+    assert ("rescale" in chosen) == (winner.method == "dare_ties")
 
 
 @pytest.mark.parametrize("kind", SPACES)
@@ -77,13 +75,13 @@ def test_every_space_is_searched_written_and_shown(
         {**search_document(models), "space": space, "budget": {"candidates": 4}, "winner": "mean"}
     )
     evolve(config, out=tmp_path / "run", evaluator=evaluator)
-    summary = summarise(tmp_path / "run", top=1)
+    found = Run.open(tmp_path / "run").numbers
     recipe = load_recipe(tmp_path / "run" / "mean.yaml")
     assert isinstance(recipe, ParameterMerge)
     components = 4 if "component" in kind else 1
-    assert len(summary.numbers) == 2 * 2 * components
-    assert len(summary.units) == (1 if kind in ("model", "component") else 4)
+    assert len(found.numbers) == 2 * 2 * components
+    assert len(found.units) == (1 if kind in ("model", "component") else 4)
     # Attention and MLP have no tensors in embedding and head, the norms none in the embedding, the rest none in blocks.
-    there = sum(value is not None for _, _, values in summary.numbers for value in values)
+    there = sum(value is not None for each in found.numbers for value in each.values)
     wanted = {"model": 1, "component": 4}.get(kind, 4 if components == 1 else 2 + 2 + 3 + 2)
     assert there == 2 * 2 * wanted

@@ -13,11 +13,10 @@ from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.parameters import EvolveConfig, load_config
 from evovlm.runs.folder.journal import Entry, read_journal
-from evovlm.runs.pick import pick
+from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from evovlm.runs.searching.parents import alone
 from evovlm.runs.searching.search_run import Observer
-from evovlm.runs.summary import summarise
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows
 
@@ -88,12 +87,13 @@ def test_what_breaks_a_bound_is_told_and_never_wins_over_what_keeps_it(
     result = evolve(bounded(write_config, measure="ungated", at_least=1.0), out=tmp_path / "run", evaluator=evaluator)
     assert result.fitness == pytest.approx(result.evaluation.scores[TASK].ungated - 1.0)
     assert result.fitness < 0
-    summary = summarise(tmp_path / "run", top=12)
-    assert summary.constraints == (f"{TASK} (ungated) at least 1",)
-    assert summary.infeasible == 12
-    assert all(row.violated == summary.constraints for row in summary.top)
-    with pytest.raises(RunError, match=r"no candidate of .* keeps every constraint"):
-        pick(tmp_path / "run", f"task={TASK}")
+    run = Run.open(tmp_path / "run")
+    assert run.objective is not None
+    assert [str(each) for each in run.objective.constraints] == [f"{TASK} (ungated) at least 1"]
+    assert len(run.ranked) == 12
+    assert all(run.violated(entry) == run.objective.constraints for entry in run.ranked)
+    with pytest.raises(RunError, match=r"every candidate of .* violates a constraint"):
+        run.pick(f"task={TASK}")
 
 
 def test_a_vlm_s_parent_is_scored_in_the_vlm(write_config: WriteConfig, models: Path, tmp_path: Path) -> None:
@@ -116,7 +116,9 @@ def test_a_vlm_s_parent_is_scored_in_the_vlm(write_config: WriteConfig, models: 
     parent = read_journal(tmp_path / "run/journal.jsonl").parents["ja"]
     assert parent.tokens > 0
     assert parent.scores[TASK].n == 4
-    assert summarise(tmp_path / "run", top=1).constraints == (f"{TASK} not below ja by more than 0",)
+    objective = Run.open(tmp_path / "run").objective
+    assert objective is not None
+    assert [str(each) for each in objective.constraints] == [f"{TASK} not below ja by more than 0"]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,7 @@ def goals_of(entry: Entry) -> tuple[float, ...]:
     return entry.outcome.goals
 
 
-def test_the_front_is_in_the_result_and_the_summary(traded: RunResult) -> None:
+def test_the_front_is_in_the_result_and_in_the_run(traded: RunResult) -> None:
     journal = read_journal(traded.folder / "journal.jsonl")
     for entry in journal.candidates:
         assert isinstance(entry.outcome, Evaluation)
@@ -160,22 +162,22 @@ def test_the_front_is_in_the_result_and_the_summary(traded: RunResult) -> None:
             and all(a >= b for a, b in zip(goals_of(other), goals_of(entry), strict=True))
         ]
         assert (entry.index in chosen) is not bool(beaten)
-    summary = summarise(traded.folder, top=1)
-    assert summary.goals == (TASK, "word_problems_ja")
-    assert [point.as_json() for point in summary.front] == traded.as_json()["front"]
-    firsts = [point.goals[TASK] for point in summary.front]
+    run = Run.open(traded.folder)
+    assert run.goals == (TASK, "word_problems_ja")
+    assert [point.as_json() for point in run.front()] == traded.as_json()["front"]
+    firsts = [point.goals[TASK] for point in run.front()]
     assert firsts == sorted(firsts, reverse=True)
 
 
 def test_a_candidate_is_picked_by_what_it_is_good_at(traded: RunResult) -> None:
     candidates = read_journal(traded.folder / "journal.jsonl").candidates
-    assert pick(traded.folder, "best").recipe.recipe_id == load_recipe(traded.folder / "best.yaml").recipe_id
+    assert Run.open(traded.folder).pick("best").recipe.recipe_id == load_recipe(traded.folder / "best.yaml").recipe_id
     for number, name in enumerate((TASK, "word_problems_ja")):
-        found = pick(traded.folder, f"task={name}")
+        found = Run.open(traded.folder).pick(f"task={name}")
         assert goals_of(found.entry)[number] == max(goals_of(entry)[number] for entry in candidates)
-    assert pick(traded.folder, "knee").entry.index in {point.entry.index for point in traded.front}
+    assert Run.open(traded.folder).pick("knee").entry.index in {point.entry.index for point in traded.front}
     for index in (0, 23):
-        found = pick(traded.folder, str(index))
+        found = Run.open(traded.folder).pick(str(index))
         assert found.recipe.recipe_id == candidates[index].recipe_id
 
 
@@ -183,14 +185,14 @@ def test_a_candidate_is_picked_by_what_it_is_good_at(traded: RunResult) -> None:
     ("wanted", "words"),
     [
         ("24", "has 24 candidates"),
-        ("-1", "'-1' is none of best, knee, task=NAME"),
-        ("worst", "'worst' is none of best"),
-        ("task=word_problem_ja", "scores no such task; did you mean 'word_problems_ja'"),
+        ("-1", "'-1' is unknown. Write best, knee, task=NAME"),
+        ("worst", "'worst' is unknown. Write best"),
+        ("task=word_problem_ja", "does not score this task; did you mean 'word_problems_ja'"),
     ],
 )
 def test_what_is_not_there_cannot_be_picked(traded: RunResult, wanted: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        pick(traded.folder, wanted)
+        Run.open(traded.folder).pick(wanted)
 
 
 class Warned(StopsAt):
@@ -257,6 +259,6 @@ def test_without_pymoo_the_extra_is_named_before_a_model_is_loaded(
 
 def test_a_run_of_one_goal_has_no_knee(whole_run: RunResult) -> None:
     assert whole_run.front == ()
-    assert pick(whole_run.folder, "best").entry.recipe_id == whole_run.recipe.recipe_id
+    assert Run.open(whole_run.folder).pick("best").entry.recipe_id == whole_run.recipe.recipe_id
     with pytest.raises(RunError, match="no Pareto front"):
-        pick(whole_run.folder, "knee")
+        Run.open(whole_run.folder).pick("knee")

@@ -23,9 +23,9 @@ from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.runs.config.parameters import load_config
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.optuna_export import export_to_optuna
+from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult
 from evovlm.runs.searching.hybrid import evolve_hybrid
-from evovlm.runs.summary import summarise
 from evovlm.seeding import generator
 from tests.pico import pico_llm
 from tests.pico_zoo import picture_row, write_rows
@@ -101,15 +101,15 @@ def test_both_stages_are_runs_and_the_whole_tells_of_both(whole: RunResult) -> N
     assert told["candidates"] == whole.candidates == 16
     assert told["recipe"] == str(whole.folder / "best.yaml")
     assert [told["stages"][stage]["candidates"] for stage in ("ps", "path")] == [8, 8]
-    summary = summarise(whole.folder, top=2)
+    run = Run.open(whole.folder)
     assert isinstance(whole.recipe, HybridMerge)
-    assert (summary.candidates, summary.path) == (8, whole.recipe.path)
-    assert (summary.stage, summary.batch, summary.finished) == ("path", 3, True)
+    assert (len(run.candidates), run.path) == (8, whole.recipe.path)
+    assert (run.stage_name, run.config.batch, run.finished) == ("path", 3, True)
     # Before each of the two generations, and after.
-    assert len(summary.snapshots) == 3
-    assert max(summary.snapshots) == whole.fitness
-    assert summary.is_host == (whole.recipe.path.canonical() == [["ps", layer, 1.0] for layer in range(2)])
-    assert summarise(whole.folder / "ps", top=1).stage is None
+    assert len(run.snapshots) == 3
+    assert max(run.snapshots.values()) == whole.fitness
+    assert run.is_host == (whole.recipe.path.canonical() == [["ps", layer, 1.0] for layer in range(2)])
+    assert Run.open(whole.folder / "ps").stage_name is None
 
 
 def test_the_config_in_the_folder_reads_back_the_same(whole: RunResult, config: HybridConfig) -> None:
@@ -126,8 +126,8 @@ def test_a_hybrid_interrupted_in_either_stage_and_resumed_ends_with_the_same_jou
     with pytest.raises(KeyboardInterrupt):
         evolve_hybrid(config, out=out, observe=lambda name: StopAt(stop) if name == stage else None)
     assert (out / "path/journal.jsonl").exists() == (stage == "path")
-    summary = summarise(out, top=1)
-    assert (summary.stage, summary.finished, summary.candidates) == (stage, False, stop + 1)
+    run = Run.open(out)
+    assert (run.stage_name, run.finished, len(run.candidates)) == (stage, False, stop + 1)
     evolve_hybrid(config, out=out, resume=True)
     for name in ("ps", "path"):
         assert journal_rows(out / name) == journal_rows(whole.folder / name)

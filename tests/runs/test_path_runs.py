@@ -18,9 +18,9 @@ from evovlm.recipes.recipe import ParameterMerge, SourceParameters
 from evovlm.runs.config.parameters import config_from_mapping, load_config
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from evovlm.runs.searching.sample_parts import SampleParts
-from evovlm.runs.summary import summarise
 from tests.runs.conftest import WriteConfig, journal_rows, search_document
 from tests.runs.path_searches import StopAt, path_document, write_problems
 
@@ -189,11 +189,10 @@ def test_a_finished_run_tells_its_result_and_its_path_without_a_model(
     monkeypatch.setattr(Evaluator, "open", opened)
     again = evolve(config, out=whole.folder, resume=True)
     assert again.as_json() == whole.as_json()
-    summary = summarise(whole.folder, top=3)
-    assert summary.winner == "snapshot"
+    run = Run.open(whole.folder)
+    assert run.winner_kind == "snapshot"
     assert isinstance(whole.recipe, LayerPathMerge)
-    assert summary.path == whole.recipe.path
-    assert json.loads(json.dumps(summary.as_json()))["path"] == whole.recipe.path.canonical()
+    assert run.path == whole.recipe.path
 
 
 def test_models_that_have_other_numbers_of_blocks_by_now_are_refused(

@@ -17,7 +17,6 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.config.sections import Section
 from evovlm.runs.folder.journal import Journal
 from evovlm.runs.folder.rows import Entry
@@ -54,7 +53,7 @@ class BudgetSection(Section):
             # A search without a candidate has no result; what its parents cost is none of its budget's business yet.
             return None
         entries = [entry for entry in journal.entries if _is_before(entry, upcoming)]
-        tokens = sum(entry.outcome.tokens for entry in entries if isinstance(entry.outcome, Evaluation))
+        tokens = sum(entry.evaluation.tokens for entry in entries if entry.evaluation)
         if self.tokens is not None and tokens + sum(each.tokens for each in journal.parents.values()) >= self.tokens:
             return "tokens"
         if self.seconds is not None and sum(entry.wall_s for entry in entries) >= self.seconds:
@@ -80,8 +79,8 @@ class BudgetSection(Section):
         snapshots = any(entry.kind == "snapshot" for entry in entries)
         found: dict[int, float] = {}
         for entry in entries:
-            if entry.kind == ("snapshot" if snapshots else "candidate") and isinstance(entry.outcome, Evaluation):
-                found[entry.generation] = max(found.get(entry.generation, -math.inf), entry.outcome.fitness)
+            if entry.kind == ("snapshot" if snapshots else "candidate") and entry.evaluation:
+                found[entry.generation] = max(found.get(entry.generation, -math.inf), entry.evaluation.fitness)
         best, waited = -math.inf, 0
         for number in range(generations + snapshots):
             fitness = found.get(number, -math.inf)

@@ -24,10 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evovlm.errors import RunError, RunMismatch
+from evovlm.errors import RunMismatch
 from evovlm.files import write_file
 from evovlm.json_lines import append_row, json_line, repaired_lines, whole_lines
-from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.folder.rows import Entry, Parent, Stop, entry_of, entry_row, parent_of, parent_row, stop_row
 
 __all__ = [
@@ -37,7 +36,6 @@ __all__ = [
     "Journal",
     "Parent",
     "Stop",
-    "best_entry",
     "changed",
     "config_hash",
     "read_journal",
@@ -111,8 +109,8 @@ class Journal:
     @property
     def tokens(self) -> int:
         """How many tokens have been generated for what stands in it."""
-        outcomes = [entry.outcome for entry in self.entries if entry.kind != "part"]
-        tokens = sum(outcome.tokens for outcome in outcomes if isinstance(outcome, Evaluation))
+        entries = [entry for entry in self.entries if entry.kind != "part"]
+        tokens = sum(entry.evaluation.tokens for entry in entries if entry.evaluation)
         return tokens + sum(parent.tokens for parent in self.parents.values())
 
     def append(self, entry: Entry) -> None:
@@ -194,19 +192,9 @@ def read_journal(path: Path) -> Journal:
     return _read(path, whole_lines(path.read_bytes()))
 
 
-def best_entry(entries: Sequence[Entry]) -> Entry:
-    """Return the entry of the highest fitness, the earliest of equals. Raises RunError when all failed."""
-    best = best_distinct(entries, 1)
-    if not best:
-        raise RunError("no candidate could be evaluated.")
-    return best[0]
-
-
 def best_distinct(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
     """Return the `count` entries of the highest fitness that are of different recipes, the earliest of equals."""
-    evaluated = [
-        (-entry.outcome.fitness, entry.index, entry) for entry in entries if isinstance(entry.outcome, Evaluation)
-    ]
+    evaluated = [(-entry.evaluation.fitness, entry.index, entry) for entry in entries if entry.evaluation]
     found: dict[str, Entry] = {}
     for _, _, entry in sorted(evaluated, key=lambda row: row[:2]):
         found.setdefault(entry.recipe_id, entry)

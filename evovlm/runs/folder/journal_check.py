@@ -33,9 +33,9 @@ def check_scores(journal: Journal, objective: Objective) -> None:
     # The fitness of a candidate that raced is an estimate of what it scores on more samples than it saw.
     raced = {entry.index for entry in journal.parts}
     for entry in journal.entries:
-        if isinstance(entry.outcome, Evaluation) and entry.line is not None:
+        if entry.evaluation and entry.line is not None:
             is_estimate = entry.kind == "candidate" and entry.index in raced
-            found = _difference(entry.outcome, objective, is_estimate=is_estimate)
+            found = _difference(entry.evaluation, objective, is_estimate=is_estimate)
             if found:
                 raise changed(journal.path, entry.line, f"{entry.kind} {entry.index}: {found}")
 

@@ -31,6 +31,16 @@ class Entry:
     wall_s: float = 0.0
     line: int | None = None
 
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The scores and the fitness; None if it failed."""
+        return self.outcome if isinstance(self.outcome, Evaluation) else None
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why there are no scores; None if there are."""
+        return self.outcome if isinstance(self.outcome, Failure) else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:

@@ -11,7 +11,7 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import InProcess, Place, Workers
 from evovlm.files import write_file
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_template import PathTemplate
@@ -20,7 +20,7 @@ from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.before.worker_room import worker_bytes
 from evovlm.runs.config.parameters import config_from_mapping
 from evovlm.runs.config.search import SearchConfig, Winner
-from evovlm.runs.folder.journal import Journal, Parent, best_entry, read_journal
+from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.folder.journal_check import check_journal, check_recipes
 from evovlm.runs.folder.layout import (
     BEST_FILE,
@@ -34,16 +34,14 @@ from evovlm.runs.folder.layout import (
     winner_file,
 )
 from evovlm.runs.folder.peak_memory import PEAK_MEMORY, peak_memory, recorded_peak_memory
-from evovlm.runs.front import FrontPoint, front_of
+from evovlm.runs.folder.rows import Parent
+from evovlm.runs.run import FrontPoint, Rescored, Run
 from evovlm.runs.searching.crew import open_workers, opening_of
 from evovlm.runs.searching.parents import measured_parents
 from evovlm.runs.searching.races import Races
 from evovlm.runs.searching.sample_parts import SampleParts
 from evovlm.runs.searching.scoring import Scoring
 from evovlm.runs.searching.search_run import Observer, SearchRun
-from evovlm.runs.winner import Rescored, best_of, rescored, winner_of
-
-__all__ = ["BEST_FILE", "MEAN_FILE", "Observer", "RunResult", "best_entry", "evolve", "open_evaluator", "open_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +143,7 @@ def evolve(
             peak = peak_memory()
         else:
             check_recipes(journal, config.searched(journal.blocks).recipe)
-        return _written_result(out, config=config, journal=journal, peak=peak)
+        return _written_result(Run(folder=out, config=config, journal=journal), peak=peak)
 
 
 def _searched(
@@ -256,42 +254,35 @@ def open_evaluator(
     return opening_of(config, template, parents=parents or {}).open(Place(device=config.device)).evaluator
 
 
-def _written_result(
-    out: Path,
-    *,
-    config: SearchConfig,
-    journal: Journal,
-    peak: Mapping[str, int],
-) -> RunResult:
+def _written_result(run: Run, *, peak: Mapping[str, int]) -> RunResult:
     """Write best.yaml, mean.yaml and result.json of a finished search."""
-    mean = journal.mean
+    mean, best, chosen = run.journal.mean, run.best_entry, run.winner_entry
     if mean is None:
-        raise RunError(f"{out}: the search is not finished.")
-    best, chosen = best_of(journal, winner=config.winner), winner_of(journal, winner=config.winner)
-    searched = config.searched(journal.blocks)
-    recipes = {name: searched.recipe(entry.genome) for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean))}
-    for name, recipe in recipes.items():
-        write_file(out / name, recipe_to_yaml(recipe, folder=out))
-    if isinstance(chosen.outcome, Failure):
+        raise RunError(f"{run.folder}: the search is not finished.")
+    if best is None or chosen is None:
+        raise RunError("no candidate could be evaluated.")
+    for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean)):
+        recipe = run.space.recipe(entry.genome)
+        write_file(run.folder / name, recipe_to_yaml(recipe, folder=run.folder))
+    if chosen.evaluation is None:
+        reason = chosen.failure.reason if chosen.failure else ""
         raise RunError(
-            f"{out}: the distribution's mean, asked for as the winner, could not be evaluated "
-            f"({chosen.outcome.reason}).\n    The best candidate is in {out / BEST_FILE}."
+            f"{run.folder}: the distribution's mean, asked for as the winner, could not be evaluated "
+            f"({reason}).\n    The best candidate is in {run.folder / BEST_FILE}."
         )
-    objective = config.goal(journal.parents)
-    winner: Winner = "mean" if chosen is mean else config.winner
     result = RunResult(
-        folder=out,
-        winner=winner,
-        recipe=recipes[winner_file(winner)],
-        fitness=chosen.outcome.fitness,
-        evaluation=chosen.outcome,
-        candidates=len(journal.candidates),
-        failures=sum(isinstance(entry.outcome, Failure) for entry in journal.candidates),
-        tokens=journal.tokens,
-        stopped_by=journal.stop.reason if journal.stop else None,
-        front=front_of(journal, goals=objective.tasks if objective.pareto else ()),
-        rescored=rescored(journal),
+        folder=run.folder,
+        winner=run.winner_kind,
+        recipe=run.space.recipe(chosen.genome),
+        fitness=chosen.evaluation.fitness,
+        evaluation=chosen.evaluation,
+        candidates=len(run.journal.candidates),
+        failures=sum(entry.failure is not None for entry in run.journal.candidates),
+        tokens=run.journal.tokens,
+        stopped_by=run.stopped_by,
+        front=run.front(),
+        rescored=run.rescored,
         peak_memory=peak,
     )
-    write_file(out / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
+    write_file(run.folder / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
     return result

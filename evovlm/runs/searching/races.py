@@ -134,7 +134,7 @@ class Races:
         ]
 
     def _evaluated(self) -> list[tuple[Entry, Evaluation]]:
-        return [(entry, entry.outcome) for entry in self._past if isinstance(entry.outcome, Evaluation)]
+        return [(entry, entry.evaluation) for entry in self._past if entry.evaluation]
 
     def _score(self, racing: Sequence[Candidate], rows: Rows, *, number: int, note: Note) -> None:
         """Note what each scored on the block of this `number` where it is not known; equal recipes are scored once."""

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from evovlm.errors import RunMismatch
-from evovlm.recipes.candidate import Candidate, Failure, Genome
+from evovlm.recipes.candidate import Candidate, Genome
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.search import SearchConfig, Searched
 from evovlm.runs.folder.journal import Entry, Journal, Stop
@@ -127,7 +127,7 @@ class SearchRun:
         """Let a generation that stopped the run, as all of it failed, be tried again: its cause may be mended."""
         recorded = self.journal.candidates
         last = [entry for entry in recorded if entry.generation == recorded[-1].generation]
-        if not last or not all(isinstance(entry.outcome, Failure) for entry in last):
+        if not last or any(entry.evaluation for entry in last):
             return
         number = last[0].generation
         # Only the optimizer knows how many a generation has: with restarts, not all have as many.

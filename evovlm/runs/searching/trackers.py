@@ -111,8 +111,8 @@ class TrackedRun:
         """Count a candidate."""
         self._candidates += 1
         self._seconds += entry.wall_s
-        if isinstance(entry.outcome, Evaluation):
-            self._tokens += entry.outcome.tokens
+        if entry.evaluation:
+            self._tokens += entry.evaluation.tokens
         else:
             self._failures += 1
         if self._observer is not None:
