@@ -37,7 +37,7 @@ from transformers import (
     StoppingCriteria,
 )
 
-from evovlm.models.decoding.streams import generate_greedy
+from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
 

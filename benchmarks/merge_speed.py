@@ -164,7 +164,7 @@ def candidates(folder: Path, method: str, *, count: int = 4) -> list[float]:
     from evovlm.resources import available_memory_bytes
 
     recipe = load_recipe(folder / f"{method}.yaml", methods=TABLE)
-    merger = Merger.open(recipe, room_bytes=(available_memory_bytes() or 0) // 2)
+    merger = Merger.open(recipe, cache_bytes=(available_memory_bytes() or 0) // 2)
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     writer = ParameterWriter(model, {name: merger.host.layout.memory_name(name) for name in merger.tensor_names})
     seconds = []

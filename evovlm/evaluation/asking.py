@@ -13,9 +13,8 @@ import torch
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import broken_logits
-from evovlm.models.decoding.generation import Generated
+from evovlm.models.decoding.generation import Generated, tell_answer
 from evovlm.models.decoding.stock import DecodingSettings
-from evovlm.models.decoding.streaming import tell_answer
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Unanswerable, prepare_prompts
 from evovlm.tasks.pictures import EncodedPicture, PictureFile

@@ -19,7 +19,7 @@ import torch
 
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic import kernels
-from evovlm.merging.arithmetic.floats import Raw, widen
+from evovlm.merging.arithmetic.buffers import Raw, widen
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.compatibility import NamedCheckpoint
@@ -97,7 +97,7 @@ class ResidentModel:
         Raises what `Merger.open` and `load_model` raise.
         """
         # Half of what is free, so that the models, their caches and other programs have the rest.
-        merger = Merger.open(template, room_bytes=(available_memory_bytes() or 0) // 2 // n_sharing)
+        merger = Merger.open(template, cache_bytes=(available_memory_bytes() or 0) // 2 // n_sharing)
         loaded = _load_result(merger, device=device)
         layout = merger.host.layout
         writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})

@@ -10,11 +10,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from evovlm.errors import ConfigError
+from evovlm.merging.arithmetic.buffers import STORED, MemoryBudget, Raw, Scratch, narrow, widen
 from evovlm.merging.arithmetic.combination import Combination, combine
-from evovlm.merging.arithmetic.floats import STORED, Raw, narrow, widen
 from evovlm.merging.arithmetic.method_functions import MethodInputs
 from evovlm.merging.arithmetic.methods import Method, check_parameters, get_method
-from evovlm.merging.arithmetic.scratch import Room, Scratch
 from evovlm.merging.arithmetic.task_vector import ModelTensor, Stretch, TaskVectors
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.compatibility import NamedCheckpoint, check_tensors, find_warnings
@@ -60,7 +59,7 @@ def default_threads() -> int:
 class Merger:
     """Merges the models of one template; open it with `Merger.open`.
 
-    Tensors are read in pieces whenever they are needed, so that memory does not grow with the models; what does not
+    Tensors are read in chunks whenever they are needed, so that memory does not grow with the models; what does not
     depend on a recipe's numbers (magnitude orders, inner products) is worked out once. `source_names` are sorted, and
     so is every sum over sources; `result` says what the merged model is beside its numbers, `rows` how the rows of each
     of its tensors are made; `warnings` says what merges but may hurt. The result does not depend on `threads`.
@@ -75,17 +74,17 @@ class Merger:
     warnings: tuple[str, ...]
     threads: int
     allow_non_finite: bool
-    _room: Room
+    _budget: MemoryBudget
     _models: dict[str, NamedCheckpoint]
     _vectors: dict[tuple[str, bool, bool], TaskVectors] = field(default_factory=dict)
 
     @staticmethod
     def open(
-        template: MergeTemplate, *, threads: int | None = None, allow_non_finite: bool = False, room_bytes: int = 0
+        template: MergeTemplate, *, threads: int | None = None, allow_non_finite: bool = False, cache_bytes: int = 0
     ) -> "Merger":
         """Open base, host and sources and check that they fit; a recipe counts as its template.
 
-        `room_bytes` of memory may be spent on what is the same for all recipes and costs more to work out again.
+        `cache_bytes` of memory may be spent on what is the same for all recipes and costs more to work out again.
 
         Raises ConfigError for a method that does not exist or does not suit the template, ModelError when a model
         cannot be reached, read or merged with the others.
@@ -125,7 +124,7 @@ class Merger:
             ),
             threads=threads or default_threads(),
             allow_non_finite=allow_non_finite,
-            _room=Room(room_bytes),
+            _budget=MemoryBudget(cache_bytes),
             _models={model.name: model for model in (*others, host)},
         )
 
@@ -196,15 +195,15 @@ class Merger:
 
     def carry_out(self, plans: Iterable[TensorPlan], sink: Sink) -> None:
         """Give the entries of some of the `plans` to `sink`, as `merge` does for all of them."""
-        pieces = ((plan, stretch) for plan in plans for stretch in self._stretches(plan.vectors))
+        chunks = ((plan, stretch) for plan in plans for stretch in self._stretches(plan.vectors))
         if self.threads == 1:
-            for plan, stretch in pieces:
-                self._merge_piece(plan, stretch, sink)
+            for plan, stretch in chunks:
+                self._merge_chunk(plan, stretch, sink)
             return
         with ThreadPoolExecutor(self.threads) as pool:
             try:
                 waiting: list[Future[None]] = [
-                    pool.submit(self._merge_piece, plan, stretch, sink) for plan, stretch in pieces
+                    pool.submit(self._merge_chunk, plan, stretch, sink) for plan, stretch in chunks
                 ]
                 for future in waiting:
                     future.result()
@@ -286,7 +285,7 @@ class Merger:
         index = counting[0]
         return index if weights[index] == 1 and densities[index] >= 1 else None
 
-    def _merge_piece(self, plan: TensorPlan, stretch: Stretch, sink: Sink) -> None:
+    def _merge_chunk(self, plan: TensorPlan, stretch: Stretch, sink: Sink) -> None:
         vectors, planned = plan
         dtype = STORED[self.host.place(vectors.name).dtype_code]
         # What overflows becomes infinite, as on any device; whoever takes the result looks for that.
@@ -321,7 +320,7 @@ class Merger:
                 source_names=self.source_names,
                 seed=self.template.seed,
                 allow_non_finite=self.allow_non_finite,
-                room=self._room,
+                budget=self._budget,
             )
         return self._vectors[key]
 

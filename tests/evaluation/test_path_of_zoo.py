@@ -12,7 +12,7 @@ from evovlm.evaluation.answering import SampleTask
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.resident import load_recipe_model
 from evovlm.merging.checkpoint.writer import write_checkpoint
-from evovlm.models.decoding.streams import generate_greedy
+from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.layer_path import LayerPathMerge, ScaleTarget

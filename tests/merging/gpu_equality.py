@@ -15,8 +15,8 @@ import torch
 
 from evovlm.errors import BrokenCheckpoint
 from evovlm.evaluation.resident import ResidentModel
+from evovlm.merging.arithmetic.buffers import Raw, Vector, narrow
 from evovlm.merging.arithmetic.combination import Combination, Election, KeepBetween, KeepByRank, KeepDrawn, Term
-from evovlm.merging.arithmetic.floats import Raw, Vector, narrow
 from evovlm.merging.arithmetic.gpu import GpuCombiner, GpuMerger, GpuTensors, is_combinable
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.arithmetic.selection import NOTHING, Cut

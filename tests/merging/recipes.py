@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from evovlm.merging.arithmetic.floats import Raw
+from evovlm.merging.arithmetic.buffers import Raw
 from evovlm.merging.merge import Merger
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, UnitValues, Vocabulary

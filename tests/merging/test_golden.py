@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from evovlm.merging.arithmetic.buffers import Vector
 from evovlm.merging.arithmetic.combination import Combination, Term
-from evovlm.merging.arithmetic.floats import Vector
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.recipe import MergeSettings
 from tests.golden.fixtures import CASES, TENSORS, Case

@@ -70,20 +70,20 @@ def test_threads_pieces_and_memory_make_no_difference_to_a_bit(
     recipe = recipe_of(models, **variant, density=(0.3, 0.6, 1.0, 0.0))
     once = merge_all(recipe)
     assert same_bytes(once, merge_all(recipe, threads=3))
-    for room_bytes in (20_000, 1 << 30):
+    for cache_bytes in (20_000, 1 << 30):
         # What is kept for the next candidate changes nothing, whether it fits in part or whole.
-        merger = Merger.open(recipe, threads=1, room_bytes=room_bytes)
+        merger = Merger.open(recipe, threads=1, cache_bytes=cache_bytes)
         for _ in range(2):
             assert same_bytes(once, merge_all(recipe, merger=merger))
     if not METHODS[recipe.method].by_inner_products:
-        # Inner products are summed piece by piece; the size of a piece is a part of the arithmetic.
-        monkeypatch.setattr(task_vector, "PIECE", 96)
+        # Inner products are summed chunk by chunk; the size of a chunk is a part of the arithmetic.
+        monkeypatch.setattr(task_vector, "CHUNK", 96)
         assert same_bytes(once, merge_all(recipe))
 
 
 def test_a_draw_whose_upper_bits_are_the_limits_is_decided_by_the_rest(models: Path) -> None:
     recipe = make_recipe(models, {"math": (0.7, 0.5)})
-    merger = Merger.open(recipe, threads=1, room_bytes=1 << 30)
+    merger = Merger.open(recipe, threads=1, cache_bytes=1 << 30)
     name = "model.layers.0.mlp.up_proj.weight"
     drawn = draws(draw_key(recipe.seed, "math", name), start=0, size=48 * 32)
     for near in (int(drawn[3]), int(drawn[3]) + 1):
@@ -137,7 +137,7 @@ def test_one_source_of_weight_1_and_density_1_gives_it_bit_for_bit(
 @pytest.mark.parametrize("method", ["dare_ties", "ties", "linear", "slerp"])
 def test_a_source_alone_is_itself_after_and_before_other_candidates(models: Path, method: str) -> None:
     recipe = recipe_of(models, method)
-    merger = Merger.open(recipe, threads=1, room_bytes=1 << 30)
+    merger = Merger.open(recipe, threads=1, cache_bytes=1 << 30)
     usual = merge_all(recipe)
     for _ in range(2):
         for alone in recipe.sources:

@@ -428,12 +428,12 @@ def test_pieces_make_no_difference_to_a_bit(
         return merged_by(method, given_base, models, [0.8, 0.3][:n], [0.5, 0.2][:n], settings=chosen)
 
     usual = merged()
-    for piece in (7, 1000, 4096):
-        monkeypatch.setattr(task_vector, "PIECE", piece)
+    for chunk in (7, 1000, 4096):
+        monkeypatch.setattr(task_vector, "CHUNK", chunk)
         if not row.by_inner_products:
             assert same_bits(merged(), usual)
         else:
-            # Inner products are summed piece by piece.
+            # Inner products are summed chunk by chunk.
             assert torch.allclose(merged(), usual, rtol=1e-5, atol=1e-6)
 
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evovlm.merging.arithmetic import kernels
-from evovlm.merging.arithmetic.floats import narrow, widen
-from evovlm.merging.arithmetic.scratch import Room
+from evovlm.merging.arithmetic.buffers import MemoryBudget, narrow, widen
 from evovlm.merging.arithmetic.selection import (
     ALL,
     NOTHING,
@@ -267,7 +266,7 @@ def test_without_room_a_cut_is_worked_out_again_and_is_the_same() -> None:
         asked += 1
         return [Entries(0, values)]
 
-    kept, forgetful = MagnitudeOrder(stretches), MagnitudeOrder(stretches, room=Room(0))
+    kept, forgetful = MagnitudeOrder(stretches), MagnitudeOrder(stretches, budget=MemoryBudget(0))
     assert kept.cut(700) == kept.cut(700)
     assert asked == 2  # the histogram, and one bin
     assert forgetful.cut(700) == forgetful.cut(700) == kept.cut(700)

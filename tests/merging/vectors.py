@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from evovlm.merging.arithmetic.buffers import Raw
 from evovlm.merging.arithmetic.combination import Combination, combine
-from evovlm.merging.arithmetic.floats import Raw
 from evovlm.merging.arithmetic.method_functions import MethodInputs
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.arithmetic.task_vector import TaskVectors

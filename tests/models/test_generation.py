@@ -9,15 +9,13 @@ from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from evovlm.models.backbone import Backbone
-from evovlm.models.decoding import capacity, cpu_runner, runner, streams
-from evovlm.models.decoding.cpu_runner import CpuRunner
-from evovlm.models.decoding.device_runner import DeviceRunner
+from evovlm.models.decoding import greedy, runner, slots
 from evovlm.models.decoding.generation import generate
-from evovlm.models.decoding.greedy import Ending, decode
+from evovlm.models.decoding.greedy import Ending, decode, generate_greedy
 from evovlm.models.decoding.packed import Pass, forward, packed_attention, packs_exactly
+from evovlm.models.decoding.runner import CpuRunner, DeviceRunner
 from evovlm.models.decoding.slots import shape_of
 from evovlm.models.decoding.stock import generate_stock
-from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.tasks.prompts import Question
@@ -64,7 +62,7 @@ def likely_stops(loaded: LoadedModel, prompts: list[Prompt]) -> set[int]:
 def test_greedy_tokens_are_those_of_generate(
     llm: LoadedModel, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "_SLOTS_ON_CPU", rows_at_once)
+    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", rows_at_once)
     prompts = prompts_for(llm)
     stops = likely_stops(llm, prompts)
     expected = stock_greedy(llm, prompts, max_new_tokens=24, stop_ids=stops)
@@ -166,7 +164,7 @@ def test_a_beam_search_at_the_end_of_the_context_is_generate_s_own(tmp_path: Pat
 def test_finished_answers_are_told_as_they_come(
     llm: LoadedModel, monkeypatch: pytest.MonkeyPatch, beams: int, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr(capacity, "_SLOTS_ON_CPU", rows_at_once * beams)
+    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", rows_at_once * beams)
     told: list[tuple[int, int]] = []
     decoding = Decoding(max_new_tokens=8, beams=beams)
     found = generate(
@@ -181,7 +179,7 @@ def test_finished_answers_are_told_as_they_come(
 
 
 def test_streams_tell_of_their_answers_one_at_a_time(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_PROMPTS_PER_STREAM", 2)
+    monkeypatch.setattr(greedy, "_PROMPTS_PER_STREAM", 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     told: list[int] = []
@@ -204,7 +202,7 @@ def test_answers_end_at_their_own_limits(llm: LoadedModel) -> None:
 def test_several_streams_give_the_same_answers(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = prompts_for(llm)
     expected = generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2})
-    monkeypatch.setattr(streams, "_PROMPTS_PER_STREAM", 1)
+    monkeypatch.setattr(greedy, "_PROMPTS_PER_STREAM", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -222,9 +220,11 @@ def test_the_steps_of_a_gpu_give_the_same_answers(tmp_path: Path, family: str, n
     backbone, prompts = Backbone.of(loaded), prompts_for(loaded)
     stops = frozenset(likely_stops(loaded, prompts))
     expected = stock_greedy(loaded, prompts, max_new_tokens=24, stop_ids=set(stops))
-    room = max(len(prompt.ids) for prompt in prompts) + 24
+    capacity = max(len(prompt.ids) for prompt in prompts) + 24
     with torch.inference_mode(), packed_attention(backbone):
-        steps = DeviceRunner(backbone, shape_of(backbone), n_slots=n_slots, room=room, shared=prompts[0].ids[:1])
+        steps = DeviceRunner(
+            backbone, shape_of(backbone), n_slots=n_slots, capacity=capacity, shared=prompts[0].ids[:1]
+        )
         ending = Ending(stop_ids=stops)
         found = dict(decode(steps, dict(enumerate(prompts)), ending=ending, limits=[24] * len(prompts)))
     assert [found[number] for number in range(len(prompts))] == expected
@@ -239,9 +239,8 @@ def test_what_all_prompts_begin_with_is_read_once(llm: LoadedModel, monkeypatch:
         read.append(inputs["inputs_embeds"].shape[1])
         return forward(backbone, inputs, positions, this=this)
 
-    for module in (runner, cpu_runner):
-        monkeypatch.setattr(module, "forward", counting)
-    monkeypatch.setattr(streams, "_LEAST_SHARED_TOKENS", 4)
+    monkeypatch.setattr(runner, "forward", counting)
+    monkeypatch.setattr(greedy, "_LEAST_SHARED_TOKENS", 4)
     assert generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2}) == expected
     assert read[0] == 9
     assert read[1] == sum(len(prompt.ids) - 9 for prompt in prompts)
@@ -257,9 +256,9 @@ def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
         for penalty in (1.0, 1.5)
     )
     assert plain != penalised
-    backbone, room = Backbone.of(llm), max(len(prompt.ids) for prompt in prompts) + 24
+    backbone, capacity = Backbone.of(llm), max(len(prompt.ids) for prompt in prompts) + 24
     with torch.inference_mode(), packed_attention(backbone):
-        steps = kind(backbone, shape_of(backbone), n_slots=2, room=room, shared=prompts[0].ids[:1], penalty=1.5)
+        steps = kind(backbone, shape_of(backbone), n_slots=2, capacity=capacity, shared=prompts[0].ids[:1], penalty=1.5)
         ending = Ending(stop_ids=frozenset({2}))
         found = dict(decode(steps, dict(enumerate(prompts)), ending=ending, limits=[24] * len(prompts)))
     assert [found[number] for number in range(len(prompts))] == penalised
@@ -279,7 +278,7 @@ def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monke
         return advance(steps, entering)
 
     monkeypatch.setattr(CpuRunner, "advance", with_room_for_two)
-    monkeypatch.setattr(capacity, "_SLOTS_ON_CPU", 8)
+    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", 8)
     assert generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2}) == expected
     assert sorted(set(tried), reverse=True) == [5, 4, 2]
 

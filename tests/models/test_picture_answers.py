@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evovlm.models.decoding.generation import generate
-from evovlm.models.decoding.streams import generate_greedy
+from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.families import VLM_FAMILIES

@@ -26,7 +26,7 @@ def test_each_row_attends_to_its_own_slot(
     rule = Rule(scale=size**-0.5, window=window, softcap=softcap)
     generator = torch.Generator().manual_seed(1)
     shape = Shape(n_layers=1, heads=n_key_heads, size=size, dtype=torch.float32, device=torch.device("cpu"))
-    on_cpu, on_device = CpuSlots(shape, n=len(lengths), room=41), DeviceSlots(shape, n=len(lengths), room=41)
+    on_cpu, on_device = CpuSlots(shape, n=len(lengths), capacity=41), DeviceSlots(shape, n=len(lengths), capacity=41)
 
     def drawn(*of: int) -> torch.Tensor:
         return spread * torch.randn(of, generator=generator)

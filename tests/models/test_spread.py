@@ -8,8 +8,8 @@ import torch
 from evovlm.errors import ConfigError, NotEnoughRoom
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.models import loading
-from evovlm.models.decoding import streams
-from evovlm.models.decoding.streams import generate_greedy
+from evovlm.models.decoding import greedy
+from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import SPREAD, LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.model_ref import ModelRef
@@ -52,7 +52,7 @@ def test_what_lies_on_several_devices_is_answered_by_transformers_itself(
         raise AssertionError
 
     monkeypatch.setattr(LoadedModel, "is_spread", property(lambda _: True))
-    monkeypatch.setattr(streams, "_decode_all", refuse)
+    monkeypatch.setattr(greedy, "_decode_all", refuse)
     assert generate_greedy(loaded, prompts, max_new_tokens=6, stop_ids={2}) == wanted
 
 

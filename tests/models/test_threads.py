@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from evovlm.models.backbone import Backbone
-from evovlm.models.decoding import threads
-from evovlm.models.decoding.streams import generate_greedy
+from evovlm.models.decoding import greedy
+from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.tasks.prompts import Question
@@ -32,7 +32,7 @@ def test_products_of_a_small_model_are_one_thread_s_however_many_there_are(
     torch.set_num_threads(1)
     wanted = generate_greedy(loaded, asked, max_new_tokens=6, stop_ids={2})
     if not small:
-        monkeypatch.setattr(threads, "_SMALL_HIDDEN_SIZE", 1)
+        monkeypatch.setattr(greedy, "_SMALL_HIDDEN_SIZE", 1)
     seen: set[int] = set()
     first = Backbone.of(loaded).decoder.layers[0]
     first.register_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))

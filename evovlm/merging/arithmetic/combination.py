@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evovlm.merging.arithmetic import kernels
+from evovlm.merging.arithmetic.buffers import Raw, Vector
 from evovlm.merging.arithmetic.combine_kernel import BETWEEN, DRAWN, Joining, Sources, combine_entries
-from evovlm.merging.arithmetic.floats import Raw, Vector
 from evovlm.merging.arithmetic.selection import ALL, Cut, draw_halves, draws, round_keys
-from evovlm.merging.arithmetic.task_vector import Piece, Stretch, TaskVectors
+from evovlm.merging.arithmetic.task_vector import Chunk, Stretch, TaskVectors
 
 _NO_DRAWS = np.empty((0, 0), dtype=np.uint16)
 LEAST_DIVISOR = 0.1
@@ -135,13 +135,13 @@ def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch, ou
     plain = out if out.dtype in (np.uint16, np.float32) else np.empty(stretch.size, dtype=np.float32)
     by_hand = any(not isinstance(term.keep, (KeepDrawn, KeepBetween, type(None))) for term in terms)
     if combination.varying is not None or by_hand:
-        with vectors.widened(stretch, only=only) as piece:
+        with vectors.widened(stretch, only=only) as chunk:
             if combination.varying is not None:
-                drop_steady(piece, combination.varying)
-            for term, part in zip(terms, piece.parts, strict=True):
-                scale(term, part, start=piece.start, row_length=vectors.row_length)
-            base = piece.parts[:0].reshape(-1) if piece.base is None else piece.base
-            _run(vectors, combination, stretch, piece.parts, base, plain, prepared=True)
+                drop_steady(chunk, combination.varying)
+            for term, part in zip(terms, chunk.parts, strict=True):
+                scale(term, part, start=chunk.start, row_length=vectors.row_length)
+            base = chunk.parts[:0].reshape(-1) if chunk.base is None else chunk.base
+            _run(vectors, combination, stretch, chunk.parts, base, plain, prepared=True)
     else:
         with vectors.loaded(stretch, only=only) as (raws, raw_base):
             _run(vectors, combination, stretch, raws, raw_base, plain, prepared=False)
@@ -242,13 +242,13 @@ def scale(term: Term, part: Vector, *, start: int, row_length: int) -> None:
         np.multiply(rows, term.row_factors[begin : begin + len(rows), None], out=rows)
 
 
-def drop_steady(piece: Piece, cut: Cut) -> None:
+def drop_steady(chunk: Chunk, cut: Cut) -> None:
     """Set the entries that vary too little among the sources to 0, in all of them."""
-    varied = np.empty(piece.parts.shape[1], dtype=np.float32)
-    kernels.variances(piece.parts, varied)
+    varied = np.empty(chunk.parts.shape[1], dtype=np.float32)
+    kernels.variances(chunk.parts, varied)
     kept = np.empty(len(varied), dtype=np.bool_)
-    kernels.keep_between(varied, piece.start, np.uint32(cut.bits), cut.last, kept)
-    np.multiply(piece.parts, kept, out=piece.parts)
+    kernels.keep_between(varied, chunk.start, np.uint32(cut.bits), cut.last, kept)
+    np.multiply(chunk.parts, kept, out=chunk.parts)
 
 
 def keep_drawn(key: int, limit: int) -> KeepDrawn | None:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from evovlm.merging.arithmetic import gpu_kernels
+from evovlm.merging.arithmetic.buffers import STORED, Raw, widen
 from evovlm.merging.arithmetic.combination import Combination, Keep, KeepBetween, KeepDrawn, Term
-from evovlm.merging.arithmetic.floats import STORED, Raw, widen
 from evovlm.merging.arithmetic.selection import ALL, NOTHING, Cut
 from evovlm.merging.arithmetic.task_vector import ModelTensor, TaskVectors
 from evovlm.merging.merge import Merger, Sink, TensorPlan

@@ -23,7 +23,7 @@ from evovlm.merging.arithmetic.combination import (
     scale,
 )
 from evovlm.merging.arithmetic.selection import NOTHING, Cut, draw_key, draw_limit, kept_count
-from evovlm.merging.arithmetic.task_vector import Piece, TaskVectors
+from evovlm.merging.arithmetic.task_vector import Chunk, TaskVectors
 from evovlm.recipes.recipe import MergeSettings, Rescale
 
 LEAST_DENSITY = 2.0**-24
@@ -188,8 +188,8 @@ def _l1_ratio(vectors: TaskVectors, index: int, keep: Keep) -> float:
     """Return sum |d| / sum |d kept|, 1 when nothing is kept."""
     kept_only = Term(index=index, first=1.0, keep=keep)
 
-    def drop(piece: Piece) -> None:
-        scale(kept_only, piece.parts[0], start=piece.start, row_length=vectors.row_length)
+    def drop(chunk: Chunk) -> None:
+        scale(kept_only, chunk.parts[0], start=chunk.start, row_length=vectors.row_length)
 
     kept = vectors.magnitude_sum(index, drop)
     return vectors.magnitude_sum(index) / kept if kept else 1.0
@@ -295,9 +295,9 @@ def _factored(factors: spherical.Factors) -> Combination:
 def _squares(vectors: TaskVectors, cut: Cut | None) -> list[float]:
     """Return each source's sum of squares over the entries that are kept."""
     sums = [0.0] * len(vectors.sources)
-    for piece in vectors.pieces():
+    for chunk in vectors.chunks():
         if cut is not None:
-            drop_steady(piece, cut)
-        for index, part in enumerate(piece.parts):
+            drop_steady(chunk, cut)
+        for index, part in enumerate(chunk.parts):
             sums[index] += kernels.dot(part, part)
     return sums

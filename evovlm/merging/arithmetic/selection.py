@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evovlm.merging.arithmetic import kernels
-from evovlm.merging.arithmetic.scratch import Room
+from evovlm.merging.arithmetic.buffers import MemoryBudget
 from evovlm.seeding import derive_seed
 
 DRAW_BITS = 24
@@ -102,7 +102,7 @@ class MagnitudeOrder:
     """
 
     stretches: Callable[[], Iterable[Entries]]
-    room: Room | None = None
+    budget: MemoryBudget | None = None
     _bins: npt.NDArray[np.int64] | None = None
     _counts: npt.NDArray[np.int64] | None = None
     _sorted: dict[int, npt.NDArray[np.uint64]] = field(default_factory=dict)
@@ -151,6 +151,6 @@ class MagnitudeOrder:
             for stretch in self.stretches():
                 filled = kernels.collect_magnitudes(stretch.values, stretch.start, upper, keys, filled)
             keys.sort()
-            if self.room is None or self.room.take(keys.nbytes):
+            if self.budget is None or self.budget.take(keys.nbytes):
                 self._sorted[upper] = keys
         return keys

@@ -10,13 +10,12 @@ import numpy.typing as npt
 
 from evovlm.errors import BrokenCheckpoint
 from evovlm.merging.arithmetic import kernels
-from evovlm.merging.arithmetic.floats import STORED, Raw, Vector, narrow, widen
-from evovlm.merging.arithmetic.scratch import Room, Scratch
+from evovlm.merging.arithmetic.buffers import STORED, MemoryBudget, Raw, Scratch, Vector, narrow, widen
 from evovlm.merging.arithmetic.selection import Entries, MagnitudeOrder, draw_halves, draw_key
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace
 from evovlm.merging.models.row_plan import RowPlan
 
-PIECE = 1 << 18
+CHUNK = 1 << 18
 """Entries that are read, merged and written at a time: few enough for the cache, enough to keep a thread busy."""
 
 _FLOAT32 = np.dtype(np.float32)
@@ -30,7 +29,7 @@ class Stretch(NamedTuple):
     offsets: Mapping[str, int]
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """Some entries of all models: the first's index, the base's (float32, (n,)) if any, the sources' ((k, n)).
 
     `parts` holds task vectors where there is a base, models otherwise. Both are lent, and may be written into.
@@ -77,7 +76,7 @@ class TaskVectors:
     source_names: tuple[str, ...]
     seed: int
     allow_non_finite: bool = False
-    room: Room | None = None
+    budget: MemoryBudget | None = None
     _orders: dict[int, MagnitudeOrder] = field(default_factory=dict)
     _gram: npt.NDArray[np.float64] | None = None
     _row_grams: npt.NDArray[np.float64] | None = None
@@ -93,14 +92,14 @@ class TaskVectors:
         return self.plan.n_merged * self.columns
 
     def stretches(self, *, whole_rows: bool = False) -> Iterator[Stretch]:
-        """Yield what is merged in pieces (of whole rows, at least one), in the order of the result."""
-        piece = max(1, PIECE // self.row_length) * self.row_length if whole_rows else PIECE
+        """Yield what is merged in chunks (of whole rows, at least one), in the order of the result."""
+        chunk = max(1, CHUNK // self.row_length) * self.row_length if whole_rows else CHUNK
         for run in self.plan.runs:
             size = run.n_rows * self.columns
-            for done in range(0, size, piece):
+            for done in range(0, size, chunk):
                 yield Stretch(
                     start=run.row * self.columns + done,
-                    size=min(piece, size - done),
+                    size=min(chunk, size - done),
                     offsets={label: row * self.columns + done for label, row in run.starts.items()},
                 )
 
@@ -123,7 +122,7 @@ class TaskVectors:
         # Others may go by these very caches without the base.
         key = (stretch.start, stretch.size, self.base is not None)
         kept = self._raws.get(key) if in_a_row else None
-        if kept is None and is_usual and self.room is not None and self.room.take(size_bytes):
+        if kept is None and is_usual and self.budget is not None and self.budget.take(size_bytes):
             kept = np.empty(len(models) * stretch.size, dtype=kind)
             self._read_all(models, stretch, kept.reshape(len(models), stretch.size))
             self._raws[key] = kept
@@ -147,7 +146,7 @@ class TaskVectors:
             self._look_at(model, stretch.start, row)
 
     @contextmanager
-    def widened(self, stretch: Stretch, *, only: tuple[int, ...] | None = None) -> Iterator[Piece]:
+    def widened(self, stretch: Stretch, *, only: tuple[int, ...] | None = None) -> Iterator[Chunk]:
         """Lend a stretch's entries of all sources, or of those whose numbers `only` gives, as float32.
 
         Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
@@ -164,7 +163,7 @@ class TaskVectors:
             if base is not None:
                 kernels.widen_one(raw_base, base)
                 np.subtract(parts, base, out=parts)
-            yield Piece(start=stretch.start, base=base, parts=parts)
+            yield Chunk(start=stretch.start, base=base, parts=parts)
 
     def upper_draws(self, stretch: Stretch) -> npt.NDArray[np.uint16]:
         """Return the upper 16 bits of all sources' draws in a stretch, (k, n); no rows where there is no room."""
@@ -172,7 +171,7 @@ class TaskVectors:
         if found is not None:
             return found
         drawn = np.empty((0, 0), dtype=np.uint16)
-        if self.room is not None and self.room.take(2 * len(self.source_names) * stretch.size):
+        if self.budget is not None and self.budget.take(2 * len(self.source_names) * stretch.size):
             drawn = np.empty((len(self.source_names), stretch.size), dtype=np.uint16)
             for row, source in zip(drawn, self.source_names, strict=True):
                 halves = draw_halves(draw_key(self.seed, source, self.name), start=stretch.start, size=stretch.size)
@@ -180,11 +179,11 @@ class TaskVectors:
         self._upper_draws[stretch.start, stretch.size] = drawn
         return drawn
 
-    def pieces(self, *, only: tuple[int, ...] | None = None, whole_rows: bool = False) -> Iterator[Piece]:
-        """Yield all that is merged, in the order of the result; each piece is good until the next."""
+    def chunks(self, *, only: tuple[int, ...] | None = None, whole_rows: bool = False) -> Iterator[Chunk]:
+        """Yield all that is merged, in the order of the result; each chunk is good until the next."""
         for stretch in self.stretches(whole_rows=whole_rows):
-            with self.widened(stretch, only=only) as piece:
-                yield piece
+            with self.widened(stretch, only=only) as chunk:
+                yield chunk
 
     def copy(self, index: int, stretch: Stretch, out: Raw) -> None:
         """Write a stretch of one source itself, not of its task vector, into `out`, rounded to what it holds."""
@@ -199,32 +198,32 @@ class TaskVectors:
         """Return the order of a source's entries by magnitude."""
 
         def entries() -> Iterator[Entries]:
-            for piece in self.pieces(only=(index,)):
-                yield Entries(piece.start, piece.parts[0])
+            for chunk in self.chunks(only=(index,)):
+                yield Entries(chunk.start, chunk.parts[0])
 
         if index not in self._orders:
-            self._orders[index] = MagnitudeOrder(entries, room=self.room)
+            self._orders[index] = MagnitudeOrder(entries, budget=self.budget)
         return self._orders[index]
 
     def variance_order(self) -> MagnitudeOrder:
         """Return the order of the entries by their variance among the sources."""
 
         def entries() -> Iterator[Entries]:
-            for piece in self.pieces():
-                varied = np.empty(piece.parts.shape[1], dtype=np.float32)
-                kernels.variances(piece.parts, varied)
-                yield Entries(piece.start, varied)
+            for chunk in self.chunks():
+                varied = np.empty(chunk.parts.shape[1], dtype=np.float32)
+                kernels.variances(chunk.parts, varied)
+                yield Entries(chunk.start, varied)
 
         if -1 not in self._orders:
-            self._orders[-1] = MagnitudeOrder(entries, room=self.room)
+            self._orders[-1] = MagnitudeOrder(entries, budget=self.budget)
         return self._orders[-1]
 
     def gram(self) -> npt.NDArray[np.float64]:
-        """Return the inner products of the parts, shape (k, k), float64; summed piece by piece, in order."""
+        """Return the inner products of the parts, shape (k, k), float64; summed chunk by chunk, in order."""
         if self._gram is None:
             total = np.zeros((len(self.sources), len(self.sources)))
-            for piece in self.pieces():
-                total += _inner_products(piece.parts)
+            for chunk in self.chunks():
+                total += _inner_products(chunk.parts)
             self._gram = total
         return self._gram
 
@@ -233,10 +232,10 @@ class TaskVectors:
         if self._row_grams is None:
             n_rows = self.plan.n_rows * self.columns // self.row_length
             grams = np.zeros((n_rows, len(self.sources), len(self.sources)))
-            for piece in self.pieces(whole_rows=True):
-                rows = piece.parts.reshape(len(piece.parts), -1, self.row_length)
+            for chunk in self.chunks(whole_rows=True):
+                rows = chunk.parts.reshape(len(chunk.parts), -1, self.row_length)
                 for offset in range(rows.shape[1]):
-                    grams[piece.start // self.row_length + offset] = _inner_products(rows[:, offset])
+                    grams[chunk.start // self.row_length + offset] = _inner_products(rows[:, offset])
             self._row_grams = grams
         return self._row_grams
 
@@ -244,15 +243,15 @@ class TaskVectors:
         """Return the largest magnitude of a source's entries."""
         if index not in self._largest:
             bits = 0
-            for piece in self.pieces(only=(index,)):
-                bits = max(bits, int(kernels.largest_magnitude(piece.parts[0])))
+            for chunk in self.chunks(only=(index,)):
+                bits = max(bits, int(kernels.largest_magnitude(chunk.parts[0])))
             self._largest[index] = float(np.array(bits, dtype=np.uint32).view(np.float32))
         return self._largest[index]
 
-    def magnitude_sum(self, index: int, kept: Callable[[Piece], None] | None = None) -> int:
+    def magnitude_sum(self, index: int, kept: Callable[[Chunk], None] | None = None) -> int:
         """Return the sum of a source's magnitudes in whole units that depend on the source's entries alone.
 
-        `kept` may set entries of a piece's one part to 0 before they are summed. Summed as whole numbers, because a
+        `kept` may set entries of a chunk's one part to 0 before they are summed. Summed as whole numbers, because a
         sum of floats depends on its order.
         """
         if kept is None and index in self._sums:
@@ -264,10 +263,10 @@ class TaskVectors:
         unit = (1 << (62 - self.size.bit_length())) / largest
         total = 0
         # Whole rows, as what sets entries to 0 may go by rows.
-        for piece in self.pieces(only=(index,), whole_rows=True):
+        for chunk in self.chunks(only=(index,), whole_rows=True):
             if kept is not None:
-                kept(piece)
-            total += int(kernels.whole_sum(piece.parts[0], unit))
+                kept(chunk)
+            total += int(kernels.whole_sum(chunk.parts[0], unit))
         if kept is None:
             self._sums[index] = total
         return total

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evovlm.errors import NotEnoughRoom
-from evovlm.merging.arithmetic.task_vector import PIECE
+from evovlm.merging.arithmetic.task_vector import CHUNK
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import default_threads
@@ -55,7 +55,7 @@ def find_needs(
 
     `beside` are models that stay in memory with a resident host.
     """
-    piece = PIECE * _WORKING_BYTES * (n_models + 2)
+    piece = CHUNK * _WORKING_BYTES * (n_models + 2)
     memory, available = default_threads() * piece, available_memory_bytes()
     if resident is not None:
         kept = sum(

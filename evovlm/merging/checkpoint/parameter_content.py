@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evovlm.merging.arithmetic.floats import Raw
+from evovlm.merging.arithmetic.buffers import Raw
 from evovlm.merging.checkpoint.kept_bytes import KeptBytes
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.shards import ShardedWriter

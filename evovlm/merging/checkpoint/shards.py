@@ -7,10 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
-from evovlm.merging.progress import WriteObserver
 from evovlm.recipes.checkpoint_files import INDEX_FILE, SINGLE_FILE
+
+
+class WriteObserver(Protocol):
+    """Is called after every chunk that is written, by one thread at a time but not always by the same."""
+
+    def on_progress(self, *, done_bytes: int, total_bytes: int, tensors_done: int, tensors_total: int) -> None:
+        """Take note; the writer waits meanwhile."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

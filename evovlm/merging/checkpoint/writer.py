@@ -14,12 +14,11 @@ from evovlm.merging.checkpoint.kept_bytes import KeptBytes, check_kept, copy_kep
 from evovlm.merging.checkpoint.model_card import model_card
 from evovlm.merging.checkpoint.parameter_content import ParameterContent
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
-from evovlm.merging.checkpoint.shards import ShardedWriter, open_shards
+from evovlm.merging.checkpoint.shards import ShardedWriter, WriteObserver, open_shards
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.paths.content import PathContent
 from evovlm.merging.paths.plan import PathPlan
-from evovlm.merging.progress import WriteObserver
 from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import HybridMerge, Recipe, models_of

@@ -11,7 +11,7 @@ import numpy as np
 
 from evovlm.errors import BrokenCheckpoint, ConfigError
 from evovlm.merging.arithmetic import kernels
-from evovlm.merging.arithmetic.floats import STORED, Raw, narrow, widen
+from evovlm.merging.arithmetic.buffers import STORED, Raw, narrow, widen
 from evovlm.merging.checkpoint.kept_bytes import KeptBytes
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.shards import ShardedWriter
@@ -19,7 +19,7 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import default_threads
 from evovlm.merging.paths.plan import PathPlan, PathTensor
 
-_PIECE = 262_144
+_CHUNK = 262_144
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,13 +67,13 @@ class PathContent:
         Raises BrokenCheckpoint where a model holds numbers that are not finite, ConfigError where a scale makes them so
         in the host's dtype.
         """
-        pieces = [
+        chunks = [
             (tensor, start)
             for tensor in self.plan.tensors
             if not self._is_other(tensor)
-            for start in range(0, math.prod(tensor.planned.shape), _PIECE)
+            for start in range(0, math.prod(tensor.planned.shape), _CHUNK)
         ]
-        _for_all(pieces, lambda piece: self._write_piece(*piece, writer))
+        _for_all(chunks, lambda chunk: self._write_chunk(*chunk, writer))
 
     def write_files(self, folder: Path) -> None:
         """Write the path's own config.json over the host's."""
@@ -83,9 +83,9 @@ class PathContent:
     def _is_other(self, tensor: PathTensor) -> bool:
         return self.host.layout.backbone_name_from_disk(tensor.planned.name) is None
 
-    def _write_piece(self, tensor: PathTensor, start: int, writer: ShardedWriter) -> None:
+    def _write_chunk(self, tensor: PathTensor, start: int, writer: ShardedWriter) -> None:
         own, stored = STORED[tensor.place.dtype_code], STORED[tensor.planned.dtype_code]
-        size = min(_PIECE, math.prod(tensor.planned.shape) - start)
+        size = min(_CHUNK, math.prod(tensor.planned.shape) - start)
         raw: Raw = np.empty(size, dtype=own)
         tensor.place.read_into(raw.view(np.uint8).data, start=start * own.itemsize)
         given, result = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
@@ -115,10 +115,10 @@ class PathContent:
         )
 
 
-def _for_all(pieces: Iterable[tuple[PathTensor, int]], do: Callable[[tuple[PathTensor, int]], None]) -> None:
+def _for_all(chunks: Iterable[tuple[PathTensor, int]], do: Callable[[tuple[PathTensor, int]], None]) -> None:
     with ThreadPoolExecutor(default_threads()) as pool:
         try:
-            for _ in pool.map(do, pieces):
+            for _ in pool.map(do, chunks):
                 pass
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

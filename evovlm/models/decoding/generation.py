@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import TextStreamer
+
+from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.decoding.stock import DecodingSettings, generate_stock
-from evovlm.models.decoding.streams import generate_greedy
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
 
@@ -73,3 +75,32 @@ def _finds_stop(loaded: LoadedModel, stops: Sequence[str]) -> Callable[[list[int
 def _before_stop(text: str, stops: Sequence[str]) -> str:
     cuts = [place for place in (text.find(stop) for stop in stops) if place >= 0]
     return text[: min(cuts)] if cuts else text
+
+
+def tell_answer(
+    loaded: LoadedModel, prompt: Prompt, *, decoding: DecodingSettings, on_text: Callable[[str], None]
+) -> Generated:
+    """Answer a prompt, calling `on_text` with each piece of the text; with several beams there is one piece."""
+    if decoding.beams > 1:
+        # Which beam wins is known at the end only.
+        generated = generate(loaded, [prompt], decoding=decoding)
+        on_text(generated.texts[0])
+        return generated
+    return generate(loaded, [prompt], decoding=decoding, streamer=_Streamer(loaded.tokenizer, on_text=on_text))
+
+
+class _Streamer(TextStreamer):
+    """Hands on what is sure of the text: whole words, and every Japanese character."""
+
+    def __init__(self, tokenizer: Any, *, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002
+        if text:
+            self._on_text(text)
+
+    def _is_chinese_char(self, cp: int) -> bool:
+        # transformers waits for a blank behind kana and full-width signs, which never comes in Japanese.
+        is_ideograph = super()._is_chinese_char(cp)  # type: ignore[no-untyped-call]
+        return bool(is_ideograph) or 0x3000 <= cp <= 0x30FF or 0xFF00 <= cp <= 0xFFEF

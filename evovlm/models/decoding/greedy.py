@@ -1,16 +1,32 @@
 """Greedy decoding with continuous batching: a finished answer leaves its slot at once, and a waiting prompt takes it.
 
 New prompts are read in the same pass in which the running answers move on, so that no row waits and nothing is padded.
+A small model on a CPU decodes in several streams, one thread each.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 
-from evovlm.models.decoding.runner import Runner
+import torch
+from torch import Tensor
+
+from evovlm.models.backbone import Backbone
+from evovlm.models.decoding.packed import packed_attention, packs_exactly
+from evovlm.models.decoding.runner import CpuRunner, DeviceRunner, Runner
+from evovlm.models.decoding.slots import answer_limits, most_tokens, shape_of, slots_at_once
+from evovlm.models.decoding.stock import Greedy, generate_stock
+from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
 
 _TOKENS_BETWEEN_TEXT_CHECKS = 16
+_PROMPTS_PER_STREAM = 32
+_LEAST_SHARED_TOKENS = 16
+# Products of small models are too small to share between threads: there each thread decodes prompts of its own.
+_SMALL_HIDDEN_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,3 +95,153 @@ def _admitted(waiting: deque[int], free: list[int], prompts: Mapping[int, Prompt
         budget -= n_tokens
         entering[free.pop()] = waiting.popleft()
     return entering
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Answers:
+    """Answers in tokens by their prompts' numbers, as the streams finish them; `on_answers` hears of each."""
+
+    on_answers: Callable[[int, int], None] | None
+    found: dict[int, list[int]] = field(default_factory=dict)
+    _n_tokens: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def put(self, number: int, tokens: list[int]) -> None:
+        with self._lock:
+            self.found[number] = tokens
+            self._n_tokens += len(tokens)
+            if self.on_answers is not None:
+                self.on_answers(len(self.found), self._n_tokens)
+
+
+def generate_greedy(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    penalty: float = 1.0,
+    is_over: Callable[[list[int]], bool] | None = None,
+    limits: Sequence[int] | None = None,
+    on_answers: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """Return the tokens that follow each prompt, without the stop token, at most `max_new_tokens` of them.
+
+    `penalty` above 1 makes tokens less likely that are there already, those of the prompt too. `is_over` is asked from
+    time to time whether an answer needs no more tokens; `limits` shortens single answers, and none leads past the
+    model's context. `on_answers` hears, in any thread but never in two at once, how many answers are finished, and
+    their tokens in all. Raises FloatingPointError when the model's logits are not finite.
+    """
+    backbone = Backbone.of(loaded)
+    beyond_us = loaded.is_spread or any(prompt.extra for prompt in prompts)
+    if not prompts or beyond_us or not packs_exactly(backbone):
+        plain = Greedy(max_new_tokens=max_new_tokens, repetition_penalty=penalty)
+        return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids, on_answers=on_answers)
+    fitting = answer_limits(loaded, prompts, max_new_tokens=max_new_tokens)
+    limits = fitting if limits is None else [min(each) for each in zip(limits, fitting, strict=True)]
+    ending = Ending(stop_ids=frozenset(stop_ids), is_over=is_over)
+    answers = _Answers(on_answers=on_answers)
+    n_slots = slots_at_once(backbone, longest=most_tokens(prompts, limits))
+    while len(answers.found) < len(prompts):
+        left = [number for number in range(len(prompts)) if number not in answers.found]
+        try:
+            _decode_all(
+                loaded,
+                backbone,
+                prompts,
+                left,
+                answers,
+                ending=ending,
+                limits=limits,
+                penalty=penalty,
+                n_slots=n_slots,
+            )
+        except torch.OutOfMemoryError:
+            if n_slots == 1:
+                raise
+            n_slots //= 2
+            torch.cuda.empty_cache()
+    return [answers.found[number] for number in range(len(prompts))]
+
+
+def _decode_all(
+    loaded: LoadedModel,
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    numbers: Sequence[int],
+    answers: _Answers,
+    *,
+    ending: Ending,
+    limits: Sequence[int],
+    penalty: float,
+    n_slots: int,
+) -> None:
+    """Answer the prompts of these numbers, in as many streams as gain something, each with prompts of its own.
+
+    Which stream answers a prompt depends on nothing but the numbers, so that a run can be repeated to the bit.
+    """
+    shape, capacity = shape_of(backbone), most_tokens(prompts, limits)
+    small = _is_small(hidden_size=backbone.embedding.embedding_dim, device=shape.device)
+    threads = torch.get_num_threads()
+    n_streams = max(1, min(threads, len(numbers) // _PROMPTS_PER_STREAM)) if small else 1
+    sharing = 1 if small else threads
+    image_token = getattr(loaded.model.config, "image_token_id", None)
+    shared = _shared_start([prompts[number] for number in numbers], image_token=image_token)
+
+    def stream(first: int) -> None:
+        own = {number: prompts[number] for number in numbers[first::n_streams]}
+        kind = CpuRunner if shape.device.type == "cpu" else DeviceRunner
+        slots = min(len(own), max(1, n_slots // n_streams))
+        # Inference mode and the number of threads are settings of each thread.
+        with torch.inference_mode():
+            runner: Runner = kind(
+                backbone,
+                shape,
+                n_slots=slots,
+                capacity=capacity,
+                image_token=image_token,
+                shared=shared,
+                penalty=penalty,
+            )
+            for number, answer in decode(runner, own, ending=ending, limits=limits):
+                answers.put(number, answer)
+
+    with packed_attention(backbone), _threads_each(sharing):
+        if n_streams == 1:
+            stream(0)
+            return
+        with ThreadPoolExecutor(n_streams, initializer=torch.set_num_threads, initargs=(sharing,)) as pool:
+            for done in [pool.submit(stream, first) for first in range(n_streams)]:
+                done.result()
+
+
+def _shared_start(prompts: Sequence[Prompt], *, image_token: int | None) -> Tensor:
+    """Return the tokens that all prompts begin with, before any picture; none if that is not worth a pass of its own.
+
+    Every prompt keeps a token of its own, whose state says how the answer begins.
+    """
+    first = prompts[0].ids
+    n = min(len(prompt.ids) for prompt in prompts) - 1
+    for prompt in prompts[1:]:
+        differing = (prompt.ids[:n] != first[:n]).nonzero()
+        n = int(differing[0]) if len(differing) else n
+    if image_token is not None:
+        pictures = (first[:n] == image_token).nonzero()
+        n = int(pictures[0]) if len(pictures) else n
+    return first[: n if n >= _LEAST_SHARED_TOKENS and len(prompts) > 1 else 0]
+
+
+def _is_small(*, hidden_size: int, device: torch.device) -> bool:
+    """Whether every product of such a model is one thread's; it then has the same bits for any number of threads."""
+    return device.type == "cpu" and hidden_size < _SMALL_HIDDEN_SIZE
+
+
+@contextmanager
+def _threads_each(n: int) -> Iterator[None]:
+    """Let `n` threads share each product of this thread meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

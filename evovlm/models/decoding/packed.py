@@ -170,7 +170,7 @@ def _own_states(backbone: Backbone) -> list[Tensor]:
 def _computes(wanted: Sequence[Tensor], backbone: Backbone) -> bool:
     shape = shape_of(backbone)
     kind = CpuSlots if shape.device.type == "cpu" else DeviceSlots
-    slots = kind(shape, n=len(_TRIAL_LENGTHS), room=max(_TRIAL_LENGTHS) + 1)
+    slots = kind(shape, n=len(_TRIAL_LENGTHS), capacity=max(_TRIAL_LENGTHS) + 1)
     try:
         with packed_attention(backbone):
             found = _in_two_passes(backbone, _trial_texts(backbone), slots)

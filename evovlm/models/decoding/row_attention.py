@@ -69,7 +69,7 @@ def attend_rows(
     """Append each row's new key and value to its slot and write what the row attends to into `out`.
 
     queries and out (rows, heads, size); new_keys and new_values (rows, key heads, size); keys (slots, key heads, size,
-    room); values (slots, key heads, room, size). `lengths` counts the tokens that each row's slot already holds.
+    capacity); values (slots, key heads, capacity, size). `lengths` counts the tokens that each slot already holds.
     """
     n_heads, size = queries.shape[1], queries.shape[2]
     n_key_heads = keys.shape[1]

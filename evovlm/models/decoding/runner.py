@@ -5,16 +5,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.packed import Entering, Pass, forward
-from evovlm.models.decoding.slots import Shape, Slots
+from evovlm.models.decoding.slots import CpuSlots, DeviceSlots, Shape, Slots
 from evovlm.models.prompt import Prompt, prefill_inputs
 
 NOTHING_SHARED = torch.zeros(0, dtype=torch.long)
+
+_CPU_PROMPT_TOKENS_AT_ONCE = 2048
+_GPU_PROMPT_TOKENS_AT_ONCE = 16384
+# A CPU's library computes a matrix product of fewer rows in other ways, with other last bits: with this many, an answer
+# does not depend on the answers that are decoded beside it.
+_LEAST_ROWS = 16
+# A GPU waits while its choices are read.
+_STEPS_BETWEEN_READS = 8
+_REACH_STEP = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +51,7 @@ class Runner(ABC):
         shape: Shape,
         *,
         n_slots: int,
-        room: int,
+        capacity: int,
         image_token: int | None = None,
         shared: Tensor = NOTHING_SHARED,
         penalty: float = 1.0,
@@ -55,11 +65,11 @@ class Runner(ABC):
         n_tokens = _n_logits(backbone) if penalty != 1.0 else 0
         # Which tokens each slot has seen; one more slot keeps what all prompts begin with.
         self._seen = torch.zeros(n_slots + 1, n_tokens, dtype=torch.bool, device=backbone.device)
-        self._open(shape, room=room)
+        self._open(shape, capacity=capacity)
 
     @abstractmethod
-    def _open(self, shape: Shape, *, room: int) -> None:
-        """Make the slots, of `room` tokens each."""
+    def _open(self, shape: Shape, *, capacity: int) -> None:
+        """Make the slots, of `capacity` tokens each."""
 
     @abstractmethod
     def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
@@ -163,3 +173,157 @@ def _joined(positions: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(positions))
     n_axes = next(len(each) for each in positions if each.ndim == axes)
     return torch.cat([each if each.ndim == axes else each.expand(n_axes, -1) for each in positions], dim=-1)
+
+
+class CpuRunner(Runner):
+    """On a CPU only running answers are computed, and what was chosen is read at once."""
+
+    def _open(self, shape: Shape, *, capacity: int) -> None:
+        self.prompt_tokens_at_once = _CPU_PROMPT_TOKENS_AT_ONCE
+        self._slots = CpuSlots(shape, n=self.n_slots + 1, capacity=capacity)
+        # By slot, in the order of the rows: the newest token, its position, and how many tokens the slot holds.
+        self._tokens: dict[int, int] = {}
+        self._next: dict[int, int] = {}
+        self._lengths: dict[int, int] = {}
+
+    def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
+        """See Runner."""
+        going = list(self._tokens)
+        batch = self._batch(
+            torch.tensor([self._tokens[slot] for slot in going], dtype=torch.long),
+            torch.tensor([self._next[slot] for slot in going], dtype=torch.long),
+            entering,
+            least=_LEAST_ROWS,
+            slots=self._slots,
+        )
+        self._slots.rows = np.array(going, dtype=np.int64)
+        self._slots.lengths = np.array([self._lengths[slot] for slot in going], dtype=np.int64)
+        this = Pass(slots=self._slots, n_continuing=len(going), entering=batch.entering)
+        states = forward(self._backbone, batch.inputs, batch.positions, this=this)
+        ends = [*range(len(going)), *(part.stop - 1 for part in batch.entering if part.slot is not None)]
+        self._note_prompts(entering)
+        chosen = self._choose(states, ends, slots=[*going, *entering])
+        for slot in going:
+            self._next[slot] += 1
+            self._lengths[slot] += 1
+        for slot, prompt in entering.items():
+            self._next[slot] = int(positions_of(prompt).max()) + 1
+            self._lengths[slot] = len(prompt.ids)
+        self._tokens = dict(zip((*going, *entering), chosen, strict=True))
+        return {slot: (token,) for slot, token in self._tokens.items()}
+
+    def _choose(self, states: Tensor, ends: list[int], *, slots: list[int]) -> list[int]:
+        spare = _LEAST_ROWS - len(ends)
+        tokens, finite = self._likeliest(states[ends + ends[-1:] * spare], slots + slots[-1:] * spare)
+        if not bool(finite):
+            raise FloatingPointError("the model's logits are not finite")
+        chosen: list[int] = tokens[: len(ends)].tolist()
+        return chosen
+
+    def leave(self, slot: int) -> None:
+        """See Runner."""
+        for kept in (self._tokens, self._next, self._lengths):
+            del kept[slot]
+
+
+class DeviceRunner(Runner):
+    """On a GPU every slot moves on in every step, by a captured graph; what was chosen is read every few steps."""
+
+    def _open(self, shape: Shape, *, capacity: int) -> None:
+        self.prompt_tokens_at_once = _GPU_PROMPT_TOKENS_AT_ONCE
+        # An answer's end is seen late, so that some tokens too many are kept.
+        self._capacity = capacity + _STEPS_BETWEEN_READS
+        self._slots = DeviceSlots(shape, n=self.n_slots + 1, capacity=self._capacity)
+        self._tokens = torch.zeros(self.n_slots + 1, dtype=torch.long, device=shape.device)
+        self._next = torch.zeros_like(self._tokens)
+        self._finite = torch.ones((), dtype=torch.bool, device=shape.device)
+        self._running: dict[int, int] = {}
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
+        """See Runner."""
+        before = list(self._running)
+        steps: list[Tensor] = []
+        if entering:
+            self._enter(entering)
+            steps.append(self._tokens.clone())
+        for _ in range(_STEPS_BETWEEN_READS - len(steps)):
+            self._step()
+            steps.append(self._tokens.clone())
+        if not bool(self._finite):
+            raise FloatingPointError("the model's logits are not finite")
+        chosen = torch.stack(steps, dim=1).tolist()
+        return {slot: chosen[slot] for slot in (*before, *entering)}
+
+    def leave(self, slot: int) -> None:
+        """See Runner."""
+        del self._running[slot]
+
+    def _enter(self, entering: Mapping[int, Prompt]) -> None:
+        """Let prompts in, in one pass with a step of all slots."""
+        self._slots.reach = self._reach()
+        slots, prompts = list(entering), list(entering.values())
+        # An empty slot's step writes behind what it holds: it must not hit what is copied there, nor what is copied.
+        self._slots.lengths[[*slots, self._slots.n - 1]] = len(self._shared)
+        batch = self._batch(self._tokens, self._next, entering, least=0, slots=self._slots)
+        this = Pass(slots=self._slots, n_continuing=self._slots.n, entering=batch.entering)
+        states = forward(self._backbone, batch.inputs, batch.positions, this=this)
+        self._choose(states[: self._slots.n])
+        self._note_prompts(entering)
+        tokens, finite = self._likeliest(states[[part.stop - 1 for part in batch.entering]], slots)
+        self._finite &= finite
+        self._tokens[slots] = tokens
+        self._next[slots] = torch.tensor([int(positions_of(prompt).max()) + 1 for prompt in prompts]).to(tokens.device)
+        self._slots.lengths[slots] = torch.tensor([len(prompt.ids) for prompt in prompts]).to(tokens.device)
+        for slot in self._running:
+            self._running[slot] += 1
+        self._running.update({slot: len(prompt.ids) for slot, prompt in entering.items()})
+
+    def _step(self) -> None:
+        """Move every slot on by one token."""
+        reach = self._reach()
+        if self._tokens.device.type == "cuda":
+            if reach not in self._graphs:
+                self._graphs[reach] = self._captured(reach)
+            self._graphs[reach].replay()
+        else:
+            self._slots.reach = reach
+            self._move()
+        for slot in self._running:
+            self._running[slot] += 1
+
+    def _move(self) -> None:
+        this = Pass(slots=self._slots, n_continuing=self._slots.n, entering=())
+        inputs = {"inputs_embeds": self._backbone.embedding(self._tokens)[None]}
+        self._choose(forward(self._backbone, inputs, self._next, this=this))
+
+    def _choose(self, states: Tensor) -> None:
+        """Note each slot's next token, in place: a graph's results lie where they lay when it was captured."""
+        tokens, finite = self._likeliest(states, slice(None))
+        self._finite &= finite
+        self._tokens.copy_(tokens)
+        self._next += 1
+        # An empty slot, which nobody reads, stays where it is when it is full.
+        self._slots.lengths.add_(1).clamp_(max=self._capacity - 1)
+
+    def _reach(self) -> int:
+        """Return how far the slots must be read, in whole steps, so that few graphs are needed."""
+        longest = max(self._running.values(), default=0) + 1
+        return min(self._capacity, -(-longest // _REACH_STEP) * _REACH_STEP)
+
+    def _captured(self, reach: int) -> torch.cuda.CUDAGraph:
+        self._slots.reach = reach
+        kept = (self._tokens, self._next, self._slots.lengths, self._finite)
+        values = [tensor.clone() for tensor in kept]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            # What is chosen and allocated on the first run must not be part of the graph.
+            self._move()
+        torch.cuda.current_stream().wait_stream(side)
+        for tensor, value in zip(kept, values, strict=True):
+            tensor.copy_(value)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._move()
+        return graph

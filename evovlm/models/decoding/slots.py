@@ -5,7 +5,9 @@ so that every step has the same shapes and can be replayed as a captured graph.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, Indices, attend_rows
+from evovlm.models.loading import LoadedModel
+from evovlm.models.prompt import Prompt, context_tokens
+from evovlm.resources import available_memory_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +30,6 @@ class Shape:
     size: int
     dtype: torch.dtype
     device: torch.device
-
-    @property
-    def token_bytes(self) -> int:
-        """What one token takes in all layers."""
-        return 2 * self.n_layers * self.heads * self.size * self.dtype.itemsize
 
 
 def shape_of(backbone: Backbone) -> Shape:
@@ -54,10 +54,10 @@ class Rule:
 
 
 class Slots(ABC):
-    """`n` slots of `room` tokens each."""
+    """`n` slots of `capacity` tokens each."""
 
     n: int
-    room: int
+    capacity: int
     n_layers: int
 
     @abstractmethod
@@ -81,13 +81,13 @@ class Slots(ABC):
 class CpuSlots(Slots):
     """Slots on a CPU, in float32. `rows` and `lengths` say which slots go on, and how far each is filled."""
 
-    def __init__(self, shape: Shape, *, n: int, room: int) -> None:
-        self.n, self.room, self.n_layers = n, room, shape.n_layers
+    def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
+        self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
         self.rows: Indices = np.empty(0, np.int64)
         self.lengths: Indices = np.empty(0, np.int64)
         # Not filled with zeros: memory that no answer grows into is never touched.
-        self._keys = [torch.empty(n, shape.heads, shape.size, room) for _ in range(shape.n_layers)]
-        self._values = [torch.empty(n, shape.heads, room, shape.size) for _ in range(shape.n_layers)]
+        self._keys = [torch.empty(n, shape.heads, shape.size, capacity) for _ in range(shape.n_layers)]
+        self._values = [torch.empty(n, shape.heads, capacity, shape.size) for _ in range(shape.n_layers)]
 
     def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
         """See Slots."""
@@ -124,13 +124,13 @@ class DeviceSlots(Slots):
     `reach` is how far the slots are read; it must exceed every length that matters.
     """
 
-    def __init__(self, shape: Shape, *, n: int, room: int) -> None:
-        self.n, self.room, self.n_layers = n, room, shape.n_layers
-        self.reach = room
+    def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
+        self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
+        self.reach = capacity
         self.lengths = torch.zeros(n, dtype=torch.long, device=shape.device)
         self._every = torch.arange(n, device=shape.device)
-        self._places = torch.arange(room, device=shape.device)
-        size = (n, shape.heads, room, shape.size)
+        self._places = torch.arange(capacity, device=shape.device)
+        size = (n, shape.heads, capacity, shape.size)
         # Zeros, because what lies behind a mask is multiplied by 0, and 0 times garbage may be NaN.
         self._keys = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
         self._values = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
@@ -177,3 +177,43 @@ def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, *, seen: Ten
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     scores = scores.masked_fill(~seen, -torch.inf)
     return torch.softmax(scores, -1, dtype=torch.float32).to(values.dtype) @ values
+
+
+# More rows than this gain nothing: products are as fast as they get, and every slot takes memory.
+_SLOTS_ON_CPU = 96
+_SLOTS_ON_GPU = 512
+_MEMORY_SHARE = 0.7
+
+
+def answer_limits(loaded: LoadedModel, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[int]:
+    """Return how many tokens each answer may have: `max_new_tokens`, or as many as the context leaves, at least 1.
+
+    Past its context a model has not been trained, and one that scales its positions there answers otherwise from the
+    first token on.
+    """
+    context = context_tokens(loaded)
+    if context is None:
+        return [max_new_tokens] * len(prompts)
+    return [max(1, min(max_new_tokens, context - len(prompt.ids))) for prompt in prompts]
+
+
+def most_tokens(prompts: Sequence[Prompt], limits: Sequence[int]) -> int:
+    """Return how many tokens the longest prompt and its answer of at most `limits` tokens have, 0 for no prompts."""
+    return max((len(prompt.ids) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=0)
+
+
+def slots_at_once(backbone: Backbone, *, longest: int) -> int:
+    """Return how many answers of `longest` tokens, prompt included, fit on the device, up to a useful number."""
+    row_bytes = _row_bytes(backbone.decoder.config, longest, backbone.embedding.weight.element_size())
+    is_gpu = backbone.device.type == "cuda"
+    most = _SLOTS_ON_GPU if is_gpu else _SLOTS_ON_CPU
+    free_bytes = torch.cuda.mem_get_info(backbone.device)[0] if is_gpu else available_memory_bytes()
+    return most if free_bytes is None else max(1, min(most, int(_MEMORY_SHARE * free_bytes / row_bytes)))
+
+
+def _row_bytes(config: Any, longest: int, number_bytes: int) -> int:
+    """Return what a row takes: keys and values of all layers, one layer's activations, and its logits in float32."""
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size
+    active = 6 * config.hidden_size + 3 * config.intermediate_size
+    return int(longest * (cached + active) * number_bytes + 8 * config.vocab_size)

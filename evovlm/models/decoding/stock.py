@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from evovlm.models.backbone import Backbone
-from evovlm.models.decoding.capacity import answer_limits, most_tokens, slots_at_once
+from evovlm.models.decoding.slots import answer_limits, most_tokens, slots_at_once
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.image_features import by_layer, family_of
 from evovlm.models.prompt import Prompt, embed, left_padded, left_padded_positions
