@@ -2,7 +2,7 @@
 
     python benchmarks/demo_seeds.py [--seeds 3] [--quick]
 
-Prints the table that stands in benchmarks/LOG.md: means over the seeds on the report splits, scores x 100.
+Prints the table of benchmarks/LOG.md: means over the seeds on the report splits, scores x 100.
 """
 
 import argparse

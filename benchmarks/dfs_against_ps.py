@@ -1,14 +1,14 @@
-"""Paths through layers, alone and after a merge of parameters, against that merge, at equal numbers of scored samples.
+"""Compare paths through layers, alone and after a parameter merge, with the merge, for equal numbers of scored samples.
 
     python benchmarks/dfs_against_ps.py [--seeds 3] [--pipelines evollm evovlm] [--kinds ps dfs ps+dfs] [--report N]
         [--out runs/dfs-against-ps] [--quick]
 
-On the embedded models: the searches of configs/demo-hybrid.yaml and configs/demo-hybrid-vlm.yaml, the first stage alone
-(ps), the second alone, from an embedded host (dfs), and both, each with half of the samples (ps+dfs). What the first
-stage of the config scores, candidates and mean, is what each search may score, snapshots counted; whole generations
-only, so that a rest of less than one is left over. Prints the table that stands in benchmarks/LOG.md: the winners on
-the report split, scores x 100, means over the seeds; intervals are those of the means over seeds, over the report
-samples. The runs stay in --out; what is there already is not run again.
+Runs the searches of configs/demo-hybrid.yaml and configs/demo-hybrid-vlm.yaml on the embedded models: the first stage
+alone (ps), the second alone with an embedded host (dfs), and both, each with half of the samples (ps+dfs). Each search
+may score as many samples as the config's first stage does for candidates and mean, including snapshots, in whole
+generations. Prints the table of benchmarks/LOG.md: the winners on the report split, scores x 100, means over the seeds;
+the intervals of these means are over the report samples. Runs are kept in --out; runs that are already there are not
+repeated.
 """
 
 import argparse
@@ -61,7 +61,7 @@ PIPELINES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One search: what its winner scores where no search has looked, what it cost, and its hops (None: no path)."""
+    """One search: its winner's held-out score, its cost, and its hops (None: no path)."""
 
     held_out: TaskScore
     scored: int
@@ -69,7 +69,7 @@ class Run:
 
 
 def load_hybrid(pipeline: Pipeline, *, quick: bool) -> HybridConfig:
-    """Return the pipeline's config, its paths absolute; `quick` with next to no samples."""
+    """Return the pipeline's config, its paths absolute; `quick` with very few samples."""
     path = CONFIGS / pipeline.config
     found = load_search(path)
     if not isinstance(found, HybridConfig):
@@ -86,14 +86,14 @@ def load_hybrid(pipeline: Pipeline, *, quick: bool) -> HybridConfig:
 
 
 def alone(config: PathConfig, sources: Mapping[str, str]) -> PathConfig:
-    """Return the search for paths through these models, the first of them being the host, with no stage before it."""
+    """Return the search for paths through these models without a first stage; the first model is the host."""
     changes = {"ps": None, "host": next(iter(sources.values())), "sources": dict(sources)}
     return config.model_copy(update={"merge": config.merge.model_copy(update=changes)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """How many samples a search scores: before or after all generations, and in each of them, with its candidates."""
+    """Numbers of scored samples: outside the generations, and in each generation with its candidates."""
 
     once: int
     generation: int
@@ -107,18 +107,18 @@ class Cost:
         kept = config.validation or 0
         template = config.template(relative_to=None)
         names = template.source_names if isinstance(template, PathTemplate) else tuple(template.sources)
-        # The embedded models are all of one depth.
+        # All embedded models have the same number of blocks.
         blocks = dict.fromkeys(names, _n_blocks(next(iter(template.sources.values()))))
         population = config.population(dim=config.searched(blocks).dim)
         each = config.batch or n_samples - kept
         return cls(once=kept or n_samples, generation=population * each + kept, population=population)
 
     def total(self, candidates: int) -> int:
-        """Return what whole generations of so many candidates cost."""
+        """Return the cost of `candidates` candidates in whole generations."""
         return self.once + candidates // self.population * self.generation
 
     def candidates(self, samples: int) -> int:
-        """Return how many candidates, in whole generations, so many samples pay for."""
+        """Return how many candidates, in whole generations, `samples` samples pay for."""
         return (samples - self.once) // self.generation * self.population
 
 
@@ -126,18 +126,18 @@ def _n_blocks(ref: ModelRef) -> int:
     config = read_config(ref)
     count = count_blocks(config) if config is not None else None
     if count is None:
-        raise ConfigError(f"{ref.text}: its config does not tell how many blocks it has.")
+        raise ConfigError(f"{ref.text}: its config does not say how many blocks it has.")
     return count
 
 
 def paid(config: Config, samples: int) -> Config:
-    """Return the search with a budget of at most so many scored samples."""
+    """Return the search with a budget of at most `samples` scored samples."""
     budget = config.budget.model_copy(update={"candidates": Cost.of(config).candidates(samples)})
     return config.model_copy(update={"budget": budget})
 
 
 def run_search(kind: str, hybrid: HybridConfig, *, pipeline: Pipeline, seed: int, out: Path) -> RunResult:
-    """Run a search of this kind for what the config's first stage costs, or read its result."""
+    """Run a search of this kind with the cost of the config's first stage, or read its result."""
     ps, path = (stage.model_copy(update={"seed": seed}) for stage in (hybrid.ps, hybrid.path))
     samples = Cost.of(ps).total(ps.budget.candidates)
     if kind == "ps":
@@ -150,7 +150,7 @@ def run_search(kind: str, hybrid: HybridConfig, *, pipeline: Pipeline, seed: int
 
 
 def score(result: RunResult, *, task: str, limit: int | None) -> Run:
-    """Score a search's winner on the report split, and count what the search has scored."""
+    """Score a search's winner on the report split, and count the samples that the search scored."""
     loaded = load_recipe_model(result.recipe, device="cpu")
     held_out = open_task(TaskChoice(name=task, limit=limit), Split.REPORT).prepare(loaded).answer(loaded).score
     outcomes = [
@@ -158,7 +158,7 @@ def score(result: RunResult, *, task: str, limit: int | None) -> Run:
         for journal in sorted(result.folder.rglob(JOURNAL_FILE))
         for entry in read_journal(journal).entries
     ]
-    # What was known already took no time, and was not scored again.
+    # A cached score took no time and is not counted again.
     fresh = [found for found in outcomes if isinstance(found, Evaluation) and found.seconds]
     hops = None if isinstance(result.recipe, ParameterMerge) else len(result.recipe.path)
     return Run(held_out=held_out, scored=sum(part.n for found in fresh for part in found.scores.values()), hops=hops)
@@ -170,7 +170,7 @@ def by_sample(runs: Sequence[Run]) -> list[float]:
 
 
 def row(pipeline: str, kind: str, runs: Sequence[Run], reference: Sequence[Run]) -> str:
-    """Return a line of the table; `reference` are the runs that the difference is taken from, if any."""
+    """Return a line of the table; the difference is to the `reference` runs, if any."""
     means = by_sample(runs)
     low, high = mean_interval(means)
     difference = "-"
@@ -194,8 +194,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=list(PIPELINES))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--report", type=int, default=None, help="report samples (default: all)")
-    parser.add_argument("--out", type=Path, default=None, help="keep the runs there, and go on with those")
-    parser.add_argument("--quick", action="store_true", help="next to no samples: does it run?")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the runs; existing runs are reused")
+    parser.add_argument("--quick", action="store_true", help="use very few samples, to see that it runs")
     return parser.parse_args()
 
 

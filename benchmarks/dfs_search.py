@@ -4,9 +4,9 @@
 
 configs/demo-dfs.yaml with each optimizer and seed: plain CMA-ES over thresholded genes, the encodings that treat binary
 genes as such, and random search, uniform and around the start. All score the same numbers of samples: batches for the
-candidates, validation samples for the means, of which the best wins. Prints the table that stands in benchmarks/LOG.md:
-the winners on the report split, scores x 100, means over the seeds. The runs stay in --out; what is there already is
-not run again.
+candidates, validation samples for the means, of which the best wins. Prints the table of benchmarks/LOG.md: the winners
+on the report split, scores x 100, means over the seeds. Runs are kept in --out; runs that are already there are not
+repeated.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "demo-dfs.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One search: what its winner scores where no search has looked, what it scored on validation, and its length."""
+    """One search: its winner's held-out score, its validation score, and its length."""
 
     held_out: TaskScore
     validation: float
@@ -43,7 +43,7 @@ class Run:
 
 
 def changed(config: PathConfig, arguments: argparse.Namespace) -> PathConfig:
-    """Return the search with the command's numbers."""
+    """Return the search with the numbers of the command line."""
     return config.model_copy(
         update={
             "budget": config.budget.model_copy(update={"candidates": arguments.generations * arguments.population}),
@@ -70,7 +70,7 @@ def score(evaluator: Evaluator, task: PreparedTask, recipe: Recipe) -> TaskScore
 
 
 def row(name: str, runs: list[Run]) -> str:
-    """Return a line of the table; the interval is that of the mean over seeds, over the report samples."""
+    """Return a line of the table; the interval of the mean over seeds is over the report samples."""
     per_seed = [100 * run.held_out.score for run in runs]
     by_sample = [sum(values) / len(runs) for values in zip(*(run.held_out.per_sample for run in runs), strict=True)]
     low, high = mean_interval(by_sample)
@@ -92,12 +92,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--population", type=int, default=16)
     parser.add_argument("--batch", type=int, default=40)
     parser.add_argument("--validation", type=int, default=80)
-    parser.add_argument("--limit", type=int, default=240, help="search samples, those of the validation among them")
+    parser.add_argument("--limit", type=int, default=240, help="search samples, including the validation samples")
     parser.add_argument("--report", type=int, default=None, help="report samples (default: all)")
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--scales", choices=SCALES, default="per_position")
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
-    parser.add_argument("--out", type=Path, default=None, help="keep the runs there, and go on with those")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the runs; existing runs are reused")
     return parser.parse_args()
 
 

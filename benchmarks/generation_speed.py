@@ -1,19 +1,19 @@
-"""Greedy decoding against transformers' own `generate` in batches of 64 and its continuous batching, in one run.
+"""Compare greedy decoding with transformers' `generate` in batches of 64 and its continuous batching, in one run.
 
     python benchmarks/generation_speed.py [--sizes small large] [--prompts 256] [--rounds 3]
 
-Prints the table that stands in benchmarks/LOG.md. Models are random Mistrals in float32: `small` has 10 M parameters
+Prints the table of benchmarks/LOG.md. Models are random Mistrals in float32: `small` has 10 M parameters
 (hidden 256, 8 blocks, vocabulary 8000), `large` 405 M (hidden 1024, 24 blocks, vocabulary 32000). Prompts and answers
 are as long as GSM8K's: drawn from log-normals with the median and spread that its questions (after a template of 60
-tokens) and its worked answers have at 3.2 characters a token. A random model ends no answer by itself, so every answer
-ends at the length drawn for it: `generate` is told by a stopping criterion, the others by a limit of each prompt.
-Useful tokens are those of the answers; rows that wait for others give none. Everybody has the same threads; `generate`
-is also run with one thread, and the faster one counts.
+tokens) and its worked answers have at 3.2 characters per token. A random model never ends an answer, so every answer
+ends at the length drawn for it: by a stopping criterion in `generate`, by a limit per prompt in the others. Useful
+tokens are the tokens of the answers; rows that wait for others produce none. All use the same number of threads;
+`generate` also runs with one thread, and the faster run counts.
 
     python benchmarks/generation_speed.py --sizes 7b --device cuda
 
-On a GPU the model is in bfloat16, and the steps of decoding are held against what reading all weights once a step
-would allow (the bandwidth is measured by copying).
+On a GPU the model is in bfloat16, and the decoding steps are compared with the time to read all weights once per step
+(the bandwidth is measured by copying).
 """
 
 import argparse
@@ -116,10 +116,10 @@ def in_batches(loaded: LoadedModel, prompts: list[Prompt], lengths: list[int]) -
 
 
 def continuously(loaded: LoadedModel, prompts: list[Prompt], lengths: list[int]) -> list[list[int]]:
-    """transformers' own continuous batching."""
+    """Answer with transformers' continuous batching."""
     config = GenerationConfig(do_sample=False, max_new_tokens=max(lengths), eos_token_id=-1, pad_token_id=0)
     found: dict[str, list[int]] = {}
-    # Left to itself it takes nearly all memory for keys and values.
+    # Without a limit it takes nearly all memory for keys and values.
     batching = ContinuousBatchingConfig(num_blocks=4 * BATCH, max_batch_tokens=8 * BATCH)
     with loaded.model.continuous_batching_context_manager(
         generation_config=config, block=True, continuous_batching_config=batching
@@ -154,14 +154,14 @@ def measure(size: str, *, n: int, rounds: int, with_theirs: bool, device: str) -
     useful, threads = sum(lengths), torch.get_num_threads()
     asked = sum(len(prompt.ids) for prompt in prompts)
     print(
-        f"\n{size}: {parameters / 1e6:.1f} M parameters, {n} prompts of {asked / n:.0f} tokens in the mean, answers of "
+        f"\n{size}: {parameters / 1e6:.1f} M parameters, {n} prompts of {asked / n:.0f} tokens on average, answers of "
         f"{useful / n:.0f} (longest {max(lengths)}), {threads} threads\n"
     )
     ways = {f"generate, batches of {BATCH}, {threads} threads": (in_batches, threads), "ours": (ours, threads)}
     if size == "small":
-        # Where products are large, one thread is never the faster.
+        # With large products, one thread is never faster.
         ways[f"generate, batches of {BATCH}, 1 thread"] = (in_batches, 1)
-    # Compiles our kernels, and fills everybody's caches of memory.
+    # Compiles the kernels and fills the memory caches.
     ours(loaded, prompts[:40], [4] * 40)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[list[int]]] = {}
@@ -179,7 +179,7 @@ def measure(size: str, *, n: int, rounds: int, with_theirs: bool, device: str) -
     if device != "cpu":
         seconds_a_read = weight_bytes(loaded) / copying_bytes_a_second(device)
         print(
-            f"\nReading all weights once takes {1e3 * seconds_a_read:.1f} ms: {BATCH / seconds_a_read:.0f} tokens a "
+            f"\nReading all weights once takes {1e3 * seconds_a_read:.1f} ms: {BATCH / seconds_a_read:.0f} tokens per "
             f"second with {BATCH} rows, {4 * BATCH / seconds_a_read:.0f} with {4 * BATCH}."
         )
 
@@ -189,7 +189,7 @@ def weight_bytes(loaded: LoadedModel) -> int:
 
 
 def copying_bytes_a_second(device: str) -> float:
-    """Return how many bytes a second are read or written while memory is copied."""
+    """Return the bytes per second that are read and written while memory is copied."""
     source = torch.empty(2**31, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -206,7 +206,7 @@ def table(
 ) -> None:
     peers = [name for name in seconds if name.startswith("generate")]
     peer = min(peers, key=lambda name: min(seconds[name]))
-    print("| | seconds (best of rounds) | all rounds | useful tokens a second | times `generate` | same answers |")
+    print("| | seconds (best of rounds) | all rounds | useful tokens per second | times `generate` | same answers |")
     print("|---|---|---|---|---|---|")
     for name, each in seconds.items():
         same = sum(mine == theirs for mine, theirs in zip(answers[name], answers[peer], strict=True))

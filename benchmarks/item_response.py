@@ -3,8 +3,8 @@
     python benchmarks/item_response.py
 
 Checks the fit against simulated candidates whose parameters are known. Sources: tinyBenchmarks (Polo et al. 2024, arXiv
-2402.14992), MERGE^3 (Mencattini et al. 2025, arXiv 2502.10436). With one dimension of ability the latter's estimator,
-a child's ability as a combination of its parents', is p-IRT again: any ability is such a combination.
+2402.14992), MERGE^3 (Mencattini et al. 2025, arXiv 2502.10436). With one dimension of ability, the estimator of
+MERGE^3 (a child's ability as a combination of its parents') equals p-IRT: any ability is such a combination.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _ROUNDS = 60
-# Priors: slopes around 1 by 0.5, intercepts around 0 by 3, abilities around 0 by 1.
+# Priors: slopes 1 +- 0.5, intercepts 0 +- 3, abilities 0 +- 1.
 _SLOPE, _SLOPE_PRECISION, _INTERCEPT_PRECISION = 1.0, 4.0, 1 / 9
 
 
@@ -47,7 +47,7 @@ class Items:
 
 
 def fit(scores: Floats) -> Items:
-    """Fit items and abilities in turn, by Newton steps, to scores of shape (candidates, samples) in [0, 1]."""
+    """Fit items and abilities alternately, by Newton steps, to scores of shape (candidates, samples) in [0, 1]."""
     items = Items(slopes=np.ones(scores.shape[1]), intercepts=np.zeros(scores.shape[1]))
     for _ in range(_ROUNDS):
         ability = items.abilities(scores)
@@ -68,14 +68,14 @@ def fit(scores: Floats) -> Items:
 
 @dataclass(frozen=True, kw_only=True)
 class Anchors:
-    """Samples that stand for all, and the share of all that each stands for."""
+    """Samples that represent all samples, and the share that each represents."""
 
     rows: tuple[int, ...]
     weights: Floats
 
 
 def anchors(items: Items, *, count: int, draws: np.random.Generator) -> Anchors:
-    """Cluster the samples by slope and intercept (k-means); the one next to each centre is its cluster's anchor."""
+    """Cluster the samples by slope and intercept (k-means); the sample nearest to a centre is its anchor."""
     points = np.column_stack([items.slopes, items.intercepts])
     centres = points[draws.choice(len(points), size=count, replace=False)]
     for _ in range(100):
@@ -121,9 +121,9 @@ def main() -> None:
     of_random = np.mean([np.abs(scores[300:][:, few].mean(axis=1) - whole).mean() for few in subsets])
     for name, value in rows.items():
         print(f"correlation of the {name} with the truth: {value:.3f}")
-    print(f"error of the score from {len(chosen.rows)} samples: anchors {error:.4f}, at random {of_random:.4f}")
+    print(f"error of the score from {len(chosen.rows)} samples: anchors {error:.4f}, random {of_random:.4f}")
     if min(rows.values()) < 0.7 or error > 1.1 * of_random:
-        raise SystemExit("the fit does not find what was simulated")
+        raise SystemExit("the fit does not recover the simulated parameters")
 
 
 if __name__ == "__main__":

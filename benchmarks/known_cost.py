@@ -1,4 +1,4 @@
-"""Workers whose candidates cost a known time and open no model, for worker_scaling.py; what travels is of real size."""
+"""Workers whose candidates take a known time, without a model, for worker_scaling.py; messages have their real size."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ TASK = "word_problems_ja"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownCost:
-    """Opens workers that answer `n_samples` in `seconds` a candidate, as a GPU would: the processor is idle meanwhile.
+    """Opens workers that take `seconds` per candidate for `n_samples` with an idle processor, as with a GPU.
 
-    With `spread`, candidates differ in cost by up to that share, evenly, by what they are.
+    With `spread`, a candidate's cost differs by up to that share, uniformly, depending on its recipe.
     """
 
     seconds: float
@@ -40,16 +40,16 @@ class KnownCostWorkers:
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """One task."""
+        """Return the size of the only task."""
         return {TASK: self.opening.n_samples}
 
     @property
     def blocks(self) -> Mapping[str, int]:
-        """As many in every source."""
+        """Return the same number for every source."""
         return dict.fromkeys(self.opening.sources, self.opening.n_blocks)
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
-        """Yield what depends on the recipe alone."""
+        """Yield outcomes that depend only on the recipe."""
         for job in jobs:
             random = np.random.default_rng(int(job.recipe.recipe_id, 16))
             time.sleep(self.opening.seconds * (1 + self.opening.spread * random.uniform(-1, 1)))
@@ -60,4 +60,4 @@ class KnownCostWorkers:
             yield Evaluation(scores={TASK: score}, fitness=mean, seconds=seconds, tokens=100 * len(right))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""

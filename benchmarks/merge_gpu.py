@@ -1,14 +1,14 @@
-"""Milliseconds a candidate takes to merge on a GPU, beside what moving its bytes takes at least.
+"""Measure the milliseconds per candidate merged on a GPU, and compare with the time to move its bytes.
 
     python benchmarks/merge_gpu.py
 
-Base, three sources and result have the shapes of Mistral 7B in bfloat16 (72 GB in all), random numbers made on the
-device. What is measured is what a search does for each candidate: plan, launch, wait. What is worked out once a run
-(the cuts of TIES) is given. The bytes are those of base, sources and result, each once; the bound is how fast this
-device copies a gigabyte from one place in its memory to another.
+Base, three sources and result have the shapes of Mistral 7B in bfloat16 (72 GB in all), with random numbers made on
+the device. Measures what a search does for each candidate: plan, launch, wait. What a run computes once (the cuts of
+TIES) is not measured. The bytes are those of base, sources and result, each once; the bound is the speed at which this
+device copies a gigabyte within its memory.
 
-`--blocks 0` leaves embedding, head and norm alone; `--tiny` has the shapes of a toy, which TRITON_INTERPRET=1 runs
-without a GPU to see that all of this works.
+`--blocks 0` merges only embedding, head and norm. `--tiny` uses toy shapes, which run with TRITON_INTERPRET=1 without a
+GPU, to check that the script works.
 """
 
 import argparse
@@ -37,7 +37,7 @@ REPETITIONS = 7
 
 
 class Model(NamedTuple):
-    """All that is asked of a model whose tensors are on the device already."""
+    """A model whose tensors are already on the device."""
 
     label: str
 
@@ -93,7 +93,7 @@ def by_method(method: str) -> Callable[[TaskVectors], Combination]:
 
 
 def ties(vectors: TaskVectors) -> Combination:  # noqa: ARG001 (called as the others are)
-    """Return what TIES makes, but for the cut, which is any."""
+    """Return the combination of TIES, with an arbitrary cut."""
     keep = KeepBetween(low=Cut(bits=int(np.float32(0.01).view(np.uint32)), last=100), high=NOTHING)
     terms = tuple(Term(index=index, first=weight, keep=keep) for index, weight in enumerate(WEIGHTS))
     return Combination(
@@ -105,7 +105,7 @@ PLANS = {"linear": by_method("linear"), "ties": ties, "dare_ties": by_method("da
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the median of some repetitions, after one that compiles."""
+    """Return the median of some repetitions, after a first one that compiles."""
     taken = []
     for _ in range(1 + REPETITIONS):
         wait_for(device)
@@ -122,7 +122,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def copied_bytes_a_second(device: torch.device, size_bytes: int) -> float:
-    """Return how many bytes a copy inside the device's memory reads and writes in a second."""
+    """Return the bytes per second that a copy within the device's memory reads and writes."""
     source = torch.zeros(size_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size_bytes / seconds(lambda: target.copy_(source), device)

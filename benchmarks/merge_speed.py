@@ -1,11 +1,11 @@
-"""Merging against the peer: four models of 405 M parameters, whole commands side by side, and candidates in a loop.
+"""Compare merging with mergekit: four models of 405 M parameters, whole commands, and candidates in a loop.
 
     python benchmarks/merge_speed.py --mergekit PATH/TO/mergekit-yaml [--models DIR] [--runs 1]
 
-Prints the table that stands in benchmarks/LOG.md. Models are random (base, and three of base plus noise), bfloat16:
+Prints the table of benchmarks/LOG.md. Models are random (base, and three of base plus noise), bfloat16:
 hidden 1024, 24 layers, MLP 3584, 16 heads, 8 KV heads, vocabulary 32000. Each command is a cold process with the files
-in the page cache; both tools are given every processor. Memory is what the process alone holds (no pages of files) at
-its peak, and the largest resident set.
+in the page cache; both tools may use every processor. Memory is the peak of the process's own memory (without file
+pages), and the largest resident set. The dare_ties rows do not compare the same merge: see `write_recipes`.
 """
 
 import argparse
@@ -48,7 +48,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A command's wall time and its peak memory: its own pages, and all that was resident."""
+    """A command's wall time and peak memory: its own pages, and its resident set."""
 
     seconds: float
     own_gb: float
@@ -137,7 +137,7 @@ def measured(command: list[str]) -> Run:
 
 
 def copy_bandwidth(size_bytes: int = 1 << 29) -> float:
-    """Return bytes moved (read and written) in a second by copying memory with every processor."""
+    """Return the bytes per second (read and written) when every processor copies memory."""
     threads = os.cpu_count() or 1
     sources = [np.ones(size_bytes // threads, dtype=np.uint8) for _ in range(threads)]
     targets = [np.zeros_like(source) for source in sources]
@@ -151,7 +151,7 @@ def copy_bandwidth(size_bytes: int = 1 << 29) -> float:
 
 
 def candidates(folder: Path, method: str, *, count: int = 4) -> list[float]:
-    """Return the seconds of each of `count` candidates merged into a resident model, after a first one."""
+    """Return the seconds for each of `count` candidates merged into a model in memory, after a first one."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -182,7 +182,7 @@ def candidates(folder: Path, method: str, *, count: int = 4) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mergekit", type=Path, help="the peer's command; without it only ours is measured")
+    parser.add_argument("--mergekit", type=Path, help="mergekit's command; without it only evovlm is measured")
     parser.add_argument("--models", type=Path, default=Path(tempfile.gettempdir()) / "evovlm-merge-speed")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
@@ -219,10 +219,10 @@ def main() -> None:
         first, *rest = candidates(arguments.models, method)
         each = min(rest)
         shown = ", ".join(f"{seconds:.2f}" for seconds in rest)
-        print(f"{method} in the loop: first {first:.2f} s, then {shown} s a candidate")
+        print(f"{method} in the loop: first {first:.2f} s, then {shown} s per candidate")
         print(f"    {moved / each / 1e9:.1f} GB/s, {moved / each / bandwidth:.2f} of the copy's bandwidth")
         if method in peers:
-            print(f"    {peers[method] / each:.0f} times as fast as the peer's whole run", flush=True)
+            print(f"    {peers[method] / each:.0f} times as fast as mergekit's whole run", flush=True)
 
 
 if __name__ == "__main__":

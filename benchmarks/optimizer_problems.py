@@ -1,10 +1,10 @@
-"""Hold the optimizers against one another on problems whose solution is known, at equal evaluations.
+"""Compare the optimizers on problems with a known solution, with equal numbers of evaluations.
 
     python benchmarks/optimizer_problems.py [--seeds 10]
 
-Prints a Markdown table: for each problem and optimizer the median over the seeds of how far from the optimum the best
-genome is (`left`, 0 is the optimum), with the quartiles; for two goals the hypervolume that is missing. No model is
-involved: this shows what an optimizer is good at, not how a merge turns out.
+Prints a Markdown table: for each problem and optimizer, the distance of the best genome from the optimum (`left`, 0 is
+the optimum), as the median over the seeds with quartiles; for two goals, the missing hypervolume. No model is involved:
+the table shows what an optimizer is good at, not how good a merge becomes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Problem:
 
 
 def part(genes: Genome, levels: int) -> npt.NDArray[np.int64]:
-    """Return which of so many equal parts of [0, 1] each gene lies in."""
+    """Return which of `levels` equal parts of [0, 1] each gene lies in."""
     return np.clip(np.ceil(genes * levels).astype(np.int64) - 1, 0, levels - 1)
 
 
@@ -45,7 +45,7 @@ def below_the_best(feedback: Sequence[Feedback]) -> float:
 
 
 def one_goal(fitness: Callable[[Genome], float]) -> Callable[[Genome], Feedback]:
-    """Return what tells of a fitness alone."""
+    """Return feedback with a fitness alone."""
     return lambda genome: Feedback(fitness=float(fitness(genome)))
 
 
@@ -55,7 +55,7 @@ def sphere(genome: Genome) -> float:
 
 
 def ellipsoid(dim: int) -> Callable[[Genome], float]:
-    """Return an ellipsoid of condition 10^4 in axes turned at random."""
+    """Return an ellipsoid of condition 10^4 with randomly rotated axes."""
     turned = np.linalg.qr(generator("ellipsoid", dim).standard_normal((dim, dim)))[0]
     scales = 10.0 ** np.linspace(0, 2, dim)
     return lambda genome: -float(np.sum((scales * (turned @ (genome - 0.6))) ** 2))
@@ -73,20 +73,20 @@ def rastrigin(genome: Genome) -> float:
 
 
 def leading_ones(genome: Genome) -> float:
-    """Return minus how many of all genes but two come after the first 0, and how far the two are from 0.6."""
+    """Return minus the number of binary genes after the first 0, minus the distance of the two numbers from 0.6."""
     on = genome[:-2] > 0.5
     leading = len(on) if on.all() else int(np.argmin(on))
     return leading - len(on) - float(np.sum((genome[-2:] - 0.6) ** 2))
 
 
 def categorical(genome: Genome) -> float:
-    """Return minus how many of all genes but two are at another level than theirs, and how far the two are from 0.6."""
+    """Return minus the number of genes at a wrong level, minus the distance of the two numbers from 0.6."""
     wanted = (2 * np.arange(len(genome) - 2)) % 5
     return -float(np.sum(part(genome[:-2], 5) != wanted)) - float(np.sum((genome[-2:] - 0.6) ** 2))
 
 
 def specialists(genome: Genome) -> Feedback:
-    """Tell of 60 samples, each right where 4 neighbouring genes come close enough to the sample's own corner."""
+    """Return feedback on 60 samples; each is right if 4 neighbouring genes are close enough to its own corner."""
     corners = generator("specialists").integers(0, 2, (6, 4)) * 0.6 + 0.2
     off = np.abs(genome.reshape(6, 4) - corners).max(axis=1)
     right = off[:, None] < np.linspace(0.04, 0.4, 10)
@@ -95,7 +95,7 @@ def specialists(genome: Genome) -> Feedback:
 
 
 def two_goals(genome: Genome) -> Feedback:
-    """Tell of ZDT1 turned upwards: the goals are at odds along the first gene, and both want the others at 0."""
+    """Return feedback of ZDT1 as a maximisation: the goals conflict in the first gene, and need the others at 0."""
     first = float(genome[0])
     rest = 1.0 + 9.0 * float(np.mean(genome[1:]))
     goals = (1.0 - first, 1.0 - rest * (1.0 - math.sqrt(first / rest)))
@@ -103,7 +103,7 @@ def two_goals(genome: Genome) -> Feedback:
 
 
 def missing_volume(feedback: Sequence[Feedback]) -> float:
-    """Return how much of the area under the front of `two_goals`, down to (0, 0), is not under the points."""
+    """Return the area between the front of `two_goals` and the points, down to (0, 0)."""
     area, reached = 0.0, 0.0
     for first, second in sorted((each.goals for each in feedback), reverse=True):
         if first > 0 and second > reached:
@@ -169,10 +169,10 @@ def problems() -> Sequence[Problem]:
 
 
 def searched(problem: Problem, kind: str, *, seed: int) -> float:
-    """Return what a search leaves, which starts from a point that is drawn near the middle, another for each seed."""
+    """Return the remaining distance of a search that starts from a random point near the middle, by seed."""
     dim = len(problem.levels)
     start = generator("start", seed).uniform(0.3, 0.7, dim)
-    # A front wants more genomes than a direction.
+    # A front needs more genomes than a direction.
     population = 20 if kind == "nsga2" and problem.left is missing_volume else None
     optimizer = OPTIMIZERS[kind](Start(initial=start, seed=seed, population=population, levels=problem.levels))
     feedback: list[Feedback] = []

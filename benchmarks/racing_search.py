@@ -2,13 +2,13 @@
 
     python benchmarks/racing_search.py [--seeds 5] [--first-seed 10] [--out runs/racing]
 
-The same number of candidates each time, on all search samples; on those that racing takes; on a fixed random subset of
-the same cost; on an IRT-chosen one (item_response.py), with the samples' parameters from its own first generation, or,
-at no cost, from the full search of another seed. All but the first score their best three and the mean again in full,
-which their tokens hold. Beside them, the full search stopped at the end of the generation by which it has spent no less
-than racing. Each winner is the best of its best candidates and the mean. Prints the table of benchmarks/LOG.md: the
-winners on the report split, scores x 100, means over the seeds; the difference to full evaluation over the report
-samples (paired bootstrap). What is in --out is not run again.
+Compares searches with the same number of candidates: on all search samples; with racing; on a fixed random subset of
+the same cost; and on a subset chosen by IRT (item_response.py), with the samples' parameters from its own first
+generation or, at no cost, from the full search of another seed. All but the first score their best three candidates
+and the mean again on all samples, and their tokens include this. The full search is also shown stopped at the end of
+the generation in which it has spent at least as much as racing. Each winner is the best of its best candidates and the
+mean. Prints the table of benchmarks/LOG.md: the winners on the report split, scores x 100, means over the seeds; the
+difference to full evaluation over the report samples (paired bootstrap). Searches that are in --out are not repeated.
 """
 
 import argparse
@@ -44,7 +44,7 @@ RESCORED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A winner: its genome, and the tokens that it took to find it."""
+    """A winner: its genome, and the tokens spent to find it."""
 
     genome: Genome
     tokens: int
@@ -52,7 +52,7 @@ class Found:
 
 @dataclass(kw_only=True, eq=False)
 class Bench:
-    """What all searches share: the models and the tasks are opened once."""
+    """What all searches share; models and tasks are opened once."""
 
     config: EvolveConfig
     evaluator: Evaluator
@@ -65,7 +65,7 @@ class Bench:
         self.known: dict[str, TaskScore] = {}
 
     def journal(self, name: str, seed: int, racing: RacingSection | None) -> Journal:
-        """Run a search, or read it."""
+        """Run a search, or read its journal."""
         config = self.config.model_copy(update={"seed": seed, "racing": racing, "rescore": RESCORED})
         folder = self.out / f"{name}-{seed}"
         evolve(config, out=folder, resume=True, evaluator=self.evaluator)
@@ -81,7 +81,7 @@ class Bench:
 
 
 def whole(journal: Journal) -> Found:
-    """Return a search's winner: the best of what it scored in full at its end."""
+    """Return a search's winner: the best of those it scored on all samples at its end."""
     last = [entry for entry in (*journal.rescored, journal.mean) if entry is not None]
     return Found(genome=max(last, key=fitness).genome, tokens=journal.tokens)
 
@@ -105,7 +105,7 @@ def spent(entries: Sequence[Entry]) -> int:
 
 
 def samples_seen(journal: Journal) -> float:
-    """Return how many samples a candidate saw in the mean."""
+    """Return how many samples a candidate saw on average."""
     outcomes = [entry.outcome for entry in journal.candidates]
     return float(
         np.mean([score.n for each in outcomes if isinstance(each, Evaluation) for score in each.scores.values()])
@@ -113,9 +113,9 @@ def samples_seen(journal: Journal) -> float:
 
 
 def by_item_response(bench: Bench, *, seed: int, count: int, calibration: Journal | None, file: Path) -> Found:
-    """Search on `count` anchors, or read what was found.
+    """Search on `count` anchors, or read the result.
 
-    The samples' parameters are fitted to a journal of other candidates, or else to the first generation, in full.
+    The samples' parameters are fitted to a journal of other candidates, or to the first generation in full.
     """
     if not file.is_file():
         found = _search_by_item_response(bench, seed=seed, count=count, calibration=calibration)
@@ -179,7 +179,7 @@ def table_row(outcome: Outcome) -> tuple[float, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One row of the table: by seed, what was found and what it scores held out."""
+    """One row of the table: the winners and their held-out scores, by seed."""
 
     name: str
     found: tuple[Found, ...]
@@ -201,7 +201,7 @@ def by_sample(each: Line) -> list[float]:
 
 
 def show(each: Line, *, full: Line) -> None:
-    """Print a row; intervals are those of means over the seeds, over the report samples."""
+    """Print a row; the intervals of the means over the seeds are over the report samples."""
     tokens = sum(found.tokens for found in each.found) / len(each.found)
     ratio = tokens / (sum(found.tokens for found in full.found) / len(full.found))
     own, others = by_sample(each), by_sample(full)
@@ -225,14 +225,14 @@ def show(each: Line, *, full: Line) -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=10, help="the rules were chosen on others")
+    parser.add_argument("--first-seed", type=int, default=10, help="first seed; the rules were tuned on others")
     parser.add_argument("--config", type=Path, default=CONFIGS / "demo-evollm.yaml", help="of one task")
     parser.add_argument(
-        "--limits", type=float, nargs="+", default=[0.2, 0.125, 0.0625], help="shares of the samples, to race on"
+        "--limits", type=float, nargs="+", default=[0.2, 0.125, 0.0625], help="shares of the samples to race on"
     )
-    parser.add_argument("--first", type=int, default=10, help="samples of the first block")
+    parser.add_argument("--first", type=int, default=10, help="samples of the first round")
     parser.add_argument("--report", type=int, default=None, help="report samples (default: all)")
-    parser.add_argument("--out", type=Path, default=None, help="keep the runs there, and go on with those")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the runs; existing runs are reused")
     return parser.parse_args()
 
 
@@ -298,7 +298,7 @@ def compare_at(
             file=bench.out / f"irt-free-{label}-{seed}.json",
         ),
     )
-    # The first generation costs all samples; what is left of the cost goes to the others.
+    # The first generation costs all samples; the rest of the cost is left for the others.
     population = len([entry for entry in full[seeds[0]].candidates if entry.generation == 0])
     candidates = len(full[seeds[0]].candidates)
     left = round((count * candidates - bench.samples * population) / (candidates - population))

@@ -4,10 +4,10 @@
 
 configs/demo-evollm.yaml in the spaces model, layer and interpolated, with each seed. All may evaluate the same number
 of candidates, each on the same samples. Prints three tables for benchmarks/LOG.md: the winners (best candidate, and the
-distribution's mean, which is the winner of the seed document's runs) on the report split; the best fitness so far, on
-the search split, when a quarter, half, three quarters and all of the samples of the budget were scored; and by when
-each space was as good as the layer space became with the same seed. Scores x 100, means over the seeds. The runs stay
-in --out; what is there already is not run again.
+distribution's mean) on the report split; the best fitness so far on the search split, after a quarter, half, three
+quarters and all of the budget's samples; and the share of the budget after which each space was as good as the layer
+space at its end, with the same seed. Scores x 100, means over the seeds. Runs are kept in --out; runs that are already
+there are not repeated.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LAYER = "layer"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One search: what its two winners score where no search has looked, and the fitness of each candidate in order."""
+    """One search: the held-out scores of its two winners, and the fitness of each candidate in order."""
 
     best: TaskScore
     mean: TaskScore
@@ -45,11 +45,11 @@ class Run:
     population: int
 
     def best_after(self, candidates: float) -> float:
-        """Return the best fitness among the first so many candidates."""
+        """Return the best fitness among the first `candidates` candidates."""
         return max(self.fitnesses[: int(candidates)], default=0.0)
 
     def reaches(self, fitness: float) -> int | None:
-        """Return how many candidates it took to be as good as that; None if it never was."""
+        """Return how many candidates it took to reach that fitness, or None if it never did."""
         return next((number for number, own in enumerate(self.fitnesses, start=1) if own >= fitness), None)
 
 
@@ -70,7 +70,7 @@ def run_search(config: EvolveConfig, *, out: Path, evaluator: Evaluator, task: P
 def optimizer_mean(journal: Journal) -> Genome:
     """Return the mean of a finished run."""
     if journal.mean is None:
-        raise SystemExit(f"{journal.path}: is not finished")
+        raise SystemExit(f"{journal.path}: the run is not finished")
     return journal.mean.genome
 
 
@@ -81,7 +81,7 @@ def score(evaluator: Evaluator, task: PreparedTask, recipe: Recipe) -> TaskScore
 
 
 def held_out_row(name: str, winner: str, scores: list[TaskScore], *, genes: str) -> str:
-    """Return a line of the first table; the interval is that of the mean over seeds, over the report samples."""
+    """Return a line of the first table; the interval of the mean over seeds is over the report samples."""
     by_sample = [sum(values) / len(scores) for values in zip(*(each.per_sample for each in scores), strict=True)]
     low, high = mean_interval(by_sample)
     mean = 100 * sum(each.score for each in scores) / len(scores)
@@ -98,7 +98,7 @@ def course_row(name: str, runs: list[Run], *, candidates: int) -> str:
 
 
 def sooner_row(name: str, runs: list[Run], layer: list[Run], *, candidates: int) -> str:
-    """Return a line of the third table: what share of the budget it took, seed by seed."""
+    """Return a line of the third table: the share of the budget, by seed."""
     found = [run.reaches(own.best_after(candidates)) for run, own in zip(runs, layer, strict=True)]
     shares = ["never" if number is None else f"{100 * number / candidates:.0f} %" for number in found]
     return f"| {name} | {', '.join(shares)} |"
@@ -110,8 +110,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, default=105)
     parser.add_argument("--limit", type=int, default=160, help="search samples")
     parser.add_argument("--report", type=int, default=None, help="report samples (default: all)")
-    parser.add_argument("--knots", type=int, nargs="+", default=[3, 5], help="of the interpolated spaces")
-    parser.add_argument("--out", type=Path, default=None, help="keep the runs there, and go on with those")
+    parser.add_argument("--knots", type=int, nargs="+", default=[3, 5], help="knots of the interpolated spaces")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the runs; existing runs are reused")
     return parser.parse_args()
 
 
@@ -140,7 +140,7 @@ def main() -> None:
     found: dict[str, list[Run]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.out or Path(scratch)
-        # Seed by seed, so that an unfinished run of this program compares what it has fairly.
+        # Seed by seed, so that an interrupted run of this program still compares equal seeds.
         for seed in range(arguments.seeds):
             for name, variant in variants(config, arguments.knots).items():
                 began = time.monotonic()

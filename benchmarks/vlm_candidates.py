@@ -1,13 +1,13 @@
-"""Candidates of a search over a VLM: what the kept image features save, whole candidates side by side.
+"""Measure what kept image features save for the candidates of a search over a VLM.
 
     python benchmarks/vlm_candidates.py [--models zoo:vlm llava-small llava-0.5b] [--pictures 32] [--layers 1]
 
-Prints the table that stands in benchmarks/LOG.md. A candidate is merged (DARE-TIES of the VLM's language model and a
+Prints the table of benchmarks/LOG.md. A candidate is merged (DARE-TIES of the VLM's language model and a
 text model), answers short questions about `--pictures` different pictures in at most 24 tokens, and is scored. The
-first one computes the features of all pictures; later ones find them kept; those without the store compute them anew,
-as they would if each candidate were an ordinary checkpoint. Beside zoo:vlm stand random LLaVAs on CLIP ViT-L/14-336
-(576 image tokens), vision encoder and language model both cut to `--layers` of their 24 layers, so that the ratio is
-about that of the whole models. The larger the language model is beside the vision encoder, the less there is to save.
+first one computes the features of all pictures, later ones reuse them, and those without the store compute them again,
+as if each candidate were an ordinary checkpoint. Besides zoo:vlm there are random LLaVAs with CLIP ViT-L/14-336 (576
+image tokens); vision encoder and language model are both cut to `--layers` of their 24 layers, so the ratio is about
+that of the whole models. The larger the language model compared with the vision encoder, the smaller the saving.
 """
 
 import argparse
@@ -38,13 +38,13 @@ from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameter
 from evovlm.tasks.task import Split
 
 ZOO = "zoo:vlm"
-# Hidden size and MLP of the language model: a quarter of the vision encoder's work, and that of Qwen2-0.5B.
+# Hidden size and MLP of the language model: a quarter of the vision encoder's work, and the size of Qwen2-0.5B.
 RANDOM = {"llava-small": (512, 1408), "llava-0.5b": (896, 4864)}
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of the first candidate, and the means of later ones and of those without the store."""
+    """Seconds of the first candidate, and mean seconds of later ones and of those without the store."""
 
     first: float
     later: float
@@ -91,7 +91,7 @@ def save_random(folder: Path, hidden: int, mlp: int, *, layers: int) -> Path:
 
 
 def template(folder: Path | None) -> MergeTemplate:
-    """Return the merge of the zoo's models, or of those in a folder."""
+    """Return the merge of the zoo's models, or of the models in a folder."""
     base, vlm, ja = (
         ModelRef(text=f"zoo:{name}" if folder is None else name, origin=folder) for name in ("base", "vlm", "ja")
     )
@@ -113,7 +113,7 @@ def candidate(merge: MergeTemplate, number: int) -> ParameterMerge:
 def measure(merge: MergeTemplate, *, pictures: int, later: int, without: int) -> Times:
     """Time candidates of one search; opening the models is not counted."""
     choice = TaskChoice(name="emoji_ja", limit=pictures)
-    # A sample of its own, so that what is done once in a process is done.
+    # A separate sample, to get everything done that is done once per process.
     evaluator = Evaluator.open(merge, tasks=[TaskChoice(name="emoji_ja", limit=1)], device="cpu")
     answered(evaluator, candidate(merge, 0))
 
@@ -134,7 +134,7 @@ def measure(merge: MergeTemplate, *, pictures: int, later: int, without: int) ->
 
 
 def answered(evaluator: Evaluator, recipe: ParameterMerge) -> None:
-    """Evaluate a candidate. Raises RuntimeError where that fails."""
+    """Evaluate a candidate. Raises RuntimeError if it fails."""
     outcome = evaluator.evaluate(recipe)
     if not isinstance(outcome, Evaluation):
         raise RuntimeError(f"{recipe.recipe_id}: {outcome.reason}")

@@ -1,11 +1,11 @@
-"""How a search scales with workers: with candidates of known cost, and with the embedded models.
+"""Measure how a search scales with workers, with candidates of known cost and with the embedded models.
 
-    python benchmarks/worker_scaling.py known        # the loop, the journal and the pipes are real, the cost is not
+    python benchmarks/worker_scaling.py known        # real loop, journal and pipes; simulated cost
     python benchmarks/worker_scaling.py real         # the embedded models, 1 and 2 workers
 
-Prints Markdown. `efficiency` is the time that the candidates cost in all, divided by workers x wall clock; `within
-generations` leaves out the distribution's mean, which is scored alone at the end. `driver` is the processor time of the
-driving process per candidate: asking, decoding, sending, telling, and a journal line on the disk.
+Prints Markdown. `efficiency` is the total time of the candidates divided by workers x wall clock; `within generations`
+excludes the distribution's mean, which is scored alone at the end. `driver` is the processor time of the driving
+process per candidate: ask, decode, send, tell, and write a journal line to disk.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def document(*, candidates: int, population: int, limit: int | None = None) -> d
 
 
 def known(seconds: float, workers: int, *, spread: float, population: int) -> dict[str, float]:
-    """Run the real loop over candidates of a known cost."""
+    """Run the real loop with candidates of a known cost."""
     config = EvolveConfig.model_validate(document(candidates=3 * population, population=population))
     config = config.resolved(relative_to=None)
     opening = KnownCost(seconds=seconds, n_samples=SAMPLES, n_blocks=BLOCKS, sources=SOURCES, spread=spread)
@@ -68,7 +68,7 @@ def known(seconds: float, workers: int, *, spread: float, population: int) -> di
     finally:
         supervisor.close()
     n = len(entries)
-    # The mean is scored alone, at the very end, while the others wait.
+    # The mean is scored alone at the end, while the others wait.
     return {
         "wall": wall,
         "efficiency": n * seconds / (workers * wall),
@@ -79,7 +79,7 @@ def known(seconds: float, workers: int, *, spread: float, population: int) -> di
 
 
 def message_bytes() -> tuple[int, int]:
-    """Return the bytes of a job and of its outcome, as they travel."""
+    """Return the bytes of a job and of its outcome, as they are sent."""
     config = EvolveConfig.model_validate(document(candidates=64, population=64)).resolved(relative_to=None)
     searched = config.searched(dict.fromkeys(SOURCES, BLOCKS))
     job = Job(recipe=searched.recipe(searched.initial))
@@ -89,7 +89,7 @@ def message_bytes() -> tuple[int, int]:
 
 
 def print_known() -> None:
-    """Print what the loop costs."""
+    """Print the cost of the loop."""
     job, outcome = message_bytes()
     print(
         f"A job is {job} bytes, its outcome {outcome} ({BLOCKS} blocks, {len(SOURCES)} sources, {SAMPLES} samples).\n"
@@ -108,11 +108,11 @@ def print_known() -> None:
 
 
 def print_real() -> None:
-    """Print what the embedded models do on this machine, in turn: what else it does falls on both."""
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start, one thread a worker.\n")
-    # The first merge on a machine compiles, and the first run reads the models from the disk.
+    """Print the results of the embedded models, with alternating runs, so that other work affects both."""
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start, one thread per worker.\n")
+    # The first merge on a machine compiles, and the first run reads the models from disk.
     _, expected = real(2)
-    print("| workers | opening | scoring | candidates | the same journal |")
+    print("| workers | opening | scoring | candidates | same journal |")
     print("|---:|---:|---:|---:|---|")
     for workers in (1, 2, 2, 1, 1, 2):
         found, journal = real(workers)
@@ -124,7 +124,7 @@ def print_real() -> None:
 
 
 def real(workers: int) -> tuple[dict[str, float], str]:
-    """Search among the embedded models; return how long it took, and what its journal says."""
+    """Search with the embedded models; return the times and the lines of the journal."""
     config = EvolveConfig.model_validate({**document(candidates=32, population=8, limit=64), "time_limit_s": 3600.0})
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -137,19 +137,19 @@ def real(workers: int) -> tuple[dict[str, float], str]:
 
 
 class FirstStart:
-    """Notes when the workers are open."""
+    """Records when the workers are open."""
 
     at = 0.0
 
     def started(self, **_: object) -> None:
-        """They are."""
+        """Record the time."""
         self.at = time.perf_counter()
 
     def evaluated(self, _entry: object) -> None:
-        """Nothing then."""
+        """Do nothing."""
 
     def generation_ended(self, _generation: object) -> None:
-        """Nothing then."""
+        """Do nothing."""
 
 
 if __name__ == "__main__":
