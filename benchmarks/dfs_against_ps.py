@@ -35,8 +35,7 @@ from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.folder.layout import JOURNAL_FILE
-from evovlm.runs.searching.evolve import RunResult, evolve
-from evovlm.runs.searching.hybrid import evolve_hybrid
+from evovlm.runs.searching.evolve import RunResult, evolve, evolve_hybrid
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.task import Split
 

@@ -32,7 +32,8 @@ from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.parameters import EvolveConfig, load_config
 from evovlm.runs.config.racing import RacingSection
-from evovlm.runs.folder.journal import Entry, Journal, best_distinct, read_journal
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import Journal, best_distinct, read_journal
 from evovlm.runs.folder.layout import JOURNAL_FILE
 from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.search.loop import NextGeneration, Outcome, Proposal, search

@@ -23,7 +23,7 @@ from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import read_journal
-from evovlm.runs.searching.evolve import evolve, open_run
+from evovlm.runs.searching.evolve import evolve, open_search
 
 BLOCKS = 32
 SAMPLES = 200
@@ -59,7 +59,7 @@ def known(seconds: float, workers: int, *, spread: float, population: int) -> di
     supervisor = Supervisor.open(crew)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run = open_run(Path(folder), config=config, workers=supervisor, journal=None, parents={})
+            run = open_search(Path(folder), config=config, workers=supervisor, journal=None, parents={})
             wall, processor = time.perf_counter(), time.process_time()
             run.finish(observer=None, warnings=())
             wall, processor = time.perf_counter() - wall, time.process_time() - processor

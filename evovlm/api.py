@@ -14,8 +14,7 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.hybrid import load_search
 from evovlm.runs.run import Run
 from evovlm.runs.scores.score_models import Scores, ask_models
-from evovlm.runs.searching.evolve import RunResult
-from evovlm.runs.searching.hybrid import run_search
+from evovlm.runs.searching.evolve import RunResult, run_search
 from evovlm.tasks.task import parse_split
 
 __all__ = ["Recipe", "Run", "RunResult", "Scores", "WrittenCheckpoint", "evolve", "load_run", "merge", "score"]

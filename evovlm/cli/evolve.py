@@ -81,7 +81,7 @@ def _search(
 ) -> "RunResult":
     """Run the search, or the two of a hybrid, each with a display of its own."""
     from evovlm.cli.rendering import SearchProgress
-    from evovlm.runs.searching.hybrid import run_search
+    from evovlm.runs.searching.evolve import run_search
 
     shown: list[SearchProgress] = []
 

@@ -14,7 +14,7 @@ from evovlm.cli.waiting import SILENT_S, Waiting
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Progress as Asking
     from evovlm.merging.before.findings import ResultSize
-    from evovlm.runs.folder.journal import Entry
+    from evovlm.runs.folder.entries import Entry
     from evovlm.search.loop import Generation
 
 # C0 and C1 controls and DEL, and what turns the direction of writing.

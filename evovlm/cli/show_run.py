@@ -11,7 +11,7 @@ from evovlm.cli.rendering import counted, duration, percent, spark_line
 from evovlm.cli.show_recipe import path_table
 from evovlm.cli.tables import plain_table, print_line
 from evovlm.recipes.kinds import PS
-from evovlm.runs.folder.rows import Entry
+from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
 
 _FAILURES_SHOWN = 5

@@ -6,7 +6,7 @@ import numpy as np
 
 from evovlm.errors import EvovlmError
 from evovlm.report.search_content import CandidateRow, Course, FrontRow, Goals, ParentRow, Point, Savings
-from evovlm.runs.folder.rows import Entry
+from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
 from evovlm.search.loop import feedback_on
 from evovlm.search.optimizer import Optimizer

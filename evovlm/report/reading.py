@@ -17,8 +17,7 @@ from evovlm.report.course import read_course
 from evovlm.report.standings import Answered, report_of
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.folder.layout import CONFIG_FILE, RESULT_FILE
-from evovlm.runs.folder.peak_memory import recorded_peak_memory
+from evovlm.runs.folder.layout import CONFIG_FILE
 from evovlm.runs.run import Run, equal_weights
 
 PARENTS = "parents"
@@ -152,7 +151,7 @@ def _cost(run: Run) -> Cost:
         parents_tokens=sum(parent.tokens for parent in parents),
         merges=sum("merge" in evaluation.seconds for evaluation in evaluated),
         merged_bytes=_size_bytes(template.host) if isinstance(template, MergeTemplate) else None,
-        peak_memory=recorded_peak_memory(run.folder / RESULT_FILE),
+        peak_memory=run.peak_memory,
     )
 
 

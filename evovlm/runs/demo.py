@@ -18,7 +18,7 @@ from evovlm.recipes.kinds import parameter_merge_only
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
 from evovlm.runs.config.parameters import EvolveConfig, load_config
 from evovlm.runs.searching.evolve import evolve, open_evaluator
-from evovlm.runs.searching.search_run import Observer
+from evovlm.runs.searching.search import Observer
 from evovlm.tasks.task import Split
 
 CULTURE = "culture"

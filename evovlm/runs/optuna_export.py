@@ -20,8 +20,8 @@ from evovlm.files import new_file
 from evovlm.recipes.recipe_space import Choice
 from evovlm.runs.config.parameters import config_from_mapping
 from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal
-from evovlm.runs.folder.rows import Entry
 from evovlm.runs.run import Run
 
 _BEGIN = datetime(2000, 1, 1)

@@ -5,6 +5,7 @@ writes its result. Nothing in the folder is changed, and no model is loaded.
 """
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,13 +24,16 @@ from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameter
 from evovlm.runs.config.hybrid import PATH
 from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping
 from evovlm.runs.config.search import SearchConfig, Searched, Winner
+from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, best_distinct, changed, read_journal
-from evovlm.runs.folder.layout import JOURNAL_FILE, winner_file
-from evovlm.runs.folder.rows import Entry
+from evovlm.runs.folder.layout import JOURNAL_FILE, RESULT_FILE, winner_file
 from evovlm.runs.winner_numbers import WinnerNumbers, numbers_of_entry
 from evovlm.search import pareto
 
 PICKS = "best, knee, task=NAME, or a candidate's number"
+PEAK_MEMORY = "peak_memory_bytes"
+"""The key in a run's result."""
+MEMORY_PLACES = ("process", "worker", "gpu")
 _TASK = "task="
 
 
@@ -172,6 +176,21 @@ class Run:
     def seconds(self) -> float:
         """How long the search has taken, by the wall clock."""
         return sum(entry.wall_s for entry in self.journal.entries)
+
+    @property
+    def peak_memory(self) -> Mapping[str, int]:
+        """The most memory that the search used, in bytes by place; empty if its result does not say.
+
+        It depends on the machine, so it is in result.json and not in the journal.
+        """
+        try:
+            result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        found = result.get(PEAK_MEMORY) if isinstance(result, dict) else None
+        if not isinstance(found, dict):
+            return {}
+        return {place: found[place] for place in MEMORY_PLACES if type(found.get(place)) is int and found[place] > 0}
 
     # What was searched
 

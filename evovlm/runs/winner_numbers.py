@@ -9,7 +9,8 @@ from evovlm.recipes.recipe import COMPONENTS, Component, Values, value_at
 from evovlm.recipes.search_space import Gene
 from evovlm.recipes.unit_ties import KNOT, unit_name, units_of
 from evovlm.runs.config.parameters import EvolveConfig
-from evovlm.runs.folder.journal import Entry, Journal
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import Journal
 
 ALL = "all units"
 

@@ -20,7 +20,7 @@ from evovlm.cli.rendering import (
 )
 from evovlm.evaluation.batches import Progress as Asking
 from evovlm.recipes.candidate import Evaluation, Failure
-from evovlm.runs.folder.journal import Entry
+from evovlm.runs.folder.entries import Entry
 from evovlm.search.loop import Generation, Outcome
 
 GOOD = Evaluation(scores={}, fitness=0.5, seconds={}, tokens=0)

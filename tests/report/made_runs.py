@@ -16,7 +16,8 @@ from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
 from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.folder.journal import Entry, Journal, Parent, Stop, best_distinct
+from evovlm.runs.folder.entries import Entry, Parent, Stop
+from evovlm.runs.folder.journal import Journal, best_distinct
 from evovlm.runs.run import Run
 from evovlm.runs.scores.saved import saving
 from evovlm.search.loop import Outcome, Proposal, search

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from evovlm.runs.folder.journal import Entry
+from evovlm.runs.folder.entries import Entry
 from evovlm.search.loop import Generation
 
 

@@ -16,7 +16,7 @@ from evovlm.runs.config.racing import RacingSection
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import evolve
-from evovlm.runs.searching.sample_parts import SampleParts
+from evovlm.runs.searching.samples import SampleParts
 from evovlm.search.loop import replayed
 from tests.runs.conftest import journal_rows, racing_document
 from tests.runs.test_races import TASK, run_race

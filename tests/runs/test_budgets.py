@@ -12,7 +12,8 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.runs.config.budget import BudgetSection
 from evovlm.runs.config.parameters import EvolveConfig
-from evovlm.runs.folder.journal import Entry, Journal, read_journal
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.search.loop import NextGeneration

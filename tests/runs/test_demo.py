@@ -14,7 +14,7 @@ from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import SourceParameters
 from evovlm.runs.config.parameters import load_config
 from evovlm.runs.demo import PIPELINES, PipelineResult, demo_config, run_pipeline, uniform
-from evovlm.runs.folder.journal import Entry
+from evovlm.runs.folder.entries import Entry
 from evovlm.search.loop import Generation
 from tests.pico_zoo import pico_zoo
 

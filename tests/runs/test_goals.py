@@ -12,11 +12,12 @@ from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.parameters import EvolveConfig, load_config
-from evovlm.runs.folder.journal import Entry, read_journal
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from evovlm.runs.searching.parents import alone
-from evovlm.runs.searching.search_run import Observer
+from evovlm.runs.searching.search import Observer
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows
 

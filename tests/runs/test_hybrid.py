@@ -24,8 +24,7 @@ from evovlm.runs.config.parameters import load_config
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.optuna_export import export_to_optuna
 from evovlm.runs.run import Run
-from evovlm.runs.searching.evolve import RunResult
-from evovlm.runs.searching.hybrid import evolve_hybrid
+from evovlm.runs.searching.evolve import RunResult, evolve_hybrid
 from evovlm.seeding import generator
 from tests.pico import pico_llm
 from tests.pico_zoo import picture_row, write_rows

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from evovlm.errors import RunMismatch
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
-from evovlm.runs.folder.journal import Entry, Journal, config_hash, read_journal
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import Journal, config_hash, read_journal
 
 CONFIG = {"seed": 1, "merge": {"base": "zoo:base", "sources": {"b": "x", "a": "y"}}, "名": "日本語\u2028"}
 

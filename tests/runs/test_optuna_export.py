@@ -17,7 +17,8 @@ from evovlm.errors import ConfigError, OutputError, OutputExists, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.runs.config.parameters import EvolveConfig
-from evovlm.runs.folder.journal import Entry, Journal, read_journal
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.optuna_export import Study, export_to_optuna
 from evovlm.runs.searching.evolve import evolve
 from evovlm.search.loop import Outcome

@@ -20,7 +20,7 @@ from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
-from evovlm.runs.searching.sample_parts import SampleParts
+from evovlm.runs.searching.samples import SampleParts
 from tests.runs.conftest import WriteConfig, journal_rows, search_document
 from tests.runs.path_searches import StopAt, path_document, write_problems
 

@@ -16,10 +16,11 @@ from evovlm.recipes.candidate import Candidate, Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.parameters import EvolveConfig, load_config
 from evovlm.runs.config.racing import RacingSection
-from evovlm.runs.folder.journal import Entry, read_journal
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve
-from evovlm.runs.searching.races import Races
-from evovlm.runs.searching.sample_parts import SampleParts
+from evovlm.runs.searching.samples import SampleParts
+from evovlm.runs.searching.scoring import Races
 from tests.runs.conftest import WriteConfig, journal_rows
 
 TASK = "word_problems_en"

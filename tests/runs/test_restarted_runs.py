@@ -9,7 +9,8 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.parameters import EvolveConfig
-from evovlm.runs.folder.journal import Entry, read_journal
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from evovlm.search.loop import Generation
 from tests.runs.conftest import journal_rows, search_document

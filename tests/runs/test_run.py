@@ -10,8 +10,8 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Failure
 from evovlm.recipes.documents import load_recipe
 from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal
-from evovlm.runs.folder.rows import Entry
 from evovlm.runs.run import Run, journal_files
 from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.runs.winner_numbers import ALL

@@ -14,7 +14,8 @@ from evovlm.recipes.recipe import ParameterMerge, SourceParameters
 from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping, load_config
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.config.search import Searched
-from evovlm.runs.folder.journal import Entry, read_journal
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows, search_document

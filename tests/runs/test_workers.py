@@ -21,10 +21,10 @@ from evovlm.runs.config.execution import RaySection
 from evovlm.runs.config.hybrid import load_search
 from evovlm.runs.config.parameters import EvolveConfig, load_config
 from evovlm.runs.config.paths import PathConfig
-from evovlm.runs.folder.journal import Entry
-from evovlm.runs.searching import crew
-from evovlm.runs.searching.crew import open_workers
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.searching import workers as run_workers
 from evovlm.runs.searching.evolve import RunResult, evolve
+from evovlm.runs.searching.workers import open_workers
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows
 
@@ -62,7 +62,7 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[LocalProcesses]:
             super().__init__(*args, **settings)  # type: ignore[arg-type]
             opened.append(self)
 
-    monkeypatch.setattr(crew, "LocalProcesses", Noted)
+    monkeypatch.setattr(run_workers, "LocalProcesses", Noted)
     return opened
 
 
@@ -243,16 +243,16 @@ def test_a_model_spread_over_all_devices_is_alone(config: EvolveConfig, tmp_path
 
 def test_workers_have_gpus_in_turn_and_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(crew, "default_threads", lambda: 8)
+    monkeypatch.setattr(run_workers, "default_threads", lambda: 8)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    places = crew.places(3, device="auto")
+    places = run_workers.places(3, device="auto")
     assert [place.device for place in places] == ["cuda:0", "cuda:1", "cuda:0"]
     assert {(place.threads, place.n_sharing) for place in places} == {(2, 3)}
-    assert [place.device for place in crew.places(2, device="cuda:1")] == ["cuda:1", "cuda:1"]
-    assert [place.device for place in crew.places(2, device="cpu")] == ["cpu", "cpu"]
+    assert [place.device for place in run_workers.places(2, device="cuda:1")] == ["cuda:1", "cuda:1"]
+    assert [place.device for place in run_workers.places(2, device="cpu")] == ["cpu", "cpu"]
     # Where OMP_NUM_THREADS is set, it is what `default_threads` returns, and no share is taken of it.
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert {place.threads for place in crew.places(3, device="cpu")} == {8}
+    assert {place.threads for place in run_workers.places(3, device="cpu")} == {8}
 
 
 def test_a_worker_of_the_first_hour_that_is_lost_stops_the_run_before_it_begins(

@@ -16,9 +16,9 @@ from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.hybrid import PATH, HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.config.task_choices import task_choices
-from evovlm.runs.folder.peak_memory import peak_memory
-from evovlm.runs.folder.rows import Entry, entry_row
-from evovlm.runs.searching.sample_parts import SampleParts
+from evovlm.runs.folder.entries import Entry, entry_row
+from evovlm.runs.searching.samples import SampleParts
+from evovlm.runs.searching.workers import peak_memory
 from evovlm.search.racing import looks
 
 

@@ -20,8 +20,8 @@ from evovlm.runs.before.worker_room import worker_room_problems
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.config.search import SearchConfig, Searched
-from evovlm.runs.searching.crew import check_device
-from evovlm.runs.searching.sample_parts import SampleParts
+from evovlm.runs.searching.samples import SampleParts
+from evovlm.runs.searching.workers import check_device
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split

@@ -8,7 +8,7 @@ from evovlm.merging.before.needs import Resident, gigabytes
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
 from evovlm.resources import available_memory_bytes
 from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.searching.crew import device_of
+from evovlm.runs.searching.workers import device_of
 
 _PROCESS_BYTES = 500_000_000
 """What a process takes before it has a model: interpreter, torch, compiled kernels, a tokenizer."""

@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.runs.config.sections import Section
+from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal
-from evovlm.runs.folder.rows import Entry
 from evovlm.search.loop import NextGeneration
 
 BOUNDS = ("candidates", "tokens", "seconds", "patience")

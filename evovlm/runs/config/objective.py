@@ -23,8 +23,8 @@ from evovlm.recipes.kinds import PS
 from evovlm.recipes.problems import did_you_mean
 from evovlm.runs.config.racing import RacingSection
 from evovlm.runs.config.sections import Section, TaskSection, task_of
-from evovlm.runs.folder.rows import Parent
-from evovlm.runs.searching.sample_order import INFORMATIVE
+from evovlm.runs.folder.entries import Parent
+from evovlm.runs.searching.samples import INFORMATIVE
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.own.task_file import is_own_task

@@ -3,7 +3,7 @@
 from pydantic import Field, field_validator
 
 from evovlm.runs.config.sections import Section, known_row
-from evovlm.runs.searching.sample_order import INFORMATIVE, ORDERS
+from evovlm.runs.searching.samples import INFORMATIVE, ORDERS
 
 
 class RacingSection(Section):

@@ -27,19 +27,7 @@ from typing import Any
 from evovlm.errors import RunMismatch
 from evovlm.files import write_file
 from evovlm.json_lines import append_row, json_line, repaired_lines, whole_lines
-from evovlm.runs.folder.rows import Entry, Parent, Stop, entry_of, entry_row, parent_of, parent_row, stop_row
-
-__all__ = [
-    "FORMAT",
-    "OF_A_CANDIDATE",
-    "Entry",
-    "Journal",
-    "Parent",
-    "Stop",
-    "changed",
-    "config_hash",
-    "read_journal",
-]
+from evovlm.runs.folder.entries import Entry, Parent, Stop, entry_of, entry_row, parent_of, parent_row, stop_row
 
 FORMAT = 1
 OF_A_CANDIDATE = ("part", "rescored")

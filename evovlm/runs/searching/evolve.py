@@ -1,25 +1,32 @@
-"""One search with its folder: config.yaml, journal.jsonl, best.yaml, mean.yaml, result.json."""
+"""A search from its config to its result, in a folder of its own; the two searches of a hybrid in one folder.
+
+A search: config.yaml, journal.jsonl, best.yaml, mean.yaml, result.json. A hybrid: config.yaml, ps/ (a search), path/ (a
+search whose config holds the winner of the first), best.yaml (or mean.yaml) and result.json, which has both stages.
+"""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from evovlm.errors import RunError, RunMismatch
+from evovlm.errors import OutputExists, RunError, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import InProcess, Place, Workers
-from evovlm.files import write_file
+from evovlm.files import inner_folder, write_file
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import recipe_to_yaml
-from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.kinds import PS, Recipe, parameter_merge_only
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.runs.before.preflight import preflight_search
+from evovlm.runs.before.preflight import preflight_hybrid, preflight_search
 from evovlm.runs.before.worker_room import worker_bytes
-from evovlm.runs.config.parameters import config_from_mapping
+from evovlm.runs.config.hybrid import PATH, HybridConfig, load_search
+from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping
+from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.config.search import SearchConfig, Winner
+from evovlm.runs.folder.entries import Parent
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.folder.journal_check import check_journal, check_recipes
 from evovlm.runs.folder.layout import (
@@ -33,15 +40,12 @@ from evovlm.runs.folder.layout import (
     locked,
     winner_file,
 )
-from evovlm.runs.folder.peak_memory import PEAK_MEMORY, peak_memory, recorded_peak_memory
-from evovlm.runs.folder.rows import Parent
-from evovlm.runs.run import FrontPoint, Rescored, Run
-from evovlm.runs.searching.crew import open_workers, opening_of
+from evovlm.runs.run import PEAK_MEMORY, FrontPoint, Rescored, Run
 from evovlm.runs.searching.parents import measured_parents
-from evovlm.runs.searching.races import Races
-from evovlm.runs.searching.sample_parts import SampleParts
-from evovlm.runs.searching.scoring import Scoring
-from evovlm.runs.searching.search_run import Observer, SearchRun
+from evovlm.runs.searching.samples import SampleParts
+from evovlm.runs.searching.scoring import Races, Scoring
+from evovlm.runs.searching.search import Observer, Search
+from evovlm.runs.searching.workers import open_workers, opening_of, peak_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,17 +136,17 @@ def evolve(
         # Looked at again: only now may nobody else write here.
         check_folder(out, resume=resume)
         journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
-        peak = recorded_peak_memory(out / RESULT_FILE)
         if journal is not None:
             check_journal(journal, config)
         if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
             journal = _searched(
                 out, config=config, template=template, journal=journal, observer=observer, evaluator=evaluator
             )
-            # Once the workers have ended, too.
+            # Measured once the workers have ended too.
             peak = peak_memory()
         else:
             check_recipes(journal, config.searched(journal.blocks).recipe)
+            peak = None
         return _written_result(Run(folder=out, config=config, journal=journal), peak=peak)
 
 
@@ -170,21 +174,21 @@ def _searched(
     else:
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
     with closing(workers):
-        run = open_run(out, config=config, workers=workers, journal=journal, parents=parents)
+        run = open_search(out, config=config, workers=workers, journal=journal, parents=parents)
         warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *run.searched.notes, *config.notes)))
         with _tracked(observer, config=config, out=out) as watching:
             run.finish(observer=watching, warnings=warnings)
         return run.journal
 
 
-def open_run(
+def open_search(
     out: Path,
     *,
     config: SearchConfig,
     workers: Workers,
     journal: Journal | None,
     parents: Mapping[str, Parent],
-) -> SearchRun:
+) -> Search:
     """Return a search in the folder `out`, ready to go on after its `journal` (None: with a new one there).
 
     Raises RunMismatch when the models have other numbers of blocks than the journal's.
@@ -213,7 +217,7 @@ def open_run(
         journal.append_parent(parents[source])
     races = _races(config, workers=workers, parts=parts, objective=config.goal(parents))
     scoring = Scoring(workers=workers, parts=parts, races=races)
-    return SearchRun(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
+    return Search(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
 
 
 def _races(config: SearchConfig, *, workers: Workers, parts: SampleParts, objective: Objective) -> Races | None:
@@ -228,10 +232,10 @@ def _tracked(observer: Observer | None, *, config: SearchConfig, out: Path) -> I
     with ExitStack() as stack:
         if config.log.packages:
             # What they need takes seconds to import.
-            from evovlm.runs.searching.trackers import TrackedRun, open_trackers
+            from evovlm.runs.searching.trackers import TrackingObserver, open_trackers
 
             trackers = open_trackers(config.log, folder=out, config=config.as_mapping(), stack=stack)
-            observer = TrackedRun(trackers, observer=observer)
+            observer = TrackingObserver(trackers, observer=observer)
         yield observer
 
 
@@ -254,8 +258,8 @@ def open_evaluator(
     return opening_of(config, template, parents=parents or {}).open(Place(device=config.device)).evaluator
 
 
-def _written_result(run: Run, *, peak: Mapping[str, int]) -> RunResult:
-    """Write best.yaml, mean.yaml and result.json of a finished search."""
+def _written_result(run: Run, *, peak: Mapping[str, int] | None) -> RunResult:
+    """Write best.yaml, mean.yaml and result.json of a finished search; without a new `peak`, the recorded one stays."""
     mean, best, chosen = run.journal.mean, run.best_entry, run.winner_entry
     if mean is None:
         raise RunError(f"{run.folder}: the search is not finished.")
@@ -282,7 +286,82 @@ def _written_result(run: Run, *, peak: Mapping[str, int]) -> RunResult:
         stopped_by=run.stopped_by,
         front=run.front(),
         rescored=run.rescored,
-        peak_memory=peak,
+        peak_memory=run.peak_memory if peak is None else peak,
     )
     write_file(run.folder / RESULT_FILE, json.dumps(result.as_json(), ensure_ascii=False, indent=1) + "\n")
+    return result
+
+
+_RULE = "A budget may only be raised, the first stage's only until the second begins."
+
+
+def run_search(
+    config: EvolveConfig | PathConfig | HybridConfig,
+    *,
+    out: Path,
+    relative_to: Path | None = None,
+    resume: bool = False,
+    observe: Callable[[str], Observer | None] = lambda _: None,
+) -> RunResult:
+    """Run what a config asks for: one search, whose stage is called "", or the two of a hybrid; raises as they do."""
+    if isinstance(config, HybridConfig):
+        return evolve_hybrid(config, out=out, relative_to=relative_to, resume=resume, observe=observe)
+    return evolve(config, out=out, relative_to=relative_to, resume=resume, observer=observe(""))
+
+
+def evolve_hybrid(
+    config: HybridConfig,
+    *,
+    out: Path,
+    relative_to: Path | None = None,
+    resume: bool = False,
+    observe: Callable[[str], Observer | None] = lambda _: None,
+) -> RunResult:
+    """Run both stages in the folder `out`, or go on where they stopped; `observe` gives a stage's observer.
+
+    Raises what `evolve` raises; what does not fit in the second stage is found before the first begins.
+    """
+    config = config.resolved(relative_to=relative_to)
+    began = (out / CONFIG_FILE).exists() and (out / PS).exists()
+    if not began:
+        check_folder(out, resume=resume)
+    elif not resume:
+        raise OutputExists(f"{out} holds a run already.\n    Add --resume to go on with it, or name another folder.")
+    else:
+        _check_same_hybrid(out, config)
+    with locked(out):
+        if not (out / PATH / JOURNAL_FILE).exists():
+            preflight_hybrid(config.ps, config.path).raise_problems()
+        write_file(out / CONFIG_FILE, config.to_yaml())
+        first = evolve(config.ps, out=inner_folder(out, PS), resume=True, observer=observe(PS))
+        second_config = config.second(parameter_merge_only(first.recipe))
+        second = evolve(second_config, out=inner_folder(out, PATH), resume=True, observer=observe(PATH))
+        return _written_result_of_both(out, first=first, second=second)
+
+
+def _check_same_hybrid(out: Path, config: HybridConfig) -> None:
+    """Raise RunMismatch unless the run in `out` is that of a config, or of one with a smaller budget."""
+    recorded = load_search(out / CONFIG_FILE)
+    raised = []
+    if isinstance(recorded, HybridConfig):
+        # Another winner of the first stage would be another host of the second.
+        if config.ps.budget.is_raised_from(recorded.ps.budget) and not (out / PATH / JOURNAL_FILE).exists():
+            raised.append(f"stages.{PS}.budget")
+        if config.path.budget.is_raised_from(recorded.path.budget):
+            raised.append(f"stages.{PATH}.budget")
+    check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping(), raised=raised, rule=_RULE)
+
+
+def _written_result_of_both(out: Path, *, first: RunResult, second: RunResult) -> RunResult:
+    result = replace(
+        second,
+        folder=out,
+        candidates=first.candidates + second.candidates,
+        failures=first.failures + second.failures,
+        tokens=first.tokens + second.tokens,
+    )
+    write_file(result.recipe_file, recipe_to_yaml(result.recipe, folder=out))
+    stages = {PS: first.as_json(), PATH: second.as_json()}
+    text = json.dumps({**result.as_json(), "stages": stages}, ensure_ascii=False, indent=1)
+    write_file(out / RESULT_FILE, text + "\n")
     return result

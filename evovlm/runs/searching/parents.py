@@ -18,7 +18,7 @@ from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge, SourceParameters
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.config.task_choices import task_choices
-from evovlm.runs.folder.rows import Parent
+from evovlm.runs.folder.entries import Parent
 from evovlm.tasks.task import Split
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.config.log import LogSection, WandbSection
-from evovlm.runs.folder.rows import Entry
-from evovlm.runs.searching.search_run import Observer
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.searching.search import Observer
 from evovlm.search.loop import Generation
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -90,7 +90,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-class TrackedRun:
+class TrackingObserver:
     """An observer that has trackers follow what another observer, if any, sees."""
 
     def __init__(self, trackers: tuple[Tracker, ...], *, observer: Observer | None) -> None:

@@ -1,6 +1,8 @@
-"""Opens the workers that a search asks for: in this process, in processes of this machine, or on Ray."""
+"""Opens the workers of a search: in this process, in processes of this machine, or on Ray; measures their memory."""
 
 import os
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,7 +17,7 @@ from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.config.task_choices import task_choices
-from evovlm.runs.folder.journal import Parent
+from evovlm.runs.folder.entries import Parent
 
 
 def opening_of(
@@ -87,3 +89,18 @@ def device_of(worker: int, *, device: str) -> str:
     """Return the device of a worker of this machine, counted from 0."""
     n_gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     return f"cuda:{worker % n_gpus}" if n_gpus else device
+
+
+def peak_memory() -> Mapping[str, int]:
+    """Return the most bytes that this `process` held so far, those of the largest `worker` that has ended, if any, and
+    torch's on the `gpu` that it filled most, if it used one; what workers hold on a GPU is not known.
+    """
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    found = {
+        "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit,
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = max(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+    return {place: value for place, value in found.items() if value}

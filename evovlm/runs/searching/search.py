@@ -11,7 +11,8 @@ from evovlm.errors import RunMismatch
 from evovlm.recipes.candidate import Candidate, Genome
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.search import SearchConfig, Searched
-from evovlm.runs.folder.journal import Entry, Journal, Stop
+from evovlm.runs.folder.entries import Entry, Stop
+from evovlm.runs.folder.journal import Journal
 from evovlm.runs.searching.scoring import Scoring
 from evovlm.search.loop import Generation, NextGeneration, Outcome, Proposal, replayed, search
 
@@ -36,7 +37,7 @@ class Observer(Protocol):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class SearchRun:
+class Search:
     """A search that goes on from what its journal holds."""
 
     config: SearchConfig
