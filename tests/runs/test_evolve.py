@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evovlm.runs.folder.peak_memory import PEAK_MEMORY
 
 from evovlm.errors import AllCandidatesFailed, ConfigError, OutputExists, RunError, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
@@ -19,6 +18,7 @@ from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.config.parameters import EvolveConfig, load_config
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, read_journal
+from evovlm.runs.run import PEAK_MEMORY
 from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows, search_document
