@@ -47,8 +47,8 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,
 ) -> None:
     """Ask a model a question, about pictures too."""
-    from evovlm.cli.signals import INTERRUPTED
-    from evovlm.cli.waiting import Waiting
+    from evovlm.cli.progress import Waiting
+    from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
     from evovlm.tasks.prompts import CHAT, PLAIN, template_of
     from evovlm.tasks.task import Decoding
@@ -63,7 +63,7 @@ def ask(
     from evovlm.runs.scores.score_models import load_scored
 
     decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
-    try:
+    with stopping("\nstopped"):
         pictures = open_pictures(image or [])
         with Waiting(f"loading {model}"):
             loaded = load_scored(model, device=device)
@@ -75,9 +75,6 @@ def ask(
             typer.echo(f"prompt: {chosen} ({why}; --prompt names another)", err=True)
         for text in _questions(question):
             _answer(loaded, text, manner=manner, decoding=decoding, as_json=as_json)
-    except KeyboardInterrupt:
-        typer.echo("\nstopped", err=True)
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def _questions(question: str | None) -> Iterator[str]:

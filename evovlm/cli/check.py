@@ -32,7 +32,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say everything that stands against a merge or a search, and what it needs, without fetching weights."""
-    from evovlm.cli.waiting import Waiting
+    from evovlm.cli.progress import Waiting
 
     with Waiting("reading configs, tokenizers and headers"):
         found = _look(recipe, out=out, near_pictures=near_pictures, near_threshold=near_threshold)

@@ -13,7 +13,7 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Rewrite pickled weights (*.bin) as safetensors; pickles that hold more than tensors are refused."""
-    from evovlm.cli.waiting import Waiting
+    from evovlm.cli.progress import Waiting
 
     with Waiting(f"rewriting {model}"):
         from evovlm.merging.checkpoint.conversion import convert_checkpoint

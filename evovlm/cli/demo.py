@@ -1,8 +1,8 @@
 """`evovlm demo`: evolve a Japanese math LLM and a Japanese VLM from the embedded models."""
 
 import json
-import shlex
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evovlm.cli.rendering import SearchProgress
-    from evovlm.cli.waiting import Waiting
+    from evovlm.cli.progress import SearchProgress, Waiting
     from evovlm.runs.demo import Example, PipelineResult
 
 
@@ -24,9 +23,8 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Evolve a Japanese math LLM and a Japanese VLM from embedded models, on any machine, in minutes."""
-    from evovlm.cli.rendering import SearchProgress, stderr_console
-    from evovlm.cli.signals import exit_code, stopped_by_sigterm
-    from evovlm.cli.waiting import Waiting
+    from evovlm.cli.progress import SearchProgress, Waiting, stderr_console
+    from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
     from evovlm.runs.demo import PIPELINES, run_pipeline
 
@@ -36,7 +34,8 @@ def demo(
     began = time.monotonic()
     results: dict[str, PipelineResult] = {}
     displays: list[SearchProgress | Waiting] = []
-    try:
+    with stopping(), ExitStack() as stack:
+        stack.callback(_close, displays)
         for pipeline in (each for each in PIPELINES.values() if only in (None, each.name)):
             console.print(pipeline.title, style="bold", highlight=False)
 
@@ -52,17 +51,9 @@ def demo(
                 displays.append(Waiting(f"{name}, {text}", console=console))
 
             folder = out / pipeline.name
-            with stopped_by_sigterm():
-                results[pipeline.name] = run_pipeline(
-                    pipeline, out=folder, quick=quick, seed=seed, observe=observe, say=say
-                )
-    except KeyboardInterrupt as stopped:
-        _close(displays)
-        again = shlex.join(["evovlm", "demo", *_arguments(quick=quick, seed=seed, out=out, only=only, as_json=as_json)])
-        typer.echo(f"\nstopped; nothing is lost. The same command goes on:\n    {again}", err=True)
-        raise typer.Exit(exit_code(stopped)) from None
-    finally:
-        _close(displays)
+            results[pipeline.name] = run_pipeline(
+                pipeline, out=folder, quick=quick, seed=seed, observe=observe, say=say
+            )
     if as_json:
         typer.echo(json.dumps({name: result.as_json() for name, result in results.items()}, ensure_ascii=False))
         return
@@ -71,14 +62,6 @@ def demo(
     for result in results.values():
         _print_result(Console(), result)
     _print_next(list(results.values()), seconds=time.monotonic() - began)
-
-
-def _arguments(*, quick: bool, seed: int, out: Path, only: str | None, as_json: bool) -> list[str]:
-    given = ["--quick"] if quick else []
-    given += ["--seed", str(seed)] if seed else []
-    given += ["--out", str(out)] if out != Path("demo") else []
-    given += ["--only", only] if only else []
-    return [*given, "--json"] if as_json else given
 
 
 def _close(displays: "list[SearchProgress | Waiting]") -> None:

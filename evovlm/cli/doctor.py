@@ -16,8 +16,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Look at this machine: versions, devices, memory, disk, hub, fonts; exit 2 when something essential is broken."""
+    from evovlm.cli.progress import Waiting
     from evovlm.cli.rendering import json_text
-    from evovlm.cli.waiting import Waiting
 
     with Waiting("looking at this machine"):
         from evovlm.runs.doctor import examine

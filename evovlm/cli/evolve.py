@@ -2,12 +2,14 @@
 
 import json
 import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from evovlm.recipes.kinds import Recipe
     from evovlm.runs.config.hybrid import HybridConfig
     from evovlm.runs.config.parameters import EvolveConfig
     from evovlm.runs.config.paths import PathConfig
@@ -32,12 +34,8 @@ def evolve(
     ] = None,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
-    from evovlm.cli.rendering import WriteProgress, result_text
-    from evovlm.cli.signals import exit_code, stopped_by_sigterm
+    from evovlm.cli.signals import stopping
     from evovlm.files import refuse_existing
-    from evovlm.merging.before.path_preflight import preflight_recipe
-    from evovlm.merging.checkpoint.writer import write_checkpoint
-    from evovlm.recipes.recipe import ParameterMerge
     from evovlm.runs.config.hybrid import load_search
 
     loaded = load_search(config).with_workers(workers).logged(*(log or ()))
@@ -48,27 +46,10 @@ def evolve(
         return
     if checkpoint is not None:
         refuse_existing(checkpoint)
-    try:
-        with stopped_by_sigterm():
-            result = _search(loaded, config=config, out=out, resume=resume)
-    except KeyboardInterrupt as stopped:
-        options = ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
-        options += [text for place in log or () for text in ("--log", place)]
-        options += ["--json"] if as_json else []
-        options += ["--workers", str(workers)] if workers is not None else []
-        again = shlex.join(["evovlm", "evolve", str(config), "--out", str(out), "--resume", *options])
-        typer.echo(f"\nstopped; nothing is lost. To go on:\n    {again}", err=True)
-        raise typer.Exit(exit_code(stopped)) from None
-    if checkpoint is not None:
-        size = None if isinstance(result.recipe, ParameterMerge) else preflight_recipe(result.recipe).result
-        if size is not None:
-            # In parameter space the result is as large as its host.
-            typer.echo(f"the result: {result_text(size)}", err=True)
-        progress = WriteProgress(title=f"writing {checkpoint.name}")
-        try:
-            write_checkpoint(result.recipe, checkpoint, observer=progress)
-        finally:
-            progress.close()
+    with stopping(flag="--resume"):
+        result = _search(loaded, config=config, out=out, resume=resume)
+        if checkpoint is not None:
+            _write_winner(result.recipe, checkpoint)
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
         return
@@ -76,11 +57,26 @@ def evolve(
     _print_next(loaded, result, out=out, checkpoint=checkpoint, relative_to=config.parent)
 
 
+def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
+    from evovlm.cli.progress import WriteProgress
+    from evovlm.cli.rendering import result_text
+    from evovlm.merging.before.path_preflight import preflight_recipe
+    from evovlm.merging.checkpoint.writer import write_checkpoint
+    from evovlm.recipes.recipe import ParameterMerge
+
+    size = None if isinstance(recipe, ParameterMerge) else preflight_recipe(recipe).result
+    if size is not None:
+        # In parameter space the result is as large as its host.
+        typer.echo(f"the result: {result_text(size)}", err=True)
+    with closing(WriteProgress(title=f"writing {checkpoint.name}")) as progress:
+        write_checkpoint(recipe, checkpoint, observer=progress)
+
+
 def _search(
     loaded: "EvolveConfig | PathConfig | HybridConfig", *, config: Path, out: Path, resume: bool
 ) -> "RunResult":
     """Run the search, or the two of a hybrid, each with a display of its own."""
-    from evovlm.cli.rendering import SearchProgress
+    from evovlm.cli.progress import SearchProgress
     from evovlm.runs.searching.evolve import run_search
 
     shown: list[SearchProgress] = []
@@ -120,7 +116,7 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
     if result.front:
         from rich.console import Console
 
-        from evovlm.cli.front_table import print_front
+        from evovlm.cli.tables import print_front
 
         print_front(Console(), result.front, goals=tuple(result.front[0].goals))
         typer.echo(f"to take one: evovlm export {as_given} --pick CANDIDATE --out recipe.yaml")

@@ -58,8 +58,8 @@ def grade(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score saved predictions, without any model; compare two files of the same samples."""
+    from evovlm.cli.progress import Waiting
     from evovlm.cli.rendering import json_text
-    from evovlm.cli.waiting import Waiting
     from evovlm.errors import ConfigError
     from evovlm.evaluation.grading import ScoringChoice, compare_graded
     from evovlm.evaluation.grading import grade as grade_predictions
@@ -117,8 +117,7 @@ def _as_json(
 def _print(files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dict[str | None, Comparison]") -> None:
     from rich.console import Console
 
-    from evovlm.cli.score_tables import comparison_text, print_scores, unscored_lines
-    from evovlm.cli.tables import print_line
+    from evovlm.cli.tables import comparison_text, print_line, print_scores, unscored_lines
 
     console = Console()
     tasks = dict.fromkeys((each.task, each.scoring) for of_file in graded for each in of_file)

@@ -1,14 +1,27 @@
 """`evovlm merge RECIPE --out DIR`: write the model that a recipe describes."""
 
 import json
+import re
 import sys
+from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.errors import ConfigError
+
 if TYPE_CHECKING:
     from evovlm.merging.checkpoint.writer import WrittenCheckpoint
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", start=1)},
+    **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", start=1)},
+}
+_SIZE = re.compile(r"\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<unit>[a-z]*)\s*", re.ASCII | re.IGNORECASE)
 
 
 def merge(
@@ -26,14 +39,14 @@ def merge(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Merge models as a recipe says, into a folder that transformers loads."""
-    from evovlm.cli.rendering import WriteProgress, result_text
-    from evovlm.cli.signals import INTERRUPTED
-    from evovlm.cli.sizes import parse_size
+    from evovlm.cli.progress import WriteProgress
+    from evovlm.cli.rendering import result_text
+    from evovlm.cli.signals import stopping
 
     shard_bytes = parse_size(max_shard_size, option="--max-shard-size")
     progress = WriteProgress(title=f"writing {out.name}")
-    try:
-        # Within the `try`: loading the numerical libraries takes long enough to be interrupted.
+    # Within `stopping`: loading the numerical libraries takes long enough to be interrupted.
+    with stopping(f"stopped; nothing was written to {out}."), closing(progress):
         from evovlm.merging.arithmetic.methods import METHODS
         from evovlm.merging.before.path_preflight import preflight_recipe
         from evovlm.merging.checkpoint.writer import write_checkpoint
@@ -55,12 +68,6 @@ def merge(
             allow_non_finite=allow_non_finite,
             observer=progress,
         )
-    except KeyboardInterrupt:
-        progress.close()
-        typer.echo(f"stopped; nothing was written to {out}.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        progress.close()
     for warning in written.warnings:
         typer.echo(f"warning: {warning}", file=sys.stderr)
     typer.echo(_as_json(written) if as_json else _as_text(written))
@@ -84,3 +91,17 @@ def _as_text(written: "WrittenCheckpoint") -> str:
         f"  recipe {written.recipe_id}: {written.n_merged} tensors merged, {written.n_copied} copied from the host, "
         f"{written.size_bytes / 1e6:.1f} MB"
     )
+
+
+def parse_size(text: str, *, option: str) -> int:
+    """Return the bytes that `text` means; GB are 1000^3 bytes and GiB 1024^3, upper or lower case.
+
+    Raises ConfigError, which names the option, for what is no size of at least one byte.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None or found["unit"].upper() not in _UNITS:
+        raise ConfigError(f"{option}: '{text}' is no size; write 5GB, 500MB, 2GiB or a number of bytes.")
+    size_bytes = int(Decimal(found["number"]) * _UNITS[found["unit"].upper()])
+    if size_bytes < 1:
+        raise ConfigError(f"{option}: '{text}' is less than a byte; write 5GB, 500MB, 2GiB or a number of bytes.")
+    return size_bytes

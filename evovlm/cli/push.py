@@ -20,7 +20,7 @@ def push(
 ) -> None:
     """Publish a merged model on the hub with its card; shows files, sizes and licence first, and asks."""
     from evovlm.cli.rendering import json_text
-    from evovlm.cli.signals import INTERRUPTED
+    from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
     from evovlm.runs.publishing import check_repo_id, look_at_publication, publish
 
@@ -33,12 +33,9 @@ def push(
             if not sys.stdin.isatty():
                 raise ConfigError("there is no terminal to ask on. Add --yes to publish, or --dry-run to look only.")
             typer.confirm(f"publish this as {repo_id}?", abort=True, err=True)
-        try:
+        with stopping():
             _show_progress_on_terminals_only()
             url = publish(found, repo_id, private=private)
-        except KeyboardInterrupt:
-            typer.echo("\nstopped; the same command goes on.", err=True)
-            raise typer.Exit(INTERRUPTED) from None
     if as_json:
         result = {"repo_id": repo_id, "url": url, "private": private, "published": url is not None}
         about = {"files": dict(found.files), "left_out": list(found.left_out), "size_bytes": found.size_bytes}

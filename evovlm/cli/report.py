@@ -1,8 +1,7 @@
 """`evovlm report RUN...`: a run, or several side by side, as one HTML file to look at."""
 
 import json
-import shlex
-import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,23 +68,17 @@ def report(
 
 
 def _score(runs: list[Path]) -> None:
-    from evovlm.cli.rendering import ScoreProgress
-    from evovlm.cli.signals import INTERRUPTED
+    from evovlm.cli.progress import ScoreProgress
+    from evovlm.cli.signals import stopping
     from evovlm.report.contenders import score_missing
     from evovlm.runs.run import Run
 
     progress = ScoreProgress()
-    try:
+    with stopping(), closing(progress):
         for folder in runs:
             run = Run.open(folder)
             run.check_begun()
             score_missing(run, observer=progress)
-    except KeyboardInterrupt:
-        progress.close()
-        typer.echo(f"\nstopped; nothing is lost. To go on:\n    {shlex.join(['evovlm', *sys.argv[1:]])}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        progress.close()
 
 
 def _read(runs: list[Path]) -> "RunContent | RunsContent":

@@ -1,6 +1,6 @@
 """`evovlm score MODEL... --task T`: how good models are at one or more tasks, and which of them is better."""
 
-import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,8 +58,9 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score models on the report split of one or more tasks, and compare each two of them."""
-    from evovlm.cli.rendering import ScoreProgress, json_text
-    from evovlm.cli.signals import INTERRUPTED
+    from evovlm.cli.progress import ScoreProgress
+    from evovlm.cli.rendering import json_text
+    from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
     from evovlm.tasks.catalogue import check_task_names
     from evovlm.tasks.task import parse_split
@@ -74,7 +75,8 @@ def score(
     from evovlm.runs.scores.score_models import ask_models
 
     progress = ScoreProgress()
-    try:
+    lost = "\nstopped; with --save DIR it could be continued." if save is None else None
+    with stopping(lost, flag="--resume"), closing(progress):
         scores = ask_models(
             models,
             tasks=names,
@@ -88,12 +90,6 @@ def score(
             resume=resume,
             observer=progress,
         )
-    except KeyboardInterrupt:
-        progress.close()
-        typer.echo(_stopped(save, resume=resume), err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        progress.close()
     if as_json:
         typer.echo(json_text(scores.as_json()))
         return
@@ -128,20 +124,10 @@ def _places(data: list[str], tasks: list[str]) -> dict[str, Path]:
     return places
 
 
-def _stopped(save: Path | None, *, resume: bool) -> str:
-    import sys
-
-    if save is None:
-        return "\nstopped; with --save DIR it could go on."
-    again = shlex.join(["evovlm", *sys.argv[1:], *([] if resume else ["--resume"])])
-    return f"\nstopped; nothing is lost. To go on:\n    {again}"
-
-
 def _print(scores: "Scores", *, split: str, decoding: str | None, prompt: str | None) -> None:
     from rich.console import Console
 
-    from evovlm.cli.score_tables import comparison_text, print_scores, unscored_lines
-    from evovlm.cli.tables import print_line
+    from evovlm.cli.tables import comparison_text, print_line, print_scores, unscored_lines
 
     console = Console()
     for place, first in enumerate(scores.models[0].tasks):

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from evovlm.cli.front_table import print_front
 from evovlm.cli.rendering import counted, duration, percent, spark_line
 from evovlm.cli.show_recipe import path_table
-from evovlm.cli.tables import plain_table, print_line
+from evovlm.cli.tables import plain_table, print_front, print_line
 from evovlm.recipes.kinds import PS
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run

@@ -1,9 +1,13 @@
-"""What stops a long command from outside: Ctrl-C and SIGTERM, both in the same orderly way."""
+"""What stops a long command from outside, Ctrl-C and SIGTERM, and what is said then."""
 
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+import typer
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -15,8 +19,12 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Raise Terminated on SIGTERM meanwhile; only the main thread may ask for it."""
+def stopping(text: str | None = None, *, flag: str | None = None) -> Iterator[None]:
+    """End the command with the signal's exit code on Ctrl-C or SIGTERM, after its displays are closed.
+
+    `text` is what is said then; without it, that nothing is lost, and the command that continues: the one that was
+    typed, with `flag` added. Only the main thread may use this.
+    """
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise Terminated
@@ -24,10 +32,16 @@ def stopped_by_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt as stopped:
+        said = f"\nstopped; nothing is lost. To continue:\n    {_typed_with(flag)}" if text is None else text
+        typer.echo(said, err=True)
+        raise typer.Exit(TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def exit_code(stopped: KeyboardInterrupt) -> int:
-    """Return the exit code of a command that was stopped so."""
-    return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
+def _typed_with(flag: str | None) -> str:
+    words = sys.argv[1:]
+    if flag is not None and flag not in words:
+        words.insert(words.index("--") if "--" in words else len(words), flag)
+    return shlex.join(["evovlm", *words])

@@ -1,10 +1,24 @@
-"""How every table looks: a line under its headings, nothing around it, and its title in a line of its own above."""
+"""Tables that several commands print: of scores, of a Pareto front, and how every table looks."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from evovlm.cli.rendering import without_controls
+from evovlm.cli.rendering import interval_text, percent, without_controls
+
+if TYPE_CHECKING:
+    from evovlm.evaluation.comparison import Comparison
+    from evovlm.recipes.candidate import TaskScore
+    from evovlm.runs.run import FrontPoint
+
+_HEADINGS = ("score", "95 % interval", "ungated", "Japanese", "samples", "unscored")
+_WIDE = 10_000
+_MOST_REASONS = 5
+_MOST_IDS = 3
 
 
 def plain_table(*headings: str, gap: int = 1, apart: bool = False) -> Table:
@@ -15,3 +29,73 @@ def plain_table(*headings: str, gap: int = 1, apart: bool = False) -> Table:
 def print_line(console: Console, text: str) -> None:
     """Print one line as it is: no markup, no commands to the terminal, not broken."""
     console.print(without_controls(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_scores(console: Console, title: str, rows: Sequence[tuple[str, "TaskScore"]], *, of: str) -> None:
+    """Print a table with a row per score, or, where the console is too narrow for it, its rows in words.
+
+    `of` heads the column of names. Names and title come from files too: nothing in them is taken for markup or a
+    terminal's commands.
+    """
+    headings = _HEADINGS if any(score.unscored for _, score in rows) else _HEADINGS[:-1]
+    table = plain_table()
+    table.add_column(of, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, score in rows:
+        table.add_row(Text(without_controls(name)), *_cells(score)[: len(headings)])
+    print_line(console, title)
+    if console.measure(table, options=console.options.update(max_width=_WIDE)).maximum <= console.width:
+        console.print(table)
+        return
+    for name, score in rows:
+        told = ", ".join(f"{heading} {cell}" for heading, cell in zip(headings, _cells(score), strict=False))
+        print_line(console, f"{name}: {told}")
+
+
+def _cells(score: "TaskScore") -> list[str]:
+    """Return what stands below each of the headings."""
+    from evovlm.evaluation.intervals import mean_interval
+
+    interval = interval_text(*mean_interval(score.per_sample))
+    japanese = f"{100 * score.japanese:.0f} %"
+    return [percent(score.score), interval, percent(score.ungated), japanese, str(score.n), str(score.unscored)]
+
+
+def comparison_text(first: str, second: str, found: "Comparison") -> str:
+    """Return a comparison in words, all figures with their signs."""
+    return (
+        f"{first} - {second}: {_signed(found.difference)} (95 % interval {_signed(found.low)} to "
+        f"{_signed(found.high)}), p = {found.p_value:.2g} ({found.test}); better on {found.wins}, worse on "
+        f"{found.losses}, alike on {found.ties} of {found.n} samples"
+    )
+
+
+def unscored_lines(reasons: Mapping[str, Sequence[str]], *, n: int) -> list[str]:
+    """Return why samples have no score, a line per reason, and which they are; `reasons` holds the ids of each."""
+    lines = []
+    shown = list(reasons.items())[:_MOST_REASONS]
+    for reason, ids in shown:
+        named = f"{', '.join(ids[:_MOST_IDS])}{', ...' if len(ids) > _MOST_IDS else ''}"
+        lines.append(f"{len(ids)} of {n} unscored: {reason} ({named})")
+    left = sum(map(len, reasons.values())) - sum(len(ids) for _, ids in shown)
+    if left:
+        lines.append(f"{left} of {n} unscored for other reasons, which --save keeps")
+    return lines
+
+
+def _signed(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def print_front(console: Console, front: Sequence["FrontPoint"], *, goals: Sequence[str]) -> None:
+    """Print a Pareto front as a table, one row a candidate, one column a goal."""
+    print_line(console, f"Pareto front, {len(front)} candidates, search split")
+    table = plain_table()
+    table.add_column("candidate", justify="right")
+    table.add_column("recipe")
+    for goal in goals:
+        table.add_column(goal, justify="right")
+    for point in front:
+        table.add_row(str(point.entry.index), point.entry.recipe_id, *(percent(point.goals[goal]) for goal in goals))
+    console.print(table)

@@ -55,7 +55,7 @@ def build(
 ) -> None:
     """Train every embedded model again, on CPU, within 90 minutes on 2 cores."""
     from evovlm.assets import asset_path
-    from evovlm.cli.rendering import stderr_console
+    from evovlm.cli.progress import stderr_console
     from evovlm.zoo.training import build_zoo
 
     console = stderr_console()

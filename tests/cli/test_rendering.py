@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from evovlm.cli.rendering import (
-    ScoreProgress,
-    SearchProgress,
-    WriteProgress,
-    duration,
-    json_text,
-    spark_line,
-    without_controls,
-)
+from evovlm.cli.progress import ScoreProgress, SearchProgress, WriteProgress
+from evovlm.cli.rendering import duration, json_text, spark_line, without_controls
 from evovlm.evaluation.batches import Progress as Asking
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.runs.folder.entries import Entry

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from evovlm.cli.score_tables import comparison_text, print_scores, unscored_lines
+from evovlm.cli.tables import comparison_text, print_scores, unscored_lines
 from evovlm.evaluation.comparison import compare
 from evovlm.recipes.candidate import TaskScore
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evovlm.cli.sizes import parse_size
+from evovlm.cli.merge import parse_size
 from evovlm.errors import ConfigError
 
 

@@ -17,9 +17,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from evovlm.cli.app import app
-from evovlm.cli.rendering import SearchProgress
-from evovlm.cli.score_tables import print_scores
-from evovlm.cli.waiting import Waiting
+from evovlm.cli.progress import SearchProgress, Waiting
+from evovlm.cli.tables import print_scores
 from evovlm.recipes.candidate import TaskScore
 from tests.cli.conftest import Command
 
