@@ -19,6 +19,7 @@ from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.tasks.catalogue import get_task
+from evovlm.zoo.catalogue import MAKING, load_catalogue
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -193,3 +194,10 @@ def test_the_python_of_the_pages_uses_public_names() -> None:
         compile(text, page, "exec")
         for name in re.findall(r"\bevovlm\.(\w+)", text):
             assert name in evovlm.__all__
+
+
+def test_the_page_of_the_embedded_models_says_how_each_was_made() -> None:
+    page = text_of("assets/zoo/README.md")
+    for model in load_catalogue():
+        assert model.made_from == MAKING[model.name]
+        assert f"* `{model.name}`: {model.made_from}\n" in page

