@@ -181,6 +181,13 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
             assert named in names, named
 
 
+def test_the_architecture_has_a_line_for_every_folder_of_the_package() -> None:
+    text = text_of("docs/architecture.md")
+    for folder in sorted(path.parent.relative_to(ROOT) for path in (ROOT / "evovlm").rglob("*.py")):
+        if "evaluate_modules" not in folder.parent.parts and "__pycache__" not in folder.parts:
+            assert f"`{folder}" in text, folder
+
+
 def test_the_readme_links_to_every_page() -> None:
     readme = text_of("README.md")
     for page in [*PAGES[1:], "CHANGELOG.md"]:
