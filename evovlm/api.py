@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.merging.before.path_preflight import preflight_recipe
+from evovlm.merging.before.preflight import preflight_recipe
 from evovlm.merging.checkpoint.writer import WrittenCheckpoint, write_checkpoint
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe

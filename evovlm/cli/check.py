@@ -64,7 +64,7 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
     if near_pictures is not None or near_threshold is not None:
         raise ConfigError(f"{path}: is no config of a search, whose pictures could be compared.")
     from evovlm.merging.arithmetic.methods import METHODS
-    from evovlm.merging.before.path_preflight import preflight_recipe
+    from evovlm.merging.before.preflight import preflight_recipe
 
     return preflight_recipe(load_recipe(path, methods=METHODS), out=out)
 

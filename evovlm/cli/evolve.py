@@ -60,7 +60,7 @@ def evolve(
 def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
     from evovlm.cli.progress import WriteProgress
     from evovlm.cli.rendering import result_text
-    from evovlm.merging.before.path_preflight import preflight_recipe
+    from evovlm.merging.before.preflight import preflight_recipe
     from evovlm.merging.checkpoint.writer import write_checkpoint
     from evovlm.recipes.recipe import ParameterMerge
 

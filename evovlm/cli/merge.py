@@ -48,7 +48,7 @@ def merge(
     # Within `stopping`: loading the numerical libraries takes long enough to be interrupted.
     with stopping(f"stopped; nothing was written to {out}."), closing(progress):
         from evovlm.merging.arithmetic.methods import METHODS
-        from evovlm.merging.before.path_preflight import preflight_recipe
+        from evovlm.merging.before.preflight import preflight_recipe
         from evovlm.merging.checkpoint.writer import write_checkpoint
         from evovlm.recipes.documents import load_recipe
         from evovlm.recipes.recipe import ParameterMerge

@@ -24,7 +24,7 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.compatibility import NamedCheckpoint
 from evovlm.merging.models.tensor_names import HEAD
-from evovlm.merging.models.union_tokenizer import union_tokenizer
+from evovlm.merging.models.vocabulary import union_tokenizer
 from evovlm.merging.paths.plan import path_problems
 from evovlm.models.backbone import ParameterWriter
 from evovlm.models.layer_stack import LayerStack

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from evovlm.errors import ConfigError, IncompatibleModels, ModelNotFound, NotEnoughRoom, OutputExists
 from evovlm.merging.before import needs
-from evovlm.merging.before.path_preflight import preflight_recipe
+from evovlm.merging.before.preflight import preflight_recipe
 from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.paths.plan import PathPlan
 from evovlm.recipes.kinds import HybridMerge

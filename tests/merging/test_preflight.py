@@ -18,7 +18,7 @@ from evovlm.errors import (
     OutputExists,
 )
 from evovlm.merging.before import needs
-from evovlm.merging.before.needs import Resident
+from evovlm.merging.before.needs import ModelMemory
 from evovlm.merging.before.preflight import preflight
 from evovlm.merging.merge import Merger
 from evovlm.recipes.model_ref import ModelRef
@@ -146,14 +146,14 @@ def test_a_model_kept_in_memory_counts_and_too_little_is_a_warning(models: Path)
     stored = preflight(recipe).models[1].size_bytes
     free = 10 * stored
 
-    def memory(resident: Resident | None) -> int:
+    def memory(resident: ModelMemory | None) -> int:
         found = preflight(recipe, resident=resident)
         assert found.needs is not None
         assert not any("are available" in warning for warning in found.warnings)
         return found.needs.memory_bytes
 
-    on_cpu = Resident(bytes_per_number=4, where="memory", available_bytes=None)
+    on_cpu = ModelMemory(bytes_per_number=4, where="memory", available_bytes=None)
     assert memory(on_cpu) == memory(None) + 2 * stored
-    assert memory(Resident(bytes_per_number=None, where="the GPU", available_bytes=free)) == stored
-    tight = Resident(bytes_per_number=None, where="the GPU", available_bytes=stored - 1)
+    assert memory(ModelMemory(bytes_per_number=None, where="the GPU", available_bytes=free)) == stored
+    tight = ModelMemory(bytes_per_number=None, where="the GPU", available_bytes=stored - 1)
     assert any("of the GPU are needed" in warning for warning in preflight(recipe, resident=tight).warnings)

@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from evovlm.merging.models.union_tokenizer import union_tokenizer
-from evovlm.merging.models.vocabulary import ADDED_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, read_tokens
-from evovlm.merging.models.vocabulary_policy import NewToken
+from evovlm.merging.models.vocabulary import (
+    ADDED_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    NewToken,
+    read_tokens,
+    union_tokenizer,
+)
 from tests.merging.test_vocabulary import trained_sentencepiece
 from tests.pico import pico_tokenizer
 

@@ -9,8 +9,8 @@ import torch
 
 from evovlm.errors import OutputExists
 from evovlm.merging.before import needs
-from evovlm.merging.before.needs import Resident
-from evovlm.merging.before.path_preflight import preflight_recipe
+from evovlm.merging.before.needs import ModelMemory
+from evovlm.merging.before.preflight import preflight_recipe
 from evovlm.merging.paths.plan import PathPlan
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPathMerge
@@ -91,7 +91,7 @@ def test_every_model_of_a_search_through_layers_stays_in_memory_once(models: Pat
     assert merging is not None
     # On a CPU as float32; on a device as stored.
     assert found.needs.memory_bytes == merging.memory_bytes + kept
-    on_device = Resident(bytes_per_number=None, where="the memory of cuda:0", available_bytes=10)
+    on_device = ModelMemory(bytes_per_number=None, where="the memory of cuda:0", available_bytes=10)
     recipe = config.template(relative_to=None).recipe(path_of((("base", 0, 1.0), ("math", 1, 1.0), ("ja", 1, 1.0))))
     there = preflight_recipe(recipe, resident=on_device)
     assert there.needs is not None

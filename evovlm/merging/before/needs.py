@@ -34,7 +34,7 @@ class Needs:
     meanwhile_bytes: int = 0
 
 
-class Resident(NamedTuple):
+class ModelMemory(NamedTuple):
     """A model that is to stay in memory: bytes for each of its numbers (None: as stored), and the memory it goes to."""
 
     bytes_per_number: int | None
@@ -48,7 +48,7 @@ def find_needs(
     n_models: int,
     download_bytes: int,
     out: Path | None,
-    resident: Resident | None,
+    resident: ModelMemory | None,
     beside: Sequence[Checkpoint] = (),
 ) -> Needs:
     """Return what a merge of `n_models` models into `host` takes; without `out`, the current folder is the target.
@@ -104,7 +104,7 @@ def room_problems(needs: Needs, *, out: Path | None) -> Sequence[NotEnoughRoom]:
     return found
 
 
-def memory_warnings(needs: Needs, resident: Resident | None) -> Sequence[str]:
+def memory_warnings(needs: Needs, resident: ModelMemory | None) -> Sequence[str]:
     """Return a warning when memory may not suffice: an estimate from above, so no error."""
     if needs.memory_available_bytes is None or needs.memory_bytes <= needs.memory_available_bytes:
         return []

@@ -1,10 +1,11 @@
 """Everything that can be known about a merge before its weights are fetched: what does not fit, and what it needs.
 
-Configs, tokenizers, cards and headers are read, no weights; every problem is found, not the first.
+Configs, tokenizers, cards and headers are read, no weights; all problems are found, not only the first.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -12,14 +13,17 @@ from typing import TypeVar
 from evovlm.errors import ConfigError, EvovlmError, OutputExists
 from evovlm.merging.arithmetic.methods import Method, check_parameters, get_method
 from evovlm.merging.before.findings import ModelReport, Preflight, ResultSize
-from evovlm.merging.before.needs import Needs, Resident, find_needs, memory_warnings, room_problems
-from evovlm.merging.checkpoint.licences import forbids_sharing, licence_of, most_restrictive
+from evovlm.merging.before.needs import ModelMemory, Needs, find_needs, memory_warnings, room_problems
+from evovlm.merging.checkpoint.licences import Licence, forbids_sharing, licence_of, most_restrictive
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.compatibility import NamedCheckpoint, find_warnings, tensor_problems
 from evovlm.merging.models.result_layout import ResultLayout
 from evovlm.merging.models.tensor_names import EMBEDDING
 from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
+from evovlm.merging.paths.plan import PathPlan, path_problems
 from evovlm.recipes.hub import HubModel, hub_commit, missing_bytes
+from evovlm.recipes.kinds import HybridMerge, Recipe
+from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 
@@ -27,8 +31,25 @@ _BLOCK = re.compile(r"\blayers\.\d+\.")
 _Found = TypeVar("_Found")
 
 
+def preflight_recipe(
+    recipe: Recipe, *, out: Path | None = None, may_exist: bool = False, resident: ModelMemory | None = None
+) -> Preflight:
+    """Look at a recipe without fetching weights; `out` and `resident` are those of `preflight`.
+
+    With `resident`, the host and all sources of a path stay in memory.
+    Raises nothing that the user can mend: it is among the problems.
+    """
+    match recipe:
+        case LayerPathMerge():
+            return _preflight_path(recipe, out=out, may_exist=may_exist, resident=resident)
+        case HybridMerge():
+            return _preflight_hybrid(recipe, out=out, may_exist=may_exist, resident=resident)
+        case _:
+            return preflight(recipe, out=out, may_exist=may_exist, resident=resident)
+
+
 def preflight(
-    template: MergeTemplate, *, out: Path | None = None, may_exist: bool = False, resident: Resident | None = None
+    template: MergeTemplate, *, out: Path | None = None, may_exist: bool = False, resident: ModelMemory | None = None
 ) -> Preflight:
     """Look at a merge without fetching weights; a recipe's parameters are checked too.
 
@@ -39,20 +60,20 @@ def preflight(
     found = Gathered()
     method = found.attempt(lambda: get_method(template))
     refs = _refs(template)
-    models = open_all(refs, found)
+    models = _open_all(refs, found)
     host = models.get("host")
     if host is not None:
         _compare(template, host, [model for name, model in models.items() if name != "host"], found)
     if isinstance(template, ParameterMerge):
         _check_parameters(template, method, host, found)
-    reports = tuple(report_of(model, refs[name], found) for name, model in models.items())
+    reports = tuple(_report_of(model, refs[name], found) for name, model in models.items())
     check_out(out, found, may_exist=may_exist)
     needs = None
     if host is not None:
         needs = _find_needs(host.checkpoint, reports, out=out, resident=resident)
         found.problems += room_problems(needs, out=out)
         found.warnings += memory_warnings(needs, resident)
-    return summed_up(found, models, reports, needs=needs, result=ResultSize.like(host.checkpoint) if host else None)
+    return _summed_up(found, models, reports, needs=needs, result=ResultSize.like(host.checkpoint) if host else None)
 
 
 def check_out(out: Path | None, found: "Gathered", *, may_exist: bool) -> None:
@@ -63,7 +84,7 @@ def check_out(out: Path | None, found: "Gathered", *, may_exist: bool) -> None:
         )
 
 
-def summed_up(
+def _summed_up(
     found: "Gathered",
     models: Mapping[str, NamedCheckpoint],
     reports: tuple[ModelReport, ...],
@@ -79,7 +100,7 @@ def summed_up(
     ]
     return Preflight(
         models=reports,
-        problems=tuple(without_repeats(found.problems)),
+        problems=tuple(_without_repeats(found.problems)),
         warnings=tuple(dict.fromkeys(found.warnings)),
         needs=needs,
         licence=most_restrictive(licences),
@@ -109,7 +130,7 @@ def _refs(template: MergeTemplate) -> Mapping[str, ModelRef]:
     return {**base, "host": template.host, **sources}
 
 
-def open_all(refs: Mapping[str, ModelRef], found: Gathered) -> Mapping[str, NamedCheckpoint]:
+def _open_all(refs: Mapping[str, ModelRef], found: Gathered) -> Mapping[str, NamedCheckpoint]:
     """Open the headers of every model that can be opened; the rest is among the problems."""
     opened = {ref: found.attempt(partial(Checkpoint.open_headers, ref)) for ref in dict.fromkeys(refs.values())}
     return {
@@ -135,7 +156,7 @@ def _compare(
             found.attempt(plan)
     found.warnings += find_warnings(others, host, config_from=template.config_from)
     for model in (host, *others):
-        found.attempt(partial(check_dtypes, model.checkpoint))
+        found.attempt(partial(_check_dtypes, model.checkpoint))
 
 
 def _plan(
@@ -158,7 +179,7 @@ def _plan(
         found.warnings += vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=template.vocabulary)
 
 
-def check_dtypes(checkpoint: Checkpoint) -> None:
+def _check_dtypes(checkpoint: Checkpoint) -> None:
     """Raise BrokenCheckpoint when the backbone does not hold plain floats."""
     for name in checkpoint.backbone_names():
         checkpoint.plain_place(name)
@@ -181,7 +202,7 @@ def _check_parameters(
     ]
 
 
-def report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelReport:
+def _report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelReport:
     """Return what a model's headers and card say."""
     checkpoint = model.checkpoint
     on_hub = ref.find()
@@ -207,14 +228,14 @@ def report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelRe
 
 
 def _find_needs(
-    host: Checkpoint, reports: Sequence[ModelReport], *, out: Path | None, resident: Resident | None
+    host: Checkpoint, reports: Sequence[ModelReport], *, out: Path | None, resident: ModelMemory | None
 ) -> Needs:
     # A model may have several parts, and is fetched once.
     downloads = {report.text: report.download_bytes for report in reports}
     return find_needs(host, n_models=len(downloads), download_bytes=sum(downloads.values()), out=out, resident=resident)
 
 
-def without_repeats(problems: Sequence[EvovlmError]) -> Sequence[EvovlmError]:
+def _without_repeats(problems: Sequence[EvovlmError]) -> Sequence[EvovlmError]:
     """Return the problems with one for all blocks where it is the same in many."""
     first: dict[tuple[type[EvovlmError], str], EvovlmError] = {}
     counts: dict[tuple[type[EvovlmError], str], int] = {}
@@ -231,3 +252,95 @@ def without_repeats(problems: Sequence[EvovlmError]) -> Sequence[EvovlmError]:
 def _in_many(message: str, more: int) -> str:
     head, *rest = message.split("\n", 1)
     return "\n".join([f"{head} So it is in {more} more block{'s' if more > 1 else ''}.", *rest])
+
+
+def _preflight_path(
+    recipe: LayerPathMerge,
+    *,
+    out: Path | None,
+    may_exist: bool,
+    resident: ModelMemory | None,
+    meanwhile_bytes: int = 0,
+    merged: Collection[str] = (),
+) -> Preflight:
+    """Look at a path; `merged` are the models that stand for a first stage's result."""
+    found = Gathered()
+    refs = recipe.models()
+    models = _open_all(refs, found)
+    result = _compare_path(recipe, models, found)
+    reports = tuple(_report_of(model, refs[name], found) for name, model in models.items())
+    check_out(out, found, may_exist=may_exist)
+    needs = None
+    if result is not None:
+        needs = _path_needs(models, reports, out=out, resident=resident, merged=merged)
+        needs = replace(needs, result_bytes=result.size_bytes, meanwhile_bytes=meanwhile_bytes)
+        found.problems += room_problems(needs, out=out)
+        found.warnings += memory_warnings(needs, resident)
+    return _summed_up(found, models, reports, needs=needs, result=result)
+
+
+def _compare_path(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint], found: Gathered) -> ResultSize | None:
+    """Note what does not fit; return the size of the result where all models are there and fit."""
+    problems = list(path_problems(recipe, models))
+    found.problems += problems
+    for model in models.values():
+        found.attempt(partial(_check_dtypes, model.checkpoint))
+    if problems or len(models) < len(recipe.models()):
+        return None
+    plan = found.attempt(lambda: PathPlan.of(recipe, models))
+    if plan is None:
+        return None
+    found.warnings += plan.warnings
+    return ResultSize(n_blocks=len(recipe.path), n_parameters=plan.n_parameters, size_bytes=plan.size_bytes)
+
+
+def _path_needs(
+    models: Mapping[str, NamedCheckpoint],
+    reports: tuple[ModelReport, ...],
+    *,
+    out: Path | None,
+    resident: ModelMemory | None,
+    merged: Collection[str],
+) -> Needs:
+    # A model may have several parts, and is fetched once.
+    downloads = {report.text: report.download_bytes for report in reports}
+    # Every model is loaded once; what a first stage makes is another than the model it is made in.
+    loaded = {(model.checkpoint.folder, name in merged): model.checkpoint for name, model in models.items()}
+    host = models["host"].checkpoint
+    del loaded[host.folder, "host" in merged]
+    return find_needs(
+        host,
+        n_models=1,
+        download_bytes=sum(downloads.values()),
+        out=out,
+        resident=resident,
+        beside=tuple(loaded.values()),
+    )
+
+
+def _preflight_hybrid(
+    recipe: HybridMerge, *, out: Path | None, may_exist: bool, resident: ModelMemory | None
+) -> Preflight:
+    """Look at both stages; the first one's host stands for its result, whose blocks are of the same shapes."""
+    first = preflight(recipe.ps)
+    size_bytes = first.result.size_bytes if first.result else 0
+    second = _preflight_path(
+        recipe.path_merge(recipe.ps.host),
+        out=out,
+        may_exist=may_exist,
+        resident=resident,
+        meanwhile_bytes=size_bytes,
+        merged=("sources.ps", *(["host"] if recipe.host is None else [])),
+    )
+    further = tuple(model for model in second.models if model.name not in ("host", "sources.ps") or recipe.host)
+    fetched = {model.text: model.download_bytes for model in (*first.models, *further)}
+    needs = second.needs and replace(second.needs, download_bytes=sum(fetched.values()))
+    models = (*(replace(model, name=f"ps.{model.name}") for model in first.models), *further)
+    return replace(
+        second,
+        models=models,
+        problems=tuple({str(each): each for each in (*first.problems, *second.problems)}.values()),
+        warnings=tuple(dict.fromkeys((*first.warnings, *second.warnings))),
+        needs=needs,
+        licence=most_restrictive({model.text: Licence(id=model.licence) for model in models}),
+    )

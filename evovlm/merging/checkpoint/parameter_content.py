@@ -13,7 +13,7 @@ from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.shards import ShardedWriter
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.merging.models.union_tokenizer import union_tokenizer
+from evovlm.merging.models.vocabulary import union_tokenizer
 from evovlm.recipes.recipe import ParameterMerge
 
 

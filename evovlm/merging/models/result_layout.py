@@ -9,7 +9,8 @@ from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.compatibility import NamedCheckpoint
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout
-from evovlm.merging.models.vocabulary_policy import NewToken, new_tokens
+from evovlm.merging.models.vocabulary import NewToken
+from evovlm.merging.models.vocabulary_policy import new_tokens
 from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, TEXT_FAMILIES, backbone_settings, rope_kind
 from evovlm.recipes.recipe import Vocabulary
 

@@ -5,11 +5,12 @@ vocab.json; added_tokens.json and tokenizer_config.json name the tokens added to
 """
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evovlm.errors import BrokenCheckpoint
 
@@ -20,6 +21,16 @@ ADDED_TOKENS_FILE = "added_tokens.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 ADDED_TOKENS_KEY = "added_tokens_decoder"
 
+_COPIED = (
+    TOKENIZER_FILE,
+    SENTENCEPIECE_FILE,
+    VOCABULARY_FILE,
+    ADDED_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    "merges.txt",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 _MAIN_FILES = (TOKENIZER_FILE, SENTENCEPIECE_FILE, VOCABULARY_FILE)
 _PLAIN_ENTRY: Mapping[str, Any] = {
     "single_word": False,
@@ -40,6 +51,15 @@ class Tokens:
 
     rows: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
+
+
+class NewToken(NamedTuple):
+    """An added token that the host lacks: its row in the result, the rows it has elsewhere, its tokenizer entry."""
+
+    token: str
+    row: int
+    origins: tuple[tuple[str, int], ...]
+    entry: Mapping[str, Any]
 
 
 def read_tokens(folder: Path) -> Tokens | None:
@@ -137,3 +157,37 @@ def _json(file: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
+
+
+def union_tokenizer(host_folder: Path, new_tokens: Sequence[NewToken], out_folder: Path) -> None:
+    """Write the host's tokenizer with `new_tokens` added to it into a folder that exists; what is there is replaced.
+
+    Every file that lists added tokens gets them, each matched in a text as where it came from. A tokenizer that is a
+    SentencePiece model alone gets both lists beside it.
+    """
+    for name in _COPIED:
+        if (host_folder / name).is_file():
+            shutil.copyfile(host_folder / name, out_folder / name)
+    tokenizer_file = out_folder / TOKENIZER_FILE
+    is_whole = tokenizer_file.is_file()
+    if is_whole:
+        tokenizer = _read_or_empty(tokenizer_file)
+        entries = [{"id": token.row, "content": token.token, **token.entry} for token in new_tokens]
+        _write(tokenizer_file, {**tokenizer, "added_tokens": [*(tokenizer.get("added_tokens") or []), *entries]})
+    config = _read_or_empty(out_folder / TOKENIZER_CONFIG_FILE)
+    if ADDED_TOKENS_KEY in config or not is_whole:
+        decoder = {str(token.row): {"content": token.token, **token.entry} for token in new_tokens}
+        known = config.get(ADDED_TOKENS_KEY) or {}
+        _write(out_folder / TOKENIZER_CONFIG_FILE, {**config, ADDED_TOKENS_KEY: {**known, **decoder}})
+    if (out_folder / ADDED_TOKENS_FILE).is_file() or not is_whole:
+        rows = {token.token: token.row for token in new_tokens}
+        _write(out_folder / ADDED_TOKENS_FILE, {**_read_or_empty(out_folder / ADDED_TOKENS_FILE), **rows})
+
+
+def _read_or_empty(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

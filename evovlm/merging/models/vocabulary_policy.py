@@ -6,22 +6,16 @@ that the host lacks. Rows of tokens that not every model knows, and padding, sta
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.models.compatibility import NamedCheckpoint, grouped
-from evovlm.merging.models.row_plan import NewRow, RowPlan
+from evovlm.merging.models.row_plan import NewRow, RowPlan, Run
 from evovlm.merging.models.tensor_names import EMBEDDING, VOCABULARY_TENSORS
-from evovlm.merging.models.token_overlap import (
-    Overlap,
-    are_identical,
-    counts_text,
-    find_overlap,
-    listed,
-    shared_runs,
-    with_tokens,
-)
-from evovlm.merging.models.vocabulary import Tokens, read_tokens
+from evovlm.merging.models.vocabulary import NewToken, Tokens, read_tokens
 from evovlm.recipes.recipe import Vocabulary
 
 LEAST_SHARED = 0.5
@@ -29,13 +23,31 @@ LEAST_SHARED = 0.5
 _SHOWN = 4
 
 
-class NewToken(NamedTuple):
-    """An added token that the host lacks: its row in the result, the rows it has elsewhere, its tokenizer entry."""
+class _KnownModel(NamedTuple):
+    """A model of the merge: how messages name it, its rows in one tensor, and its tokens (None: no tokenizer)."""
 
-    token: str
-    row: int
-    origins: tuple[tuple[str, int], ...]
-    entry: Mapping[str, Any]
+    text: str
+    n_rows: int
+    tokens: Tokens | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _TokenOverlap:
+    """How the models' tokens relate: `rows` (by label, then token) within the tensor; `added` in any of them.
+
+    `shared` are the host's ordinary tokens that all know, `moved` those among them at another row somewhere, `foreign`
+    the ordinary tokens of others that the host lacks; `same` says that nothing differs but padding and added tokens.
+    """
+
+    rows: Mapping[str, Mapping[str, int]]
+    added: frozenset[str]
+    shared: frozenset[str]
+    moved: frozenset[str]
+    foreign: frozenset[str]
+    same: bool
+
+    def n_ordinary(self, label: str) -> int:
+        return len(self.rows[label].keys() - self.added)
 
 
 def plan_rows(
@@ -60,13 +72,13 @@ def plan_rows(
         return RowPlan.leading(n_host, of=n_host, models=labels)
     if vocabulary == "base_rows":
         return _by_number(name, models)
-    known = with_tokens(name, models)
-    if known is None or are_identical(known):
+    known = _with_tokens(name, models)
+    if known is None or _are_identical(known):
         return RowPlan.leading(n_host, of=n_host, models=labels)
-    overlap = find_overlap(known)
+    overlap = _find_overlap(known)
     if vocabulary is None and not overlap.same:
         raise _differing(name, models, overlap)
-    runs = shared_runs(overlap)
+    runs = _shared_runs(overlap)
     if vocabulary != "union":
         return RowPlan(n_rows=n_host, runs=runs)
     new = tuple(NewRow(row=token.row, origins=token.origins) for token in new_tokens(base, host, sources))
@@ -83,18 +95,18 @@ def new_tokens(
     host has no tokenizer, or one of the rows is in use.
     """
     models = _ordered(base, host, sources)
-    known = with_tokens(EMBEDDING, models)
+    known = _with_tokens(EMBEDDING, models)
     own = read_tokens(host.checkpoint.folder)
     if known is None or own is None:
         raise IncompatibleModels(
             f"{host} has no tokenizer that `vocabulary: union` could add tokens to.\n"
             "    Copy the tokenizer files of the model it was made from into its folder, or name another host."
         )
-    overlap = find_overlap(known)
+    overlap = _find_overlap(known)
     if overlap.foreign:
         raise IncompatibleModels(
-            f"`vocabulary: union` can add special tokens, but {counts_text(models, overlap)}: {len(overlap.foreign)} "
-            f"ordinary tokens ({listed(overlap.foreign)}) are unknown to the host's tokenizer, which cannot learn "
+            f"`vocabulary: union` can add special tokens, but {_counts_text(models, overlap)}: {len(overlap.foreign)} "
+            f"ordinary tokens ({_listed(overlap.foreign)}) are unknown to the host's tokenizer, which cannot learn "
             "them.\n    Set `vocabulary: host` in the recipe, or let the model with the larger vocabulary be the host."
         )
     origins: dict[str, list[tuple[str, int]]] = {}
@@ -131,12 +143,12 @@ def vocabulary_warnings(
         for model in models
         if read_tokens(model.checkpoint.folder) is None
     ]
-    known = with_tokens(EMBEDDING, models)
+    known = _with_tokens(EMBEDDING, models)
     if known is None or vocabulary is None:
         return tuple(found)
-    overlap = find_overlap(known)
+    overlap = _find_overlap(known)
     if not overlap.same:
-        found.append(f"{counts_text(models, overlap)}; rows of tokens that not all know stay the host's.")
+        found.append(f"{_counts_text(models, overlap)}; rows of tokens that not all know stay the host's.")
     n_host, n_shared = overlap.n_ordinary("host"), len(overlap.shared)
     if n_shared < LEAST_SHARED * n_host:
         found.append(
@@ -147,7 +159,7 @@ def vocabulary_warnings(
         before, after = host.checkpoint.shape(EMBEDDING)[0], max(token.row for token in new) + 1
         grown = f"; vocab_size grows from {before} to {after}" if after > before else ", which were padding"
         found.append(
-            f"{len(new)} added tokens ({listed(token.token for token in new)}) take the rows {new[0].row} to "
+            f"{len(new)} added tokens ({_listed(token.token for token in new)}) take the rows {new[0].row} to "
             f"{new[-1].row}{grown}."
         )
     return tuple(found)
@@ -191,14 +203,14 @@ def _n_by_number(counts: Mapping[str, int]) -> int:
     return counts.get("base") or min(count for label, count in counts.items() if label != "host")
 
 
-def _differing(name: str, models: Sequence[NamedCheckpoint], overlap: Overlap) -> IncompatibleModels:
+def _differing(name: str, models: Sequence[NamedCheckpoint], overlap: _TokenOverlap) -> IncompatibleModels:
     counts = {model.name: model.checkpoint.shape(name)[0] for model in models}
     policies = ["`vocabulary: host` (merge the rows of tokens that all know, by token; keep the host's other rows)"]
     rows = _n_by_number(counts)
     if rows == counts["host"] and min(counts.values()) >= rows:
         policies.append("`vocabulary: base_rows` (merge by row number, whatever the rows stand for)")
     return IncompatibleModels(
-        f"{name}: {counts_text(models, overlap)}.\n    Set in the recipe {', or '.join(policies)};\n"
+        f"{name}: {_counts_text(models, overlap)}.\n    Set in the recipe {', or '.join(policies)};\n"
         "    or merge models that share a tokenizer."
     )
 
@@ -209,7 +221,7 @@ def _check_free(host: NamedCheckpoint, own: Tokens, new: Sequence[NewToken]) -> 
     beyond = sorted(token for token, row in own.rows.items() if row >= n_rows)
     if new and beyond:
         raise IncompatibleModels(
-            f"{host} has {n_rows} embedding rows, but its tokenizer names {listed(beyond)} beyond them.\n"
+            f"{host} has {n_rows} embedding rows, but its tokenizer names {_listed(beyond)} beyond them.\n"
             "    `vocabulary: union` cannot add tokens to it; set `vocabulary: host` in the recipe."
         )
     taken = {token.row: token.token for token in new}
@@ -244,3 +256,101 @@ def _other_tokens_by_number(models: Sequence[NamedCheckpoint]) -> tuple[str, ...
 def _tokens_by_row(model: NamedCheckpoint) -> Mapping[int, str]:
     tokens = read_tokens(model.checkpoint.folder)
     return {row: token for token, row in tokens.rows.items()} if tokens is not None else {}
+
+
+def _with_tokens(name: str, models: Sequence[NamedCheckpoint]) -> Mapping[str, _KnownModel] | None:
+    """Return every model with its tokens by label, None when none has any and all have equally many rows.
+
+    A model without a tokenizer takes the tokens of one that has as many rows. Raises IncompatibleModels if none does.
+    """
+    found = {
+        model.name: _KnownModel(str(model), model.checkpoint.shape(name)[0], read_tokens(model.checkpoint.folder))
+        for model in models
+    }
+    # The host's tokens come first: they are what the result's rows stand for.
+    lenders = [found["host"], *(model for label, model in found.items() if label != "host")]
+    if all(model.tokens is None for model in lenders) and len({model.n_rows for model in lenders}) == 1:
+        return None
+    for label, model in found.items():
+        if model.tokens is None:
+            lent = [each.tokens for each in lenders if each.tokens is not None and each.n_rows == model.n_rows]
+            if not lent:
+                rows = grouped({each.text: f"{each.n_rows} rows" for each in found.values()})
+                raise IncompatibleModels(
+                    f"{name} has {rows}, and {model.text} has no tokenizer that says what its rows stand for.\n"
+                    "    Copy the tokenizer files of the model it was made from into its folder, or set "
+                    "`vocabulary: base_rows` in the recipe to merge by row number."
+                )
+            found[label] = model._replace(tokens=lent[0])
+    return found
+
+
+def _are_identical(known: Mapping[str, _KnownModel]) -> bool:
+    first, *others = known.values()
+    return all(
+        model.n_rows == first.n_rows
+        and (model.tokens is first.tokens or (model.tokens and first.tokens and model.tokens.rows == first.tokens.rows))
+        for model in others
+    )
+
+
+def _find_overlap(known: Mapping[str, _KnownModel]) -> _TokenOverlap:
+    tokens = {label: (model, model.tokens) for label, model in known.items()}
+    rows = {
+        label: {token: row for token, row in own.rows.items() if row < model.n_rows} if own is not None else {}
+        for label, (model, own) in tokens.items()
+    }
+    added = frozenset(token for _, own in tokens.values() if own is not None for token in own.added)
+    host = rows["host"]
+    ordinary = {label: own.keys() - added for label, own in rows.items()}
+    shared = frozenset.intersection(*(frozenset(own) for own in ordinary.values()))
+    moved = frozenset(token for token in shared if any(own[token] != host[token] for own in rows.values()))
+    known_to_host = known["host"].tokens
+    all_of_host = known_to_host.rows.keys() if known_to_host is not None else host.keys()
+    return _TokenOverlap(
+        rows=rows,
+        added=added,
+        shared=shared,
+        moved=moved,
+        foreign=frozenset().union(*ordinary.values()) - all_of_host,
+        same=not moved and all(own == ordinary["host"] for own in ordinary.values()),
+    )
+
+
+def _shared_runs(overlap: _TokenOverlap) -> tuple[Run, ...]:
+    """Return the maximal runs of the host's rows whose tokens all models know."""
+    host = overlap.rows["host"]
+    # Where two tokens claim a row, the added one is what the model reads by it.
+    by_row = {row: token for token, row in host.items() if token not in overlap.added}
+    by_row |= {row: token for token, row in host.items() if token in overlap.added}
+    labels = list(overlap.rows)
+    merged = [
+        [row, *(overlap.rows[label][token] for label in labels)]
+        for row, token in sorted(by_row.items())
+        if all(token in own for own in overlap.rows.values())
+    ]
+    if not merged:
+        return ()
+    table = np.array(merged, dtype=np.int64)
+    breaks = np.flatnonzero((np.diff(table, axis=0) != 1).any(axis=1)) + 1
+    starts, stops = [0, *breaks.tolist()], [*breaks.tolist(), len(table)]
+    return tuple(
+        Run(
+            row=int(table[start, 0]),
+            n_rows=stop - start,
+            starts={label: int(table[start, 1 + place]) for place, label in enumerate(labels)},
+        )
+        for start, stop in zip(starts, stops, strict=True)
+    )
+
+
+def _counts_text(models: Sequence[NamedCheckpoint], overlap: _TokenOverlap) -> str:
+    each = grouped({str(model): f"{overlap.n_ordinary(model.name)} ordinary tokens" for model in models})
+    moved = f", {len(overlap.moved)} of them at other rows ({_listed(overlap.moved)})" if overlap.moved else ""
+    return f"the vocabularies differ: {each}; all know {len(overlap.shared)}{moved}"
+
+
+def _listed(tokens: Iterable[str]) -> str:
+    ordered = sorted(tokens)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(repr(token) for token in ordered[:_SHOWN]) + more

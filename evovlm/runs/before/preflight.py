@@ -7,9 +7,8 @@ from pathlib import Path
 from evovlm.errors import ConfigError, EvovlmError
 from evovlm.evaluation.scorer import check_scorer
 from evovlm.merging.before.findings import Preflight, SearchSize
-from evovlm.merging.before.needs import Resident, room_problems
-from evovlm.merging.before.path_preflight import preflight_recipe
-from evovlm.merging.before.preflight import Gathered, check_out, preflight
+from evovlm.merging.before.needs import ModelMemory, room_problems
+from evovlm.merging.before.preflight import Gathered, check_out, preflight, preflight_recipe
 from evovlm.recipes.kinds import PS
 from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeTemplate
@@ -38,7 +37,7 @@ def preflight_search(
     Raises nothing that the user can mend: it is among the problems.
     """
     problems: list[EvovlmError] = []
-    resident: Resident | None = None
+    resident: ModelMemory | None = None
     try:
         check_device(config, template)
         resident = _resident(config.device)
@@ -98,7 +97,7 @@ def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
             yield error
 
 
-def _resident(device: str) -> Resident:
+def _resident(device: str) -> ModelMemory:
     import torch
 
     from evovlm.models.loading import SPREAD, choose_device
@@ -106,12 +105,12 @@ def _resident(device: str) -> Resident:
     place = choose_device("auto" if device == SPREAD else device)
     if place.type == "cpu":
         # There the model is loaded as float32, whatever it is stored as.
-        return Resident(bytes_per_number=_FLOAT32_BYTES, where="memory", available_bytes=None)
+        return ModelMemory(bytes_per_number=_FLOAT32_BYTES, where="memory", available_bytes=None)
     if device == SPREAD:
         free = sum(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
-        return Resident(bytes_per_number=None, where="all GPUs' memory", available_bytes=free)
+        return ModelMemory(bytes_per_number=None, where="all GPUs' memory", available_bytes=free)
     free, _ = torch.cuda.mem_get_info(place)
-    return Resident(bytes_per_number=None, where=f"the memory of {place}", available_bytes=free)
+    return ModelMemory(bytes_per_number=None, where=f"the memory of {place}", available_bytes=free)
 
 
 def _check_sizes(config: SearchConfig) -> None:
@@ -131,7 +130,7 @@ def _check_sizes(config: SearchConfig) -> None:
 
 
 def _preflight_merge(
-    config: SearchConfig, template: MergeTemplate | PathTemplate, *, out: Path | None, resident: Resident | None
+    config: SearchConfig, template: MergeTemplate | PathTemplate, *, out: Path | None, resident: ModelMemory | None
 ) -> Preflight:
     if isinstance(template, MergeTemplate):
         return preflight(template, out=out, resident=resident)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from evovlm.errors import NotEnoughRoom
 from evovlm.merging.before.findings import ModelReport, Preflight
-from evovlm.merging.before.needs import Resident, gigabytes
+from evovlm.merging.before.needs import ModelMemory, gigabytes
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
 from evovlm.resources import available_memory_bytes
 from evovlm.runs.config.search import SearchConfig
@@ -14,7 +14,7 @@ _PROCESS_BYTES = 500_000_000
 """What a process takes before it has a model: interpreter, torch, compiled kernels, a tokenizer."""
 
 
-def worker_room_problems(config: SearchConfig, found: Preflight, *, resident: Resident) -> Sequence[NotEnoughRoom]:
+def worker_room_problems(config: SearchConfig, found: Preflight, *, resident: ModelMemory) -> Sequence[NotEnoughRoom]:
     """Return what stands against so many workers on this machine, from what a look at the search `found`.
 
     The models' files are in the page cache, once for all; what grows with the answers comes on top.
@@ -46,7 +46,7 @@ def worker_bytes(found: Preflight) -> int | None:
     return found.needs.memory_bytes + _PROCESS_BYTES if found.needs is not None else None
 
 
-def _loaded_bytes(models: Sequence[ModelReport], resident: Resident) -> int:
+def _loaded_bytes(models: Sequence[ModelReport], resident: ModelMemory) -> int:
     """Return what all models of a path take, each once; from above where their tensors have several dtypes."""
     once = {model.text: model for model in models}.values()
     if resident.bytes_per_number is None:
