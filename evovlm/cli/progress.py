@@ -13,7 +13,7 @@ from rich.status import Status
 from evovlm.cli.rendering import duration, percent
 
 if TYPE_CHECKING:
-    from evovlm.evaluation.batches import Progress as Asking
+    from evovlm.evaluation.batches import AnswerProgress
     from evovlm.runs.folder.entries import Entry
     from evovlm.search.loop import Generation
 
@@ -154,7 +154,7 @@ class ScoreProgress:
         self._title = f"{model}, {task}"
         self._show(self._title, completed=0, total=None, state="")
 
-    def answered(self, progress: "Asking") -> None:
+    def answered(self, progress: "AnswerProgress") -> None:
         """Show how far it is: questions, speed, what is left."""
         done, total = progress.done, progress.total
         parts = [f"{done}/{total} questions"]

@@ -1,4 +1,4 @@
-"""Tasks put to a loaded model: opened before any model is, prepared once, answered as often as its weights change."""
+"""Asks a loaded model the questions of tasks: opened before any model, prepared once, answered for each candidate."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import torch
 
 from evovlm.errors import ModelError, TaskError
 from evovlm.evaluation.answers import Answer, OpenTask, ScoredTask, TaskChoice
-from evovlm.evaluation.batches import Asked, Batches, OnAnswers
+from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.models.decoding.generation import generate
@@ -30,7 +30,7 @@ def open_task(choice: TaskChoice, split: Split) -> OpenTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleTask:
-    """A task of samples and prompts of our own, with its samples read."""
+    """A task with our own samples and prompts, its samples read."""
 
     task: Task
     name: str
@@ -39,7 +39,7 @@ class SampleTask:
 
     @classmethod
     def open(cls, choice: TaskChoice, split: Split) -> "SampleTask":
-        """Read the samples. Raises TaskError for an unknown task or decoding, missing data, or a metric that is."""
+        """Read the samples. Raises TaskError for an unknown task or decoding, missing data or a missing metric."""
         task = get_task(choice.name).with_prompt(choice.prompt)
         check_scorer(task.scoring)
         decoding = task.decoding_named(choice.decoding)
@@ -48,7 +48,7 @@ class SampleTask:
 
     @property
     def measured(self) -> str:
-        """Its metric, extractor and gate."""
+        """The metric, extractor and gate."""
         return str(self.task.scoring)
 
     @property
@@ -62,10 +62,10 @@ class SampleTask:
         return digest.hexdigest()
 
     def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedSamples":
-        """Make the samples prompts. Raises TaskError for a picture task asked of a model that takes none."""
+        """Turn the samples into prompts. Raises TaskError for a picture task and a model that takes no pictures."""
         if self.task.needs_images and not loaded.sees:
             raise TaskError(
-                f"task {self.name}: its samples are pictures, but {loaded.folder} takes none.\n"
+                f"task {self.name}: its samples have pictures, and {loaded.folder} takes no pictures.\n"
                 "    Name a vision-language model, or a text task."
             )
         prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples], store=store)
@@ -90,16 +90,16 @@ class PreparedSamples:
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """What is asked."""
+        """The samples to ask."""
         return self.opened.samples
 
     @property
     def n_samples(self) -> int:
-        """How many samples it has."""
+        """The number of samples."""
         return len(self.samples)
 
     def part(self, rows: Sequence[int]) -> "PreparedSamples":
-        """Return the task with these samples alone; nothing is prepared again."""
+        """Return the task with only these samples; nothing is prepared again."""
         samples = tuple(self.samples[row] for row in rows)
         return PreparedSamples(
             opened=replace(self.opened, samples=samples),
@@ -112,10 +112,10 @@ class PreparedSamples:
         asked = {index: prompt for index, prompt in enumerate(self.prompts) if isinstance(prompt, Prompt)}
         prompts = tuple(asked.values())
 
-        def generated(rows: Sequence[int], on_answers: OnAnswers) -> Asked:
+        def generated(rows: Sequence[int], on_answers: OnAnswers) -> Answers:
             chosen = [prompts[row] for row in rows]
             found = generate(loaded, chosen, decoding=self.opened.decoding, on_answers=on_answers)
-            return Asked(list(found.texts), found.tokens)
+            return Answers(list(found.texts), found.tokens)
 
         batches = batches or Batches(device=loaded.device)
         answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)
@@ -154,7 +154,7 @@ def score_task(
     store: FeatureStore | None = None,
     batches: Batches | None = None,
 ) -> ScoredTask:
-    """Score a loaded model as it is on a task. Raises TaskError and ModelError, the latter when its logits break."""
+    """Score a loaded model as it is on a task. Raises TaskError, and ModelError for logits that are not finite."""
     with torch.inference_mode():
         try:
             return opened.prepare(loaded, store=store).answer(loaded, batches=batches)
@@ -163,10 +163,10 @@ def score_task(
 
 
 def broken_logits(loaded: LoadedModel, error: FloatingPointError, *, asked: str) -> ModelError:
-    """Return what to tell of a model whose logits are not finite when it is `asked` something."""
+    """Return the error for a model whose logits are not finite when it is `asked` something."""
     return ModelError(
-        f"{loaded.folder}: on {asked}, {error}. Its weights are broken, or its numbers leave the range of its dtype.\n"
-        "    Look at the checkpoint, or at the recipe's weights."
+        f"{loaded.folder}: on {asked}, {error}. Its weights are broken, or its numbers exceed the range of its dtype.\n"
+        "    Check the checkpoint, or the recipe's weights."
     )
 
 

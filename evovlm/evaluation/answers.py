@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChoice:
-    """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data lies.
+    """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data is.
 
     `decoding` names one of the task's cheaper ways to decode, `prompt` another prompt; None is the task's own.
     """
@@ -37,21 +37,21 @@ class TaskChoice:
 
 
 class OpenTask(Protocol):
-    """A task whose samples have been read; `prepare` makes them the prompts of a model."""
+    """A task whose samples have been read; `prepare` turns them into prompts of a model."""
 
     @property
     def name(self) -> str:
-        """What the task was asked for as."""
+        """The name that the task was chosen by."""
         ...
 
     @property
     def measured(self) -> str:
-        """What its score is: metric, extractor, gate."""
+        """How it is scored: metric, extractor, gate."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything that a model is asked and how it is scored."""
+        """A hash of everything that a model is asked, and of how it is scored."""
         ...
 
     def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> PreparedTask:
@@ -67,16 +67,16 @@ class PreparedTask(Protocol):
 
     @property
     def name(self) -> str:
-        """What the task was asked for as."""
+        """The name that the task was chosen by."""
         ...
 
     @property
     def n_samples(self) -> int:
-        """How many samples it has."""
+        """The number of samples."""
         ...
 
     def part(self, rows: Sequence[int]) -> PreparedTask:
-        """Return the task with these samples alone. Raises TaskError for a task that can only be asked as a whole."""
+        """Return the task with only these samples. Raises TaskError for a task that can only be asked as a whole."""
         ...
 
     def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
@@ -98,9 +98,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredTask:
-    """All answers to a task, in the task's order, what `measured` them behind which `gate`, and what they cost.
+    """All answers to a task, in the task's order, how they were scored, and what they cost.
 
-    `measured` says all of the `metric`, as people read it.
+    `measured` describes the whole scoring for people, the `metric` and the `gate` included.
     """
 
     name: str
@@ -117,23 +117,23 @@ class ScoredTask:
         return task_score([answer.score for answer in self.answers])
 
     def tagged(self, tag: str) -> TaskScore | None:
-        """The means over the samples with this tag; None where there is none."""
+        """The means over the samples with this tag; None without such a sample."""
         scores = [answer.score for answer in self.answers if tag in answer.sample.tags]
         return task_score(scores) if scores else None
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Every tag of its samples, sorted."""
+        """All tags of its samples, sorted."""
         return tuple(sorted({tag for answer in self.answers for tag in answer.sample.tags}))
 
     @property
     def unscored(self) -> Mapping[str, tuple[str, ...]]:
-        """Why samples had nothing to score, the most frequent reason first, and the ids of those samples."""
+        """The ids of the samples without a score, by reason; the most frequent reason comes first."""
         return unscored_by_reason((answer.sample.id, answer.score) for answer in self.answers)
 
 
 def task_score(scores: Sequence[SampleScore]) -> TaskScore:
-    """Return the means of some samples' scores, of which there is at least one."""
+    """Return the means of the scores of one or more samples."""
     n = len(scores)
     return TaskScore(
         score=sum(score.score for score in scores) / n,
@@ -148,8 +148,8 @@ def task_score(scores: Sequence[SampleScore]) -> TaskScore:
 def figures(score: TaskScore, *, metric: str) -> Mapping[str, object]:
     """Return the means by `metric` as plain values, each in [0, 1].
 
-    Where the paper's tables aggregate a metric by bootstrap, `bootstrap_mid` is there too, in [0, 1] like `score`, the
-    plain mean: it is for a comparison with those tables.
+    For a metric that the paper's tables aggregate by bootstrap, `bootstrap_mid`, in [0, 1], is included beside `score`,
+    the plain mean, for a comparison with those tables.
     """
     found: dict[str, object] = {"score": score.score, "interval": list(mean_interval(score.per_sample))}
     if metric in METRICS and METRICS[metric].bootstrapped:
@@ -164,7 +164,7 @@ def figures(score: TaskScore, *, metric: str) -> Mapping[str, object]:
 
 
 def unscored_by_reason(scores: Iterable[tuple[str, SampleScore]]) -> Mapping[str, tuple[str, ...]]:
-    """Return the ids of the samples that have no score, by reason, the most frequent reason first."""
+    """Return the ids of the samples without a score, by reason; the most frequent reason comes first."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for name, score in scores:
         if score.unscored is not None:

@@ -1,4 +1,4 @@
-"""One question to a model as people put it: in which prompt, with which pictures."""
+"""One question from a person to a model: in which prompt, with which pictures."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ _ZOO = "zoo:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manner:
-    """How questions are put: the `prompt` (a row of PROMPTS, `chat` or `plain`), the system message, the pictures."""
+    """How questions are asked: the `prompt` (a row of PROMPTS, `chat` or `plain`), the system message, the pictures."""
 
     prompt: str
     system: str | None = None
@@ -53,7 +53,7 @@ def open_pictures(places: Sequence[str]) -> tuple[ImageSource, ...]:
             pictures.append(fetch_picture(place))
             continue
         if not Path(place).is_file():
-            raise TaskError(f"{place}: there is no such picture. Name a file, or an http(s) address.")
+            raise TaskError(f"{place}: this picture was not found. Name a file, or an http(s) address.")
         picture = PictureFile(path=Path(place))
         picture.load()
         pictures.append(picture)
@@ -61,7 +61,7 @@ def open_pictures(places: Sequence[str]) -> tuple[ImageSource, ...]:
 
 
 def usual_prompt(loaded: LoadedModel, *, model: str, pictures: bool) -> str:
-    """Return the prompt that suits a model, called `model` on the command line: what it was trained on, if known."""
+    """Return the prompt that suits a model, `model` on the command line: the one it was trained on, if known."""
     if model.startswith(_ZOO):
         return "zoo-picture-ja" if pictures else "zoo-problem-ja"
     return CHAT if _has_chat_template(loaded) else PLAIN
@@ -72,10 +72,10 @@ def check_manner(loaded: LoadedModel, manner: Manner) -> None:
     if manner.images and not loaded.sees:
         raise TaskError(f"{loaded.folder}: takes no pictures. Leave out --image, or name a vision-language model.")
     if manner.prompt == CHAT and not _has_chat_template(loaded):
-        raise TaskError(f"{loaded.folder}: has no chat template. Name another prompt: --prompt {PLAIN}, say.")
+        raise TaskError(f"{loaded.folder}: has no chat template. Name another prompt, for example --prompt {PLAIN}.")
     if manner.system is not None and manner.prompt != CHAT:
         raise TaskError(
-            f"a system message belongs to a chat template, and the prompt is '{manner.prompt}'.\n"
+            f"--system: only the prompt '{CHAT}' takes a system message, and this is '{manner.prompt}'.\n"
             "    Leave out --system, or put it into the question."
         )
 
@@ -85,8 +85,8 @@ def answer_question(
 ) -> Generated:
     """Answer one question, calling `on_text` with each piece of the text as it comes.
 
-    Raises TaskError when the model cannot be asked it: the prompt is longer than the context, say; and ModelError when
-    its logits are not finite.
+    Raises TaskError when the model cannot be asked this (a prompt longer than its context, for example), and ModelError
+    when its logits are not finite.
     """
     with torch.inference_mode():
         (prompt,) = prepare_prompts(loaded, [question])
@@ -104,12 +104,12 @@ def _has_chat_template(loaded: LoadedModel) -> bool:
 
 
 def is_web_address(text: str) -> bool:
-    """Say whether the text is an http(s) address."""
+    """Return whether the text is an http(s) address."""
     return text.lower().startswith(("http://", "https://"))
 
 
 def fetch_picture(address: str, *, timeout_s: float = TIMEOUT_S) -> EncodedPicture:
-    """Fetch a picture. Raises TaskError when it cannot be had in `timeout_s`, is larger than MOST_BYTES, or is none."""
+    """Fetch a picture. Raises TaskError for one that takes longer than `timeout_s`, exceeds MOST_BYTES or is broken."""
     try:
         picture = EncodedPicture(content=_fetch(address, timeout_s=timeout_s), where=address)
     except (URLError, HTTPException, OSError, ValueError) as error:
@@ -123,7 +123,7 @@ def _fetch(address: str, *, timeout_s: float) -> bytes:
     request = Request(address, headers={"User-Agent": "evovlm", "Accept": "image/*"})  # noqa: S310 (checked by the caller)
     with urlopen(request, timeout=timeout_s) as response:  # noqa: S310
         if urlsplit(response.geturl()).scheme not in _WEB:
-            raise ValueError("it leads away from the web")
+            raise ValueError("it redirects to an address outside the web")
         content = bytearray()
         while piece := response.read1(_CHUNK_BYTES):
             content += piece

@@ -1,4 +1,4 @@
-"""Asking a model in batches that can be noted one by one, so that a killed run goes on where it stopped."""
+"""Asks a model in batches that can be saved one by one, so that a killed run resumes where it stopped."""
 
 import itertools
 import math
@@ -11,14 +11,14 @@ import torch
 
 from evovlm.errors import RunMismatch
 
-# More than are decoded at once: while a batch is answered, prompts wait for the places of finished ones.
+# More than are decoded at once: while a batch is answered, prompts wait for slots of finished ones.
 _QUESTIONS_ON_CPU = 256
 _QUESTIONS_ELSEWHERE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a model said to the questions of these `rows`, in generated `tokens` and `seconds`."""
+    """A model's answers to the questions of these `rows`, with the generated `tokens` and the `seconds` they took."""
 
     rows: tuple[int, ...]
     answers: tuple[Any, ...]
@@ -27,22 +27,22 @@ class Batch:
 
 
 class BatchLog(Protocol):
-    """Where batches are noted; answers are strings, or numbers in lists, as JSON has them."""
+    """Where batches are saved; answers are JSON values: strings, or lists of numbers."""
 
     def recorded(self, number: int) -> Batch | None:
-        """Return the batch of that number if an earlier run noted it."""
+        """Return the batch of that number if an earlier run saved it."""
         ...
 
     def append(self, batch: Batch) -> None:
-        """Note the next batch."""
+        """Save the next batch."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far the asking is: `done` of `total` questions; `asked` of them in this process, for `tokens` in `seconds`.
+class AnswerProgress:
+    """How many of `total` questions are `done`; `asked` of them in this process, with `tokens` in `seconds`.
 
-    `asked`, `tokens` and `seconds` go on from one round of questions of a task to the next.
+    `asked`, `tokens` and `seconds` add up over all rounds of questions of a task.
     """
 
     done: int
@@ -52,13 +52,13 @@ class Progress:
     seconds: float
 
 
-_NOTHING = Progress(done=0, total=0, asked=0, tokens=0, seconds=0.0)
+_NOTHING = AnswerProgress(done=0, total=0, asked=0, tokens=0, seconds=0.0)
 
 OnAnswers: TypeAlias = Callable[[int, int], None]
-"""Hears how many of the questions just asked are answered, and in how many tokens."""
+"""Is called with the number of answers to the current questions, and their tokens."""
 
 
-class Asked(NamedTuple):
+class Answers(NamedTuple):
     """Answers in the order of the questions, and what they cost."""
 
     answers: list[Any]
@@ -67,24 +67,24 @@ class Asked(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Batches:
-    """Asks questions in batches; `log` notes each, and gives those that it holds already.
+    """Asks questions in batches; `log` saves each batch, and returns those that it already has.
 
-    `on_progress` hears of every batch, and of answers as they come, in any thread. Without either, all are asked at
-    once.
+    `on_progress` is called after every batch and as answers come, in any thread. Without both, all questions are asked
+    at once.
     """
 
     device: torch.device
     log: BatchLog | None = None
-    on_progress: Callable[[Progress], None] | None = None
+    on_progress: Callable[[AnswerProgress], None] | None = None
     tokens: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
     _number: int = field(default=0, init=False)
-    _told: Progress = field(default=_NOTHING, init=False)
+    _latest: AnswerProgress = field(default=_NOTHING, init=False)
 
-    def ask(self, lengths: Sequence[int], answer: Callable[[Sequence[int], OnAnswers], Asked]) -> list[Any]:
-        """Return the answers of all questions, whose prompts have these lengths; `answer` is given rows of them.
+    def ask(self, lengths: Sequence[int], answer: Callable[[Sequence[int], OnAnswers], Answers]) -> list[Any]:
+        """Return the answers to all questions, whose prompts have these lengths; `answer` is called with rows of them.
 
-        The batches depend on the lengths and the kind of device alone. Raises RunMismatch when the log holds others.
+        The batches depend only on the lengths and the kind of device. Raises RunMismatch when the log has others.
         """
         answers: dict[int, Any] = {}
         for rows in self._batches(lengths):
@@ -99,19 +99,19 @@ class Batches:
         found: Batch | None = self.log.recorded(self._number) if self.log is not None else None
         if found is not None and found.rows != tuple(rows):
             raise RunMismatch(
-                f"the saved answers are not to these questions (batch {self._number}).\n"
-                "    Score into a new folder: the model's tokenizer or the program's batches have changed."
+                f"the saved answers belong to other questions (batch {self._number}).\n"
+                "    Score into a new folder: the model's tokenizer or evovlm's batches have changed."
             )
         return found
 
     def _asked(
-        self, rows: Sequence[int], answer: Callable[[Sequence[int], OnAnswers], Asked], *, done: int, total: int
+        self, rows: Sequence[int], answer: Callable[[Sequence[int], OnAnswers], Answers], *, done: int, total: int
     ) -> Batch:
         began = time.perf_counter()
-        before = self._told
+        before = self._latest
 
         def on_answers(n_done: int, n_tokens: int) -> None:
-            self._told = Progress(
+            self._latest = AnswerProgress(
                 done=done + n_done,
                 total=total,
                 asked=before.asked + n_done,
@@ -119,7 +119,7 @@ class Batches:
                 seconds=before.seconds + time.perf_counter() - began,
             )
             if self.on_progress is not None:
-                self.on_progress(self._told)
+                self.on_progress(self._latest)
 
         said = answer(rows, on_answers)
         on_answers(len(rows), said.tokens)
@@ -134,7 +134,7 @@ class Batches:
         return batch
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Return the rows in batches of like size, those of like length together."""
+        """Return the rows in batches of similar size, with prompts of similar length together."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         if self.log is None and self.on_progress is None:
             return [order] if order else []

@@ -1,4 +1,4 @@
-"""Two models' scores on the same samples, compared: how far apart they are, and whether that is more than luck."""
+"""Compares two models' scores on the same samples: the difference, and whether it is more than chance."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The first model against the second, over the `n` samples that both answered.
+    """The first model compared with the second, over the `n` samples that both answered.
 
     `difference` is the mean of first - second, in [-1, 1], with its 95 % interval `low` to `high` (paired bootstrap).
-    `p_value` is two-sided: how likely a difference at least as large is if neither is better, by the `test` named.
+    `p_value` is two-sided: the probability of a difference at least as large if neither is better, by the named `test`.
     `wins` counts the samples on which the first scores higher, `losses` those on which the second does.
     """
 
@@ -36,8 +36,8 @@ class Comparison:
 def compare(first: Sequence[float], second: Sequence[float], *, binary: bool) -> Comparison:
     """Compare two models' scores (in [0, 1]) of the same samples, in the same order.
 
-    The test is McNemar's in its exact form where scores are `binary` (0 or 1), else a paired bootstrap. Raises
-    ValueError for none, or for unequal numbers of them.
+    The test is McNemar's in its exact form for `binary` scores (0 or 1), else a paired bootstrap. Raises ValueError for
+    no scores, or for unequal numbers of them.
     """
     low, high = difference_interval(first, second)
     pairs = list(zip(first, second, strict=True))
@@ -56,9 +56,9 @@ def compare(first: Sequence[float], second: Sequence[float], *, binary: bool) ->
 
 
 def compare_by_id(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
-    """Compare two models' scores by their samples' ids; they are binary where every one is 0 or 1.
+    """Compare two models' scores by their samples' ids; scores are binary if every one is 0 or 1.
 
-    Raises TaskError when they are not scores of the same samples, or of none.
+    Raises TaskError when they are not scores of the same samples, or there are no scores.
     """
     _check_same_samples(first, second)
     ids = sorted(first)
@@ -69,7 +69,7 @@ def compare_by_id(first: Mapping[str, float], second: Mapping[str, float]) -> Co
 def mcnemar_p_value(*, wins: int, losses: int) -> float:
     """Return the two-sided p-value of McNemar's test in its exact, binomial form (McNemar 1947; Edwards 1948).
 
-    If neither model is better, each sample on which they differ is a fair coin. 1 where they never differ.
+    If neither model is better, each sample on which they differ is a fair coin. 1 if they never differ.
     """
     n = wins + losses
     tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
@@ -79,8 +79,8 @@ def mcnemar_p_value(*, wins: int, losses: int) -> float:
 def bootstrap_p_value(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the two-sided p-value of a paired bootstrap (Efron and Tibshirani 1993, chapter 16).
 
-    The differences are moved to a mean of 0, as if neither model were better; it is the share of 2000 seeded resamples
-    whose mean is at least as far from 0 as the one that was found, which is counted as one more of them.
+    The differences are shifted to a mean of 0, as if neither model were better; the p-value is the share of 2000 seeded
+    resamples whose mean is at least as far from 0 as the observed one, which counts as one more resample.
     """
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     found = abs(differences.mean())
@@ -92,7 +92,7 @@ def bootstrap_p_value(first: Sequence[float], second: Sequence[float]) -> float:
 
 def _check_same_samples(first: Mapping[str, float], second: Mapping[str, float]) -> None:
     if not first and not second:
-        raise TaskError("There is nothing to compare: neither side has a scored sample.")
+        raise TaskError("Nothing to compare: neither side has a scored sample.")
     only_first, only_second = sorted(first.keys() - second.keys()), sorted(second.keys() - first.keys())
     if only_first or only_second:
         parts = [
@@ -101,6 +101,6 @@ def _check_same_samples(first: Mapping[str, float], second: Mapping[str, float])
             if ids
         ]
         raise TaskError(
-            f"A comparison needs scores of the same samples, told by their ids. There are {' and '.join(parts)}. "
+            f"A comparison needs scores of the same samples, matched by their ids, and {' and '.join(parts)}. "
             "Score both on the same samples."
         )

@@ -1,4 +1,4 @@
-"""The hot path of a search: one resident model that becomes one candidate after another, and answers."""
+"""The hot path of a search: one resident model becomes one candidate after another, and answers the tasks."""
 
 import time
 from collections.abc import Sequence
@@ -45,12 +45,12 @@ class Evaluator:
     ) -> "Evaluator":
         """Open the models, load the host, and prepare every prompt and picture.
 
-        So many, this one included, share the machine's memory (`n_sharing`).
-        Without an `objective`, the fitness is the mean of the tasks' scores by their weights. Raises TaskError when the
-        split is a report split or no task has weight, and whatever opening the models does.
+        `n_sharing` processes share the machine's memory, including this one. Without an `objective`, the fitness is the
+        weighted mean of the tasks' scores. Raises TaskError for a report split or without a task that has weight, and
+        what opening the models raises.
         """
         if split is not Split.SEARCH:
-            raise TaskError("a search sees only search splits; score its winner on the report split afterwards.")
+            raise TaskError("a search sees only search splits. Score its winner on the report split afterwards.")
         if not tasks or sum(choice.weight for choice in tasks) <= 0:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
         opened = [open_task(choice, split) for choice in tasks]
@@ -71,15 +71,15 @@ class Evaluator:
         return self.resident.warnings
 
     def part(self, rows: Sequence[Sequence[int]]) -> "Evaluator":
-        """Return what scores on some samples alone: `rows` of each task. Nothing is loaded or prepared again."""
+        """Return the evaluator for only some samples, `rows` of each task. Nothing is loaded or prepared again."""
         parts = tuple(task.part(chosen) for task, chosen in zip(self.tasks, rows, strict=True))
         return replace(self, tasks=parts, rows=tuple(tuple(chosen) for chosen in rows))
 
     def evaluate(self, recipe: Recipe) -> Evaluation | Failure:
         """Merge, generate and score; a candidate that cannot be scored is a Failure, not an exception.
 
-        Raises ConfigError for a recipe of another template or with lists of a wrong length: no candidate of this
-        search.
+        Raises ConfigError for a recipe that cannot be a candidate of this search: one of another template, or one with
+        lists of a wrong length.
         """
         self.resident.check(recipe)
         try:
@@ -92,7 +92,7 @@ class Evaluator:
             if not _is_out_of_memory(error):
                 raise
             torch.cuda.empty_cache()
-            # What torch says of it differs between machines, and journals do not.
+            # torch's message differs between machines, and journals must not.
             return Failure(kind="out_of_memory", reason="out of memory")
 
     def _evaluate(self, recipe: Recipe) -> Evaluation:
@@ -103,7 +103,7 @@ class Evaluator:
         scored = self.answer()
         rows = self.rows or (None,) * len(scored)
         scores = {
-            # As the journal has them, so that whoever reads it decides as whoever wrote it did.
+            # Rounded as in the journal, so that a resumed run decides as the first one did.
             each.name: replace(
                 each.score, rows=chosen, per_sample=tuple(round(value, PLACES) for value in each.score.per_sample)
             )
@@ -115,7 +115,7 @@ class Evaluator:
         return self.objective.evaluation(scores, seconds=seconds, tokens=sum(each.tokens for each in scored))
 
     def merge_into_resident(self, recipe: Recipe) -> bool:
-        """Have the resident model become what the recipe says; return whether every weight is finite."""
+        """Turn the resident model into what the recipe says; return whether every weight is finite."""
         return self.resident.merge(recipe)
 
     def answer(self) -> tuple[ScoredTask, ...]:
@@ -124,7 +124,7 @@ class Evaluator:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: on a GPU torch has a class for it, on a CPU it only says so."""
+    """Return whether memory ran out: torch has an error class for a GPU, and only a message for a CPU."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return "allocate memory" in str(error) or "out of memory" in str(error)

@@ -1,4 +1,4 @@
-"""Scores saved predictions: no model is asked anything."""
+"""Scores saved predictions, without a model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from evovlm.tasks.metrics.scoring import SampleScore, Scoring
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringChoice:
-    """What was asked for instead of the task's own scoring; None leaves that, the gate "none" takes it away."""
+    """What replaces parts of the task's own scoring; None keeps a part, the gate "none" removes the gate."""
 
     metric: str | None = None
     extractor: str | None = None
@@ -23,11 +23,11 @@ class ScoringChoice:
     clip_model: str | None = None
 
     def over(self, task: str | None) -> Scoring:
-        """Return the scoring of a task's predictions. Raises TaskError when neither says the metric."""
+        """Return the scoring of a task's predictions. Raises TaskError when neither names a metric."""
         own = TASKS[task].scoring if task is not None and task in TASKS else None
         if own is None and self.metric is None:
-            whose = "name no task" if task is None else f"are of the task '{task}', which is not in the table"
-            raise TaskError(f"The predictions {whose}, so that no metric follows. Name one with --metric.")
+            whose = "do not name a task" if task is None else f"are of the task '{task}', which is not in the table"
+            raise TaskError(f"The predictions {whose}, so that the metric is unknown. Name one with --metric.")
         scoring = own or Scoring(metric=self.metric or "")
         chosen = {"metric": self.metric, "extractor": self.extractor, "clip_model": self.clip_model}
         scoring = replace(scoring, **{name: value for name, value in chosen.items() if value is not None})
@@ -36,7 +36,7 @@ class ScoringChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graded:
-    """The predictions of one task (None: they name none) and what each scored, in their order."""
+    """The predictions of one task (None if they do not name one) and their scores, in the same order."""
 
     task: str | None
     scoring: Scoring
@@ -50,7 +50,7 @@ class Graded:
 
     @property
     def unscored(self) -> Mapping[str, tuple[str, ...]]:
-        """Why samples had nothing to score, the most frequent reason first, and the ids of those samples."""
+        """The ids of the samples without a score, by reason; the most frequent reason comes first."""
         return unscored_by_reason(
             (each.sample.id, found) for each, found in zip(self.predictions, self.scores, strict=True)
         )
@@ -61,7 +61,7 @@ class Graded:
 
 
 def grade(predictions: Sequence[Prediction], choice: ScoringChoice, *, device: str = "auto") -> tuple[Graded, ...]:
-    """Score predictions, task by task in the order of their first.
+    """Score predictions, task by task in the order of their first prediction.
 
     Raises TaskError, naming the row, for references that the metric cannot compare with, and what `open_scorer` does.
     """
@@ -77,9 +77,9 @@ def grade(predictions: Sequence[Prediction], choice: ScoringChoice, *, device: s
 
 
 def compare_graded(first: Sequence[Graded], second: Sequence[Graded]) -> dict[str | None, Comparison]:
-    """Compare two models by task, or, where each has one task alone, those.
+    """Compare two models task by task; if each has a single task, these are compared whatever their names.
 
-    Raises TaskError when they have no task in common, or other samples.
+    Raises TaskError when they have no task in common, or different samples.
     """
     if len(first) == len(second) == 1:
         return {first[0].task: compare_by_id(first[0].by_id(), second[0].by_id())}
@@ -87,7 +87,7 @@ def compare_graded(first: Sequence[Graded], second: Sequence[Graded]) -> dict[st
     shared = [each for each in first if each.task in others]
     if not shared:
         sides = [", ".join(str(each.task) for each in side) for side in (first, second)]
-        raise TaskError(f"There is no task to compare: the first file is of {sides[0]}, the second of {sides[1]}.")
+        raise TaskError(f"No task to compare: the first file has {sides[0]}, the second has {sides[1]}.")
     return {each.task: compare_by_id(each.by_id(), others[each.task].by_id()) for each in shared}
 
 

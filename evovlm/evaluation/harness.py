@@ -34,7 +34,7 @@ _EXAMPLES_SEED = 1234
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HarnessTask:
-    """A task of the harness with its requests built from one split; `metric` and `filter_name` make its score."""
+    """A task of the harness with its requests built from one split; `metric` and `filter_name` select its score."""
 
     name: str
     metric: str
@@ -44,13 +44,14 @@ class HarnessTask:
 
     @classmethod
     def open(cls, choice: TaskChoice, split: Split) -> "HarnessTask":
-        """Load the task and its documents. Raises TaskError when there is no such task, split, metric or filter.
+        """Load the task and its documents. Raises TaskError when the task, split, metric or filter does not exist.
 
-        The report split is what the harness itself scores: the test documents, or the validation documents where there
-        are none. The search split is what else there is: validation, else training documents, none of them reported.
+        The report split is what the harness itself scores: the test documents, or the validation documents if there are
+        no test documents. The search split is another one: the validation documents, else the training documents; none
+        of them is reported.
         """
         if (choice.data, choice.decoding, choice.prompt) != (None, None, None):
-            raise TaskError(f"{choice.name}: a harness task brings its own data, decoding and prompt; leave yours out.")
+            raise TaskError(f"{choice.name}: a harness task has its own data, decoding and prompt; leave yours out.")
         wanted = HarnessName.parse(choice.name)
         task = _load_task(wanted)
         if split is Split.SEARCH:
@@ -69,29 +70,29 @@ class HarnessTask:
 
     @property
     def measured(self) -> str:
-        """Its metric and filter."""
+        """The metric and filter."""
         return f"{self.metric}, filter {self.filter_name}"
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every request and how the task is scored."""
-        told = [self.measured, str(self.task.VERSION), [repr(each.args) for each in self.task.instances]]
-        return hashlib.blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()
+        """A hash of every request, and of how the task is scored."""
+        parts = [self.measured, str(self.task.VERSION), [repr(each.args) for each in self.task.instances]]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
     def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedHarnessTask":  # noqa: ARG002
         """Return the task for a model. Raises TaskError for one whose documents hold pictures or sounds."""
         if getattr(self.task, "MULTIMODAL", False):
-            raise TaskError(f"{self.name}: its documents hold pictures or sounds. Name a harness task of text alone.")
+            raise TaskError(f"{self.name}: its documents contain pictures or sounds. Name a harness task of text only.")
         from evovlm.evaluation.harness_model import Encoder
 
         return PreparedHarnessTask(opened=self, encoder=Encoder.of(loaded))
 
     def _build_requests(self) -> None:
-        """Build the requests as the harness does, but once: nothing in them depends on the model."""
+        """Build the requests as the harness does, but only once: they do not depend on the model."""
         if self.task.get_config("num_fewshot") is None:
             self.task.set_config(key="num_fewshot", value=0)
         self.task.set_fewshot_seed(seed=_EXAMPLES_SEED)
-        # Its progress bar is for building alone, and cannot be switched off.
+        # The progress bar of this step cannot be switched off.
         with redirect_stderr(io.StringIO()):
             self.task.build_all_requests(limit=self.limit, rank=0, world_size=1)
 
@@ -104,26 +105,26 @@ class HarnessTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PreparedHarnessTask:
-    """A harness task and the token ids of its requests for one model."""
+    """A harness task for one model, which keeps the token ids of its requests."""
 
     opened: HarnessTask
     encoder: Any
 
     @property
     def name(self) -> str:
-        """What the task was asked for as."""
+        """The name that the task was chosen by."""
         return self.opened.name
 
     @property
     def n_samples(self) -> int:
-        """How many documents it has."""
+        """The number of documents."""
         count = len(self.opened.task.eval_docs)
         return count if self.opened.limit is None else min(count, self.opened.limit)
 
-    def part(self, rows: Sequence[int]) -> "PreparedHarnessTask":  # noqa: ARG002 - no rows can be had
+    def part(self, rows: Sequence[int]) -> "PreparedHarnessTask":  # noqa: ARG002 - rows are not supported
         """Raise TaskError: the harness asks a task as a whole."""
         raise TaskError(
-            f"{self.name}: the harness asks a task as a whole, so that a search cannot draw batches of it.\n"
+            f"{self.name}: the harness asks a task only as a whole, so a search cannot use batches of it.\n"
             "    Leave out `batch` and `validation`, and give the task a `limit`."
         )
 
@@ -173,13 +174,13 @@ class PreparedHarnessTask:
         if isinstance(value, (int, float)) and 0 <= value <= 1:
             return float(value)
         raise TaskError(
-            f"{self.name}: document {row['doc_id']} has {value!r} for {self.opened.metric}, and a score is a number "
+            f"{self.name}: document {row['doc_id']} has {value!r} for {self.opened.metric}, but a score is a number "
             "from 0 to 1.\n    Choose another metric: lm_eval:NAME#METRIC."
         )
 
 
 def _said(row: Mapping[str, Any]) -> str:
-    """Return what the model generated, or the choice that it finds likeliest."""
+    """Return what the model generated, or the choice that it finds most likely."""
     answers = [answers[0] for answers in row["resps"]]
     if isinstance(answers[0], str):
         return answers[0]
@@ -201,15 +202,15 @@ def _load_task(name: HarnessName) -> Any:
     from jinja2 import TemplateError
     from yaml import YAMLError
 
-    # It tells of its defaults as warnings, once a document.
+    # It logs its defaults as warnings, once for each document.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     is_file = name.file is not None
     if name.file is not None and not name.file.is_file():
-        raise TaskError(f"{HARNESS}{spec}: there is no such file.")
+        raise TaskError(f"{HARNESS}{spec}: this file was not found.")
     try:
         manager = TaskManager(include_defaults=not is_file)
         if not is_file and spec not in manager.all_tasks:
-            raise TaskError(f"{HARNESS}{spec}: the harness has no such task. `lm_eval ls tasks` lists them.")
+            raise TaskError(f"{HARNESS}{spec}: the harness does not have this task. `lm_eval ls tasks` lists them.")
         tasks = manager.load([spec])["tasks"]
     except (
         *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, IndexError),
@@ -217,7 +218,7 @@ def _load_task(name: HarnessName) -> Any:
     ) as error:
         raise TaskError(
             f"{HARNESS}{spec}: the harness cannot load it ({type(error).__name__}: {error}).\n"
-            "    Mend the file, or see to the data that it names."
+            "    Correct the file, or provide the data that it names."
         ) from error
     if len(tasks) != 1:
         members = ", ".join(sorted(tasks)[:8])
@@ -226,9 +227,9 @@ def _load_task(name: HarnessName) -> Any:
 
 
 def _keep_from_the_report(task: Any, *, name: str) -> None:
-    """Let the task score documents that are not reported, and take its examples from there too.
+    """Let the task score documents that are not reported, and take its examples from them too.
 
-    Raises TaskError when there are none.
+    Raises TaskError when there are no such documents.
     """
     config = task.config
     reported_split = config.test_split or config.validation_split
@@ -236,22 +237,22 @@ def _keep_from_the_report(task: Any, *, name: str) -> None:
     others = [split for split in unseen if split is not None and split != reported_split]
     if not others:
         raise TaskError(
-            f"{name}: has only its report split '{reported_split}', which no search may see.\n"
-            "    Name a task with a validation_split or training_split of its own, and score the winner on this one."
+            f"{name}: has only the report split '{reported_split}', which a search must not see.\n"
+            "    Name a task that has another validation_split or training_split, and score the winner on this one."
         )
-    reported = {_told(doc) for doc in task.eval_docs}
-    # The harness scores test documents, and leaves a scored document out of its own examples if they are of one split.
+    reported = {_as_text(doc) for doc in task.eval_docs}
+    # The harness scores test documents, and leaves a scored document out of its examples if both are of one split.
     config.test_split = others[0]
     shots = task.fewshot_cfg
     if shots.split == reported_split and config.num_fewshot:
-        raise TaskError(f"{name}: its examples are report documents ('{reported_split}'), which no search may see.")
+        raise TaskError(f"{name}: its examples are report documents ('{reported_split}'), which a search must not see.")
     if shots.split is None and shots.samples is None:
         shots.split = config.training_split or config.validation_split
-    if not task.has_test_docs() or any(_told(doc) in reported for doc in task.eval_docs):
-        raise TaskError(f"{name}: its split '{others[0]}' holds documents of the report split '{reported_split}'.")
+    if not task.has_test_docs() or any(_as_text(doc) in reported for doc in task.eval_docs):
+        raise TaskError(f"{name}: its split '{others[0]}' contains documents of the report split '{reported_split}'.")
 
 
-def _told(doc: object) -> str:
+def _as_text(doc: object) -> str:
     return json.dumps(doc, sort_keys=True, default=repr)
 
 
@@ -262,15 +263,15 @@ def _chosen_metric(task: Any, wanted: str, *, name: str) -> str:
     metric = _chosen(wanted, list(task.aggregation()), what="metric", name=name)
     if task.aggregation()[metric] is not mean or not task.higher_is_better().get(metric, True):
         raise TaskError(
-            f"{name}: {metric} is no mean over documents of which more is better, as a score must be.\n"
+            f"{name}: {metric} is not a mean over documents for which higher is better, as a score must be.\n"
             f"    Choose another: lm_eval:NAME#METRIC with one of {', '.join(task.aggregation())}."
         )
     return metric
 
 
-def _chosen(wanted: str, there: Sequence[str], *, what: str, name: str) -> str:
-    if not there:
+def _chosen(wanted: str, known: Sequence[str], *, what: str, name: str) -> str:
+    if not known:
         raise TaskError(f"{name}: the task has no {what}.")
-    if wanted and wanted not in there:
-        raise TaskError(f"{name}: the task has no {what} '{wanted}', only: {', '.join(there)}.")
-    return wanted or there[0]
+    if wanted and wanted not in known:
+        raise TaskError(f"{name}: the task has no {what} '{wanted}', only: {', '.join(known)}.")
+    return wanted or known[0]

@@ -1,4 +1,4 @@
-"""A loaded model as the lm-evaluation-harness takes one; imported only where the harness is installed."""
+"""A loaded model behind the interface of the lm-evaluation-harness; imported only if the harness is installed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.batches import Asked, Batches, OnAnswers
+from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.models.decoding.generation import generate
 from evovlm.models.decoding.likelihood import Continuation, likelihoods
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
 from evovlm.tasks.task import Decoding
 
-# What the harness's own models take where neither config nor tokenizer says, and how much they generate at most.
+# What the harness's own models assume if neither config nor tokenizer says it, and how much they generate at most.
 _LONGEST = 2048
 _MOST_NEW_TOKENS = 256
 _NO_LIMIT = 10**9
@@ -27,7 +27,7 @@ _KNOWN_SETTINGS = {"until", "max_gen_toks", "do_sample", "temperature", "num_bea
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoder:
-    """A model's tokenizer, with what it has encoded: the requests are the same for every candidate of a search."""
+    """A model's tokenizer that keeps what it has encoded: every candidate of a search gets the same requests."""
 
     tokenizer: Any
     longest: int
@@ -37,12 +37,12 @@ class Encoder:
     def of(cls, loaded: LoadedModel) -> "Encoder":
         """Return the encoder of a model; `longest` is its context in tokens."""
         config = loaded.model.config.get_text_config()
-        told = (getattr(config, "max_position_embeddings", None), loaded.tokenizer.model_max_length)
-        longest = min((int(each) for each in told if each is not None and each < _NO_LIMIT), default=_LONGEST)
+        limits = (getattr(config, "max_position_embeddings", None), loaded.tokenizer.model_max_length)
+        longest = min((int(each) for each in limits if each is not None and each < _NO_LIMIT), default=_LONGEST)
         return cls(tokenizer=loaded.tokenizer, longest=longest)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the text's token ids, with the special tokens that belong around it if `special`."""
+        """Return the text's token ids, with the special tokens around it if `special`."""
         key = (text, special)
         if key not in self._known:
             self._known[key] = list(self.tokenizer(text, add_special_tokens=special).input_ids)
@@ -50,7 +50,7 @@ class Encoder:
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]
-    """A loaded model that the harness asks for likelihoods and texts; prompts too long lose their beginning."""
+    """A loaded model that the harness asks for likelihoods and texts; prompts that are too long lose their start."""
 
     def __init__(self, loaded: LoadedModel, *, encoder: Encoder, batches: Batches) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context: the token that begins one, else the one that ends one."""
+        """The token before a text without context: the one that begins a text, else the one that ends it."""
         begins = self.tokenizer.bos_token_id
         return int(begins) if begins is not None else self.eot_token_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Return the token ids; special tokens are added unless told otherwise, or there in the text already."""
+        """Return the token ids, by default with special tokens unless the text starts with them."""
         if add_special_tokens is None:
             begins = self.tokenizer.bos_token
             add_special_tokens = begins is None or not string.startswith(begins)
@@ -88,17 +88,19 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return self._likelihoods([self._fitting(context, tokens) for _, context, tokens in requests])
 
     def _fitting(self, context: list[int], tokens: list[int]) -> Continuation:
-        """Return what fits into the model: of a text too long, the end, as the harness's own models do it."""
+        """Return what fits into the model: the end of a text that is too long, as in the harness's own models."""
         n = len(tokens)
         kept = (*context, *tokens)[-(self._encoder.longest + 1) :]
         if not 0 < n < len(kept):
-            raise TaskError(f"a harness task has a continuation of {n} tokens, and {self._encoder.longest} are room.")
+            raise TaskError(
+                f"a harness task has a continuation of {n} tokens; the model takes {self._encoder.longest}."
+            )
         return Continuation(context=kept[:-n], tokens=kept[-n:])
 
     def _likelihoods(self, continuations: Sequence[Continuation]) -> list[tuple[float, bool]]:
-        def found(rows: Sequence[int], _: OnAnswers) -> Asked:
+        def found(rows: Sequence[int], _: OnAnswers) -> Answers:
             likely = likelihoods(self._loaded, [continuations[row] for row in rows])
-            return Asked([[each.log_probability, each.is_greedy] for each in likely], 0)
+            return Answers([[each.log_probability, each.is_greedy] for each in likely], 0)
 
         lengths = [len(each.context) + len(each.tokens) for each in continuations]
         return [(float(total), bool(greedy)) for total, greedy in self._batches.ask(lengths, found)]
@@ -121,7 +123,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
-        """Return what the model says to each prompt, up to the first stop string, stripped; never samples."""
+        """Return the model's answer to each prompt, up to the first stop string, stripped; never samples."""
         by_decoding: dict[Decoding, list[int]] = {}
         for row, request in enumerate(requests):
             by_decoding.setdefault(_decoding(request.args[1]), []).append(row)
@@ -132,36 +134,36 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return [texts[row] for row in range(len(requests))]
 
     def _prompt(self, text: str, decoding: Decoding) -> Prompt:
-        room = self._encoder.longest - decoding.max_new_tokens
-        if room < 1:
+        most = self._encoder.longest - decoding.max_new_tokens
+        if most < 1:
             raise TaskError(
                 f"a harness task asks for {decoding.max_new_tokens} new tokens, but the model's context has "
                 f"{self._encoder.longest}.\n    Lower max_gen_toks in the task's generation_kwargs."
             )
-        return Prompt(ids=torch.tensor(self.tok_encode(text)[-room:]))
+        return Prompt(ids=torch.tensor(self.tok_encode(text)[-most:]))
 
     def _texts(self, prompts: Sequence[Prompt], decoding: Decoding) -> list[str]:
-        def found(rows: Sequence[int], on_answers: OnAnswers) -> Asked:
+        def found(rows: Sequence[int], on_answers: OnAnswers) -> Answers:
             chosen = [prompts[row] for row in rows]
             generated = generate(self._loaded, chosen, decoding=decoding, on_answers=on_answers)
-            return Asked(list(generated.texts), generated.tokens)
+            return Answers(list(generated.texts), generated.tokens)
 
         return self._batches.ask([len(prompt.ids) for prompt in prompts], found)
 
 
 def _decoding(settings: dict[str, Any]) -> Decoding:
-    """Return a task's `generation_kwargs` as ours. Raises TaskError for sampling, or what we cannot do."""
-    told = dict(normalize_gen_kwargs(settings, _MOST_NEW_TOKENS))
-    unknown = sorted(set(told) - _KNOWN_SETTINGS)
-    if unknown or told["do_sample"]:
-        what = "sampling" if told["do_sample"] else ", ".join(unknown)
+    """Return a task's `generation_kwargs` as ours. Raises TaskError for sampling and unsupported settings."""
+    wanted = dict(normalize_gen_kwargs(settings, _MOST_NEW_TOKENS))
+    unknown = sorted(set(wanted) - _KNOWN_SETTINGS)
+    if unknown or wanted["do_sample"]:
+        what = "sampling" if wanted["do_sample"] else ", ".join(unknown)
         raise TaskError(
-            f"a harness task's generation_kwargs ask for {what}; answers here are the likeliest, so that a score can "
-            "be had again.\n    Set do_sample: false and leave the rest out."
+            f"a harness task's generation_kwargs ask for {what}; answers here are always the most likely ones, so that "
+            "a score can be repeated.\n    Set do_sample: false and leave the rest out."
         )
     return Decoding(
-        max_new_tokens=int(told["max_gen_toks"]),
-        beams=int(told.get("num_beams", 1)),
-        repetition_penalty=float(told.get("repetition_penalty", 1.0)),
-        stop=tuple(told["until"]),
+        max_new_tokens=int(wanted["max_gen_toks"]),
+        beams=int(wanted.get("num_beams", 1)),
+        repetition_penalty=float(wanted.get("repetition_penalty", 1.0)),
+        stop=tuple(wanted["until"]),
     )

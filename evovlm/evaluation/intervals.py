@@ -17,14 +17,14 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """The ends of an interval."""
+    """The two ends of an interval."""
 
     low: float
     high: float
 
 
 def mean_interval(scores: Sequence[float]) -> Interval:
-    """Return the 95 % interval of the mean: Wilson's where every score is 0 or 1, else a seeded percentile bootstrap.
+    """Return the 95 % interval of the mean: Wilson's if every score is 0 or 1, else a seeded percentile bootstrap.
 
     Scores are in [0, 1]. Raises ValueError for no scores.
     """
@@ -41,14 +41,14 @@ def wilson_interval(*, successes: int, n: int) -> Interval:
     spread = _Z * math.sqrt(share * (1 - share) / n + _Z * _Z / (4 * n * n))
     centre = share + _Z * _Z / (2 * n)
     scale = 1 + _Z * _Z / n
-    # At a share of 0 or 1 rounding would leave the share itself just outside.
+    # At a share of 0 or 1, rounding would put the share itself just outside.
     return Interval(min(share, max(0.0, (centre - spread) / scale)), max(share, min(1.0, (centre + spread) / scale)))
 
 
 def difference_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Return the 95 % interval of the mean difference first - second over the same samples (paired bootstrap).
 
-    Raises ValueError for none, or for unequal numbers of them.
+    Raises ValueError for no scores, or for unequal numbers of them.
     """
     if not first or len(first) != len(second):
         raise ValueError("a paired difference needs the scores of the same samples, at least one")
@@ -57,9 +57,9 @@ def difference_interval(first: Sequence[float], second: Sequence[float]) -> Inte
 
 
 def resampled_means(values: Floats) -> Floats:
-    """Return the means of 2000 bootstrap resamples of `values`, shape (2000,); the draw depends on their number alone.
+    """Return the means of 2000 bootstrap resamples of `values`, shape (2000,).
 
-    So two models' scores on the same samples are resampled alike.
+    The draw depends only on the number of values, so two models' scores on the same samples are resampled alike.
     """
     draws = generator("bootstrap", len(values))
     means = np.empty(_RESAMPLES)

@@ -1,6 +1,6 @@
-"""A guard against pictures that a search and its report share: nearly the same ones, by an open_clip embedding.
+"""Finds pictures of a search that look almost like pictures of its report, by the embeddings of an open_clip model.
 
-Pictures of the report may be missing on this machine (a font is not installed, say): they are left out, and named.
+Pictures of the report that this machine does not have (a font is missing, for example) are left out and reported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class NearPair:
 
 
 class NearPairs(NamedTuple):
-    """The near pairs, the nearest first, and why pictures of the report were not compared, by their samples' ids."""
+    """The near pairs, nearest first, and by sample id why pictures of the report were not compared."""
 
     pairs: tuple[NearPair, ...]
     not_compared: Mapping[str, str]
@@ -39,7 +39,7 @@ class NearPairs(NamedTuple):
 class NearImages:
     """Finds pictures whose embeddings have at least the cosine `threshold`; each picture is embedded once.
 
-    What a cosine means depends on the model: copies, cut or scaled or compressed anew, are mostly above 0.95.
+    What a cosine means depends on the model: cropped, scaled or recompressed copies are mostly above 0.95.
     """
 
     clip: "ClipModel"
@@ -47,7 +47,7 @@ class NearImages:
     _rows: dict[str, "Tensor"] = field(default_factory=dict)
 
     def compare(self, search: Sequence[Sample], report: Sequence[Sample]) -> NearPairs:
-        """Return the near pairs of pictures; each picture counts once a sample.
+        """Return the near pairs of pictures; each picture counts once for each sample.
 
         Raises TaskError when a picture of the search cannot be read.
         """
@@ -73,7 +73,7 @@ class NearImages:
         return NearPairs(tuple(pairs), not_compared)
 
     def _embed(self, pictures: Sequence[tuple[str, ImageSource]]) -> Mapping[str, str]:
-        """Embed the pictures that are new; return why one cannot be read, by its key."""
+        """Embed the new pictures; return by key why pictures cannot be read."""
         new = list({image.key: image for _, image in pictures if image.key not in self._rows}.values())
         reasons: dict[str, str] = {}
         for start in range(0, len(new), _PICTURES_AT_ONCE):

@@ -1,7 +1,7 @@
 """What a search maximises: one number, the fitness, from a model's scores on several tasks, and bounds on them.
 
-The fitness of a candidate that keeps every bound is in [0, 1], as scores are. That of one that does not is minus its
-total violation: below every feasible one, and the lower the further off it is.
+The fitness of a candidate that keeps every bound is in [0, 1], like scores. Otherwise it is minus the candidate's total
+violation: below that of every feasible candidate, and lower for larger violations.
 """
 
 import math
@@ -12,21 +12,21 @@ from typing import Literal
 from evovlm.recipes.candidate import Evaluation, TaskScore
 
 Combine = Literal["mean", "worst", "geometric"]
-"""How the tasks' scores become one: by their weighted mean, the lowest, or their weighted geometric mean."""
+"""How the tasks' scores are combined: the weighted mean, the lowest, or the weighted geometric mean."""
 
 Measure = Literal["score", "ungated", "japanese"]
 """Which figure of a task a constraint is on; see `TaskScore`."""
 
 _LEAST = 0.01
 _ROUNDING = 1e-9
-"""A mean of scores that should be exactly at a bound may lie below it by so much."""
+"""How far a mean that should be exactly at a bound may be below it through rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """A bound on one task's `measure`: `at_least` that, or, with a `parent`, no more than `by` below it.
+    """A bound on one task's `measure`: `at_least` this value, or, with a `parent`, no more than `by` below it.
 
-    `parent` is what the source named `source` alone scored on all of the search's samples.
+    `parent` is the score of the source named `source`, unmerged, on all samples of the search.
     """
 
     task: str
@@ -38,17 +38,17 @@ class Constraint:
 
     @property
     def least_mean(self) -> float:
-        """The bound on all samples."""
+        """The bound over all samples."""
         return self.at_least if self.parent is None else float(getattr(self.parent, self.measure)) - self.by
 
     def least(self, score: TaskScore) -> float:
-        """Return the bound for a score: a parent's is taken on the same samples, where it is known sample by sample."""
+        """Return the bound for a score; a parent's score counts on the same samples if it is known for each sample."""
         if self.parent is None or self.measure != "score" or score.rows is None:
             return self.least_mean
         return sum(self.parent.per_sample[row] for row in score.rows) / len(score.rows) - self.by
 
     def violation(self, scores: Mapping[str, TaskScore]) -> float:
-        """Return by how much scores miss the bound; 0 where they keep it."""
+        """Return by how much scores miss the bound; 0 if they keep it."""
         score = scores[self.task]
         missing = self.least(score) - float(getattr(score, self.measure))
         return missing if missing > _ROUNDING else 0.0
@@ -62,10 +62,10 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The tasks' `weights` by name, how their scores are combined, and what bounds there are.
+    """The tasks' `weights` by name, how their scores are combined, and the bounds.
 
-    A task of weight 0 has no share in the fitness and is no goal; a constraint may be on it. With `pareto`, every other
-    task is a goal of its own besides.
+    A task of weight 0 is not part of the fitness and not a goal, but a constraint may be on it. With `pareto`, every
+    other task is also a separate goal.
     """
 
     weights: Mapping[str, float]
@@ -75,16 +75,16 @@ class Objective:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that have weight, in their order: the goals."""
+        """The tasks with a weight above 0, in their order: the goals."""
         return tuple(name for name, weight in self.weights.items() if weight > 0)
 
     def fitness(self, scores: Mapping[str, TaskScore]) -> float:
-        """Return the fitness of these scores, one of each task; higher is better, and below 0 is infeasible."""
+        """Return the fitness of these scores, one for each task; higher is better, below 0 is infeasible."""
         violation = self.violation(scores)
         return -violation if violation > 0 else self._combined({name: scores[name].score for name in self.tasks})
 
     def violation(self, scores: Mapping[str, TaskScore]) -> float:
-        """Return by how much the scores miss the bounds together; 0 for feasible ones."""
+        """Return by how much the scores miss all bounds together; 0 for feasible scores."""
         return sum(constraint.violation(scores) for constraint in self.constraints)
 
     def violated(self, scores: Mapping[str, TaskScore]) -> tuple[Constraint, ...]:
@@ -92,9 +92,9 @@ class Objective:
         return tuple(constraint for constraint in self.constraints if constraint.violation(scores) > 0)
 
     def goals(self, scores: Mapping[str, TaskScore]) -> tuple[float, ...]:
-        """Return what each of several goals is worth; empty where there is one.
+        """Return the value of each goal with `pareto`; empty without.
 
-        Where the scores are infeasible, every goal is the fitness: any feasible candidate dominates them.
+        For infeasible scores, every goal is the fitness, so that any feasible candidate dominates them.
         """
         if not self.pareto:
             return ()
@@ -104,9 +104,9 @@ class Objective:
     def gradient(self, scores: Mapping[str, float]) -> Mapping[str, float]:
         """Return by how much the fitness grows with each task's score, at these mean scores, for small changes.
 
-        Where one of them breaks a bound on a score, it is the slope of the violation; bounds on other measures have no
-        part in it. `worst` gives all to the lowest, the first of equals. For the geometric mean, whose slope at a score
-        of 0 is infinite, a score is at least 0.01.
+        If a score breaks a bound, it is the slope of the violation; bounds on other measures do not count. `worst`
+        gives everything to the lowest score, the first of equal ones. For the geometric mean, whose slope at a score of
+        0 is infinite, a score counts as at least 0.01.
         """
         broken = [
             each.task for each in self.constraints if each.measure == "score" and scores[each.task] < each.least_mean
@@ -124,13 +124,13 @@ class Objective:
         return {name: shares.get(name, 0.0) for name in self.weights}
 
     def evaluation(self, scores: Mapping[str, TaskScore], *, seconds: Mapping[str, float], tokens: int) -> Evaluation:
-        """Return the evaluation that these scores are."""
+        """Return the evaluation with these scores."""
         return Evaluation(
             scores=scores, fitness=self.fitness(scores), goals=self.goals(scores), seconds=seconds, tokens=tokens
         )
 
     def joined(self, parts: Sequence[Evaluation]) -> Evaluation:
-        """Return one evaluation of a candidate that was scored on disjoint parts of the samples, one after another."""
+        """Return one evaluation of a candidate that was scored on disjoint parts of the samples in turn."""
         scores = {name: _joined([part.scores[name] for part in parts]) for name in parts[0].scores}
         seconds = {
             stage: sum(part.seconds.get(stage, 0.0) for part in parts) for part in parts for stage in part.seconds
@@ -146,7 +146,7 @@ class Objective:
             return min(values.values())
         if self.combine == "geometric":
             return math.prod(math.pow(values[name], share) for name, share in self._shares().items())
-        # Divided at the end: equal scores are then their mean exactly.
+        # Divided at the end, so that the mean of equal scores is exactly their value.
         return sum(self.weights[name] * value for name, value in values.items()) / sum(self.weights.values())
 
 

@@ -1,4 +1,4 @@
-"""Predictions as rows, one an answer: those that `evovlm score --save` writes, read back, and anybody's other files.
+"""Predictions as rows, one for each answer: those that `evovlm score --save` writes, and files from other programs.
 
 {"task": "word_problems_ja", "id": "p0", "question": "...", "references": ["2"], "tags": [], "choices": [],
  "text": "...", "extracted": "2", "gate": "script", "score": 1.0, "ungated": 1.0, "japanese": true, "unscored": null}
@@ -21,20 +21,20 @@ from evovlm.tasks.sample import Sample, check_samples
 
 
 def prediction_lines(scored: ScoredTask) -> str:
-    """Return one line of JSON an answer, in the task's order."""
+    """Return one line of JSON for each answer, in the task's order."""
     return "".join(json.dumps(_row(scored, answer), ensure_ascii=False) + "\n" for answer in scored.answers)
 
 
 def parse_answers(text: str, *, where: str) -> tuple[Answer, ...]:
     """Return the answers that `prediction_lines` wrote. Raises RunMismatch, naming `where`, for anything else."""
     answers = []
-    # str.splitlines would cut at characters that may stand inside an answer.
+    # str.splitlines would also cut at characters that an answer may contain.
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
             answers.append(_answer(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise RunMismatch(
-                f"{where}:{number}: is no prediction ({type(error).__name__}: {error}).\n"
+                f"{where}:{number}: is not a prediction ({type(error).__name__}: {error}).\n"
                 "    The file was changed; score into a new folder."
             ) from error
     return tuple(answers)
@@ -81,7 +81,7 @@ def _answer(row: Mapping[str, Any]) -> Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Which columns hold what; None takes the first of the usual names that is there."""
+    """The column of each part of a prediction; None takes the first usual name that the file has."""
 
     prediction: str | None = None
     reference: str | None = None
@@ -101,7 +101,7 @@ _USUAL: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """One saved answer: where it stands, the task it names (None: it names none), its sample and its text."""
+    """One saved answer: its location, the task that it names (None if it does not), its sample and its text."""
 
     where: str
     task: str | None
@@ -114,13 +114,13 @@ def read_predictions(
 ) -> tuple[Prediction, ...]:
     """Return the predictions of a .jsonl, .json, .csv, .tsv or .parquet file, in its order.
 
-    `rows_at` leads to the list of rows inside a JSON object: `results/mgsm/details`. Rows without ids are numbered
-    from 1. Raises TaskError, with file and line, for a file that cannot be read, a column that is not there, an id
-    that stands twice in a task, or no rows.
+    `rows_at` is the path to the list of rows inside a JSON object: `results/mgsm/details`. Rows without ids are
+    numbered from 1. Raises TaskError, with file and line, for a file that cannot be read, a missing column, an id that
+    is used twice in a task, or no rows.
     """
     rows = list(_rows_inside(path, rows_at) if rows_at else _rows_of(path))
     if not rows:
-        raise TaskError(f"{path}: there are no rows. Give a file of predictions, one row each.")
+        raise TaskError(f"{path}: no rows were found. Give a file of predictions, one in each row.")
     found = _find_columns(rows, columns or Columns(), path=path, needs_references=needs_references)
     predictions = tuple(
         _prediction(cells, found, where=where, number=number, folder=path.parent)
@@ -144,13 +144,15 @@ def _rows_inside(path: Path, rows_at: str) -> Iterator[tuple[str, Mapping[str, A
     for key in rows_at.split("/"):
         if not isinstance(place, dict) or key not in place:
             keys = ", ".join(map(str, place)) if isinstance(place, dict) else f"a {type(place).__name__}"
-            raise TaskError(f"{path}: --rows-at {rows_at} leads nowhere: there is no '{key}' in: {keys}.")
+            raise TaskError(f"{path}: --rows-at {rows_at}: '{key}' was not found in: {keys}.")
         place = place[key]
     if not isinstance(place, list) or not all(isinstance(row, dict) for row in place):
         found = (
             f"an object of: {', '.join(map(str, place))}" if isinstance(place, dict) else f"a {type(place).__name__}"
         )
-        raise TaskError(f"{path}: --rows-at {rows_at} should lead to a list of JSON objects, one a row; found {found}.")
+        raise TaskError(
+            f"{path}: --rows-at {rows_at} should lead to a list of JSON objects, one for each row; found {found}."
+        )
     for number, cells in enumerate(place, start=1):
         yield f"{path}, {rows_at}, row {number}", cells
 
@@ -162,12 +164,12 @@ def _find_columns(
 
     def find(what: str, named: str | None, *, needed: bool = False) -> str | None:
         if named is not None and named not in there:
-            raise TaskError(f"{path}: there is no column '{named}'{did_you_mean(named, there)}")
+            raise TaskError(f"{path}: the column '{named}' was not found{did_you_mean(named, there)}")
         found = named or next((usual for usual in _USUAL[what] if usual in there), None)
         if found is None and needed:
             raise TaskError(
-                f"{path}: no column holds the {what}: none is called {', '.join(_USUAL[what])}. It has: "
-                f"{', '.join(there)}. Name it with --{what}-column."
+                f"{path}: no column for the {what} was found (looked for {', '.join(_USUAL[what])}). The file "
+                f"has: {', '.join(there)}. Name the column with --{what}-column."
             )
         return found
 
@@ -185,9 +187,7 @@ def _prediction(cells: Mapping[str, Any], columns: Columns, *, where: str, numbe
         return None if column is None else cells.get(column)
 
     if columns.reference is not None and cell(columns.reference) is None:
-        raise TaskError(
-            f"{where}: there is nothing in '{columns.reference}'. Every row needs what its answer should be."
-        )
+        raise TaskError(f"{where}: '{columns.reference}' is empty. Every row needs a reference answer.")
     task, named = cells.get("task"), cell(columns.id)
     sample = Sample(
         id=str(number) if named is None else str(named),
@@ -199,21 +199,23 @@ def _prediction(cells: Mapping[str, Any], columns: Columns, *, where: str, numbe
     )
     text = _texts(cell(columns.prediction), where=where)
     if len(text) != 1:
-        raise TaskError(f"{where}: should hold one prediction in '{columns.prediction}', and holds {len(text)}.")
+        raise TaskError(f"{where}: should hold one prediction in '{columns.prediction}', but holds {len(text)}.")
     return Prediction(where=where, task=task if isinstance(task, str) else None, sample=sample, text=text[0])
 
 
 def _texts(cell: Any, *, where: str) -> tuple[str, ...]:
-    """Return a cell's text, number or path, or a list's, as texts; none for an empty cell."""
+    """Return the text, number or path in a cell, or those in its list, as texts; nothing for an empty cell."""
     values = cell if isinstance(cell, (list, tuple)) else () if cell is None else (cell,)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)):
-            raise TaskError(f"{where}: should hold texts or numbers, and holds {value!r:.60}.")
+            raise TaskError(f"{where}: should hold texts or numbers, but holds {value!r:.60}.")
     return tuple(map(str, values))
 
 
 def _picture(name: str, *, folder: Path, where: str) -> PictureFile:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise TaskError(f"{where}: the picture {name!r} lies outside {folder}. Copy it there, and name it from there.")
+        raise TaskError(
+            f"{where}: the picture {name!r} is outside {folder}. Copy it there, and name it relative to it."
+        )
     return PictureFile(path=path)

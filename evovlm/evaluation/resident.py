@@ -1,7 +1,6 @@
-"""Recipes as models in memory: one model stays there and becomes what one recipe after another says.
+"""Recipes as models in memory: one model is kept there and takes one recipe after another.
 
-A parameter merge is written into its parameters; a path through layers leads through blocks that stay where they were
-loaded.
+A parameter merge is written into its parameters; a path through layers is built from blocks that no candidate moves.
 """
 
 from __future__ import annotations
@@ -42,29 +41,29 @@ if TYPE_CHECKING:
 
 
 class Resident(Protocol):
-    """A model in memory that becomes what one recipe after another says."""
+    """A model in memory that takes one recipe after another."""
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model, as it is now."""
+        """The model in its current state."""
         ...
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What merges but may hurt."""
+        """What can be merged but may do harm."""
         ...
 
     @property
     def blocks(self) -> Mapping[str, int]:
-        """How many decoder blocks each source has, by name."""
+        """The number of decoder blocks of each source, by name."""
         ...
 
     def check(self, recipe: Recipe) -> None:
-        """Raise ConfigError for a recipe that is none of this model's template."""
+        """Raise ConfigError for a recipe of another template."""
         ...
 
     def merge(self, recipe: Recipe) -> bool:
-        """Become what the recipe says; return whether every weight is finite."""
+        """Take the recipe; return whether every weight is finite."""
         ...
 
 
@@ -79,8 +78,8 @@ def open_resident(template: MergeTemplate | PathTemplate, *, device: str, n_shar
 class ResidentModel:
     """A template's host, loaded, and the merger of its models; open it with `ResidentModel.open`.
 
-    It becomes what recipes of other methods and settings say, too, and of another `config_from`: then `loaded` is
-    another model over the same parameters.
+    It also takes recipes with other methods and settings, and with another `config_from`: then `loaded` is another
+    model over the same parameters.
     """
 
     loaded: LoadedModel
@@ -92,11 +91,11 @@ class ResidentModel:
 
     @classmethod
     def open(cls, template: MergeTemplate, *, device: str = "auto", n_sharing: int = 1) -> ResidentModel:
-        """Open the models to merge and load the host; so many such models share the machine's memory.
+        """Open the models to merge and load the host; `n_sharing` such models share the machine's memory.
 
         Raises what `Merger.open` and `load_model` raise.
         """
-        # Half of what is free, so that the models, their caches and other programs have the rest.
+        # Half of the free memory: the models, their caches and other programs need the rest.
         merger = Merger.open(template, cache_bytes=(available_memory_bytes() or 0) // 2 // n_sharing)
         loaded = _load_result(merger, device=device)
         layout = merger.host.layout
@@ -110,7 +109,7 @@ class ResidentModel:
         )
         sink = _ParameterSink(writer)
         if HEAD in merger.result.tensor_names and merger.host.layout.tied:
-            # A head that the host does not have begins as what it uses for one.
+            # A head that the host does not have starts as the embedding, which the host uses as its head.
             writer.write(HEAD, 0, merger.host.read(HEAD).flatten())
         for name, start, values in merger.new_rows():
             sink.write(name, start, values)
@@ -118,24 +117,24 @@ class ResidentModel:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What merges but may hurt."""
+        """What can be merged but may do harm."""
         return self.merger.warnings
 
     @property
     def blocks(self) -> Mapping[str, int]:
-        """How many decoder blocks each source has, by name."""
+        """The number of decoder blocks of each source, by name."""
         return dict.fromkeys(self.merger.source_names, self.merger.n_blocks)
 
     def check(self, recipe: Recipe) -> None:
-        """Raise ConfigError for a recipe that is none of this model's template, or whose lists have a wrong length."""
+        """Raise ConfigError for a recipe of another template, or one whose lists have a wrong length."""
         merge = parameter_merge_only(recipe)
         self._variant(merge).check(merge)
 
     def merge(self, recipe: Recipe) -> bool:
         """Write the merge into the parameters; return whether every weight is finite.
 
-        The tensors come rounded to the host's stored dtype, so that the model computes what the checkpoint that
-        `evovlm merge` writes would, on a CPU (where parameters are float32) too.
+        The tensors are rounded to the host's stored dtype, so that the model computes what the checkpoint of `evovlm
+        merge` would, also on a CPU, where parameters are float32.
         """
         merge, sink = parameter_merge_only(recipe), _ParameterSink(self._writer)
         merger = self._variant(merge)
@@ -159,10 +158,10 @@ class ResidentModel:
 
 
 def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) -> GpuMerger | None:
-    """Return what merges on the device that the model lies on; None on a CPU, or for one spread over several."""
+    """Return what merges on the model's device; None on a CPU, or for a model that is spread over several devices."""
     if loaded.device.type != "cuda" or loaded.is_spread:
         return None
-    # Needs Triton, which not every installation for a CPU has.
+    # Needs Triton, which an installation for a CPU may lack.
     from evovlm.merging.arithmetic.gpu import GpuMerger
 
     return GpuMerger(merger, {name: writer.on_device(name) for name in merger.tensor_names})
@@ -170,7 +169,7 @@ def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) ->
 
 @dataclass(slots=True, eq=False)
 class _ParameterSink:
-    """Puts merged entries into the parameters, and notes whether all are finite."""
+    """Writes merged entries into the parameters, and notes whether all are finite."""
 
     parameters: ParameterWriter
     finite: bool = True
@@ -186,12 +185,12 @@ class _ParameterSink:
             bits = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if values.dtype == np.uint16 else None
             self.parameters.write(name, start, torch.from_numpy(values) if bits is None else bits)
         if not kernels.is_finite(part):
-            # Only ever set to False, so that threads need not take turns.
+            # Only ever set to False, so that threads need no lock.
             self.finite = False
 
 
 def _load_result(merger: Merger, *, device: str) -> LoadedModel:
-    """Return the host, loaded as what the merges of `merger` are: with their config, tokens and number of rows."""
+    """Return the host, loaded with the config, tokens and number of rows of the merges of `merger`."""
     host, result = merger.host, merger.result
     if result.is_hosts and not result.new_tokens:
         return load_model(host.folder, device=device)
@@ -201,14 +200,14 @@ def _load_result(merger: Merger, *, device: str) -> LoadedModel:
         if result.new_tokens:
             tokenizer = Path(scratch)
             union_tokenizer(host.folder, result.new_tokens, tokenizer)
-            # transformers may ask the config which tokenizer belongs to the model.
+            # transformers may look up the model's tokenizer in the config.
             (tokenizer / "config.json").write_text(json.dumps(result.config), encoding="utf-8")
         override = Override(config=result.config, written=written, tokenizer=tokenizer)
         return load_model(host.folder, device=device, override=override)
 
 
 def load_merged(recipe: ParameterMerge, *, device: str = "auto") -> LoadedModel:
-    """Return the model that a recipe describes, merged in memory and written nowhere.
+    """Return the model that a recipe describes, merged in memory without writing files.
 
     Raises ConfigError when its weights are not finite, and what opening and merging the models raises.
     """
@@ -227,7 +226,7 @@ class ResidentStack:
 
     @classmethod
     def open(cls, template: PathTemplate, *, device: str = "auto") -> ResidentStack:
-        """Load every source, a first stage's merge included. Raises what `open_recipe_stack` raises."""
+        """Load every source, including a first stage's merge. Raises what `open_recipe_stack` raises."""
         return cls(template=template, _stack=open_recipe_stack(template.recipe(template.first_blocks()), device=device))
 
     @property
@@ -237,20 +236,20 @@ class ResidentStack:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Nothing: models that do not fit are refused."""
+        """Empty: models that do not fit are refused."""
         return ()
 
     @property
     def blocks(self) -> Mapping[str, int]:
-        """How many blocks each source has, in the order in which a search lays them out."""
+        """The number of blocks of each source, in the order in which a search arranges them."""
         return {name: self._stack.count_blocks(name) for name in self.template.source_names}
 
     def check(self, recipe: Recipe) -> None:
-        """Raise ConfigError for a recipe that is none of this stack's template."""
+        """Raise ConfigError for a recipe of another template."""
         self._checked(recipe)
 
     def merge(self, recipe: Recipe) -> bool:
-        """Lead the model through the recipe's path; return True. Raises ConfigError as `check` does."""
+        """Make the recipe's path the model's blocks; return True. Raises ConfigError as `check` does."""
         found = self._checked(recipe)
         self._stack.take(found.path, found.scale_target)
         return True
@@ -264,9 +263,9 @@ class ResidentStack:
 
 
 def load_recipe_model(recipe: Recipe, *, device: str = "auto") -> LoadedModel:
-    """Return the model that a recipe describes, made in memory and written nowhere.
+    """Return the model that a recipe describes, made in memory without writing files.
 
-    Raises ConfigError when its weights are not finite or a block is not there, ModelError when a model cannot be
+    Raises ConfigError when its weights are not finite or a block does not exist, ModelError when a model cannot be
     reached, read or combined with the others.
     """
     if isinstance(recipe, ParameterMerge):
@@ -277,7 +276,7 @@ def load_recipe_model(recipe: Recipe, *, device: str = "auto") -> LoadedModel:
 
 
 def open_recipe_stack(recipe: LayerPathMerge | HybridMerge, *, device: str = "auto") -> LayerStack:
-    """Load the sources that a path leads through, a first stage's result among them, for any path through them.
+    """Load the sources of a path, including a first stage's result, for any path through them.
 
     Raises what `load_recipe_model` raises.
     """
@@ -304,7 +303,7 @@ def open_stack(host: ModelRef, sources: Mapping[str, ModelRef], *, device: str =
 
 
 def _open_hybrid(recipe: HybridMerge, *, device: str) -> LayerStack:
-    # The first stage has its host's shapes: what does not fit is found before anything is merged.
+    # The first stage's result has its host's shapes, so misfits are found before anything is merged.
     check_models(recipe.path_merge(recipe.ps.host))
     merged = load_merged(recipe.ps, device=device)
     load = partial(load_model, device=device)
@@ -315,7 +314,7 @@ def _open_hybrid(recipe: HybridMerge, *, device: str) -> LayerStack:
 
 
 def check_models(recipe: LayerPathMerge) -> None:
-    """Raise what keeps the blocks of the path from following each other in the host; weights stay on disk."""
+    """Raise the first problem that prevents the path's blocks from running in the host; reads no weights."""
     models = {
         name: NamedCheckpoint(name=name, text=ref.text, checkpoint=Checkpoint.open_headers(ref))
         for name, ref in recipe.models().items()
@@ -325,7 +324,7 @@ def check_models(recipe: LayerPathMerge) -> None:
 
 
 def _stored(host: ModelRef) -> torch.dtype | None:
-    """Return the dtype that the host's checkpoint has, None when its config does not tell."""
+    """Return the dtype of the host's checkpoint, None if its config does not say it."""
     config = read_config(host)
     name = stored_dtype(config) if config is not None else None
     found = getattr(torch, name) if name is not None else None

@@ -1,4 +1,4 @@
-"""The one way from a scoring to scores: opens whatever the metric needs, a model included."""
+"""Turns a scoring into a function that scores answers: opens what the metric needs, including a model."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,7 @@ from evovlm.tasks.sample import Sample
 
 Scorer: TypeAlias = Callable[[Sample, str], SampleScore]
 
-# Hessel et al. 2021 (CLIPScore), equation 1: w = 2.5 stretches cosines, which hardly ever pass 0.4.
+# Hessel et al. 2021 (CLIPScore), equation 1: w = 2.5 stretches cosines, which rarely exceed 0.4.
 _CLIP_SCORE_FACTOR = 2.5
 
 
@@ -23,17 +23,17 @@ def check_scorer(scoring: Scoring) -> Metric:
         check_library_metric(scoring.metric)
     if metric.measure is None and scoring.clip_model is None:
         raise TaskError(
-            f"The metric {scoring.metric} compares answers with pictures by an open_clip model, and none is named.\n"
-            "    Name one: `clip_model` of the task, or --clip-model, such as ViT-B-32:laion2b_s34b_b79k."
+            f"The metric {scoring.metric} compares answers with pictures and needs an open_clip model.\n"
+            "    Name one with the task's `clip_model` or --clip-model, for example ViT-B-32:laion2b_s34b_b79k."
         )
     return metric
 
 
 def open_scorer(scoring: Scoring, *, device: str = "auto") -> Scorer:
-    """Return what scores an answer to a sample; for a metric that takes a model, the model is loaded now.
+    """Return a function that scores an answer to a sample; the model of a metric that needs one is loaded now.
 
     Raises TaskError for a metric, extractor or gate that does not exist, or a metric's script or model that is not
-    named or cannot be had, and what `load_clip` raises.
+    named or not available, and what `load_clip` raises.
     """
     metric = check_scorer(scoring)
     if metric.measure is not None or scoring.clip_model is None:
@@ -44,7 +44,7 @@ def open_scorer(scoring: Scoring, *, device: str = "auto") -> Scorer:
 def _open_clip_scorer(scoring: Scoring, clip_model: str, *, device: str) -> Scorer:
     """Return CLIPScore: 2.5 times the cosine of answer and picture, kept in [0, 1]; over several pictures the mean.
 
-    The answer goes in as it is, without the paper's "A photo depicts", which is English. No reference is needed.
+    The answer is used as it is, without the paper's prefix "A photo depicts", which is English. Needs no reference.
     """
     import torch
 

@@ -23,21 +23,21 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where its embedding lies, and with it what goes in."""
+        """The device of its embedding, where its input must be."""
         return self.embedding.weight.device
 
     @classmethod
     def of(cls, loaded: LoadedModel) -> "Backbone":
-        """Find the backbone. Raises UnknownArchitecture for a model that has none of the usual form."""
+        """Find the backbone. Raises UnknownArchitecture for a model without a decoder and a separate head."""
         model = loaded.model
         body = getattr(model, "model", None)
         decoder = getattr(body, "language_model", body) if loaded.sees else body
         head = getattr(model, "lm_head", None)
         if decoder is None or head is None or not hasattr(decoder, "layers"):
             raise UnknownArchitecture(
-                f"{loaded.folder}: {type(model).__name__} is no decoder with a separate head, and cannot be searched.\n"
-                "    Name a model that generates text: config.json's `architectures` ends in ForCausalLM or "
-                "ForConditionalGeneration."
+                f"{loaded.folder}: {type(model).__name__} is not a decoder with a separate head, which a "
+                "search needs.\n    Name a model that generates text: `architectures` of its config.json ends in "
+                "ForCausalLM or ForConditionalGeneration."
             )
         return cls(decoder=decoder, head=head, embedding=model.get_input_embeddings())
 
@@ -56,7 +56,7 @@ class ParameterWriter:
         self._parameters = {name: parameters[place] for name, place in names.items()}
 
     def in_place(self, name: str) -> npt.NDArray[np.float32] | None:
-        """Return the parameter's own memory, flat, where numpy can write to it: on a CPU, in float32; else None."""
+        """Return the parameter's own memory, flat, if numpy can write to it (on a CPU, in float32), else None."""
         parameter = self._parameters[name]
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not parameter.is_contiguous():
             return None
@@ -64,7 +64,7 @@ class ParameterWriter:
         return memory
 
     def on_device(self, name: str) -> Tensor:
-        """Return the parameter's own memory, flat, wherever it lies."""
+        """Return the parameter's own memory, flat, on any device."""
         return self._parameters[name].detach().view(-1)
 
     def write(self, name: str, start: int, values: Tensor) -> None:

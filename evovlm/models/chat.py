@@ -1,4 +1,4 @@
-"""A question as text with places for its pictures, in a model's own words; what its text merely mentions stays text."""
+"""A question as text for a model, with places for its pictures; special tokens in its words stay plain text."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,32 +9,43 @@ from evovlm.errors import TaskError
 from evovlm.models.loading import LoadedModel
 
 PLACE = "<image>"
-"""Where a picture goes in a prompt that is no model's own."""
+"""Marks the place of a picture in a prompt that is not written for one model."""
 
 
-class Told(Protocol):
-    """What is asked, in words: a whole prompt, or a message for the model's chat template."""
+class Picture(Protocol):
+    """A picture that is read when it is needed; different pictures have different keys."""
+
+    @property
+    def key(self) -> str: ...
+
+    def load(self) -> Any: ...
+
+
+class ModelQuestion(Protocol):
+    """What a model is asked: a whole prompt with `<image>` where each picture goes, or a message for its template."""
 
     @property
     def text(self) -> str: ...
+    @property
+    def images(self) -> Sequence[Picture]: ...
     @property
     def chat(self) -> bool: ...
     @property
     def system(self) -> str | None: ...
 
 
-def split_at_places(loaded: LoadedModel, question: Told, *, n_pictures: int) -> list[str]:
-    """Return the text before, between and behind the places of the pictures: one part more than there are places.
+def split_at_places(loaded: LoadedModel, question: ModelQuestion) -> list[str]:
+    """Return the text before, between and after the places of the pictures: one more part than there are places.
 
-    In a whole prompt the first `n_pictures` places are those of the pictures, further ones are plain text; there are
-    fewer parts where there are fewer places. The model's own image tokens in a text are no places: a blank behind
-    their first character makes plain text of them. In a message for a chat template this is done to every special
-    token.
+    In a whole prompt the first places are those of the pictures, and further ones are plain text; with fewer places
+    than pictures there are fewer parts. The model's own image tokens in a text are not places: a space after their
+    first character turns them into plain text. In a message for a chat template this is done to every special token.
 
     Raises TaskError for a chat without a template, or with one that does not take the message or the pictures.
     """
     if question.chat:
-        return _split_chat(loaded, question, n_pictures=n_pictures)
+        return _split_chat(loaded, question)
+    n_pictures = len(question.images)
     begin, end = _around_a_picture(loaded)
     parts = [_plain(part, _image_tokens(loaded)) for part in question.text.split(PLACE, n_pictures)]
     last = len(parts) - 1
@@ -42,21 +53,22 @@ def split_at_places(loaded: LoadedModel, question: Told, *, n_pictures: int) -> 
 
 
 def token_ids(loaded: LoadedModel, text: str, *, chat: bool) -> list[int]:
-    """Return a whole prompt's tokens; the start token stands there once, whether or not the text begins with it."""
+    """Return a whole prompt's tokens, with the start token once, whether or not the text begins with it."""
     start = loaded.tokenizer.bos_token
-    # A text model's template writes what it wants; a processor adds what its template leaves out.
+    # A text model's template writes its start token itself; a processor adds what its template leaves out.
     is_whole = (chat and not loaded.sees) or (start is not None and text.startswith(start))
     ids: list[int] = loaded.tokenizer(text, add_special_tokens=not is_whole, verbose=False).input_ids
     return ids
 
 
 def count_places(loaded: LoadedModel, ids: Sequence[int]) -> int:
-    """Return how many tokens of a prompt the model takes for those of pictures or videos."""
+    """Return how many tokens of a prompt the model reads as those of pictures or videos."""
     return sum(ids.count(token) for token in _image_token_ids(loaded))
 
 
-def _split_chat(loaded: LoadedModel, question: Told, *, n_pictures: int) -> list[str]:
+def _split_chat(loaded: LoadedModel, question: ModelQuestion) -> list[str]:
     writer: Any = loaded.processor or loaded.tokenizer
+    n_pictures = len(question.images)
     if not writer.chat_template:
         raise TaskError(
             f"{loaded.folder}: has no chat template, which the prompt `chat` needs.\n"
@@ -88,7 +100,7 @@ def _message(loaded: LoadedModel, role: str, text: str, *, n_pictures: int = 0) 
 
 
 def _around_a_picture(loaded: LoadedModel) -> tuple[str, str]:
-    """Return what a chat template of the family writes before and behind its image token (Qwen-VL does)."""
+    """Return what a chat template of the family writes before and after its image token (Qwen-VL does)."""
     config, words = loaded.model.config, loaded.tokenizer.convert_ids_to_tokens
     ids = (getattr(config, "vision_start_token_id", None), getattr(config, "vision_end_token_id", None))
     begin, end = ("" if each is None or not loaded.sees else str(words(each)) for each in ids)
@@ -101,7 +113,7 @@ def _image_token_ids(loaded: LoadedModel) -> frozenset[int]:
 
 
 def _image_tokens(loaded: LoadedModel) -> frozenset[str]:
-    """Return the tokens that stand for pictures and videos, as their text."""
+    """Return the texts of the tokens that stand for pictures and videos."""
     if loaded.processor is None:
         return frozenset()
     tokens = {loaded.tokenizer.convert_ids_to_tokens(each) for each in _image_token_ids(loaded)}

@@ -1,8 +1,8 @@
 """A path through the blocks of several models, run as one transformers model without copying a weight.
 
-Every hop is a block of the host's own class and settings that holds another block's parameters; it has a place of its
-own in the key/value cache. So it computes what the path's checkpoint will, and everything that takes the host's model
-(greedy decoding, `generate` with beams, left padding, sliding windows, pictures) takes the path.
+Every hop is a block of the host's own class and settings with another block's parameters and its own entry in the
+key/value cache. So it computes what the path's checkpoint will, and everything that takes the host's model (greedy
+decoding, `generate` with beams, left padding, sliding windows, pictures) takes the path.
 """
 
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ class _Block:
 class LayerStack:
     """A host whose blocks are those of a path: `take` a path, then use `loaded` as any model.
 
-    The blocks of the sources are kept, and nothing else of them, in the host's dtype and on its device; `stored` is
-    the dtype of the host's checkpoint, which they are rounded to first, as their copies in a checkpoint would be.
+    Only the blocks of the sources are kept, in the host's dtype and on its device; they are first rounded to `stored`,
+    the dtype of the host's checkpoint, as their copies in a checkpoint would be.
     Raises IncompatibleModels when a source's blocks do not have the host's tensors and heads.
     """
 
@@ -55,10 +55,10 @@ class LayerStack:
 
     @torch.no_grad()
     def take(self, path: LayerPath, scale_target: ScaleTarget) -> None:
-        """Make the path the model's blocks, with what its scales multiply; no weights are moved.
+        """Make the path's blocks the model's blocks, and apply its scales; no weights are moved.
 
-        What a vision encoder adds between blocks (Qwen3-VL) it adds after the same numbers of hops. Raises ConfigError
-        when the path names a source or a block that is not there, or is shorter than that.
+        What a vision encoder adds after certain blocks (Qwen3-VL) it adds after as many hops. Raises ConfigError when
+        the path names a source or a block that does not exist, or has fewer hops than that.
         """
         self._check(path)
         self._set_config([self._blocks[step.source][step.layer].attends for step in path.steps])
@@ -81,7 +81,7 @@ class LayerStack:
             )
 
     def _hop(self, number: int, step: LayerStep) -> nn.Module:
-        # Built without memory by the host's own class, so that all that depends on a block's place is right.
+        # Built without memory by the host's own class, so that everything that depends on the block's number is right.
         with torch.device("meta"):
             hop: nn.Module = self._block_class(self._decoder.config, number)
         hop.load_state_dict(self._blocks[step.source][step.layer].parameters, assign=True)
@@ -111,12 +111,12 @@ class LayerStack:
         if unknown := set(types) - set(getattr(rotary, "layer_types", types)):
             raise IncompatibleModels(
                 f"sources.{name} ('{source.folder}') has blocks of {', '.join(sorted(unknown))}, and the host "
-                f"'{self.loaded.folder}' has none; its positions are not made for them."
+                f"'{self.loaded.folder}' does not; it cannot compute their positions."
             )
         return tuple(blocks)
 
     def _attends(self, config: Any, layer: int) -> str:
-        """Return what a block attends to in the host: as in its own model, where the host has a window at all."""
+        """Return what a block attends to in the host: as in its own model, if the host has a window."""
         if getattr(self._decoder.config, "sliding_window", None) is None:
             return FULL_ATTENTION
         types = getattr(config, "layer_types", None)
@@ -144,7 +144,7 @@ class LayerStack:
                 )
 
     def _rounded(self, parameter: nn.Parameter) -> nn.Parameter:
-        """Return another model's parameter in the host's dtype and on its device, the same where nothing differs."""
+        """Return another model's parameter in the host's dtype and on its device; unchanged if nothing differs."""
         like = Backbone.of(self.loaded).embedding.weight
         stored = parameter.detach() if self._rounding is None else parameter.detach().to(self._rounding)
         return nn.Parameter(stored.to(device=like.device, dtype=like.dtype), requires_grad=False)
@@ -155,7 +155,7 @@ def _add_scales(hops: list[nn.Module], path: LayerPath, scale_target: ScaleTarge
         if step.scale == 1.0:
             continue
         if scale_target == "stream" or number == 0:
-            # What is pending in front of the first block is the embedding: all of the stream there is.
+            # Before the first block, the pending output is the embedding, which is the whole stream.
             hops[number].register_forward_pre_hook(_scale_input(step.scale))
         else:
             _mlp_branch(hops[number - 1]).register_forward_hook(_scale_output(step.scale))

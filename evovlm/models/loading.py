@@ -21,7 +21,7 @@ from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, PickledW
 from evovlm.recipes.families import has_vision
 
 SPREAD = "auto-map"
-"""The device that is all GPUs of the machine: a model's blocks are divided among them, by the package accelerate."""
+"""All GPUs of the machine as one device: the package accelerate divides a model's blocks among them."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -55,26 +55,26 @@ class LoadedModel:
 def choose_device(name: str) -> torch.device:
     """Return the device of that name; `auto` is the first CUDA device if there is one, else the CPU.
 
-    Raises ConfigError for a device that is not there.
+    Raises ConfigError for a device that does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device: '{name}' is no device; name auto, cpu, cuda, cuda:N or {SPREAD}.") from error
+        raise ConfigError(f"device: '{name}' is not a device. Name auto, cpu, cuda, cuda:N or {SPREAD}.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: '{name}' is not there; {torch.cuda.device_count()} CUDA devices are. Name another.")
+        raise ConfigError(f"device: '{name}' was not found; this machine has {torch.cuda.device_count()} CUDA devices.")
     return device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Override:
-    """What a model is loaded with in place of what its folder says.
+    """What a model is loaded with instead of what its folder holds.
 
-    `config` takes the place of its config.json; a vocabulary of another size grows or shrinks the embedding. The
-    parameters in `written` get their values later, so that the weights may lack them. `tokenizer` is the folder that
-    the tokenizer is read from.
+    `config` replaces its config.json; a vocabulary of another size grows or shrinks the embedding. The parameters in
+    `written` get their values later, so that the weights need not contain them. `tokenizer` is the folder that the
+    tokenizer is read from.
     """
 
     config: Mapping[str, Any]
@@ -83,14 +83,14 @@ class Override:
 
 
 def load_model(folder: Path, *, device: str = "auto", override: Override | None = None) -> LoadedModel:
-    """Load the model in `folder`, with a config or tokenizer that override its own if they are given.
+    """Load the model in `folder`; `override` replaces its config and tokenizer.
 
-    On a CPU the parameters are float32 whatever the checkpoint's dtype (bfloat16 products are slow there), on a GPU
-    they keep the checkpoint's. The device `auto-map` spreads the model over all GPUs.
+    On a CPU the parameters are float32, whatever the checkpoint's dtype (bfloat16 products are slow there); on a GPU
+    they keep the checkpoint's dtype. The device `auto-map` spreads the model over all GPUs.
 
     Raises BrokenCheckpoint when config, tokenizer or weights are missing or incomplete, PickledWeights when the weights
-    are pickles only, UnknownArchitecture when transformers has no such model, ConfigError for a device that is not
-    there, NotEnoughRoom when all GPUs together do not hold the model.
+    are pickles only, UnknownArchitecture when transformers does not know the model, ConfigError for a device that does
+    not exist, NotEnoughRoom when the memory of all GPUs does not suffice.
     """
     is_spread = device == SPREAD
     place = choose_device("auto" if is_spread else device)
@@ -119,7 +119,7 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if is_spread:
-        # Where there is one device alone, transformers notes no map.
+        # With a single device, transformers notes no map.
         _check_placed(folder, getattr(model, "hf_device_map", {}), on=place)
     else:
         model = model.to(place)
@@ -127,19 +127,19 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
 
 
 def load_like(loaded: LoadedModel, *, config: Mapping[str, Any]) -> LoadedModel:
-    """Return a model with another config.json over the very parameters of `loaded`; nothing is read.
+    """Return a model with another config.json that shares the parameters of `loaded`; nothing is read.
 
-    The config is one that leaves the shapes of the parameters as they are: another rope, window or norm eps. Raises
+    The config must keep the shapes of the parameters: another rope, window or norm eps. Raises
     ConfigError for a model that is spread over several devices.
     """
     if loaded.is_spread:
         raise ConfigError(
-            "space.choices: config_from chooses among configs of one resident model, which must lie on one device.\n"
+            "space.choices: config_from chooses among configs of one model in memory, which must be on one device.\n"
             f"    Leave config_from out, or name another device than {SPREAD}."
         )
     ours = loaded.model
     known = _untyped(CONFIG_MAPPING)[config["model_type"]].from_dict(json.loads(json.dumps(config)))
-    # Memory that is neither filled nor read is none.
+    # The new parameters are replaced below, so that their memory is never filled.
     with no_init_weights():
         model = _untyped(AutoModelForImageTextToText if loaded.sees else AutoModelForCausalLM).from_config(
             known, dtype=ours.dtype
@@ -159,12 +159,12 @@ def _check_accelerate() -> None:
 
 
 def _check_placed(folder: Path, places: Mapping[str, object], *, on: torch.device) -> None:
-    """Raise NotEnoughRoom when parts of the model were left off the GPUs, where no merge could reach them."""
+    """Raise NotEnoughRoom when parts of the model are not on the GPUs: a merge could not reach them."""
     left = [part for part, place in places.items() if place == "disk" or (place == "cpu" and on.type == "cuda")]
     if left:
         raise NotEnoughRoom(
-            f"{folder}: the GPUs of this machine do not hold the model; {len(left)} of its {len(places)} parts are "
-            f"left, the first is {left[0]}.\n    Free their memory, or take a machine with more of it."
+            f"{folder}: the model does not fit in the memory of this machine's GPUs; {len(left)} of its {len(places)} "
+            f"parts are left out, the first is {left[0]}.\n    Free memory, or use a machine with more of it."
         )
 
 
@@ -183,15 +183,15 @@ def _load_weights(
         trust_remote_code=False,
         output_loading_info=True,
     )
-    # transformers fills what is missing with random numbers and goes on.
+    # transformers fills missing tensors with random numbers and raises nothing.
     missing = sorted(set(report["missing_keys"]) - set(override.written if override else ()))
     if missing:
         raise BrokenCheckpoint(
             f"{folder}: its weights lack {len(missing)} tensors that config.json asks for, the first is {missing[0]}.\n"
-            "    Fetch the checkpoint again, or mend its config.json."
+            "    Fetch the checkpoint again, or correct its config.json."
         )
     if override:
-        # Where the weights hold a head that the override ties, transformers has left it alone.
+        # transformers has not tied a head that the weights contain and the override ties.
         model.tie_weights()
         n_rows = _text_part(override.config).get("vocab_size")
         if n_rows is not None and n_rows != model.get_input_embeddings().num_embeddings:
@@ -213,7 +213,7 @@ def _text_part(config: Any) -> Any:
 
 
 def _untyped(part: Any) -> Any:
-    """Return a part of transformers that its authors gave no types, or wrong ones."""
+    """Return a part of transformers that has no types, or wrong ones."""
     return part
 
 
@@ -221,7 +221,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise BrokenCheckpoint(
-            f"{folder}: there is no config.json; a model folder holds config, tokenizer and weights."
+            f"{folder}: config.json was not found. A model folder holds config, tokenizer and weights."
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -235,7 +235,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _check_files(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise BrokenCheckpoint(
-            f"{folder}: there is no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}).\n"
+            f"{folder}: no tokenizer was found (looked for {', '.join(_TOKENIZER_FILES)}).\n"
             "    Copy the tokenizer files of the model it was made from into the folder."
         )
     if any(folder.glob("*.safetensors")):
@@ -245,4 +245,4 @@ def _check_files(folder: Path) -> None:
             f"{folder}: its weights are pickles, which can run code when read; evovlm reads only safetensors.\n"
             f"    `evovlm convert {folder} --out DIR` reads nothing but tensors from them; name DIR instead."
         )
-    raise BrokenCheckpoint(f"{folder}: there are no weights (*.safetensors).")
+    raise BrokenCheckpoint(f"{folder}: no weights were found (*.safetensors).")

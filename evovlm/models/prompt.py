@@ -1,40 +1,18 @@
-"""Prompts as a model takes them: token ids, and the projected features that stand in for the image tokens."""
+"""Prompts as a model takes them: token ids, and the projected features that replace the image tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from evovlm.errors import EvovlmError, TaskError
 from evovlm.models.backbone import Backbone
-from evovlm.models.chat import PLACE, count_places, split_at_places, token_ids
+from evovlm.models.chat import PLACE, ModelQuestion, Picture, count_places, split_at_places, token_ids
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore, Shown
 from evovlm.models.pictures.image_features import UnfitPicture, by_layer, family_of, see_pictures
-
-
-class Picture(Protocol):
-    """A picture that is read when it is needed; different pictures have different keys."""
-
-    @property
-    def key(self) -> str: ...
-
-    def load(self) -> Any: ...
-
-
-class Asked(Protocol):
-    """What a model is asked: a whole prompt with `<image>` where each picture goes, or a message for its template."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def images(self) -> Sequence[Picture]: ...
-    @property
-    def chat(self) -> bool: ...
-    @property
-    def system(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +26,11 @@ class Unanswerable:
 class Prompt:
     """Token ids, shape (length,), and what belongs to its pictures.
 
-    `features` fetches what stands in for its image tokens, shape (tokens, hidden size or more, see `see_pictures`).
+    `features` fetches what replaces its image tokens, shape (tokens, hidden size or more, see `see_pictures`).
     `positions`, int64, shape (3, length), are those of a model that counts positions in several dimensions; None where
     they are the tokens' numbers, in each dimension. The next token has the position after the last one's, in each.
-    `extra` holds what only the family's own forward pass understands, by its name there, shape (length,): a prompt
-    that has any is answered by `generate_stock`.
+    `extra` holds inputs that only the family's own forward pass understands, by their names there, shape (length,): a
+    prompt with such inputs is answered by `generate_stock`.
     """
 
     ids: Tensor
@@ -62,29 +40,29 @@ class Prompt:
 
 
 def context_tokens(loaded: LoadedModel) -> int | None:
-    """Return how many tokens a model takes, prompt and answer together; None where its config does not say."""
+    """Return how many tokens a model takes, prompt and answer together; None if its config does not say."""
     longest: int | None = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     return longest
 
 
 def prepare_prompts(
-    loaded: LoadedModel, asked: Sequence[Asked], *, store: FeatureStore | None = None
+    loaded: LoadedModel, asked: Sequence[ModelQuestion], *, store: FeatureStore | None = None
 ) -> tuple[Prompt | Unanswerable, ...]:
     """Turn questions into prompts of one model, in order: everything that no merge changes, computed once.
 
-    Features go into `store` (one of its own unless given), those of a picture that is asked about again only once. No
-    more pictures than those of one question are in memory at a time. Raises TaskError for pictures that are shown to a
-    text model and for a chat that the model has no template for, and what `see_pictures` raises.
+    Features go into `store` (a new one if None), once for each picture. Only the pictures of one question are in memory
+    at a time. Raises TaskError for pictures that are shown to a text model and for a chat without a template, and what
+    `see_pictures` raises.
     """
     kept = FeatureStore() if store is None else store
     return tuple(_prepare(loaded, question, kept) for question in asked)
 
 
-def _prepare(loaded: LoadedModel, question: Asked, store: FeatureStore) -> Prompt | Unanswerable:
+def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) -> Prompt | Unanswerable:
     n_pictures = len(question.images)
     if n_pictures and not loaded.sees:
         raise TaskError(f"{loaded.folder}: takes no pictures. Name a vision-language model, or a text task.")
-    parts = split_at_places(loaded, question, n_pictures=n_pictures)
+    parts = split_at_places(loaded, question)
     if len(parts) != n_pictures + 1:
         return Unanswerable(
             reason=f"places for pictures ({PLACE}) in the prompt: {len(parts) - 1}, pictures: {n_pictures}"
@@ -107,7 +85,7 @@ def _prepare(loaded: LoadedModel, question: Asked, store: FeatureStore) -> Promp
             reason=f"the prompt has {len(ids)} tokens, the model takes {longest}, of which an answer needs at least 1"
         )
     if loaded.sees and count_places(loaded, ids) != sum(each.n_tokens for each in shown):
-        # A tokenizer that normalises before it looks for tokens finds some that no text shows.
+        # A tokenizer that normalises the text first finds tokens that the text does not contain literally.
         return Unanswerable(reason="the question's text writes the model's own image tokens, in other characters")
     if not shown:
         return Prompt(ids=torch.tensor(ids, dtype=torch.long))
@@ -115,7 +93,7 @@ def _prepare(loaded: LoadedModel, question: Asked, store: FeatureStore) -> Promp
 
 
 def _groups(loaded: LoadedModel, pictures: Sequence[Picture]) -> list[Sequence[Picture]]:
-    """Return the pictures in the groups that features are computed for."""
+    """Return the pictures in groups whose features are computed together."""
     if pictures and family_of(loaded).tiles_one_picture:
         return [pictures]
     return [[picture] for picture in pictures]
@@ -179,7 +157,7 @@ def left_padded_positions(prompts: Sequence[Prompt], *, device: torch.device) ->
 
 
 def embed(backbone: Backbone, ids: Tensor, prompts: Sequence[Prompt], *, image_token: int | None) -> Tensor:
-    """Return the input embeddings, shape (rows, length, hidden), with pictures' features at the image tokens."""
+    """Return the input embeddings, shape (rows, length, hidden), with the pictures' features at the image tokens."""
     embeddings: Tensor = prefill_inputs(backbone, ids, prompts, image_token=image_token)["inputs_embeds"]
     return embeddings
 
@@ -189,7 +167,7 @@ def prefill_inputs(
 ) -> dict[str, Any]:
     """Return what the decoder takes in place of `ids`, shape (rows, length): `inputs_embeds`, see `embed`.
 
-    Where features are for several layers (Qwen3-VL), those of the later ones are there too, as the decoder names them.
+    With features for several layers (Qwen3-VL), those of the later layers are included under the decoder's names.
     """
     embeddings: Tensor = backbone.embedding(ids)
     found = [prompt.features() for prompt in prompts if prompt.features is not None]

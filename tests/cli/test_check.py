@@ -73,7 +73,7 @@ def test_a_search_is_checked_with_its_device_and_budget(
     kinds = [error["kind"] for error in told["errors"]]
     assert kinds[0] == "IncompatibleModels"
     assert kinds[1:] == ["ConfigError"] * (len(kinds) - 1)
-    assert "'cuda:99' is not there" in told["errors"][1]["message"]
+    assert "'cuda:99' was not found" in told["errors"][1]["message"]
     refused = evovlm("evolve", config, "--out", tmp_path / "run")
     assert refused.code == 2
     assert "has 3 blocks" in refused.err

@@ -179,7 +179,7 @@ def test_pictures_are_found_beside_the_file(evovlm: Command, tmp_path: Path) -> 
     write_lines(path, [{"text": "赤い", "shown": "../outside.png"}])
     refused = evovlm("grade", path, *arguments)
     assert refused.code == 2
-    assert "lies outside" in refused.err
+    assert "is outside" in refused.err
 
 
 def test_two_files_are_compared_by_id(evovlm: Command, saved: Path, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_rows_at_says_what_there_is(evovlm: Command, tmp_path: Path) -> None:
 def test_predictions_of_no_known_task_need_a_metric(evovlm: Command, tmp_path: Path) -> None:
     for row, hint in (
         (ours("a", "1", "1", task="mine"), "task 'mine'"),
-        ({"text": "1", "answer": "1"}, "name no task"),
+        ({"text": "1", "answer": "1"}, "do not name a task"),
     ):
         done = evovlm("grade", write_lines(tmp_path / "rows.jsonl", [row]))
         assert done.code == 2

@@ -9,9 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+<<<<<<< HEAD
 from evovlm.cli.progress import ScoreProgress, SearchProgress, WriteProgress
 from evovlm.cli.rendering import duration, json_text, spark_line, without_controls
-from evovlm.evaluation.batches import Progress as Asking
+from evovlm.evaluation.batches import AnswerProgress
+=======
+from evovlm.cli.rendering import (
+    ScoreProgress,
+    SearchProgress,
+    WriteProgress,
+    duration,
+    json_text,
+    spark_line,
+    without_controls,
+)
+from evovlm.evaluation.batches import AnswerProgress
+>>>>>>> c567126 (Name what a model is asked once, and write models and evaluation in plain English)
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.runs.folder.entries import Entry
 from evovlm.search.loop import Generation, Outcome
@@ -127,9 +140,9 @@ def test_a_first_piece_after_a_long_opening_tells_no_speed() -> None:
     assert printed.getvalue().splitlines() == ["writing out: 4/4 tensors, 8.00 of 8.00 GB, waiting for the disk"]
 
 
-def asked(n: int) -> Asking:
+def asked(n: int) -> AnswerProgress:
     """Return how far a scoring of 40 questions is that has asked so many, of 10 tokens and 2 s each."""
-    return Asking(done=n, total=40, asked=n, tokens=10 * n, seconds=2.0 * n)
+    return AnswerProgress(done=n, total=40, asked=n, tokens=10 * n, seconds=2.0 * n)
 
 
 def test_a_scoring_tells_questions_speed_and_what_is_left() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import RunMismatch
-from evovlm.evaluation.batches import Asked, Batch, Batches, OnAnswers, Progress
+from evovlm.evaluation.batches import AnswerProgress, Answers, Batch, Batches, OnAnswers
 
 CPU = torch.device("cpu")
 
@@ -27,11 +27,11 @@ class Noted:
         self.appended.append(batch)
 
 
-def answer(rows: Sequence[int], on_answers: OnAnswers) -> Asked:
+def answer(rows: Sequence[int], on_answers: OnAnswers) -> Answers:
     """Answer each row with its number, in two tokens, and tell of each."""
     for n_done in range(1, len(rows) + 1):
         on_answers(n_done, 2 * n_done)
-    return Asked([str(row) for row in rows], 2 * len(rows))
+    return Answers([str(row) for row in rows], 2 * len(rows))
 
 
 @given(st.lists(st.integers(1, 50), max_size=400))
@@ -60,14 +60,14 @@ def test_only_what_is_not_noted_is_asked(lengths: list[int], kept: int) -> None:
 
 def test_noted_answers_to_other_questions_are_refused() -> None:
     log = Noted([Batch(rows=(0, 1), answers=("a", "b"), tokens=2, seconds=0.1)])
-    with pytest.raises(RunMismatch, match="not to these questions"):
+    with pytest.raises(RunMismatch, match="belong to other questions"):
         Batches(log=log, device=CPU).ask([1, 2, 3], answer)
 
 
 def test_answers_are_told_of_within_a_batch_and_on_from_what_is_noted() -> None:
     lengths = [5] * 600
     whole = Noted()
-    told: list[Progress] = []
+    told: list[AnswerProgress] = []
     first = Batches(log=whole, device=CPU, on_progress=told.append)
     first.ask(lengths, answer)
     assert len(whole.appended) > 2

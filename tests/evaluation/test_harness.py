@@ -144,7 +144,7 @@ def test_the_search_sees_no_test_document(loaded: LoadedModel, files: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training_split": None, "num_fewshot": 0}, "only its report split"),
+        ({"training_split": None, "num_fewshot": 0}, "has only the report split"),
         ({"fewshot_split": "test"}, "examples are report documents"),
         ({"dataset_kwargs": "same"}, "holds documents of the report split"),
     ],
@@ -229,5 +229,5 @@ def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch: pyt
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="no such file"):
+    with pytest.raises(TaskError, match="this file was not found"):
         open_task(TaskChoice(name=f"lm_eval:{tmp_path / 'nowhere.yaml'}"), Split.REPORT)

@@ -68,13 +68,13 @@ def test_two_rows_exchanged_are_refused_by_default_and_merged_by_token_under_hos
         Merger.open(over_base(models, tmp_path, "math"))
     message = str(error.value)
     assert f"{ROWS - 4} ordinary tokens in base" in message
-    assert f"all know {ROWS - 4}, 2 of them at other rows ('十', '百')" in message
+    assert f"all have {ROWS - 4}, 2 of them in other rows ('十', '百')" in message
     assert "`vocabulary: host`" in message
     assert "`vocabulary: base_rows`" in message
     recipe = over_base(models, tmp_path, "math", vocabulary="host")
     assert torch.equal(merge_all(recipe)[EMBEDDING], stored(models / "math", EMBEDDING))
     (warning,) = Merger.open(recipe).warnings
-    assert "2 of them at other rows" in warning
+    assert "2 of them in other rows" in warning
     by_number = over_base(models, tmp_path, "math", vocabulary="base_rows")
     assert torch.equal(merge_all(by_number)[EMBEDDING], stored(tmp_path / "math", EMBEDDING))
     assert "2 of the" in Merger.open(by_number).warnings[0]
@@ -83,7 +83,7 @@ def test_two_rows_exchanged_are_refused_by_default_and_merged_by_token_under_hos
 def test_rows_of_tokens_that_not_all_know_stay_the_hosts(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "math", tmp_path / "math")
     rename_tokens(tmp_path / "math", {"百": "〇"})
-    with pytest.raises(IncompatibleModels, match=f"all know {ROWS - 5}"):
+    with pytest.raises(IncompatibleModels, match=f"all have {ROWS - 5}"):
         Merger.open(over_base(models, tmp_path, "math"))
     recipe = over_base(models, tmp_path, "math", vocabulary="host")
     assert without_rows(Merger.open(recipe).rows[EMBEDDING]) == {ROW_OF["百"]}
@@ -146,7 +146,9 @@ def test_a_model_without_a_tokenizer_and_with_other_row_counts_is_refused(models
     padded(tmp_path / "math", models, ROWS + 3)
     (tmp_path / "math" / "tokenizer.json").unlink()
     recipe = over_base(models, tmp_path, "math")
-    with pytest.raises(IncompatibleModels, match=r"has no tokenizer that says what its rows stand for[\s\S]*Copy"):
+    with pytest.raises(
+        IncompatibleModels, match=r"has no tokenizer that says which tokens its rows are for[\s\S]*Copy"
+    ):
         Merger.open(recipe)
     Merger.open(over_base(models, tmp_path, "math", vocabulary="base_rows"))
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from evovlm.errors import ConfigError, ModelError, OutputExists, RunError, RunMismatch
 from evovlm.evaluation.answers import TaskChoice
-from evovlm.evaluation.batches import Progress
+from evovlm.evaluation.batches import AnswerProgress
 from evovlm.runs.folder.layout import locked
 from evovlm.runs.scores.score_models import ScoreRequest, Scores, score_models
 from evovlm.seeding import generator
@@ -252,7 +252,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.titles: list[str] = []
-        self.told: list[Progress] = []
+        self.told: list[AnswerProgress] = []
 
     def loading(self, *, model: str) -> None:
         self.titles.append(f"loading {Path(model).name}")
@@ -260,7 +260,7 @@ class Listener:
     def asking(self, *, model: str, task: str) -> None:
         self.titles.append(f"asking {Path(model).name} {task}")
 
-    def answered(self, progress: Progress) -> None:
+    def answered(self, progress: AnswerProgress) -> None:
         self.told.append(progress)
 
 

@@ -1,4 +1,4 @@
-"""Do these models fit together? Errors name tensors, shapes and policies; warnings tell what merges but may hurt."""
+"""Checks whether models can be merged: errors name tensors, shapes and policies, warnings name what may do harm."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from evovlm.merging.models.tensor_names import HEAD
 from evovlm.recipes.families import MEANING_OF_SHAPES, backbone_settings
 
 _SHOWN = 4
-# What `config_from` cannot choose: the host's code computes with it.
+# `config_from` cannot choose these: the host's code computes with them.
 _ALWAYS_THE_HOSTS = ("model_type", "hidden_act")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NamedCheckpoint:
-    """An open checkpoint under the name it has in the recipe ("base", "host", "sources.ja") and as it was written."""
+    """An open checkpoint, with its name in the recipe ("base", "host", "sources.ja") and its text there."""
 
     name: str
     text: str
@@ -27,14 +27,14 @@ class NamedCheckpoint:
 
 
 def check_tensors(models: Iterable[NamedCheckpoint], host: NamedCheckpoint) -> None:
-    """Raise IncompatibleModels unless all have the host's backbone tensors, in number, blocks and meaning of shape."""
+    """Raise IncompatibleModels unless all models have the host's backbone: blocks, tensors and meaning of shapes."""
     for model in models:
         for problem in tensor_problems(model, host):
             raise problem
 
 
 def tensor_problems(model: NamedCheckpoint, host: NamedCheckpoint) -> Iterator[IncompatibleModels]:
-    """Yield what keeps the model's backbone from being merged with the host's: blocks, tensors, meaning of shapes."""
+    """Yield what prevents merging the model's backbone with the host's: blocks, tensors, meaning of shapes."""
     layout, host_layout = model.checkpoint.layout, host.checkpoint.layout
     if layout.n_blocks != host_layout.n_blocks:
         yield IncompatibleModels(
@@ -43,7 +43,7 @@ def tensor_problems(model: NamedCheckpoint, host: NamedCheckpoint) -> Iterator[I
         )
     else:
         wanted, found = set(host.checkpoint.backbone_names()), set(model.checkpoint.backbone_names())
-        # A head of one's own is no matter of architecture: find_warnings tells of it, and config_from decides.
+        # A separate head is not a matter of architecture: find_warnings reports it, and config_from decides.
         if surplus := sorted(found - wanted - {HEAD}):
             yield IncompatibleModels(f"{model} has {_some(surplus)}, which {host} does not have.")
         if missing := sorted(name for name in wanted if not model.checkpoint.has(name)):
@@ -57,9 +57,9 @@ def tensor_problems(model: NamedCheckpoint, host: NamedCheckpoint) -> Iterator[I
 def find_warnings(
     models: Iterable[NamedCheckpoint], host: NamedCheckpoint, *, config_from: str | None = None
 ) -> tuple[str, ...]:
-    """Return what merges but may hurt: settings that differ from the host's, a lost vision tower.
+    """Return what can be merged but may do harm: settings that differ from the host's, a lost vision tower.
 
-    `config_from` is the recipe's: whose rope, window, norm eps and tying the result takes (None: the host's).
+    The result takes rope, window, norm eps and tying from the model that `config_from` names (None: the host).
     """
     models = tuple(models)
     found = [
@@ -72,7 +72,7 @@ def find_warnings(
 
 
 def differing_settings(models: Iterable[NamedCheckpoint]) -> Iterator[tuple[str, str]]:
-    """Yield each setting beside weights that is not the same in all models, with "VALUE in A, and VALUE in B"."""
+    """Yield each setting beside the weights that differs between models, with "VALUE in A, and VALUE in B"."""
     settings = {str(model): _settings(model) for model in models}
     for key in next(iter(settings.values())):
         values = {label: str(each[key]) for label, each in settings.items()}

@@ -1,4 +1,4 @@
-"""What a merged model is beside its numbers: its config.json, whether its head is tied, its tensors, its new tokens."""
+"""A merged model without its numbers: its config.json, whether its head is tied, its tensors, its new tokens."""
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -20,18 +20,18 @@ _ROPE_KEYS = ("rope_parameters", "rope_theta", "rope_scaling", "rope_local_base_
 _WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "sliding_window_pattern")
 _NORM_EPS = "rms_norm_eps"
 _POSITIONS = "max_position_embeddings"
-# How image positions are laid out over a head's size: it is the host's code that needs them.
+# How image positions are divided over a head's size: the host's code needs these.
 _MROPE_KEYS = ("mrope_section", "mrope_interleaved")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ResultLayout:
-    """What a merged model is beside its numbers.
+    """A merged model without its numbers.
 
-    `config` is its config.json, the very object of the host where nothing differs (`is_hosts`). `tied` says that its
+    `config` is its config.json, the same object as the host's if nothing differs (`is_hosts`). `tied` says that its
     head is its embedding; `tensor_names` are its backbone's tensors, by backbone name and in the model's order, and
-    differ from the host's by the head alone. `new_tokens` are added to the host's tokenizer, `n_rows` is the number of
-    embedding rows.
+    can differ from the host's only by the head. `new_tokens` are added to the host's tokenizer, `n_rows` is the number
+    of embedding rows.
     """
 
     config: Mapping[str, Any]
@@ -81,9 +81,9 @@ class ResultLayout:
 def result_config(host: Checkpoint, donor: Checkpoint) -> dict[str, Any]:
     """Return the host's config.json with the rope, sliding window, positions, norm eps and tying of the donor's.
 
-    What the donor's config does not say is what its own family takes for granted, never what the host's said. Rope is
-    written so that transformers 4 and 5 read the same. Raises IncompatibleModels when the host's architecture has no
-    sliding window and the donor's config has one.
+    Where the donor's config is silent, its own family's default counts, never the host's setting. Rope is written so
+    that transformers 4 and 5 read the same. Raises IncompatibleModels when the donor's config has a sliding window that
+    the host's architecture does not support.
     """
     config = deepcopy(dict(host.config))
     if donor is host:
@@ -99,13 +99,13 @@ def result_config(host: Checkpoint, donor: Checkpoint) -> dict[str, Any]:
     text |= _rope(theirs, ours, donor.layout.text_model_type)
     text |= _window(theirs, host.layout, donor)
     if donor.layout.tied != host.layout.tied:
-        # Some VLMs read it of the whole, some of the language model's part, some of either.
+        # Some VLMs read it from the whole config, some from the text config, some from both.
         config[_TIE] = text[_TIE] = donor.layout.tied
     return config
 
 
 def text_part(config: dict[str, Any], host: Checkpoint) -> dict[str, Any]:
-    """Return the part of a copy of the host's config that describes its backbone, to be changed in place."""
+    """Return the part of a copy of the host's config that describes its backbone; changes to it change `config`."""
     if host.layout.text_config is host.config:
         return config
     if not isinstance(config.get("text_config"), dict):
@@ -130,7 +130,7 @@ def _rope(theirs: Mapping[str, Any], ours: Mapping[str, Any], donor_type: str) -
 
 
 def _rope_by_layer(theirs: Mapping[str, Any], donor_type: str) -> dict[str, Any]:
-    """Return the rope of a family whose sliding layers turn at a rate of their own (Gemma 3)."""
+    """Return the rope of a family whose sliding layers have another rope than the full ones (Gemma 3)."""
     nested: Mapping[str, Any] = theirs.get("rope_parameters") or {}
     settings = backbone_settings(theirs, donor_type)
     theta, local_theta = settings["rope_theta"], settings["rope_theta of sliding layers"]
@@ -160,8 +160,8 @@ def _window(theirs: Mapping[str, Any], host: BackboneLayout, donor: Checkpoint) 
     if family.window is None:
         if window is not None:
             raise IncompatibleModels(
-                f"config_from: {donor.folder} has a sliding window of {window}, and the host's architecture "
-                f"({host.text_model_type}) has none.\n    Take the config of another model, or another host."
+                f"config_from: {donor.folder} has a sliding window of {window}, which the host's architecture "
+                f"({host.text_model_type}) does not support.\n    Name another model, or another host."
             )
         return {}
     if not family.switched:

@@ -1,4 +1,4 @@
-"""Which rows of the models make which rows of a merged tensor."""
+"""Which rows of the models each row of a merged tensor is made from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Run(NamedTuple):
-    """Consecutive rows that are merged with one another.
+    """Consecutive rows that are merged.
 
     Rows `row` .. `row + n_rows - 1` of the result are merged from as many rows of each model, from `starts[model]` on;
     models are named as in a recipe: "base", "host", "sources.NAME".
@@ -18,9 +18,9 @@ class Run(NamedTuple):
 
 
 class NewRow(NamedTuple):
-    """A row of a token that the host lacks: the mean of the rows (model, row) that stand for it elsewhere.
+    """The row of a token that the host lacks: the mean of the rows (model, row) of this token in other models.
 
-    It lies beyond the host's rows or, where the host is padded, is one of its padding rows.
+    It comes after the host's rows or, if the host is padded, is one of its padding rows.
     """
 
     row: int
@@ -29,10 +29,10 @@ class NewRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowPlan:
-    """How the rows of one tensor are made; `n_rows` is what the result has.
+    """How the rows of one tensor are made; the result has `n_rows`.
 
-    `runs` are in the order of rows and do not overlap. A row in no run and not among `new` is the host's own, at the
-    same place. For a tensor without rows in another sense (a norm, a projection) everything is one run.
+    `runs` are in the order of rows and do not overlap. A row that is in no run and not among `new` is the host's row of
+    the same number. For tensors other than embedding and head (norms, projections) everything is one run.
     """
 
     n_rows: int
@@ -46,7 +46,7 @@ class RowPlan:
         return RowPlan(n_rows=of, runs=(run,) if n_rows else ())
 
     def kept(self, n_host: int) -> tuple[range, ...]:
-        """Return the ranges of rows that stay the host's, which has `n_host`."""
+        """Return the ranges of rows that stay the host's; the host has `n_host` rows."""
         made = sorted(
             [*((run.row, run.row + run.n_rows) for run in self.runs), *((n.row, n.row + 1) for n in self.new)]
         )
@@ -55,5 +55,5 @@ class RowPlan:
 
     @property
     def n_merged(self) -> int:
-        """How many rows are merged."""
+        """The number of merged rows."""
         return sum(run.n_rows for run in self.runs)

@@ -1,4 +1,4 @@
-"""Where a model's language backbone lies: on disk, in memory, and under the text-LLM names that merging works with.
+"""Names of a model's language backbone: on disk, in memory, and the text-LLM names that merging works with.
 
 Backbone names are those of a text LLM on disk: `model.embed_tokens.weight`, `model.layers.{i}.*`,
 `model.norm.weight`, `lm_head.weight`.
@@ -19,7 +19,7 @@ VOCABULARY_TENSORS = (EMBEDDING, HEAD)
 
 _AFTER_BLOCKS = 1_000_000
 _TIE = "tie_word_embeddings"
-# Old Llama checkpoints carry the rotary frequencies, which are no weights; they travel as unmerged tensors.
+# Old Llama checkpoints contain the rotary frequencies, which are not weights; they are copied as unmerged tensors.
 _BACKBONE_NAME = re.compile(
     r"model\.embed_tokens\.\w+|model\.layers\.(?P<block>\d+)\.(?!.*rotary_emb\.inv_freq$).+|model\.norm\.\w+|lm_head\.\w+"
 )
@@ -30,7 +30,7 @@ class BackboneLayout:
     """The naming of one checkpoint's backbone.
 
     `text_config` is the part of its config.json that describes the backbone, `text_model_type` that part's row in
-    TEXT_FAMILIES; `tied` says that the head is the embedding and has no tensor of its own.
+    TEXT_FAMILIES; `tied` says that the head is the embedding and has no separate tensor.
     """
 
     model_type: str
@@ -90,7 +90,7 @@ class BackboneLayout:
 def unit_index(backbone_name: str, n_blocks: int) -> int:
     """Return the unit a tensor belongs to: 0 the embedding, 1..L the blocks, L + 1 the head with the final norm.
 
-    Raises ValueError for a name that is no backbone name.
+    Raises ValueError for a name that is not a backbone name.
     """
     match = _BACKBONE_NAME.fullmatch(backbone_name)
     if match is None:
@@ -101,7 +101,7 @@ def unit_index(backbone_name: str, n_blocks: int) -> int:
 
 
 def component_of(backbone_name: str) -> Component:
-    """Return what a tensor is part of; a norm inside the attention counts as a norm."""
+    """Return the component that a tensor is part of; a norm inside the attention counts as a norm."""
     module = backbone_name.rsplit(".", 2)[-2]
     if "norm" in module:
         return "norms"

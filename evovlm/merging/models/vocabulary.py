@@ -1,4 +1,4 @@
-"""Which row of its embedding does a model mean by which token? Read from the tokenizer's files alone.
+"""The tokens of a model, read from its tokenizer's files alone, and a tokenizer with further added tokens.
 
 The files are tried in the order in which transformers prefers them: tokenizer.json, a SentencePiece tokenizer.model,
 vocab.json; added_tokens.json and tokenizer_config.json name the tokens added to the latter two.
@@ -43,10 +43,10 @@ _PLAIN_ENTRY: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tokens:
-    """What a tokenizer knows: the row of every token, and how the added ones are matched in a text.
+    """What a tokenizer knows: the row of every token, and how the added tokens are matched in a text.
 
     `added` has an entry, in the form of tokenizer.json without its id, for each token that is not learnt from a corpus:
-    special tokens and those added later. All others are ordinary.
+    special tokens and tokens added later. All others are ordinary.
     """
 
     rows: Mapping[str, int]
@@ -63,7 +63,7 @@ class NewToken(NamedTuple):
 
 
 def read_tokens(folder: Path) -> Tokens | None:
-    """Return what the tokenizer in a model folder knows, None where there is no tokenizer.
+    """Return what the tokenizer in a model folder knows, None if the folder does not have a tokenizer.
 
     Raises BrokenCheckpoint when one of its files cannot be read.
     """
@@ -91,7 +91,7 @@ def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Tokens:
     for name, read in ((ADDED_TOKENS_FILE, _from_added_tokens), (TOKENIZER_CONFIG_FILE, _from_tokenizer_config)):
         if name in names:
             found = _checked(read, folder / name)
-            # What the main file says of a token holds; these only add to it.
+            # The main file's entries count; these only add further tokens.
             rows = {**found.rows, **rows}
             added = {**found.added, **added}
     return Tokens(rows=rows, added=added)
@@ -103,7 +103,7 @@ def _checked(read: Any, file: Path) -> Tokens:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise BrokenCheckpoint(
             f"{file}: cannot be read as a tokenizer ({error}).\n"
-            "    Fetch it again: rows of the embedding are matched by the tokens it names."
+            "    Fetch it again: its tokens are needed to match the rows of the embedding."
         ) from error
     return found
 
@@ -160,10 +160,10 @@ def _json(file: Path) -> Mapping[str, Any]:
 
 
 def union_tokenizer(host_folder: Path, new_tokens: Sequence[NewToken], out_folder: Path) -> None:
-    """Write the host's tokenizer with `new_tokens` added to it into a folder that exists; what is there is replaced.
+    """Write the host's tokenizer with `new_tokens` added into an existing folder; files there are replaced.
 
-    Every file that lists added tokens gets them, each matched in a text as where it came from. A tokenizer that is a
-    SentencePiece model alone gets both lists beside it.
+    Every file that lists added tokens gets them, each matched in a text as in the model it comes from. A tokenizer that
+    is only a SentencePiece model gets both lists beside it.
     """
     for name in _COPIED:
         if (host_folder / name).is_file():

@@ -1,8 +1,8 @@
 """Which rows of embedding and head are merged with which: by their tokens, as the recipe's `vocabulary` says.
 
 None (the default) merges by token and refuses vocabularies that differ in more than padding and added tokens; `host`
-merges by token whatever differs; `base_rows` merges by row number; `union` is `host` with a row for every added token
-that the host lacks. Rows of tokens that not every model knows, and padding, stay the host's.
+merges by token, whatever differs; `base_rows` merges by row number; `union` is `host` with a row for every added token
+that the host lacks. Padding, and rows of tokens that not every model has, stay the host's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +19,12 @@ from evovlm.merging.models.vocabulary import NewToken, Tokens, read_tokens
 from evovlm.recipes.recipe import Vocabulary
 
 LEAST_SHARED = 0.5
-"""With a smaller share of the host's ordinary tokens merged, a warning says that text may come out garbled."""
+"""If a smaller share of the host's ordinary tokens is merged, a warning says that texts may be garbled."""
 _SHOWN = 4
 
 
 class _KnownModel(NamedTuple):
-    """A model of the merge: how messages name it, its rows in one tensor, and its tokens (None: no tokenizer)."""
+    """A model of the merge: its name in messages, its rows in one tensor, and its tokens (None: no tokenizer)."""
 
     text: str
     n_rows: int
@@ -35,8 +35,8 @@ class _KnownModel(NamedTuple):
 class _TokenOverlap:
     """How the models' tokens relate: `rows` (by label, then token) within the tensor; `added` in any of them.
 
-    `shared` are the host's ordinary tokens that all know, `moved` those among them at another row somewhere, `foreign`
-    the ordinary tokens of others that the host lacks; `same` says that nothing differs but padding and added tokens.
+    `shared` are the host's ordinary tokens that all models have, `moved` those of them with another row in some model,
+    `foreign` the ordinary tokens of others that the host lacks; `same` says that only padding and added tokens differ.
     """
 
     rows: Mapping[str, Mapping[str, int]]
@@ -60,9 +60,9 @@ def plan_rows(
 ) -> RowPlan:
     """Return how the rows of a tensor of the result are made; `name` is its backbone name.
 
-    Models are called "base", "host" and "sources.NAME" in the plan. Everything is one run where row counts and tokens
-    are the same in all, and for every tensor but embedding and head. Raises IncompatibleModels, with shapes or with
-    counts of tokens and the policies that would do, when the rows cannot be merged.
+    Models are called "base", "host" and "sources.NAME" in the plan. Everything is one run if all models have the same
+    row counts and tokens, and for all tensors except embedding and head. Raises IncompatibleModels when the rows cannot
+    be merged, with the shapes, or with counts of tokens and the policies that would work.
     """
     models = _ordered(base, host, sources)
     _check_shapes(name, models)
@@ -90,16 +90,16 @@ def new_tokens(
 ) -> tuple[NewToken, ...]:
     """Return the added tokens of base and sources that the host lacks, each with its row in the result.
 
-    They take the rows that follow the host's last token: its padding first, then rows after its last one, because
-    tokenizers number added tokens without gaps. Raises IncompatibleModels when an ordinary token is lacking too, the
-    host has no tokenizer, or one of the rows is in use.
+    They take the rows after the host's last token: first its padding, then new rows, because tokenizers number added
+    tokens without gaps. Raises IncompatibleModels when the host also lacks an ordinary token or has no tokenizer, or
+    when one of the rows is in use.
     """
     models = _ordered(base, host, sources)
     known = _with_tokens(EMBEDDING, models)
     own = read_tokens(host.checkpoint.folder)
     if known is None or own is None:
         raise IncompatibleModels(
-            f"{host} has no tokenizer that `vocabulary: union` could add tokens to.\n"
+            f"{host} has no tokenizer, to which `vocabulary: union` would add tokens.\n"
             "    Copy the tokenizer files of the model it was made from into its folder, or name another host."
         )
     overlap = _find_overlap(known)
@@ -134,12 +134,12 @@ def vocabulary_warnings(
     sources: Iterable[NamedCheckpoint],
     vocabulary: Vocabulary | None,
 ) -> tuple[str, ...]:
-    """Return what about the vocabularies merges but may hurt; everything that `plan_rows` refuses must fit."""
+    """Return what can be merged about the vocabularies but may do harm; `plan_rows` must accept the models."""
     models = _ordered(base, host, sources)
     if vocabulary == "base_rows":
         return _other_tokens_by_number(models)
     found = [
-        f"{model} has no tokenizer; its embedding rows are taken to stand for the same tokens as the others'."
+        f"{model} has no tokenizer; its embedding rows are assumed to be for the same tokens as the others'."
         for model in models
         if read_tokens(model.checkpoint.folder) is None
     ]
@@ -148,12 +148,12 @@ def vocabulary_warnings(
         return tuple(found)
     overlap = _find_overlap(known)
     if not overlap.same:
-        found.append(f"{_counts_text(models, overlap)}; rows of tokens that not all know stay the host's.")
+        found.append(f"{_counts_text(models, overlap)}; rows of tokens that not all have stay the host's.")
     n_host, n_shared = overlap.n_ordinary("host"), len(overlap.shared)
     if n_shared < LEAST_SHARED * n_host:
         found.append(
-            f"only {n_shared} of the host's {n_host} ordinary tokens are known to all models: most rows of its "
-            "embedding stay as they are while the blocks change, and its text may come out garbled."
+            f"only {n_shared} of the host's {n_host} ordinary tokens are in all models: most rows of its embedding "
+            "stay as they are while the blocks change, so its texts may be garbled."
         )
     if vocabulary == "union" and (new := new_tokens(base, host, sources)):
         before, after = host.checkpoint.shape(EMBEDDING)[0], max(token.row for token in new) + 1
@@ -168,7 +168,7 @@ def vocabulary_warnings(
 def _ordered(
     base: NamedCheckpoint | None, host: NamedCheckpoint, sources: Iterable[NamedCheckpoint]
 ) -> tuple[NamedCheckpoint, ...]:
-    """Return base, host and the sources by name: what is taken from the first that has it has one meaning."""
+    """Return base, host and the sources by name: the order decides what is taken from the first model that has it."""
     return (*([base] if base else []), host, *sorted(sources, key=lambda model: model.name))
 
 
@@ -193,22 +193,24 @@ def _by_number(name: str, models: Sequence[NamedCheckpoint]) -> RowPlan:
     if short:
         raise IncompatibleModels(
             f"{name} has {each}; {', '.join(short)} cannot fill the {rows} rows to be merged.\n"
-            "    Set `vocabulary: host` to merge the rows of the tokens that all know."
+            "    Set `vocabulary: host` to merge the rows of the tokens that all models have."
         )
     return RowPlan.leading(rows, of=rows, models=tuple(counts))
 
 
 def _n_by_number(counts: Mapping[str, int]) -> int:
-    """Return how many rows merge by number: the base's, without one the fewest of any source."""
+    """Return how many rows merge by number: those of the base, without a base the fewest of any source."""
     return counts.get("base") or min(count for label, count in counts.items() if label != "host")
 
 
 def _differing(name: str, models: Sequence[NamedCheckpoint], overlap: _TokenOverlap) -> IncompatibleModels:
     counts = {model.name: model.checkpoint.shape(name)[0] for model in models}
-    policies = ["`vocabulary: host` (merge the rows of tokens that all know, by token; keep the host's other rows)"]
+    policies = [
+        "`vocabulary: host` (merge by token the rows of tokens that all models have; keep the host's other rows)"
+    ]
     rows = _n_by_number(counts)
     if rows == counts["host"] and min(counts.values()) >= rows:
-        policies.append("`vocabulary: base_rows` (merge by row number, whatever the rows stand for)")
+        policies.append("`vocabulary: base_rows` (merge by row number, whatever token a row is for)")
     return IncompatibleModels(
         f"{name}: {_counts_text(models, overlap)}.\n    Set in the recipe {', or '.join(policies)};\n"
         "    or merge models that share a tokenizer."
@@ -216,7 +218,7 @@ def _differing(name: str, models: Sequence[NamedCheckpoint], overlap: _TokenOver
 
 
 def _check_free(host: NamedCheckpoint, own: Tokens, new: Sequence[NewToken]) -> None:
-    """Raise IncompatibleModels when a new row is one that the host means something by, or a row is left without one."""
+    """Raise IncompatibleModels when the host uses a new row for something, or has tokens without a row."""
     n_rows = host.checkpoint.shape(EMBEDDING)[0]
     beyond = sorted(token for token, row in own.rows.items() if row >= n_rows)
     if new and beyond:
@@ -229,13 +231,13 @@ def _check_free(host: NamedCheckpoint, own: Tokens, new: Sequence[NewToken]) -> 
         for key, row in config.items():
             if key.endswith(("_token_id", "_token_index")) and isinstance(row, int) and row in taken:
                 raise IncompatibleModels(
-                    f"{host}: its config.json uses the row {row} ({key}), which its tokenizer does not name and "
-                    f"`vocabulary: union` would give to {taken[row]!r}.\n    Name the token in its tokenizer first."
+                    f"{host}: its config.json uses the row {row} ({key}), which its tokenizer does not name, "
+                    f"and which `vocabulary: union` would give to {taken[row]!r}.\n    Add it to its tokenizer first."
                 )
 
 
 def _other_tokens_by_number(models: Sequence[NamedCheckpoint]) -> tuple[str, ...]:
-    """Return a warning for each model whose merged rows stand for other tokens than the host's."""
+    """Return a warning for each model whose merged rows are for other tokens than the host's."""
     host = next(model for model in models if model.name == "host")
     rows = host.checkpoint.shape(EMBEDDING)[0]
     ours = _tokens_by_row(host)
@@ -247,7 +249,7 @@ def _other_tokens_by_number(models: Sequence[NamedCheckpoint]) -> tuple[str, ...
         if other:
             shown = ", ".join(f"{row}: {theirs[row]!r} / {ours[row]!r}" for row in other[:_SHOWN])
             found.append(
-                f"{len(other)} of the {rows} embedding rows to be merged stand for other tokens in {model} than in "
+                f"{len(other)} of the {rows} embedding rows to be merged are for other tokens in {model} than in "
                 f"{host} ({shown})."
             )
     return tuple(found)
@@ -259,15 +261,15 @@ def _tokens_by_row(model: NamedCheckpoint) -> Mapping[int, str]:
 
 
 def _with_tokens(name: str, models: Sequence[NamedCheckpoint]) -> Mapping[str, _KnownModel] | None:
-    """Return every model with its tokens by label, None when none has any and all have equally many rows.
+    """Return every model with its tokens by label, None if no model has a tokenizer and all have as many rows.
 
-    A model without a tokenizer takes the tokens of one that has as many rows. Raises IncompatibleModels if none does.
+    A model without a tokenizer takes the tokens of one with as many rows. Raises IncompatibleModels without such a one.
     """
     found = {
         model.name: _KnownModel(str(model), model.checkpoint.shape(name)[0], read_tokens(model.checkpoint.folder))
         for model in models
     }
-    # The host's tokens come first: they are what the result's rows stand for.
+    # The host's tokens come first: the rows of the result are for them.
     lenders = [found["host"], *(model for label, model in found.items() if label != "host")]
     if all(model.tokens is None for model in lenders) and len({model.n_rows for model in lenders}) == 1:
         return None
@@ -277,7 +279,7 @@ def _with_tokens(name: str, models: Sequence[NamedCheckpoint]) -> Mapping[str, _
             if not lent:
                 rows = grouped({each.text: f"{each.n_rows} rows" for each in found.values()})
                 raise IncompatibleModels(
-                    f"{name} has {rows}, and {model.text} has no tokenizer that says what its rows stand for.\n"
+                    f"{name} has {rows}, and {model.text} has no tokenizer that says which tokens its rows are for.\n"
                     "    Copy the tokenizer files of the model it was made from into its folder, or set "
                     "`vocabulary: base_rows` in the recipe to merge by row number."
                 )
@@ -318,9 +320,9 @@ def _find_overlap(known: Mapping[str, _KnownModel]) -> _TokenOverlap:
 
 
 def _shared_runs(overlap: _TokenOverlap) -> tuple[Run, ...]:
-    """Return the maximal runs of the host's rows whose tokens all models know."""
+    """Return the maximal runs of the host's rows whose tokens all models have."""
     host = overlap.rows["host"]
-    # Where two tokens claim a row, the added one is what the model reads by it.
+    # If two tokens have the same row, the model uses it for the added one.
     by_row = {row: token for token, row in host.items() if token not in overlap.added}
     by_row |= {row: token for token, row in host.items() if token in overlap.added}
     labels = list(overlap.rows)
@@ -346,8 +348,8 @@ def _shared_runs(overlap: _TokenOverlap) -> tuple[Run, ...]:
 
 def _counts_text(models: Sequence[NamedCheckpoint], overlap: _TokenOverlap) -> str:
     each = grouped({str(model): f"{overlap.n_ordinary(model.name)} ordinary tokens" for model in models})
-    moved = f", {len(overlap.moved)} of them at other rows ({_listed(overlap.moved)})" if overlap.moved else ""
-    return f"the vocabularies differ: {each}; all know {len(overlap.shared)}{moved}"
+    moved = f", {len(overlap.moved)} of them in other rows ({_listed(overlap.moved)})" if overlap.moved else ""
+    return f"the vocabularies differ: {each}; all have {len(overlap.shared)}{moved}"
 
 
 def _listed(tokens: Iterable[str]) -> str:

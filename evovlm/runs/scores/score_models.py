@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from evovlm.errors import ConfigError, OutputExists, TaskError
 from evovlm.evaluation.answering import open_task, score_task
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, figures
-from evovlm.evaluation.batches import Batches, Progress
+from evovlm.evaluation.batches import AnswerProgress, Batches
 from evovlm.evaluation.comparison import Comparison, compare
 from evovlm.evaluation.resident import load_recipe_model
 from evovlm.merging.arithmetic.methods import METHODS
@@ -41,7 +41,7 @@ class ScoreObserver(Protocol):
         """Hear that a model is asked a task."""
         ...
 
-    def answered(self, progress: Progress) -> None:
+    def answered(self, progress: AnswerProgress) -> None:
         """Hear how far that is, as answers come, in any thread."""
         ...
 
