@@ -206,7 +206,7 @@ def test_files_of_other_samples_are_not_compared(evovlm: Command, saved: Path, t
     )
     done = evovlm("grade", saved, other)
     assert done.code == 2
-    assert "no task to compare" in done.err
+    assert "No task to compare" in done.err
 
 
 @pytest.mark.parametrize("model", ["gpt3", "cyberagent-open-calm-7b"])

@@ -29,7 +29,7 @@ def test_a_model_is_scored_on_every_task_with_its_answers_in_order(
 
 
 def test_a_text_model_cannot_be_asked_about_pictures(models: Path, pictures: Path) -> None:
-    with pytest.raises(TaskError, match=r"emoji_ja.*takes none"):
+    with pytest.raises(TaskError, match=r"emoji_ja.*takes no pictures"):
         score_model(load_model(models / "base", device="cpu"), tasks=[TaskChoice(name="emoji_ja", data=pictures)])
 
 

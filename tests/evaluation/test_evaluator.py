@@ -238,7 +238,7 @@ def test_a_search_never_sees_a_report_split(models: Path, problems: Path, monkey
 
 
 def test_a_picture_task_asked_of_a_text_model_is_refused(models: Path, pictures: Path) -> None:
-    with pytest.raises(TaskError, match="takes none"):
+    with pytest.raises(TaskError, match="takes no pictures"):
         Evaluator.open(template(models), tasks=[TaskChoice(name="emoji_ja", data=pictures)], device="cpu")
 
 

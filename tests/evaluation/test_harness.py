@@ -146,7 +146,7 @@ def test_the_search_sees_no_test_document(loaded: LoadedModel, files: Path) -> N
     [
         ({"training_split": None, "num_fewshot": 0}, "has only the report split"),
         ({"fewshot_split": "test"}, "examples are report documents"),
-        ({"dataset_kwargs": "same"}, "holds documents of the report split"),
+        ({"dataset_kwargs": "same"}, "contains documents of the report split"),
     ],
 )
 def test_a_task_that_would_show_the_report_to_a_search_is_refused(
@@ -186,7 +186,7 @@ def test_a_limit_and_what_was_measured(loaded: LoadedModel, files: Path) -> None
     [
         (CHOSEN, {}, "#bleu", "no metric 'bleu', only: acc, acc_norm"),
         (CHOSEN, {}, "#acc,strict", "no filter 'strict'"),
-        (ROLLED, {}, "", "no mean over documents"),
+        (ROLLED, {}, "", "not a mean over documents"),
         (CHOSEN, {"dataset_kwargs": {"data_files": {"test": "nowhere.jsonl"}}}, "", "cannot load it"),
         (CHOSEN, {"doc_to_text": "{{question"}, "", "cannot load it"),
     ],

@@ -64,7 +64,7 @@ def test_parts_on_two_devices_are_noticed(tmp_path: Path) -> None:
 
 def test_a_model_that_the_gpus_do_not_hold_is_refused_with_what_is_left() -> None:
     places = {"model.embed_tokens": 0, "model.layers.0": 1, "model.layers.1": "cpu", "lm_head": "disk"}
-    with pytest.raises(NotEnoughRoom, match=r"2 of its 4 parts are left, the first is model.layers.1"):
+    with pytest.raises(NotEnoughRoom, match=r"2 of its 4 parts are left out, the first is model.layers.1"):
         loading._check_placed(Path("model"), places, on=torch.device("cuda"))
     loading._check_placed(Path("model"), {"": "cpu"}, on=torch.device("cpu"))
 
