@@ -204,7 +204,7 @@ def test_a_picture_task_asked_of_a_text_model_is_told(models: Path, tmp_path: Pa
     arguments = ("--task", "emoji_ja", "--data", f"emoji_ja={pictures}", "--json")
     refused = run(models / "base", *arguments).exception
     assert isinstance(refused, TaskError)
-    assert "takes none" in str(refused)
+    assert "takes no pictures" in str(refused)
     seen = run(models / "vlm", *arguments)
     assert seen.exit_code == 0, seen.output
     scored = json.loads(seen.stdout)["emoji_ja"]

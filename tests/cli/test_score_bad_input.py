@@ -41,7 +41,7 @@ def write_task(folder: Path, text: str, *rows: Mapping[str, object] | str) -> Pa
         (PICTURES, ({**GOOD, "photo": "gone.png"},), ("rows.jsonl:1, photo", "no picture", "gone.png")),
         (PICTURES, ({**GOOD, "photo": "../secret.png"},), ("rows.jsonl:1, photo", "outside")),
         (PICTURES, ({**GOOD, "photo": "link.png"},), ("rows.jsonl:1, photo", "outside")),
-        (PICTURES, ({**GOOD, "photo": "red.png"},), ("takes none", "a text task")),
+        (PICTURES, ({**GOOD, "photo": "red.png"},), ("takes no pictures", "a text task")),
         (TEXTS.replace("prompt: zoo-problem-ja\n", ""), (GOOD,), ("no chat template", "--prompt")),
     ],
     ids=["no JSON", "no column", "empty", "no number", "gone", "outside", "link", "text model", "no template"],
