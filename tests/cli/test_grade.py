@@ -226,13 +226,13 @@ BAD_LINES = {
     "no prediction column": (
         '{"said": "a", "references": ["1"]}\n',
         0,
-        "said, references. Name it with --prediction-column",
+        "said, references. Name the column with --prediction-column",
     ),
-    "no reference column": ('{"text": "a", "right": "1"}\n', 0, "text, right. Name it with --reference-column"),
+    "no reference column": ('{"text": "a", "right": "1"}\n', 0, "text, right. Name the column with --reference-column"),
     "an empty reference": (
         '{"text": "a", "references": ["1"]}\n{"text": "a", "references": null}\n',
         2,
-        "nothing in",
+        "'references' is empty",
     ),
     "an empty prediction": ('{"text": null, "references": ["1"]}\n', 1, "one prediction in 'text'"),
     "a prediction of another kind": ('{"text": {"a": 1}, "references": ["1"]}\n', 1, "texts or numbers"),
@@ -290,9 +290,9 @@ def test_rows_at_says_what_there_is(evovlm: Command, tmp_path: Path) -> None:
     path = tmp_path / "nested.json"
     path.write_text('{"results": {"mgsm": {"details": 3}}}')
     for rows_at, hint in (
-        ("results/mgsn", "no 'mgsn' in: mgsm"),
+        ("results/mgsn", "'mgsn' was not found in: mgsm"),
         ("results/mgsm/details", "a list of JSON objects"),
-        ("results/mgsm/details/0", "no '0' in: a int"),
+        ("results/mgsm/details/0", "'0' was not found in: a int"),
     ):
         done = evovlm("grade", path, "--rows-at", rows_at, "--metric", "accuracy")
         assert done.code == 2
