@@ -9,22 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-<<<<<<< HEAD
 from evovlm.cli.progress import ScoreProgress, SearchProgress, WriteProgress
 from evovlm.cli.rendering import duration, json_text, spark_line, without_controls
 from evovlm.evaluation.batches import AnswerProgress
-=======
-from evovlm.cli.rendering import (
-    ScoreProgress,
-    SearchProgress,
-    WriteProgress,
-    duration,
-    json_text,
-    spark_line,
-    without_controls,
-)
-from evovlm.evaluation.batches import AnswerProgress
->>>>>>> c567126 (Name what a model is asked once, and write models and evaluation in plain English)
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.runs.folder.entries import Entry
 from evovlm.search.loop import Generation, Outcome
