@@ -28,8 +28,6 @@ from evovlm.evaluation.resident import load_recipe_model
 from evovlm.recipes.candidate import Evaluation, TaskScore
 from evovlm.recipes.local_config import count_blocks, read_config
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.config.search import SearchConfig
@@ -105,10 +103,9 @@ class Cost:
         n_samples = len(get_task(task.name).samples(Split.SEARCH, limit=task.limit))
         kept = config.validation or 0
         template = config.template(relative_to=None)
-        names = template.source_names if isinstance(template, PathTemplate) else tuple(template.sources)
         # All embedded models have the same number of blocks.
-        blocks = dict.fromkeys(names, _n_blocks(next(iter(template.sources.values()))))
-        population = config.population(dim=config.searched(blocks).dim)
+        blocks = dict.fromkeys(template.source_names, _n_blocks(next(iter(template.sources.values()))))
+        population = config.population(dim=config.space_for(blocks).dim)
         each = config.batch or n_samples - kept
         return cls(once=kept or n_samples, generation=population * each + kept, population=population)
 
@@ -159,7 +156,7 @@ def score(result: RunResult, *, task: str, limit: int | None) -> Run:
     ]
     # A cached score took no time and is not counted again.
     fresh = [found for found in outcomes if isinstance(found, Evaluation) and found.seconds]
-    hops = None if isinstance(result.recipe, ParameterMerge) else len(result.recipe.path)
+    hops = None if result.recipe.path is None else len(result.recipe.path)
     return Run(held_out=held_out, scored=sum(part.n for found in fresh for part in found.scores.values()), hops=hops)
 
 

@@ -23,7 +23,7 @@ from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.path_space import SCALES
-from evovlm.runs.config.parameters import load_config
+from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.search.catalogue import OPTIMIZERS
@@ -110,9 +110,9 @@ def main() -> None:
     task = open_task(TaskChoice(name=config.tasks[0].name, limit=arguments.report), Split.REPORT).prepare(
         evaluator.loaded
     )
-    searched = config.searched(evaluator.resident.blocks)
-    start = searched.recipe(searched.initial)
-    print(f"{searched.dim} genes, of which {int((searched.levels == 2).sum())} are binary", file=sys.stderr)
+    space = config.space_for(evaluator.resident.blocks)
+    start = space.decode(space.initial)
+    print(f"{space.dim} genes, of which {int((space.levels == 2).sum())} are binary", file=sys.stderr)
     print("| optimizer | held out | 95 % | seeds | validation | Japanese | hops |\n|---|---|---|---|---|---|---|")
     alone = Run(held_out=score(evaluator, task, start), validation=float("nan"), hops=len(start.path), tokens=0)
     print(row("the host as it is", [alone]))

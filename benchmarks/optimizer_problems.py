@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evovlm.recipes.candidate import Genome
+from evovlm.recipes.candidate import Genome, Levels
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.optimizer import Feedback, Levels, Start
+from evovlm.search.optimizer import Feedback, Start
 from evovlm.seeding import generator
 
 

@@ -30,7 +30,8 @@ from evovlm.evaluation.intervals import mean_interval
 from evovlm.files import write_file
 from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.racing import RacingSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, best_distinct, read_journal
@@ -61,7 +62,7 @@ class Bench:
     out: Path
 
     def __post_init__(self) -> None:
-        self.searched = self.config.searched(self.evaluator.resident.blocks)
+        self.space = self.config.space_for(self.evaluator.resident.blocks)
         self.samples = self.evaluator.tasks[0].n_samples
         self.known: dict[str, TaskScore] = {}
 
@@ -74,7 +75,7 @@ class Bench:
 
     def held_out(self, found: Found) -> TaskScore:
         """Score a winner on the report split."""
-        recipe = self.searched.recipe(found.genome)
+        recipe = self.space.decode(found.genome)
         if recipe.recipe_id not in self.known:
             self.evaluator.merge_into_resident(recipe)
             self.known[recipe.recipe_id] = self.task.answer(self.evaluator.loaded).score
@@ -127,7 +128,7 @@ def by_item_response(bench: Bench, *, seed: int, count: int, calibration: Journa
 
 def _search_by_item_response(bench: Bench, *, seed: int, count: int, calibration: Journal | None) -> Found:
     draws = np.random.default_rng(seed)
-    optimizer = bench.config.model_copy(update={"seed": seed}).new_optimizer(bench.searched)
+    optimizer = bench.config.model_copy(update={"seed": seed}).new_optimizer(bench.space)
     tokens, ranked = 0, []
     fitted: tuple[irt.Items, irt.Anchors, Evaluator] | None = None
 
@@ -149,7 +150,7 @@ def _search_by_item_response(bench: Bench, *, seed: int, count: int, calibration
 
     def evaluate(proposals: tuple[Proposal, ...]) -> list[Outcome]:
         nonlocal fitted
-        recipes = [bench.searched.recipe(proposal.genome) for proposal in proposals]
+        recipes = [bench.space.decode(proposal.genome) for proposal in proposals]
         evaluator = bench.evaluator if fitted is None else fitted[2]
         outcomes = [scored(evaluator, recipe) for recipe in recipes]
         table = np.array([table_row(outcome) for outcome in outcomes])
@@ -167,7 +168,7 @@ def _search_by_item_response(bench: Bench, *, seed: int, count: int, calibration
     search(optimizer, continues=continues, evaluate=evaluate, on_generation=lambda _: None)
     best = [genome for _, genome in sorted(ranked, key=lambda row: -row[0])[:RESCORED]]
     again = [
-        (scored(bench.evaluator, bench.searched.recipe(genome)).fitness, genome) for genome in [*best, optimizer.mean]
+        (scored(bench.evaluator, bench.space.decode(genome)).fitness, genome) for genome in [*best, optimizer.mean]
     ]
     return Found(genome=max(again, key=lambda row: row[0])[1], tokens=tokens)
 

@@ -23,7 +23,8 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import Journal, best_distinct, read_journal
 from evovlm.runs.folder.layout import JOURNAL_FILE
 from evovlm.runs.searching.evolve import evolve, open_evaluator
@@ -60,9 +61,9 @@ def run_search(config: EvolveConfig, *, out: Path, evaluator: Evaluator, task: P
     fitnesses = [
         entry.outcome.fitness if isinstance(entry.outcome, Evaluation) else 0.0 for entry in journal.candidates
     ]
-    searched = config.searched(journal.blocks)
+    space = config.space_for(journal.blocks)
     winners = (best_distinct(journal.candidates, 1)[0].genome, optimizer_mean(journal))
-    best, mean = (score(evaluator, task, searched.recipe(genome)) for genome in winners)
+    best, mean = (score(evaluator, task, space.decode(genome)) for genome in winners)
     genes = len(journal.candidates[0].genome)
     return Run(best=best, mean=mean, fitnesses=fitnesses, genes=genes, population=config.population(dim=genes))
 

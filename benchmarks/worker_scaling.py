@@ -81,8 +81,8 @@ def known(seconds: float, workers: int, *, spread: float, population: int) -> di
 def message_bytes() -> tuple[int, int]:
     """Return the bytes of a job and of its outcome, as they are sent."""
     config = EvolveConfig.model_validate(document(candidates=64, population=64)).resolved(relative_to=None)
-    searched = config.searched(dict.fromkeys(SOURCES, BLOCKS))
-    job = Job(recipe=searched.recipe(searched.initial))
+    space = config.space_for(dict.fromkeys(SOURCES, BLOCKS))
+    job = Job(recipe=space.decode(space.initial))
     opening = KnownCost(seconds=0.0, n_samples=SAMPLES, n_blocks=BLOCKS, sources=SOURCES)
     outcome = next(iter(opening.open(Place(device="cpu")).outcomes([job])))
     return len(pickle.dumps(job)), len(pickle.dumps(outcome))

@@ -16,7 +16,7 @@ from evovlm.api import load_run
 from evovlm.errors import ConfigError, OutputExists, RunMismatch, TaskError
 from evovlm.recipes.candidate import Failure
 from evovlm.recipes.kinds import HybridMerge, ParameterMerge
-from evovlm.runs.config.parameters import load_config
+from evovlm.runs.config.kinds import load_config
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run, RunCandidate
 from evovlm.runs.searching.evolve import evolve

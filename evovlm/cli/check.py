@@ -48,19 +48,18 @@ def check(
 
 def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_threshold: float | None) -> "Preflight":
     from evovlm.errors import ConfigError
-    from evovlm.recipes.documents import load_recipe, read_yaml
+    from evovlm.recipes.documents import load_recipe
+    from evovlm.recipes.yaml_text import read_yaml
 
     document = read_yaml(path)
     # A recipe, too, may be a hybrid; only a search has tasks.
     if isinstance(document, Mapping) and (document.get("kind") == "evolve" or "tasks" in document):
-        from evovlm.runs.before.preflight import preflight_hybrid, preflight_search
-        from evovlm.runs.config.hybrid import HybridConfig, load_search
+        from evovlm.runs.before.preflight import preflight_search
+        from evovlm.runs.config.hybrid import load_search
 
         config = load_search(path).resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
-        if isinstance(config, HybridConfig):
-            return preflight_hybrid(config.ps, config.path, out=out)
-        return preflight_search(config, config.template(relative_to=None), out=out)
+        return preflight_search(config, out=out)
     if near_pictures is not None or near_threshold is not None:
         raise ConfigError(f"{path}: is no config of a search, whose pictures could be compared.")
     from evovlm.merging.arithmetic.methods import METHODS

@@ -10,30 +10,23 @@ if TYPE_CHECKING:
     from evovlm.runs.before.calibration import Span
     from evovlm.runs.before.forecast import Forecast
     from evovlm.runs.config.hybrid import HybridConfig
-    from evovlm.runs.config.parameters import EvolveConfig
-    from evovlm.runs.config.paths import PathConfig
+    from evovlm.runs.config.search import SearchConfig
 
 
-def dry_run(config: "EvolveConfig | PathConfig | HybridConfig", *, relative_to: Path, as_json: bool) -> None:
+def dry_run(config: "SearchConfig | HybridConfig", *, relative_to: Path, as_json: bool) -> None:
     """Print what a search, or each stage of a hybrid, would cost."""
-    from evovlm.runs.before.forecast import forecast, forecast_hybrid
-    from evovlm.runs.config.hybrid import HybridConfig
+    from evovlm.runs.before.forecast import forecast_stages
 
-    resolved = config.resolved(relative_to=relative_to)
-    if isinstance(resolved, HybridConfig):
-        stages = forecast_hybrid(resolved)
-        if as_json:
-            typer.echo(json.dumps({name: each.as_json() for name, each in stages.items()}))
-            return
-        for name, each in stages.items():
-            typer.echo(f"stage {name}:")
-            _print(each)
-        return
-    found = forecast(resolved)
+    stages = forecast_stages(config.resolved(relative_to=relative_to))
     if as_json:
-        typer.echo(json.dumps(found.as_json()))
-    else:
-        _print(found)
+        found = {name: each.as_json() for name, each in stages.items()}
+        # A search of one stage does not name it.
+        typer.echo(json.dumps(found.get("", found)))
+        return
+    for name, each in stages.items():
+        if name:
+            typer.echo(f"stage {name}:")
+        _print(each)
 
 
 def _print(found: "Forecast") -> None:

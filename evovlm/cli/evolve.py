@@ -11,8 +11,7 @@ import typer
 if TYPE_CHECKING:
     from evovlm.recipes.kinds import Recipe
     from evovlm.runs.config.hybrid import HybridConfig
-    from evovlm.runs.config.parameters import EvolveConfig
-    from evovlm.runs.config.paths import PathConfig
+    from evovlm.runs.config.search import SearchConfig
     from evovlm.runs.searching.evolve import RunResult
 
 
@@ -62,9 +61,8 @@ def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
     from evovlm.cli.rendering import result_text
     from evovlm.merging.before.preflight import preflight_recipe
     from evovlm.merging.checkpoint.writer import write_checkpoint
-    from evovlm.recipes.recipe import ParameterMerge
 
-    size = None if isinstance(recipe, ParameterMerge) else preflight_recipe(recipe).result
+    size = None if recipe.path is None else preflight_recipe(recipe).result
     if size is not None:
         # In parameter space the result is as large as its host.
         typer.echo(f"the result: {result_text(size)}", err=True)
@@ -72,9 +70,7 @@ def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
         write_checkpoint(recipe, checkpoint, observer=progress)
 
 
-def _search(
-    loaded: "EvolveConfig | PathConfig | HybridConfig", *, config: Path, out: Path, resume: bool
-) -> "RunResult":
+def _search(loaded: "SearchConfig | HybridConfig", *, config: Path, out: Path, resume: bool) -> "RunResult":
     """Run the search, or the two of a hybrid, each with a display of its own."""
     from evovlm.cli.progress import SearchProgress
     from evovlm.runs.searching.evolve import run_search
@@ -123,21 +119,19 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
 
 
 def _print_next(
-    loaded: "EvolveConfig | PathConfig | HybridConfig",
+    loaded: "SearchConfig | HybridConfig",
     result: "RunResult",
     *,
     out: Path,
     checkpoint: Path | None,
     relative_to: Path,
 ) -> None:
-    from evovlm.runs.config.hybrid import HybridConfig
-
     typer.echo("\nNext:")
     typer.echo(f"  evovlm show {out}")
     folder = checkpoint or out / "model"
     if checkpoint is None:
         typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
-    first = loaded.ps if isinstance(loaded, HybridConfig) else loaded
+    first = next(iter(loaded.stages.values()))
     commands = _score_commands(first.resolved(relative_to=relative_to), folder)
     for command in commands:
         typer.echo(f"  {command}")
@@ -145,7 +139,7 @@ def _print_next(
     typer.echo(f"  evovlm report {out}{' --score' if commands else ''}    # a page to look at")
 
 
-def _score_commands(config: "EvolveConfig | PathConfig", model: Path) -> list[str]:
+def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
     """Return how the winner is scored on what it is reported on: `report:`, else the searched tasks' own."""
     from evovlm.tasks.catalogue import get_task
     from evovlm.tasks.harness_name import is_harness_name

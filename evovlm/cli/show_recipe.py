@@ -23,17 +23,16 @@ def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.recipes.documents import load_recipe
     from evovlm.recipes.path_figure import path_svg
-    from evovlm.recipes.recipe import ParameterMerge
 
     recipe = load_recipe(file, methods=METHODS)
     if svg is not None:
-        if isinstance(recipe, ParameterMerge):
+        if recipe.path is None:
             raise ConfigError(f"{file}: a merge in parameter space has no path to draw; leave --svg out.")
         write_new_file(svg, path_svg(recipe.path))
     if as_json:
         typer.echo(json.dumps(_as_json(recipe), ensure_ascii=False))
-    elif isinstance(recipe, ParameterMerge):
-        from evovlm.recipes.recipe_text import recipe_to_yaml
+    elif recipe.path is None:
+        from evovlm.recipes.documents import recipe_to_yaml
 
         typer.echo(f"recipe {recipe.recipe_id}\n{recipe_to_yaml(recipe)}", nl=False)
     else:
@@ -41,14 +40,11 @@ def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
 
 
 def _as_json(recipe: "Recipe") -> dict[str, object]:
-    from evovlm.recipes.kinds import models_of
-    from evovlm.recipes.recipe import ParameterMerge
-
     found: dict[str, object] = {
         "recipe_id": recipe.recipe_id,
-        "models": {part: ref.text for part, ref in models_of(recipe).items()},
+        "models": {part: ref.text for part, ref in recipe.models().items()},
     }
-    if not isinstance(recipe, ParameterMerge):
+    if recipe.path is not None:
         found |= {"scale_target": recipe.scale_target, "path": recipe.path.canonical()}
     return found
 
@@ -56,11 +52,9 @@ def _as_json(recipe: "Recipe") -> dict[str, object]:
 def _print_path(recipe: "LayerPathMerge | HybridMerge") -> None:
     from rich.console import Console
 
-    from evovlm.recipes.kinds import models_of
-
     path = recipe.path
     typer.echo(f"recipe {recipe.recipe_id}: {len(path)} hops through {len(path.blocks)} blocks, {_target(recipe)}")
-    for part, ref in models_of(recipe).items():
+    for part, ref in recipe.models().items():
         typer.echo(f"  {part}: {ref.text}")
     Console().print(path_table(path))
     typer.echo(_repeats(path))

@@ -23,7 +23,7 @@ _WINNERS = {
 
 def run_document(run: Run, *, top: int) -> Mapping[str, object]:
     """Return what a run found as plain values, with its `top` candidates."""
-    objective, path = run.objective, run.path
+    objective, path = run.objective, run.description.path
     best, mean = _curves(run)
     rescored = [each.as_json() for each in run.rescored]
     return {
@@ -37,13 +37,14 @@ def run_document(run: Run, *, top: int) -> Mapping[str, object]:
         "tokens": run.journal.tokens,
         "seconds": run.seconds,
         "top": [_candidate_row(run, entry) for entry in run.ranked[:top]],
-        "units": list(run.numbers.units),
+        "units": list(run.description.units),
         "numbers": [
-            {"source": each.source, "parameter": each.name, "values": list(each.values)} for each in run.numbers.numbers
+            {"source": each.source, "parameter": each.name, "values": list(each.values)}
+            for each in run.description.numbers
         ],
-        "chosen": dict(run.numbers.chosen),
+        "chosen": dict(run.description.chosen),
         "path": path.canonical() if path else None,
-        "is_host": run.is_host,
+        "is_host": run.description.is_host,
         "snapshots": list(run.snapshots.values()),
         "best_by_generation": best,
         "mean_by_generation": mean,
@@ -88,7 +89,7 @@ def print_run(run: Run, *, top: int) -> None:
         if run.goals:
             print_front(console, run.front(), goals=run.goals)
             print_line(console, f"to take one: evovlm export {run.folder} --pick CANDIDATE --out recipe.yaml")
-        if run.path is not None:
+        if run.description.path is not None:
             _print_path(console, run)
         else:
             _print_winner(console, run)
@@ -163,7 +164,7 @@ def _print_candidates(console: Console, run: Run, shown: Sequence[Entry]) -> Non
 
 def _print_winner(console: Console, run: Run) -> None:
     print_line(console, f"{_WINNERS[run.winner_kind]}, its numbers")
-    found = run.numbers
+    found = run.description
     table = plain_table()
     # One row a unit: a model has dozens of blocks, and a terminal has 80 columns.
     by_unit = len(found.units) > 1
@@ -188,10 +189,10 @@ def _number(value: float | None) -> str:
 
 
 def _print_path(console: Console, run: Run) -> None:
-    if run.path is not None:
-        same = ", the host as it is" if run.is_host else ""
-        print_line(console, f"{_WINNERS[run.winner_kind]}: a path of {len(run.path)} hops{same}")
-        console.print(path_table(run.path))
+    if run.description.path is not None:
+        same = ", the host as it is" if run.description.is_host else ""
+        print_line(console, f"{_WINNERS[run.winner_kind]}: a path of {len(run.description.path)} hops{same}")
+        console.print(path_table(run.description.path))
 
 
 def _print_curve(console: Console, run: Run) -> None:

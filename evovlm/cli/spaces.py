@@ -10,6 +10,8 @@ _EXAMPLE_BLOCKS = 32
 
 def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
     """List the search spaces, and how many numbers each searches for two sources and 32 blocks."""
+    from evovlm.recipes.kinds import PathTemplate
+    from evovlm.recipes.model_ref import ModelRef
     from evovlm.recipes.path_space import SCALES, PathSpace
     from evovlm.recipes.space_kinds import SPACES, search_space
 
@@ -21,7 +23,10 @@ def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table
         }
         for name, kind in SPACES.items()
     ]
-    paths = {name: PathSpace(blocks=dict.fromkeys("ab", _EXAMPLE_BLOCKS), host="a", scales=name) for name in SCALES}
+    models = {name: ModelRef(text=name) for name in "ab"}
+    template = PathTemplate(sources=models, host=models["a"], scale_target="pending")
+    blocks = dict.fromkeys(models, _EXAMPLE_BLOCKS)
+    paths = {name: PathSpace(template=template, blocks=blocks, scales=name) for name in SCALES}
     rows += [
         {
             "name": f"path, scales {name}",

@@ -14,8 +14,7 @@ from evovlm.evaluation.resident import Resident, open_resident
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.recipes.candidate import Evaluation, Failure
-from evovlm.recipes.kinds import Recipe
-from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.kinds import PathTemplate, Recipe
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.tasks.task import Split
 

@@ -28,11 +28,10 @@ from evovlm.merging.paths.plan import path_problems
 from evovlm.models.backbone import ParameterWriter
 from evovlm.models.layer_stack import LayerStack
 from evovlm.models.loading import LoadedModel, Override, load_like, load_model
-from evovlm.recipes.kinds import PS, HybridMerge, Recipe, parameter_merge_only
+from evovlm.recipes.kinds import PS, HybridMerge, PathTemplate, Recipe, parameter_merge_only
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.local_config import read_config, stored_dtype
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
 from evovlm.resources import available_memory_bytes
 
@@ -227,7 +226,7 @@ class ResidentStack:
     @classmethod
     def open(cls, template: PathTemplate, *, device: str = "auto") -> ResidentStack:
         """Load every source, including a first stage's merge. Raises what `open_recipe_stack` raises."""
-        return cls(template=template, _stack=open_recipe_stack(template.recipe(template.first_blocks()), device=device))
+        return cls(template=template, _stack=open_recipe_stack(template.first_recipe(), device=device))
 
     @property
     def loaded(self) -> LoadedModel:

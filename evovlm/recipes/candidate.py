@@ -12,6 +12,13 @@ from evovlm.recipes.kinds import Recipe
 Genome: TypeAlias = npt.NDArray[np.float64]
 """A point of the unit cube, shape (dim,), float64."""
 
+Levels: TypeAlias = npt.NDArray[np.int64]
+"""Number of values of each gene, shape (dim,); 0 for a gene that is any number in [0, 1].
+
+A gene with k >= 2 levels means the one of k equal intervals of [0, 1] in which it lies (a boundary belongs to the
+lower interval): with k = 2, above one half or not.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:

@@ -9,120 +9,83 @@ seed: 42
 parameters:
   math: {weight: 0.7, density: 0.9}
   ja: {weight: 0.5, density: 1.0}
+
+format: 1
+kind: layer_path
+host: zoo:base
+sources: {math: zoo:math-a, ja: zoo:ja}
+scale_target: stream
+path:
+  - [ja, 0, 1.0]
+  - [math, 1, 0.93]
 """
 
 import json
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from evovlm.errors import ConfigError
-from evovlm.recipes.document_parts import RELATIVE_TO, Document, ModelText, SourceName, is_finite_number
+from evovlm.errors import ConfigError, ModelNotFound
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
+from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
+from evovlm.recipes.local_config import count_blocks, read_config
 from evovlm.recipes.mergekit.reading import is_mergekit, recipe_from_mergekit
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
-from evovlm.recipes.path_documents import LayerPathDocument, PathStageDocument
 from evovlm.recipes.problems import did_you_mean, report_places, report_problems
 from evovlm.recipes.recipe import (
     COMPONENTS,
     SOURCE_PARAMETERS,
-    ByComponent,
     MergeSettings,
     MergeTemplate,
     ParameterMerge,
-    Rescale,
     SourceParameters,
-    UnitValues,
-    Values,
     Vocabulary,
-    numbers_of,
+    is_finite_number,
     parts_of,
 )
-from evovlm.recipes.recipe_text import recipe_to_yaml
-from evovlm.recipes.yaml_text import read_yaml
-
-__all__ = [
-    "MergeDocument",
-    "ParametersDocument",
-    "RecipeDocument",
-    "SettingsDocument",
-    "load_recipe",
-    "read_yaml",
-    "recipe_to_yaml",
-    "report_problems",
-]
+from evovlm.recipes.yaml_text import read_yaml, scalar_text
 
 _METHODS = "methods"
+FOLDER = "folder"
+"""The validation context's key for the file's folder: with it, every model must be a folder or a hub id."""
+RELATIVE_TO = "relative_to"
+"""The validation context's key for the file's folder where models are looked into, but may be missing."""
 
 
-def _as_unit_values(value: object) -> UnitValues:
-    numbers: list[object] = list(value) if isinstance(value, (list, tuple)) else [value]
-    plain = tuple(float(number) for number in numbers if is_finite_number(number))
-    if not plain or len(plain) < len(numbers):
-        raise PydanticCustomError(
-            "unit_values", "should be a number, or a list with one number per unit (embedding, each block, head)"
-        )
-    return plain if isinstance(value, (list, tuple)) else plain[0]
-
-
-def _as_values(value: object, info: ValidationInfo) -> Values:
-    if isinstance(value, Mapping):
-        if set(value) != set(COMPONENTS):
+def _may_be_had(text: str, info: ValidationInfo) -> str:
+    folder: Path | None = (info.context or {}).get(FOLDER)
+    if folder is not None:
+        try:
+            parse_model_ref(text, relative_to=folder).find()
+        except ModelNotFound as error:
             raise PydanticCustomError(
-                "by_component", "by component needs exactly the keys {keys}", {"keys": ", ".join(COMPONENTS)}
-            )
-        values: Values = ByComponent(**{name: _as_unit_values(value[name]) for name in COMPONENTS})
-    else:
-        values = value if isinstance(value, ByComponent) else _as_unit_values(value)
-    parameter = SOURCE_PARAMETERS[str(info.field_name)]
-    if not all(parameter.low <= number <= parameter.high for number in numbers_of(values)):
-        raise PydanticCustomError(
-            "range",
-            "should be in [{low}, {high}], as {meaning}",
-            {"low": f"{parameter.low:g}", "high": f"{parameter.high:g}", "meaning": parameter.meaning},
-        )
-    return values
+                "model", "no such model. {reason}", {"reason": " ".join(str(error).split())}
+            ) from error
+    return text
 
 
-def _as_they_are(values: Values) -> object:
-    return values
+ModelText = Annotated[str, Field(min_length=1), AfterValidator(_may_be_had)]
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
-# Without a serializer of its own, pydantic holds what it has made of a list against the type of the value.
-_Numbers = Annotated[Values, PlainValidator(_as_values), PlainSerializer(_as_they_are)]
+class Document(BaseModel):
+    """Text from a file: unknown keys, numbers in quotes and infinities are problems."""
 
-
-class SettingsDocument(Document):
-    """`settings:` of a recipe."""
-
-    rescale: Rescale = "density"
-    normalize: bool | None = None
-    lambda_: float = Field(default=1.0, alias="lambda")
-    row_wise: bool = False
-    select_topk: float = Field(default=1.0, ge=0, le=1)
-    max_iterations: int = Field(default=10, ge=1)
-    tolerance: float = Field(default=1e-5, ge=0)
-
-    def settings(self) -> MergeSettings:
-        """Return the value that this text means."""
-        return MergeSettings(**{name: getattr(self, name) for name in type(self).model_fields})
-
-
-class ParametersDocument(Document):
-    """One source's numbers: each is a number, a list with one per unit, or either by component."""
-
-    weight: _Numbers = 1.0
-    density: _Numbers = 1.0
-    gamma: _Numbers = 0.01
-    epsilon: _Numbers = 0.15
-
-    def parameters(self) -> SourceParameters:
-        """Return the value that this text means."""
-        return SourceParameters(**{name: getattr(self, name) for name in SOURCE_PARAMETERS})
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class MergeDocument(Document):
@@ -136,7 +99,7 @@ class MergeDocument(Document):
     host: ModelText | None = None
     sources: dict[SourceName, ModelText] = Field(min_length=1)
     method: str
-    settings: SettingsDocument = SettingsDocument()
+    settings: MergeSettings = MergeSettings()
     seed: int = 0
     vocabulary: Vocabulary | None = None
     config_from: str | None = None
@@ -148,6 +111,11 @@ class MergeDocument(Document):
         if known and method not in known:
             raise PydanticCustomError("method", "unknown method{hint}", {"hint": did_you_mean(method, known)})
         return method
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The names of the sources."""
+        return tuple(self.sources)
 
     def template(self, *, relative_to: Path | None) -> MergeTemplate:
         """Return the template that this text means in a file of the folder `relative_to`.
@@ -162,7 +130,7 @@ class MergeDocument(Document):
             host=host,
             sources=sources,
             method=self.method,
-            settings=self.settings.settings(),
+            settings=self.settings,
             seed=self.seed,
             vocabulary=self.vocabulary,
             config_from=self.config_from,
@@ -174,13 +142,13 @@ class RecipeDocument(MergeDocument):
 
     format: Literal[1]
     kind: Literal["parameter_merge"]
-    parameters: dict[str, ParametersDocument]
+    parameters: dict[str, SourceParameters]
 
     @field_validator("parameters")
     @classmethod
     def _names_and_lengths_agree(
-        cls, parameters: dict[str, ParametersDocument], info: ValidationInfo
-    ) -> dict[str, ParametersDocument]:
+        cls, parameters: dict[str, SourceParameters], info: ValidationInfo
+    ) -> dict[str, SourceParameters]:
         sources: Mapping[str, str] | None = info.data.get("sources")
         for name in parameters if sources is not None else ():
             if name not in (sources or ()):
@@ -202,8 +170,7 @@ class RecipeDocument(MergeDocument):
 
     def recipe(self, *, relative_to: Path | None) -> ParameterMerge:
         """Return the recipe that this text means in a file of the folder `relative_to`."""
-        parameters = {name: each.parameters() for name, each in self.parameters.items()}
-        return self.template(relative_to=relative_to).recipe(parameters)
+        return self.template(relative_to=relative_to).recipe(self.parameters)
 
 
 def default_host(base: ModelRef | None, sources: Mapping[str, ModelRef]) -> ModelRef:
@@ -220,6 +187,101 @@ def default_host(base: ModelRef | None, sources: Mapping[str, ModelRef]) -> Mode
     raise ConfigError(
         f"host: missing, and {reason}.\n    Name the model whose config, tokenizer and unmerged tensors to take."
     )
+
+
+def _as_step(value: object, info: ValidationInfo) -> LayerStep:
+    return _step(value, info, further=())
+
+
+def _as_stage_step(value: object, info: ValidationInfo) -> LayerStep:
+    return _step(value, info, further=(PS,))
+
+
+def _step(value: object, info: ValidationInfo, *, further: Collection[str]) -> LayerStep:
+    parts = list(value) if isinstance(value, (list, tuple)) else []
+    if len(parts) != 3 or not isinstance(parts[0], str) or not _is_count(parts[1]) or not is_finite_number(parts[2]):
+        raise PydanticCustomError(
+            "step", "should be [source, block, scale]: a name, a number from 0 on, and a finite number"
+        )
+    source, layer, scale = parts
+    sources: Mapping[str, str] | None = info.data.get("sources")
+    known = {*(sources or ()), *further}
+    if sources is not None and source not in known:
+        raise PydanticCustomError(
+            "source", "'{name}' is not among the sources{hint}", {"name": source, "hint": did_you_mean(source, known)}
+        )
+    if sources is not None and source in sources:
+        n_blocks = _blocks_of(sources[source], info)
+        if n_blocks is not None and layer >= n_blocks:
+            raise PydanticCustomError(
+                "layer",
+                "'{name}' has {count} blocks, 0 to {last}, and no block {layer}",
+                {"name": source, "count": n_blocks, "last": n_blocks - 1, "layer": layer},
+            )
+    return LayerStep(source=source, layer=layer, scale=float(scale))
+
+
+def _is_count(value: object) -> bool:
+    # True is an int to Python, never to a reader of YAML.
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _blocks_of(text: str, info: ValidationInfo) -> int | None:
+    """Return how many blocks a model has, None when its config is not at hand."""
+    context = info.context or {}
+    if RELATIVE_TO not in context:
+        return None
+    config = read_config(parse_model_ref(text, relative_to=context[RELATIVE_TO]))
+    return None if config is None else count_blocks(config)
+
+
+class LayerPathDocument(Document):
+    """A recipe file: `kind: layer_path`.
+
+    Validate with the context `relative_to` (the file's folder) to find blocks that a model at hand does not have.
+    """
+
+    format: Literal[1]
+    kind: Literal["layer_path"]
+    host: ModelText
+    sources: dict[SourceName, ModelText] = Field(min_length=1)
+    scale_target: ScaleTarget
+    path: list[Annotated[LayerStep, PlainValidator(_as_step)]] = Field(min_length=1)
+
+    def layer_path(self) -> LayerPath:
+        """Return the path that this text means."""
+        return LayerPath(steps=tuple(self.path))
+
+    def refs(self, *, relative_to: Path | None) -> Mapping[str, ModelRef]:
+        """Return the sources by name."""
+        return {name: parse_model_ref(text, relative_to=relative_to) for name, text in self.sources.items()}
+
+    def recipe(self, *, relative_to: Path | None) -> LayerPathMerge:
+        """Return the recipe that this text means in a file of the folder `relative_to`."""
+        return LayerPathMerge(
+            host=parse_model_ref(self.host, relative_to=relative_to),
+            sources=self.refs(relative_to=relative_to),
+            path=self.layer_path(),
+            scale_target=self.scale_target,
+        )
+
+
+class PathStageDocument(LayerPathDocument):
+    """The second stage of a hybrid: `ps` is the first stage's result, a source of its own and the host by default."""
+
+    format: Literal[1] = 1
+    host: ModelText = PS
+    sources: dict[SourceName, ModelText] = Field(default_factory=dict)
+    path: list[Annotated[LayerStep, PlainValidator(_as_stage_step)]] = Field(min_length=1)
+
+    @field_validator("sources")
+    @classmethod
+    def _leaves_ps_alone(cls, sources: dict[str, str]) -> dict[str, str]:
+        if PS in sources:
+            raise PydanticCustomError(
+                "source", "'{name}' is the first stage's result; give another name to the model", {"name": PS}
+            )
+        return sources
 
 
 class StageDocument(RecipeDocument):
@@ -307,3 +369,50 @@ def _has_vision(ref: ModelRef) -> bool:
         # Whoever opens the checkpoint says what is wrong with it.
         return False
     return isinstance(config, dict) and has_vision(config)
+
+
+def recipe_to_yaml(recipe: Recipe, *, folder: Path | None = None) -> str:
+    """Return the recipe as YAML text that `load_recipe` reads back to an equal recipe.
+
+    With `folder`, the folder the text is going to, local model paths are rewritten to hold from there.
+    """
+    values = recipe.as_values(lambda ref: _written(ref, folder))
+    return "\n".join(_lines(values, inside="")) + "\n"
+
+
+def _written(ref: ModelRef, folder: Path | None) -> str:
+    local = ref.local_folder()
+    if folder is None or local is None or ref.text.startswith("zoo:") or Path(ref.text).is_absolute():
+        return ref.text
+    relative = os.path.relpath(local.resolve(), folder.resolve())
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
+def _lines(values: Mapping[str, Any], *, inside: str) -> Iterator[str]:
+    """Yield the lines of a mapping that is the value of the key `inside`."""
+    for key, value in values.items():
+        name = scalar_text(key)
+        if isinstance(value, dict) and value and not _is_short(key, value, inside=inside):
+            yield f"{name}:"
+            yield from (f"  {line}" for line in _lines(value, inside=key))
+        elif isinstance(value, list) and key == "path":
+            yield f"{name}:"
+            yield from (f"  - {_flow(step)}" for step in value)
+        else:
+            yield f"{name}: {scalar_text(value) if isinstance(value, str) else _flow(value)}"
+
+
+def _is_short(key: str, value: Mapping[str, Any], *, inside: str) -> bool:
+    """Return whether a mapping is written in one line: the settings, and the numbers of components."""
+    # A source may be called `settings`; its numbers are among the parameters.
+    return (key == "settings" and inside != "parameters") or (key in SOURCE_PARAMETERS and set(value) == {*COMPONENTS})
+
+
+def _flow(value: Any) -> str:
+    """Return a value in one line; a float is the shortest text that reads back as the same float64."""
+    if isinstance(value, dict):
+        each = (f"{key}: {json.dumps(one) if isinstance(one, str) else _flow(one)}" for key, one in value.items())
+        return f"{{{', '.join(each)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(scalar_text(one) if isinstance(one, str) else _flow(one) for one in value)}]"
+    return json.dumps(value)

@@ -1,13 +1,13 @@
-"""The kinds of recipe: parameter space, data-flow space, and the one after the other."""
+"""The kinds of recipe (in parameter space, in data-flow space, one after the other), and templates of paths."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.canonical import check_source_names, recipe_digest
-from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, ScaleTarget
+from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, check_source_names, recipe_digest
 
 PS = "ps"
 """What the result of a hybrid's first stage is called in its second."""
@@ -35,6 +35,11 @@ class HybridMerge:
         object.__setattr__(self, "sources", dict(self.sources))
 
     @property
+    def first_stage(self) -> ParameterMerge:
+        """The merge whose result is a source of the path."""
+        return self.ps
+
+    @property
     def recipe_id(self) -> str:
         """12 hexadecimal digits that stand for everything the recipe says."""
         return recipe_digest(
@@ -48,6 +53,31 @@ class HybridMerge:
             }
         )
 
+    @property
+    def made_by(self) -> str:
+        """How the result is made, as the end of the sentence "made ..."."""
+        return f"{self.ps.made_by}, then as a path of {len(self.path)} blocks"
+
+    def models(self) -> Mapping[str, ModelRef]:
+        """Return every model that the result takes something from, by its part (`stages.ps.host`)."""
+        first = {f"stages.{PS}.{part}": ref for part, ref in self.ps.models().items()}
+        host = {"stages.path.host": self.host} if self.host is not None else {}
+        used = {f"stages.path.sources.{name}": self.sources[name] for name in self.path.sources if name != PS}
+        return {**first, **host, **used}
+
+    def as_values(self, text: Callable[[ModelRef], str] = lambda ref: ref.text) -> dict[str, Any]:
+        """Return the recipe as plain values, as they stand in its file; `text` says how a model is written."""
+        first = self.ps.as_values(text)
+        del first["format"]
+        second = {
+            "kind": "layer_path",
+            **({} if self.host is None else {"host": text(self.host)}),
+            "sources": {name: text(ref) for name, ref in self.sources.items()},
+            "scale_target": self.scale_target,
+            "path": self.path.canonical(),
+        }
+        return {"format": 1, "kind": "hybrid", "stages": {PS: first, "path": second}}
+
     def path_merge(self, ps: ModelRef) -> LayerPathMerge:
         """Return the second stage, for a first stage whose result lies at `ps`."""
         return LayerPathMerge(
@@ -55,23 +85,7 @@ class HybridMerge:
         )
 
 
-Recipe = ParameterMerge | LayerPathMerge | HybridMerge
-
-
-def models_of(recipe: Recipe) -> Mapping[str, ModelRef]:
-    """Return every model that the result takes something from, by its part in the recipe (`host`, `sources.ja`)."""
-    match recipe:
-        case LayerPathMerge():
-            return recipe.models()
-        case HybridMerge():
-            first = {f"stages.ps.{part}": ref for part, ref in models_of(recipe.ps).items()}
-            host = {"stages.path.host": recipe.host} if recipe.host is not None else {}
-            used = {name: recipe.sources[name] for name in recipe.path.sources if name != PS}
-            return {**first, **host, **{f"stages.path.sources.{name}": ref for name, ref in used.items()}}
-        case _:
-            base = {"base": recipe.base} if recipe.base is not None else {}
-            sources = {f"sources.{name}": ref for name, ref in recipe.sources.items()}
-            return {"host": recipe.host, **base, **sources}
+Recipe: TypeAlias = ParameterMerge | LayerPathMerge | HybridMerge
 
 
 def parameter_merge_only(recipe: Recipe) -> ParameterMerge:
@@ -79,3 +93,77 @@ def parameter_merge_only(recipe: Recipe) -> ParameterMerge:
     if not isinstance(recipe, ParameterMerge):
         raise ConfigError(f"recipe {recipe.recipe_id} leads through layers; here a merge of parameters is needed.")
     return recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathTemplate:
+    """Sources, host and scale target of a path; the order of the sources is that in which a search lays them out.
+
+    With `ps`, the result of that merge is a further source, called `ps` and laid out first, and the host where `host`
+    is None. Raises ConfigError when the host is none of the sources, whose first and last block a path needs.
+    """
+
+    sources: Mapping[str, ModelRef]
+    scale_target: ScaleTarget
+    host: ModelRef | None = None
+    ps: ParameterMerge | None = None
+
+    keeps_every_source: ClassVar[bool] = True
+    """Whether a search holds every source in memory, rather than one merged model."""
+
+    def __post_init__(self) -> None:
+        check_source_names(self.sources)
+        if self.ps is not None and PS in self.sources:
+            raise ConfigError(f"sources: '{PS}' is the first stage's result; give another name to the model.")
+        object.__setattr__(self, "sources", dict(self.sources))
+        self.host_source  # noqa: B018 - raises where there is none
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The names of all sources, in their order."""
+        return (*([PS] if self.ps is not None else []), *self.sources)
+
+    @property
+    def host_source(self) -> str:
+        """The source that the host is."""
+        if self.host is None:
+            if self.ps is None:
+                raise ConfigError("host: missing. Name the model that gives embedding, tokenizer and head.")
+            return PS
+        for name, ref in self.sources.items():
+            if ref.identity == self.host.identity:
+                return name
+        raise ConfigError(
+            f"host: '{self.host.text}' is none of the sources, but a path begins with its first block and ends with "
+            "its last.\n    Name it among the sources, too."
+        )
+
+    @property
+    def shaped_like(self) -> Mapping[str, str]:
+        """For each source, the part of the recipe whose model has as many blocks; a first stage's result is its host's.
+
+        Parts are named as in a look at the recipe (`ps.host`, `sources.ja`).
+        """
+        return {name: "ps.host" if name == PS else f"sources.{name}" for name in self.source_names}
+
+    def source_models(self) -> Mapping[str, ModelRef]:
+        """Return for each source, in order, a model of its shape: for a first stage's result, that stage's host."""
+        return {**({PS: self.ps.host} if self.ps else {}), **self.sources}
+
+    def first_recipe(self) -> LayerPathMerge | HybridMerge:
+        """Return a recipe of this template that needs every one of its models: through the first block of each."""
+        return self.recipe(LayerPath(steps=tuple(LayerStep(source=name, layer=0) for name in self.source_names)))
+
+    def recipe(self, path: LayerPath) -> LayerPathMerge | HybridMerge:
+        """Return the recipe that this template and a path make."""
+        if self.ps is not None:
+            return HybridMerge(
+                ps=self.ps, host=self.host, sources=self.sources, path=path, scale_target=self.scale_target
+            )
+        if self.host is None:
+            raise ConfigError("host: missing. Name the model that gives embedding, tokenizer and head.")
+        return LayerPathMerge(host=self.host, sources=self.sources, path=path, scale_target=self.scale_target)
+
+
+Template: TypeAlias = MergeTemplate | PathTemplate
+"""What a search keeps fixed of every recipe."""

@@ -4,14 +4,14 @@ arXiv 2403.13187, section 3.2: blocks of all sources in any order, each as often
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.canonical import check_source_names, recipe_digest
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.problems import did_you_mean
+from evovlm.recipes.recipe import check_source_names, recipe_digest
 
 ScaleTarget = Literal["pending", "stream"]
 """What a step's scale multiplies before the block reads it.
@@ -91,6 +91,9 @@ class LayerPathMerge:
     path: LayerPath
     scale_target: ScaleTarget
 
+    first_stage: ClassVar[None] = None
+    """The merge whose result is a source of the path: all sources are given models."""
+
     def __post_init__(self) -> None:
         check_source_names(self.sources)
         self.path.check_sources(self.sources)
@@ -112,6 +115,22 @@ class LayerPathMerge:
             }
         )
 
+    @property
+    def made_by(self) -> str:
+        """How the result is made, as the end of the sentence "made ..."."""
+        return f"as a path of {len(self.path)} blocks"
+
     def models(self) -> Mapping[str, ModelRef]:
-        """Return every model that the result takes something from, by its part in the recipe."""
+        """Return every model that the result takes something from, by its part in the recipe (`host`, `sources.ja`)."""
         return {"host": self.host, **{f"sources.{name}": self.sources[name] for name in self.path.sources}}
+
+    def as_values(self, text: Callable[[ModelRef], str] = lambda ref: ref.text) -> dict[str, Any]:
+        """Return the recipe as plain values, as they stand in its file; `text` says how a model is written."""
+        return {
+            "format": 1,
+            "kind": "layer_path",
+            "host": text(self.host),
+            "sources": {name: text(ref) for name, ref in self.sources.items()},
+            "scale_target": self.scale_target,
+            "path": self.path.canonical(),
+        }

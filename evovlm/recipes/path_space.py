@@ -8,14 +8,17 @@ and the order of the sources counts.
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
-from evovlm.recipes.layer_path import LayerPath, LayerStep
+from evovlm.recipes.kinds import HybridMerge, PathTemplate, Recipe
+from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
+from evovlm.recipes.space import Description, Gap, Gene, Space
 
 PATH_SIGMA = 0.1
 """The paper's first step size (EvoJAX's default), in the unit cube: genes are the paper's variables plus one half."""
@@ -41,25 +44,26 @@ class ScaleRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PathSpace:
-    """The paths that lead through `blocks`: how many each source has, by name, in the order that they are laid out in.
+class PathSpace(Space):
+    """The paths through the sources of `template` that have as many `blocks`, by name, laid out in that order.
 
-    The `host`'s first block comes first on every path and its last block last; they stand for their positions in the
+    The host's first block comes first on every path and its last block last; they stand for their positions in the
     first repetition and have no gene. `scale_range` bounds the scales, which begin at 1. A search begins with the
     genes of the host's first repetition at one half plus `host_start` times `sigma`, and all others at one half plus
     `rest_start` times `sigma`: with 2 and -2 on the host as it is, each of its blocks left out in 2.3 % of the first
-    draws, and each other block put in as often. Raises ConfigError for a host that is no source or has one block, a
-    scale range without 1, or no repetition.
+    draws, and each other block put in as often. `start` is another point to start from. Raises ConfigError for a host
+    that is not a source or has one block, a scale range without 1, or no repetition.
     """
 
+    template: PathTemplate
     blocks: Mapping[str, int]
-    host: str
     repetitions: int = 3
     scales: str = "per_position"
     scale_range: tuple[float, float] = (0.5, 1.5)
     host_start: float = 2.0
     rest_start: float = -2.0
     sigma: float = PATH_SIGMA
+    start: Genome | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.host not in self.blocks:
@@ -78,6 +82,11 @@ class PathSpace:
         object.__setattr__(self, "blocks", dict(self.blocks))
 
     @property
+    def host(self) -> str:
+        """The source that the host is."""
+        return self.template.host_source
+
+    @property
     def layers(self) -> tuple[tuple[str, int], ...]:
         """The M blocks of all sources as (source, layer), in the order of one repetition."""
         return tuple((name, layer) for name, count in self.blocks.items() for layer in range(count))
@@ -88,45 +97,55 @@ class PathSpace:
         return self.repetitions * sum(self.blocks.values())
 
     @property
-    def dim(self) -> int:
-        """How many genes there are: one for each position but two, then those of the scales."""
-        return self._n_free + SCALES[self.scales].count(self.n_positions, sum(self.blocks.values()))
+    def genes(self) -> tuple[Gene, ...]:
+        """One for each position but two, then those of the scales.
 
-    @property
-    def levels(self) -> npt.NDArray[np.int64]:
-        """How many values each gene takes, shape (dim,): 2 for one that includes a position, 0 for a number."""
-        return np.where(np.arange(self.dim) < self._n_free, 2, 0)
-
-    @property
-    def gene_names(self) -> tuple[str, ...]:
-        """`source.block3.2`: whether the second repetition's is on the path; `scale.source.block3.2`: its scale.
-
-        Genes that say scales in another way are `scale.0`, `scale.1`, ...
+        `source.block3.2` says whether the second repetition's block is on the path, `scale.source.block3.2` is its
+        scale. Genes that say scales in another way are `scale.0`, `scale.1`, ...
         """
         places = [
             f"{source}.block{layer}.{repetition + 1}"
             for repetition in range(self.repetitions)
             for source, layer in self.layers
         ]
-        n_scales = self.dim - self._n_free
-        scales = places if self.scales == "per_position" else [str(number) for number in range(n_scales)]
-        return (*(places[position] for position in self._free), *(f"scale.{name}" for name in scales[:n_scales]))
+        included = (Gene(name=places[position], options=(0, 1)) for position in self._free)
+        if self.scales == "per_position":
+            low, high = self.scale_range
+            return (*included, *(Gene(name=f"scale.{place}", low=low, high=high) for place in places))
+        # The other rules have genes that are not scales themselves.
+        return (*included, *(Gene(name=f"scale.{number}") for number in range(self.dim - self._n_free)))
+
+    @property
+    def dim(self) -> int:
+        """The number of genes."""
+        return self._n_free + SCALES[self.scales].count(self.n_positions, sum(self.blocks.values()))
+
+    @property
+    def levels(self) -> npt.NDArray[np.int64]:
+        """The number of values of each gene, shape (dim,): 2 for one that includes a position, 0 for a number."""
+        return np.where(np.arange(self.dim) < self._n_free, 2, 0)
 
     @property
     def initial(self) -> Genome:
-        """The point a search starts from."""
+        """The point that a search starts from."""
+        if self.start is not None:
+            return self.start
         first, last = self._ends
         host = np.array([first < position < last for position in self._free])
         scales = np.full(self.dim - self._n_free, SCALES[self.scales].first(self))
         return self._beginning(host, scales)
 
-    def beginning_at(self, path: LayerPath) -> Genome:
-        """Return the point that a search starts from at `path`, which takes the place of the host's first repetition.
+    def starting_at(self, recipe: Recipe) -> "PathSpace":
+        """Return the same space, in which a search starts at `recipe`, whose path takes the host's part.
 
         Raises ConfigError as `encode` does.
         """
-        genome = self.encode(path)
-        return self._beginning(genome[: self._n_free] > _THRESHOLD, genome[self._n_free :])
+        genome = self.encode(recipe)
+        return replace(self, start=self._beginning(genome[: self._n_free] > _THRESHOLD, genome[self._n_free :]))
+
+    def equal_weights(self, weight: float) -> NoReturn:  # noqa: ARG002 - of the protocol
+        """Raise ConfigError: the sources of a path have no weights."""
+        raise ConfigError("a search through layers starts at a recipe with a path, not at weights.")
 
     def _beginning(self, included: npt.NDArray[np.bool_], scales: Genome) -> Genome:
         starts = np.where(included, self.host_start, self.rest_start) * self.sigma + _THRESHOLD
@@ -134,48 +153,48 @@ class PathSpace:
         return initial
 
     @property
-    def longest(self) -> LayerPath:
+    def largest(self) -> LayerPathMerge | HybridMerge:
         """The path through every position; no checkpoint of the space is larger.
 
-        Its scales are 0.5 and 2 in turn where genes tell them, so that what keeps such paths from being checkpoints
+        Its scales are 0.5 and 2 in turn where genes say them, so that what keeps such paths from being checkpoints
         keeps this one: a scale in front of the first block can part a head from the embedding it shares.
         """
         first, last = self._ends
-        hops = [self.layers[position % len(self.layers)] for position in (first, *self._free, last)]
-        told = {"none": len(hops), "per_position": 0}.get(self.scales, 1)
-        scales = [1.0 if number < told else 0.5 * 4 ** (number % 2) for number in range(len(hops))]
-        return LayerPath(
-            steps=tuple(
-                LayerStep(source=source, layer=layer, scale=scale)
-                for (source, layer), scale in zip(hops, scales, strict=True)
-            )
+        hops = [first, *self._free, last]
+        unscaled = {"none": len(hops), "per_position": 0}.get(self.scales, 1)
+        return self._recipe(
+            hops, [1.0 if number < unscaled else 0.5 * 4 ** (number % 2) for number in range(len(hops))]
         )
 
-    def decode(self, genome: Genome) -> LayerPath:
-        """Return the path that `genome` (shape (dim,), in the unit cube) stands for.
+    def decode(self, genome: Genome) -> LayerPathMerge | HybridMerge:
+        """Return the recipe of the path that `genome` (shape (dim,), in the unit cube) stands for.
 
         Raises ValueError when the genome has another shape or leaves the cube.
         """
-        if genome.shape != (self.dim,) or not bool(np.all((genome >= 0.0) & (genome <= 1.0))):
-            raise ValueError(f"a genome of this space has shape ({self.dim},) and lies in [0, 1], not {genome}")
+        self.check(genome)
         first, last = self._ends
         chosen = [self._free[index] for index in np.flatnonzero(genome[: self._n_free] > _THRESHOLD)]
         hops = [first, *chosen, last]
-        scales = SCALES[self.scales].scales(genome[self._n_free :], hops, self)
-        layers = self.layers
-        return LayerPath(
-            steps=tuple(
-                LayerStep(source=source, layer=layer, scale=scale)
-                for (source, layer), scale in zip((layers[hop % len(layers)] for hop in hops), scales, strict=True)
-            )
-        )
+        return self._recipe(hops, SCALES[self.scales].scales(genome[self._n_free :], hops, self))
 
-    def encode(self, path: LayerPath) -> Genome:
-        """Return a genome that decodes to `path`: its blocks at their earliest positions, all other scales 1.
+    def describe(self, genome: Genome) -> Description:
+        """Return the path that a genome stands for, and whether it is the host as it is."""
+        path = self.decode(genome).path
+        host = [[self.host, layer, 1.0] for layer in range(self.blocks[self.host])]
+        return Description(path=path, is_host=path.canonical() == host)
+
+    def nearest(self, recipe: Recipe) -> tuple[Genome, Gap]:
+        """Return the genome of `recipe`, with no gap. Raises ConfigError as `encode` does."""
+        return self.encode(recipe), Gap()
+
+    def encode(self, recipe: Recipe) -> Genome:
+        """Return a genome that decodes to the path of `recipe`: blocks at their earliest positions, other scales 1.
 
         Only for scales `none` and `per_position`: a path does not tell the scales of pairs that it does not pass, nor
-        the net behind its scales. Raises ConfigError for those, and for a path that is not of this space.
+        the net behind its scales. Raises ConfigError for those, for a recipe of other models, and for a path that is
+        not in this space.
         """
+        path = self._path_of(recipe)
         if self.scales not in ("none", "per_position"):
             raise ConfigError(f"scales: a path does not tell the genes of '{self.scales}'; only per_position or none.")
         hops = self._hops_of(path)
@@ -190,6 +209,32 @@ class PathSpace:
             if self.scales == "per_position":
                 genome[self._n_free + hop] = (step.scale - low) / (high - low)
         return genome
+
+    def _path_of(self, recipe: Recipe) -> LayerPath:
+        """Return the recipe's path; raises ConfigError when it does not have one, or is of other models."""
+        if recipe.path is None:
+            raise ConfigError("a search through layers starts at a recipe with a path, not at weights.")
+        ours = self.template.sources
+        for name in sorted({*recipe.sources, *ours}):
+            was, now = recipe.sources.get(name), ours.get(name)
+            if was is None or now is None or was.identity != now.identity:
+                there, here = (ref.text if ref else "absent" for ref in (was, now))
+                raise ConfigError(f"the recipe is of another merge: sources.{name} is {there}, and here it is {here}.")
+        if recipe.scale_target != self.template.scale_target:
+            raise ConfigError(
+                f"the recipe is of another merge: scale_target is {recipe.scale_target}, and here it is "
+                f"{self.template.scale_target}."
+            )
+        return recipe.path
+
+    def _recipe(self, hops: Sequence[int], scales: Sequence[float]) -> LayerPathMerge | HybridMerge:
+        layers = self.layers
+        blocks = (layers[hop % len(layers)] for hop in hops)
+        steps = (
+            LayerStep(source=source, layer=layer, scale=scale)
+            for (source, layer), scale in zip(blocks, scales, strict=True)
+        )
+        return self.template.recipe(LayerPath(steps=tuple(steps)))
 
     @property
     def _ends(self) -> tuple[int, int]:

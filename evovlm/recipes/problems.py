@@ -1,5 +1,6 @@
 """Turns pydantic's findings about a file into one error that lists each with its line and key."""
 
+import dataclasses
 import difflib
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -10,6 +11,9 @@ from pydantic_core import ErrorDetails
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.yaml_text import KeyPath, key_lines
+
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+_NO_MAPPING = ("model_type", "dataclass_type", "dict_type")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -59,9 +63,11 @@ def _line(place: KeyPath, lines: Mapping[KeyPath, int]) -> int:
 def _describe(found: ErrorDetails, model: type[BaseModel] | None) -> str:
     place = found["loc"]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place if part != "[key]").lstrip(".")
-    if found["type"] == "extra_forbidden":
+    if found["type"] in _UNKNOWN_KEY:
         hint = did_you_mean(str(place[-1]), _keys_at(model, place[:-1])) if model else ""
         return f"{key}: unknown key{hint}"
+    if found["type"] in _NO_MAPPING:
+        return f"{key or 'the file'}: should hold keys and their values, as in `key: value`"
     if found["type"] == "missing":
         return f"{key}: missing"
     message = found["msg"]
@@ -72,22 +78,31 @@ def _describe(found: ErrorDetails, model: type[BaseModel] | None) -> str:
 
 def _keys_at(model: type[BaseModel], place: Sequence[str | int]) -> Collection[str]:
     """Return the keys that `model` has at `place`, following nested models, mappings and lists."""
-    models = [model]
+    models: list[type] = [model]
     for part in place:
         models = [inner for outer in models for inner in _models_under(outer, part)]
-    return {field.alias or name for each in models for name, field in each.model_fields.items()}
+    return {key for each in models for key in _fields_of(each)}
 
 
-def _models_under(model: type[BaseModel], part: str | int) -> list[type[BaseModel]]:
-    for name, field in model.model_fields.items():
-        if (field.alias or name) == part:
-            return _models_in(field.annotation)
-    # The key of a mapping or the index of a list: already unwrapped with the field above it.
-    return [model]
+def _models_under(model: type, part: str | int) -> list[type]:
+    fields = _fields_of(model)
+    # Else the key of a mapping or the index of a list: already unwrapped with the field above it.
+    return _models_in(fields[str(part)]) if part in fields else [model]
 
 
-def _models_in(annotation: object) -> list[type[BaseModel]]:
+def _fields_of(model: type) -> Mapping[str, object]:
+    """Return the annotation of each key of a pydantic model, or of a dataclass that text is checked against."""
+    if issubclass(model, BaseModel):
+        return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    fields = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
+    return {field.name.rstrip("_"): field.type for field in fields}
+
+
+def _models_in(annotation: object) -> list[type]:
     inner = typing.get_args(annotation)
     if inner:
         return [found for each in inner for found in _models_in(each)]
-    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+    is_one = isinstance(annotation, type) and (
+        issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)
+    )
+    return [annotation] if is_one and isinstance(annotation, type) else []

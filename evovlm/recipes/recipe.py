@@ -1,13 +1,20 @@
-"""What a merge is, as values: a template (everything a search keeps fixed) and a recipe (template and parameters)."""
+"""What a merge is, as values: a template (everything a search keeps fixed) and a recipe (template and parameters).
 
+Settings and parameters are also what stands in a recipe's file: pydantic checks text against them (documents.py).
+"""
+
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard
+
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.canonical import check_source_names, recipe_digest
 from evovlm.recipes.model_ref import ModelRef
 
 UnitValues = float | tuple[float, ...]
@@ -24,6 +31,8 @@ COMPONENTS: tuple[Component, ...] = ("attention", "mlp", "norms", "rest")
 _FIRST_SETTINGS = ("rescale", "normalize", "lambda_")
 _FIRST_PARAMETERS = ("weight", "density")
 
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByComponent:
@@ -37,31 +46,6 @@ class ByComponent:
 
 Values = UnitValues | ByComponent
 """A parameter of a source as a recipe states it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceParameters:
-    """A source's numbers; a method's row in the table of methods says which of them it takes.
-
-    `weight`: any finite factor (slerp's t). `density`: the share of entries kept, in [0, 1]. `gamma`: the share of
-    largest entries that breadcrumbs drops, in [0, 1]. `epsilon`: how far DELLA's keep probabilities reach to both
-    sides of the density, in [0, 0.5]. Raises ConfigError for a number that is not finite or out of range, or an empty
-    list.
-    """
-
-    weight: Values = 1.0
-    density: Values = 1.0
-    gamma: Values = 0.01
-    epsilon: Values = 0.15
-
-    def __post_init__(self) -> None:
-        for name, parameter in SOURCE_PARAMETERS.items():
-            values = canonical_values(getattr(self, name), name=name)
-            object.__setattr__(self, name, values)
-            if not all(parameter.low <= number <= parameter.high for number in numbers_of(values)):
-                raise ConfigError(
-                    f"{name}: {_shown(values)} is not in [{parameter.low:g}, {parameter.high:g}]; {parameter.meaning}."
-                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +91,97 @@ def value_at(values: Values, unit: int, component: Component = "rest") -> float:
     return own[unit] if isinstance(own, tuple) else own
 
 
+def _plain(values: Values) -> Any:
+    if isinstance(values, ByComponent):
+        return {each: _plain(getattr(values, each)) for each in COMPONENTS}
+    return list(values) if isinstance(values, tuple) else values
+
+
 def _canonical(values: UnitValues, *, name: str) -> UnitValues:
     numbers = values if isinstance(values, tuple) else (values,)
     if not numbers or not all(math.isfinite(number) for number in numbers):
         raise ConfigError(f"{name}: {_shown(values)} is not a finite number, nor a list of them.")
     plain = tuple(float(number) + 0.0 for number in numbers)
     return plain if isinstance(values, tuple) else plain[0]
+
+
+def is_finite_number(value: object) -> TypeGuard[int | float]:
+    """Return whether this is a finite number of a file; True is not."""
+    # True is an int to Python, never to a reader of YAML.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _as_unit_values(value: object) -> UnitValues:
+    numbers: list[object] = list(value) if isinstance(value, (list, tuple)) else [value]
+    plain = tuple(float(number) for number in numbers if is_finite_number(number))
+    if not plain or len(plain) < len(numbers):
+        raise PydanticCustomError(
+            "unit_values", "should be a number, or a list with one number per unit (embedding, each block, head)"
+        )
+    return plain if isinstance(value, (list, tuple)) else plain[0]
+
+
+def _as_values(value: object, info: ValidationInfo) -> Values:
+    if isinstance(value, Mapping):
+        if set(value) != set(COMPONENTS):
+            raise PydanticCustomError(
+                "by_component", "by component needs exactly the keys {keys}", {"keys": ", ".join(COMPONENTS)}
+            )
+        values: Values = ByComponent(**{name: _as_unit_values(value[name]) for name in COMPONENTS})
+    else:
+        values = value if isinstance(value, ByComponent) else _as_unit_values(value)
+    parameter = SOURCE_PARAMETERS[str(info.field_name)]
+    if not all(parameter.low <= number <= parameter.high for number in numbers_of(values)):
+        raise PydanticCustomError(
+            "range",
+            "should be in [{low}, {high}], as {meaning}",
+            {"low": f"{parameter.low:g}", "high": f"{parameter.high:g}", "meaning": parameter.meaning},
+        )
+    return values
+
+
+def _as_they_are(values: Values) -> object:
+    return values
+
+
+# Without a serializer of its own, pydantic checks what it has made of a list against the type of the value.
+_Numbers = Annotated[Values, PlainValidator(_as_values), PlainSerializer(_as_they_are)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceParameters:
+    """A source's numbers; a method's row in the table of methods says which of them it takes.
+
+    `weight`: any finite factor (slerp's t). `density`: the share of entries kept, in [0, 1]. `gamma`: the share of
+    largest entries that breadcrumbs drops, in [0, 1]. `epsilon`: how far DELLA's keep probabilities reach to both
+    sides of the density, in [0, 0.5]. Raises ConfigError for a number that is not finite or out of range, or an empty
+    list.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    weight: _Numbers = 1.0
+    density: _Numbers = 1.0
+    gamma: _Numbers = 0.01
+    epsilon: _Numbers = 0.15
+
+    def __post_init__(self) -> None:
+        for name, parameter in SOURCE_PARAMETERS.items():
+            values = canonical_values(getattr(self, name), name=name)
+            object.__setattr__(self, name, values)
+            if not all(parameter.low <= number <= parameter.high for number in numbers_of(values)):
+                raise ConfigError(
+                    f"{name}: {_shown(values)} is not in [{parameter.low:g}, {parameter.high:g}]; {parameter.meaning}."
+                )
+
+    def as_values(self) -> dict[str, Any]:
+        """Return weight, density, and what is not at its default, as plain values."""
+        found = {name: getattr(self, name) for name in SOURCE_PARAMETERS}
+        return {
+            name: _plain(values)
+            for name, values in found.items()
+            if name in _FIRST_PARAMETERS or values != SOURCE_PARAMETERS[name].default
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +197,15 @@ class MergeSettings:
     Raises ConfigError for a number that is not finite or out of range.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     rescale: Rescale = "density"
-    normalize: bool | None = None
-    lambda_: float = 1.0
-    row_wise: bool = False
-    select_topk: float = 1.0
-    max_iterations: int = 10
-    tolerance: float = 1e-5
+    normalize: Annotated[bool | None, Field(strict=True)] = None
+    lambda_: Annotated[float, Field(strict=True, alias="lambda")] = 1.0
+    row_wise: Annotated[bool, Field(strict=True)] = False
+    select_topk: Annotated[float, Field(strict=True, ge=0, le=1)] = 1.0
+    max_iterations: Annotated[int, Field(strict=True, ge=1)] = 10
+    tolerance: Annotated[float, Field(strict=True, ge=0)] = 1e-5
 
     def __post_init__(self) -> None:
         for name in ("lambda_", "select_topk", "tolerance"):
@@ -170,6 +241,9 @@ class MergeTemplate:
     vocabulary: Vocabulary | None = None
     config_from: str | None = None
 
+    keeps_every_source: ClassVar[bool] = False
+    """Whether a search holds every source in memory, rather than one merged model."""
+
     def __post_init__(self) -> None:
         if self.config_from == "host":
             object.__setattr__(self, "config_from", None)
@@ -180,6 +254,24 @@ class MergeTemplate:
             raise ConfigError("sources: a merge needs at least one source.")
         check_source_names(self.sources)
         object.__setattr__(self, "sources", dict(self.sources))
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The names of all sources, in their order."""
+        return tuple(self.sources)
+
+    @property
+    def shaped_like(self) -> Mapping[str, str]:
+        """For each source, the part of the recipe (`host`) whose model has as many blocks: all are alike here."""
+        return dict.fromkeys(self.sources, "host")
+
+    def equal_weights(self, weight: float) -> "ParameterMerge":
+        """Return the recipe in which every source has the same weight, and nothing is dropped."""
+        return self.recipe({name: SourceParameters(weight=weight) for name in self.sources})
+
+    def first_recipe(self) -> "ParameterMerge":
+        """Return a recipe of this template that needs every one of its models."""
+        return self.equal_weights(1.0)
 
     def recipe(self, parameters: Mapping[str, SourceParameters]) -> "ParameterMerge":
         """Return the recipe that this template and `parameters` (one entry per source) make."""
@@ -205,6 +297,11 @@ class ParameterMerge(MergeTemplate):
     """
 
     parameters: Mapping[str, SourceParameters]
+
+    path: ClassVar[None] = None
+    """The path of the recipe's last stage: it does not have one."""
+    first_stage: ClassVar[None] = None
+    """The merge whose result is a source of a path: it does not have one."""
 
     def __post_init__(self) -> None:
         MergeTemplate.__post_init__(self)
@@ -259,6 +356,36 @@ class ParameterMerge(MergeTemplate):
             canonical["config_from"] = self.config_from
         return recipe_digest(canonical)
 
+    @property
+    def made_by(self) -> str:
+        """How the result is made, as the end of the sentence "made ..."."""
+        return f"by the method `{self.method}`"
+
+    def models(self) -> Mapping[str, ModelRef]:
+        """Return every model that the result takes something from, by its part in the recipe (`host`, `sources.ja`)."""
+        base = {"base": self.base} if self.base is not None else {}
+        return {"host": self.host, **base, **{f"sources.{name}": ref for name, ref in self.sources.items()}}
+
+    def as_values(self, text: Callable[[ModelRef], str] = lambda ref: ref.text) -> dict[str, Any]:
+        """Return the recipe as plain values, as they stand in its file; `text` says how a model is written."""
+        base = {"base": text(self.base)} if self.base is not None else {}
+        vocabulary = {"vocabulary": self.vocabulary} if self.vocabulary is not None else {}
+        config_from = {"config_from": self.config_from} if self.config_from is not None else {}
+        first = {name: getattr(self.settings, name) for name in _FIRST_SETTINGS}
+        return {
+            "format": 1,
+            "kind": "parameter_merge",
+            **base,
+            "host": text(self.host),
+            "sources": {name: text(ref) for name, ref in self.sources.items()},
+            "method": self.method,
+            "settings": {name.rstrip("_"): value for name, value in {**first, **self.settings.changed()}.items()},
+            "seed": self.seed,
+            **vocabulary,
+            **config_from,
+            "parameters": {name: self.parameters[name].as_values() for name in self.sources},
+        }
+
     def with_parameters(self, parameters: Mapping[str, SourceParameters]) -> "ParameterMerge":
         """Return the same merge with other numbers."""
         return replace(self, parameters=parameters)
@@ -293,3 +420,16 @@ def _named(what: str, names: list[str]) -> str:
 def _shown(values: object) -> str:
     text = str(values)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def recipe_digest(canonical: Mapping[str, object]) -> str:
+    """Return 12 hexadecimal digits for everything that a recipe says, given as plain values."""
+    text = json.dumps(canonical, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def check_source_names(names: Iterable[str]) -> None:
+    """Raise ConfigError for what is not a name of a source."""
+    for name in names:
+        if not _SOURCE_NAME.fullmatch(name):
+            raise ConfigError(f"sources: '{name}' is not a name; letters, digits, '-' and '_' make one.")

@@ -1,17 +1,27 @@
 """A search space whose points are recipes: the numbers of a template, and what is chosen of its method and settings."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
-from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeSettings, MergeTemplate, ParameterMerge, SourceParameters
-from evovlm.recipes.search_space import Gap, SearchSpace
+from evovlm.recipes.kinds import Recipe, parameter_merge_only
+from evovlm.recipes.recipe import (
+    COMPONENTS,
+    SOURCE_PARAMETERS,
+    Component,
+    MergeSettings,
+    MergeTemplate,
+    ParameterMerge,
+    Values,
+    value_at,
+)
+from evovlm.recipes.search_space import SearchSpace
+from evovlm.recipes.space import Description, Gap, Gene, Space, UnitNumbers
+from evovlm.recipes.unit_ties import unit_name, units_of
 
 METHOD = "method"
 CONFIG_FROM = "config_from"
@@ -19,6 +29,9 @@ HOST = "host"
 SETTINGS = tuple(each.name.rstrip("_") for each in fields(MergeSettings))
 CHOOSABLE = (METHOD, CONFIG_FROM, *SETTINGS)
 """What of a recipe may be chosen: its method, whose rope it takes, and every setting."""
+
+ALL_UNITS = "all units"
+"""The only unit of a space in which units share their numbers."""
 
 
 class MethodUse(Protocol):
@@ -36,40 +49,19 @@ class MethodUse(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A gene that picks one of `options`: the part of [0, 1] that it lies in, of as many equal parts.
-
-    A boundary belongs to the lower part.
-    """
-
-    name: str
-    options: tuple[Any, ...]
-
-    def option(self, coordinate: float) -> Any:
-        """Return the option that a coordinate stands for."""
-        return self.options[max(math.ceil(coordinate * len(self.options)) - 1, 0)]
-
-    def coordinate(self, option: object) -> float:
-        """Return the middle of an option's part. Raises ConfigError for what is none of the options."""
-        if option not in self.options:
-            raise ConfigError(
-                f"{self.name} is {option}, but the space chooses among {', '.join(map(str, self.options))}."
-            )
-        return (self.options.index(option) + 0.5) / len(self.options)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipeSpace:
+class RecipeSpace(Space):
     """Genes of numbers, then those of choices; what they do not say is the template's.
 
     `uses` has a row for each method that a recipe may have. What makes no difference to a recipe's method is at its
-    default there, so that one merge has one recipe. Raises ConfigError when there is no gene.
+    default there, so that one merge has one recipe. `start` is the point that a search starts from (None: the middle
+    of everything). Raises ConfigError when there is no gene.
     """
 
     template: MergeTemplate
     numbers: SearchSpace
-    choices: tuple[Choice, ...]
+    choices: tuple[Gene, ...]
     uses: Mapping[str, MethodUse]
+    start: Genome | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.dim:
@@ -78,20 +70,21 @@ class RecipeSpace:
             )
 
     @property
-    def dim(self) -> int:
-        """How many genes there are."""
-        return self.numbers.dim + len(self.choices)
+    def genes(self) -> tuple[Gene, ...]:
+        """Those of numbers, then those of choices."""
+        return (*self.numbers.genes, *self.choices)
 
     @property
     def initial(self) -> Genome:
-        """The point a search starts from, the middle of everything."""
+        """The point that a search starts from."""
+        if self.start is not None:
+            return self.start
         return np.concatenate([self.numbers.initial, np.full(len(self.choices), 0.5)])
 
     @property
-    def levels(self) -> npt.NDArray[np.int64]:
-        """How many values each gene takes; 0 for a number."""
-        counts = [0] * self.numbers.dim + [len(choice.options) for choice in self.choices]
-        return np.array(counts, dtype=np.int64)
+    def largest(self) -> ParameterMerge:
+        """Any recipe of the space: all of them are as large as the host."""
+        return self.template.first_recipe()
 
     def decode(self, genome: Genome) -> ParameterMerge:
         """Return the recipe that `genome` (shape (dim,), in the unit cube) stands for.
@@ -100,7 +93,7 @@ class RecipeSpace:
         """
         parameters = self.numbers.decode(genome[: self.numbers.dim])
         chosen = {
-            choice.name: choice.option(x)
+            choice.name: choice.value(x)
             for choice, x in zip(self.choices, genome[self.numbers.dim :].tolist(), strict=True)
         }
         method = chosen.pop(METHOD, self.template.method)
@@ -111,32 +104,81 @@ class RecipeSpace:
             self.template, method=method, config_from=config_from, settings=self._settings(method, chosen)
         ).recipe({name: replace(numbers, **plain) if plain else numbers for name, numbers in parameters.items()})
 
-    def encode(self, recipe: ParameterMerge) -> Genome:
+    def encode(self, recipe: Recipe) -> Genome:
         """Return a genome that decodes to `recipe`; see `SearchSpace.encode`.
 
-        Raises ConfigError for a recipe of another template, or whose numbers are not of this space.
+        Raises ConfigError for a recipe of another template, or whose numbers are not in this space.
         """
-        self.check(recipe)
-        numbers = self.numbers.encode(recipe.parameters, but=self._unused(recipe.method))
-        return np.concatenate([numbers, self._chosen(recipe)])
+        merge = self._checked(recipe)
+        numbers = self.numbers.encode(merge.parameters, but=self._unused(merge.method))
+        return np.concatenate([numbers, self._chosen(merge)])
 
-    def nearest(self, recipe: ParameterMerge) -> tuple[Genome, Gap]:
-        """Return the genome of what is nearest to `recipe`, and where its numbers are furthest from the recipe's.
+    def nearest(self, recipe: Recipe) -> tuple[Genome, Gap]:
+        """Return the genome of the recipe nearest to `recipe`, and where their numbers differ most.
 
-        See `SearchSpace.nearest`; what is chosen is never another than the recipe's. Raises ConfigError for a recipe
-        of another template.
+        See `SearchSpace.nearest`; the choices are always those of `recipe`. Raises ConfigError for a recipe of another
+        template.
         """
-        self.check(recipe)
-        but = self._unused(recipe.method)
-        numbers = self.numbers.nearest(recipe.parameters, but=but)
-        gap = self.numbers.gap(recipe.parameters, self.numbers.decode(numbers), but=but)
-        return np.concatenate([numbers, self._chosen(recipe)]), gap
+        merge = self._checked(recipe)
+        but = self._unused(merge.method)
+        numbers = self.numbers.nearest(merge.parameters, but=but)
+        gap = self.numbers.gap(merge.parameters, self.numbers.decode(numbers), but=but)
+        return np.concatenate([numbers, self._chosen(merge)]), gap
 
-    def check(self, recipe: ParameterMerge) -> None:
-        """Raise ConfigError, naming all that differs, when a recipe's numbers are for another merge than this space's.
+    def starting_at(self, recipe: Recipe) -> "RecipeSpace":
+        """Return the same space, in which a search starts at the point nearest to `recipe`.
 
-        Host, seed and vocabulary may be others: they are no matter of the numbers.
+        Raises ConfigError for a recipe of another template.
         """
+        return replace(self, start=self.nearest(recipe)[0])
+
+    def equal_weights(self, weight: float) -> ParameterMerge:
+        """Return the recipe in which every source has the same weight, and all other searched numbers their defaults.
+
+        What the space keeps fixed is what it is there.
+        """
+        middle = self.numbers.decode(self.numbers.initial)
+        plain = {name: row.default for name, row in SOURCE_PARAMETERS.items()} | {"weight": weight}
+        searched = {
+            source: {name: plain[name] for own, name in self.numbers.searched if own == source}
+            for source in self.template.sources
+        }
+        return self.template.recipe({name: replace(middle[name], **given) for name, given in searched.items()})
+
+    def describe(self, genome: Genome) -> Description:
+        """Return the numbers that a genome stands for, one for each unit that has tensors, and what it chooses."""
+        recipe = self.decode(genome)
+        n_blocks, by_unit = self.numbers.n_blocks, self.numbers.differs_by_unit
+        units = range(n_blocks + 2) if by_unit else range(1)
+        knots = self.numbers.knots(genome[: self.numbers.dim])
+
+        def number(values: Values, component: Component | None, unit: int) -> float | None:
+            if component is None:
+                return value_at(values, unit)
+            there = not by_unit or unit in units_of(component, n_blocks=n_blocks)
+            return value_at(values, unit, component) if there else None
+
+        numbers = tuple(
+            UnitNumbers(
+                source=source,
+                parameter=parameter,
+                component=component,
+                values=tuple(number(getattr(recipe.parameters[source], parameter), component, unit) for unit in units),
+                knots=knots.get((source, parameter, component), ()),
+            )
+            for source in sorted(recipe.parameters)
+            for parameter in self.uses[recipe.method].parameters
+            for component in (COMPONENTS if self.numbers.differs_by_component else (None,))
+        )
+        names = tuple(unit_name(unit, n_blocks=n_blocks) for unit in units) if by_unit else (ALL_UNITS,)
+        return Description(units=names, numbers=numbers, ranges=self.numbers.ranges, chosen=self.chosen(recipe))
+
+    def _checked(self, recipe: Recipe) -> ParameterMerge:
+        """Return the recipe. Raises ConfigError, naming all that differs, when its numbers are for another merge.
+
+        Host, seed and vocabulary may differ: the numbers do not depend on them.
+        """
+        recipe = parameter_merge_only(recipe)
         chosen = {choice.name for choice in self.choices}
         differs = [
             f"{name} is {was}, and here it is {now}"
@@ -146,6 +188,7 @@ class RecipeSpace:
         ]
         if differs:
             raise ConfigError(f"the recipe is of another merge: {'; '.join(differs)}.")
+        return recipe
 
     def chosen(self, recipe: ParameterMerge) -> Mapping[str, object]:
         """Return what a recipe of this space has of its choices, by name."""
@@ -162,7 +205,7 @@ class RecipeSpace:
 
     def _chosen(self, recipe: ParameterMerge) -> Genome:
         found = self.chosen(recipe)
-        # What makes no difference to a method is not told by a recipe.
+        # A recipe does not hold what makes no difference to its method.
         return np.array(
             [choice.coordinate(found[choice.name]) if choice.name in found else 0.5 for choice in self.choices],
             dtype=np.float64,
@@ -199,25 +242,3 @@ def _differences(recipe: ParameterMerge, template: MergeTemplate) -> list[tuple[
         if was_set != now_set:
             found.append((each, was_set, now_set))
     return found
-
-
-def equal_weights(template: MergeTemplate, weight: float, *, space: SearchSpace) -> ParameterMerge:
-    """Return the merge in which every source has the same weight, and all else is as if no one had asked for it.
-
-    What the space keeps fixed is what it is there.
-    """
-    middle = space.decode(space.initial)
-    searched = {source: {name for own, name in space.searched if own == source} for source in template.sources}
-    return template.recipe(
-        {
-            source: SourceParameters(
-                **{
-                    name: (weight if name == "weight" else row.default)
-                    if name in searched[source]
-                    else getattr(middle[source], name)
-                    for name, row in SOURCE_PARAMETERS.items()
-                }
-            )
-            for source in template.sources
-        }
-    )

@@ -21,48 +21,13 @@ from evovlm.recipes.recipe import (
     parts_of,
     value_at,
 )
-from evovlm.recipes.unit_ties import UnitTie, components_of, unit_name, units_of
+from evovlm.recipes.space import Gap, Gene, Range
+from evovlm.recipes.unit_ties import KNOT, UnitTie, components_of, unit_name, units_of
 
-Range: TypeAlias = tuple[float, float]
 Parameters: TypeAlias = Mapping[str, SourceParameters]
 """The numbers of each source, by its name."""
 
 _AGREES = 1e-9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gene:
-    """One named coordinate: a parameter of a source, for all of the model or (`place`) for a part of it.
-
-    The gene's 0 is `low` and its 1 is `high`; `initial` is the number a search starts from.
-    """
-
-    source: str
-    parameter: str
-    place: str
-    low: float
-    high: float
-
-    @property
-    def name(self) -> str:
-        """`source.parameter`, followed by `.embedding`, `.block3`, `.knot2`, `.attention.head` where it has a place."""
-        return ".".join(filter(None, (self.source, self.parameter, self.place)))
-
-    @property
-    def initial(self) -> float:
-        """The number a search starts from."""
-        return (self.low + self.high) / 2
-
-    def value(self, coordinate: float) -> float:
-        """Return the number that a coordinate stands for."""
-        return min(max(self.low + coordinate * (self.high - self.low), self.low), self.high)
-
-    def coordinate(self, value: float) -> float:
-        """Return the coordinate that stands for a number of the range."""
-        found = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
-        near = (found, math.nextafter(found, 0.0), math.nextafter(found, 1.0))
-        # What was made of a coordinate is made of this one again, to the last bit.
-        return next((each for each in near if self.value(each) == value), found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,18 +37,15 @@ class Part:
     component: Component | None
     tie: UnitTie
 
-    @property
-    def places(self) -> tuple[str, ...]:
-        """What each of its numbers is for."""
-        return tuple(".".join(filter(None, (self.component or "", label))) for label in self.tie.labels)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
     """An ordered list of genes, and the numbers that stay as they are.
 
-    Each of `searched`, (source, parameter) pairs with their ranges, has a gene for every number of every part.
-    `fixed` holds numbers under "parameter" (every source) or "source.parameter" (one source, which wins).
+    Each of `searched`, (source, parameter) pairs with their ranges, has a gene for every number of every part, named
+    `source.parameter`, followed by `.embedding`, `.block3`, `.knot2`, `.attention.head` where it is for a part of the
+    model. A search starts in the middle of every range. `fixed` holds numbers under "parameter" (every source) or
+    "source.parameter" (one source, which wins).
     """
 
     source_names: tuple[str, ...]
@@ -95,10 +57,10 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         genes = tuple(
-            Gene(source=source, parameter=parameter, place=place, low=low, high=high)
+            Gene(name=".".join(filter(None, (source, parameter, part.component, label))), low=low, high=high)
             for (source, parameter), (low, high) in self.searched.items()
             for part in self.parts
-            for place in part.places
+            for label in part.tie.labels
         )
         object.__setattr__(self, "genes", genes)
 
@@ -110,7 +72,7 @@ class SearchSpace:
     @property
     def initial(self) -> Genome:
         """The point a search starts from."""
-        return np.array([gene.coordinate(gene.initial) for gene in self.genes], dtype=np.float64)
+        return np.array([gene.coordinate((gene.low + gene.high) / 2) for gene in self.genes], dtype=np.float64)
 
     @property
     def differs_by_unit(self) -> bool:
@@ -121,6 +83,15 @@ class SearchSpace:
     def differs_by_component(self) -> bool:
         """Whether a candidate may have a number for one component and another for the next."""
         return any(part.component is not None for part in self.parts)
+
+    @property
+    def ranges(self) -> Mapping[str, Range]:
+        """The range in which each parameter is searched, over all sources."""
+        found: dict[str, Range] = {}
+        for (_, parameter), (low, high) in self.searched.items():
+            before = found.get(parameter, (low, high))
+            found[parameter] = (min(low, before[0]), max(high, before[1]))
+        return found
 
     def decode(self, genome: Genome) -> Parameters:
         """Return the parameters of each source that `genome` (shape (dim,), in the unit cube) stands for.
@@ -181,6 +152,24 @@ class SearchSpace:
             [gene.coordinate(number) for gene, number in zip(self.genes, numbers, strict=True)], dtype=np.float64
         )
 
+    def knots(self, genome: Genome) -> Mapping[tuple[str, str, Component | None], tuple[tuple[float, float], ...]]:
+        """Return the knots of a genome by source, parameter and component, of components with tensors in the blocks.
+
+        A knot is its position on the axis of units (embedding 0, block i at i + 1) and the number there.
+        """
+        n_knots = max(sum(label.startswith(KNOT) for label in part.tie.labels) for part in self.parts)
+        found: dict[tuple[str, str, Component | None], tuple[tuple[float, float], ...]] = {}
+        coming = iter([gene.value(x) for gene, x in zip(self.genes, genome.tolist(), strict=True)])
+        for source, parameter in self.searched:
+            for part in self.parts:
+                knots = [(label, next(coming)) for label in part.tie.labels]
+                if part.component != "rest" and knots[0][0].startswith(KNOT):
+                    found[source, parameter, part.component] = tuple(
+                        (1 + int(label.removeprefix(KNOT)) * (self.n_blocks - 1) / (n_knots - 1), number)
+                        for label, number in knots
+                    )
+        return found
+
     def gap(self, given: Parameters, taken: Parameters, *, but: Collection[str] = ()) -> "Gap":
         """Return where two sets of numbers are furthest apart, among what is searched and has tensors."""
         cells = (
@@ -198,7 +187,7 @@ class SearchSpace:
             )
             for source, parameter, component, unit in cells
         )
-        return max(gaps, key=lambda gap: gap.size, default=Gap(place="", given=0.0, taken=0.0))
+        return max(gaps, key=lambda gap: gap.size, default=Gap())
 
     def _wanted(self, values: Values, unit: int, component: Component | None) -> float:
         if component is not None:
@@ -225,20 +214,6 @@ class SearchSpace:
                 kept = self._kept(source, parameter)
                 if parameter not in but and (source, parameter) not in self.searched and not _same(given, kept):
                     raise ConfigError(f"{source}.{parameter} is {given}, but this space keeps it at {kept}.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """A place, and how far a number there is from the one that a space has for it."""
-
-    place: str
-    given: float
-    taken: float
-
-    @property
-    def size(self) -> float:
-        """How far it is."""
-        return abs(self.given - self.taken)
 
 
 def _same(left: Values, right: Values) -> bool:

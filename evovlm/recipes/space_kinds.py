@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from evovlm.errors import ConfigError
 from evovlm.plugins import Table
 from evovlm.recipes.recipe import COMPONENTS, SOURCE_PARAMETERS, UnitValues
-from evovlm.recipes.search_space import Part, Range, SearchSpace
+from evovlm.recipes.search_space import Part, SearchSpace
+from evovlm.recipes.space import Range
 from evovlm.recipes.unit_ties import UnitTie, all_tied, none_tied, tied_by_spline, tied_in_groups, units_of
 
 PARAMETERS = ("weight", "density")

@@ -57,15 +57,6 @@ def read_yaml(path: Path) -> object:
         loader.dispose()
 
 
-def values_of(text: str) -> object:
-    """Return what YAML text of our own making says, as plain Python values."""
-    loader = _StrictLoader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
 def scalar_text(text: str) -> str:
     """Return YAML that reads back as the string `text`: as it stands where that is safe, else in double quotes."""
     if re.fullmatch(r"[\w./@:~-]*[\w/]", text) and text[0] not in "-:@~" and ": " not in text:

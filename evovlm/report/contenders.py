@@ -13,16 +13,14 @@ from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.families import has_vision
-from evovlm.recipes.kinds import PS, HybridMerge, Recipe
+from evovlm.recipes.kinds import PS, Recipe
 from evovlm.recipes.local_config import read_config
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.report.content import Role
 from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.run import Run, equal_weights
+from evovlm.runs.run import Run
 from evovlm.runs.scores.saved import read_saved
 from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, score_models
-from evovlm.runs.searching.parents import alone
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split
@@ -61,23 +59,22 @@ def contenders_of(run: Run) -> list[Contender]:
     For a task of pictures, a parent that takes none is put in the place of the host's language model.
     """
     found: list[Contender] = []
-    winner, first = run.winner, next(iter(run.searches.values())).template
-    template = first if isinstance(first, MergeTemplate) else None
+    winner, config = run.winner, next(iter(run.searches.values())).config
     if winner is not None:
         found.append(Contender(name=WINNER, role="winner", key=f"{WINNER}-{winner.recipe_id}", model=winner))
-    if isinstance(winner, HybridMerge):
-        key = f"{FIRST_STAGE}-{winner.ps.recipe_id}"
-        found.append(Contender(name=PS, role="stage", key=key, model=winner.ps))
-    sources = dict(template.sources) if template is not None else {}
-    if winner is not None and not isinstance(winner, ParameterMerge):
-        sources = {**winner.sources, **sources}
-    with_pictures = any(_needs_images(choice) for choice in report_tasks(run.config))
+    if winner is not None and winner.first_stage is not None:
+        key = f"{FIRST_STAGE}-{winner.first_stage.recipe_id}"
+        found.append(Contender(name=PS, role="stage", key=key, model=winner.first_stage))
+    own = config.template(relative_to=None).sources
+    sources = {**(winner.sources if winner is not None else {}), **own}
+    with_pictures = any(_needs_images(choice) for choice in report_tasks(config))
     for name, ref in sources.items():
         blind = with_pictures and not has_vision(read_config(ref) or {})
-        model = alone(template, name) if blind and template is not None and name in template.sources else ref
+        model = config.source_alone(name) if blind and name in own else ref
         found.append(Contender(name=name, role="parent", key=f"parent-{name}", model=model))
-    if template is not None and len(template.sources) > 1:
-        found.append(Contender(name=EQUAL_WEIGHTS, role="baseline", key=EQUAL_WEIGHTS, model=equal_weights(template)))
+    baseline = config.baseline()
+    if baseline is not None and len(baseline.sources) > 1:
+        found.append(Contender(name=EQUAL_WEIGHTS, role="baseline", key=EQUAL_WEIGHTS, model=baseline))
     return found
 
 

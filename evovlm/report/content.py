@@ -10,8 +10,8 @@ from typing import Literal
 from evovlm.evaluation.comparison import Comparison
 from evovlm.evaluation.intervals import Interval
 from evovlm.recipes.layer_path import LayerPath
+from evovlm.recipes.space import UnitNumbers
 from evovlm.report.search_content import Course
-from evovlm.runs.winner_numbers import UnitNumbers
 
 Role = Literal["winner", "parent", "baseline", "stage"]
 """What a model is to a run: its winner, one of its sources, the merge of equal weights, a hybrid's first stage."""

@@ -4,21 +4,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evovlm.errors import EvovlmError, ModelNotFound
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.merging.checkpoint.licences import UNKNOWN, Licence, licence_of, most_restrictive
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, value_at
+from evovlm.recipes.recipe import value_at
 from evovlm.report.contenders import contenders_of, report_tasks, scored_of
 from evovlm.report.content import Cost, Model, Numbers, RunContent, Stage, TaskReport
 from evovlm.report.course import read_course
 from evovlm.report.standings import Answered, report_of
-from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.layout import CONFIG_FILE
-from evovlm.runs.run import Run, equal_weights
+from evovlm.runs.run import Run
 
 PARENTS = "parents"
 """The phase in which parents answered alone, for constraints on what they score."""
@@ -91,41 +89,39 @@ def _stage(name: str, run: Run) -> Stage:
         said=_said(run.config),
         course=read_course(run),
         numbers=numbers_of(run),
-        chosen={name: "default" if option is None else str(option) for name, option in run.numbers.chosen.items()},
-        path=run.path,
+        chosen={name: "default" if option is None else str(option) for name, option in run.description.chosen.items()},
+        path=run.description.path,
         cost=_cost(run),
     )
 
 
 def numbers_of(run: Run) -> tuple[Numbers, ...]:
     """Return the winner's numbers, by parameter; none of a path, whose first stage has its own figures."""
-    config, found = run.config, run.numbers
-    if not isinstance(config, EvolveConfig):
+    found, baseline = run.description, run.config.baseline()
+    if baseline is None:
         return ()
-    equal = next(iter(equal_weights(config.template(relative_to=None)).parameters.values()))
-    ranges = config.space.all_ranges
+    equal = next(iter(baseline.parameters.values()))
+    parameters = dict.fromkeys(each.parameter for each in found.numbers)
+    ranges = {parameter: found.ranges.get(parameter, (0.0, 1.0)) for parameter in parameters}
     return tuple(
         Numbers(
             parameter=parameter,
             units=found.units,
             lines=tuple(each for each in found.numbers if each.parameter == parameter),
             equal=value_at(getattr(equal, parameter), 0),
-            low=ranges[parameter][0],
-            high=ranges[parameter][1],
+            low=low,
+            high=high,
         )
-        for parameter in dict.fromkeys(each.parameter for each in found.numbers)
+        for parameter, (low, high) in ranges.items()
     )
 
 
 def _said(config: SearchConfig) -> Mapping[str, str]:
     """Return the settings of a search in a few words."""
     optimizer = config.optimizer
-    values: Any = config.as_mapping()
     said = {
-        "method": " | ".join(each.name for each in config.space.methods(config.merge))
-        if isinstance(config, EvolveConfig)
-        else values["merge"]["kind"],
-        "space": values["space"]["kind"],
+        "method": config.method,
+        "space": config.space.kind,
         "optimizer": f"{optimizer.kind}, sigma {optimizer.sigma:.3g}",
         "seed": str(config.seed),
         "device": config.device,
@@ -150,7 +146,7 @@ def _cost(run: Run) -> Cost:
         tokens=run.journal.tokens,
         parents_tokens=sum(parent.tokens for parent in parents),
         merges=sum("merge" in evaluation.seconds for evaluation in evaluated),
-        merged_bytes=_size_bytes(template.host) if isinstance(template, MergeTemplate) else None,
+        merged_bytes=None if template.keeps_every_source else _size_bytes(run.models["host"]),
         peak_memory=run.peak_memory,
     )
 

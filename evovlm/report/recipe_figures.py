@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evovlm.recipes.layer_path import LayerPath
+from evovlm.recipes.recipe_space import ALL_UNITS
+from evovlm.recipes.space import UnitNumbers
 from evovlm.report.content import Numbers
 from evovlm.report.drawing import MARKERS, Drawing, Pen, legend, new_figure
-from evovlm.runs.winner_numbers import ALL, UnitNumbers
 
 _MOST_WRITTEN = 62
 """Characters of a row, its name among them, up to which the numbers in it are written out."""
@@ -261,7 +262,7 @@ def unit_text(unit: str, pen: Pen) -> str:
     """Return a unit's name in the page's language."""
     if unit.startswith("block"):
         return unit
-    return pen.say("all_units" if unit == ALL else unit)
+    return pen.say("all_units" if unit == ALL_UNITS else unit)
 
 
 def _headings(numbers: Numbers, pen: Pen) -> tuple[str, ...]:

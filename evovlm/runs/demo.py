@@ -16,7 +16,8 @@ from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import parameter_merge_only
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.runs.searching.search import Observer
 from evovlm.tasks.task import Split

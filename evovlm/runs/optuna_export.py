@@ -13,13 +13,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evovlm.errors import ConfigError, OutputError, first_line
 from evovlm.files import new_file
-from evovlm.recipes.recipe_space import Choice
-from evovlm.runs.config.parameters import config_from_mapping
-from evovlm.runs.config.paths import PathConfig
+from evovlm.recipes.space import Gene
+from evovlm.runs.config.kinds import config_from_mapping
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal
 from evovlm.runs.run import Run
@@ -34,25 +31,6 @@ class Study:
     name: str
     trials: int
     failed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parameter:
-    """What a gene says: one of `options`, one of `levels` counted from 0, or (neither) a number between."""
-
-    name: str
-    low: float = 0.0
-    high: float = 1.0
-    levels: int = 0
-    options: Choice | None = None
-
-    def value(self, gene: float) -> float | int | str | bool:
-        """Return it; the boundary between two levels belongs to the lower one."""
-        if self.options is not None:
-            return _plain(self.options.option(gene))
-        if self.levels:
-            return int(np.sum(gene > np.arange(1, self.levels) / self.levels))
-        return min(max(self.low + gene * (self.high - self.low), self.low), self.high)
 
 
 def export_to_optuna(run: Path, *, out: Path) -> tuple[Study, ...]:
@@ -124,32 +102,16 @@ def _written(storage: Any, journal: Journal, *, name: str) -> Study:
     n_values = max((len(each.goals) for each in evaluated), default=0) or 1
     study_id = storage.create_new_study([StudyDirection.MAXIMIZE] * n_values, study_name=name)
     storage.set_study_user_attr(study_id, "config", dict(journal.config))
-    parameters = _parameters(journal)
+    genes = config_from_mapping(journal.config).whole_space(journal.blocks).genes
     begin = _BEGIN
     for entry in candidates:
-        trial = _trial(entry, parameters=parameters, begin=begin)
+        trial = _trial(entry, genes=genes, begin=begin)
         storage.create_new_trial(study_id, template_trial=trial)
         begin = trial.datetime_complete
     return Study(name=name, trials=len(candidates), failed=len(candidates) - len(evaluated))
 
 
-def _parameters(journal: Journal) -> tuple[_Parameter, ...]:
-    config = config_from_mapping(journal.config)
-    if not isinstance(config, PathConfig):
-        n_blocks = next(iter(journal.blocks.values()))
-        recipes = config.recipe_space(template=config.template(relative_to=None), n_blocks=n_blocks)
-        numbers = [_Parameter(name=gene.name, low=gene.low, high=gene.high) for gene in recipes.numbers.genes]
-        return (*numbers, *(_Parameter(name=choice.name, options=choice) for choice in recipes.choices))
-    space = config.path_space(host=config.template(relative_to=None).host_source, blocks=journal.blocks)
-    # The other ways to say scales have genes that are no scales themselves.
-    low, high = space.scale_range if space.scales == "per_position" else (0.0, 1.0)
-    return tuple(
-        _Parameter(name=name, low=low, high=high, levels=count)
-        for name, count in zip(space.gene_names, space.levels.tolist(), strict=True)
-    )
-
-
-def _trial(entry: Entry, *, parameters: tuple[_Parameter, ...], begin: datetime) -> Any:
+def _trial(entry: Entry, *, genes: tuple[Gene, ...], begin: datetime) -> Any:
     from optuna.trial import FrozenTrial, TrialState
 
     done = entry.evaluation
@@ -163,24 +125,24 @@ def _trial(entry: Entry, *, parameters: tuple[_Parameter, ...], begin: datetime)
         datetime_start=begin,
         datetime_complete=begin + timedelta(seconds=seconds),
         params={
-            parameter.name: parameter.value(gene)
-            for parameter, gene in zip(parameters, entry.genome.tolist(), strict=True)
+            gene.name: _plain(gene.value(coordinate))
+            for gene, coordinate in zip(genes, entry.genome.tolist(), strict=True)
         },
-        distributions={parameter.name: _distribution(parameter) for parameter in parameters},
+        distributions={gene.name: _distribution(gene) for gene in genes},
         user_attrs=_attributes(entry),
         system_attrs={},
         intermediate_values={},
     )
 
 
-def _distribution(parameter: _Parameter) -> Any:
+def _distribution(gene: Gene) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if parameter.options is not None:
-        return CategoricalDistribution([_plain(option) for option in parameter.options.options])
-    if parameter.levels:
-        return IntDistribution(0, parameter.levels - 1)
-    return FloatDistribution(parameter.low, parameter.high)
+    if not gene.options:
+        return FloatDistribution(gene.low, gene.high)
+    if all(type(option) is int for option in gene.options) and gene.options == tuple(range(len(gene.options))):
+        return IntDistribution(0, len(gene.options) - 1)
+    return CategoricalDistribution([_plain(option) for option in gene.options])
 
 
 def _plain(option: object) -> float | int | str | bool:

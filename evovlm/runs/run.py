@@ -13,21 +13,17 @@ from pathlib import Path
 
 from evovlm.errors import ConfigError, RunError, RunMismatch
 from evovlm.evaluation.objective import Constraint, Objective
-from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.candidate import TaskScore
-from evovlm.recipes.kinds import PS, Recipe, models_of
-from evovlm.recipes.layer_path import LayerPath
+from evovlm.recipes.kinds import PS, Recipe, Template
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.problems import did_you_mean
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.recipes.space import Description, Space
 from evovlm.runs.config.hybrid import PATH
-from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping
-from evovlm.runs.config.search import SearchConfig, Searched, Winner
+from evovlm.runs.config.kinds import config_from_mapping
+from evovlm.runs.config.search import SearchConfig, Winner
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, best_distinct, changed, read_journal
 from evovlm.runs.folder.layout import JOURNAL_FILE, RESULT_FILE, winner_file
-from evovlm.runs.winner_numbers import WinnerNumbers, numbers_of_entry
 from evovlm.search import pareto
 
 PICKS = "best, knee, task=NAME, or a candidate's number"
@@ -195,22 +191,19 @@ class Run:
     # What was searched
 
     @property
-    def template(self) -> MergeTemplate | PathTemplate:
+    def template(self) -> Template:
         """What the search keeps fixed in every recipe."""
         return self.config.template(relative_to=None)
 
     @cached_property
-    def space(self) -> Searched:
+    def space(self) -> Space:
         """The space of recipes that is searched."""
-        return self.config.searched(self.journal.blocks)
+        return self.config.space_for(self.journal.blocks)
 
     @property
     def models(self) -> Mapping[str, ModelRef]:
         """Every model of the search by its part in a recipe (`host`, `sources.ja`)."""
-        template = self.template
-        if isinstance(template, MergeTemplate):
-            return models_of(equal_weights(template))
-        return models_of(template.recipe(template.first_blocks()))
+        return self.template.first_recipe().models()
 
     @cached_property
     def objective(self) -> Objective | None:
@@ -242,7 +235,7 @@ class Run:
 
         found: dict[str, None] = {}
         for run in self.searches.values():
-            look = preflight_search(run.config.model_copy(update={"guard": None}), run.template)
+            look = preflight_search(run.config.model_copy(update={"guard": None}))
             found |= dict.fromkeys((*look.warnings, *map(str, look.problems)))
         return tuple(found)
 
@@ -351,7 +344,7 @@ class Run:
     @cached_property
     def winner(self) -> Recipe | None:
         """The winner's recipe; None if all failed."""
-        return self.space.recipe(self.winner_entry.genome) if self.winner_entry is not None else None
+        return self.space.decode(self.winner_entry.genome) if self.winner_entry is not None else None
 
     @property
     def fitness(self) -> float | None:
@@ -360,25 +353,9 @@ class Run:
         return entry.evaluation.fitness if entry is not None and entry.evaluation else None
 
     @cached_property
-    def numbers(self) -> WinnerNumbers:
-        """The winner's numbers; empty if all failed, or for a path."""
-        if self.winner_entry is None or not isinstance(self.config, EvolveConfig):
-            return WinnerNumbers()
-        return numbers_of_entry(self.config, self.journal, self.winner_entry)
-
-    @property
-    def path(self) -> LayerPath | None:
-        """The winner's path through layers, if it has one."""
-        return None if self.winner is None or isinstance(self.winner, ParameterMerge) else self.winner.path
-
-    @property
-    def is_host(self) -> bool:
-        """Whether the winner's path is the host, unchanged."""
-        template, path = self.template, self.path
-        if path is None or not isinstance(template, PathTemplate):
-            return False
-        host = template.host_source
-        return path.canonical() == [[host, layer, 1.0] for layer in range(self.journal.blocks[host])]
+    def description(self) -> Description:
+        """The winner's numbers, choices and path; empty if all failed."""
+        return self.space.describe(self.winner_entry.genome) if self.winner_entry is not None else Description()
 
     # One candidate out of many
 
@@ -449,23 +426,13 @@ class Run:
         return best[0]
 
     def _with_recipe(self, entry: Entry) -> RunCandidate:
-        return RunCandidate(entry=entry, recipe=self.space.recipe(entry.genome))
+        return RunCandidate(entry=entry, recipe=self.space.decode(entry.genome))
 
 
 def journal_files(folder: Path) -> Mapping[str, Path]:
     """Return the journals of a run by stage, in the stages' order; the name of a run's only search is empty."""
     files = {name: folder / name / JOURNAL_FILE for name in ("", PS, PATH)}
     return {name: file for name, file in files.items() if file.is_file()}
-
-
-def equal_weights(template: MergeTemplate) -> ParameterMerge:
-    """Return the merge that is not optimised: every model has the same share, and nothing is dropped.
-
-    Of a method that takes the base as one more model (slerp), the base has its share too.
-    """
-    takes_base = METHODS[template.method].base == "first"
-    share = 1.0 / (len(template.sources) + takes_base)
-    return template.recipe({name: SourceParameters(weight=share, density=1.0) for name in template.sources})
 
 
 def _fittest_first(entries: Iterable[Entry]) -> tuple[Entry, ...]:

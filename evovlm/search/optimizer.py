@@ -3,22 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
-from evovlm.recipes.candidate import Genome
+from evovlm.recipes.candidate import Genome, Levels
 
 DEFAULT_SIGMA = 1 / 6
 """The paper's initial step size in the unit cube (Optuna's default for a float in [0, 1])."""
-
-Levels: TypeAlias = npt.NDArray[np.int64]
-"""Number of values of each gene, shape (dim,); 0 for a gene that is any number in [0, 1].
-
-A gene with k >= 2 levels means the one of k equal intervals of [0, 1] in which it lies (a boundary belongs to the
-lower interval): with k = 2, above one half or not.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

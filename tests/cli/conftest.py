@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from evovlm.cli.app import main
-from evovlm.runs.config.parameters import load_config
+from evovlm.runs.config.kinds import load_config
 from evovlm.runs.searching.evolve import evolve
 from tests.pico import pico_llm, pico_vlm
 

@@ -9,7 +9,7 @@ import pytest
 from evovlm import assets
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.documents import load_recipe
-from evovlm.runs.config.parameters import load_config
+from evovlm.runs.config.kinds import load_config
 from evovlm.runs.demo import PIPELINES
 from tests.cli.conftest import Command
 from tests.pico_zoo import pico_zoo

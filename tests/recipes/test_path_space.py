@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,33 +12,38 @@ from hypothesis import strategies as st
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
-from evovlm.recipes.kinds import HybridMerge
+from evovlm.recipes.kinds import HybridMerge, PathTemplate
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.path_space import SCALES, PathSpace
-from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
 from evovlm.seeding import generator
+
+A, B = ModelRef(text="org/a"), ModelRef(text="org/b")
+PS = ParameterMerge(host=A, sources={"a": A}, method="linear", parameters={"a": SourceParameters()})
+
+
+def space_over(blocks: Mapping[str, int], **settings: object) -> PathSpace:
+    """Return the space of paths through models of as many blocks, of which `a` is the host."""
+    sources = {name: ModelRef(text=f"org/{name}") for name in blocks}
+    template = PathTemplate(sources=sources, host=ModelRef(text="org/a"), scale_target="pending")
+    return PathSpace(template=template, blocks=blocks, **settings)  # type: ignore[arg-type]
 
 
 def path_space(
     *,
     scales: str = "per_position",
-    host: str = "a",
     repetitions: int = 2,
     scale_range: tuple[float, float] = (0.5, 2.0),
 ) -> PathSpace:
-    return PathSpace(
-        blocks={"a": 3, "b": 4}, host=host, repetitions=repetitions, scales=scales, scale_range=scale_range
-    )
+    return space_over({"a": 3, "b": 4}, repetitions=repetitions, scales=scales, scale_range=scale_range)
 
 
 @st.composite
 def spaces(draw: st.DrawFn, *, scales: tuple[str, ...] = tuple(SCALES)) -> PathSpace:
     blocks = {name: draw(st.integers(2, 4)) for name in draw(st.sampled_from(["a", "ab", "ba", "cab"]))}
-    return PathSpace(
-        blocks=blocks,
-        host="a",
+    return space_over(
+        blocks,
         repetitions=draw(st.integers(1, 3)),
         scales=draw(st.sampled_from(scales)),
         scale_range=draw(st.sampled_from([(0.5, 1.5), (0.0, 1.0), (-1.0, 3.0), (1.0, 1.25)])),
@@ -52,13 +59,13 @@ def blocks_of(path: LayerPath) -> list[tuple[str, int]]:
 
 
 def in_full(space: PathSpace) -> LayerPath:
-    return space.decode(np.where(space.levels == 2, 1.0, space.initial))
+    return space.decode(np.where(space.levels == 2, 1.0, space.initial)).path
 
 
 @given(data=st.data(), space=spaces())
 def test_every_genome_is_a_path_from_the_host_s_first_block_to_its_last(data: st.DataObject, space: PathSpace) -> None:
     genome = data.draw(genomes(space))
-    path = space.decode(genome)
+    path = space.decode(genome).path
     assert blocks_of(path)[0] == ("a", 0)
     assert blocks_of(path)[-1] == ("a", space.blocks["a"] - 1)
     assert len(path) == 2 + int(np.sum(genome[space.levels == 2] > 0.5))
@@ -68,10 +75,10 @@ def test_every_genome_is_a_path_from_the_host_s_first_block_to_its_last(data: st
 
 @given(data=st.data(), space=spaces(scales=("none", "per_position")))
 def test_a_path_encodes_to_a_genome_that_decodes_to_it(data: st.DataObject, space: PathSpace) -> None:
-    path = space.decode(data.draw(genomes(space)))
-    genome = space.encode(path)
+    recipe = space.decode(data.draw(genomes(space)))
+    path, genome = recipe.path, space.encode(recipe)
     assert np.all((genome >= 0) & (genome <= 1))
-    again = space.decode(genome)
+    again = space.decode(genome).path
     assert blocks_of(again) == blocks_of(path)
     for step, same in zip(again.steps, path.steps, strict=True):
         assert math.isclose(step.scale, same.scale, abs_tol=1e-12)
@@ -79,7 +86,7 @@ def test_a_path_encodes_to_a_genome_that_decodes_to_it(data: st.DataObject, spac
 
 @given(space=spaces())
 def test_a_search_starts_from_the_host_as_it_is_with_all_scales_1(space: PathSpace) -> None:
-    start = space.decode(space.initial)
+    start = space.decode(space.initial).path
     assert blocks_of(start) == [("a", layer) for layer in range(space.blocks["a"])]
     assert all(math.isclose(step.scale, 1.0) for step in start.steps)
 
@@ -90,7 +97,7 @@ def test_positions_are_the_sources_blocks_in_order_repeated_with_the_host_s_ends
 
 
 def test_the_order_of_the_sources_counts() -> None:
-    swapped = PathSpace(blocks={"b": 4, "a": 3}, host="a", repetitions=1)
+    swapped = space_over({"b": 4, "a": 3}, repetitions=1)
     a, b = [("a", layer) for layer in range(3)], [("b", layer) for layer in range(4)]
     assert blocks_of(in_full(swapped)) == [a[0], *b, a[1], a[2]]
     assert blocks_of(in_full(path_space(repetitions=1))) == [a[0], a[1], *b, a[2]]
@@ -98,7 +105,7 @@ def test_the_order_of_the_sources_counts() -> None:
 
 def test_the_paper_s_space_has_192_positions_and_4096_pairs() -> None:
     def dim(scales: str, blocks: int = 32, repetitions: int = 3) -> int:
-        return PathSpace(blocks={"a": blocks, "b": blocks}, host="a", repetitions=repetitions, scales=scales).dim
+        return space_over({"a": blocks, "b": blocks}, repetitions=repetitions, scales=scales).dim
 
     assert [dim(scales) for scales in SCALES] == [190, 190 + 192, 190 + 4096, 190 + 41]
     # The net's size does not depend on the length of the path.
@@ -108,22 +115,22 @@ def test_the_paper_s_space_has_192_positions_and_4096_pairs() -> None:
 def test_the_host_s_first_pass_starts_2_sigma_above_one_half_and_all_else_2_below() -> None:
     space = path_space()
     assert space.initial[:12].tolist() == [0.7, *[0.3] * 11]
-    even = PathSpace(blocks={"a": 3, "b": 4}, host="a", repetitions=2, rest_start=0.0)
+    even = space_over({"a": 3, "b": 4}, repetitions=2, rest_start=0.0)
     assert even.initial[:12].tolist() == [0.7, *[0.5] * 11]
-    far = PathSpace(blocks={"a": 3, "b": 4}, host="a", sigma=0.4)
+    far = space_over({"a": 3, "b": 4}, sigma=0.4)
     assert far.initial[0] == 1.0
 
 
 def test_a_gene_of_one_half_is_not_on_the_path() -> None:
     space = path_space(scales="none")
-    assert len(space.decode(np.full(space.dim, 0.5))) == 2
+    assert len(space.decode(np.full(space.dim, 0.5)).path) == 2
 
 
 def test_a_pair_s_scale_is_that_of_the_block_it_leaves_and_the_block_it_enters() -> None:
     space = path_space(scales="pairwise", scale_range=(0.0, 1.0), repetitions=1)
     genome = np.where(space.levels == 2, 0.0, np.arange(space.dim) / 100)
     genome[[0, 2]] = 1.0
-    path = space.decode(genome)
+    path = space.decode(genome).path
     assert blocks_of(path) == [("a", 0), ("a", 1), ("b", 1), ("a", 2)]
     layers = list(space.layers)
     wanted = [1.0] + [genome[5 + layers.index(i) * 7 + layers.index(j)] for i, j in itertools.pairwise(blocks_of(path))]
@@ -133,10 +140,12 @@ def test_a_pair_s_scale_is_that_of_the_block_it_leaves_and_the_block_it_enters()
 def test_a_net_gives_the_same_hop_at_another_time_another_scale() -> None:
     space = path_space(scales="network", repetitions=3)
     genome = np.where(space.levels == 2, 0.9, generator("net", 0).random(space.dim))
-    scales = [step.scale for step in space.decode(genome).steps]
+    scales = [step.scale for step in space.decode(genome).path.steps]
     assert scales[0] == 1.0
     assert len({round(scale, 9) for scale in scales}) > len(space.layers)
-    assert [step.scale for step in space.decode(np.where(space.levels == 2, 0.9, 0.5)).steps] == [1.0] * len(scales)
+    assert [step.scale for step in space.decode(np.where(space.levels == 2, 0.9, 0.5)).path.steps] == [1.0] * len(
+        scales
+    )
 
 
 @pytest.mark.parametrize("scales", ["pairwise", "network"])
@@ -159,13 +168,13 @@ def test_scales_that_a_path_does_not_tell_are_not_encoded(scales: str) -> None:
 def test_a_path_of_no_such_space_is_not_encoded(steps: list[tuple[str, int, float]], message: str) -> None:
     path = LayerPath(steps=tuple(LayerStep(source=source, layer=layer, scale=scale) for source, layer, scale in steps))
     with pytest.raises(ConfigError, match=message):
-        path_space().encode(path)
+        path_space().encode(path_space().template.recipe(path))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"host": "c"}, "'c' is not among the sources a, b"),
+        ({"blocks": {"b": 4}}, "'a' is not among the sources b"),
         ({"blocks": {"a": 1, "b": 4}}, "has one block"),
         ({"repetitions": 0}, "below 1"),
         ({"scales": "all"}, "there are none, per_position"),
@@ -175,7 +184,7 @@ def test_a_path_of_no_such_space_is_not_encoded(steps: list[tuple[str, int, floa
 )
 def test_what_is_no_space_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PathSpace(**{"blocks": {"a": 3, "b": 4}, "host": "a", **changes})  # type: ignore[arg-type]
+        replace(path_space(), **changes)  # type: ignore[arg-type]
 
 
 def test_a_genome_of_another_shape_or_outside_the_cube_is_refused() -> None:
@@ -183,10 +192,6 @@ def test_a_genome_of_another_shape_or_outside_the_cube_is_refused() -> None:
     for genome in (space.initial[:-1], space.initial + 0.5):
         with pytest.raises(ValueError, match=r"lies in \[0, 1\]"):
             space.decode(genome)
-
-
-A, B = ModelRef(text="org/a"), ModelRef(text="org/b")
-PS = ParameterMerge(host=A, sources={"a": A}, method="linear", parameters={"a": SourceParameters()})
 
 
 def test_a_template_makes_recipes_of_paths() -> None:

@@ -13,7 +13,8 @@ from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS, get_method
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, SourceParameters
-from evovlm.recipes.recipe_space import Choice, RecipeSpace, equal_weights
+from evovlm.recipes.recipe_space import RecipeSpace
+from evovlm.recipes.space import Gene
 from evovlm.recipes.space_kinds import SPACES, search_space
 
 NAMES = ("ja", "math")
@@ -26,15 +27,15 @@ TEMPLATE = MergeTemplate(
     seed=1,
 )
 CHOICES = (
-    Choice(name="method", options=("dare_ties", "linear", "della", "breadcrumbs")),
-    Choice(name="config_from", options=("host", "ja")),
-    Choice(name="rescale", options=("density", "l1", "none")),
-    Choice(name="normalize", options=(True, False)),
-    Choice(name="lambda", options=(0.5, 1.0)),
+    Gene(name="method", options=("dare_ties", "linear", "della", "breadcrumbs")),
+    Gene(name="config_from", options=("host", "ja")),
+    Gene(name="rescale", options=("density", "l1", "none")),
+    Gene(name="normalize", options=(True, False)),
+    Gene(name="lambda", options=(0.5, 1.0)),
 )
 
 
-def space(*choices: Choice, kind: str = "model", fixed: dict[str, float] | None = None) -> RecipeSpace:
+def space(*choices: Gene, kind: str = "model", fixed: dict[str, float] | None = None) -> RecipeSpace:
     methods = next((choice.options for choice in choices if choice.name == "method"), (TEMPLATE.method,))
     taken = {name for method in methods for name in METHODS[method].parameters}
     numbers = search_space(kind, NAMES, 6, parameters=sorted(taken), fixed=fixed)
@@ -64,9 +65,9 @@ def test_encode_undoes_decode(kind: str, data: st.DataObject) -> None:
 def test_a_choice_is_the_part_that_a_gene_lies_in_and_boundaries_are_of_the_lower(
     coordinate: float, option: str
 ) -> None:
-    choice = Choice(name="method", options=("a", "b", "c"))
-    assert choice.option(coordinate) == option
-    assert choice.option(choice.coordinate(option)) == option
+    choice = Gene(name="method", options=("a", "b", "c"))
+    assert choice.value(coordinate) == option
+    assert choice.value(choice.coordinate(option)) == option
     # The middle of its part.
     assert choice.coordinate(option) == pytest.approx(("abc".index(option) + 0.5) / 3)
 
@@ -82,7 +83,7 @@ def test_the_levels_tell_how_many_options_there_are() -> None:
 def test_what_makes_no_difference_to_the_method_is_at_its_default() -> None:
     found = space(*CHOICES)
     genome = np.full(found.dim, 0.2)
-    genome[8:] = Choice(name="", options=(0, 1, 2, 3)).coordinate(1)
+    genome[8:] = Gene(name="", options=(0, 1, 2, 3)).coordinate(1)
     linear = found.decode(genome)
     assert linear.method == "linear"
     assert linear.settings == MergeSettings(normalize=True)
@@ -96,7 +97,7 @@ def test_what_makes_no_difference_to_the_method_is_at_its_default() -> None:
 
 
 def test_what_is_not_chosen_is_the_template_s() -> None:
-    found = space(Choice(name="normalize", options=(True, False)))
+    found = space(Gene(name="normalize", options=(True, False)))
     recipe = found.decode(np.ones(found.dim))
     assert recipe.settings == MergeSettings(rescale="l1", normalize=False)
     assert (recipe.method, recipe.seed, recipe.base) == (TEMPLATE.method, TEMPLATE.seed, TEMPLATE.base)
@@ -104,7 +105,7 @@ def test_what_is_not_chosen_is_the_template_s() -> None:
 
 def test_a_space_may_have_choices_alone_but_not_nothing() -> None:
     fixed = {"weight": 0.5, "density": 0.5}
-    found = space(Choice(name="rescale", options=("density", "l1")), fixed=fixed)
+    found = space(Gene(name="rescale", options=("density", "l1")), fixed=fixed)
     assert found.levels.tolist() == [2]
     assert found.decode(np.array([0.2])).settings.rescale == "density"
     with pytest.raises(ConfigError, match="nothing to search"):
@@ -144,7 +145,7 @@ def test_host_seed_and_vocabulary_are_no_matter_of_the_numbers() -> None:
 
 
 def test_an_option_that_the_space_does_not_have_is_named() -> None:
-    found = space(Choice(name="method", options=("dare_ties", "ties")))
+    found = space(Gene(name="method", options=("dare_ties", "ties")))
     recipe = replace(found.decode(found.initial), method="della")
     with pytest.raises(ConfigError, match="method is della, but the space chooses among dare_ties, ties"):
         found.nearest(recipe)
@@ -152,7 +153,7 @@ def test_an_option_that_the_space_does_not_have_is_named() -> None:
 
 def test_equal_weights_keep_everything_and_leave_fixed_numbers_alone() -> None:
     found = space(kind="layer", fixed={"ja.weight": 0.2})
-    recipe = equal_weights(TEMPLATE, 0.4, space=found.numbers)
+    recipe = found.equal_weights(0.4)
     assert recipe.parameters["math"] == SourceParameters(weight=0.4, density=1.0)
     assert recipe.parameters["ja"] == SourceParameters(weight=0.2, density=1.0)
     assert found.decode(found.encode(recipe)).recipe_id == recipe.recipe_id

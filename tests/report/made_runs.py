@@ -9,10 +9,9 @@ import numpy as np
 from evovlm.evaluation.answers import Answer, ScoredTask
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
 from evovlm.recipes.documents import recipe_to_yaml
-from evovlm.recipes.kinds import Recipe, parameter_merge_only
-from evovlm.recipes.path_template import PathTemplate
+from evovlm.recipes.kinds import Recipe
 from evovlm.report.contenders import Contender, contenders_of
-from evovlm.runs.config.hybrid import HybridConfig
+from evovlm.runs.config.hybrid import PATH, HybridConfig
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
 from evovlm.runs.config.search import SearchConfig
@@ -159,7 +158,7 @@ def make_hybrid_run(folder: Path) -> Path:
         ps=first,
         path=PathConfig.model_validate(path_document(merge=merge), context={UNKNOWN_HOST: True}),
     )
-    stages = replace(stages, path=stages.second(parameter_merge_only(ps)))
+    stages = replace(stages, path=stages.stage(PATH, after=ps))
     (folder / "config.yaml").write_text(stages.to_yaml(), encoding="utf-8")
     last = _write_search(folder / "path", stages.path.resolved(relative_to=None))
     (folder / "best.yaml").write_text(recipe_to_yaml(last, folder=folder), encoding="utf-8")
@@ -178,19 +177,17 @@ def _write_search(
 ) -> Recipe:
     """Write the search and return its best recipe."""
     folder.mkdir(parents=True)
-    template = config.template(relative_to=None)
-    names = template.source_names if isinstance(template, PathTemplate) else tuple(template.sources)
-    blocks = dict.fromkeys(names, N_BLOCKS)
+    blocks = dict.fromkeys(config.template(relative_to=None).source_names, N_BLOCKS)
     (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     journal = Journal.create(folder / "journal.jsonl", config=config.as_mapping(), blocks=blocks)
     for parent in parents:
         journal.append_parent(parent)
     objective = config.goal(journal.parents)
-    searched = config.searched(blocks)
-    optimizer = config.new_optimizer(searched)
+    space = config.space_for(blocks)
+    optimizer = config.new_optimizer(space)
 
     def entry(kind: str, genome: Genome, generation: int, outcome: Outcome, *, index: int | None = None) -> None:
-        recipe_id = searched.recipe(genome).recipe_id
+        recipe_id = space.decode(genome).recipe_id
         index = len(journal.candidates) if index is None else index
         journal.append(
             Entry(kind=kind, index=index, generation=generation, genome=genome, recipe_id=recipe_id, outcome=outcome)
@@ -226,9 +223,9 @@ def _write_search(
         for each in best[: config.rescored]:
             entry("rescored", each.genome, generations, scored_as(each.genome, luck=LUCK), index=each.index)
         entry("mean", optimizer.mean, generations, scored_as(optimizer.mean))
-        text = recipe_to_yaml(searched.recipe(best[0].genome), folder=folder)
+        text = recipe_to_yaml(space.decode(best[0].genome), folder=folder)
         (folder / "best.yaml").write_text(text, encoding="utf-8")
-    return searched.recipe(best[0].genome)
+    return space.decode(best[0].genome)
 
 
 def answer(number: int, text: str, *, score: float = 1.0, **sample: object) -> Answer:

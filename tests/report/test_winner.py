@@ -8,8 +8,7 @@ from evovlm.merging.arithmetic.methods import METHODS, get_method
 from evovlm.recipes.recipe import COMPONENTS, ByComponent, ParameterMerge
 from evovlm.report.content import Numbers
 from evovlm.report.reading import numbers_of
-from evovlm.runs.run import Run, RunCandidate, equal_weights
-from evovlm.runs.searching.parents import alone
+from evovlm.runs.run import Run, RunCandidate
 from tests.report.made_runs import N_BLOCKS, config_of, make_run, make_trading_run
 
 
@@ -77,7 +76,7 @@ def test_what_was_chosen_is_told_and_the_parameters_are_the_chosen_methods(tmp_p
     assert [each.parameter for each in numbers] == ["weight", "density", "epsilon"]
     epsilon = numbers[-1]
     assert (epsilon.low, epsilon.high, epsilon.equal) == (0.0, 0.3, 0.15)
-    chosen = Run.open(run).numbers.chosen
+    chosen = Run.open(run).description.chosen
     assert chosen == {"rescale": winner.recipe.settings.rescale}
 
 
@@ -91,8 +90,7 @@ def test_every_method_that_can_be_searched_has_an_equal_weights_merge(method: st
         del merge["base"]
         merge["host"] = "zoo:ja"
     space = {"kind": "model"}
-    template = config_of(merge=merge, space=space).template(relative_to=None)
-    recipe = equal_weights(template)
+    recipe = config_of(merge=merge, space=space).baseline()
     get_method(recipe)
     weights = {recipe.parameters[name].weight for name in names}
     assert weights == {1 / (len(names) + (METHODS[method].base == "first"))}
@@ -100,7 +98,7 @@ def test_every_method_that_can_be_searched_has_an_equal_weights_merge(method: st
 
 
 def test_a_backbone_alone_is_one_source_whole() -> None:
-    recipe = alone(config_of().template(relative_to=None), "ja")
+    recipe = config_of().source_alone("ja")
     assert recipe.method == "linear"
     assert {name: each.weight for name, each in recipe.parameters.items()} == {"ja": 1.0, "math": 0.0}
     get_method(recipe)

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from tests.pico import pico_llm, pico_vlm
 

@@ -136,18 +136,18 @@ def test_races_on_batches_see_no_more_than_the_batch_and_go_on_where_they_were_c
 
 def assert_it_replays(config: EvolveConfig, journal: Journal) -> None:
     """Hold what an optimizer asks for, told each generation before, against the journal's genomes."""
-    searched = config.searched(journal.blocks)
+    space = config.space_for(journal.blocks)
     groups = [
         [each for each in journal.candidates if each.generation == n]
         for n in range(journal.candidates[-1].generation + 1)
     ]
     told = [[entry.outcome for entry in group] for group in groups]
     for number, group in enumerate(groups):
-        *_, optimizer = replayed(config.new_optimizer(searched), told[:number])
+        *_, optimizer = replayed(config.new_optimizer(space), told[:number])
         asked = optimizer.ask()
         assert len(asked) == len(group)
         assert all(np.array_equal(genome, entry.genome) for genome, entry in zip(asked, group, strict=True))
-    *_, optimizer = replayed(config.new_optimizer(searched), told)
+    *_, optimizer = replayed(config.new_optimizer(space), told)
     assert journal.mean is not None
     assert np.array_equal(optimizer.mean, journal.mean.genome)
 

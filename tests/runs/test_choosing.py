@@ -35,8 +35,8 @@ def test_a_search_with_choices_goes_on_where_it_was_cut(models: Path, evaluator:
     evolve(config, out=tmp_path / "run", resume=True, evaluator=evaluator)
     assert journal_rows(tmp_path / "run") == whole
     read = read_journal(journal)
-    searched = config.searched(read.blocks)
-    recipes = [searched.recipe(entry.genome) for entry in read.candidates]
+    space = config.space_for(read.blocks)
+    recipes = [space.decode(entry.genome) for entry in read.candidates]
     found = {
         (each.method, each.settings.rescale, each.config_from) for each in recipes if isinstance(each, ParameterMerge)
     }
@@ -58,7 +58,7 @@ def test_the_winner_scores_what_its_checkpoint_scores(models: Path, evaluator: E
 
 def test_a_run_says_what_was_chosen(models: Path, evaluator: Evaluator, tmp_path: Path) -> None:
     evolve(choosing(models), out=tmp_path / "run", evaluator=evaluator)
-    chosen = Run.open(tmp_path / "run").numbers.chosen
+    chosen = Run.open(tmp_path / "run").description.chosen
     winner = load_recipe(tmp_path / "run" / "best.yaml")
     assert isinstance(winner, ParameterMerge)
     assert chosen["method"] == winner.method
@@ -75,7 +75,7 @@ def test_every_space_is_searched_written_and_shown(
         {**search_document(models), "space": space, "budget": {"candidates": 4}, "winner": "mean"}
     )
     evolve(config, out=tmp_path / "run", evaluator=evaluator)
-    found = Run.open(tmp_path / "run").numbers
+    found = Run.open(tmp_path / "run").description
     recipe = load_recipe(tmp_path / "run" / "mean.yaml")
     assert isinstance(recipe, ParameterMerge)
     components = 4 if "component" in kind else 1

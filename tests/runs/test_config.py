@@ -12,7 +12,8 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.runs.config.hybrid import HybridConfig, load_search
-from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping, load_config
+from evovlm.runs.config.kinds import config_from_mapping, load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import PathConfig
 from tests.runs.conftest import WriteConfig, search_document
 
@@ -173,7 +174,7 @@ def test_the_paper_s_runs_have_the_paper_s_settings() -> None:
         assert first.as_mapping() == whole.as_mapping()
     for config, population in ((hybrid.ps, 9), (seeing.ps, 8)):
         assert isinstance(config, EvolveConfig)
-        space = config.search_space(n_blocks=32)
+        space = config.whole_space(dict.fromkeys(config.merge.sources, 32))
         assert config.population(dim=space.dim) == population
         assert np.array_equal(space.initial, np.full(space.dim, 0.5))
         assert config.optimizer.sigma == pytest.approx(1 / 6, abs=1e-3)
@@ -191,13 +192,13 @@ def test_the_paper_s_searches_through_layers_have_the_paper_s_settings() -> None
         assert isinstance(config, PathConfig)
         template = config.template(relative_to=None)
         blocks = dict.fromkeys(template.source_names, 32)
-        searched = config.searched(blocks)
+        space = config.space_for(blocks)
         # T = 192 positions, of which two are forced, and a scale for each.
-        assert searched.dim == 190 + 192
-        assert (config.population(dim=searched.dim), config.budget.candidates) == (128, 12800)
+        assert space.dim == 190 + 192
+        assert (config.population(dim=space.dim), config.budget.candidates) == (128, 12800)
         assert (config.optimizer.sigma, config.batch, config.validation) == (0.1, 200, 200)
         assert (config.winner, template.scale_target) == ("snapshot", "pending")
-        recipe = searched.recipe(searched.initial)
+        recipe = space.decode(space.initial)
         assert isinstance(recipe, LayerPathMerge | HybridMerge)
         assert recipe.path.canonical() == [[template.source_names[0], layer, 1.0] for layer in range(32)]
 

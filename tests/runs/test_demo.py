@@ -12,7 +12,7 @@ from evovlm.evaluation.answers import TaskChoice
 from evovlm.models.loading import load_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import SourceParameters
-from evovlm.runs.config.parameters import load_config
+from evovlm.runs.config.kinds import load_config
 from evovlm.runs.demo import PIPELINES, PipelineResult, demo_config, run_pipeline, uniform
 from evovlm.runs.folder.entries import Entry
 from evovlm.search.loop import Generation
@@ -117,7 +117,7 @@ def test_a_demo_with_other_settings_in_the_same_folder_is_refused(evollm: Pipeli
 def test_both_searches_spend_the_whole_budget_in_whole_generations(name: str, is_quick: bool) -> None:
     pipeline = PIPELINES[name]
     config = demo_config(pipeline, quick=is_quick, seed=5)
-    population = config.population(dim=config.search_space(n_blocks=6).dim)
+    population = config.population(dim=config.whole_space(dict.fromkeys(config.merge.sources, 6)).dim)
     assert config.seed == 5
     assert config.budget.candidates == (pipeline.quick_candidates if is_quick else pipeline.candidates)
     assert config.budget.candidates % population == 0

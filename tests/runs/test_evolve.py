@@ -15,7 +15,8 @@ from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import PEAK_MEMORY

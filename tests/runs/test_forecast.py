@@ -8,10 +8,11 @@ import yaml
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.before.calibration import Span
-from evovlm.runs.before.forecast import forecast, forecast_hybrid
+from evovlm.runs.before.forecast import forecast, forecast_stages
 from evovlm.runs.config.budget import BudgetSection
 from evovlm.runs.config.hybrid import load_search
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve
 from tests.runs.conftest import WriteConfig
@@ -114,7 +115,7 @@ def test_both_stages_of_a_hybrid_have_their_own(write_config: WriteConfig, model
         },
     }
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    found = forecast_hybrid(load_search(path).resolved(relative_to=None))  # type: ignore[arg-type]
+    found = forecast_stages(load_search(path).resolved(relative_to=None))  # type: ignore[arg-type]
     assert list(found) == ["ps", "path"]
     assert [each.candidates for each in found.values()] == [4, 4]
     # Of a path, the longest there is.

@@ -11,12 +11,12 @@ from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.before.preflight import preflight_search
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
-from evovlm.runs.searching.parents import alone
 from evovlm.runs.searching.search import Observer
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows
@@ -61,7 +61,7 @@ def test_a_parent_is_scored_once_as_the_source_alone_and_bounds_every_candidate(
     template = config.template(relative_to=None)
     assert isinstance(template, MergeTemplate)
     # What the source scores in the host's place, by another method's weights.
-    scored = evaluator.evaluate(template.recipe(alone(template, "math").parameters))
+    scored = evaluator.evaluate(template.recipe(config.source_alone("math").parameters))
     assert isinstance(scored, Evaluation)
     assert journal.parents["math"].scores == scored.scores
     bound = scored.scores[TASK].score - 0.1
@@ -242,7 +242,7 @@ def test_a_front_that_nobody_seeks_is_warned_of_as_the_run_starts(
     watch = Warned()
     assert evolve(config, out=tmp_path / "run", evaluator=evaluator, observer=watch).front
     assert [each for each in watch.warnings if "random goes by the fitness alone" in each] == list(config.notes)
-    assert config.notes[0] in preflight_search(config, config.template(relative_to=None)).warnings
+    assert config.notes[0] in preflight_search(config).warnings
 
 
 def test_without_pymoo_the_extra_is_named_before_a_model_is_loaded(

@@ -19,8 +19,8 @@ from evovlm.evaluation.resident import load_recipe_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.recipe import SourceParameters
-from evovlm.runs.config.hybrid import HybridConfig, load_search
-from evovlm.runs.config.parameters import load_config
+from evovlm.runs.config.hybrid import PATH, HybridConfig, load_search
+from evovlm.runs.config.kinds import load_config
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.optuna_export import export_to_optuna
 from evovlm.runs.run import Run
@@ -58,7 +58,7 @@ def test_a_winner_with_a_tiny_number_is_what_the_second_stage_begins_with(config
     template = config.ps.template(relative_to=None)
     # YAML 1.1 takes 1e-05 for text.
     winner = template.recipe({name: SourceParameters(weight=1e-05) for name in template.sources})
-    second = config.second(winner).template(relative_to=None)
+    second = config.stage(PATH, after=winner).template(relative_to=None)
     assert second.ps is not None
     assert second.ps.parameters == winner.parameters
 
@@ -102,12 +102,12 @@ def test_both_stages_are_runs_and_the_whole_tells_of_both(whole: RunResult) -> N
     assert [told["stages"][stage]["candidates"] for stage in ("ps", "path")] == [8, 8]
     run = Run.open(whole.folder)
     assert isinstance(whole.recipe, HybridMerge)
-    assert (len(run.candidates), run.path) == (8, whole.recipe.path)
+    assert (len(run.candidates), run.description.path) == (8, whole.recipe.path)
     assert (run.stage_name, run.config.batch, run.finished) == ("path", 3, True)
     # Before each of the two generations, and after.
     assert len(run.snapshots) == 3
     assert max(run.snapshots.values()) == whole.fitness
-    assert run.is_host == (whole.recipe.path.canonical() == [["ps", layer, 1.0] for layer in range(2)])
+    assert run.description.is_host == (whole.recipe.path.canonical() == [["ps", layer, 1.0] for layer in range(2)])
     assert Run.open(whole.folder / "ps").stage_name is None
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from evovlm.errors import ConfigError
 from evovlm.runs.before.leaks import leak_warnings
 from evovlm.runs.before.preflight import preflight_search
-from evovlm.runs.config.parameters import config_from_mapping, load_config
+from evovlm.runs.config.kinds import config_from_mapping, load_config
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import evolve
 from evovlm.tasks import task as task_module
@@ -111,7 +111,7 @@ def test_a_task_of_one_s_own_runs_and_its_overlap_is_said_first(write_config: Wr
     resolved = config.resolved(relative_to=tmp_path)
     assert resolved.tasks[0].name == str(tmp_path / "mine.yaml")
     assert config_from_mapping(resolved.as_mapping()).as_mapping() == resolved.as_mapping()
-    found = preflight_search(resolved, resolved.template(relative_to=None))
+    found = preflight_search(resolved)
     assert any("mine shows a search 1 of the samples that mine reports on" in warning for warning in found.warnings)
     assert found.problems == ()
     listener = Listener()
@@ -128,7 +128,7 @@ def test_data_that_a_report_names_and_that_is_broken_is_a_problem(write_config: 
     path = write_config({"report": [{"name": "mgsm_ja", "data": "broken.jsonl"}]})
     resolved = load_config(path).resolved(relative_to=path.parent)
     assert resolved.report[0].data == str(tmp_path / "broken.jsonl")
-    found = preflight_search(resolved, resolved.template(relative_to=None))
+    found = preflight_search(resolved)
     assert ["there is no 'question'" in str(problem) for problem in found.problems] == [True]
 
 
@@ -144,7 +144,7 @@ def test_pictures_that_only_look_alike_are_told_when_asked(write_config: WriteCo
     (warning,) = [each for each in leak_warnings(resolved) if "that seen reports on" in each]
     assert "seen shows a search pictures that look like those of 1 of the samples that seen reports on" in warning
     assert "a cosine of 0.999 or more): s0 ~ s4 (" in warning
-    assert warning in preflight_search(resolved, resolved.template(relative_to=None)).warnings
+    assert warning in preflight_search(resolved).warnings
     everything = leak_warnings(resolved.guarded(near_pictures=None, threshold=-1.0))
     (warning,) = [each for each in everything if "that seen reports on" in each]
     assert "2 of the samples" in warning
@@ -170,7 +170,7 @@ def test_without_pictures_no_model_for_them_is_loaded(write_config: WriteConfig)
 def test_a_guard_s_model_that_is_not_there_is_a_problem(write_config: WriteConfig, tmp_path: Path) -> None:
     path = write_config({"tasks": [{"name": own_pictures(tmp_path)}], "guard": {"near_pictures": "./clip"}})
     resolved = load_config(path).resolved(relative_to=tmp_path)
-    found = preflight_search(resolved, resolved.template(relative_to=None))
+    found = preflight_search(resolved)
     assert ["CLIP model './clip': there is no such folder" in str(problem) for problem in found.problems] == [True]
 
 
@@ -182,7 +182,7 @@ def test_a_metric_that_cannot_be_had_is_a_problem(
     text = (tmp_path / name).read_text(encoding="utf-8")
     (tmp_path / name).write_text(text.replace("metric: accuracy", "metric: evaluate:somebody/metric"), encoding="utf-8")
     resolved = load_config(write_config({"tasks": [{"name": name}]})).resolved(relative_to=tmp_path)
-    found = preflight_search(resolved, resolved.template(relative_to=None))
+    found = preflight_search(resolved)
     assert [ALLOW_VARIABLE in str(problem) for problem in found.problems] == [True]
 
 

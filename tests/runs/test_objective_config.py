@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from evovlm.errors import ConfigError
-from evovlm.runs.config.parameters import config_from_mapping, load_config
+from evovlm.runs.config.kinds import config_from_mapping, load_config
 from tests.runs.conftest import WriteConfig
 
 TWO = [{"name": "word_problems_ja"}, {"name": "word_problems_en", "weight": 2}]

@@ -62,12 +62,12 @@ def test_every_candidate_of_a_run_is_a_trial_that_optuna_opens(
     assert export_to_optuna(tmp_path / "run", out=out) == (Study(name="run", trials=12, failed=0),)
     study = study_in(out, "run")
     entries = read_journal(tmp_path / "run/journal.jsonl").candidates
-    space = config.search_space(n_blocks=2)
+    space = config.space_for({"math": 2, "ja": 2})
     assert [trial.number for trial in study.trials] == list(range(12))
     begin = study.trials[0].datetime_start
     for trial, entry in zip(study.trials, entries, strict=True):
         assert isinstance(entry.outcome, Evaluation)
-        decoded = space.decode(entry.genome)
+        decoded = space.decode(entry.genome).parameters
         assert trial.params == {
             f"{source}.{parameter}": getattr(decoded[source], parameter)
             for source in ("ja", "math")

@@ -16,7 +16,7 @@ from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.runs.before import preflight
-from evovlm.runs.before.preflight import preflight_hybrid, preflight_search
+from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.paths import PathConfig
 from tests.paths import path_of
 from tests.pico import pico_llm, pico_vlm
@@ -54,13 +54,13 @@ def test_the_largest_winner_is_told_of_a_search_through_layers(
     pico_llm(tmp_path / "math", like=base, tie=tied, n_blocks=3)
     sources = {"math": str(tmp_path / "math"), "base": str(base)}
     config = searched(tmp_path, problems, host=str(base), sources=sources, scale_target=target)
-    found = preflight_search(config, config.template(relative_to=None))
+    found = preflight_search(config)
     found.raise_problems()
     assert found.result is not None
     assert found.needs is not None
     assert found.result.at_most
-    space = config.searched({"math": 3, "base": 2})
-    largest = space.recipe(np.ones(space.dim))
+    space = config.space_for({"math": 3, "base": 2})
+    largest = space.decode(np.ones(space.dim))
     assert isinstance(largest, LayerPathMerge)
     plan = PathPlan.open(largest)
     assert found.result.n_blocks == len(largest.path) == 10
@@ -84,7 +84,7 @@ def alone(folder: Path) -> LayerPathMerge:
 
 def test_every_model_of_a_search_through_layers_stays_in_memory_once(models: Path, problems: Path) -> None:
     config = searched(models, problems)
-    found = preflight_search(config, config.template(relative_to=None))
+    found = preflight_search(config)
     assert found.needs is not None
     kept = 4 * sum(n_weights(models / name) for name in ("base", "math", "ja"))
     merging = preflight_recipe(alone(models / "base")).needs
@@ -106,39 +106,38 @@ def test_what_a_first_stage_makes_is_in_memory_beside_the_model_it_is_made_in(
     document = hybrid_document(models, problems)
     document["stages"]["path"]["merge"]["sources"] = {"other": str(models / source)}  # type: ignore[index]
     config = loaded(tmp_path / "hybrid.yaml", document)
-    found = preflight_hybrid(config.ps, config.path)
+    found = preflight_search(config)
     found.raise_problems()
     assert found.needs is not None
     assert found.result is not None
     merging = preflight_recipe(alone(models / "base")).needs
     assert merging is not None
     kept = 4 * (n_weights(models / "base") + n_weights(models / source))
-    first = preflight_search(config.ps, config.ps.template(relative_to=None)).needs
+    first = preflight_search(config.ps).needs
     assert first is not None
     assert found.needs.memory_bytes == max(merging.memory_bytes + kept, first.memory_bytes)
     assert (found.result.n_blocks, found.result.at_most) == (8, True)
     # While the winner is written, the merge of the first stage lies beside it.
     assert found.needs.meanwhile_bytes == 2 * n_weights(models / "base")
     template = config.path.template(relative_to=None)
-    assert isinstance(template.recipe(template.first_blocks()), HybridMerge)
+    assert isinstance(template.first_recipe(), HybridMerge)
 
 
 def test_a_disk_without_room_for_the_largest_winner_is_a_warning(
     models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = searched(models, problems)
-    template = config.template(relative_to=None)
     monkeypatch.setattr(needs, "free_disk_bytes", lambda _: 1000)
     monkeypatch.setattr(preflight, "free_disk_bytes", lambda _: 1000)
-    found = preflight_search(config, template, out=tmp_path / "out")
+    found = preflight_search(config, out=tmp_path / "out")
     found.raise_problems()
     assert any("for the largest winner there is" in each and "out: the result takes" in each for each in found.warnings)
-    assert not any("largest winner" in each for each in preflight_search(config, template).warnings)
+    assert not any("largest winner" in each for each in preflight_search(config).warnings)
 
 
 def test_what_is_in_the_winner_s_place_stands_against_a_search(models: Path, problems: Path, tmp_path: Path) -> None:
     config = searched(models, problems)
-    found = preflight_search(config, config.template(relative_to=None), out=tmp_path)
+    found = preflight_search(config, out=tmp_path)
     assert [type(problem) for problem in found.problems] == [OutputExists]
 
 
@@ -157,7 +156,7 @@ def test_a_host_whose_vision_encoder_adds_to_the_stream_at_several_hops_is_searc
 ) -> None:
     config = searched(deepstack, problems, host=str(deepstack), sources={"vlm": str(deepstack)}, scale_target=target)
     config = config.model_copy(update={"space": config.space.model_copy(update={"scales": scales})})
-    found = preflight_search(config, config.template(relative_to=None))
+    found = preflight_search(config)
     assert [str(problem).split(":")[0] for problem in found.problems] == ([] if fits else ["space.scales"])
     if fits:
         assert found.result is not None

@@ -15,7 +15,7 @@ from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
-from evovlm.runs.config.parameters import config_from_mapping, load_config
+from evovlm.runs.config.kinds import config_from_mapping, load_config
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.run import Run
@@ -74,8 +74,8 @@ def test_the_winner_is_the_snapshot_that_did_best_on_the_validation_samples(whol
 
 def test_the_first_snapshot_is_the_host_as_it_is(whole: RunResult, config: PathConfig) -> None:
     journal = read_journal(whole.folder / "journal.jsonl")
-    searched = config.searched(journal.blocks)
-    recipe = searched.recipe(journal.snapshots[0].genome)
+    space = config.space_for(journal.blocks)
+    recipe = space.decode(journal.snapshots[0].genome)
     assert isinstance(recipe, LayerPathMerge)
     assert recipe.path.canonical() == [["base", 0, 1.0], ["base", 1, 1.0]]
 
@@ -192,7 +192,7 @@ def test_a_finished_run_tells_its_result_and_its_path_without_a_model(
     run = Run.open(whole.folder)
     assert run.winner_kind == "snapshot"
     assert isinstance(whole.recipe, LayerPathMerge)
-    assert run.path == whole.recipe.path
+    assert run.description.path == whole.recipe.path
 
 
 def test_models_that_have_other_numbers_of_blocks_by_now_are_refused(
@@ -206,18 +206,18 @@ def test_models_that_have_other_numbers_of_blocks_by_now_are_refused(
 
 
 def test_a_candidate_moves_no_weights(config: PathConfig, stack: Evaluator) -> None:
-    searched = config.searched(stack.resident.blocks)
-    stack.merge_into_resident(searched.recipe(np.where(searched.levels == 2, 1.0, 0.2)))
+    space = config.space_for(stack.resident.blocks)
+    stack.merge_into_resident(space.decode(np.where(space.levels == 2, 1.0, 0.2)))
     before = {id(tensor): tensor.data_ptr() for tensor in stack.loaded.model.parameters()}
     # Every hop of a repeated block is the one set of parameters: 3 sources of 2 blocks, and the host's other tensors.
-    stack.merge_into_resident(searched.recipe(np.where(searched.levels == 2, 1.0, 0.9)))
+    stack.merge_into_resident(space.decode(np.where(space.levels == 2, 1.0, 0.9)))
     assert {id(tensor): tensor.data_ptr() for tensor in stack.loaded.model.parameters()} == before
     assert len(stack.loaded.model.model.layers) == 12
 
 
 def test_a_recipe_of_another_search_is_no_candidate(config: PathConfig, stack: Evaluator) -> None:
     template = config.template(relative_to=None)
-    other = template.recipe(template.first_blocks())
+    other = template.first_recipe()
     assert isinstance(other, LayerPathMerge)
     parameters = ParameterMerge(
         host=other.host, sources={"a": other.host}, method="linear", parameters={"a": SourceParameters()}

@@ -14,7 +14,8 @@ from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import InProcess, Job
 from evovlm.recipes.candidate import Candidate, Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.racing import RacingSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import read_journal
@@ -223,10 +224,10 @@ def part_of(candidate: Candidate, outcome: Evaluation | Failure) -> Entry:
 
 def test_equal_recipes_are_scored_once_and_told_the_same(racer: Evaluator, races: EvolveConfig) -> None:
 
-    searched = races.searched(racer.resident.blocks)
-    genomes = [searched.initial, searched.initial * 0.5, searched.initial, searched.initial * 1.5]
+    space = races.space_for(racer.resident.blocks)
+    genomes = [space.initial, space.initial * 0.5, space.initial, space.initial * 1.5]
     candidates = [
-        Candidate(genome=genome, recipe=searched.recipe(genome), generation=0, index=index)
+        Candidate(genome=genome, recipe=space.decode(genome), generation=0, index=index)
         for index, genome in enumerate(genomes)
     ]
     workers = InProcess(evaluator=racer)

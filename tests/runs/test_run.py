@@ -9,12 +9,13 @@ from evovlm.errors import ConfigError, RunError, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Failure
 from evovlm.recipes.documents import load_recipe
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.recipes.recipe_space import ALL_UNITS
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal
 from evovlm.runs.run import Run, journal_files
 from evovlm.runs.searching.evolve import RunResult, evolve
-from evovlm.runs.winner_numbers import ALL
 from tests.report.made_runs import OTHER_TASK, TASK, make_hybrid_run, make_run, make_trading_run
 from tests.runs.conftest import WriteConfig
 
@@ -35,9 +36,9 @@ def test_a_finished_run_has_the_winner_that_the_search_returned(whole_run: RunRe
 
 
 def test_the_numbers_are_those_of_the_winner_s_recipe(whole_run: RunResult) -> None:
-    found = Run.open(whole_run.folder).numbers
+    found = Run.open(whole_run.folder).description
     recipe = load_recipe(whole_run.folder / "best.yaml")
-    assert found.units == (ALL,)
+    assert found.units == (ALL_UNITS,)
     assert {(each.source, each.parameter): each.values for each in found.numbers} == {
         (source, parameter): (getattr(recipe.parameters[source], parameter),)
         for source in ("ja", "math")
@@ -50,7 +51,7 @@ def test_the_numbers_are_those_of_the_mean_where_the_mean_is_the_winner(
 ) -> None:
     evolve(config.model_copy(update={"winner": "mean"}), out=tmp_path / "run", evaluator=evaluator)
     run = Run.open(tmp_path / "run")
-    weights = {each.source: each.values[0] for each in run.numbers.numbers if each.parameter == "weight"}
+    weights = {each.source: each.values[0] for each in run.description.numbers if each.parameter == "weight"}
     recipe = load_recipe(tmp_path / "run/mean.yaml")
     assert run.winner_kind == "mean"
     assert run.fitness == run.mean_fitness is not None
@@ -65,7 +66,7 @@ def test_a_layer_wise_run_without_density_has_a_number_per_unit(
         write_config({"merge": {**merge, "method": "linear"}, "space": {"kind": "layer"}, "budget": {"candidates": 4}})
     )
     evolve(config, out=tmp_path / "run")
-    found = Run.open(tmp_path / "run").numbers
+    found = Run.open(tmp_path / "run").description
     assert found.units == ("embedding", "block0", "block1", "head")
     assert [(each.source, each.parameter, len(each.values)) for each in found.numbers] == [
         ("ja", "weight", 4),
@@ -77,7 +78,7 @@ def test_a_run_without_candidates_is_open_and_says_that_it_has_none(config: Evol
     Journal.create(tmp_path / "journal.jsonl", config=config.as_mapping(), blocks={"math": 2, "ja": 2})
     run = Run.open(tmp_path)
     assert (run.finished, run.candidates, run.winner, run.fitness, run.objective) == (False, (), None, None, None)
-    assert (run.front(), run.rescored, run.generations, run.numbers.numbers) == ((), (), (), ())
+    assert (run.front(), run.rescored, run.generations, run.description.numbers) == ((), (), (), ())
     with pytest.raises(RunMismatch, match="no candidate has been evaluated yet"):
         run.check_begun()
     with pytest.raises(RunError, match="no candidate has been evaluated yet"):
@@ -86,14 +87,20 @@ def test_a_run_without_candidates_is_open_and_says_that_it_has_none(config: Evol
 
 def test_a_run_in_which_all_failed_has_reasons_and_no_winner(config: EvolveConfig, tmp_path: Path) -> None:
     journal = Journal.create(tmp_path / "journal.jsonl", config=config.as_mapping(), blocks={"math": 2, "ja": 2})
-    genome = config.search_space(n_blocks=2).initial
+    genome = config.space_for(journal.blocks).initial
     failure = Failure(kind="not_finite", reason="the logits are not finite")
     journal.append(Entry(kind="candidate", index=0, generation=0, genome=genome, recipe_id="0" * 12, outcome=failure))
     with journal.path.open("ab") as file:
         file.write(b'{"kind": "candidate", "ind')
     run = Run.open(tmp_path)
     run.check_begun()
-    assert (run.finished, run.ranked, run.winner, run.best_entry, run.numbers.numbers) == (False, (), None, None, ())
+    assert (run.finished, run.ranked, run.winner, run.best_entry, run.description.numbers) == (
+        False,
+        (),
+        None,
+        None,
+        (),
+    )
     assert run.failures == ((0, "the logits are not finite"),)
     assert run.candidates[0].failure == "the logits are not finite"
     assert run.pick("0").index == 0
@@ -118,9 +125,9 @@ def test_a_hybrid_is_read_at_the_last_stage_that_has_candidates(tmp_path: Path) 
     whole = make_hybrid_run(tmp_path / "run")
     run = Run.open(whole)
     assert (run.folder, run.stage_name, list(run.stages), run.finished) == (whole, "path", ["ps", "path"], True)
-    assert run.path is not None
+    assert run.description.path is not None
     assert run.stage("path").winner == run.winner
-    assert run.stage("ps").path is None
+    assert run.stage("ps").description.path is None
     assert Run.open(whole / "ps").winner == run.stage("ps").winner
     # The second stage has begun, and has no candidate yet.
     journal = journal_files(whole)["path"]

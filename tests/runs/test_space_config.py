@@ -9,7 +9,8 @@ import pytest
 from evovlm.errors import ConfigError
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.recipes.space_kinds import SPACES
-from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping, load_config
+from evovlm.runs.config.kinds import config_from_mapping, load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from tests.runs.conftest import WriteConfig, search_document
 
 BLOCKS = {"math": 6, "ja": 6}
@@ -24,8 +25,8 @@ def with_space(models: Path, space: dict[str, object], **merge: object) -> Evolv
 
 def recipe_of(config: EvolveConfig, coordinate: float) -> ParameterMerge:
     """Return the recipe whose genes are all the same."""
-    searched = config.searched(BLOCKS)
-    recipe = searched.recipe(np.full(searched.dim, coordinate))
+    space = config.space_for(BLOCKS)
+    recipe = space.decode(np.full(space.dim, coordinate))
     assert isinstance(recipe, ParameterMerge)
     return recipe
 
@@ -42,7 +43,7 @@ def test_every_kind_reads_back_from_what_a_run_records(models: Path, kind: str) 
 def test_the_kinds_options_are_taken(models: Path) -> None:
     def dim(space: dict[str, object]) -> int:
         config = with_space(models, space)
-        return config.searched(BLOCKS).dim
+        return config.space_for(BLOCKS).dim
 
     assert dim({"kind": "interpolated"}) == 2 * 2 * 5
     assert dim({"kind": "interpolated", "knots": 3}) == 2 * 2 * 3
@@ -130,4 +131,4 @@ def test_a_method_without_parameters_has_nothing_to_search_but_choices(models: P
 def test_more_knots_than_the_models_have_blocks_is_told_when_they_are_known(models: Path) -> None:
     config = with_space(models, {"kind": "interpolated", "knots": 5})
     with pytest.raises(ConfigError, match=r"knots: 5 is more than the models have blocks \(2\)"):
-        config.searched({"math": 2, "ja": 2})
+        config.space_for({"math": 2, "ja": 2})

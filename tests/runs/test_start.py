@@ -11,9 +11,10 @@ from evovlm.recipes.documents import load_recipe, recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
-from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping, load_config
+from evovlm.recipes.space import Space
+from evovlm.runs.config.kinds import config_from_mapping, load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import PathConfig
-from evovlm.runs.config.search import Searched
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve
@@ -33,9 +34,9 @@ def hand_made(models: Path) -> ParameterMerge:
     return EvolveConfig.model_validate(search_document(models)).template(relative_to=None).recipe(MADE)
 
 
-def started(config: EvolveConfig) -> Searched:
-    """Return what is searched, on models of two blocks."""
-    return config.searched(BLOCKS)
+def started(config: EvolveConfig) -> Space:
+    """Return the space of a search, on models of two blocks."""
+    return config.space_for(BLOCKS)
 
 
 class Warnings:
@@ -56,8 +57,8 @@ class Warnings:
 
 def begun(config: EvolveConfig) -> tuple[Recipe, tuple[str, ...]]:
     """Return the recipe that a search starts at, and what is said about it."""
-    searched = started(config)
-    return searched.recipe(searched.initial), searched.notes
+    space = started(config)
+    return space.decode(space.initial), config.start_notes(space)
 
 
 def test_a_search_starts_at_a_hand_made_recipe(models: Path, write_config: WriteConfig, tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_lists_for_models_of_another_depth_are_refused(models: Path, write_confi
     (tmp_path / "made.yaml").write_text(recipe_to_yaml(hand_made(models)), encoding="utf-8")
     config = load_config(write_config({"start": {"recipe": "made.yaml"}})).resolved(relative_to=tmp_path)
     with pytest.raises(ConfigError, match=r"start: ja.weight: 4 numbers for 5 units"):
-        config.searched({"math": 3, "ja": 3})
+        config.space_for({"math": 3, "ja": 3})
 
 
 def test_a_search_through_layers_starts_at_a_path(models: Path, tmp_path: Path) -> None:
@@ -227,12 +228,12 @@ def test_a_search_through_layers_starts_at_a_path(models: Path, tmp_path: Path) 
     recipe = template.recipe(path)
     (tmp_path / "path.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
     begins = PathConfig.model_validate({**document, "start": {"recipe": str(tmp_path / "path.yaml")}})
-    searched = begins.resolved(relative_to=None).searched(dict.fromkeys(template.source_names, 2))
-    first = searched.recipe(searched.initial)
+    space = begins.resolved(relative_to=None).space_for(dict.fromkeys(template.source_names, 2))
+    first = space.decode(space.initial)
     assert isinstance(first, LayerPathMerge)
     assert first.path == path
     # As likely to change as the host's own path is where a search begins at that.
-    assert set(np.abs(searched.initial[searched.levels == 2] - 0.5).tolist()) == {0.5}
+    assert set(np.abs(space.initial[space.levels == 2] - 0.5).tolist()) == {0.5}
     for start, words in (
         ({"equal": 0.5}, "starts at a recipe with a path, not at weights"),
         ({"recipe": str(tmp_path / "merge.yaml")}, "starts at a recipe with a path"),
@@ -240,11 +241,11 @@ def test_a_search_through_layers_starts_at_a_path(models: Path, tmp_path: Path) 
         (tmp_path / "merge.yaml").write_text(recipe_to_yaml(hand_made(models)), encoding="utf-8")
         wrong = PathConfig.model_validate({**document, "start": start}).resolved(relative_to=None)
         with pytest.raises(ConfigError, match=words):
-            wrong.searched(dict.fromkeys(template.source_names, 2))
+            wrong.space_for(dict.fromkeys(template.source_names, 2))
     other = {**document["merge"], "scale_target": "stream"}  # type: ignore[dict-item]
     wrong = PathConfig.model_validate({**document, "merge": other, "start": {"recipe": str(tmp_path / "path.yaml")}})
     with pytest.raises(ConfigError, match="scale_target is pending, and here it is stream"):
-        wrong.searched(dict.fromkeys(template.source_names, 2))
+        wrong.space_for(dict.fromkeys(template.source_names, 2))
 
 
 def _placed(models: Path, value: object) -> object:

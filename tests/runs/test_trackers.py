@@ -11,7 +11,8 @@ from evovlm.errors import ConfigError
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.config import log as log_config
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import evolve

@@ -19,7 +19,8 @@ from evovlm.runs.before import worker_room
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.execution import RaySection
 from evovlm.runs.config.hybrid import load_search
-from evovlm.runs.config.parameters import EvolveConfig, load_config
+from evovlm.runs.config.kinds import load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.searching import workers as run_workers
@@ -206,7 +207,7 @@ def test_more_workers_than_memory_holds_are_refused_with_how_many_fit(
     with pytest.raises(NotEnoughRoom, match=r"workers: 9 .* 2.0 GB are available: 3 fit.\n    Set workers to 3"):
         evolve(config.with_workers(9), out=tmp_path / "run")
     assert not (tmp_path / "run/journal.jsonl").exists()
-    found = preflight_search(config.with_workers(3), config.template(relative_to=None))
+    found = preflight_search(config.with_workers(3))
     assert found.problems == ()
 
 
@@ -230,7 +231,7 @@ def test_paths_have_all_their_models_in_each_worker(models: Path, monkeypatch: p
     }
     config = PathConfig.model_validate(document)
     monkeypatch.setattr(worker_room, "available_memory_bytes", lambda: 800_000_000)
-    found = preflight_search(config, config.template(relative_to=None))
+    found = preflight_search(config)
     assert [type(problem) for problem in found.problems] == [NotEnoughRoom]
     assert "1 fit.\n    Set workers to 1." in str(found.problems[0])
 

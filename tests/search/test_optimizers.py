@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evovlm.recipes.candidate import Genome
+from evovlm.recipes.candidate import Genome, Levels
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.cmaes import CmaEs, CmaEsWithMargin
-from evovlm.search.optimizer import DEFAULT_SIGMA, Feedback, Levels, Optimizer, Start, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Feedback, Optimizer, Start, default_population
 
 KINDS = sorted(OPTIMIZERS)
 MIXED = ["catcma", "cma_margin"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evovlm.evaluation.answers import TaskChoice
     from evovlm.evaluation.evaluator import Evaluator
     from evovlm.evaluation.objective import Objective
-    from evovlm.recipes.path_template import PathTemplate
+    from evovlm.recipes.kinds import PathTemplate
     from evovlm.recipes.recipe import MergeTemplate
 
 Rows: TypeAlias = tuple[tuple[int, ...], ...]

@@ -14,8 +14,7 @@ from evovlm import __version__
 from evovlm.errors import ModelNotFound
 from evovlm.merging.checkpoint.licences import UNKNOWN, Binding, Licence, licence_of, most_restrictive
 from evovlm.recipes.hub import HubModel, hub_commit
-from evovlm.recipes.kinds import HybridMerge, Recipe, models_of
-from evovlm.recipes.layer_path import LayerPathMerge
+from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef
 
 _HUB_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -51,7 +50,7 @@ def model_card(recipe: Recipe, *, recipe_text: str, warnings: Sequence[str]) -> 
             "---",
             "# A merged model",
             "",
-            f"Merged with evovlm {__version__} {_made_by(recipe)}; recipe `{recipe.recipe_id}`.",
+            f"Merged with evovlm {__version__} {recipe.made_by}; recipe `{recipe.recipe_id}`.",
             "",
             "| part | model | revision | licence |",
             "| --- | --- | --- | --- |",
@@ -75,7 +74,7 @@ def model_card(recipe: Recipe, *, recipe_text: str, warnings: Sequence[str]) -> 
 
 
 def _card_models(recipe: Recipe) -> Sequence[_CardModel]:
-    return [_card_model(_role(part), ref) for part, ref in models_of(recipe).items()]
+    return [_card_model(_role(part), ref) for part, ref in recipe.models().items()]
 
 
 def _role(part: str) -> str:
@@ -86,16 +85,6 @@ def _role(part: str) -> str:
     else:
         role = f"source `{name}`" if "sources" in stages else name
     return f"{stages[0]}: {role}" if part.startswith("stages.") else role
-
-
-def _made_by(recipe: Recipe) -> str:
-    match recipe:
-        case LayerPathMerge():
-            return f"as a path of {len(recipe.path)} blocks"
-        case HybridMerge():
-            return f"by the method `{recipe.ps.method}`, then as a path of {len(recipe.path)} blocks"
-        case _:
-            return f"by the method `{recipe.method}`"
 
 
 def _card_model(role: str, ref: ModelRef) -> _CardModel:

@@ -21,7 +21,7 @@ from evovlm.merging.paths.content import PathContent
 from evovlm.merging.paths.plan import PathPlan
 from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE
 from evovlm.recipes.documents import recipe_to_yaml
-from evovlm.recipes.kinds import HybridMerge, Recipe, models_of
+from evovlm.recipes.kinds import HybridMerge, Recipe
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef
 
@@ -138,7 +138,7 @@ def _refuse_inputs(recipe: Recipe, out: Path) -> None:
     if not out.is_dir():
         return
     replaced = out.resolve()
-    for ref in models_of(recipe).values():
+    for ref in recipe.models().values():
         folder = ref.resolve().resolve()
         if folder.is_relative_to(replaced):
             raise OutputExists(

@@ -10,12 +10,11 @@ import numpy as np
 
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, TaskScore
-from evovlm.recipes.kinds import PS, Recipe, parameter_merge_only
+from evovlm.recipes.kinds import Recipe
 from evovlm.runs.before.calibration import MORE, SampleCost, Span, timed_answers, timed_merge
 from evovlm.runs.before.preflight import preflight_search
-from evovlm.runs.config.hybrid import PATH, HybridConfig
+from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.config.task_choices import task_choices
 from evovlm.runs.folder.entries import Entry, entry_row
 from evovlm.runs.searching.samples import SampleParts
 from evovlm.runs.searching.workers import peak_memory
@@ -70,10 +69,16 @@ def forecast(config: SearchConfig) -> Forecast:
     return _forecast(config).forecast
 
 
-def forecast_hybrid(config: HybridConfig) -> Mapping[str, Forecast]:
-    """Return what each stage of a resolved hybrid would cost; the first one's first point stands for its winner."""
-    first = _forecast(config.ps)
-    return {PS: first.forecast, PATH: forecast(config.second(parameter_merge_only(first.start)))}
+def forecast_stages(config: SearchConfig | HybridConfig) -> Mapping[str, Forecast]:
+    """Return what each stage of a resolved search would cost, by its name; see `forecast`.
+
+    The first point of a hybrid's first stage stands for its winner.
+    """
+    found: dict[str, Forecast] = {}
+    start: Recipe | None = None
+    for name in config.stages:
+        found[name], start = _forecast(config.stage(name, after=start))
+    return found
 
 
 class _Found(NamedTuple):
@@ -90,12 +95,11 @@ class _Asked(NamedTuple):
 
 
 def _forecast(config: SearchConfig) -> _Found:
-    template = config.template(relative_to=None)
-    found = preflight_search(config, template)
+    found = preflight_search(config)
     found.raise_problems()
-    evaluator = Evaluator.open(template, tasks=task_choices(config), device=config.device)
-    searched = config.searched(evaluator.resident.blocks)
-    start = searched.recipe(searched.initial)
+    evaluator = Evaluator.open(config.template(relative_to=None), tasks=config.task_choices(), device=config.device)
+    space = config.space_for(evaluator.resident.blocks)
+    start = space.decode(space.initial)
     sizes = {task.name: task.n_samples for task in evaluator.tasks}
     parts = SampleParts(sizes=sizes, seed=config.seed, batch=config.batch, validation=config.validation)
     own = _of_candidate(config, parts)
@@ -108,18 +112,18 @@ def _forecast(config: SearchConfig) -> _Found:
             tokens, seconds = tokens.plus(cost.tokens.times(count)), seconds.plus(cost.seconds.times(count))
         return tokens, seconds
 
-    population = config.population(dim=searched.dim)
+    population = config.population(dim=space.dim)
     one = spent(_Asked(candidates=population, others=0, samples=tuple(population * count for count in own)))
     generations = _generations(config, population=population, tokens=one[0], seconds=one[1])
     asked = _asked(config, parts, candidates=population * (generations or 1), generations=generations or 1)
     tokens, seconds = spent(asked)
     line = _line_bytes(
-        sizes, own, dim=searched.dim, partial=config.racing is not None or parts.of_candidates(0) is not None
+        sizes, own, dim=space.dim, partial=config.racing is not None or parts.of_candidates(0) is not None
     )
     peak = peak_memory()
     return _Found(
         Forecast(
-            genes=searched.dim,
+            genes=space.dim,
             population=population,
             generations=generations,
             candidates=asked.candidates,

@@ -2,23 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 from evovlm.errors import ConfigError, EvovlmError
 from evovlm.evaluation.scorer import check_scorer
 from evovlm.merging.before.findings import Preflight, SearchSize
 from evovlm.merging.before.needs import ModelMemory, room_problems
-from evovlm.merging.before.preflight import Gathered, check_out, preflight, preflight_recipe
-from evovlm.recipes.kinds import PS
-from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import MergeTemplate
-from evovlm.recipes.recipe_space import CONFIG_FROM
+from evovlm.merging.before.preflight import Gathered, check_out, preflight_recipe
+from evovlm.recipes.kinds import Template
 from evovlm.resources import free_disk_bytes
 from evovlm.runs.before.leaks import leak_warnings
 from evovlm.runs.before.worker_room import worker_room_problems
-from evovlm.runs.config.parameters import EvolveConfig
-from evovlm.runs.config.paths import PathConfig
-from evovlm.runs.config.search import SearchConfig, Searched
+from evovlm.runs.config.hybrid import HybridConfig
+from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.searching.samples import SampleParts
 from evovlm.runs.searching.workers import check_device
 from evovlm.tasks.catalogue import get_task
@@ -28,14 +25,28 @@ from evovlm.tasks.task import Split
 _FLOAT32_BYTES = 4
 
 
-def preflight_search(
-    config: SearchConfig, template: MergeTemplate | PathTemplate, *, out: Path | None = None
-) -> Preflight:
-    """Look at a search without fetching weights; `template` is the config's, `out` where its winner is to be written.
+def preflight_search(config: SearchConfig | HybridConfig, *, out: Path | None = None) -> Preflight:
+    """Look at a resolved search without fetching weights; `out` is where its winner is to be written.
 
-    Paths of tasks in `config` are absolute. Its warnings say, too, what the search would see of reported samples.
-    Raises nothing that the user can mend: it is among the problems.
+    Of a hybrid, both stages are looked at; the second one's models are all of its models. The warnings also say which
+    of the samples that are reported on the search would see. Raises nothing that the user can fix: the problems have
+    it.
     """
+    first, *further = (_preflight_stage(stage, out=out) for stage in config.stages.values())
+    return reduce(_together, further, first)
+
+
+def _together(before: Preflight, last: Preflight) -> Preflight:
+    needs = last.needs
+    if needs is not None and before.needs is not None:
+        needs = replace(needs, memory_bytes=max(needs.memory_bytes, before.needs.memory_bytes))
+    problems = {str(problem): problem for problem in (*before.problems, *last.problems)}
+    warnings = dict.fromkeys((*before.warnings, *last.warnings))
+    return replace(last, problems=tuple(problems.values()), warnings=tuple(warnings), needs=needs)
+
+
+def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
+    template = config.template(relative_to=None)
     problems: list[EvovlmError] = []
     resident: ModelMemory | None = None
     try:
@@ -46,22 +57,25 @@ def preflight_search(
     found = _preflight_merge(config, template, out=out, resident=resident)
     if resident is not None:
         problems += worker_room_problems(config, found, resident=resident)
-    problems += _variant_problems(config, template)
+    problems += (
+        problem for variant in config.variants() for problem in preflight_recipe(variant.first_recipe()).problems
+    )
     size: SearchSize | None = None
     notes: tuple[str, ...] = ()
     try:
-        searched = _searched(config, template, found)
-        if searched is not None:
-            population, same = config.population(dim=searched.dim), config.optimizer.keeps_population
+        blocks = _blocks(template, found)
+        if blocks is not None:
+            space = config.space_for(blocks)
+            population, same = config.population(dim=space.dim), config.optimizer.keeps_population
             size = SearchSize(
-                genes=searched.dim,
-                categorical=int((searched.levels > 0).sum()),
+                genes=space.dim,
+                categorical=int((space.levels > 0).sum()),
                 population=population,
                 generations=config.budget.generations(population=population) if same else None,
             )
-            notes = (*searched.notes, *config.notes)
+            notes = (*config.start_notes(space), *config.notes)
             # It may need a package that is not installed.
-            config.new_optimizer(searched)
+            config.new_optimizer(space)
     except ConfigError as error:
         problems.append(error)
     problems += _metric_problems(config)
@@ -73,18 +87,6 @@ def preflight_search(
         problems.append(error)
     warnings = (*found.warnings, *notes, *leaks)
     return replace(found, problems=(*found.problems, *problems), warnings=warnings, search=size)
-
-
-def preflight_hybrid(first: SearchConfig, second: SearchConfig, *, out: Path | None = None) -> Preflight:
-    """Look at both stages of a hybrid, as `preflight_search` does; the second one's models are all that there are."""
-    ours = preflight_search(first, first.template(relative_to=None))
-    found = preflight_search(second, second.template(relative_to=None), out=out)
-    needs = found.needs
-    if needs is not None and ours.needs is not None:
-        needs = replace(needs, memory_bytes=max(needs.memory_bytes, ours.needs.memory_bytes))
-    problems = {str(problem): problem for problem in (*ours.problems, *found.problems)}
-    warnings = dict.fromkeys((*ours.warnings, *found.warnings))
-    return replace(found, problems=tuple(problems.values()), warnings=tuple(warnings), needs=needs)
 
 
 def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
@@ -130,21 +132,21 @@ def _check_sizes(config: SearchConfig) -> None:
 
 
 def _preflight_merge(
-    config: SearchConfig, template: MergeTemplate | PathTemplate, *, out: Path | None, resident: ModelMemory | None
+    config: SearchConfig, template: Template, *, out: Path | None, resident: ModelMemory | None
 ) -> Preflight:
-    if isinstance(template, MergeTemplate):
-        return preflight(template, out=out, resident=resident)
-    least = preflight_recipe(template.recipe(template.first_blocks()), out=out)
+    if not template.keeps_every_source:
+        return preflight_recipe(template.first_recipe(), out=out, resident=resident)
+    least = preflight_recipe(template.first_recipe(), out=out)
     blocks = _blocks(template, least)
-    if blocks is None or not isinstance(config, PathConfig):
-        return replace(least, needs=None, result=None)
     try:
-        longest = config.path_space(host=template.host_source, blocks=blocks).longest
+        largest = None if blocks is None else config.whole_space(blocks).largest
     except ConfigError:
         # The look at the budget says what is wrong with the space.
+        largest = None
+    if largest is None:
         return replace(least, needs=None, result=None)
-    largest = preflight_recipe(template.recipe(longest), resident=resident)
-    return _at_most(replace(largest, problems=tuple(map(_of_search, largest.problems))), out=out)
+    found = preflight_recipe(largest, resident=resident)
+    return _at_most(replace(found, problems=tuple(map(_of_search, found.problems))), out=out)
 
 
 def _of_search(problem: EvovlmError) -> EvovlmError:
@@ -172,28 +174,9 @@ def _at_most(largest: Preflight, *, out: Path | None) -> Preflight:
     return replace(largest, problems=problems, warnings=warnings, needs=needs, result=result)
 
 
-def _blocks(template: MergeTemplate | PathTemplate, found: Preflight) -> Mapping[str, int] | None:
+def _blocks(template: Template, found: Preflight) -> Mapping[str, int] | None:
     """Return how many blocks each source has, in their order; None where a model could not be looked at."""
-    if isinstance(template, PathTemplate):
-        places = {name: "ps.host" if name == PS else f"sources.{name}" for name in template.source_names}
-    else:
-        places = dict.fromkeys(template.sources, "host")
     counts = {model.name: model.n_blocks for model in found.models}
-    if not set(places.values()) <= set(counts):
+    if not set(template.shaped_like.values()) <= set(counts):
         return None
-    return {name: counts[place] for name, place in places.items()}
-
-
-def _variant_problems(config: SearchConfig, template: MergeTemplate | PathTemplate) -> Iterator[EvovlmError]:
-    """Yield what stands against the other configs that a candidate may choose for its result."""
-    if not isinstance(config, EvolveConfig) or not isinstance(template, MergeTemplate):
-        return
-    for choice in config.space.all_choices:
-        for donor in choice.options if choice.name == CONFIG_FROM else ():
-            yield from preflight(replace(template, config_from=donor)).problems
-
-
-def _searched(config: SearchConfig, template: MergeTemplate | PathTemplate, found: Preflight) -> Searched | None:
-    """Return what is searched; None when the models do not tell. Raises ConfigError when it does not suit them."""
-    blocks = _blocks(template, found)
-    return None if blocks is None else config.searched(blocks)
+    return {name: counts[part] for name, part in template.shaped_like.items()}

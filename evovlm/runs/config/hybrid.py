@@ -25,14 +25,15 @@ from pydantic import Field, ValidationError
 
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.recipes.documents import StageDocument, read_yaml, recipe_to_yaml
-from evovlm.recipes.kinds import PS
+from evovlm.recipes.documents import StageDocument
+from evovlm.recipes.kinds import PS, Recipe
 from evovlm.recipes.problems import problems_in, report_places, report_problems
-from evovlm.recipes.recipe import ParameterMerge
-from evovlm.recipes.yaml_text import KeyPath, values_of
+from evovlm.recipes.yaml_text import KeyPath, read_yaml
 from evovlm.runs.config.execution import EXECUTION_KEYS
-from evovlm.runs.config.parameters import EvolveConfig, check_budget, load_config
+from evovlm.runs.config.kinds import check_budget, load_config
+from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
+from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.config.sections import Section
 
 KIND = "hybrid"
@@ -47,7 +48,7 @@ class StagesSection(Section):
     path: dict[str, Any]
 
 
-class HybridDocument(Section):
+class StagedConfigDocument(Section):
     """A hybrid's config as a file has it, its stages and what they share not yet looked into."""
 
     format: Literal[1]
@@ -79,6 +80,11 @@ class HybridConfig:
     ps: EvolveConfig
     path: PathConfig
 
+    @property
+    def stages(self) -> Mapping[str, SearchConfig]:
+        """The searches that are carried out one after the other, by the name of their stage."""
+        return {PS: self.ps, PATH: self.path}
+
     def resolved(self, *, relative_to: Path | None) -> "HybridConfig":
         """Return the same with every path absolute; see `SearchConfig.resolved`."""
         return HybridConfig(
@@ -100,10 +106,11 @@ class HybridConfig:
         """Return the same with both stages told in more places; see `SearchConfig.logged`."""
         return HybridConfig(ps=self.ps.logged(*places), path=self.path.logged(*places))
 
-    def second(self, winner: ParameterMerge) -> PathConfig:
-        """Return the second stage, for this winner of the first."""
-        values = values_of(recipe_to_yaml(winner))
-        ps = StageDocument.model_validate(values, context={"methods": METHODS})
+    def stage(self, name: str, *, after: Recipe | None = None) -> SearchConfig:
+        """Return the config of a stage; the second's is for the recipe that the first has found, `after`."""
+        if name == PS or after is None:
+            return self.stages[name]
+        ps = StageDocument.model_validate(after.as_values(), context={"methods": METHODS})
         return self.path.model_copy(update={"merge": self.path.merge.model_copy(update={"ps": ps})})
 
     def as_mapping(self) -> Mapping[str, object]:
@@ -124,17 +131,17 @@ class HybridConfig:
         return text
 
 
-def load_search(path: Path) -> EvolveConfig | PathConfig | HybridConfig:
+def load_search(path: Path) -> SearchConfig | HybridConfig:
     """Return the search that the YAML file `path` asks for. Raises ConfigError with all problems of the file."""
     document = read_yaml(path)
     if not isinstance(document, Mapping) or document.get("kind") != KIND:
         return load_config(path)
     try:
-        hybrid = HybridDocument.model_validate(document)
+        hybrid = StagedConfigDocument.model_validate(document)
     except ValidationError as error:
-        raise report_problems(path, error, model=HybridDocument) from error
+        raise report_problems(path, error, model=StagedConfigDocument) from error
     config = _stages(hybrid, path)
-    for name, stage in ((PS, config.ps), (PATH, config.path)):
+    for name, stage in config.stages.items():
         try:
             check_budget(stage, path=path)
         except ConfigError as error:
@@ -142,7 +149,7 @@ def load_search(path: Path) -> EvolveConfig | PathConfig | HybridConfig:
     return config
 
 
-def _stages(hybrid: HybridDocument, path: Path) -> HybridConfig:
+def _stages(hybrid: StagedConfigDocument, path: Path) -> HybridConfig:
     context = {"methods": METHODS, "folder": path.parent}
     problems: list[tuple[KeyPath, str]] = [
         (("stages", name, key), f"stages.{name}.{key}: stands outside of the stages, for both")
@@ -168,7 +175,7 @@ def _stages(hybrid: HybridDocument, path: Path) -> HybridConfig:
     return HybridConfig(ps=first, path=second)
 
 
-def _with_stand_in(hybrid: HybridDocument, first: EvolveConfig | None) -> Mapping[str, Any]:
+def _with_stand_in(hybrid: StagedConfigDocument, first: EvolveConfig | None) -> Mapping[str, Any]:
     """Return the second stage with a merge of the first one's models, which any winner has the shapes of."""
     stage, merge = hybrid.stage(PATH), _merge_of(hybrid.stages.path)
     return {**stage, "merge": {**merge, PS: None if first is None else _stand_in(first)}} if merge else stage

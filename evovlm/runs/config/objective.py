@@ -12,14 +12,13 @@ of weight 0 is scored for a constraint's sake, or to be looked at; it is no goal
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Protocol, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from evovlm.errors import ConfigError
 from evovlm.evaluation.objective import Combine, Constraint, Measure, Objective
-from evovlm.recipes.kinds import PS
 from evovlm.recipes.problems import did_you_mean
 from evovlm.runs.config.racing import RacingSection
 from evovlm.runs.config.sections import Section, TaskSection, task_of
@@ -31,6 +30,15 @@ from evovlm.tasks.own.task_file import is_own_task
 
 Parents = Mapping[str, Parent]
 """What sources alone scored on all of the search's samples, by source."""
+
+
+class _Merge(Protocol):
+    """`merge:` of any search."""
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The names of its sources."""
+        ...
 
 
 class ConstraintSection(Section):
@@ -81,7 +89,8 @@ class ObjectiveSection(Section):
         names = set(found) | {task.name for task in found.values() if task is not None}
         # What a file calls its task was looked at when the config was first read, in its folder.
         is_known = not any(task is None and is_own_task(name) for name, task in found.items())
-        sources = _sources(info.data.get("merge"))
+        merge: _Merge | None = info.data.get("merge")
+        sources = None if merge is None else merge.source_names
         for index, constraint in enumerate(self.constraints):
             if constraint.task not in names and is_known:
                 raise _at(
@@ -147,12 +156,6 @@ def _constraint(section: ConstraintSection, parents: Parents) -> Constraint:
 def _sees_the_hard_ones_first(info: ValidationInfo) -> bool:
     racing: RacingSection | None = info.data.get("racing")
     return racing is not None and racing.order == INFORMATIVE
-
-
-def _sources(merge: Any) -> tuple[str, ...] | None:
-    if merge is None:
-        return None
-    return (*([PS] if getattr(merge, PS, None) is not None else []), *merge.sources)
 
 
 def _at(place: tuple[str | int, ...], reason: str, found: object) -> ValidationError:

@@ -11,28 +11,21 @@ tasks: [{name: word_problems_ja, limit: 160}]
 winner: best
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS, get_method
-from evovlm.recipes.candidate import Genome
-from evovlm.recipes.documents import MergeDocument, read_yaml, report_problems
-from evovlm.recipes.kinds import parameter_merge_only
-from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.problems import problems_in
-from evovlm.recipes.recipe import MergeTemplate
-from evovlm.recipes.recipe_space import RecipeSpace, equal_weights
-from evovlm.recipes.search_space import SearchSpace
+from evovlm.recipes.documents import MergeDocument
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.recipes.recipe_space import CONFIG_FROM, RecipeSpace
 from evovlm.recipes.space_kinds import SPACES, search_space
-from evovlm.runs.config.paths import PathConfig, blocks_at_hand
-from evovlm.runs.config.search import SearchConfig, Searched
+from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.config.space import SpaceSection, check_space
-
-_AS_GOOD_AS_THERE = 1e-6
 
 
 class EvolveConfig(SearchConfig):
@@ -74,111 +67,48 @@ class EvolveConfig(SearchConfig):
         }
         return self.merge.model_copy(update=models)
 
-    def searched(self, blocks: Mapping[str, int]) -> Searched:
-        """Return what a resolved config searches; all sources have the same number of blocks."""
-        space = self.recipe_space(template=self.template(relative_to=None), n_blocks=next(iter(blocks.values())))
-        initial, notes = self._start(space)
-        return Searched(initial=initial, levels=space.levels, recipe=space.decode, notes=notes)
-
-    def _start(self, space: RecipeSpace) -> tuple[Genome, tuple[str, ...]]:
-        if self.start is None:
-            return space.initial, ()
-        recipe = self.start.found(Path())
-        if recipe is None:
-            recipe = equal_weights(space.template, self.start.equal or 0.0, space=space.numbers)
-        try:
-            genome, gap = space.nearest(parameter_merge_only(recipe))
-        except ConfigError as error:
-            raise ConfigError(f"start: {error}") from error
-        if gap.size < _AS_GOOD_AS_THERE:
-            return genome, ()
-        return genome, (
-            f"start: this space holds the recipe to within {gap.size:.3g}, and the search starts at the nearest; "
-            f"furthest is {gap.place}: {gap.given:g} there, {gap.taken:g} here.",
-        )
-
-    def recipe_space(self, *, template: MergeTemplate, n_blocks: int) -> RecipeSpace:
-        """Return the space over the recipes of the template, for models of `n_blocks` blocks."""
-        return RecipeSpace(
-            template=template,
-            numbers=self.search_space(n_blocks=n_blocks),
-            choices=self.space.all_choices,
-            uses=METHODS,
-        )
-
-    def search_space(self, *, n_blocks: int) -> SearchSpace:
-        """Return the space over the numbers alone."""
+    def whole_space(self, blocks: Mapping[str, int]) -> RecipeSpace:
+        """Return the space of a resolved search; all sources have the same number of blocks."""
         parameters = self.space.parameters(self.merge)
-        return search_space(
+        numbers = search_space(
             self.space.kind,
             sorted(self.merge.sources),
-            n_blocks,
+            next(iter(blocks.values())),
             parameters=parameters,
             ranges=self.space.all_ranges,
             fixed=self.space.all_fixed(parameters),
             options=self.space.options,
         )
+        template = self.template(relative_to=None)
+        return RecipeSpace(template=template, numbers=numbers, choices=self.space.all_choices, uses=METHODS)
 
     @property
-    def least_blocks(self) -> int:
-        """The smallest number of blocks that a model of this search may have."""
+    def method(self) -> str:
+        """The methods that a candidate may have."""
+        return " | ".join(each.name for each in self.space.methods(self.merge))
+
+    def least_blocks(self, *, relative_to: Path | None) -> Mapping[str, int]:
+        """Return by source the smallest number of blocks that it may have: one for each knot of a spline."""
         options = {**SPACES[self.space.kind].options, **self.space.options}
-        return options.get("knots", 1)
+        return dict.fromkeys(self.template(relative_to=relative_to).sources, options.get("knots", 1))
 
+    def baseline(self) -> ParameterMerge:
+        """Return the merge in which every model has the same part, and nothing is dropped.
 
-def load_config(path: Path) -> EvolveConfig | PathConfig:
-    """Return the config in the YAML file `path`. Raises ConfigError with all problems of the file.
+        Of a method that blends the base in as one more model (slerp), the base has its part too.
+        """
+        template = self.template(relative_to=None)
+        takes_base = METHODS[template.method].base == "first"
+        return template.equal_weights(1.0 / (len(template.sources) + takes_base))
 
-    A model must be an existing folder, an embedded model, or what may be a hub id; a task's data must exist.
-    """
-    document = read_yaml(path)
-    model = _model_of(document)
-    try:
-        config = model.model_validate(document, context={"methods": METHODS, "folder": path.parent})
-    except ValidationError as error:
-        raise report_problems(path, error, model=model) from error
-    check_budget(config, path=path)
-    return config
+    def source_alone(self, source: str) -> ParameterMerge:
+        """Return the merge that puts one source whole in the place of the host's language model, for any method."""
+        template = self.template(relative_to=None)
+        one_hot = {name: SourceParameters(weight=float(name == source)) for name in template.sources}
+        return replace(template, method="linear", settings=MergeSettings(), config_from=None).recipe(one_hot)
 
-
-def check_budget(config: EvolveConfig | PathConfig, *, path: Path) -> None:
-    """Raise ConfigError, naming the file, when the host is unclear or the budget holds no whole generation."""
-    try:
-        template = config.template(relative_to=path.parent)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: merge.{error}") from error
-    # The models may have more blocks than one, and a generation then more candidates: that is looked at again.
-    blocks: Mapping[str, int]
-    if isinstance(template, PathTemplate):
-        blocks = blocks_at_hand(template) or dict.fromkeys(template.source_names, 2)
-    else:
-        least = config.least_blocks if isinstance(config, EvolveConfig) else 1
-        blocks = dict.fromkeys(template.sources, least)
-    try:
-        # Where the search starts makes no difference to the number of genes.
-        merge = config.resolved_merge(relative_to=path.parent)
-        dim = config.model_copy(update={"start": None, "merge": merge}).searched(blocks).dim
-        config.population(dim=dim)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def config_from_mapping(mapping: Mapping[str, object]) -> EvolveConfig | PathConfig:
-    """Return the config that plain values make, as `as_mapping` gives them.
-
-    Raises ConfigError for what this version does not read.
-    """
-    try:
-        return _model_of(mapping).model_validate(dict(mapping), context={"methods": METHODS})
-    except ValidationError as error:
-        problems = "; ".join(text for _, text in problems_in(error))
-        raise ConfigError(
-            f"the config that was recorded is none of this version's: {problems}.\n"
-            "    Go on with the version that wrote it, or start a new run."
-        ) from error
-
-
-def _model_of(document: object) -> type[EvolveConfig] | type[PathConfig]:
-    merge = document.get("merge") if isinstance(document, Mapping) else None
-    kind = merge.get("kind") if isinstance(merge, Mapping) else None
-    return PathConfig if kind == "layer_path" else EvolveConfig
+    def variants(self) -> Iterator[MergeTemplate]:
+        """Yield the template with each of the models whose config a candidate may choose for its result."""
+        for choice in self.space.all_choices:
+            for donor in choice.options if choice.name == CONFIG_FROM else ():
+                yield replace(self.template(relative_to=None), config_from=donor)

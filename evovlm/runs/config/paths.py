@@ -22,19 +22,16 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.candidate import Genome
-from evovlm.recipes.document_parts import Document, ModelText, SourceName
-from evovlm.recipes.documents import StageDocument
-from evovlm.recipes.kinds import PS, Recipe
-from evovlm.recipes.layer_path import LayerPath, ScaleTarget
+from evovlm.recipes.documents import Document, ModelText, SourceName, StageDocument
+from evovlm.recipes.kinds import PS, PathTemplate
+from evovlm.recipes.layer_path import ScaleTarget
 from evovlm.recipes.local_config import count_blocks, read_config
-from evovlm.recipes.model_ref import parse_model_ref
+from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.recipes.path_space import PATH_SIGMA, SCALES, PathSpace
-from evovlm.recipes.path_template import PathTemplate
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.config.budget import BudgetSection
-from evovlm.runs.config.search import OptimizerSection, SearchConfig, Searched, Winner
-from evovlm.runs.config.sections import Section, known_row
+from evovlm.runs.config.search import OptimizerSection, SearchConfig, SearchedSection, Winner
+from evovlm.runs.config.sections import known_row
 
 UNKNOWN_HOST = "unknown_host"
 """The validation context's key for a first stage that is broken, so that a missing host is no problem of its own."""
@@ -66,6 +63,11 @@ class PathMergeDocument(Document):
             )
         return sources
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The names of the sources, that of a first stage's result first."""
+        return (*([PS] if self.ps is not None else []), *self.sources)
+
     def template(self, *, relative_to: Path | None) -> PathTemplate:
         """Return the template that this text means. Raises ConfigError when the host is missing or no source."""
         return PathTemplate(
@@ -76,7 +78,7 @@ class PathMergeDocument(Document):
         )
 
 
-class PathSpaceSection(Section):
+class PathSpaceSection(SearchedSection):
     """`space:` which paths there are; see `PathSpace`. `scale` is the range of a scale."""
 
     kind: Literal["path"] = "path"
@@ -156,21 +158,11 @@ class PathConfig(SearchConfig):
         }
         return self.merge.model_copy(update=changes)
 
-    def searched(self, blocks: Mapping[str, int]) -> Searched:
-        """Return what a resolved config searches, for sources of so many blocks, which are laid out in that order."""
-        template = self.template(relative_to=None)
-        space = self.path_space(host=template.host_source, blocks=blocks)
-        return Searched(
-            initial=self._start(space, template),
-            levels=space.levels,
-            recipe=lambda genome: template.recipe(space.decode(genome)),
-        )
-
-    def path_space(self, *, host: str, blocks: Mapping[str, int]) -> PathSpace:
-        """Return the paths that are searched, for sources that have so many blocks; `host` is one of them."""
+    def whole_space(self, blocks: Mapping[str, int]) -> PathSpace:
+        """Return the paths of a resolved search through sources of as many blocks, which are laid out in that order."""
         return PathSpace(
+            template=self.template(relative_to=None),
             blocks=blocks,
-            host=host,
             repetitions=self.space.repetitions,
             scales=self.space.scales,
             scale_range=(self.space.scale[0], self.space.scale[1]),
@@ -179,41 +171,28 @@ class PathConfig(SearchConfig):
             sigma=self.optimizer.sigma,
         )
 
-    def _start(self, space: PathSpace, template: PathTemplate) -> Genome:
-        if self.start is None:
-            return space.initial
-        recipe = self.start.found(Path())
-        try:
-            return space.beginning_at(_path_of(recipe, template))
-        except ConfigError as error:
-            raise ConfigError(f"start: {error}") from error
+    @property
+    def method(self) -> str:
+        """How candidates are merged, in a few words."""
+        return self.merge.kind
 
+    def least_blocks(self, *, relative_to: Path | None) -> Mapping[str, int]:
+        """Return by source the number of its blocks; 2 for all where a config.json is not on this machine."""
+        template = self.template(relative_to=relative_to)
+        found: dict[str, int] = {}
+        for name, ref in template.source_models().items():
+            config = read_config(ref)
+            count = count_blocks(config) if config is not None else None
+            if count is None:
+                return dict.fromkeys(template.source_names, 2)
+            found[name] = count
+        return found
 
-def _path_of(recipe: Recipe | None, template: PathTemplate) -> LayerPath:
-    """Return the path of a recipe through the sources of the template; raises ConfigError when it has none."""
-    if recipe is None or isinstance(recipe, ParameterMerge):
-        raise ConfigError("a search through layers starts at a recipe with a path, not at weights.")
-    for name in sorted({*recipe.sources, *template.sources}):
-        was, now = recipe.sources.get(name), template.sources.get(name)
-        if was is None or now is None or was.identity != now.identity:
-            there, here = (ref.text if ref else "absent" for ref in (was, now))
-            raise ConfigError(f"the recipe is of another merge: sources.{name} is {there}, and here it is {here}.")
-    if recipe.scale_target != template.scale_target:
-        raise ConfigError(
-            f"the recipe is of another merge: scale_target is {recipe.scale_target}, and here it is "
-            f"{template.scale_target}."
-        )
-    return recipe.path
+    def baseline(self) -> None:
+        """Return None: the sources of a path do not have weights that could be equal."""
+        return
 
-
-def blocks_at_hand(template: PathTemplate) -> Mapping[str, int] | None:
-    """Return how many blocks each source has, in order; None where a config.json is not at hand."""
-    found: dict[str, int] = {}
-    refs = {**({PS: template.ps.host} if template.ps else {}), **template.sources}
-    for name, ref in refs.items():
-        config = read_config(ref)
-        count = count_blocks(config) if config is not None else None
-        if count is None:
-            return None
-        found[name] = count
-    return found
+    def source_alone(self, source: str) -> ModelRef | ParameterMerge:
+        """Return the model of a source, or the merge of the first stage."""
+        template = self.template(relative_to=None)
+        return template.ps if source == PS and template.ps is not None else template.sources[source]

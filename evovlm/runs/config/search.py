@@ -1,8 +1,7 @@
 """What the configs of all searches have in common, whatever they search."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -11,12 +10,13 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.objective import Objective
-from evovlm.recipes.candidate import Genome
-from evovlm.recipes.document_parts import Document
-from evovlm.recipes.kinds import Recipe
-from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import MergeTemplate
+from evovlm.recipes.documents import Document
+from evovlm.recipes.kinds import Recipe, Template
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.space import Space
 from evovlm.runs.config.budget import BudgetSection
 from evovlm.runs.config.execution import EXECUTION_KEYS, ExecutionConfig
 from evovlm.runs.config.log import LogSection
@@ -25,11 +25,12 @@ from evovlm.runs.config.racing import RacingSection
 from evovlm.runs.config.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
 from evovlm.runs.config.start import StartSection
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.optimizer import DEFAULT_SIGMA, Levels, Optimizer, OptimizerFactory, Start, default_population
+from evovlm.search.optimizer import DEFAULT_SIGMA, Optimizer, OptimizerFactory, Start, default_population
 from evovlm.tasks.harness_name import is_harness_name
 
 SMALLEST_POPULATION = 4
 RESCORED_AFTER_RACES = 3
+_NO_GAP = 1e-6
 
 Winner = Literal["best", "mean", "snapshot"]
 
@@ -68,22 +69,10 @@ class OptimizerSection(Section):
         return self.factory.keeps_population
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Searched:
-    """A search space and what its points are recipes of; `initial` and `levels` have shape (dim,).
+class SearchedSection(Section):
+    """`space:` of any search; further keys depend on the kind of search."""
 
-    `notes` says what of the search's start is other than asked for.
-    """
-
-    initial: Genome
-    levels: Levels
-    recipe: Callable[[Genome], Recipe]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def dim(self) -> int:
-        """How many genes there are."""
-        return len(self.initial)
+    kind: str
 
 
 class SearchConfig(ExecutionConfig):
@@ -102,7 +91,7 @@ class SearchConfig(ExecutionConfig):
     kind: Literal["evolve"]
     seed: int = 0
     merge: Document
-    space: Section
+    space: SearchedSection
     start: StartSection | None = None
     optimizer: OptimizerSection = OptimizerSection()
     budget: BudgetSection
@@ -198,8 +187,25 @@ class SearchConfig(ExecutionConfig):
             f"comes across; an optimizer that seeks one: {seeking} (optimizer.kind).",
         )
 
+    @property
+    def stages(self) -> Mapping[str, "SearchConfig"]:
+        """The searches that are carried out one after the other, by the name of their stage: this one, without a name.
+
+        A hybrid's config has two.
+        """
+        return {"": self}
+
+    def stage(self, name: str, *, after: Recipe | None = None) -> "SearchConfig":  # noqa: ARG002 - of hybrids
+        """Return the config of a stage; `after` is the recipe that the stage before it has found."""
+        return self.stages[name]
+
+    @property
     @abstractmethod
-    def template(self, *, relative_to: Path | None) -> MergeTemplate | PathTemplate:
+    def method(self) -> str:
+        """How candidates are merged, in a few words."""
+
+    @abstractmethod
+    def template(self, *, relative_to: Path | None) -> Template:
         """Return what the search keeps fixed of every recipe."""
 
     @abstractmethod
@@ -207,8 +213,64 @@ class SearchConfig(ExecutionConfig):
         """Return `merge` with its host named and every path absolute."""
 
     @abstractmethod
-    def searched(self, blocks: Mapping[str, int]) -> Searched:
-        """Return what a resolved config searches, for sources that have so many blocks, by name."""
+    def least_blocks(self, *, relative_to: Path | None) -> Mapping[str, int]:
+        """Return by source the number of blocks that it has at least, as far as is known without fetching it."""
+
+    @abstractmethod
+    def whole_space(self, blocks: Mapping[str, int]) -> Space:
+        """Return the space of a resolved search, for sources that have as many blocks, by name; `start` is not used."""
+
+    @abstractmethod
+    def baseline(self) -> ParameterMerge | None:
+        """Return the merge of a resolved search's sources that was not optimised; None where they do not have one."""
+
+    @abstractmethod
+    def source_alone(self, source: str) -> ModelRef | ParameterMerge:
+        """Return the model that a source of a resolved search is in the place of the host."""
+
+    def variants(self) -> Iterable[Template]:
+        """Return the templates, other than its own, whose recipes a resolved search may propose."""
+        return ()
+
+    def space_for(self, blocks: Mapping[str, int]) -> Space:
+        """Return the space of a resolved search, for sources that have as many blocks, by name.
+
+        The search starts at the space's `initial`, which is that of `start` where one is given. Raises ConfigError for
+        a start that is not near to any point of the space.
+        """
+        space = self.whole_space(blocks)
+        if self.start is None:
+            return space
+        try:
+            return space.starting_at(self.start.recipe_in(space))
+        except ConfigError as error:
+            raise ConfigError(f"start: {error}") from error
+
+    def start_notes(self, space: Space) -> tuple[str, ...]:
+        """Return where a search of `space`, which is this config's, does not start exactly at the recipe asked for."""
+        if self.start is None:
+            return ()
+        _, gap = space.nearest(self.start.recipe_in(space))
+        if gap.size < _NO_GAP:
+            return ()
+        return (
+            f"start: this space holds the recipe to within {gap.size:.3g}, and the search starts at the nearest; "
+            f"furthest is {gap.place}: {gap.given:g} there, {gap.taken:g} here.",
+        )
+
+    def task_choices(self) -> tuple[TaskChoice, ...]:
+        """Return what the tasks of a resolved search are opened as, in their order."""
+        return tuple(
+            TaskChoice(
+                name=task.name,
+                decoding=task.decoding,
+                prompt=task.prompt,
+                limit=task.limit,
+                weight=task.weight,
+                data=Path(task.data) if task.data is not None else None,
+            )
+            for task in self.tasks
+        )
 
     def resolved(self, *, relative_to: Path | None) -> Self:
         """Return the same search with its host named and every path absolute, so that it holds from any folder.
@@ -256,14 +318,14 @@ class SearchConfig(ExecutionConfig):
             )
         return population
 
-    def new_optimizer(self, searched: Searched) -> Optimizer:
+    def new_optimizer(self, space: Space) -> Optimizer:
         """Return the optimizer as it begins. Raises ConfigError where it needs a package that is not installed."""
         start = Start(
-            initial=searched.initial,
+            initial=space.initial,
             seed=self.seed,
             population=self.optimizer.population,
             sigma=self.optimizer.sigma,
-            levels=searched.levels,
+            levels=space.levels,
         )
         return self.optimizer.factory(start)
 

@@ -14,23 +14,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS, Method, get_method
-from evovlm.recipes.documents import MergeDocument, SettingsDocument
+from evovlm.recipes.documents import MergeDocument
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeSettings
-from evovlm.recipes.recipe_space import CHOOSABLE, CONFIG_FROM, HOST, METHOD, SETTINGS, Choice, setting_field
-from evovlm.recipes.search_space import Range
+from evovlm.recipes.recipe_space import CHOOSABLE, CONFIG_FROM, HOST, METHOD, SETTINGS, setting_field
+from evovlm.recipes.space import Gene, Range
 from evovlm.recipes.space_kinds import RANGES, SPACES, range_problem
-from evovlm.runs.config.sections import Section, known_row
+from evovlm.runs.config.search import SearchedSection
+from evovlm.runs.config.sections import known_row
 
 _OPTIONS = ("knots", "group")
+_SETTINGS = TypeAdapter(MergeSettings)
 
 
-class SpaceSection(Section):
+class SpaceSection(SearchedSection):
     """`space:`; `weight`, `density`, `gamma` and `epsilon` are ranges, `ranges` those of a source ("ja.weight").
 
     `fixed` holds numbers that stay: a parameter's, a source's parameter's, or under a source's name all of its own,
@@ -101,10 +103,10 @@ class SpaceSection(Section):
         return found
 
     @property
-    def all_choices(self) -> tuple[Choice, ...]:
+    def all_choices(self) -> tuple[Gene, ...]:
         """The choices, by name, so that their order in the file says nothing."""
         return tuple(
-            Choice(name=name, options=tuple(_plain(name, option) for option in self.choices[name]))
+            Gene(name=name, options=tuple(_plain(name, option) for option in self.choices[name]))
             for name in CHOOSABLE
             if name in self.choices
         )
@@ -195,7 +197,7 @@ def _plain(name: str, option: Any) -> Any:
     """Return an option as a recipe has it."""
     if name not in SETTINGS:
         return str(option)
-    return getattr(SettingsDocument.model_validate({name: option}).settings(), setting_field(name))
+    return getattr(_SETTINGS.validate_python({name: option}), setting_field(name))
 
 
 def _problem(text: str, **values: str) -> PydanticCustomError:

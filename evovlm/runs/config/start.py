@@ -9,7 +9,6 @@ of the file or of the other run.
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,12 +17,10 @@ from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError, RunMismatch
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.recipes.documents import load_recipe, recipe_from_values, recipe_to_yaml
-from evovlm.recipes.kinds import HybridMerge, Recipe
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.documents import load_recipe, recipe_from_values
+from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.problems import problems_in
-from evovlm.recipes.recipe import ParameterMerge
-from evovlm.recipes.yaml_text import values_of
+from evovlm.recipes.space import Space
 from evovlm.runs.config.sections import Section
 from evovlm.runs.folder.layout import RESULT_FILE, winner_file
 
@@ -65,6 +62,13 @@ class StartSection(Section):
             raise PydanticCustomError("start", "should have one of recipe, run and equal")
         return self
 
+    def recipe_in(self, space: Space) -> Recipe:
+        """Return the recipe that a resolved search of `space` starts at.
+
+        Raises ConfigError for one that cannot be read, or for equal weights in a space without weights.
+        """
+        return self.found(Path()) or space.equal_weights(self.equal or 0.0)
+
     def found(self, folder: Path) -> Recipe | None:
         """Return the recipe, a relative path from `folder` on; None for equal weights.
 
@@ -81,8 +85,7 @@ class StartSection(Section):
         recipe = self.found(folder)
         if recipe is None:
             return self
-        values = values_of(recipe_to_yaml(_absolute(recipe)))
-        return StartSection.model_validate({"recipe": values})
+        return StartSection.model_validate({"recipe": recipe.as_values(lambda ref: ref.identity)})
 
 
 def _winner_of(run: Path) -> Path:
@@ -97,23 +100,3 @@ def _winner_of(run: Path) -> Path:
     except ValueError as error:
         raise ConfigError(f"{run / RESULT_FILE}: cannot be read as JSON ({error}).") from error
     return run / winner_file(str(result.get("winner")) if isinstance(result, dict) else "")
-
-
-def _absolute(recipe: Recipe) -> Recipe:
-    """Return the recipe with models that are named from anywhere."""
-
-    def named(ref: ModelRef) -> ModelRef:
-        return ModelRef(text=ref.identity)
-
-    sources = {name: named(ref) for name, ref in recipe.sources.items()}
-    match recipe:
-        case HybridMerge():
-            ps = _absolute(recipe.ps)
-            host = named(recipe.host) if recipe.host is not None else None
-            # A merge of parameters stays one.
-            return replace(recipe, ps=ps, host=host, sources=sources)  # type: ignore[arg-type]
-        case ParameterMerge():
-            base = named(recipe.base) if recipe.base is not None else None
-            return replace(recipe, base=base, host=named(recipe.host), sources=sources)
-        case _:
-            return replace(recipe, host=named(recipe.host), sources=sources)

@@ -17,14 +17,11 @@ from evovlm.evaluation.workers.jobs import InProcess, Place, Workers
 from evovlm.files import inner_folder, write_file
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import recipe_to_yaml
-from evovlm.recipes.kinds import PS, Recipe, parameter_merge_only
-from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import MergeTemplate
-from evovlm.runs.before.preflight import preflight_hybrid, preflight_search
+from evovlm.recipes.kinds import PS, Recipe, Template
+from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.before.worker_room import worker_bytes
 from evovlm.runs.config.hybrid import PATH, HybridConfig, load_search
-from evovlm.runs.config.parameters import EvolveConfig, config_from_mapping
-from evovlm.runs.config.paths import PathConfig
+from evovlm.runs.config.kinds import config_from_mapping
 from evovlm.runs.config.search import SearchConfig, Winner
 from evovlm.runs.folder.entries import Parent
 from evovlm.runs.folder.journal import Journal, read_journal
@@ -145,7 +142,7 @@ def evolve(
             # Measured once the workers have ended too.
             peak = peak_memory()
         else:
-            check_recipes(journal, config.searched(journal.blocks).recipe)
+            check_recipes(journal, config.space_for(journal.blocks).decode)
             peak = None
         return _written_result(Run(folder=out, config=config, journal=journal), peak=peak)
 
@@ -154,7 +151,7 @@ def _searched(
     out: Path,
     *,
     config: SearchConfig,
-    template: MergeTemplate | PathTemplate,
+    template: Template,
     journal: Journal | None,
     observer: Observer | None,
     evaluator: Evaluator | None,
@@ -164,10 +161,10 @@ def _searched(
     memory_bytes: int | None = None
     if evaluator is None:
         # Models that do not fit are refused before their weights are fetched.
-        found = preflight_search(config, template)
+        found = preflight_search(config)
         found.raise_problems()
         seen, memory_bytes = found.warnings, worker_bytes(found)
-    parents = measured_parents(config, template, known={} if journal is None else journal.parents)
+    parents = measured_parents(config, known={} if journal is None else journal.parents)
     workers: Workers
     if evaluator is None:
         workers = open_workers(config, template, parents=parents, memory_bytes=memory_bytes)
@@ -175,7 +172,7 @@ def _searched(
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
     with closing(workers):
         run = open_search(out, config=config, workers=workers, journal=journal, parents=parents)
-        warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *run.searched.notes, *config.notes)))
+        warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *config.start_notes(run.space), *config.notes)))
         with _tracked(observer, config=config, out=out) as watching:
             run.finish(observer=watching, warnings=warnings)
         return run.journal
@@ -194,8 +191,8 @@ def open_search(
     Raises RunMismatch when the models have other numbers of blocks than the journal's.
     """
     blocks = workers.blocks
-    searched = config.searched(blocks)
-    population = config.population(dim=searched.dim)
+    space = config.space_for(blocks)
+    population = config.population(dim=space.dim)
     parts = SampleParts(
         sizes=workers.sizes,
         seed=config.seed,
@@ -217,7 +214,7 @@ def open_search(
         journal.append_parent(parents[source])
     races = _races(config, workers=workers, parts=parts, objective=config.goal(parents))
     scoring = Scoring(workers=workers, parts=parts, races=races)
-    return Search(config=config, searched=searched, population=population, scoring=scoring, journal=journal)
+    return Search(config=config, space=space, population=population, scoring=scoring, journal=journal)
 
 
 def _races(config: SearchConfig, *, workers: Workers, parts: SampleParts, objective: Objective) -> Races | None:
@@ -252,7 +249,7 @@ def _recorded(journal: Journal) -> SearchConfig:
 
 
 def open_evaluator(
-    config: SearchConfig, template: MergeTemplate | PathTemplate, *, parents: Mapping[str, Parent] | None = None
+    config: SearchConfig, template: Template, *, parents: Mapping[str, Parent] | None = None
 ) -> Evaluator:
     """Open the models and tasks of a config in this process, for what its `parents` score where a constraint asks."""
     return opening_of(config, template, parents=parents or {}).open(Place(device=config.device)).evaluator
@@ -266,7 +263,7 @@ def _written_result(run: Run, *, peak: Mapping[str, int] | None) -> RunResult:
     if best is None or chosen is None:
         raise RunError("no candidate could be evaluated.")
     for name, entry in ((BEST_FILE, best), (MEAN_FILE, mean)):
-        recipe = run.space.recipe(entry.genome)
+        recipe = run.space.decode(entry.genome)
         write_file(run.folder / name, recipe_to_yaml(recipe, folder=run.folder))
     if chosen.evaluation is None:
         reason = chosen.failure.reason if chosen.failure else ""
@@ -277,7 +274,7 @@ def _written_result(run: Run, *, peak: Mapping[str, int] | None) -> RunResult:
     result = RunResult(
         folder=run.folder,
         winner=run.winner_kind,
-        recipe=run.space.recipe(chosen.genome),
+        recipe=run.space.decode(chosen.genome),
         fitness=chosen.evaluation.fitness,
         evaluation=chosen.evaluation,
         candidates=len(run.journal.candidates),
@@ -296,7 +293,7 @@ _RULE = "A budget may only be raised, the first stage's only until the second be
 
 
 def run_search(
-    config: EvolveConfig | PathConfig | HybridConfig,
+    config: SearchConfig | HybridConfig,
     *,
     out: Path,
     relative_to: Path | None = None,
@@ -331,10 +328,10 @@ def evolve_hybrid(
         _check_same_hybrid(out, config)
     with locked(out):
         if not (out / PATH / JOURNAL_FILE).exists():
-            preflight_hybrid(config.ps, config.path).raise_problems()
+            preflight_search(config).raise_problems()
         write_file(out / CONFIG_FILE, config.to_yaml())
         first = evolve(config.ps, out=inner_folder(out, PS), resume=True, observer=observe(PS))
-        second_config = config.second(parameter_merge_only(first.recipe))
+        second_config = config.stage(PATH, after=first.recipe)
         second = evolve(second_config, out=inner_folder(out, PATH), resume=True, observer=observe(PATH))
         return _written_result_of_both(out, first=first, second=second)
 

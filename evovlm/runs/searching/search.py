@@ -10,7 +10,8 @@ import numpy as np
 from evovlm.errors import RunMismatch
 from evovlm.recipes.candidate import Candidate, Genome
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.config.search import SearchConfig, Searched
+from evovlm.recipes.space import Space
+from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Entry, Stop
 from evovlm.runs.folder.journal import Journal
 from evovlm.runs.searching.scoring import Scoring
@@ -41,7 +42,7 @@ class Search:
     """A search that goes on from what its journal holds."""
 
     config: SearchConfig
-    searched: Searched
+    space: Space
     population: int
     scoring: Scoring
     journal: Journal
@@ -83,7 +84,7 @@ class Search:
             if observer is not None:
                 observer.generation_ended(generation)
 
-        optimizer = self.config.new_optimizer(self.searched)
+        optimizer = self.config.new_optimizer(self.space)
         look_at(optimizer.mean, generation=0)
         generations = search(optimizer, continues=self._continues, evaluate=evaluate, on_generation=on_generation)
         self._rescore(generation=generations)
@@ -113,7 +114,7 @@ class Search:
         candidates = [
             Candidate(
                 genome=proposal.genome,
-                recipe=self.searched.recipe(proposal.genome),
+                recipe=self.space.decode(proposal.genome),
                 generation=proposal.generation,
                 index=proposal.index,
             )
@@ -133,7 +134,7 @@ class Search:
         number = last[0].generation
         # Only the optimizer knows how many a generation has: with restarts, not all have as many.
         before = [[entry.outcome for entry in recorded if entry.generation == each] for each in range(number)]
-        *_, optimizer = replayed(self.config.new_optimizer(self.searched), before)
+        *_, optimizer = replayed(self.config.new_optimizer(self.space), before)
         if len(last) == optimizer.population:
             self.journal.retry(number)
 
@@ -143,7 +144,7 @@ class Search:
         return round(self._clock - before, 4)
 
     def _check_replayed(self, entry: Entry, genome: Genome) -> None:
-        expected = self.searched.recipe(genome).recipe_id
+        expected = self.space.decode(genome).recipe_id
         if np.array_equal(entry.genome, genome) and entry.recipe_id == expected:
             return
         if entry.recipe_id != expected:
@@ -161,7 +162,7 @@ class Search:
         )
 
     def _append_mean(self, kind: str, genome: Genome, *, generation: int) -> None:
-        recipe = self.searched.recipe(genome)
+        recipe = self.space.decode(genome)
         index = len(self.journal.candidates)
         outcome = next(self.scoring.in_full([recipe]))
         self._append(kind, genome, recipe, outcome, index=index, generation=generation)
@@ -169,7 +170,7 @@ class Search:
     def _rescore(self, *, generation: int) -> None:
         """Score the best candidates again, in full."""
         best = self.scoring.best(self.journal.candidates, self.config.rescored)
-        recipes = [self.searched.recipe(entry.genome) for entry in best]
+        recipes = [self.space.decode(entry.genome) for entry in best]
         done = {entry.index for entry in self.journal.rescored}
         for entry, recipe, outcome in zip(best, recipes, self.scoring.in_full(recipes), strict=True):
             if entry.index not in done:

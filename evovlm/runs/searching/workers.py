@@ -13,23 +13,19 @@ from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.merging.merge import default_threads
 from evovlm.models.loading import SPREAD
-from evovlm.recipes.path_template import PathTemplate
-from evovlm.recipes.recipe import MergeTemplate
+from evovlm.recipes.kinds import Template
 from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.config.task_choices import task_choices
 from evovlm.runs.folder.entries import Parent
 
 
-def opening_of(
-    config: SearchConfig, template: MergeTemplate | PathTemplate, *, parents: Mapping[str, Parent]
-) -> EvaluatorOpening:
+def opening_of(config: SearchConfig, template: Template, *, parents: Mapping[str, Parent]) -> EvaluatorOpening:
     """Return what each worker of a search opens, for what its `parents` score where a constraint is on that."""
-    return EvaluatorOpening(template=template, tasks=task_choices(config), objective=config.goal(parents))
+    return EvaluatorOpening(template=template, tasks=config.task_choices(), objective=config.goal(parents))
 
 
 def open_workers(
     config: SearchConfig,
-    template: MergeTemplate | PathTemplate,
+    template: Template,
     *,
     parents: Mapping[str, Parent],
     memory_bytes: int | None = None,
@@ -60,11 +56,11 @@ def open_workers(
     return Supervisor.open(processes, time_limit_s=config.time_limit_s)
 
 
-def check_device(config: SearchConfig, template: MergeTemplate | PathTemplate) -> None:
+def check_device(config: SearchConfig, template: Template) -> None:
     """Raise ConfigError when a model is to be spread over all devices, and cannot be, or is not alone."""
     if config.device != SPREAD:
         return
-    if isinstance(template, PathTemplate):
+    if template.keeps_every_source:
         raise ConfigError(f"device: {SPREAD} does not go with a path, whose blocks are those of several models.")
     if config.ray is None and config.workers > 1:
         raise ConfigError(

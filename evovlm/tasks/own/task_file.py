@@ -30,8 +30,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import TaskError
-from evovlm.recipes.documents import read_yaml, report_problems
-from evovlm.recipes.problems import did_you_mean
+from evovlm.recipes.problems import did_you_mean, report_problems
+from evovlm.recipes.yaml_text import read_yaml
 from evovlm.tasks.clip_name import clip_name_from
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.answers import EXTRACTORS
