@@ -1,10 +1,10 @@
-# `make demo` and `make test` are the two set-up commands of the README; each makes the environment it needs.
+# `make demo` and `make test` are the README's first commands; each creates the environment that it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
-# uv installs in about a minute what pip takes nine for; it comes into the environment itself.
+# uv takes about a minute to install, pip about nine; uv itself is installed into the environment.
 INSTALL := $(BIN)/python -m uv pip install --python $(BIN)/python -c constraints.txt
 
 .PHONY: demo test slow gpu check format bench zoo clean
@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m uv pip install --python $(BIN)/python -c constraints
 demo: $(READY)
 	$(BIN)/evovlm demo
 
-# Two processes of one thread each: most tests are Python and small tensors, which gain nothing from threads.
+# Two processes with one thread each: most tests run Python and small tensors, which do not gain from threads.
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
