@@ -188,6 +188,10 @@ def test_the_architecture_has_a_line_for_every_folder_of_the_package() -> None:
             assert f"`{folder}" in text, folder
 
 
+def test_contributing_is_short() -> None:
+    assert len(text_of("CONTRIBUTING.md").encode()) <= 8192
+
+
 def test_the_readme_links_to_every_page() -> None:
     readme = text_of("README.md")
     for page in [*PAGES[1:], "CHANGELOG.md"]:
