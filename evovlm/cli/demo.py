@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from evovlm.cli.progress import SearchProgress, Waiting
     from evovlm.runs.demo import Example, PipelineResult
+    from evovlm.runs.scores.standings import Standing
 
 
 def demo(
@@ -72,33 +73,26 @@ def _close(displays: "list[SearchProgress | Waiting]") -> None:
 def _print_result(console: "Console", result: "PipelineResult") -> None:
     from evovlm.cli.rendering import interval_text, percent
     from evovlm.cli.tables import plain_table, print_line
+    from evovlm.runs.demo import CULTURE
 
-    n = result.evolved.score.n
-    print_line(console, f"{result.pipeline.title} ({result.task}, {n} report samples)")
+    print_line(console, f"{result.pipeline.title} ({result.task}, {result.n_samples} report samples)")
     table = plain_table()
     table.add_column("model")
     for heading in ("score", "95 % interval", "ungated", "Japanese"):
         table.add_column(heading, justify="right")
-    has_culture = result.evolved.culture is not None
-    if has_culture:
-        table.add_column("culture", justify="right")
-    rows = [(_source_label(name, result), standing) for name, standing in result.sources.items()]
-    rows += [
-        ("equal-weights merge", result.uniform),
-        ("random search", result.random),
-        ("evolved merge", result.evolved),
-    ]
-    for label, standing in rows:
+    subsets = [CULTURE] if CULTURE in result.winner.subsets else []
+    for subset in subsets:
+        table.add_column(subset, justify="right")
+    for standing in result.standings:
         cells = [
-            label,
-            percent(standing.score.score),
+            _label(standing, result),
+            percent(standing.score),
             interval_text(*standing.interval),
-            percent(standing.score.ungated),
-            f"{100 * standing.score.japanese:.0f} %",
+            percent(standing.ungated),
+            f"{100 * standing.japanese:.0f} %",
+            *(percent(standing.subsets[subset]) for subset in subsets),
         ]
-        if has_culture and standing.culture is not None:
-            cells.append(percent(standing.culture))
-        table.add_row(*cells, style="bold" if standing is result.evolved else None)
+        table.add_row(*cells, style="bold" if standing is result.winner else None)
     console.print(table)
     console.print(
         f"Each search tried {result.candidates} candidates on the search split, where the evolved merge had "
@@ -110,10 +104,12 @@ def _print_result(console: "Console", result: "PipelineResult") -> None:
     console.print()
 
 
-def _source_label(name: str, result: "PipelineResult") -> str:
-    """Say what a text-only source stands for among pictures."""
-    whole = result.pipeline.name == "evovlm" and name != "vlm"
-    return f"{name} inside the VLM" if whole else name
+def _label(standing: "Standing", result: "PipelineResult") -> str:
+    """Return what a model is called; of pictures, a text model answers inside the VLM."""
+    if standing.role == "parent":
+        whole = result.pipeline.name == "evovlm" and standing.name != "vlm"
+        return f"{standing.name} inside the VLM" if whole else standing.name
+    return {"winner": "evolved merge", "random": "random search"}.get(standing.name, "equal-weights merge")
 
 
 def _print_example(console: "Console", example: "Example") -> None:

@@ -140,17 +140,11 @@ def _print_next(
 
 
 def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
-    """Return how the winner is scored on what it is reported on: `report:`, else the searched tasks' own."""
-    from evovlm.tasks.catalogue import get_task
-    from evovlm.tasks.harness_name import is_harness_name
-    from evovlm.tasks.task import Split
+    """Return the commands that score the winner on the tasks that the report is on."""
+    from evovlm.runs.scores.contenders import report_tasks
 
     commands = []
-    for section in config.report or config.tasks:
-        if is_harness_name(section.name):
-            commands.append(["evovlm", "score", str(model), "--task", section.name])
-        elif Split.REPORT in get_task(section.name).splits:
-            # Where a search has its samples from is no place to take those of a report from.
-            data = ["--data", f"{section.name}={section.data}"] if config.report and section.data is not None else []
-            commands.append(["evovlm", "score", str(model), "--task", section.name, *data])
+    for choice in report_tasks(config):
+        data = [] if choice.data is None else ["--data", f"{choice.name}={choice.data}"]
+        commands.append(["evovlm", "score", str(model), "--task", choice.name, *data])
     return [shlex.join(command) for command in commands]

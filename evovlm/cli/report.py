@@ -70,8 +70,8 @@ def report(
 def _score(runs: list[Path]) -> None:
     from evovlm.cli.progress import ScoreProgress
     from evovlm.cli.signals import stopping
-    from evovlm.report.contenders import score_missing
     from evovlm.runs.run import Run
+    from evovlm.runs.scores.contenders import score_missing
 
     progress = ScoreProgress()
     with stopping(), closing(progress):

@@ -8,11 +8,11 @@ from pathlib import Path
 from evovlm.errors import ConfigError
 from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.intervals import Interval, mean_interval
-from evovlm.report.contenders import contenders_of, scored_of
 from evovlm.report.content import Band, RunContent, RunPair, RunsContent
 from evovlm.report.reading import read_run
-from evovlm.report.standings import compared
 from evovlm.runs.run import Run
+from evovlm.runs.scores.contenders import contenders_of, scored_of
+from evovlm.runs.scores.standings import compared
 
 
 def read_runs(folders: Sequence[Path]) -> RunsContent:

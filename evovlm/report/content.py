@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evovlm.evaluation.comparison import Comparison
-from evovlm.evaluation.intervals import Interval
 from evovlm.recipes.layer_path import LayerPath
 from evovlm.recipes.space import UnitNumbers
 from evovlm.report.search_content import Course
-
-Role = Literal["winner", "parent", "baseline", "stage"]
-"""What a model is to a run: its winner, one of its sources, the merge of equal weights, a hybrid's first stage."""
+from evovlm.runs.scores.contenders import Role
+from evovlm.runs.scores.standings import Standing
 
 RIGHT_FROM = 0.5
 """From this score on an answer counts as right."""
@@ -100,26 +98,6 @@ class Stage:
     chosen: Mapping[str, str]
     path: LayerPath | None
     cost: Cost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """A model on the report split of a task. `subsets` are its scores on tagged samples.
-
-    `against` is the winner compared with it, None for the winner itself.
-    """
-
-    name: str
-    role: Role
-    score: float
-    interval: Interval
-    ungated: float
-    japanese: float
-    unscored: int
-    subsets: Mapping[str, float]
-    tokens: int
-    seconds: float
-    against: Comparison | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from markupsafe import Markup, escape
 
 from evovlm import __version__
 from evovlm.recipes.kinds import PS
-from evovlm.report.contenders import EQUAL_WEIGHTS, WINNER
 from evovlm.report.content import RIGHT_FROM, RunContent, RunsContent, Stage, TaskReport
 from evovlm.report.drawing import Drawing, Pen, inline_svg, page_pen, style
 from evovlm.report.recipe_figures import recipe_drawings, unit_text
@@ -27,6 +26,7 @@ from evovlm.report.result_figures import (
 )
 from evovlm.report.search_figures import percent, search_drawings
 from evovlm.report.texts import speaker
+from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, WINNER
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # What turns the direction of writing, and control characters but line ends and tabs: shown, never obeyed.

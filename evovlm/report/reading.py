@@ -10,13 +10,14 @@ from evovlm.evaluation.answers import TaskChoice
 from evovlm.merging.checkpoint.licences import UNKNOWN, Licence, licence_of, most_restrictive
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import value_at
-from evovlm.report.contenders import contenders_of, report_tasks, scored_of
+from evovlm.report.answer_tables import report_of
 from evovlm.report.content import Cost, Model, Numbers, RunContent, Stage, TaskReport
 from evovlm.report.course import read_course
-from evovlm.report.standings import Answered, report_of
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.layout import CONFIG_FILE
 from evovlm.runs.run import Run
+from evovlm.runs.scores.contenders import contenders_of, report_tasks, scored_of
+from evovlm.runs.scores.standings import Answered
 
 PARENTS = "parents"
 """The phase in which parents answered alone, for constraints on what they score."""

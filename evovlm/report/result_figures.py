@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from evovlm.report.content import Band, Cost, Role, TaskReport
+from evovlm.report.content import Band, Cost, TaskReport
 from evovlm.report.drawing import MARKERS, Drawing, Pen, legend, new_figure
 from evovlm.report.search_figures import percent
+from evovlm.runs.scores.contenders import Role
 
 _MARKER_OF: dict[Role, int] = {"winner": 3, "stage": 2, "parent": 0, "baseline": 1}
 _COLOUR_OF: dict[Role, int] = {"winner": 1, "stage": 3, "parent": 0, "baseline": 2}

@@ -9,20 +9,23 @@ from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import open_task
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.evaluation.intervals import mean_interval
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.checkpoint.writer import write_checkpoint
-from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
-from evovlm.recipes.kinds import parameter_merge_only
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.model_ref import ModelRef
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.run import Run
+from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, WINNER, Contender, contenders_of
+from evovlm.runs.scores.standings import Answered, Standing, standing_of
 from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.runs.searching.search import Observer
 from evovlm.tasks.task import Split
 
 CULTURE = "culture"
+RANDOM, EVOLVED = "random", "evolved"
+"""The folders of both searches, and the name of the first one's winner in the tables."""
 EXAMPLES = 3
 
 
@@ -59,25 +62,6 @@ PIPELINES: Mapping[str, Pipeline] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How one model did on the report split; `culture` where the task has that subset."""
-
-    score: TaskScore
-    interval: tuple[float, float]
-    culture: float | None
-
-    def as_json(self) -> Mapping[str, object]:
-        """Return it as plain values."""
-        figures: dict[str, object] = {
-            "score": self.score.score,
-            "interval": list(self.interval),
-            "ungated": self.score.ungated,
-            "japanese": self.score.japanese,
-        }
-        return figures if self.culture is None else {**figures, "culture": self.culture}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One report sample with everyone's answer."""
 
@@ -92,23 +76,27 @@ class PipelineResult:
 
     pipeline: Pipeline
     task: str
+    n_samples: int
     candidates: int
     search_fitness: float
-    sources: Mapping[str, Standing]
-    uniform: Standing
-    random: Standing
-    evolved: Standing
+    standings: tuple[Standing, ...]
     examples: tuple[Example, ...]
     run_folder: Path
     model_folder: Path
 
+    @property
+    def winner(self) -> Standing:
+        """How well the evolved merge did."""
+        return next(each for each in self.standings if each.role == "winner")
+
     def as_json(self) -> Mapping[str, object]:
         """Return the standings as plain values."""
+        rows = {each.name: _figures(each) for each in self.standings}
         return {
-            "sources": {name: standing.as_json() for name, standing in self.sources.items()},
-            "uniform": self.uniform.as_json(),
-            "random": self.random.as_json(),
-            "evolved": self.evolved.as_json(),
+            "sources": {each.name: rows[each.name] for each in self.standings if each.role == "parent"},
+            "uniform": rows[EQUAL_WEIGHTS],
+            "random": rows[RANDOM],
+            "evolved": rows[WINNER],
         }
 
 
@@ -121,9 +109,9 @@ def run_pipeline(
     observe: Callable[[str], Observer],
     say: Callable[[str], None] = lambda _: None,
 ) -> PipelineResult:
-    """Run one pipeline in the folder `out`, or go on where an interrupted one stopped.
+    """Run one pipeline in the folder `out`, or continue where an interrupted one stopped.
 
-    `observe` gives the observer of each search by its title; `say` is told what else takes time.
+    `observe` gives the observer of each search by its title; `say` takes the name of everything else that takes time.
     Raises RunMismatch when the folder was made with other settings, OutputExists when its model is another.
     """
     config = demo_config(pipeline, quick=quick, seed=seed)
@@ -132,32 +120,27 @@ def run_pipeline(
     searches = {
         name: evolve(variant, out=out / name, resume=True, observer=observe(title), evaluator=evaluator)
         for name, title, variant in (
-            ("random", "random search", _with_optimizer(config, "random")),
-            ("evolved", "evolution", config),
+            (RANDOM, "random search", _with_optimizer(config, "random")),
+            (EVOLVED, "evolution", config),
         )
     }
-    say("scoring everyone on the report split")
+    say("scoring all models on the report split")
     task = open_task(TaskChoice(name=config.tasks[0].name), Split.REPORT).prepare(evaluator.loaded)
-    recipes = {
-        **{name: only(template, name) for name in template.sources},
-        "uniform": uniform(template),
-        **{name: parameter_merge_only(result.recipe) for name, result in searches.items()},
-    }
-    scored = {name: _scored(evaluator, task, recipe) for name, recipe in recipes.items()}
-    standings = {name: _standing(each) for name, each in scored.items()}
+    answered = [
+        Answered(contender=each, scored=_scored(evaluator, task, each, config=config))
+        for each in _contenders(Run.open(out / EVOLVED), searches[RANDOM].recipe)
+    ]
     model = out / "model"
-    _write_model(recipes["evolved"], model)
+    _write_model(searches[EVOLVED].recipe, model)
     return PipelineResult(
         pipeline=pipeline,
         task=config.tasks[0].name,
-        candidates=searches["evolved"].candidates,
-        search_fitness=searches["evolved"].fitness,
-        sources={name: standings[name] for name in template.sources},
-        uniform=standings["uniform"],
-        random=standings["random"],
-        evolved=standings["evolved"],
-        examples=_examples(scored, sources=tuple(template.sources)),
-        run_folder=out / "evolved",
+        n_samples=task.n_samples,
+        candidates=searches[EVOLVED].candidates,
+        search_fitness=searches[EVOLVED].fitness,
+        standings=tuple(map(standing_of, answered)),
+        examples=_examples(answered),
+        run_folder=out / EVOLVED,
         model_folder=model,
     )
 
@@ -174,56 +157,59 @@ def demo_config(pipeline: Pipeline, *, quick: bool, seed: int) -> EvolveConfig:
     return config.model_copy(update=changes)
 
 
-def only(template: MergeTemplate, source: str) -> ParameterMerge:
-    """Return the recipe that puts one source whole in the place of the host's language model."""
-    return template.recipe(
-        {name: SourceParameters(weight=1.0 if name == source else 0.0, density=1.0) for name in template.sources}
-    )
-
-
-def uniform(template: MergeTemplate) -> ParameterMerge:
-    """Return the unoptimised merge: every source with weight 1 / n, nothing dropped."""
-    share = 1.0 / len(template.sources)
-    return template.recipe({name: SourceParameters(weight=share, density=1.0) for name in template.sources})
-
-
 def _with_optimizer(config: EvolveConfig, kind: str) -> EvolveConfig:
     return config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"kind": kind})})
 
 
-def _scored(evaluator: Evaluator, task: PreparedTask, recipe: ParameterMerge) -> ScoredTask:
-    evaluator.merge_into_resident(recipe)
+def _contenders(run: Run, random: Recipe) -> list[Contender]:
+    """Return the sources, the equal-weights merge, the winner of the random search, and the evolved merge last."""
+    found = {each.name: each for each in contenders_of(run)}
+    winner = found.pop(WINNER)
+    return [*found.values(), Contender(name=RANDOM, role="baseline", key=RANDOM, model=random), winner]
+
+
+def _scored(evaluator: Evaluator, task: PreparedTask, contender: Contender, *, config: EvolveConfig) -> ScoredTask:
+    # A source is merged too, whole and alone: the same weights without loading another model.
+    model = config.source_alone(contender.name) if isinstance(contender.model, ModelRef) else contender.model
+    evaluator.merge_into_resident(model)
     return task.answer(evaluator.loaded)
 
 
-def _standing(scored: ScoredTask) -> Standing:
-    score = scored.score
-    low, high = mean_interval(score.per_sample)
-    culture = scored.tagged(CULTURE)
-    return Standing(score=score, interval=(low, high), culture=culture.score if culture else None)
+def _figures(standing: Standing) -> Mapping[str, object]:
+    figures: dict[str, object] = {
+        "score": standing.score,
+        "interval": list(standing.interval),
+        "ungated": standing.ungated,
+        "japanese": standing.japanese,
+    }
+    return {**figures, CULTURE: standing.subsets[CULTURE]} if CULTURE in standing.subsets else figures
 
 
-def _examples(scored: Mapping[str, ScoredTask], *, sources: Sequence[str]) -> tuple[Example, ...]:
-    """Return the first samples that only the child gets right, then the first others, spread over the set."""
-    child = scored["evolved"].answers
+def _examples(answered: Sequence[Answered]) -> tuple[Example, ...]:
+    """Return samples spread over the set: first those that only the evolved merge answers right, then others."""
+    parents = [each for each in answered if each.contender.role == "parent"]
+    child = next(each for each in answered if each.contender.role == "winner").scored.answers
 
-    def told(index: int) -> tuple[bool, int]:
-        best_parent = max(scored[name].answers[index].score.score for name in sources)
+    def order(index: int) -> tuple[bool, int]:
+        best_parent = max(each.scored.answers[index].score.score for each in parents)
         return not (child[index].score.score == 1.0 and best_parent < 1.0), index
 
     spread = max(1, len(child) // (4 * EXAMPLES))
-    chosen = sorted(range(0, len(child), spread), key=told)[:EXAMPLES]
+    chosen = sorted(range(0, len(child), spread), key=order)[:EXAMPLES]
     return tuple(
         Example(
             question=child[index].sample.question,
             reference=child[index].sample.references[0],
-            answers={name: scored[name].answers[index].text for name in (*sources, "evolved")},
+            answers={
+                **{each.contender.name: each.scored.answers[index].text for each in parents},
+                EVOLVED: child[index].text,
+            },
         )
         for index in chosen
     )
 
 
-def _write_model(recipe: ParameterMerge, folder: Path) -> None:
+def _write_model(recipe: Recipe, folder: Path) -> None:
     if not folder.exists():
         write_checkpoint(recipe, folder)
     elif load_recipe(folder / "recipe.yaml", methods=METHODS).recipe_id != recipe.recipe_id:

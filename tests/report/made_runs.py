@@ -10,7 +10,6 @@ from evovlm.evaluation.answers import Answer, ScoredTask
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
-from evovlm.report.contenders import Contender, contenders_of
 from evovlm.runs.config.hybrid import PATH, HybridConfig
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
@@ -18,6 +17,7 @@ from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Entry, Parent, Stop
 from evovlm.runs.folder.journal import Journal, best_distinct
 from evovlm.runs.run import Run
+from evovlm.runs.scores.contenders import Contender, contenders_of
 from evovlm.runs.scores.saved import saving
 from evovlm.search.loop import Outcome, Proposal, search
 from evovlm.tasks.metrics.scoring import SampleScore

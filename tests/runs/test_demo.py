@@ -9,12 +9,15 @@ from evovlm import assets
 from evovlm.errors import RunMismatch
 from evovlm.evaluation.answering import score_model
 from evovlm.evaluation.answers import TaskChoice
+from evovlm.evaluation.intervals import mean_interval
 from evovlm.models.loading import load_model
+from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import SourceParameters
 from evovlm.runs.config.kinds import load_config
-from evovlm.runs.demo import PIPELINES, PipelineResult, demo_config, run_pipeline, uniform
+from evovlm.runs.demo import PIPELINES, PipelineResult, demo_config, run_pipeline
 from evovlm.runs.folder.entries import Entry
+from evovlm.runs.scores.standings import Standing
 from evovlm.search.loop import Generation
 from tests.pico_zoo import pico_zoo
 
@@ -63,23 +66,40 @@ def quick(name: str, out: Path, *, stop: int | None = None, seed: int = 0) -> Pi
 
 
 def test_evollm_scores_sources_baselines_and_winner_on_the_report_split(evollm: PipelineResult) -> None:
-    assert list(evollm.sources) == ["math-a", "math-b", "ja"]
+    assert [(each.name, each.role) for each in evollm.standings] == [
+        ("math-a", "parent"),
+        ("math-b", "parent"),
+        ("ja", "parent"),
+        ("equal-weights", "baseline"),
+        ("random", "baseline"),
+        ("winner", "winner"),
+    ]
     document = evollm.as_json()
     assert list(document) == ["sources", "uniform", "random", "evolved"]
-    standings = [*evollm.sources.values(), evollm.uniform, evollm.random, evollm.evolved]
-    for standing in standings:
-        assert standing.score.n == 4
-        assert 0 <= standing.interval[0] <= standing.score.score <= standing.interval[1] <= 1
-        assert set(standing.as_json()) == {"score", "interval", "ungated", "japanese"}
+    assert list(document["sources"]) == ["math-a", "math-b", "ja"]
+    assert evollm.n_samples == 4
+    for standing in evollm.standings:
+        assert 0 <= standing.interval.low <= standing.score <= standing.interval.high <= 1
+    for row in (*document["sources"].values(), document["uniform"], document["random"], document["evolved"]):
+        assert set(row) == {"score", "interval", "ungated", "japanese"}
     assert len(evollm.examples) == 3
     for example in evollm.examples:
         assert list(example.answers) == ["math-a", "math-b", "ja", "evolved"]
 
 
+def figures(standing: Standing) -> tuple[object, ...]:
+    return standing.score, standing.interval, standing.ungated, standing.japanese, standing.unscored
+
+
+def figures_of(score: TaskScore) -> tuple[object, ...]:
+    return score.score, mean_interval(score.per_sample), score.ungated, score.japanese, score.unscored
+
+
 def test_a_source_s_row_is_what_the_source_itself_scores(evollm: PipelineResult, zoo: Path) -> None:
     for name in ("math-a", "ja"):
         alone = score_model(load_model(zoo / "zoo" / name), tasks=[TaskChoice(name="word_problems_ja")])[0]
-        assert alone.score == evollm.sources[name].score
+        (standing,) = (each for each in evollm.standings if each.name == name)
+        assert figures_of(alone.score) == figures(standing)
         texts = {answer.sample.question: answer.text for answer in alone.answers}
         assert all(texts[example.question] == example.answers[name] for example in evollm.examples)
 
@@ -87,16 +107,17 @@ def test_a_source_s_row_is_what_the_source_itself_scores(evollm: PipelineResult,
 def test_evovlm_scores_a_text_source_as_the_vlm_s_language_model_and_culture_apart(
     evovlm: PipelineResult,
 ) -> None:
-    assert list(evovlm.sources) == ["vlm", "ja"]
-    for standing in (*evovlm.sources.values(), evovlm.uniform, evovlm.random, evovlm.evolved):
-        assert set(standing.as_json()) == {"score", "interval", "ungated", "japanese", "culture"}
+    document = evovlm.as_json()
+    assert list(document["sources"]) == ["vlm", "ja"]
+    for row in (*document["sources"].values(), document["uniform"], document["random"], document["evolved"]):
+        assert set(row) == {"score", "interval", "ungated", "japanese", "culture"}
 
 
 def test_the_written_model_is_the_winner_and_scores_as_told(evovlm: PipelineResult) -> None:
     recipe = load_recipe(evovlm.model_folder / "recipe.yaml")
     assert recipe.recipe_id == load_recipe(evovlm.run_folder / "best.yaml").recipe_id
     scored = score_model(load_model(evovlm.model_folder), tasks=[TaskChoice(name="emoji_ja")])[0]
-    assert scored.score == evovlm.evolved.score
+    assert figures_of(scored.score) == figures(evovlm.winner)
 
 
 def test_a_demo_interrupted_goes_on_and_ends_the_same(evollm: PipelineResult, tmp_path: Path) -> None:
@@ -125,7 +146,8 @@ def test_both_searches_spend_the_whole_budget_in_whole_generations(name: str, is
 
 
 def test_the_equal_weights_merge_drops_nothing_and_gives_each_source_its_share(zoo: Path) -> None:
-    template = load_config(zoo / "configs/demo-evollm.yaml").template(relative_to=None)
-    assert uniform(template).parameters == {
+    baseline = load_config(zoo / "configs/demo-evollm.yaml").baseline()
+    assert baseline is not None
+    assert baseline.parameters == {
         name: SourceParameters(weight=1 / 3, density=1.0) for name in ("math-a", "math-b", "ja")
     }

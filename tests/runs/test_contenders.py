@@ -8,12 +8,13 @@ import pytest
 from evovlm.errors import EvovlmError, RunMismatch
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.report.contenders import contenders_of, report_tasks, score_missing, scored_of
 from evovlm.runs.run import Run
+from evovlm.runs.scores.contenders import contenders_of, report_tasks, score_missing, scored_of
 from tests.report.made_runs import config_of, everyones_answers, keep, make_run
 
 
-def test_the_winner_is_held_against_every_parent_and_the_equal_weights_merge(bare_run: Path) -> None:
+def test_the_winner_is_held_against_every_parent_and_the_equal_weights_merge(tmp_path: Path) -> None:
+    bare_run = make_run(tmp_path / "run")
     contenders = contenders_of(Run.open(bare_run))
     assert [(each.name, each.role) for each in contenders] == [
         ("winner", "winner"),

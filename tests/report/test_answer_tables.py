@@ -6,10 +6,11 @@ from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.comparison import compare_by_id
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.report import standings
-from evovlm.report.contenders import Contender
-from evovlm.report.content import Role, TaskReport
-from evovlm.report.standings import Answered, report_of
+from evovlm.report import answer_tables
+from evovlm.report.answer_tables import report_of
+from evovlm.report.content import TaskReport
+from evovlm.runs.scores.contenders import Contender, Role
+from evovlm.runs.scores.standings import Answered
 from tests.report.made_runs import TASK, answer, everyones_answers, scored
 
 _ROLES: dict[str, Role] = {"winner": "winner", "math": "parent", "ja": "parent", "equal-weights": "baseline"}
@@ -62,7 +63,7 @@ def test_answers_to_other_samples_are_not_set_side_by_side() -> None:
 
 
 def test_long_answers_are_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standings, "_MOST_CHARACTERS", 2000)
+    monkeypatch.setattr(answer_tables, "_MOST_CHARACTERS", 2000)
     long = scored([answer(each, "長" * 1000) for each in range(6)])
     report = _report(winner=long)
     assert report.cut == 6
@@ -71,7 +72,7 @@ def test_long_answers_are_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_samples_beyond_what_a_page_holds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standings, "_MOST_ROWS", 4)
+    monkeypatch.setattr(answer_tables, "_MOST_ROWS", 4)
     report = _report()
     assert (len(report.rows), report.left_out, report.n) == (4, 2, 6)
 
@@ -94,7 +95,7 @@ def test_a_few_names_are_a_matrix_of_what_was_said_for_which() -> None:
 
 
 def test_many_names_that_come_again_are_shown_as_confusions_by_frequency(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standings, "_MOST_IN_MATRIX", 1)
+    monkeypatch.setattr(answer_tables, "_MOST_IN_MATRIX", 1)
     said = ["桜", "梅", "梅", "梅", "桃", "桜"]
     named = scored(
         [

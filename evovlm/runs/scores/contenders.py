@@ -7,6 +7,7 @@ RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from evovlm.errors import EvovlmError
 from evovlm.evaluation.answers import ScoredTask, TaskChoice
@@ -16,7 +17,6 @@ from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, Recipe
 from evovlm.recipes.local_config import read_config
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.report.content import Role
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.run import Run
 from evovlm.runs.scores.saved import read_saved
@@ -24,6 +24,9 @@ from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, score_m
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split
+
+Role = Literal["winner", "parent", "baseline", "stage"]
+"""What a model is to a run: its winner, one of its sources, a merge to compare with, a hybrid's first stage."""
 
 SCORES_FOLDER = "scores"
 WINNER = "winner"

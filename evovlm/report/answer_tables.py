@@ -1,17 +1,14 @@
-"""Who did how well on the report split of a task, and everyone's answers side by side."""
+"""A task's part of the report: the standings, and everyone's answers side by side."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-from evovlm.errors import TaskError
 from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice
-from evovlm.evaluation.comparison import Comparison, compare_by_id
-from evovlm.evaluation.intervals import mean_interval
-from evovlm.report.contenders import Contender
-from evovlm.report.content import AnswerCell, AnswerRow, Confusion, Role, Standing, TaskReport
+from evovlm.report.content import AnswerCell, AnswerRow, Confusion, TaskReport
 from evovlm.report.pictures import Pictures, open_pictures
+from evovlm.runs.scores.contenders import Role
+from evovlm.runs.scores.standings import Answered, standing_of
 
 _MOST_ROWS = 1000
 """Samples of a task that the page lists."""
@@ -23,19 +20,6 @@ _MOST_IN_MATRIX = 15
 _LONGEST_NAME = 16
 _MOST_NAMES = 0.75
 """Different names a sample up to which they count as coming again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """A contender's answers to one task."""
-
-    contender: Contender
-    scored: ScoredTask
-
-    @property
-    def by_id(self) -> Mapping[str, Answer]:
-        """Its answers by the samples' ids."""
-        return {answer.sample.id: answer for answer in self.scored.answers}
 
 
 def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
@@ -55,7 +39,7 @@ def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
         n=len(first.answers),
         binary=all(value in (0.0, 1.0) for each in answered for value in each.scored.score.per_sample),
         has_winner=winner is not None,
-        standings=tuple(_standing(each, winner) for each in answered),
+        standings=tuple(standing_of(each, winner=winner) for each in answered),
         names=tuple(each.contender.name for each in answered),
         roles=tuple(each.contender.role for each in answered),
         rows=rows,
@@ -65,37 +49,6 @@ def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
         cut=sum(len(found[each].text) > limit for found in by_id for each in shown),
         without_pictures=pictures.missing,
     )
-
-
-def _standing(each: Answered, winner: Answered | None) -> Standing:
-    scored, score = each.scored, each.scored.score
-    subsets = {tag: found.score for tag in scored.tags if (found := scored.tagged(tag)) is not None}
-    return Standing(
-        name=each.contender.name,
-        role=each.contender.role,
-        score=score.score,
-        interval=mean_interval(score.per_sample),
-        ungated=score.ungated,
-        japanese=score.japanese,
-        unscored=score.unscored,
-        subsets=subsets,
-        tokens=scored.tokens,
-        seconds=sum(scored.seconds.values()),
-        against=None if winner is None or winner is each else _compared(winner, each),
-    )
-
-
-def _compared(first: Answered, second: Answered) -> Comparison | None:
-    return compared(first.scored, second.scored)
-
-
-def compared(first: ScoredTask, second: ScoredTask) -> Comparison | None:
-    """Return two models' answers compared sample by sample; None when they answered other samples."""
-    scores = [{answer.sample.id: answer.score.score for answer in each.answers} for each in (first, second)]
-    try:
-        return compare_by_id(*scores)
-    except TaskError:
-        return None
 
 
 def _limit(by_id: Sequence[Mapping[str, Answer]], shown: Sequence[str]) -> int:
