@@ -13,7 +13,7 @@ import torch
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import broken_logits
-from evovlm.models.decoding.generation import Generated, tell_answer
+from evovlm.models.decoding.generation import Generated, stream_answer
 from evovlm.models.decoding.stock import DecodingSettings
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Unanswerable, prepare_prompts
@@ -93,7 +93,7 @@ def answer_question(
         if isinstance(prompt, Unanswerable):
             raise TaskError(f"{loaded.folder} cannot be asked this: {prompt.reason}.")
         try:
-            return tell_answer(loaded, prompt, decoding=decoding, on_text=on_text)
+            return stream_answer(loaded, prompt, decoding=decoding, on_text=on_text)
         except FloatingPointError as error:
             raise broken_logits(loaded, error, asked="this question") from error
 

@@ -1,4 +1,4 @@
-"""The merger: models opened once, merged again and again with other numbers."""
+"""The merger: opens models once and merges them again and again with other numbers."""
 
 import math
 import os
@@ -25,34 +25,38 @@ from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeTemplate, ParameterMerge, value_at
 
 Planned = Combination | int
-"""What is done for a tensor: a combination, or the number of the one source that it is."""
+"""How a tensor is merged: a combination, or the index of the one source that is copied."""
 
 
 class TensorPlan(NamedTuple):
-    """One tensor of all models, and what is done for it."""
+    """One tensor of all models, and how it is merged."""
 
     vectors: TaskVectors
     planned: Planned
 
 
 class Sink(Protocol):
-    """Takes merged entries, from several threads at once, in any order."""
+    """Receives merged entries, from several threads at once, in any order."""
 
     def write(self, name: str, start: int, values: Raw) -> None:
-        """Take the entries from number `start` on of a tensor (by backbone name), as the result stores them.
+        """Receive the entries of a tensor (by backbone name) from index `start` on, in the dtype of the result.
 
-        `values` is lent: it is written over once this returns.
+        `values` is only valid during the call.
         """
         ...
 
 
 def default_threads() -> int:
-    """Return how many threads work at a time: OMP_NUM_THREADS, else as many as there are processors for us."""
+    """Return the number of threads to use: OMP_NUM_THREADS, else the number of available processors."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked):
         return int(asked)
-    # macOS cannot tell which processors are ours.
+    # macOS does not say which processors are available to this process.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ties(*, tied: bool) -> str:
+    return "uses its embedding as its head" if tied else "has a separate head"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -60,9 +64,10 @@ class Merger:
     """Merges the models of one template; open it with `Merger.open`.
 
     Tensors are read in chunks whenever they are needed, so that memory does not grow with the models; what does not
-    depend on a recipe's numbers (magnitude orders, inner products) is worked out once. `source_names` are sorted, and
-    so is every sum over sources; `result` says what the merged model is beside its numbers, `rows` how the rows of each
-    of its tensors are made; `warnings` says what merges but may hurt. The result does not depend on `threads`.
+    depend on a recipe's numbers (magnitude orders, inner products) is computed once. `source_names` are sorted, and
+    sums over sources follow that order; `result` describes the merged model apart from its numbers, `rows` says where
+    the rows of each tensor come from; `warnings` lists what can be merged but may be harmful. The result does not
+    depend on `threads`.
     """
 
     template: MergeTemplate
@@ -82,12 +87,12 @@ class Merger:
     def open(
         template: MergeTemplate, *, threads: int | None = None, allow_non_finite: bool = False, cache_bytes: int = 0
     ) -> "Merger":
-        """Open base, host and sources and check that they fit; a recipe counts as its template.
+        """Open base, host and sources and check that they fit together; of a recipe, its template is used.
 
-        `cache_bytes` of memory may be spent on what is the same for all recipes and costs more to work out again.
+        `cache_bytes` of memory may be spent on caches that are the same for all recipes.
 
-        Raises ConfigError for a method that does not exist or does not suit the template, ModelError when a model
-        cannot be reached, read or merged with the others.
+        Raises ConfigError for a method that does not exist or does not suit the template, ModelError for a model that
+        cannot be found, read or merged with the others.
         """
         plain = template.template if isinstance(template, ParameterMerge) else template
         method = get_method(plain)
@@ -129,14 +134,14 @@ class Merger:
         )
 
     def variant(self, template: MergeTemplate) -> "Merger":
-        """Return what merges the same models by another method, other settings, or into the config of another model.
+        """Return a merger of the same models with another method, other settings, or the config of another model.
 
-        Nothing is opened again, and what is worked out for one serves the others. Raises ConfigError for a template
-        that differs by more, or that has tensors which this one does not.
+        Nothing is opened again, and all variants share their caches. Raises ConfigError for a template that differs in
+        more than that, or that has other tensors.
         """
         own = self.template
         if replace(template, method=own.method, settings=own.settings, config_from=own.config_from) != own:
-            raise ConfigError("its models, seed or vocabulary are not of the template that was opened; open its own.")
+            raise ConfigError("its models, seed or vocabulary differ from the opened template; open a merger for it.")
         result = self.result
         if template.config_from != own.config_from:
             models = dict(self._models)
@@ -149,9 +154,8 @@ class Merger:
             )
         if result.tensor_names != self.result.tensor_names:
             raise ConfigError(
-                f"config_from: the head of {template.config_from or 'host'} is {'' if result.tied else 'not '}its "
-                f"embedding, that of {own.config_from or 'host'} is{' not' if result.tied else ''}: one search cannot "
-                "have both."
+                f"config_from: {template.config_from or 'host'} {_ties(tied=result.tied)}, but "
+                f"{own.config_from or 'host'} {_ties(tied=not result.tied)}; one search cannot have both."
             )
         return replace(self, template=template, method=get_method(template), result=result)
 
@@ -162,20 +166,20 @@ class Merger:
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
-        """The backbone names of what is merged, in the model's order; a tied head is not among them."""
+        """The backbone names of the merged tensors, in the model's order, without a tied head."""
         return tuple(self.rows)
 
     def merge(self, recipe: ParameterMerge, sink: Sink) -> None:
-        """Give every merged entry to `sink`, in the host's dtype; rows that are not merged are not given.
+        """Pass every merged entry to `sink`, in the host's dtype; rows that are not merged are left out.
 
-        Raises ConfigError when the recipe is of another template, its lists do not have one number per unit, or an
-        average has no weight left; BrokenCheckpoint when a model holds a number that is not finite, or its file ends
-        early.
+        Raises ConfigError when the recipe has another template, its lists do not have one number per unit, or all
+        weights of an average are 0; BrokenCheckpoint when a model holds a number that is not finite, or its file is
+        too short.
         """
         self.carry_out(self.plans(recipe), sink)
 
     def plans(self, recipe: ParameterMerge) -> Iterator[TensorPlan]:
-        """Yield what `merge` does for each tensor, the largest first. Raises as `merge` does."""
+        """Yield how `merge` merges each tensor, the largest first. Raises as `merge` does."""
         self.check(recipe)
 
         def plan(name: str) -> TensorPlan:
@@ -186,7 +190,7 @@ class Merger:
         if self.threads == 1:
             yield from map(plan, self._by_size())
             return
-        # Ahead of those who take them: what looks at a whole tensor goes on beside the merging of another.
+        # Plans are made ahead, so that reading whole tensors overlaps with the merging of others.
         with ThreadPoolExecutor(self.threads) as pool:
             try:
                 yield from pool.map(plan, self._by_size())
@@ -194,7 +198,7 @@ class Merger:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def carry_out(self, plans: Iterable[TensorPlan], sink: Sink) -> None:
-        """Give the entries of some of the `plans` to `sink`, as `merge` does for all of them."""
+        """Pass the entries of some `plans` to `sink`, as `merge` does for all of them."""
         chunks = ((plan, stretch) for plan in plans for stretch in self._stretches(plan.vectors))
         if self.threads == 1:
             for plan, stretch in chunks:
@@ -211,13 +215,13 @@ class Merger:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _by_size(self) -> list[str]:
-        # The largest first: what is left for the end is small, so no thread waits long for another.
+        # The largest first: the last ones are small, so no thread waits long for another.
         return sorted(self.tensor_names, key=lambda name: -self.rows[name].n_merged * self._columns(name))
 
     def new_rows(self) -> Iterator[tuple[str, int, Raw]]:
-        """Yield the rows that the host does not have: tensor, number of the first entry, values in the host's dtype.
+        """Yield the rows that the host does not have: tensor, index of the first entry, values in the host's dtype.
 
-        They are the same whatever the recipe's numbers. Raises BrokenCheckpoint when a model's file ends early.
+        They do not depend on the recipe's numbers. Raises BrokenCheckpoint when a model's file is too short.
         """
         for name, plan in self.rows.items():
             columns = self._columns(name)
@@ -234,9 +238,9 @@ class Merger:
                 yield name, row.row * columns, stored
 
     def check(self, recipe: ParameterMerge) -> None:
-        """Raise ConfigError when the recipe cannot be merged here: another template, lists of a wrong length."""
+        """Raise ConfigError when this merger cannot merge the recipe: another template, or lists of a wrong length."""
         if recipe.template != self.template:
-            raise ConfigError(f"recipe {recipe.recipe_id} is not of the template that was opened; open its own.")
+            raise ConfigError(f"recipe {recipe.recipe_id} has another template than this merger; open a merger for it.")
         check_parameters(self.method, recipe)
         for length in recipe.unit_lengths():
             if length != self.n_blocks + 2:
@@ -273,9 +277,9 @@ class Merger:
         )
 
     def _sole_source(self, weights: tuple[float, ...], densities: tuple[float, ...]) -> int | None:
-        """Return the one source that has weight, where the result is that source: weight 1, density 1, lambda 1.
+        """Return the index of the source that equals the result, if one does.
 
-        b + (x - b) is not always x in float32; the source itself is.
+        It is the only source with weight, and weight, density and lambda are 1. In float32, b + (x - b) is not always x, so such a source is copied.
         """
         if "weight" not in self.method.parameters or self.template.settings.lambda_ != 1:
             return None
@@ -288,10 +292,10 @@ class Merger:
     def _merge_chunk(self, plan: TensorPlan, stretch: Stretch, sink: Sink) -> None:
         vectors, planned = plan
         dtype = STORED[self.host.place(vectors.name).dtype_code]
-        # What overflows becomes infinite, as on any device; whoever takes the result looks for that.
+        # Overflows become infinite, as on any device; the receiver of the result checks for them.
         with np.errstate(all="ignore"), Scratch(stretch.size, dtype) as stored:
             if isinstance(planned, int):
-                # For slerp the base stands before its one source.
+                # For slerp, the base precedes the one source.
                 vectors.copy(planned - len(self.source_names), stretch, stored)
             else:
                 combine(vectors, planned, stretch, stored)
@@ -301,7 +305,7 @@ class Merger:
         return math.prod(self.host.shape(name)[1:])
 
     def _task_vectors(self, name: str) -> TaskVectors:
-        # What task vectors are taken from is all that a method decides about them.
+        # Task vectors depend on the method only through its use of the base.
         key = (name, self.method.base == "first", self.method.base in ("needed", "optional"))
         if key not in self._vectors:
             columns = self._columns(name)

@@ -132,8 +132,8 @@ def test_variants_share_what_is_worked_out_of_the_models(models: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": 8}, "not of the template"),
-        ({"vocabulary": "union"}, "not of the template"),
+        ({"seed": 8}, "differ from the opened template"),
+        ({"vocabulary": "union"}, "differ from the opened template"),
         ({"method": "slerp"}, "slerp takes exactly 1"),
         ({"settings": MergeSettings(row_wise=True)}, "row_wise"),
     ],
@@ -148,5 +148,5 @@ def test_a_recipe_that_is_no_variant_is_refused(models: Path, changes: dict[str,
 def test_a_head_that_is_the_embedding_and_one_that_is_not_are_not_of_one_search(models: Path) -> None:
     recipe = make_recipe(models, {"math": (0.7, 0.6), "tied": (0.4, 0.8)}, host="base", method="dare_ties", seed=7)
     resident = ResidentModel.open(recipe.template, device="cpu")
-    with pytest.raises(ConfigError, match="the head of tied is its embedding, that of host is not"):
+    with pytest.raises(ConfigError, match="tied uses its embedding as its head, but host has a separate head"):
         resident.check(replace(recipe, config_from="tied"))

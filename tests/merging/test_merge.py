@@ -285,7 +285,7 @@ def test_a_density_that_would_be_ignored_is_an_error(models: Path) -> None:
 
 def test_a_recipe_of_another_template_is_refused(models: Path) -> None:
     merger = Merger.open(make_recipe(models, {"math": (0.5, 0.9)}))
-    with pytest.raises(ConfigError, match="not of the template"):
+    with pytest.raises(ConfigError, match="has another template"):
         merge_all(make_recipe(models, {"math": (0.5, 0.9)}, seed=1), merger=merger)
 
 

@@ -20,7 +20,7 @@ STORED: Mapping[str, np.dtype[np.generic]] = {
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
 }
-"""How numpy holds the plain floats of safetensors; bfloat16, which it does not have, as its 16 bits."""
+"""The numpy dtypes of the plain floats of safetensors; bfloat16, which numpy lacks, is held as its 16 bits."""
 
 
 def widen(raw: Raw, out: Vector) -> None:
@@ -32,7 +32,7 @@ def widen(raw: Raw, out: Vector) -> None:
 
 
 def narrow(vector: Vector, out: Raw) -> None:
-    """Write float32 numbers into `out` as it stores them, rounded to the nearest, ties to even; may become infinite."""
+    """Write float32 numbers into `out`, rounded to nearest (ties to even); large ones may become infinite."""
     if out.dtype == np.uint16:
         kernels.narrow_bfloat16(vector, out)
     else:
@@ -41,13 +41,13 @@ def narrow(vector: Vector, out: Raw) -> None:
 
 @dataclass(slots=True, eq=False)
 class MemoryBudget:
-    """Memory that may be spent on what candidates of a search share; any thread takes from it."""
+    """Memory that may be spent on caches that the candidates of a search share; safe for threads."""
 
     left_bytes: int
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, size_bytes: int) -> bool:
-        """Take so many bytes; return False when there are fewer left."""
+        """Take `size_bytes` from the budget and return True, or return False when less is left."""
         with self._lock:
             fits = size_bytes <= self.left_bytes
             self.left_bytes -= size_bytes if fits else 0
@@ -55,7 +55,7 @@ class MemoryBudget:
 
 
 class _Free(threading.local):
-    """The buffers that nobody of this thread uses now, by the power of two of bytes that they hold."""
+    """The unused buffers of this thread, by the power of two that is their size in bytes."""
 
     def __init__(self) -> None:
         self.buffers: defaultdict[int, list[npt.NDArray[np.uint8]]] = defaultdict(list)
@@ -65,7 +65,7 @@ _free = _Free()
 
 
 class Scratch:
-    """Lends, in `with`, a flat array of `size` entries, filled with anything; what was written to it is lost later."""
+    """A context manager that lends a flat array of `size` entries with undefined content, valid only inside `with`."""
 
     __slots__ = ("_buffer", "_dtype", "_power", "_size_bytes")
 

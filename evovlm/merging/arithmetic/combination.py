@@ -1,10 +1,10 @@
-"""What a method makes of one tensor, as values, and the one loop that carries it out.
+"""How the sources of one tensor are combined, as values, and the loop that computes it.
 
-Every method comes down to a sum over the sources: each one's entries are kept or set to 0, multiplied, added, and
-either all count or only those with the elected sign. What a method needs to know of a whole tensor (angles, lengths,
-cuts) is in the factors and cuts beforehand, so the entries are walked over once, and no whole tensor is ever in memory.
+Every method is a sum over the sources: the entries of each are kept or set to 0, multiplied and added, and either all
+of them count or only those with the elected sign. What a method computes from a whole tensor (angles, lengths, cuts) is
+already in the factors and cuts, so one pass over the entries is enough and no whole tensor is ever in memory.
 
-Arithmetic (float32, one rounding an operation, sources in the order of their names):
+Arithmetic (float32, rounded once per operation, sources in the order of their names):
 part_i = (d_i first_i) second_i where kept, else 0; mix = sum part_i, or the elected mix; then mix / divisor,
 mix lambda, b + mix.
 """
@@ -23,14 +23,14 @@ from evovlm.merging.arithmetic.task_vector import Chunk, Stretch, TaskVectors
 
 _NO_DRAWS = np.empty((0, 0), dtype=np.uint16)
 LEAST_DIVISOR = 0.1
-"""A divisor is never nearer to 0 than this share of the sum of the absolute weights."""
+"""The least magnitude of a divisor, as a share of the sum of the absolute weights."""
 
 
 class Keep(Protocol):
-    """Says which entries are kept."""
+    """Decides which entries are kept."""
 
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
-        """Multiply what is kept by both factors in turn, in place; the rest becomes 0. `start` is the first's index."""
+        """Multiply kept entries by both factors in turn, in place; set the others to 0. `start`: index of the first."""
         ...
 
 
@@ -42,20 +42,20 @@ class KeepDrawn:
     limit: int
 
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
-        """As in `Keep`."""
+        """See `Keep`."""
         halves = draw_halves(self.key, start=start, size=len(values))
         kernels.scale_drawn(values, halves, self.limit, first, second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepBetween:
-    """Keeps the entries up to the cut `low` but for those up to the cut `high`, largest magnitude first."""
+    """Keeps the entries after the cut `high` up to the cut `low`, in order of magnitude, largest first."""
 
     low: Cut
     high: Cut
 
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
-        """As in `Keep`."""
+        """See `Keep`."""
         low, high = self.low, self.high
         kernels.scale_between(
             values, start, np.uint32(low.bits), low.last, np.uint32(high.bits), high.last, first, second
@@ -66,7 +66,7 @@ class KeepBetween:
 class KeepByRank:
     """DELLA: keeps an entry with a probability that grows with its rank in its row, from `lowest` by `reach`.
 
-    `own` divides what is kept by that probability. Deep et al. 2024, arXiv 2406.11617, section 3.1.
+    `own` divides kept entries by that probability. Deep et al. 2024, arXiv 2406.11617, section 3.1.
     """
 
     key: int
@@ -76,7 +76,7 @@ class KeepByRank:
     own: bool
 
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
-        """As in `Keep`; `values` are whole rows."""
+        """See `Keep`; `values` are whole rows."""
         rows = values.reshape(-1, self.row_length)
         keys = np.empty(self.row_length, dtype=np.uint64)
         drawn = draws(self.key, start=start, size=len(values)).reshape(rows.shape)
@@ -88,7 +88,7 @@ class KeepByRank:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Term:
-    """One source's part: which source, two factors, what is kept (None: all), and a factor for each row (float32)."""
+    """One source's part: its index, two factors, which entries are kept (None: all), and a factor per row (float32)."""
 
     index: int
     first: float
@@ -101,8 +101,8 @@ class Term:
 class Election:
     """Only entries with the elected sign count; they are multiplied by `mix_weights` and added.
 
-    `divisor_weights` (None: nothing is divided) are summed over what counts and divide the mix, kept away from 0 by
-    `least` times the sum of their absolute values.
+    The sum of `divisor_weights` over the entries that count divides the mix (None: no division). Its magnitude is at
+    least `least` times the sum of their absolute values.
     """
 
     mix_weights: tuple[float, ...]
@@ -112,11 +112,10 @@ class Election:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Combination:
-    """A tensor of the result: the terms, how they are joined, and what is done with the mix.
+    """A tensor of the result: its terms, how they are added up, and what happens to the sum.
 
-    `fused` rounds each first factor's product and its addition to the sum once, in one step, beginning at 0.
-    `varying` keeps, in all sources alike, the entries up to this cut by variance. `whole_rows` says that something goes
-    by rows.
+    `fused` multiplies by the first factor and adds to the sum with one rounding, beginning at 0. `varying` keeps, in
+    all sources, only the entries up to this cut by variance. `whole_rows` says that chunks must consist of whole rows.
     """
 
     terms: tuple[Term, ...]
@@ -129,12 +128,12 @@ class Combination:
 
 
 def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch, out: Raw) -> None:
-    """Write the merged entries of a stretch into `out`, rounded to what it holds."""
+    """Write the merged entries of a stretch into `out`, rounded to its dtype."""
     terms = combination.terms
     only = tuple(term.index for term in terms)
     plain = out if out.dtype in (np.uint16, np.float32) else np.empty(stretch.size, dtype=np.float32)
-    by_hand = any(not isinstance(term.keep, (KeepDrawn, KeepBetween, type(None))) for term in terms)
-    if combination.varying is not None or by_hand:
+    in_python = any(not isinstance(term.keep, (KeepDrawn, KeepBetween, type(None))) for term in terms)
+    if combination.varying is not None or in_python:
         with vectors.widened(stretch, only=only) as chunk:
             if combination.varying is not None:
                 drop_steady(chunk, combination.varying)
@@ -177,7 +176,7 @@ def _run(
 
 
 def _sources(terms: tuple[Term, ...], k: int, *, rows: slice) -> Sources:
-    """Return the terms as arrays; without terms, k sources that are taken as they are."""
+    """Return the terms as arrays; without terms, k sources that are used unchanged."""
     drawn = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepDrawn)}
     between = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepBetween)}
     sources = Sources(
@@ -228,7 +227,7 @@ def _joining(combination: Combination, *, subtract: bool) -> Joining:
 
 
 def scale(term: Term, part: Vector, *, start: int, row_length: int) -> None:
-    """Keep and multiply a source's entries as the term says, in place."""
+    """Apply a term to its source's entries, in place."""
     first, second = np.float32(term.first), np.float32(term.second)
     if term.keep is not None:
         term.keep.scale(part, start, first, second)
@@ -243,7 +242,7 @@ def scale(term: Term, part: Vector, *, start: int, row_length: int) -> None:
 
 
 def drop_steady(chunk: Chunk, cut: Cut) -> None:
-    """Set the entries that vary too little among the sources to 0, in all of them."""
+    """Set entries whose variance across the sources is below the cut to 0, in all sources."""
     varied = np.empty(chunk.parts.shape[1], dtype=np.float32)
     kernels.variances(chunk.parts, varied)
     kept = np.empty(len(varied), dtype=np.bool_)
@@ -252,5 +251,5 @@ def drop_steady(chunk: Chunk, cut: Cut) -> None:
 
 
 def keep_drawn(key: int, limit: int) -> KeepDrawn | None:
-    """Return what keeps draws below the limit; None where that is all of them."""
+    """Return a rule that keeps draws below the limit; None if those are all draws."""
     return None if limit >= ALL else KeepDrawn(key=key, limit=limit)

@@ -1,7 +1,7 @@
-"""The one loop that merges: all sources of a stretch of entries, in one call, in steps that stay in the cache.
+"""The loop that merges all sources of a stretch of entries in one call, in steps that stay in the cache.
 
-One call does a quarter of a million entries without Python in between, so threads do not wait for one another. As in
-`kernels.py`, every float operation rounds once, in float32, in the order that `combination.py` states.
+One call merges a quarter of a million entries without Python in between, so threads do not wait for one another. As
+in `kernels.py`, every float operation rounds once, in float32, in the order that `combination.py` states.
 """
 
 from typing import Any, NamedTuple
@@ -20,19 +20,19 @@ from evovlm.merging.arithmetic.kernels import (
 )
 
 STEP = 1024
-"""Entries of all sources worked on at a time."""
+"""Number of entries of each source in one step."""
 
 ALL, DRAWN, BETWEEN = 0, 1, 2
-"""How a source's entries are kept: all, by a draw, between two cuts by magnitude."""
+"""Which entries of a source are kept: all, by a draw, or between two cuts by magnitude."""
 
 
 class Sources(NamedTuple):
-    """What each of the k sources contributes; arrays of length k but for the round keys and row factors.
+    """The numbers of the k sources, as arrays of length k (round keys and row factors have more axes).
 
-    `indices` are the sources' rows among the draws that are kept in memory; `ways` says how entries are kept; `limits`
-    (uint32) and `round_keys` (uint64, (k, 10, 2)) are of the draws; `lows`, `low_lasts`, `highs`, `high_lasts` of the
-    cuts; `firsts` and `seconds` (float32) are factors; `row_factors` (float32, (k, rows)) has no rows where nothing
-    goes by rows.
+    `indices` gives each source's row in the draws that are cached in memory; `ways` says which entries are kept;
+    `limits` (uint32) and `round_keys` (uint64, (k, 10, 2)) belong to the draws; `lows`, `low_lasts`, `highs` and
+    `high_lasts` to the cuts; `firsts` and `seconds` (float32) are factors; `row_factors` (float32, (k, rows)) is empty
+    where no factor depends on the row.
     """
 
     indices: npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ class Sources(NamedTuple):
 
 
 class Joining(NamedTuple):
-    """How the parts become one: see `Combination` and `Election`; weights are float32 of length k."""
+    """How the parts are added up (see `Combination` and `Election`); weights are float32, of length k."""
 
     subtract: bool
     fused: bool
@@ -74,11 +74,11 @@ def combine_entries(
     how: Joining,
     out: Any,
 ) -> None:
-    """Merge a stretch: `raws` (k, n) and `raw_base` (n,) (or empty: no base is added) as stored, `out` (n,) likewise.
+    """Merge a stretch: `raws` (k, n) and `raw_base` (n,) as stored (empty: no base is added), into `out` (n,).
 
-    bfloat16 comes and goes as uint16, all else as float32. `upper_draws` (uint16, (sources, n), or none) are the upper
-    16 bits of the draws: where they are those of the limit too, the draw itself decides. `start` is the number of the
-    first entry, `row_start` how far it is into the row factors.
+    bfloat16 is read and written as uint16, all other numbers as float32. `upper_draws` (uint16, (sources, n), or empty)
+    holds the upper 16 bits of the draws; where they equal those of the limit, the whole draw decides. `start` is the
+    index of the first entry, `row_start` its offset into the row factors.
     """
     k, n = raws.shape
     has_base = len(raw_base) > 0
@@ -141,10 +141,10 @@ def combine_entries(
                 for i in range(size):
                     mix[i] += part[i]
             for i in range(size):
-                # Neither holds for NaN, which goes on to the mix.
+                # Both comparisons are false for NaN, which so reaches the mix.
                 sign[i] = one if mix[i] >= zero else (-one if mix[i] < zero else mix[i])
                 mix[i] = zero
-            # Turned so that the elected sign is +, the entries that count are those above 0.
+            # Multiplied by the elected sign, the entries that count are those above 0.
             for s in range(k):
                 part = parts[s, :size]
                 weight = how.mix_weights[s]
@@ -178,7 +178,7 @@ def combine_entries(
             for s in range(k):
                 part = parts[s, :size]
                 if s == 0:
-                    # Not added to 0, which would make -0 a 0.
+                    # Not added to 0, because that would turn -0 into 0.
                     for i in range(size):
                         mix[i] = part[i]
                 else:

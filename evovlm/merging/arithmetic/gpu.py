@@ -1,9 +1,9 @@
-"""Carries combinations out on a GPU, straight into a model's parameters, with the bits that a CPU would give them.
+"""Computes combinations on a GPU, directly in a model's parameters, with the same bits as on a CPU.
 
-Base and sources stay in the device's memory as they are stored; one kernel launch reads each entry once and writes the
-result's. What a method needs to know of a whole tensor, and how it combines the sources, is worked out on the CPU.
+Base and sources stay in device memory in their stored dtype; one kernel launch reads each of their entries once and
+writes the result. What a method computes from a whole tensor, and the combination itself, is determined on the CPU.
 
-Imported only where there is a GPU: it needs torch and Triton.
+Imported only on a machine with a GPU: it needs torch and Triton.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from evovlm.merging.merge import Merger, Sink, TensorPlan
 from evovlm.recipes.recipe import ParameterMerge
 
 RESERVED_SHARE = 0.25
-"""This share of the device's memory is left to generation: sources that would take of it are not kept there."""
+"""Share of the device memory that is left for generation; sources that would need it are not kept on the device."""
 
 _STAGED_BYTES = 64 << 20
 _TABLE_NUMBERS = 1 << 16
@@ -35,7 +35,7 @@ _CODES: Mapping[torch.dtype, int] = {
     torch.float16: gpu_kernels.FLOAT16.value,
     torch.float32: gpu_kernels.FLOAT32.value,
 }
-# float64 becomes float32 before anything is done with it, so that it may as well be kept so.
+# float64 is rounded to float32 before any computation, so it can be kept as float32.
 _KEPT_AS: Mapping[np.dtype[np.generic], torch.dtype] = {
     STORED["BF16"]: torch.bfloat16,
     STORED["F16"]: torch.float16,
@@ -45,16 +45,16 @@ _KEPT_AS: Mapping[np.dtype[np.generic], torch.dtype] = {
 
 
 def spare_bytes(device: torch.device) -> int:
-    """Return how much of a CUDA device's memory the sources may take now."""
+    """Return how much memory of a CUDA device the sources may take now."""
     free, total = torch.cuda.mem_get_info(device)
     return max(0, free - int(RESERVED_SHARE * total))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class GpuTensors:
-    """The tensors of base and sources, on the device as stored: the rows that are merged, run after run.
+    """The tensors of base and sources on the device, as stored: only the merged rows, one run after another.
 
-    Up to `budget_bytes` of them stay there from their first use on; the others are read again whenever they are used.
+    Up to `budget_bytes` of them stay there after their first use; the others are read again for each use.
     """
 
     device: torch.device
@@ -64,7 +64,7 @@ class GpuTensors:
     _staged: Tensor | None = None
 
     def entries(self, vectors: TaskVectors, model: ModelTensor) -> Tensor:
-        """Return one model's tensor, flat; raises BrokenCheckpoint as reading it on a CPU would."""
+        """Return one model's tensor, flat. Raises BrokenCheckpoint as on a CPU."""
         key = (vectors.name, model.label)
         if key in self._kept:
             return self._kept[key]
@@ -82,7 +82,7 @@ class GpuTensors:
         dtype = _KEPT_AS[model.dtype]
         entries = torch.empty(vectors.size, dtype=dtype, device=self.device)
         if self._staged is None:
-            # Pinned, so that the device fetches from it by itself.
+            # Pinned memory, which the device can read by itself.
             pinned = self.device.type == "cuda"
             self._staged = torch.empty(_STAGED_BYTES, dtype=torch.uint8, pin_memory=pinned)
         step = len(self._staged) // dtype.itemsize
@@ -93,14 +93,14 @@ class GpuTensors:
                 piece = min(step, size - done)
                 staged = self._staged[: piece * dtype.itemsize]
                 _read(model, first + done, staged.numpy())
-                # Returns once it is copied, so that the stage may be filled again.
+                # This waits for the copy, so the staging memory can be filled again.
                 entries[filled : filled + piece].copy_(staged.view(dtype))
                 filled += piece
         return entries
 
 
 def _read(model: ModelTensor, offset: int, out: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    """Fill `out` with entries as the device keeps them."""
+    """Fill `out` with entries in the dtype that the device keeps."""
     if model.dtype == STORED["F64"]:
         values = out.view(np.float32)
         raw: Raw = np.empty(len(values), dtype=np.float64)
@@ -112,7 +112,7 @@ def _read(model: ModelTensor, offset: int, out: np.ndarray[Any, np.dtype[np.uint
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Tables:
-    """Hands the kernel's numbers to the device without waiting for it, in a piece of memory for each launch."""
+    """Passes the kernel's tables to the device without waiting for it, each in its own part of a buffer."""
 
     device: torch.device
     _numbers: Tensor = field(init=False)
@@ -125,24 +125,24 @@ class _Tables:
         self._copies = torch.empty(_TABLE_NUMBERS, dtype=torch.int64, device=self.device)
 
     def put(self, numbers: list[int]) -> Tensor:
-        """Return where the numbers lie on the device; good for what is launched before the next `put`."""
+        """Return the numbers on the device; valid for launches before the next `put`."""
         if self._used + len(numbers) > _TABLE_NUMBERS:
             if self.device.type == "cuda":
-                # The device may still be fetching what lies there.
+                # The device may still be reading the buffer.
                 torch.cuda.current_stream(self.device).synchronize()
             self._used = 0
-        place = slice(self._used, self._used + len(numbers))
-        # As int64 what was unsigned: the same bits.
-        self._numbers[place].numpy()[:] = [number - (1 << 64) if number >> 63 > 0 else number for number in numbers]
-        self._copies[place].copy_(self._numbers[place], non_blocking=True)
-        # An even number, so that every table begins at a multiple of 16 bytes.
+        part = slice(self._used, self._used + len(numbers))
+        # Unsigned numbers are stored as the int64 with the same bits.
+        self._numbers[part].numpy()[:] = [number - (1 << 64) if number >> 63 > 0 else number for number in numbers]
+        self._copies[part].copy_(self._numbers[part], non_blocking=True)
+        # Padded to an even length, so that every table begins at a multiple of 16 bytes.
         self._used += len(numbers) + len(numbers) % 2
-        return self._copies[place]
+        return self._copies[part]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class GpuCombiner:
-    """Carries combinations out on the device of `tensors`, and notes whether all that it made is finite."""
+    """Computes combinations on the device of `tensors`, and records whether all results are finite."""
 
     tensors: GpuTensors
     _tables: _Tables = field(init=False)
@@ -153,13 +153,13 @@ class GpuCombiner:
         self._flag = torch.zeros(1, dtype=torch.int32, device=self.tensors.device)
 
     def combine(self, vectors: TaskVectors, combination: Combination, *, stored: torch.dtype, out: Tensor) -> None:
-        """Write the merged entries into `out` (the flat result), rounded to `stored` first.
+        """Write the merged entries into `out` (the flat result), after rounding to `stored`.
 
-        Only for one that `is_combinable`. Raises BrokenCheckpoint as `combine` on the CPU does.
+        The combination must be `is_combinable`. Raises BrokenCheckpoint as `combine` on the CPU does.
         """
         sources = [self.tensors.entries(vectors, vectors.sources[term.index]) for term in combination.terms]
         base = self.tensors.entries(vectors, vectors.base) if vectors.base is not None else None
-        # Held until the kernel is launched: memory that is let go after that is not used before it has run.
+        # Kept until the launch: memory that is freed after it is not reused before the kernel has run.
         factors = [
             None if term.row_factors is None else torch.from_numpy(term.row_factors).to(self.tensors.device)
             for term in combination.terms
@@ -167,25 +167,25 @@ class GpuCombiner:
         inputs = _Inputs(combination=combination, base=base, sources=sources, factors=factors)
         filled = 0
         for run in vectors.plan.runs:
-            place = _Place(start=run.row * vectors.columns, size=run.n_rows * vectors.columns, filled=filled)
-            if place.size:
-                table = self._tables.put(_table(inputs, place, row_length=vectors.row_length, out=out, flag=self._flag))
-                # Triton launches on whichever device is the current one.
+            span = _Span(start=run.row * vectors.columns, size=run.n_rows * vectors.columns, filled=filled)
+            if span.size:
+                table = self._tables.put(_table(inputs, span, row_length=vectors.row_length, out=out, flag=self._flag))
+                # Triton launches on the current device.
                 with torch.cuda.device(out.device) if out.device.type == "cuda" else nullcontext():
-                    _launch(table, inputs, place, stored=stored, out=out)
-            filled += place.size
+                    _launch(table, inputs, span, stored=stored, out=out)
+            filled += span.size
 
     def begin(self) -> None:
-        """Forget what was made until now."""
+        """Reset the record of finite results."""
         self._flag.zero_()
 
     def is_finite(self) -> bool:
-        """Whether all entries made since `begin` are finite; waits for the device."""
+        """Return whether all entries computed since `begin` are finite; waits for the device."""
         return not bool(self._flag.item())
 
 
 def is_combinable(combination: Combination) -> bool:
-    """Whether the kernel carries it out: what goes by ranks or by variance is left to the CPU."""
+    """Return whether the kernel can compute it; selection by rank or by variance is left to the CPU."""
     kinds = {type(term.keep) for term in combination.terms if term.keep is not None}
     have_row_factors = {term.row_factors is not None for term in combination.terms}
     if combination.varying is not None or len(have_row_factors) > 1:
@@ -195,8 +195,8 @@ def is_combinable(combination: Combination) -> bool:
     return kinds in (set(), {KeepDrawn}, {KeepBetween})
 
 
-class _Place(NamedTuple):
-    """Entries `start` .. `start + size - 1` of the result, which are made of the models' entries from `filled` on."""
+class _Span(NamedTuple):
+    """Entries `start` .. `start + size - 1` of the result, merged from the models' entries from `filled` on."""
 
     start: int
     size: int
@@ -204,17 +204,17 @@ class _Place(NamedTuple):
 
     @property
     def skipped(self) -> int:
-        """How many entries lie between the first and where its block of draws begins."""
+        """Number of entries between the beginning of the first one's block of draws and that entry."""
         return self.start % 8
 
     def address(self, entries: Tensor, number: int) -> int:
-        """Return where the entry lies that stands at the beginning of the block of draws; it may lie before all."""
+        """Return the address where the block of draws begins, which may be before the first entry."""
         return entries.data_ptr() + (number - self.skipped) * entries.element_size()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Inputs:
-    """A combination, and on the device the entries of the base and of each term's source, and its row factors."""
+    """A combination, with the entries of the base and of each term's source and its row factors on the device."""
 
     combination: Combination
     base: Tensor | None
@@ -222,18 +222,18 @@ class _Inputs:
     factors: list[Tensor | None]
 
 
-def _table(inputs: _Inputs, place: _Place, *, row_length: int, out: Tensor, flag: Tensor) -> list[int]:
-    """Return the kernel's numbers, in its order: a header, and the fields of each term."""
+def _table(inputs: _Inputs, span: _Span, *, row_length: int, out: Tensor, flag: Tensor) -> list[int]:
+    """Return the kernel's table: a header, then the fields of each term."""
     combination = inputs.combination
     election = combination.election
     with np.errstate(all="ignore"):
         numbers = [
-            place.address(out, place.start),
+            span.address(out, span.start),
             flag.data_ptr(),
-            place.start - place.skipped,
-            place.skipped,
-            place.skipped + place.size,
-            0 if inputs.base is None else place.address(inputs.base, place.filled),
+            span.start - span.skipped,
+            span.skipped,
+            span.skipped + span.size,
+            0 if inputs.base is None else span.address(inputs.base, span.filled),
             _bits(combination.divisor),
             _bits(combination.lambda_),
             _bits(0.0 if election is None else election.least),
@@ -245,7 +245,7 @@ def _table(inputs: _Inputs, place: _Place, *, row_length: int, out: Tensor, flag
             mix = 0.0 if election is None else election.mix_weights[number]
             by = 0.0 if election is None or election.divisor_weights is None else election.divisor_weights[number]
             numbers += [
-                place.address(source, place.filled),
+                span.address(source, span.filled),
                 _bits(term.first),
                 _bits(term.second),
                 *_selection(term.keep),
@@ -257,7 +257,7 @@ def _table(inputs: _Inputs, place: _Place, *, row_length: int, out: Tensor, flag
 
 
 def _selection(keep: Keep | None) -> tuple[int, int, int, int, int, int]:
-    """Return key, limit and cuts; for a source of which all is kept those that keep all."""
+    """Return key, limit and cuts; those that keep everything for a source without a rule."""
     if isinstance(keep, KeepDrawn):
         return (keep.key, keep.limit, 0, 0, 0, 0)
     low, high = (keep.low, keep.high) if isinstance(keep, KeepBetween) else (_EVERYTHING, NOTHING)
@@ -268,7 +268,7 @@ def _bits(number: float) -> int:
     return int(np.float32(number).view(np.uint32))
 
 
-def _launch(table: Tensor, inputs: _Inputs, place: _Place, *, stored: torch.dtype, out: Tensor) -> None:
+def _launch(table: Tensor, inputs: _Inputs, span: _Span, *, stored: torch.dtype, out: Tensor) -> None:
     combination = inputs.combination
     kinds = {type(term.keep) for term in combination.terms}
     keep = gpu_kernels.KEEP_DRAWN if KeepDrawn in kinds else gpu_kernels.KEEP_ALL
@@ -277,8 +277,8 @@ def _launch(table: Tensor, inputs: _Inputs, place: _Place, *, stored: torch.dtyp
         join = gpu_kernels.FUSED if combination.fused else gpu_kernels.PLAIN
     else:
         join = gpu_kernels.ELECTED if election.divisor_weights is None else gpu_kernels.ELECTED_MEAN
-    n_entries = place.skipped + place.size
-    addresses = [place.address(source, place.filled) for source in (inputs.base, *inputs.sources) if source is not None]
+    n_entries = span.skipped + span.size
+    addresses = [span.address(source, span.filled) for source in (inputs.base, *inputs.sources) if source is not None]
     gpu_kernels.combine_entries[(-(-n_entries // gpu_kernels.BLOCK),)](
         table,
         DTYPES=tuple(
@@ -291,8 +291,8 @@ def _launch(table: Tensor, inputs: _Inputs, place: _Place, *, stored: torch.dtyp
         JOIN=join.value,
         HAS_ROW_FACTORS=any(factors is not None for factors in inputs.factors),
         DIVIDED=combination.divisor != 1 and election is None,
-        ALIGNED=not any(number % 8 for number in (place.start, place.size))
-        and not any(address % 16 for address in (*addresses, place.address(out, place.start))),
+        ALIGNED=not any(number % 8 for number in (span.start, span.size))
+        and not any(address % 16 for address in (*addresses, span.address(out, span.start))),
         SIZE=gpu_kernels.BLOCK,
         num_warps=gpu_kernels.N_WARPS,
         enable_fp_fusion=False,
@@ -300,9 +300,9 @@ def _launch(table: Tensor, inputs: _Inputs, place: _Place, *, stored: torch.dtyp
 
 
 class GpuMerger:
-    """Merges the models of `merger` into `parameters` (flat, by backbone name), all on one device.
+    """Merges the models of `merger` into `parameters` (flat, by backbone name), which are all on one device.
 
-    A tensor is rounded to the dtype that the host stores it in before it goes into a parameter, as on a CPU.
+    A tensor is rounded to the host's stored dtype before it is written to a parameter, as on a CPU.
     """
 
     def __init__(self, merger: Merger, parameters: Mapping[str, Tensor]) -> None:
@@ -313,17 +313,17 @@ class GpuMerger:
         self._combiner = GpuCombiner(tensors=GpuTensors(device=device, budget_bytes=budget))
 
     def variant(self, merger: Merger) -> "GpuMerger":
-        """Return what merges for a variant of the merger, with the same models on the device."""
+        """Return a merger for a variant of the CPU merger that shares the models on the device."""
         found = copy(self)
         found._merger = merger
         return found
 
     def merge(self, recipe: ParameterMerge, rest: Sink) -> bool:
-        """Merge as `Merger.merge` does; what the device cannot do goes through `rest`, merged on the CPU.
+        """Merge as `Merger.merge` does; tensors that the device cannot merge are merged on the CPU into `rest`.
 
-        Returns whether all that was merged on the device is finite. Raises as `Merger.merge` does.
+        Returns whether all results on the device are finite. Raises as `Merger.merge` does.
         """
-        # At the beginning, not at the end: the candidate before may have failed on the way.
+        # Here and not at the end, because the previous candidate may have failed before its end.
         self._combiner.begin()
         left = []
         for plan in self._merger.plans(recipe):
@@ -332,9 +332,9 @@ class GpuMerger:
             if combination is None:
                 left.append(plan)
                 continue
-            # The one source, where it is just that, is not moved away from the base and back.
-            alone = isinstance(plan.planned, int)
-            vectors = replace(plan.vectors, base=None) if alone else plan.vectors
+            # A source that is copied must not have the base subtracted and added again.
+            is_copy = isinstance(plan.planned, int)
+            vectors = replace(plan.vectors, base=None) if is_copy else plan.vectors
             stored = _KEPT_AS[STORED[self._merger.host.place(name).dtype_code]]
             self._combiner.combine(vectors, combination, stored=stored, out=self._parameters[name])
         self._merger.carry_out(left, rest)
@@ -342,9 +342,9 @@ class GpuMerger:
 
 
 def _combination(plan: TensorPlan, *, n_sources: int) -> Combination | None:
-    """Return what the device does for a tensor; None if it cannot."""
+    """Return the combination for the device; None if it cannot compute it."""
     if isinstance(plan.planned, int):
-        # For slerp the base stands before its one source.
+        # For slerp, the base precedes the one source.
         index = len(plan.vectors.sources) - n_sources + plan.planned
         return Combination(terms=(Term(index=index, first=1.0),))
     return plan.planned if is_combinable(plan.planned) else None

@@ -1,10 +1,10 @@
-"""The one kernel that carries out a combination on a GPU, in Triton: the same operations in the same order as on a CPU.
+"""The Triton kernel that computes a combination on a GPU, with the same operations in the same order as on a CPU.
 
-To be launched with `enable_fp_fusion=False`, so that no product is fused into a sum unless it says so. It computes in
-float32 and in whole numbers; bfloat16 is handled as its 16 bits, because its conversion differs between devices.
+Launch it with `enable_fp_fusion=False`, so that no product is fused into a sum except where the kernel does so. It
+computes in float32 and in integers; bfloat16 is handled as its 16 bits, because its conversion differs between devices.
 
-Its numbers come in a table of int64 in the device's memory, `HEADER` of them and `FIELDS` for each term, so that
-another recipe, tensor or address compiles nothing anew. float32 and 64-bit keys lie there as their bits.
+Its arguments are in a table of int64 in device memory, `HEADER` numbers and then `FIELDS` for each term, so that
+another recipe, tensor or address needs no new compilation. float32 numbers and 64-bit keys are stored as their bits.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ import triton.language as tl
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 BLOCK = 1024
-"""Entries that a program makes; a multiple of the 8 that share a block of draws."""
+"""Number of entries per program; a multiple of the 8 that share a block of draws."""
 N_WARPS = BLOCK // 8 // 32
-"""So many that a thread has the 8 entries of one block of draws."""
+"""Chosen so that each thread has the 8 entries of one block of draws."""
 
 BFLOAT16: Any = tl.constexpr(0)
 FLOAT16: Any = tl.constexpr(1)
@@ -31,18 +31,18 @@ PLAIN: Any = tl.constexpr(0)
 FUSED: Any = tl.constexpr(1)
 ELECTED: Any = tl.constexpr(2)
 ELECTED_MEAN: Any = tl.constexpr(3)
-"""Elected, and divided by the weights of what counts."""
+"""Elected, and divided by the sum of the weights of the entries that count."""
 
-# Where each number of the table lies; `OUT`, `BASE` and `SOURCE` are addresses of the entry `FIRST`.
+# Index of each number in the table; `OUT`, `BASE` and `SOURCE` are addresses of the entry `FIRST`.
 OUT: Any = tl.constexpr(0)
 FLAG: Any = tl.constexpr(1)
 """Address of an int32 that becomes 1 when an entry of the result is not finite."""
 FIRST: Any = tl.constexpr(2)
 """The index in the result of the first program's first entry, a multiple of 8."""
 SKIPPED: Any = tl.constexpr(3)
-"""So many entries from there on are not of this run."""
+"""Number of entries from there on that do not belong to this run."""
 STOP: Any = tl.constexpr(4)
-"""The entry after the last, counted from the first."""
+"""Index of the entry after the last, relative to `FIRST`."""
 BASE: Any = tl.constexpr(5)
 DIVISOR: Any = tl.constexpr(6)
 LAMBDA: Any = tl.constexpr(7)
@@ -62,7 +62,7 @@ HIGH_LAST: Any = tl.constexpr(8)
 MIX_WEIGHT: Any = tl.constexpr(9)
 DIVISOR_WEIGHT: Any = tl.constexpr(10)
 ROW_FACTORS: Any = tl.constexpr(11)
-"""Address of the factors (float32), one a row of the result."""
+"""Address of the factors (float32), one per row of the result."""
 FIELDS: Any = tl.constexpr(12)
 
 
@@ -75,7 +75,7 @@ def _float(place):
 def _pointer(address, element: tl.constexpr, ALIGNED: tl.constexpr):
     pointer = address.to(tl.pointer_type(element))
     if ALIGNED:
-        # A number out of a table tells the compiler nothing, and unaligned entries are fetched one at a time.
+        # The compiler knows nothing about an address from a table, and it fetches unaligned entries one at a time.
         pointer = tl.multiple_of(pointer, 16)
     return pointer
 
@@ -135,7 +135,7 @@ def _draws(key, counters):
         x3 = low0
         key = key + 0x9E3779B97F4A7C15
         second_key = second_key + 0xBB67AE8584CAA73B
-    # `join` adds the fastest axis last: word 2 i + j of a counter lies at [i, j].
+    # `join` appends the fastest axis: word 2 i + j of a counter is at [i, j].
     words = tl.join(tl.join(x0, x2), tl.join(x1, x3))
     halves = tl.join(words.to(tl.uint32), (words >> 32).to(tl.uint32))
     return tl.reshape(halves, (8 * counters.shape[0],)) >> 8
@@ -165,11 +165,11 @@ def combine_entries(
     ALIGNED: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Make `SIZE` entries of a tensor.
+    """Compute `SIZE` entries of a tensor.
 
-    `DTYPES` are those of the base (anything, if there is none) and of each term's source; `STORED` is what the result
-    is rounded to, before it goes into a parameter of the dtype `PARAMETER`. `ALIGNED`: no entry is skipped, there is a
-    multiple of 8 of them, and all lie at multiples of 16 bytes.
+    `DTYPES` are those of the base (any, without a base) and of each term's source; the result is rounded to `STORED`
+    before it is written to a parameter of the dtype `PARAMETER`. `ALIGNED` says that no entry is skipped, their number
+    is a multiple of 8, and all addresses are multiples of 16 bytes.
     """
     local = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     stop = tl.load(table + STOP)
@@ -183,7 +183,7 @@ def combine_entries(
         base = _widened(tl.load(table + BASE), local, inside, DTYPES[0], ALIGNED)
     else:
         base = mix
-    # Both what is elected where + wins and what is where - wins, so that no part is needed twice.
+    # Sums for both possible signs, so that each part is needed only once.
     mix_plus = mix
     mix_minus = mix
     by_plus = mix
@@ -210,7 +210,7 @@ def combine_entries(
                 factors = tl.load(term + ROW_FACTORS).to(tl.pointer_type(tl.float32))
                 scaled = scaled * tl.load(factors + index // tl.load(table + ROW_LENGTH), mask=inside, other=0.0)
             if JOIN == PLAIN and k == 0:
-                # Not added to 0, which would make a + of -0.
+                # Not added to 0, because that would turn -0 into +0.
                 mix = scaled
             else:
                 mix = mix + scaled
@@ -227,7 +227,7 @@ def combine_entries(
                 all_plus = all_plus + tl.abs(counted_plus)
                 all_minus = all_minus + tl.abs(counted_minus)
     if JOIN == ELECTED or JOIN == ELECTED_MEAN:
-        # Neither holds for NaN, which goes on to the mix.
+        # Both comparisons are false for NaN, which so reaches the mix.
         sign = tl.where(mix >= 0, 1.0, tl.where(mix < 0, -1.0, mix))
         plus = mix >= 0
         mix = tl.where(plus, mix_plus, mix_minus)
@@ -242,11 +242,11 @@ def combine_entries(
         mix = tl.div_rn(mix, _float(table + DIVISOR))
     mix = mix * _float(table + LAMBDA)
     if HAS_BASE:
-        # -0 in the base stays what it is where there is nothing to add.
+        # Without terms the base is kept as it is, so that -0 stays -0.
         mix = base + mix if len(DTYPES) > 1 else base
     mix = _rounded(mix, STORED)
     finite = (mix.to(tl.uint32, bitcast=True) & 0x7FFFFFFF) < 0x7F800000
     flag = tl.load(table + FLAG).to(tl.pointer_type(tl.int32))
-    # Every program that writes there writes the same.
+    # All programs that write to the flag write the same value.
     tl.store(flag + tl.zeros_like(local), tl.full((SIZE,), 1, tl.int32), mask=inside & (finite == 0))
     _store(tl.load(table + OUT), local, inside, mix, PARAMETER, ALIGNED)

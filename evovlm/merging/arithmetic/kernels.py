@@ -1,8 +1,8 @@
-"""The inner loops, compiled by numba: each walks over a few ten thousand entries that lie in the cache.
+"""Inner loops compiled by numba; each works on a few ten thousand entries that fit into the cache.
 
-Float arithmetic is in float32, one rounding an operation: nothing here is compiled with `fastmath`, so no
+Float arithmetic is in float32, rounded once per operation: nothing here is compiled with `fastmath`, so no
 multiplication is fused into an addition and no sum is reordered, and a result does not depend on the processor.
-Compiled code is kept on disk from the first use on.
+Compiled code is cached on disk after its first use.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def compiled(function: _Function) -> _Function:
-    """Return the function compiled for the types that it is called with; it does not hold the interpreter's lock."""
+    """Return the function compiled for the types of its arguments; it releases the interpreter's lock."""
     compiler: Any = numba.njit
     try:
         fast: _Function = compiler(nogil=True, cache=True)(function)
     except RuntimeError:
-        # No folder to keep compiled code in: neither beside this file nor in a home.
+        # No folder for compiled code is writable, neither beside this file nor in the home folder.
         fast = compiler(nogil=True)(function)
     return fast
 
@@ -41,7 +41,7 @@ def _wide_product(typingctx: Any, left: Any, right: Any) -> Any:  # noqa: ARG001
 
 
 _multiply_wide: Any = intrinsic(_wide_product)
-"""Gives the upper and the lower 64 bits of the product of two 64-bit numbers."""
+"""Returns the upper and the lower 64 bits of the product of two 64-bit numbers."""
 
 
 def _fused(typingctx: Any, left: Any, right: Any, addend: Any) -> Any:  # noqa: ARG001 (numba's signature)
@@ -55,7 +55,7 @@ def _fused(typingctx: Any, left: Any, right: Any, addend: Any) -> Any:  # noqa: 
 
 
 multiply_add: Any = intrinsic(_fused)
-"""Gives left * right + addend, rounded once."""
+"""Returns left * right + addend, rounded once."""
 
 
 @compiled
@@ -67,11 +67,11 @@ def _round(x0: Any, x1: Any, x2: Any, x3: Any, keys: Any) -> Any:
 
 @compiled
 def philox(round_keys: Any, counter: int, words: Any) -> None:
-    """Write the words of Philox-4x64-10 (Salmon et al. 2011) for the counters from `counter` on, four words each.
+    """Write the output of Philox-4x64-10 (Salmon et al. 2011): four words for each counter, starting at `counter`.
 
-    `round_keys` (uint64, (10, 2)) are the key and what it becomes round by round; `words` is uint64, (4 n,).
+    `round_keys` (uint64, (10, 2)) holds the keys of the ten rounds; `words` is uint64, (4 n,).
     """
-    # Out of memory once and for all: the loop below would read them again for every block.
+    # Copied to locals, because the loop below would read them from memory again for every block.
     k0 = (round_keys[0, 0], round_keys[0, 1])
     k1 = (round_keys[1, 0], round_keys[1, 1])
     k2 = (round_keys[2, 0], round_keys[2, 1])
@@ -102,7 +102,7 @@ def philox(round_keys: Any, counter: int, words: Any) -> None:
 
 @compiled
 def draw_halves(round_keys: Any, start: int, size: int, words: Any) -> Any:
-    """Return the 32-bit numbers whose upper 24 bits are the draws of entries start .. start + size - 1; in `words`."""
+    """Return 32-bit numbers, in `words`, whose upper 24 bits are the draws of entries start .. start + size - 1."""
     skipped = start % 8
     blocks = (skipped + size + 7) // 8
     philox(round_keys, start // 8 + 1, words[: 4 * blocks])
@@ -112,7 +112,7 @@ def draw_halves(round_keys: Any, start: int, size: int, words: Any) -> Any:
 @compiled
 def scale_drawn(vector: Any, halves: Any, limit: int, first: Any, second: Any) -> None:
     """Multiply the entries whose draw is below `limit` by two float32 factors in turn; the others become 0."""
-    # The lowest 8 of 32 bits are no part of the draw, and make no difference to which side of the limit it is.
+    # The lowest 8 of the 32 bits do not belong to the draw and do not change how it compares with the limit.
     bound = np.uint64(limit) << np.uint64(8)
     for i in range(len(vector)):
         vector[i] = vector[i] * first * second if np.uint64(halves[i]) < bound else np.float32(0)
@@ -124,8 +124,9 @@ def scale_between(
 ) -> None:
     """Multiply the entries between two cuts by two factors in turn; the others become 0.
 
-    An entry is a pair: its magnitude's bits (uint32), and of equal ones the smaller index counts as larger. Kept is
-    what is not below the cut (`low`, `low_index`) and below the cut (`high`, `high_index`). `start` is the first index.
+    Entries are ordered by the bits of their magnitude (uint32); of equal ones, the smaller index counts as larger.
+    Those at or above the cut (`low`, `low_index`) and below the cut (`high`, `high_index`) are kept. `start` is the
+    index of the first entry.
     """
     bits = vector.view(np.uint32)
     for i in range(len(vector)):
@@ -175,7 +176,7 @@ def widen_one(raw: Any, out: Any) -> None:
 
 @compiled
 def narrow_one(vector: Any, out: Any) -> None:
-    """Write float32 numbers into `out`, as bfloat16 where it is of uint16."""
+    """Write float32 numbers into `out`, as bfloat16 if its dtype is uint16."""
     if out.itemsize == 2:
         narrow_bfloat16(vector, out)
     else:
@@ -227,7 +228,7 @@ def largest_magnitude(vector: Any) -> Any:
 
 @compiled
 def whole_sum(vector: Any, unit: float) -> Any:
-    """Return the sum of the magnitudes in whole numbers of 1 / `unit`, each cut off; exact."""
+    """Return the exact sum of the magnitudes in units of 1 / `unit`, each truncated to a whole number."""
     total = np.int64(0)
     for i in range(len(vector)):
         total += np.int64(np.float64(abs(vector[i])) * unit)
@@ -244,9 +245,9 @@ def count_magnitudes(vector: Any, counts: Any) -> None:
 
 @compiled
 def collect_magnitudes(vector: Any, start: int, upper: int, keys: Any, filled: int) -> int:
-    """Append the entries whose magnitude has these upper 16 bits to `keys` (uint64); return how many are there now.
+    """Append the entries whose magnitude has these upper 16 bits to `keys` (uint64); return the new number of keys.
 
-    A key sorts the larger magnitude first, of equal ones the smaller index: bits 32 and up are the complement of the
+    Keys sort larger magnitudes first, and equal ones by index: bits 32 and up are the complement of the
     magnitude's lower 16 bits, those below are the index.
     """
     bits = vector.view(np.uint32)
@@ -272,11 +273,11 @@ def sort_keys(row: Any, keys: Any) -> None:
 def scale_by_rank(
     vector: Any, keys: Any, drawn: Any, lowest: float, reach: float, own: bool, first: Any, second: Any
 ) -> None:
-    """Keep each entry of a row with a probability that grows with its rank, and scale what is kept; the rest becomes 0.
+    """Keep each entry of a row with a probability that grows with its rank; scale the kept ones, set the others to 0.
 
     `keys` are the sorted `sort_keys`. The entry of rank r (0 the smallest) of n is kept where its draw / 2**24 is below
-    lowest + reach * r / (n - 1). `own` divides what is kept by that probability (or 2**-24, with which a smaller one
-    keeps), then both factors follow.
+    lowest + reach * r / (n - 1). `own` divides kept entries by that probability (at least 2**-24, the
+    smallest that a draw can realise) before both factors.
     """
     n = len(vector)
     for rank in range(n):
@@ -292,7 +293,7 @@ def scale_by_rank(
 
 @compiled
 def variances(parts: Any, out: Any) -> None:
-    """Write the variance of each entry among the parts (float32, (k, n); divided by k) into `out` (float32, (n,))."""
+    """Write the variance of each entry across the parts (float32, (k, n); divided by k) into `out` (float32, (n,))."""
     k, n = parts.shape
     for i in range(n):
         total = 0.0

@@ -1,7 +1,7 @@
 """How each merge method combines one tensor: a function for each row of the table in `methods.py`.
 
-A function says what its method makes of one tensor, as a `Combination`; `combination.py` carries it out. Notation: b
-base, x_i source, d_i = x_i - b, w_i weight, p_i density. Sources stand in the order of their names.
+A function returns a `Combination` for one tensor, which `combination.py` computes. Notation: b base, x_i source,
+d_i = x_i - b, w_i weight, p_i density. Sources are in the order of their names.
 """
 
 from dataclasses import dataclass, replace
@@ -27,12 +27,12 @@ from evovlm.merging.arithmetic.task_vector import Chunk, TaskVectors
 from evovlm.recipes.recipe import MergeSettings, Rescale
 
 LEAST_DENSITY = 2.0**-24
-"""The smallest share that a draw of 24 bits can keep; a smaller density above 0 keeps this share."""
+"""The smallest share that a draw of 24 bits can keep; any smaller density above 0 keeps this share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MethodInputs:
-    """One tensor of all models and the numbers of each source; `normalize` is settled, the method's default or not."""
+    """One tensor of all models, and the numbers of each source; `normalize` is the setting or the method's default."""
 
     vectors: TaskVectors
     weights: tuple[float, ...]
@@ -44,10 +44,10 @@ class MethodInputs:
 
 
 def linear(inputs: MethodInputs) -> Combination:
-    """Return sum w_i x_i / sum w_i; raises ConfigError when every weight is 0, as no model is left then."""
+    """Return sum w_i x_i / sum w_i. Raises ConfigError when every weight is 0."""
     if not any(inputs.weights):
         raise ConfigError("parameters: every weight is 0; an average needs at least one that is not.")
-    # Fused, as the peer has it, and the more exact.
+    # Fused, as in mergekit; this is also more exact.
     return replace(_plain_sum(inputs, [Term(index=i, first=w) for i, w in _weighted(inputs)]), fused=True)
 
 
@@ -62,7 +62,7 @@ def slerp(inputs: MethodInputs) -> Combination:
 
 
 def nuslerp(inputs: MethodInputs) -> Combination:
-    """Return the point on the arc between two sources, or their task vectors, at the second's share of the weight."""
+    """Return the point on the arc between two sources or task vectors, at the second one's share of the weight."""
     weights = (inputs.weights[0], inputs.weights[1])
     if inputs.settings.row_wise:
         return _factored(spherical.nuslerp(inputs.vectors.row_grams(), weights=weights))
@@ -80,7 +80,7 @@ def multislerp(inputs: MethodInputs) -> Combination:
 
 
 def karcher(inputs: MethodInputs) -> Combination:
-    """Return the Karcher mean of the models' directions, as long as the weighted mean of their lengths."""
+    """Return the Karcher mean of the models' directions, scaled to the weighted mean of their lengths."""
     _check_total(inputs)
     if any(weight < 0 for weight in inputs.weights):
         raise ConfigError(f"parameters: a weight of {min(inputs.weights)}; a Karcher mean takes none below 0.")
@@ -97,7 +97,7 @@ def karcher(inputs: MethodInputs) -> Combination:
 
 
 def model_stock(inputs: MethodInputs) -> Combination:
-    """Return the base moved towards the sources' mean, the less the more their task vectors differ in direction."""
+    """Return the base moved towards the sources' mean, less so the more the task vectors differ in direction."""
     vectors = inputs.vectors
     return _factored(spherical.model_stock(vectors.row_grams() if inputs.settings.row_wise else vectors.gram()))
 
@@ -113,43 +113,43 @@ def ties(inputs: MethodInputs) -> Combination:
 
 
 def dare_linear(inputs: MethodInputs) -> Combination:
-    """Drop entries at random, make up for them, add the weighted sum."""
+    """Drop entries at random, rescale the kept ones, add the weighted sum."""
     return _plain_sum(inputs, [_term(inputs, i, _keep_drawn(inputs, i)) for i, _ in _weighted(inputs)])
 
 
 def dare_ties(inputs: MethodInputs) -> Combination:
-    """Drop entries at random, make up for them, elect a sign per entry, add the entries that agree."""
+    """Drop entries at random, rescale the kept ones, elect a sign per entry, add the entries that agree."""
     return _elected_sum(inputs, [_term(inputs, i, _keep_drawn(inputs, i)) for i, _ in _weighted(inputs)])
 
 
 def breadcrumbs(inputs: MethodInputs) -> Combination:
-    """Drop the very largest entries and the smallest, add the weighted sum."""
+    """Drop the very largest and the smallest entries, add the weighted sum."""
     return _plain_sum(inputs, [_term(inputs, i, _keep_middle(inputs, i), "none") for i, _ in _weighted(inputs)])
 
 
 def breadcrumbs_ties(inputs: MethodInputs) -> Combination:
-    """Drop the very largest entries and the smallest, elect a sign per entry, add the entries that agree."""
+    """Drop the very largest and the smallest entries, elect a sign per entry, add the entries that agree."""
     return _elected_sum(inputs, [_term(inputs, i, _keep_middle(inputs, i), "none") for i, _ in _weighted(inputs)])
 
 
 def della(inputs: MethodInputs) -> Combination:
-    """Drop entries at random, the larger the rarer, make up for them, elect a sign, average the entries that agree."""
+    """Drop entries at random (large ones less often), rescale the others, elect a sign, average those that agree."""
     return _elected_sum(inputs, [_term(inputs, i, _keep_by_rank(inputs, i)) for i, _ in _weighted(inputs)])
 
 
 def della_linear(inputs: MethodInputs) -> Combination:
-    """Drop entries at random, the larger the rarer, make up for them, add the weighted sum."""
+    """Drop entries at random (large ones less often), rescale the others, add the weighted sum."""
     return _plain_sum(inputs, [_term(inputs, i, _keep_by_rank(inputs, i)) for i, _ in _weighted(inputs)])
 
 
 def sce(inputs: MethodInputs) -> Combination:
-    """Select the entries that vary most, weigh sources by their squares there, erase what opposes the sum's sign."""
+    """Select the entries that vary most, weight sources by their squares, erase entries against the sum's sign."""
     vectors, share = inputs.vectors, inputs.settings.select_topk
     k = len(inputs.weights)
     cut = None
     if share < 1:
         order = vectors.variance_order()
-        # In float32, as the peer has it: 100 entries at 0.58 are 58, not 57.
+        # In float32, as in mergekit: 100 entries at 0.58 are 58, not 57.
         count = int(np.float32(order.count_nonzero()) * np.float32(share))
         if not count:
             return Combination(terms=())
@@ -165,7 +165,7 @@ def sce(inputs: MethodInputs) -> Combination:
 
 
 def _weighted(inputs: MethodInputs) -> list[tuple[int, float]]:
-    """Return number and weight of the sources that count."""
+    """Return the index and the weight of each source that contributes."""
     return [
         (index, weight)
         for index, (weight, density) in enumerate(zip(inputs.weights, inputs.densities, strict=True))
@@ -174,7 +174,7 @@ def _weighted(inputs: MethodInputs) -> list[tuple[int, float]]:
 
 
 def _term(inputs: MethodInputs, index: int, keep: Keep | None, rescale: Rescale | None = None) -> Term:
-    """Return a source's part, with what makes up for the dropped entries: 1 / p, or the ratio of L1 norms, or 1."""
+    """Return a source's term, rescaled for the dropped entries: by 1 / p, by the ratio of L1 norms, or not at all."""
     weight, density = inputs.weights[index], inputs.densities[index]
     how = inputs.settings.rescale if rescale is None else rescale
     if keep is None or how == "none" or (how == "density" and isinstance(keep, KeepByRank)):
@@ -185,7 +185,7 @@ def _term(inputs: MethodInputs, index: int, keep: Keep | None, rescale: Rescale 
 
 
 def _l1_ratio(vectors: TaskVectors, index: int, keep: Keep) -> float:
-    """Return sum |d| / sum |d kept|, 1 when nothing is kept."""
+    """Return sum |d| / sum |d kept|; 1 when no entry is kept."""
     kept_only = Term(index=index, first=1.0, keep=keep)
 
     def drop(chunk: Chunk) -> None:
@@ -216,7 +216,7 @@ def _keep_middle(inputs: MethodInputs, index: int) -> Keep | None:
     if density >= 1 or not size:
         return None
     kept = int(density * size)
-    # Where gamma leaves too few below it, the smallest are kept (as in the peer).
+    # If gamma leaves too few entries below it, the smallest are kept (as in mergekit).
     dropped = min(int(inputs.gammas[index] * size), size - kept)
     order = inputs.vectors.magnitudes(index)
     return KeepBetween(low=order.cut(dropped + kept), high=order.cut(dropped))
@@ -227,7 +227,7 @@ def _keep_by_rank(inputs: MethodInputs, index: int) -> Keep | None:
     if density >= 1:
         return None
     vectors = inputs.vectors
-    # A window that would leave [0, 1] is narrowed, so that every density has its meaning.
+    # A window that would exceed [0, 1] is narrowed, so that the mean probability stays the density.
     epsilon = min(inputs.epsilons[index], density, 1 - density)
     return KeepByRank(
         key=draw_key(vectors.seed, vectors.source_names[index], vectors.name),
@@ -264,8 +264,8 @@ def _elected_sum(inputs: MethodInputs, terms: list[Term]) -> Combination:
 
 
 def _divisor(weights: tuple[float, ...]) -> float:
-    """Return sum w_i, kept away from 0: at least a tenth of sum |w_i| in size (0 counts as +), 1 when all are 0."""
-    # In float32, like everything that is done with it: weights below 7e-46 are 0 there.
+    """Return sum w_i with a magnitude of at least a tenth of sum |w_i| (0 counts as +); 1 when all weights are 0."""
+    # In float32, like the division itself: weights below 7e-46 are 0 there.
     held = np.array(weights, dtype=np.float32)
     total = float(np.sum(held, dtype=np.float32))
     least = LEAST_DIVISOR * float(np.abs(held).sum(dtype=np.float64))
@@ -284,7 +284,7 @@ def _check_total(inputs: MethodInputs) -> None:
 
 
 def _factored(factors: spherical.Factors) -> Combination:
-    """Return the plain sum with these factors: shape (k,), or (rows, k) for one set a row."""
+    """Return the plain sum with these factors, shape (k,), or (rows, k) for one set per row."""
     if factors.ndim == 1:
         return Combination(terms=tuple(Term(index=i, first=float(f)) for i, f in enumerate(factors) if f != 0))
     columns = np.ascontiguousarray(factors.T, dtype=np.float32)
@@ -293,7 +293,7 @@ def _factored(factors: spherical.Factors) -> Combination:
 
 
 def _squares(vectors: TaskVectors, cut: Cut | None) -> list[float]:
-    """Return each source's sum of squares over the entries that are kept."""
+    """Return each source's sum of squares over the kept entries."""
     sums = [0.0] * len(vectors.sources)
     for chunk in vectors.chunks():
         if cut is not None:

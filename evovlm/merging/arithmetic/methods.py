@@ -1,4 +1,4 @@
-"""The table of merge methods: what each takes, and what it is from."""
+"""The table of merge methods: what each takes, and which paper it is from."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from evovlm.recipes.recipe import (
 )
 
 BaseRole = Literal["needed", "optional", "first", "none"]
-"""What a method does with a base: take differences (needed, or where there is one), blend it in as the first model, or
+"""What a method does with a base: take differences (`optional`: if one is given), blend it in as the first model, or
 nothing."""
 
 _CANCELS = 1e-6
@@ -31,10 +31,10 @@ _CANCELS = 1e-6
 class Method:
     """A row of the table.
 
-    `parameters` are those a source takes, `settings` those of `MergeSettings` that make a difference, `normalize` is
-    the default of that setting. `sources` is the least and the largest number of sources (None: any). `elects` says
-    that only entries of the elected sign count; `whole_rows` and `by_inner_products`, that a row, or the sum over the
-    whole tensor, decides on each of its entries.
+    `parameters` are those that a source takes, `settings` the fields of `MergeSettings` that the method uses,
+    `normalize` is the default of that setting. `sources` gives the least and the largest number of sources (None: any).
+    `elects` says that only entries of the elected sign count; `whole_rows`, that an entry depends on its whole row;
+    `by_inner_products`, that it depends on sums over the whole tensor.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Method:
 
     @property
     def needs_base(self) -> bool:
-        """Whether the method cannot do without a base."""
+        """Whether the method needs a base."""
         return self.base in ("needed", "first")
 
 
@@ -244,7 +244,7 @@ def get_method(template: MergeTemplate) -> Method:
 
 
 def check_parameters(method: Method, recipe: ParameterMerge) -> None:
-    """Raise ConfigError for a number that the method would ignore, and where weights cancel that it divides by."""
+    """Raise ConfigError for a number that the method would ignore, or weights that sum to 0 where it divides."""
     for source, numbers in recipe.parameters.items():
         for name, parameter in SOURCE_PARAMETERS.items():
             given = set(numbers_of(getattr(numbers, name)))
@@ -254,7 +254,7 @@ def check_parameters(method: Method, recipe: ParameterMerge) -> None:
 
 
 def _check_sums(method: Method, recipe: ParameterMerge) -> None:
-    """Raise ConfigError when weights that everything is divided by cancel."""
+    """Raise ConfigError when the method divides by the sum of the weights and they cancel."""
     wanted = recipe.settings.normalize
     if "normalize" not in method.settings or method.elects or not (method.normalize if wanted is None else wanted):
         return

@@ -1,17 +1,17 @@
-"""Which entries of a task vector are kept: by a draw, by magnitude, or by a draw that favours large magnitudes.
+"""Choose which entries of a task vector are kept: by a draw, by magnitude, or by a draw that favours large magnitudes.
 
-What is kept at a lower density is always among what is kept at a higher one, and nothing of the draw or the order
-depends on the density.
+Entries that are kept at a lower density are also kept at a higher one: neither the draw nor the order depends on the
+density.
 
 **The draw (DARE, DELLA).** Entry i (row-major index in the result) of a tensor draws 24 bits. With
 `key = derive_seed("dare", recipe seed, source name, tensor name)`, entries 8 b .. 8 b + 7 share the four 64-bit words
 of Philox-4x64-10 at counter b + 1 (where numpy's `Philox(key=key, counter=b)` starts): entry i takes the upper 24 bits
 of the (i mod 8)-th 32-bit half, low halves first. u_i = draw / 2**24 is its uniform number, and it is kept iff
-u_i < density. Where the stream is entered, and in which pieces it is drawn, makes no difference.
+u_i < density. The draws do not depend on where the stream is entered or in which chunks it is drawn.
 
-**The magnitude order (TIES, breadcrumbs, SCE).** Entries are ranked by |d|, largest first, equal ones by index. What
-has a rank below k is found without a sort: a histogram of the magnitudes' upper 16 bits, counted once, tells in which
-bin the k-th largest lies, and only that bin's entries are collected and sorted.
+**The magnitude order (TIES, breadcrumbs, SCE).** Entries are ranked by |d|, largest first, equal ones by index.
+The k largest are found without sorting all entries: a histogram of the magnitudes' upper 16 bits, counted once, shows
+in which bin the k-th largest lies, and only the entries of that bin are collected and sorted.
 """
 
 import math
@@ -29,7 +29,7 @@ from evovlm.seeding import derive_seed
 
 DRAW_BITS = 24
 ALL = 1 << DRAW_BITS
-"""The limit below which every draw lies."""
+"""The limit that every draw is below."""
 
 _BINS = 1 << 15
 _ENTRIES_PER_BLOCK = 8
@@ -54,7 +54,7 @@ def draw_halves(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
 
 @lru_cache(maxsize=4096)
 def round_keys(key: int) -> npt.NDArray[np.uint64]:
-    """Return what the key (and a second one, 0) becomes in each of the ten rounds: Weyl sequences modulo 2**64."""
+    """Return the keys of the ten rounds, shape (10, 2): Weyl sequences modulo 2**64 from `key` and from 0."""
     steps = np.arange(10, dtype=np.uint64)
     with np.errstate(over="ignore"):
         first = np.uint64(key) + steps * np.uint64(0x9E3779B97F4A7C15)
@@ -67,7 +67,7 @@ def draw_limit(density: float) -> int:
 
 
 def kept_count(density: float, size: int) -> int:
-    """Return how many entries of `size` a density above 0 keeps: max(1, int(density * size)) (Yadav et al. 2023)."""
+    """Return how many of `size` entries a density above 0 keeps: max(1, int(density * size)) (Yadav et al. 2023)."""
     return max(1, int(density * size))
 
 
@@ -86,7 +86,7 @@ NOTHING = Cut(bits=1 << 31, last=-1)
 
 
 class Entries(NamedTuple):
-    """Some entries (float32; scratch, good until the next) and the index of the first."""
+    """Some entries (float32, valid until the next ones are read) and the index of the first."""
 
     start: int
     values: npt.NDArray[np.float32]
@@ -94,11 +94,11 @@ class Entries(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class MagnitudeOrder:
-    """The order of a tensor's entries by magnitude, worked out only where a cut falls.
+    """The order of a tensor's entries by magnitude, computed only around the cuts that are asked for.
 
-    `stretches` gives the entries again whenever it is called, in any order. What was worked out is kept: some
-    kilobytes for the histogram and, where there is `room` (None: always), 8 bytes an entry of the bins that a cut fell
-    into. Cuts of many densities share them.
+    `stretches` yields all entries again whenever it is called, in any order. Results are cached, so that cuts of many
+    densities share them: some kilobytes for the histogram and, within the memory `budget` (None: without limit), 8
+    bytes per entry of each bin that a cut fell into.
     """
 
     stretches: Callable[[], Iterable[Entries]]
@@ -108,7 +108,7 @@ class MagnitudeOrder:
     _sorted: dict[int, npt.NDArray[np.uint64]] = field(default_factory=dict)
 
     def cut(self, count: int) -> Cut:
-        """Return where the `count` largest entries end. Raises ValueError when there are fewer."""
+        """Return the cut after the `count` largest entries. Raises ValueError when there are fewer."""
         if count <= 0:
             return NOTHING
         bins, counts = self._histogram()
@@ -130,7 +130,7 @@ class MagnitudeOrder:
         n_small = int(counts[0]) if len(bins) and bins[0] == 0 else 0
         if not n_small:
             return int(counts.sum())
-        # Zeros, and numbers below 2**-126 that share their upper bits.
+        # This bin holds zeros, and numbers below 2**-126 with the same upper bits.
         zeros = int((self._bin(0, n_small) >> np.uint64(40) == 0xFFFF).sum())
         return int(counts.sum()) - zeros
 

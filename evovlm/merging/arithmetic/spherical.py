@@ -1,9 +1,8 @@
-"""Means on the sphere as weights of a plain sum.
+"""Means on the sphere as the factors of a plain sum.
 
-Slerp and its kin turn and stretch vectors, yet what they return is a sum of the vectors they were given, with factors
-that follow from the vectors' inner products. So a Gram matrix (k x k numbers a tensor) is all that has to be known of
-the vectors, everything here is done in float64 with k numbers, and the entries themselves are walked over as for a
-plain sum.
+Slerp and similar methods rotate and stretch vectors, but their result is a sum of the given vectors, with factors that
+follow from the inner products. So they need only a Gram matrix (k x k numbers per tensor): everything here is computed
+in float64 from those numbers, and the entries are then combined as in a plain sum.
 
 Every function takes `gram`, shape (..., k, k), and returns factors, shape (..., k).
 """
@@ -17,35 +16,35 @@ _SMALL_NORM = 1e-8
 _PARALLEL = 0.9995
 _SMALL_SUM = 1e-6
 _RESOLVED = 1e-7
-"""Lengths of what nearly cancels, as a share of what does: below, float64 inner products hold nothing but rounding."""
+"""Vectors that cancel to less than this share of their lengths: float64 inner products hold only rounding below it."""
 _BEHIND = 1e-4
-"""How near (rad) to the far side of the sphere a direction counts as lying there; factors near it grow by 1 / sine."""
+"""Angle (rad) within which a direction counts as opposite to the mean; factors near there grow as 1 / sine."""
 
 
 def slerp(gram: Factors, *, t: float) -> Factors:
     """Return the factors of two vectors at `t` along the arc from the first to the second (Shoemake 1985).
 
-    Their lengths stay as they are: [sin((1-t) th) a + sin(t th) b] / sin th. Nearly parallel ones (|cos| > 0.9995) are
-    interpolated in a straight line.
+    The vectors are not normalised: [sin((1-t) th) a + sin(t th) b] / sin th. Nearly parallel ones (|cos| > 0.9995)
+    are interpolated linearly.
     """
     cosine = _cosine(gram, 0, 1, least=_SMALL_NORM)
     return _along_the_arc(cosine, t=t, straight=np.abs(cosine) > _PARALLEL)
 
 
 def nuslerp(gram: Factors, *, weights: tuple[float, float]) -> Factors:
-    """Return the factors of two vectors by their weights: slerp at the second's share of them."""
+    """Return the factors of slerp between two vectors, at the second one's share of the weights."""
     total = sum(weights)
     t = weights[1] / total if abs(total) >= _SMALL_SUM else 0.5
     cosine = _cosine(gram, 0, 1, least=1e-7)
-    # In float32, which peers calculate with, 1 - cos^2 is 0 from here on.
+    # In float32, in which mergekit computes, 1 - cos^2 is 0 from here on.
     return _along_the_arc(cosine, t=t, straight=1 - cosine**2 <= 2.0**-24)
 
 
 def multislerp(gram: Factors, *, weights: tuple[float, ...], normalize: bool, eps: float = 1e-8) -> Factors:
     """Return the factors of the barycentric mean: tangents at the normalised mean direction, added and mapped back.
 
-    As mergekit has it: the tangent is the projection of the unit vector (no theta / sin theta). Directions that cancel
-    leave the weighted sum.
+    As in mergekit, the tangent is the projection of the unit vector (no theta / sin theta). Directions that cancel give
+    the weighted sum.
     """
     shares = np.array(weights)
     if normalize:
@@ -68,8 +67,8 @@ def multislerp(gram: Factors, *, weights: tuple[float, ...], normalize: bool, ep
 def karcher(gram: Factors, *, weights: tuple[float, ...], max_iterations: int, tolerance: float) -> Factors:
     """Return the factors of the Karcher (Riemannian) mean of the directions, times the weighted mean length.
 
-    Grove & Karcher 1973; found by the usual iteration: mean of the log maps, exp map back. What lies right behind the
-    mean has no log map (no direction leads there), and does not move it.
+    Grove & Karcher 1973, by the usual iteration: the mean of the log maps, then the exp map back. A vector opposite to
+    the mean has no log map (no direction leads there) and does not move it.
     """
     tolerance = max(tolerance, _RESOLVED)
     shares = np.array(weights) / sum(weights)
@@ -118,7 +117,7 @@ def _norms(gram: Factors) -> Factors:
 
 
 def _length(gram: Factors, factors: Factors) -> float:
-    # A square that should be 0 can come out just below.
+    # A square that should be 0 can be slightly negative.
     return float(np.sqrt(max(float(factors @ gram @ factors), 0.0)))
 
 

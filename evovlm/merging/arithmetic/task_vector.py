@@ -1,4 +1,4 @@
-"""One tensor of base and sources, read in stretches: as task vectors, or as the models themselves."""
+"""One tensor of the base and the sources, read in stretches as task vectors or as the models' own numbers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ from evovlm.merging.checkpoint.safetensors_file import TensorPlace
 from evovlm.merging.models.row_plan import RowPlan
 
 CHUNK = 1 << 18
-"""Entries that are read, merged and written at a time: few enough for the cache, enough to keep a thread busy."""
+"""Number of entries processed at a time: few enough for the cache, enough to keep a thread busy."""
 
 _FLOAT32 = np.dtype(np.float32)
 
 
 class Stretch(NamedTuple):
-    """Entries `start` .. `start + size - 1` of the result, and where each model's own begin (by label)."""
+    """Entries `start` .. `start + size - 1` of the result, and the offset of each model's own entries (by label)."""
 
     start: int
     size: int
@@ -30,9 +30,9 @@ class Stretch(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some entries of all models: the first's index, the base's (float32, (n,)) if any, the sources' ((k, n)).
+    """Some entries of all models: the index of the first, the base's (float32, (n,)) if any, the sources' ((k, n)).
 
-    `parts` holds task vectors where there is a base, models otherwise. Both are lent, and may be written into.
+    `parts` holds task vectors if there is a base, else the models' own numbers. Both are lent and may be changed.
     """
 
     start: int
@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
 
 
 class ModelTensor(NamedTuple):
-    """One model's tensor: the label it goes by ("base", "sources.NAME"), whose it is in messages, where it lies."""
+    """One model's tensor: its label ("base", "sources.NAME"), its model's name in messages, and its place in a file."""
 
     label: str
     owner: str
@@ -49,22 +49,22 @@ class ModelTensor(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """How numpy holds what is stored."""
+        """The numpy dtype of the stored numbers."""
         return STORED[self.place.dtype_code]
 
     def read(self, offset: int, out: Raw) -> None:
-        """Fill `out` with entries from `offset` on, as stored. Raises BrokenCheckpoint when the file ends before."""
+        """Fill `out` with entries from `offset` on, as stored. Raises BrokenCheckpoint when the file is too short."""
         if len(out):
             self.place.read_into(out.view(np.uint8).data, start=offset * self.dtype.itemsize)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class TaskVectors:
-    """One tensor of all models under a plan of rows; what a method asks of it is worked out once and kept.
+    """One tensor of all models under a plan of rows; what methods need of it is computed once and cached.
 
-    `seed` and `source_names` name the draws. Entries are numbered as in the result: row-major, its kept rows included.
-    `columns` is the number of entries in a row of the plan, `row_length` in a row that methods treat as one vector: the
-    same, but for a tensor of one dimension, which is a single vector.
+    `seed` and `source_names` determine the draws. Entries are numbered as in the result: row-major, including rows that
+    are not merged. `columns` is the number of entries in a row of the plan, `row_length` in a row that methods treat as
+    one vector: the same, except that a tensor of one dimension is a single vector.
     """
 
     name: str
@@ -88,11 +88,11 @@ class TaskVectors:
 
     @property
     def size(self) -> int:
-        """How many entries are merged."""
+        """Number of merged entries."""
         return self.plan.n_merged * self.columns
 
     def stretches(self, *, whole_rows: bool = False) -> Iterator[Stretch]:
-        """Yield what is merged in chunks (of whole rows, at least one), in the order of the result."""
+        """Yield all merged entries in chunks (`whole_rows`: of at least one whole row), in the order of the result."""
         chunk = max(1, CHUNK // self.row_length) * self.row_length if whole_rows else CHUNK
         for run in self.plan.runs:
             size = run.n_rows * self.columns
@@ -105,9 +105,9 @@ class TaskVectors:
 
     @contextmanager
     def loaded(self, stretch: Stretch, *, only: tuple[int, ...]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-        """Lend a stretch of the sources whose numbers `only` gives, (k, n), and of the base, (n,) or empty, as stored.
+        """Lend a stretch of the sources with the indices `only`, (k, n), and of the base, (n,) or empty, as stored.
 
-        They are only to be read. bfloat16 stays as it is (uint16) where all models have it; else all come as float32.
+        Both are read-only. They are bfloat16 (as uint16) if all models are, else float32.
         Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
         """
         chosen = [self.sources[index] for index in only]
@@ -115,11 +115,11 @@ class TaskVectors:
         as_stored = all(model.dtype == np.uint16 for model in models)
         kind = np.dtype(np.uint16) if as_stored else _FLOAT32
         size_bytes = len(models) * stretch.size * kind.itemsize
-        # What every candidate with weight on all sources asks for is worth its memory.
+        # Only what every candidate with weight on all sources reads is worth caching.
         is_usual = len(chosen) == len(self.sources)
         first = only[0] if only else 0
         in_a_row = only == tuple(range(first, first + len(only)))
-        # Others may go by these very caches without the base.
+        # A copy without the base shares this cache (see GpuMerger).
         key = (stretch.start, stretch.size, self.base is not None)
         kept = self._raws.get(key) if in_a_row else None
         if kept is None and is_usual and self.budget is not None and self.budget.take(size_bytes):
@@ -147,7 +147,7 @@ class TaskVectors:
 
     @contextmanager
     def widened(self, stretch: Stretch, *, only: tuple[int, ...] | None = None) -> Iterator[Chunk]:
-        """Lend a stretch's entries of all sources, or of those whose numbers `only` gives, as float32.
+        """Lend a stretch's entries of all sources, or of those with the indices `only`, as float32.
 
         Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
         """
@@ -166,7 +166,7 @@ class TaskVectors:
             yield Chunk(start=stretch.start, base=base, parts=parts)
 
     def upper_draws(self, stretch: Stretch) -> npt.NDArray[np.uint16]:
-        """Return the upper 16 bits of all sources' draws in a stretch, (k, n); no rows where there is no room."""
+        """Return the upper 16 bits of all sources' draws in a stretch, (k, n); no rows when the budget is spent."""
         found = self._upper_draws.get((stretch.start, stretch.size))
         if found is not None:
             return found
@@ -180,13 +180,13 @@ class TaskVectors:
         return drawn
 
     def chunks(self, *, only: tuple[int, ...] | None = None, whole_rows: bool = False) -> Iterator[Chunk]:
-        """Yield all that is merged, in the order of the result; each chunk is good until the next."""
+        """Yield all merged entries, in the order of the result; each chunk is valid until the next."""
         for stretch in self.stretches(whole_rows=whole_rows):
             with self.widened(stretch, only=only) as chunk:
                 yield chunk
 
     def copy(self, index: int, stretch: Stretch, out: Raw) -> None:
-        """Write a stretch of one source itself, not of its task vector, into `out`, rounded to what it holds."""
+        """Write a stretch of one source itself, not of its task vector, into `out`, rounded to its dtype."""
         model = self.sources[index]
         with Scratch(stretch.size, model.dtype) as raw, Scratch(stretch.size, _FLOAT32) as values:
             model.read(stretch.offsets[model.label], raw)
@@ -206,7 +206,7 @@ class TaskVectors:
         return self._orders[index]
 
     def variance_order(self) -> MagnitudeOrder:
-        """Return the order of the entries by their variance among the sources."""
+        """Return the order of the entries by their variance across the sources."""
 
         def entries() -> Iterator[Entries]:
             for chunk in self.chunks():
@@ -249,20 +249,20 @@ class TaskVectors:
         return self._largest[index]
 
     def magnitude_sum(self, index: int, kept: Callable[[Chunk], None] | None = None) -> int:
-        """Return the sum of a source's magnitudes in whole units that depend on the source's entries alone.
+        """Return the sum of a source's magnitudes, in whole units that depend only on the source's entries.
 
-        `kept` may set entries of a chunk's one part to 0 before they are summed. Summed as whole numbers, because a
-        sum of floats depends on its order.
+        `kept` may set entries of a chunk's one part to 0 before they are summed. The sum is over whole numbers, because
+        a sum of floats depends on its order.
         """
         if kept is None and index in self._sums:
             return self._sums[index]
         largest = self.largest(index)
         if largest == 0:
             return 0
-        # Units so small that the largest takes as many bits as a 63-bit sum of n of them can bear.
+        # Units as small as they can be without an overflow of the 63-bit sum of n entries.
         unit = (1 << (62 - self.size.bit_length())) / largest
         total = 0
-        # Whole rows, as what sets entries to 0 may go by rows.
+        # Whole rows, because `kept` may need them.
         for chunk in self.chunks(only=(index,), whole_rows=True):
             if kept is not None:
                 kept(chunk)
@@ -280,11 +280,11 @@ class TaskVectors:
         raise self.not_finite(model)
 
     def not_finite(self, model: ModelTensor) -> BrokenCheckpoint:
-        """Return the error to raise when a model holds a number that is not finite, and those are not allowed."""
+        """Return the error for a model that holds numbers which are not finite."""
         return BrokenCheckpoint(
-            f"{model.place.file.parent}: {self.name} holds numbers that are not finite (NaN or infinite). "
-            f"It is {model.owner}; they would spread over the merge.\n"
-            "    Fetch the model again, or allow them explicitly (merge --allow-non-finite)."
+            f"{model.place.file.parent}: {self.name} holds numbers that are not finite (NaN or infinite), which would "
+            f"spread through the merge. The model is {model.owner}.\n"
+            "    Fetch the model again, or allow such numbers: merge --allow-non-finite."
         )
 
 

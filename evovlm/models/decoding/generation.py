@@ -1,7 +1,7 @@
 """Answers to many prompts at once.
 
-Greedy decoding, with a repetition penalty or without, is our own loop (continuous batching over slots) and gives the
-same tokens as `model.generate(do_sample=False)`, row by row; beam search goes through `model.generate` itself.
+Greedy decoding, with or without a repetition penalty, is our own loop (continuous batching over slots) and gives the
+same tokens as `model.generate(do_sample=False)` for each prompt; beam search uses `model.generate` itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from evovlm.models.prompt import Prompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """The answers' texts, without special tokens and surrounding space, and how many tokens they took."""
+    """The answers' texts, without special tokens and surrounding space, and their total number of tokens."""
 
     texts: tuple[str, ...]
     tokens: int
@@ -34,8 +34,8 @@ def generate(
 ) -> Generated:
     """Answer every prompt. Raises FloatingPointError when the model's logits are not finite.
 
-    A `streamer` of transformers is told the tokens of the one prompt there is, which is decoded with one beam.
-    `on_answers` hears how many answers are finished, and their tokens in all, as they come.
+    A `streamer` of transformers receives the tokens; it needs a single prompt and one beam. `on_answers` is called with
+    the number of finished answers and their total number of tokens, whenever one is finished.
     """
     stop_ids = _stop_ids(loaded)
     if streamer is None and decoding.beams == 1:
@@ -77,12 +77,12 @@ def _before_stop(text: str, stops: Sequence[str]) -> str:
     return text[: min(cuts)] if cuts else text
 
 
-def tell_answer(
+def stream_answer(
     loaded: LoadedModel, prompt: Prompt, *, decoding: DecodingSettings, on_text: Callable[[str], None]
 ) -> Generated:
     """Answer a prompt, calling `on_text` with each piece of the text; with several beams there is one piece."""
     if decoding.beams > 1:
-        # Which beam wins is known at the end only.
+        # The best beam is known only at the end.
         generated = generate(loaded, [prompt], decoding=decoding)
         on_text(generated.texts[0])
         return generated
@@ -90,7 +90,7 @@ def tell_answer(
 
 
 class _Streamer(TextStreamer):
-    """Hands on what is sure of the text: whole words, and every Japanese character."""
+    """Passes on text that can no longer change: whole words, and single Japanese characters."""
 
     def __init__(self, tokenizer: Any, *, on_text: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -101,6 +101,6 @@ class _Streamer(TextStreamer):
             self._on_text(text)
 
     def _is_chinese_char(self, cp: int) -> bool:
-        # transformers waits for a blank behind kana and full-width signs, which never comes in Japanese.
+        # transformers waits for a space after kana and full-width characters, but Japanese has none.
         is_ideograph = super()._is_chinese_char(cp)  # type: ignore[no-untyped-call]
         return bool(is_ideograph) or 0x3000 <= cp <= 0x30FF or 0xFF00 <= cp <= 0xFFEF

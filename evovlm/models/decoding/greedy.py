@@ -1,7 +1,7 @@
-"""Greedy decoding with continuous batching: a finished answer leaves its slot at once, and a waiting prompt takes it.
+"""Greedy decoding with continuous batching: when an answer is finished, a waiting prompt takes its slot at once.
 
-New prompts are read in the same pass in which the running answers move on, so that no row waits and nothing is padded.
-A small model on a CPU decodes in several streams, one thread each.
+New prompts are read in the same pass that extends the running answers, so no row waits and nothing is padded. A small
+model on a CPU decodes in several streams of one thread each.
 """
 
 from collections import deque
@@ -25,15 +25,15 @@ from evovlm.models.prompt import Prompt
 _TOKENS_BETWEEN_TEXT_CHECKS = 16
 _PROMPTS_PER_STREAM = 32
 _LEAST_SHARED_TOKENS = 16
-# Products of small models are too small to share between threads: there each thread decodes prompts of its own.
+# The products of smaller models are too small to share between threads: each thread decodes other prompts instead.
 _SMALL_HIDDEN_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """When an answer ends before its limit: at a token of `stop_ids`, or where `is_over` (its tokens) holds.
+    """When an answer ends before its limit: at a token of `stop_ids`, or when `is_over` returns True for its tokens.
 
-    `is_over` is asked now and then only; what stands behind the end is for the caller to cut.
+    `is_over` is called only every few tokens; the caller must cut what follows the end.
     """
 
     stop_ids: frozenset[int]
@@ -47,15 +47,15 @@ class _Answer:
     tokens: list[int] = field(default_factory=list)
 
     def take(self, tokens: Sequence[int], ending: Ending) -> bool:
-        """Append tokens up to the answer's end; return whether it has come."""
+        """Append tokens up to the answer's end; return whether it has ended."""
         for token in tokens:
             if token in ending.stop_ids:
                 return True
             self.tokens.append(token)
             if len(self.tokens) >= self.limit:
                 return True
-            is_asked = ending.is_over is not None and len(self.tokens) % _TOKENS_BETWEEN_TEXT_CHECKS == 0
-            if is_asked and ending.is_over is not None and ending.is_over(self.tokens):
+            is_due = ending.is_over is not None and len(self.tokens) % _TOKENS_BETWEEN_TEXT_CHECKS == 0
+            if is_due and ending.is_over is not None and ending.is_over(self.tokens):
                 return True
         return False
 
@@ -63,10 +63,10 @@ class _Answer:
 def decode(
     runner: Runner, prompts: Mapping[int, Prompt], *, ending: Ending, limits: Sequence[int]
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yield each prompt's number and its answer in tokens, without the stop token, as soon as it is there.
+    """Yield each prompt's number and its answer's tokens, without the stop token, as soon as the answer is finished.
 
-    `limits`, by number, says how many tokens each answer has at most.
-    Raises FloatingPointError when the model's logits are not finite.
+    `limits` gives the largest number of tokens of each answer, by the prompt's number. Raises FloatingPointError when
+    the model's logits are not finite.
     """
     waiting = deque(prompts)
     free = list(range(runner.n_slots))[::-1]
@@ -85,11 +85,11 @@ def decode(
 
 
 def _admitted(waiting: deque[int], free: list[int], prompts: Mapping[int, Prompt], *, budget: int) -> dict[int, int]:
-    """Take prompts off the queue for free slots, as many as one pass may read; return them by slot."""
+    """Take prompts from the queue for free slots, as many as one pass may read; return their numbers by slot."""
     entering: dict[int, int] = {}
     while waiting and free:
         n_tokens = len(prompts[waiting[0]].ids)
-        # One that is longer than the budget goes alone.
+        # A prompt that is longer than the budget gets a pass without other new prompts.
         if entering and n_tokens > budget:
             break
         budget -= n_tokens
@@ -99,7 +99,7 @@ def _admitted(waiting: deque[int], free: list[int], prompts: Mapping[int, Prompt
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Answers:
-    """Answers in tokens by their prompts' numbers, as the streams finish them; `on_answers` hears of each."""
+    """The finished answers' tokens by their prompts' numbers; `on_answers` is called for each new one."""
 
     on_answers: Callable[[int, int], None] | None
     found: dict[int, list[int]] = field(default_factory=dict)
@@ -127,14 +127,14 @@ def generate_greedy(
 ) -> list[list[int]]:
     """Return the tokens that follow each prompt, without the stop token, at most `max_new_tokens` of them.
 
-    `penalty` above 1 makes tokens less likely that are there already, those of the prompt too. `is_over` is asked from
-    time to time whether an answer needs no more tokens; `limits` shortens single answers, and none leads past the
-    model's context. `on_answers` hears, in any thread but never in two at once, how many answers are finished, and
-    their tokens in all. Raises FloatingPointError when the model's logits are not finite.
+    `penalty` above 1 makes tokens less likely that occur in the prompt or the answer. `is_over` is called every few
+    tokens and returns whether an answer is complete. `limits` shortens single answers, and the model's context limits
+    all of them. `on_answers` is called with the number of finished answers and their total number of tokens, by any
+    thread but never by two at once. Raises FloatingPointError when the model's logits are not finite.
     """
     backbone = Backbone.of(loaded)
-    beyond_us = loaded.is_spread or any(prompt.extra for prompt in prompts)
-    if not prompts or beyond_us or not packs_exactly(backbone):
+    unsupported = loaded.is_spread or any(prompt.extra for prompt in prompts)
+    if not prompts or unsupported or not packs_exactly(backbone):
         plain = Greedy(max_new_tokens=max_new_tokens, repetition_penalty=penalty)
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids, on_answers=on_answers)
     fitting = answer_limits(loaded, prompts, max_new_tokens=max_new_tokens)
@@ -176,9 +176,9 @@ def _decode_all(
     penalty: float,
     n_slots: int,
 ) -> None:
-    """Answer the prompts of these numbers, in as many streams as gain something, each with prompts of its own.
+    """Answer the prompts with these numbers, in several streams where that is faster.
 
-    Which stream answers a prompt depends on nothing but the numbers, so that a run can be repeated to the bit.
+    Which stream answers a prompt depends only on the numbers, so that a run can be repeated to the bit.
     """
     shape, capacity = shape_of(backbone), most_tokens(prompts, limits)
     small = _is_small(hidden_size=backbone.embedding.embedding_dim, device=shape.device)
@@ -192,7 +192,7 @@ def _decode_all(
         own = {number: prompts[number] for number in numbers[first::n_streams]}
         kind = CpuRunner if shape.device.type == "cpu" else DeviceRunner
         slots = min(len(own), max(1, n_slots // n_streams))
-        # Inference mode and the number of threads are settings of each thread.
+        # Inference mode is a setting of each thread, like the number of threads.
         with torch.inference_mode():
             runner: Runner = kind(
                 backbone,
@@ -216,9 +216,9 @@ def _decode_all(
 
 
 def _shared_start(prompts: Sequence[Prompt], *, image_token: int | None) -> Tensor:
-    """Return the tokens that all prompts begin with, before any picture; none if that is not worth a pass of its own.
+    """Return the tokens before any picture that all prompts begin with; none if they are too few for a separate pass.
 
-    Every prompt keeps a token of its own, whose state says how the answer begins.
+    At least one token of each prompt is left out, because its state gives the first token of the answer.
     """
     first = prompts[0].ids
     n = min(len(prompt.ids) for prompt in prompts) - 1
@@ -232,13 +232,13 @@ def _shared_start(prompts: Sequence[Prompt], *, image_token: int | None) -> Tens
 
 
 def _is_small(*, hidden_size: int, device: torch.device) -> bool:
-    """Whether every product of such a model is one thread's; it then has the same bits for any number of threads."""
+    """Return whether one thread computes each product of such a model, which then does not depend on their number."""
     return device.type == "cpu" and hidden_size < _SMALL_HIDDEN_SIZE
 
 
 @contextmanager
 def _threads_each(n: int) -> Iterator[None]:
-    """Let `n` threads share each product of this thread meanwhile."""
+    """Let `n` threads share each product that this thread computes in the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:

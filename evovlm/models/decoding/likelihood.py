@@ -1,4 +1,4 @@
-"""How likely a model finds given continuations: sums of log-probabilities, in padded batches."""
+"""The likelihood of given continuations under a model: sums of log-probabilities, in padded batches."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from evovlm.models.loading import LoadedModel
 
-# The logits of a batch are its largest tensor: this many float32 numbers are 1 GiB.
+# The logits are the largest tensor of a batch: this many float32 numbers are 1 GiB.
 _MOST_LOGITS = 2**28
 _MOST_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """Token ids of a `context`, at least one, and of what follows it, at least one."""
+    """Token ids of a `context` and of the `tokens` that follow it, at least one each."""
 
     context: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -25,7 +25,7 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Likelihood:
-    """The natural logarithm of a continuation's probability, and whether greedy decoding would give just that."""
+    """The natural logarithm of a continuation's probability, and whether greedy decoding would generate it."""
 
     log_probability: float
     is_greedy: bool
@@ -33,7 +33,7 @@ class Likelihood:
 
 @torch.inference_mode()
 def likelihoods(loaded: LoadedModel, continuations: Sequence[Continuation]) -> tuple[Likelihood, ...]:
-    """Return how likely each continuation is after its context, in order.
+    """Return the likelihood of each continuation after its context, in order.
 
     Raises ValueError for an empty context or continuation, FloatingPointError when the model's logits are not finite.
     """
@@ -46,7 +46,7 @@ def likelihoods(loaded: LoadedModel, continuations: Sequence[Continuation]) -> t
 
 
 def _batches(continuations: Sequence[Continuation], *, n_tokens: int) -> Iterator[list[int]]:
-    """Yield the rows in batches of like length whose logits have room."""
+    """Yield the rows in batches of similar length whose logits fit into memory."""
     rows: list[int] = []
     for row in sorted(range(len(continuations)), key=lambda row: _length(continuations[row])):
         candidate = [*rows, row]
@@ -66,13 +66,13 @@ def _length(continuation: Continuation) -> int:
 
 def _batch(loaded: LoadedModel, batch: Sequence[Continuation]) -> list[Likelihood]:
     longest = max(map(_length, batch))
-    # Padded at the right, where no token that counts sees it: positions and masks are the model's own business.
+    # Padded on the right, where no relevant token attends to it; the model makes positions and masks itself.
     ids = torch.zeros(len(batch), longest - 1, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, each in enumerate(batch):
-        told = (*each.context, *each.tokens)[:-1]
-        ids[row, : len(told)] = torch.tensor(told)
-        mask[row, : len(told)] = 1
+        read = (*each.context, *each.tokens)[:-1]
+        ids[row, : len(read)] = torch.tensor(read)
+        mask[row, : len(read)] = 1
     first = min(len(each.context) for each in batch) - 1
     outputs: Any = loaded.model(
         input_ids=ids.to(loaded.device),
@@ -86,10 +86,10 @@ def _batch(loaded: LoadedModel, batch: Sequence[Continuation]) -> list[Likelihoo
 def _likelihood(logits: Tensor, continuation: Continuation, *, first: int) -> Likelihood:
     """Read one row's logits, shape (positions from `first` on, tokens)."""
     start = len(continuation.context) - 1 - first
-    told = logits[start : start + len(continuation.tokens)].float()
+    predicted = logits[start : start + len(continuation.tokens)].float()
     tokens = torch.tensor(continuation.tokens, device=logits.device)
-    chosen = torch.log_softmax(told, dim=-1).gather(1, tokens[:, None])
+    chosen = torch.log_softmax(predicted, dim=-1).gather(1, tokens[:, None])
     total = float(chosen.double().sum())
     if not math.isfinite(total):
         raise FloatingPointError("the model's logits are not finite")
-    return Likelihood(log_probability=total, is_greedy=bool((told.argmax(-1) == tokens).all()))
+    return Likelihood(log_probability=total, is_greedy=bool((predicted.argmax(-1) == tokens).all()))

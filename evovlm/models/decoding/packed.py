@@ -1,7 +1,7 @@
-"""Forward passes without padding: the next token of every running answer and whole new prompts, one after another.
+"""Forward passes without padding: the next token of every running answer, and then whole new prompts.
 
-transformers' own modules compute everything but attention, which goes to `_packed_attention`: there each prompt attends
-to itself and each running answer to its slot. The model sees one text of many tokens, each with its own position.
+transformers' own modules compute everything except attention, for which `_packed_attention` is called: each prompt
+attends to itself and each running answer to its slot. The model sees one text of many tokens, each with its position.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.slots import CpuSlots, DeviceSlots, Rule, Slots, masked_attention, shape_of
 
 _NAME = "evovlm_packed"
-# Not attention's business, or what we know to do; anything else that a model hands over is not understood.
+# Arguments that do not concern attention or that are handled here; a model that passes any other is not supported.
 _UNDERSTOOD = frozenset({"dropout", "position_ids", "use_cache", "is_causal", "cache_position"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entering:
-    """A prompt in a pass: its tokens are those from `start` to `stop`, and its slot keeps them (None: nobody does).
+    """A prompt in a pass: its tokens are those from `start` to `stop`, and they are kept in its slot (None: padding).
 
-    The slot already holds `past` tokens of it.
+    The slot already holds the prompt's first `past` tokens.
     """
 
     start: int
@@ -37,7 +37,7 @@ class Entering:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Pass:
-    """One forward pass: first one token for each of `n_continuing` rows, then the entering prompts."""
+    """One forward pass: one token for each of `n_continuing` rows, then the entering prompts."""
 
     slots: Slots
     n_continuing: int
@@ -46,18 +46,18 @@ class Pass:
 
 
 class NotPackable(Exception):
-    """A model whose attention asks for something that is not understood here."""
+    """The model's attention needs something that is not supported here."""
 
 
 @contextmanager
 def packed_attention(backbone: Backbone) -> Iterator[None]:
-    """Let the backbone's layers attend as a `Pass` says, which their forward pass is given."""
+    """Let the backbone's layers attend as described by the `Pass` that their forward pass receives."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(_NAME, _packed_attention)
     config = backbone.decoder.config
     before = config._attn_implementation
-    # No mask is registered under this name, so transformers makes none.
+    # No mask is registered under this name, so transformers does not make one.
     config._attn_implementation = _NAME
     try:
         yield
@@ -66,9 +66,9 @@ def packed_attention(backbone: Backbone) -> Iterator[None]:
 
 
 def forward(backbone: Backbone, inputs: Mapping[str, Any], positions: Tensor, *, this: Pass) -> Tensor:
-    """Return the last hidden states, (tokens, hidden), for the decoder's inputs: embeddings (1, tokens, hidden), ....
+    """Return the last hidden states, (tokens, hidden), for the decoder's inputs: embeddings (1, tokens, hidden), ...
 
-    Positions are (tokens,), or (axes, tokens) for a model with several. Raises NotPackable where the layers do not
+    Positions are (tokens,), or (axes, tokens) for a model with several axes. Raises NotPackable when the layers do not
     attend as expected.
     """
     outputs = backbone.decoder(
@@ -78,7 +78,7 @@ def forward(backbone: Backbone, inputs: Mapping[str, Any], positions: Tensor, *,
         packed_pass=this,
     )
     if this.layers_seen != len(backbone.decoder.layers):
-        raise NotPackable("its layers do not attend through transformers' attention interface")
+        raise NotPackable("its layers do not use transformers' attention interface")
     return torch.as_tensor(outputs.last_hidden_state[0])
 
 
@@ -94,12 +94,12 @@ def _packed_attention(
     packed_pass: Pass | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend in one layer; query (1, heads, tokens, size), key and value (1, key heads, tokens, size)."""
+    """Compute the attention of a layer; query (1, heads, tokens, size), key and value (1, key heads, tokens, size)."""
     if packed_pass is None or attention_mask is not None:
-        raise NotPackable("its attention is not given what its model was")
+        raise NotPackable("its model does not pass its arguments on to attention")
     unknown = sorted(name for name, given in others.items() if given is not None and name not in _UNDERSTOOD)
     if unknown:
-        raise NotPackable(f"its attention asks for {', '.join(unknown)}")
+        raise NotPackable(f"its attention needs {', '.join(unknown)}")
     packed_pass.layers_seen += 1
     rule = Rule(scale=query.shape[-1] ** -0.5 if scaling is None else scaling, window=sliding_window, softcap=softcap)
     layer, n = int(module.layer_idx), packed_pass.n_continuing
@@ -121,7 +121,7 @@ def _packed_attention(
 
 
 def _prompt_attention(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:
-    """Return causal attention of one prompt's last tokens to all its tokens, (heads, tokens, size)."""
+    """Return the causal attention of a prompt's last tokens to all its tokens, (heads, tokens, size)."""
     n_queries, n_tokens, group = queries.shape[2], keys.shape[1], queries.shape[1] // keys.shape[0]
     seen = None
     if n_queries < n_tokens or (rule.window is not None and n_tokens > rule.window):
@@ -140,15 +140,15 @@ _exact: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 @torch.inference_mode()
 def packs_exactly(backbone: Backbone) -> bool:
-    """Whether packed passes compute what the model's own do: tried once a model, on two short texts.
+    """Return whether packed passes give the model's own results; tested once per model on two short texts.
 
-    Says no for models whose positions or masks are made in other ways (ALiBi, sinks, attention of their own).
+    They do not for models that make positions or masks in another way (ALiBi, sinks, custom attention).
     """
     if backbone.decoder in _exact:
         return _exact[backbone.decoder]
     wanted = _own_states(backbone)
     if not all(bool(torch.isfinite(states).all()) for states in wanted):
-        # Such weights say nothing of the architecture; decoding will tell of them.
+        # Such weights say nothing about the architecture; decoding will report them.
         return True
     _exact[backbone.decoder] = _computes(wanted, backbone)
     return _exact[backbone.decoder]

@@ -1,7 +1,7 @@
-"""One step of attention on a CPU: each row's new token attends to the keys and values of its own slot.
+"""One step of attention on a CPU: each row's new token attends to the keys and values in its slot.
 
-torch's attention wants all rows to be of one length, with a mask over what is missing; here each row reads exactly what
-it has. Keys are kept with the positions innermost, so that a query's products over all of them are plain vector sums.
+torch's attention needs rows of one length, with a mask; here each row reads exactly its own length. Keys are stored
+with positions innermost, so that a query's products with all of them are plain vector sums.
 """
 
 import numba
@@ -14,11 +14,11 @@ Indices = npt.NDArray[np.int64]
 NO_WINDOW = 0
 NO_SOFTCAP = 0.0
 
-# Sums may be reordered (that is what lets a compiler use vector registers), but infinities and NaN are kept: they tell
-# of weights that are not finite.
+# Sums may be reordered, which lets the compiler use vector registers, but infinities and NaN are kept: they reveal
+# weights that are not finite.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 
-# exp by Cephes' expf: a power of two and a polynomial, within 2 ulp; numba's own would be called number by number.
+# exp as in Cephes' expf: a power of two and a polynomial, within 2 ulp; numba's exp would be a call per number.
 _LOG2_E = np.float32(1.44269504)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
@@ -66,7 +66,7 @@ def attend_rows(
     softcap: np.float32,
     out: Array,
 ) -> None:
-    """Append each row's new key and value to its slot and write what the row attends to into `out`.
+    """Append each row's new key and value to its slot, and write the row's attention output to `out`.
 
     queries and out (rows, heads, size); new_keys and new_values (rows, key heads, size); keys (slots, key heads, size,
     capacity); values (slots, key heads, capacity, size). `lengths` counts the tokens that each slot already holds.

@@ -1,4 +1,4 @@
-"""Runs a backbone over slots: prompts enter, every running answer gets its next token, answers leave."""
+"""Run a backbone over slots: prompts enter, every running answer gets its next token, finished answers leave."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _REACH_STEP = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """What a pass takes: the decoder's inputs over all tokens, their positions, and where each prompt's tokens lie."""
+    """The input of a pass: the decoder's inputs for all tokens, their positions, and the range of each prompt."""
 
     inputs: Mapping[str, Any]
     positions: Tensor
@@ -37,9 +37,9 @@ class _Batch:
 
 
 class Runner(ABC):
-    """A backbone with `n_slots` slots, for prompts that all begin with the tokens `shared`. Not for two threads.
+    """A backbone with `n_slots` slots, for prompts that all begin with the tokens `shared`; not safe for threads.
 
-    `penalty` above 1 makes tokens less likely that stand in the prompt or the answer already.
+    `penalty` above 1 makes tokens less likely that occur in the prompt or the answer.
     """
 
     n_slots: int
@@ -63,17 +63,17 @@ class Runner(ABC):
         self._shared_is_read = False
         self._penalty = penalty
         n_tokens = _n_logits(backbone) if penalty != 1.0 else 0
-        # Which tokens each slot has seen; one more slot keeps what all prompts begin with.
+        # Which tokens each slot has seen; one more slot holds the shared beginning.
         self._seen = torch.zeros(n_slots + 1, n_tokens, dtype=torch.bool, device=backbone.device)
         self._open(shape, capacity=capacity)
 
     @abstractmethod
     def _open(self, shape: Shape, *, capacity: int) -> None:
-        """Make the slots, of `capacity` tokens each."""
+        """Create the slots, of `capacity` tokens each."""
 
     @abstractmethod
     def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
-        """Let prompts enter free slots and every running answer move on; return the new tokens by slot.
+        """Let prompts enter free slots and extend every running answer; return the new tokens by slot.
 
         Raises FloatingPointError when the logits are not finite.
         """
@@ -83,7 +83,7 @@ class Runner(ABC):
         """Free a slot."""
 
     def _likeliest(self, states: Tensor, slots: Sequence[int] | slice) -> tuple[Tensor, Tensor]:
-        """Return the likeliest next token of each of these slots' states, noted as seen, and whether all are finite."""
+        """Return the likeliest next token for each slot's state (recorded as seen), and whether logits are finite."""
         logits = self._backbone.head(states)
         if self._penalty != 1.0:
             seen = self._seen[slots]
@@ -91,7 +91,7 @@ class Runner(ABC):
             lessened = torch.where(logits < 0, logits * self._penalty, logits / self._penalty)
             logits = torch.where(seen, lessened, logits)
         tokens = logits.argmax(-1)
-        # argmax takes a NaN for the largest, so that looking at what it chose finds every NaN and +inf.
+        # argmax treats NaN as the largest, so checking the chosen logits finds every NaN and +inf.
         finite = torch.isfinite(logits.gather(1, tokens[:, None])).all()
         if self._penalty != 1.0:
             self._seen[slots] = seen.scatter(1, tokens[:, None], True)
@@ -105,7 +105,7 @@ class Runner(ABC):
             self._seen[slot, prompt.ids.to(self._seen.device)] = True
 
     def _read_shared(self, slots: Slots) -> None:
-        """Read what all prompts begin with into the last slot, which no answer uses, for the others to copy."""
+        """Read the shared beginning into the last slot, which no answer uses, so that other slots can copy it."""
         if self._shared_is_read or not len(self._shared):
             return
         ids = self._shared.to(self._backbone.device)
@@ -118,9 +118,9 @@ class Runner(ABC):
     def _batch(
         self, tokens: Tensor, positions: Tensor, entering: Mapping[int, Prompt], *, least: int, slots: Slots
     ) -> _Batch:
-        """Put the running answers' newest tokens, (rows,), and the entering prompts one after another.
+        """Join the running answers' newest tokens, (rows,), and the entering prompts.
 
-        Rows that nobody reads make up the `least` number of tokens.
+        The batch is padded to at least `least` tokens with rows whose results are not used.
         """
         past, n_rows = len(self._shared), len(tokens)
         if entering:
@@ -153,7 +153,7 @@ class Runner(ABC):
         found = prefill_inputs(self._backbone, ids[None], prompts, image_token=self._image_token)
         inputs = dict(found, inputs_embeds=torch.cat([embeddings, found["inputs_embeds"][0], padding])[None])
         if "visual_pos_masks" in found:
-            # A token that a model has written is no place for a picture, whichever it is.
+            # A token that the model has generated never stands for a picture, even if it is the image token.
             inputs["visual_pos_masks"] = pad(found["visual_pos_masks"], (len(tokens), spare))
         return inputs
 
@@ -163,7 +163,7 @@ def _n_logits(backbone: Backbone) -> int:
 
 
 def positions_of(prompt: Prompt) -> Tensor:
-    """Return the positions of a prompt's tokens, (tokens,), or (axes, tokens) for a model that has several."""
+    """Return the positions of a prompt's tokens, (tokens,), or (axes, tokens) for a model with several axes."""
     return torch.arange(len(prompt.ids)) if prompt.positions is None else prompt.positions
 
 
@@ -176,40 +176,40 @@ def _joined(positions: Sequence[Tensor]) -> Tensor:
 
 
 class CpuRunner(Runner):
-    """On a CPU only running answers are computed, and what was chosen is read at once."""
+    """Runs on a CPU: only running answers are computed, and choices are read after each pass."""
 
     def _open(self, shape: Shape, *, capacity: int) -> None:
         self.prompt_tokens_at_once = _CPU_PROMPT_TOKENS_AT_ONCE
         self._slots = CpuSlots(shape, n=self.n_slots + 1, capacity=capacity)
-        # By slot, in the order of the rows: the newest token, its position, and how many tokens the slot holds.
+        # By slot, in the order of the rows: the newest token, its position, and the number of tokens in the slot.
         self._tokens: dict[int, int] = {}
         self._next: dict[int, int] = {}
         self._lengths: dict[int, int] = {}
 
     def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, Sequence[int]]:
         """See Runner."""
-        going = list(self._tokens)
+        continuing = list(self._tokens)
         batch = self._batch(
-            torch.tensor([self._tokens[slot] for slot in going], dtype=torch.long),
-            torch.tensor([self._next[slot] for slot in going], dtype=torch.long),
+            torch.tensor([self._tokens[slot] for slot in continuing], dtype=torch.long),
+            torch.tensor([self._next[slot] for slot in continuing], dtype=torch.long),
             entering,
             least=_LEAST_ROWS,
             slots=self._slots,
         )
-        self._slots.rows = np.array(going, dtype=np.int64)
-        self._slots.lengths = np.array([self._lengths[slot] for slot in going], dtype=np.int64)
-        this = Pass(slots=self._slots, n_continuing=len(going), entering=batch.entering)
+        self._slots.rows = np.array(continuing, dtype=np.int64)
+        self._slots.lengths = np.array([self._lengths[slot] for slot in continuing], dtype=np.int64)
+        this = Pass(slots=self._slots, n_continuing=len(continuing), entering=batch.entering)
         states = forward(self._backbone, batch.inputs, batch.positions, this=this)
-        ends = [*range(len(going)), *(part.stop - 1 for part in batch.entering if part.slot is not None)]
+        ends = [*range(len(continuing)), *(part.stop - 1 for part in batch.entering if part.slot is not None)]
         self._note_prompts(entering)
-        chosen = self._choose(states, ends, slots=[*going, *entering])
-        for slot in going:
+        chosen = self._choose(states, ends, slots=[*continuing, *entering])
+        for slot in continuing:
             self._next[slot] += 1
             self._lengths[slot] += 1
         for slot, prompt in entering.items():
             self._next[slot] = int(positions_of(prompt).max()) + 1
             self._lengths[slot] = len(prompt.ids)
-        self._tokens = dict(zip((*going, *entering), chosen, strict=True))
+        self._tokens = dict(zip((*continuing, *entering), chosen, strict=True))
         return {slot: (token,) for slot, token in self._tokens.items()}
 
     def _choose(self, states: Tensor, ends: list[int], *, slots: list[int]) -> list[int]:
@@ -227,11 +227,11 @@ class CpuRunner(Runner):
 
 
 class DeviceRunner(Runner):
-    """On a GPU every slot moves on in every step, by a captured graph; what was chosen is read every few steps."""
+    """Runs on a GPU: each step extends every slot, by a captured graph; choices are read every few steps."""
 
     def _open(self, shape: Shape, *, capacity: int) -> None:
         self.prompt_tokens_at_once = _GPU_PROMPT_TOKENS_AT_ONCE
-        # An answer's end is seen late, so that some tokens too many are kept.
+        # The end of an answer is noticed late, so a slot also holds some tokens after it.
         self._capacity = capacity + _STEPS_BETWEEN_READS
         self._slots = DeviceSlots(shape, n=self.n_slots + 1, capacity=self._capacity)
         self._tokens = torch.zeros(self.n_slots + 1, dtype=torch.long, device=shape.device)
@@ -260,10 +260,10 @@ class DeviceRunner(Runner):
         del self._running[slot]
 
     def _enter(self, entering: Mapping[int, Prompt]) -> None:
-        """Let prompts in, in one pass with a step of all slots."""
+        """Let prompts enter, in one pass with a step of all slots."""
         self._slots.reach = self._reach()
         slots, prompts = list(entering), list(entering.values())
-        # An empty slot's step writes behind what it holds: it must not hit what is copied there, nor what is copied.
+        # An empty slot's step writes at its end: that must not be within the shared beginning or its copies.
         self._slots.lengths[[*slots, self._slots.n - 1]] = len(self._shared)
         batch = self._batch(self._tokens, self._next, entering, least=0, slots=self._slots)
         this = Pass(slots=self._slots, n_continuing=self._slots.n, entering=batch.entering)
@@ -280,7 +280,7 @@ class DeviceRunner(Runner):
         self._running.update({slot: len(prompt.ids) for slot, prompt in entering.items()})
 
     def _step(self) -> None:
-        """Move every slot on by one token."""
+        """Extend every slot by one token."""
         reach = self._reach()
         if self._tokens.device.type == "cuda":
             if reach not in self._graphs:
@@ -288,26 +288,26 @@ class DeviceRunner(Runner):
             self._graphs[reach].replay()
         else:
             self._slots.reach = reach
-            self._move()
+            self._run_step()
         for slot in self._running:
             self._running[slot] += 1
 
-    def _move(self) -> None:
+    def _run_step(self) -> None:
         this = Pass(slots=self._slots, n_continuing=self._slots.n, entering=())
         inputs = {"inputs_embeds": self._backbone.embedding(self._tokens)[None]}
         self._choose(forward(self._backbone, inputs, self._next, this=this))
 
     def _choose(self, states: Tensor) -> None:
-        """Note each slot's next token, in place: a graph's results lie where they lay when it was captured."""
+        """Record each slot's next token in place, because a graph writes to the memory that it was captured with."""
         tokens, finite = self._likeliest(states, slice(None))
         self._finite &= finite
         self._tokens.copy_(tokens)
         self._next += 1
-        # An empty slot, which nobody reads, stays where it is when it is full.
+        # An empty slot, whose answer is not read, no longer grows when it is full.
         self._slots.lengths.add_(1).clamp_(max=self._capacity - 1)
 
     def _reach(self) -> int:
-        """Return how far the slots must be read, in whole steps, so that few graphs are needed."""
+        """Return how far the slots must be read, rounded up so that few graphs are needed."""
         longest = max(self._running.values(), default=0) + 1
         return min(self._capacity, -(-longest // _REACH_STEP) * _REACH_STEP)
 
@@ -318,12 +318,12 @@ class DeviceRunner(Runner):
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            # What is chosen and allocated on the first run must not be part of the graph.
-            self._move()
+            # The first run selects kernels and allocates memory, which must not be part of the graph.
+            self._run_step()
         torch.cuda.current_stream().wait_stream(side)
         for tensor, value in zip(kept, values, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._move()
+            self._run_step()
         return graph

@@ -1,6 +1,6 @@
-"""Keys and values of the prompts that are being answered: one slot each, which the next prompt takes when it is done.
+"""Slots that hold the keys and values of answers in progress; the next prompt takes a slot when its answer is done.
 
-On a CPU a slot is read exactly as far as it is filled; on a GPU all slots are read up to a common length under a mask,
+On a CPU a slot is read exactly as far as it is filled; on a GPU all slots are read up to a common length with a mask,
 so that every step has the same shapes and can be replayed as a captured graph.
 """
 
@@ -23,7 +23,7 @@ from evovlm.resources import available_memory_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What one layer keeps of one token, and how: `size` numbers for each of `heads`, as key and as value."""
+    """What each layer keeps of a token: a key and a value of `size` numbers for each of `heads`."""
 
     n_layers: int
     heads: int
@@ -33,7 +33,7 @@ class Shape:
 
 
 def shape_of(backbone: Backbone) -> Shape:
-    """Return what the backbone's layers keep of a token."""
+    """Return the shape of the keys and values of a backbone."""
     config = backbone.decoder.config
     return Shape(
         n_layers=len(backbone.decoder.layers),
@@ -46,7 +46,7 @@ def shape_of(backbone: Backbone) -> Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How a layer attends: the factor on products, its sliding window in tokens, the soft cap on the scores."""
+    """How a layer attends: the factor on the products, the sliding window in tokens, the soft cap on the scores."""
 
     scale: float
     window: int | None = None
@@ -62,30 +62,30 @@ class Slots(ABC):
 
     @abstractmethod
     def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
-        """Take in keys and values of a prompt's tokens, each (heads, tokens, size), from its token `start` on."""
+        """Store keys and values of a prompt's tokens from `start` on, each (heads, tokens, size)."""
 
     @abstractmethod
     def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
         """Return the keys and values of a slot's first tokens, each (heads, tokens, size)."""
 
     def copy(self, *, source: int, target: int, n_tokens: int) -> None:
-        """Let a slot begin with the first tokens of another."""
+        """Copy the first tokens of a slot to another slot."""
         for layer in range(self.n_layers):
             self.enter(layer, target, *self.held(layer, source, n_tokens))
 
     @abstractmethod
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
-        """Append one token's key and value, (rows, heads, size), per continuing row; return what queries attend to."""
+        """Append a key and a value, (rows, heads, size), per continuing row; return the queries' attention output."""
 
 
 class CpuSlots(Slots):
-    """Slots on a CPU, in float32. `rows` and `lengths` say which slots go on, and how far each is filled."""
+    """Slots on a CPU, in float32. `rows` gives the continuing slots, `lengths` how many tokens each holds."""
 
     def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
         self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
         self.rows: Indices = np.empty(0, np.int64)
         self.lengths: Indices = np.empty(0, np.int64)
-        # Not filled with zeros: memory that no answer grows into is never touched.
+        # Not filled with zeros, so that memory which no answer reaches is never touched.
         self._keys = [torch.empty(n, shape.heads, shape.size, capacity) for _ in range(shape.n_layers)]
         self._values = [torch.empty(n, shape.heads, capacity, shape.size) for _ in range(shape.n_layers)]
 
@@ -119,9 +119,9 @@ class CpuSlots(Slots):
 
 
 class DeviceSlots(Slots):
-    """Slots of a GPU: every slot goes on at every step, empty ones too. `lengths` counts the tokens of each, int64.
+    """Slots on a GPU: each step extends every slot, even empty ones. `lengths`, int64, counts the tokens of each.
 
-    `reach` is how far the slots are read; it must exceed every length that matters.
+    `reach` is how far the slots are read; it must exceed the length of every running answer.
     """
 
     def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
@@ -131,7 +131,7 @@ class DeviceSlots(Slots):
         self._every = torch.arange(n, device=shape.device)
         self._places = torch.arange(capacity, device=shape.device)
         size = (n, shape.heads, capacity, shape.size)
-        # Zeros, because what lies behind a mask is multiplied by 0, and 0 times garbage may be NaN.
+        # Zeros, because masked values are multiplied by 0, and 0 times undefined memory may be NaN.
         self._keys = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
         self._values = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
 
@@ -150,7 +150,7 @@ class DeviceSlots(Slots):
         self._keys[layer][self._every, :, self.lengths] = keys
         self._values[layer][self._every, :, self.lengths] = values
         rows, n_heads, size = queries.shape
-        # The queries that share a key head stand where a longer text's queries would, so that keys are read once.
+        # Queries that share a key head are placed like the queries of a longer text, so that keys are read once.
         grouped = queries.view(rows, keys.shape[1], n_heads // keys.shape[1], size)
         places = self._places[: self.reach]
         seen = places <= self.lengths[:, None]
@@ -179,17 +179,17 @@ def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, *, seen: Ten
     return torch.softmax(scores, -1, dtype=torch.float32).to(values.dtype) @ values
 
 
-# More rows than this gain nothing: products are as fast as they get, and every slot takes memory.
+# More rows than this are not faster, and every slot takes memory.
 _SLOTS_ON_CPU = 96
 _SLOTS_ON_GPU = 512
 _MEMORY_SHARE = 0.7
 
 
 def answer_limits(loaded: LoadedModel, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[int]:
-    """Return how many tokens each answer may have: `max_new_tokens`, or as many as the context leaves, at least 1.
+    """Return how many tokens each answer may have: `max_new_tokens`, or what is left of the context, at least 1.
 
-    Past its context a model has not been trained, and one that scales its positions there answers otherwise from the
-    first token on.
+    A model is not trained beyond its context, and one that scales its positions for longer texts gives other answers
+    from the first token on.
     """
     context = context_tokens(loaded)
     if context is None:
@@ -198,7 +198,7 @@ def answer_limits(loaded: LoadedModel, prompts: Sequence[Prompt], *, max_new_tok
 
 
 def most_tokens(prompts: Sequence[Prompt], limits: Sequence[int]) -> int:
-    """Return how many tokens the longest prompt and its answer of at most `limits` tokens have, 0 for no prompts."""
+    """Return the largest number of tokens of a prompt and its answer of at most `limits` tokens; 0 without prompts."""
     return max((len(prompt.ids) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=0)
 
 
@@ -212,7 +212,7 @@ def slots_at_once(backbone: Backbone, *, longest: int) -> int:
 
 
 def _row_bytes(config: Any, longest: int, number_bytes: int) -> int:
-    """Return what a row takes: keys and values of all layers, one layer's activations, and its logits in float32."""
+    """Return the memory of a row: keys and values of all layers, one layer's activations, and float32 logits."""
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cached = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size
     active = 6 * config.hidden_size + 3 * config.intermediate_size

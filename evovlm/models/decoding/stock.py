@@ -1,4 +1,4 @@
-"""Answers by transformers' own `generate`, without a second run of vision encoder and projector."""
+"""Answers by transformers' own `generate`, without running the vision encoder and the projector again."""
 
 import itertools
 import math
@@ -51,10 +51,10 @@ def generate_stock(
     streamer: Any = None,
     on_answers: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
-    """Return what transformers' own `generate` answers to each prompt, without the stop token; never samples.
+    """Return the tokens that transformers' own `generate` answers to each prompt, without the stop token or sampling.
 
-    No answer leads past the model's context. `on_answers` hears after each batch how many answers there are, and their
-    tokens in all. Raises FloatingPointError when the model's logits are not finite.
+    Answers end at the model's context. `on_answers` is called after each batch with the number of answers and their
+    total number of tokens. Raises FloatingPointError when the model's logits are not finite.
     """
     limits = answer_limits(loaded, prompts, max_new_tokens=decoding.max_new_tokens)
     longest = most_tokens(prompts, limits)
@@ -114,9 +114,9 @@ def _refuse_nan(_ids: Tensor, scores: Tensor) -> Tensor:
 
 
 def _batches(prompts: Sequence[Prompt], limits: Sequence[int], *, rows_at_once: int) -> list[list[int]]:
-    """Return the indices of the prompts in batches of like size and one limit, prompts of like length together.
+    """Return the indices of the prompts in batches of similar size and one limit, with prompts of similar length.
 
-    Beams that end early are chosen among otherwise, so that what is cut short is not decoded beside what is not.
+    `generate` has one limit per batch, and which beam it chooses depends on the limit.
     """
     by_limit: dict[int, list[int]] = defaultdict(list)
     for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)):
@@ -130,16 +130,16 @@ def _batches(prompts: Sequence[Prompt], limits: Sequence[int], *, rows_at_once: 
 
 
 def stock_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """Return what `generate` wants of these prompts, each tensor with one row per prompt, padded at the left.
+    """Return the inputs of `generate` for these prompts, each tensor with one row per prompt, padded on the left.
 
-    What it generates is what it would for the processor's inputs: positions and token kinds are those of the family.
+    They give the same answers as the processor's inputs: positions and token kinds are those of the family.
     """
     backbone = Backbone.of(loaded)
     ids, mask = left_padded(prompts, device=backbone.device)
-    # The ids are there beside embeddings too: the repetition penalty sees the prompt, as it does in ordinary use.
+    # The ids are passed even with embeddings, so that the repetition penalty covers the prompt, as in ordinary use.
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if any(prompt.positions is not None for prompt in prompts):
-        # In front of the three dimensions go the tokens' plain numbers.
+        # The plain token positions precede those of the three dimensions.
         plain = (mask.cumsum(1) - 1).clamp(min=0)
         inputs["position_ids"] = torch.cat([plain[None], left_padded_positions(prompts, device=backbone.device)])
     for name in sorted({name for prompt in prompts for name in prompt.extra}):
@@ -153,7 +153,7 @@ def stock_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> dict[str, An
 
 
 def _encoded(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Any:
-    """Return features as the model's own image part would: Gemma 3 by picture, Qwen3-VL by prompt and layer."""
+    """Return features in the form of the model's own image part: Gemma 3 by picture, Qwen3-VL by prompt and layer."""
     features = [prompt.features().to(loaded.device) for prompt in prompts if prompt.features is not None]
     config = loaded.model.config
     hidden = config.get_text_config().hidden_size
