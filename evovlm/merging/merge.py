@@ -279,7 +279,8 @@ class Merger:
     def _sole_source(self, weights: tuple[float, ...], densities: tuple[float, ...]) -> int | None:
         """Return the index of the source that equals the result, if one does.
 
-        It is the only source with weight, and weight, density and lambda are 1. In float32, b + (x - b) is not always x, so such a source is copied.
+        It is the only source with weight, and weight, density and lambda are 1. In float32, b + (x - b) is not always
+        x, so such a source is copied.
         """
         if "weight" not in self.method.parameters or self.template.settings.lambda_ != 1:
             return None

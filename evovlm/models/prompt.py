@@ -11,7 +11,7 @@ from evovlm.errors import EvovlmError, TaskError
 from evovlm.models.backbone import Backbone
 from evovlm.models.chat import PLACE, ModelQuestion, Picture, count_places, split_at_places, token_ids
 from evovlm.models.loading import LoadedModel
-from evovlm.models.pictures.feature_store import FeatureStore, Shown
+from evovlm.models.pictures.feature_store import FeatureStore, ProcessedPictures
 from evovlm.models.pictures.image_features import UnfitPicture, by_layer, family_of, see_pictures
 
 
@@ -99,7 +99,9 @@ def _groups(loaded: LoadedModel, pictures: Sequence[Picture]) -> list[Sequence[P
     return [[picture] for picture in pictures]
 
 
-def _see(loaded: LoadedModel, pictures: Sequence[Picture], *, key: str, store: FeatureStore) -> Shown | Unanswerable:
+def _see(
+    loaded: LoadedModel, pictures: Sequence[Picture], *, key: str, store: FeatureStore
+) -> ProcessedPictures | Unanswerable:
     try:
         opened = [picture.load() for picture in pictures]
     except EvovlmError as error:
@@ -113,7 +115,7 @@ def _see(loaded: LoadedModel, pictures: Sequence[Picture], *, key: str, store: F
 
 
 def _with_pictures(
-    loaded: LoadedModel, ids: list[int], *, keys: Sequence[str], shown: Sequence[Shown], store: FeatureStore
+    loaded: LoadedModel, ids: list[int], *, keys: Sequence[str], shown: Sequence[ProcessedPictures], store: FeatureStore
 ) -> Prompt:
     found = torch.tensor(ids, dtype=torch.long)
     processor: Any = loaded.processor

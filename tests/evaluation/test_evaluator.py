@@ -17,7 +17,7 @@ from evovlm.evaluation.resident import load_merged
 from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.models import prompt as prompt_module
 from evovlm.models.loading import LoadedModel, load_model
-from evovlm.models.pictures.feature_store import Shown
+from evovlm.models.pictures.feature_store import ProcessedPictures
 from evovlm.models.pictures.image_features import see_pictures
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.model_ref import ModelRef
@@ -81,7 +81,7 @@ def test_tasks_of_the_same_pictures_have_their_features_computed_once(
 ) -> None:
     seen: list[int] = []
 
-    def counting(loaded: LoadedModel, opened: Sequence[object]) -> tuple[torch.Tensor, Shown]:
+    def counting(loaded: LoadedModel, opened: Sequence[object]) -> tuple[torch.Tensor, ProcessedPictures]:
         seen.append(len(opened))
         return see_pictures(loaded, opened)
 
@@ -257,7 +257,7 @@ def test_every_distinct_picture_is_projected_once(
     seen: list[int] = []
     see_pictures = prompt.see_pictures
 
-    def counting(loaded: LoadedModel, shown: Sequence[object]) -> tuple[torch.Tensor, Shown]:
+    def counting(loaded: LoadedModel, shown: Sequence[object]) -> tuple[torch.Tensor, ProcessedPictures]:
         seen.append(len(shown))
         return see_pictures(loaded, shown)
 

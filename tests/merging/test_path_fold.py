@@ -77,8 +77,8 @@ def test_a_first_scale_beside_pictures_becomes_a_scale_of_the_stream() -> None:
 @pytest.mark.parametrize(
     ("scales", "target", "sees", "n_added", "reason"),
     [
-        ((1, 0, 1), "stream", False, 0, r"path\[1\]: its scale 0 forgets all"),
-        ((0, 1), "pending", True, 0, r"path\[0\]: its scale 0 forgets the embedding of pictures"),
+        ((1, 0, 1), "stream", False, 0, r"path\[1\]: its scale 0 removes the whole"),
+        ((0, 1), "pending", True, 0, r"path\[0\]: its scale 0 also removes the embedding of pictures"),
         ((1e-200, 1e-200), "stream", False, 0, r"path\[1\]: up to here the scales multiply to 0"),
         ((1e200, 1e200), "stream", False, 0, r"path\[1\]: up to here the scales multiply to inf"),
         ((1, 2, 1), "stream", True, 2, r"path\[1\]: .* after each of the first 2 hops"),

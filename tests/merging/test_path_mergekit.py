@@ -100,10 +100,10 @@ def test_a_stream_that_turns_becomes_scales_of_norms_too(tmp_path: Path) -> None
         ("llama", (("b", 0, 1.0), ("a", 1, 1.0)), "stream", r"path\[0\]: mergekit takes the embedding"),
         ("llama", (("a", 0, 1.0), ("b", 1, 1.0)), "stream", r"path\[1\]: mergekit takes the final norm and head"),
         ("llama", (("a", 0, 1.0), ("a", 1, 0.0)), "stream", r"path\[1\]: its scale 0"),
-        ("qwen2", (("a", 0, 1.0), ("b", 1, 1.0), ("a", 1, 1.0)), "stream", "says of each of its 2 blocks"),
-        ("gemma", (("a", 0, 1.0), ("a", 1, -1.0)), "stream", "mergekit multiplies the weight alone"),
-        ("gemma2", (("a", 0, 1.0), ("a", 1, 0.5)), "pending", "mergekit multiplies the weight alone"),
-        ("llama", (("a", 0, 0.5), ("a", 1, 1.0)), "pending", "uses for its head too"),
+        ("qwen2", (("a", 0, 1.0), ("b", 1, 1.0), ("a", 1, 1.0)), "stream", "lists the attention kinds of its 2 blocks"),
+        ("gemma", (("a", 0, 1.0), ("a", 1, -1.0)), "stream", "mergekit multiplies only the weight"),
+        ("gemma2", (("a", 0, 1.0), ("a", 1, 0.5)), "pending", "mergekit multiplies only the weight"),
+        ("llama", (("a", 0, 0.5), ("a", 1, 1.0)), "pending", "also uses as its head"),
     ],
 )
 def test_what_mergekit_cannot_do_is_refused(
@@ -116,7 +116,7 @@ def test_what_mergekit_cannot_do_is_refused(
 
 def test_a_head_that_mergekit_drops_is_refused(tmp_path: Path) -> None:
     two(tmp_path, "gemma")
-    with pytest.raises(ConfigError, match="has a head of its own, which mergekit drops"):
+    with pytest.raises(ConfigError, match="has a separate head, which mergekit drops"):
         path_to_mergekit(recipe_of(tmp_path, (("a", 0, 1.0), ("a", 1, 1.0))))
 
 
@@ -130,5 +130,5 @@ def test_a_model_that_sees_is_refused(tmp_path: Path) -> None:
 def test_a_host_that_is_not_at_hand_is_asked_for(tmp_path: Path) -> None:
     ref = ModelRef(text="org/somewhere")
     recipe = LayerPathMerge(host=ref, sources={"a": ref}, path=path_of((("a", 0, 1.0),)), scale_target="stream")
-    with pytest.raises(ConfigError, match=r"config\.json is not at hand"):
+    with pytest.raises(ConfigError, match=r"config\.json is not on this machine"):
         path_to_mergekit(recipe)

@@ -71,7 +71,7 @@ def test_every_problem_of_a_path_is_found(models: Path, tmp_path: Path) -> None:
         "has 2 blocks and no block 5",
         "num_attention_heads is 2 in sources.heads",
         "model.layers.1.self_attn.k_proj.bias is 16 in sources.biased",
-        "norm in other ways",
+        "use different norms",
         "there is no folder",
         "exists already",
     ):
@@ -96,7 +96,7 @@ def test_blocks_of_another_width_are_refused_by_name(models: Path, tmp_path: Pat
 
 def test_a_scale_without_weights_for_it_is_a_problem(models: Path) -> None:
     found = preflight_recipe(path_merge(models, (("base", 0, 1.0), ("base", 1, 0.0))))
-    assert ["its scale 0 forgets all" in str(problem) for problem in found.problems] == [True]
+    assert ["its scale 0 removes the whole" in str(problem) for problem in found.problems] == [True]
 
 
 def test_settings_in_which_a_source_differs_are_told(models: Path) -> None:

@@ -180,8 +180,8 @@ def test_safetensors_are_read_where_a_pickle_lies_beside_them(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "error", "hint"),
     [
-        ("./nothing", ModelNotFound, "no such folder"),
-        ("nothing", ModelNotFound, "no such folder"),
+        ("./nothing", ModelNotFound, "folder not found"),
+        ("nothing", ModelNotFound, "folder not found"),
         ("ViT-B-33:openai", ModelNotFound, "did you mean 'ViT-B-32'"),
         ("ViT-B-32:laion2b_s34b_b79", ModelNotFound, "did you mean 'laion2b_s34b_b79k'"),
     ],

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import NotEnoughRoom
-from evovlm.models.pictures.feature_store import FeatureStore, Shown
+from evovlm.models.pictures.feature_store import FeatureStore, ProcessedPictures
 
-SHOWN = Shown(texts=("<image>",), n_tokens=1)
+SHOWN = ProcessedPictures(texts=("<image>",), n_tokens=1)
 
 
 @given(

@@ -54,7 +54,9 @@ def test_a_family_that_would_be_decoded_wrongly_is_refused(
 ) -> None:
     loaded = load_model(pico_vlm(tmp_path / "m"), device="cpu")
     monkeypatch.setattr(loaded.model.config, "model_type", "future_vl")
-    with pytest.raises(UnknownArchitecture, match=r"pictures of a future_vl are not decoded yet; those of gemma3, .*"):
+    with pytest.raises(
+        UnknownArchitecture, match=r"pictures are not supported for the model type future_vl, only for gemma3, .*"
+    ):
         see_pictures(loaded, [images["red"]])
 
 
@@ -70,14 +72,14 @@ def test_a_processor_that_does_not_fit_its_model_is_told(tmp_path: Path, images:
     loaded = load_model(pico_vlm(tmp_path / "m"), device="cpu")
     processor: Any = loaded.processor
     processor.patch_size = 16
-    with pytest.raises(BrokenCheckpoint, match="4 image tokens where the model has 16 features"):
+    with pytest.raises(BrokenCheckpoint, match="4 image tokens, but the model has 16 features"):
         see_pictures(loaded, [images["red"]])
     processor.patch_size = None
-    with pytest.raises(BrokenCheckpoint, match=r"processor cannot take a picture .*\n.* often patch_size"):
+    with pytest.raises(BrokenCheckpoint, match=r"processor cannot process a picture .*\n.* often patch_size"):
         see_pictures(loaded, [images["red"]])
 
 
 def test_a_picture_that_the_processor_refuses_is_told(tmp_path: Path) -> None:
     loaded = load_model(pico_vlm(tmp_path / "m", family="qwen2_vl"), device="cpu")
-    with pytest.raises(UnfitPicture, match=r"does not take the picture .*aspect ratio"):
+    with pytest.raises(UnfitPicture, match=r"does not accept the picture .*aspect ratio"):
         see_pictures(loaded, [Image.new("RGB", (3000, 2))])

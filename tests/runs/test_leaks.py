@@ -171,7 +171,7 @@ def test_a_guard_s_model_that_is_not_there_is_a_problem(write_config: WriteConfi
     path = write_config({"tasks": [{"name": own_pictures(tmp_path)}], "guard": {"near_pictures": "./clip"}})
     resolved = load_config(path).resolved(relative_to=tmp_path)
     found = preflight_search(resolved)
-    assert ["CLIP model './clip': there is no such folder" in str(problem) for problem in found.problems] == [True]
+    assert ["CLIP model './clip': folder not found" in str(problem) for problem in found.problems] == [True]
 
 
 def test_a_metric_that_cannot_be_had_is_a_problem(

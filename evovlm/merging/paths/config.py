@@ -1,4 +1,4 @@
-"""The config.json of a path as an ordinary checkpoint: as many blocks as it has hops, each attending as at home."""
+"""The config.json of a path as an ordinary checkpoint: one block per hop, which attends as in its own model."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -14,7 +14,7 @@ _PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
 
 
 def attention_kinds(layout: BackboneLayout) -> tuple[str, ...]:
-    """Return what each block of a checkpoint attends to, as transformers reads its config."""
+    """Return the attention kind of each block of a checkpoint, as transformers reads its config."""
     config, family = layout.text_config, TEXT_FAMILIES[layout.text_model_type]
     stated = config.get(_KINDS)
     if isinstance(stated, list) and family.has_attention_kinds:
@@ -30,21 +30,21 @@ def attention_kinds(layout: BackboneLayout) -> tuple[str, ...]:
 
 
 def kind_in(host: Checkpoint, kind: str) -> str:
-    """Return what a block that attends to `kind` in its own model attends to in the host's."""
+    """Return the attention kind in the host of a block that has `kind` in its own model."""
     window = backbone_settings(host.layout.text_config, host.layout.text_model_type)["sliding_window"]
     return FULL_ATTENTION if window is None else kind
 
 
 def path_config(host: Checkpoint, kinds: Sequence[str], *, untied: bool) -> dict[str, Any]:
-    """Return the host's config.json for blocks that attend to `kinds`, one for each hop (see `kind_in`).
+    """Return the host's config.json for blocks of these attention `kinds`, one per hop (see `kind_in`).
 
-    In families whose blocks all attend alike, they do so as the host's. `untied`: the head is not the embedding.
+    In families with one kind of attention, all blocks have the host's. `untied`: the head is not the embedding.
     """
     config = deepcopy(dict(host.config))
     text = text_part(config, host)
     _set(config, text, _BLOCKS, len(kinds))
     if untied:
-        # Some VLMs read it of the whole, some of the language model's part, some of either.
+        # Some VLMs read it from the whole config, some from the language model's part, some from either.
         config[_TIE] = text[_TIE] = False
     family = TEXT_FAMILIES[host.layout.text_model_type]
     if not family.has_attention_kinds:
@@ -52,7 +52,7 @@ def path_config(host: Checkpoint, kinds: Sequence[str], *, untied: bool) -> dict
     if SLIDING_ATTENTION in kinds or _KINDS in text or family.pattern is not None:
         _set(config, text, _KINDS, list(kinds))
     if _FIRST in text:
-        # What older runtimes go by; no number says it when full attention comes after sliding attention.
+        # Older runtimes use this; no number describes full attention after sliding attention.
         _set(config, text, _FIRST, list(kinds).index(SLIDING_ATTENTION) if SLIDING_ATTENTION in kinds else len(kinds))
     for key in _PATTERNS:
         if key in text and not _follows_pattern(kinds, int(text[key] or 0)):
@@ -69,7 +69,7 @@ def _kind_in_pattern(number: int, pattern: int) -> str:
 
 
 def _set(config: dict[str, Any], text: dict[str, Any], key: str, value: object) -> None:
-    """Set a key of the text config, and of the whole where it stands there too."""
+    """Set a key of the text config, and of the whole config if it has that key."""
     text[key] = value
     if key in config:
         config[key] = value

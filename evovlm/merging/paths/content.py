@@ -1,4 +1,4 @@
-"""What a path through layers writes into a checkpoint folder: every hop a block, its scales in the weights."""
+"""The content of a checkpoint folder for a path through layers: one block per hop, with the scales in its weights."""
 
 import json
 import math
@@ -26,10 +26,10 @@ _CHUNK = 262_144
 class PathContent:
     """The tensors of one path. Implements `Content` of the writer.
 
-    What no scale changes is copied byte for byte, where the host stores it in the same dtype. All else is calculated in
-    float32 and rounded once to the host's dtype: a weight that a scale is folded into differs from the running
-    path's by that rounding (in bfloat16 by up to 0.2 %; of a norm whose factor is its weight and 1, by up to 0.2 % of
-    the larger of weight and factor). In float32 nothing but the norms' eps tells the two apart.
+    Tensors without a scale are copied byte for byte if the host stores them in the same dtype. All others are computed
+    in float32 and rounded once to the host's dtype: a weight with a folded scale differs from the running path's by
+    that rounding (in bfloat16 by up to 0.2 %; for a norm whose factor is its weight plus 1, by up to 0.2 % of the
+    larger of weight and factor). In float32 the two differ only through the norms' eps.
     """
 
     plan: PathPlan
@@ -37,12 +37,12 @@ class PathContent:
 
     @property
     def host(self) -> Checkpoint:
-        """Whose files and further tensors the folder takes."""
+        """The model whose files and other tensors the folder takes."""
         return self.plan.host
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What can be written but may hurt."""
+        """What can be written but may be harmful."""
         return self.plan.warnings
 
     def made(self) -> list[PlannedTensor]:
@@ -50,11 +50,11 @@ class PathContent:
         return [tensor.planned for tensor in self.plan.tensors if not self._is_other(tensor)]
 
     def copied(self) -> list[PlannedTensor]:
-        """Return the tensors that are no part of the language model."""
+        """Return the tensors that do not belong to the language model."""
         return [tensor.planned for tensor in self.plan.tensors if self._is_other(tensor)]
 
     def kept(self) -> list[KeptBytes]:
-        """Return what is some model's byte for byte."""
+        """Return the bytes that are copied from a model unchanged."""
         return [
             KeptBytes(name=tensor.planned.name, place=tensor.place, start=0, stop=tensor.place.size_bytes)
             for tensor in self.plan.tensors
@@ -62,9 +62,9 @@ class PathContent:
         ]
 
     def write(self, writer: ShardedWriter) -> None:
-        """Calculate into the files all that is not kept, and look through the blocks that are.
+        """Write all tensors that are not copied, and check that those of copied blocks are finite.
 
-        Raises BrokenCheckpoint where a model holds numbers that are not finite, ConfigError where a scale makes them so
+        Raises BrokenCheckpoint when a model holds numbers that are not finite, ConfigError when a scale makes them so
         in the host's dtype.
         """
         chunks = [
@@ -90,7 +90,7 @@ class PathContent:
         tensor.place.read_into(raw.view(np.uint8).data, start=start * own.itemsize)
         given, result = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
         out: Raw = np.empty(size, dtype=stored)
-        # What overflows becomes infinite, and is looked for below.
+        # Overflows become infinite, which is checked below.
         with np.errstate(all="ignore"):
             widen(raw, given)
             np.multiply(given, np.float32(tensor.change.factor), out=result)
@@ -106,8 +106,8 @@ class PathContent:
     def _not_finite(self, tensor: PathTensor, *, were_finite: bool) -> Exception:
         if were_finite:
             return ConfigError(
-                f"{tensor.planned.name}: times {tensor.change.factor:g}, as the path's scales have it, its numbers do "
-                f"not fit into {tensor.planned.dtype_code}.\n    Take scales nearer to 1."
+                f"{tensor.planned.name}: the path's scales multiply it by {tensor.change.factor:g}, so its numbers do "
+                f"not fit into {tensor.planned.dtype_code}.\n    Use scales nearer to 1."
             )
         return BrokenCheckpoint(
             f"{tensor.place.file}: {tensor.place.name} holds numbers that are not finite.\n"

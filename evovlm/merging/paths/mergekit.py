@@ -1,7 +1,7 @@
-"""A path through layers as a mergekit file of slices, or the reason why there is none.
+"""A path through layers as a mergekit file of slices, or the reason why it cannot be written.
 
-mergekit's passthrough takes stretches of blocks and multiplies chosen tensors; embedding, final norm and head are those
-of the first and the last slice's model, all config but the number of blocks that of the base model.
+mergekit's passthrough takes ranges of blocks and multiplies chosen tensors; the embedding comes from the model of the
+first slice, final norm and head from that of the last, and the config, except the number of blocks, from the base.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ _EMBEDDING, _FINAL_NORM = "embed_tokens", "model.norm"
 
 
 class _Slice(NamedTuple):
-    """Blocks `first` to `last` of a source, and the factors on their tensors by a part of the name."""
+    """Blocks `first` to `last` of a source, and the factors on their tensors by a part of their names."""
 
     source: str
     first: int
@@ -38,9 +38,9 @@ class _Slice(NamedTuple):
 
 
 def path_to_mergekit(recipe: LayerPathMerge) -> str:
-    """Return the text of a mergekit file (0.1.5) whose merge has the weights that the recipe's checkpoint has.
+    """Return the text of a mergekit file (0.1.5) whose merge has the same weights as the recipe's checkpoint.
 
-    Models that are at hand are written as absolute folders. Raises ConfigError, naming it, for what mergekit cannot do.
+    Models on this machine are written as absolute folders. Raises ConfigError that names what mergekit cannot do.
     """
     for name, ref in recipe.models().items():
         check_nameable(name, ref)
@@ -50,8 +50,8 @@ def path_to_mergekit(recipe: LayerPathMerge) -> str:
     fold = fold_path(recipe.path, recipe.scale_target)
     if layout.tied and fold.embedding != 1.0:
         raise ConfigError(
-            f"path[0]: its scale multiplies the embedding, which '{recipe.host.text}' uses for its head too; mergekit "
-            "cannot part them."
+            f"path[0]: its scale multiplies the embedding, which '{recipe.host.text}' also uses as its head; mergekit "
+            "cannot separate them."
         )
     slices = _slices(recipe, fold, TEXT_FAMILIES[layout.text_model_type])
     return "\n".join(_lines(recipe, slices)) + "\n"
@@ -63,8 +63,8 @@ def _check_ends(recipe: LayerPathMerge) -> None:
         ref = recipe.sources[steps[number].source]
         if ref.identity != recipe.host.identity:
             raise ConfigError(
-                f"path[{number}]: mergekit takes the {what} of the model whose block this is, '{ref.text}', and cannot "
-                f"take that of the host '{recipe.host.text}'."
+                f"path[{number}]: mergekit takes the {what} from the model of this block, '{ref.text}', and cannot "
+                f"take it from the host '{recipe.host.text}'."
             )
 
 
@@ -72,27 +72,26 @@ def _layout(ref: ModelRef) -> BackboneLayout:
     config = read_config(ref)
     if config is None:
         raise ConfigError(
-            f"'{ref.text}': its config.json is not at hand, and what a scale changes depends on the architecture.\n"
-            "    Run `evovlm check` on the recipe first, which fetches it."
+            f"'{ref.text}': its config.json is not on this machine, and which weights a scale changes depends on the "
+            "architecture.\n    Run `evovlm check` on the recipe first, which fetches it."
         )
     return BackboneLayout.from_config(config)
 
 
 def _check_config(recipe: LayerPathMerge, host: BackboneLayout) -> None:
-    """Refuse what the host's config does not say of the result: mergekit changes its number of blocks alone."""
+    """Raise ConfigError where the host's config does not fit the result: mergekit changes only its number of blocks."""
     family = TEXT_FAMILIES[host.text_model_type]
     if family.tied and not host.tied:
         raise ConfigError(
-            f"host: '{recipe.host.text}' has a head of its own, which mergekit drops in {host.model_type}."
+            f"host: '{recipe.host.text}' has a separate head, which mergekit drops for {host.model_type}."
         )
     if not family.has_attention_kinds:
         return
     kinds = {name: attention_kinds(_layout(recipe.sources[name])) for name in recipe.path.sources}
     if tuple(kinds[step.source][step.layer] for step in recipe.path.steps) != attention_kinds(host):
         raise ConfigError(
-            f"path: {len(recipe.path)} hops, but the config of '{recipe.host.text}' says of each of its "
-            f"{host.n_blocks} blocks whether it attends to a window; mergekit keeps that list, and fails where it does "
-            "not fit."
+            f"path: {len(recipe.path)} hops, but the config of '{recipe.host.text}' lists the attention kinds of its "
+            f"{host.n_blocks} blocks; mergekit keeps that list, which does not fit the path."
         )
 
 
@@ -116,8 +115,8 @@ def _slices(recipe: LayerPathMerge, fold: PathFold, family: TextFamily) -> list[
 def _factor(change: Change, number: int, family: TextFamily) -> float:
     if change.shift != 0.0:
         raise ConfigError(
-            f"path[{number}]: its scale changes a norm, whose factor is its weight and 1 in {family.architecture}; "
-            "mergekit multiplies the weight alone."
+            f"path[{number}]: its scale changes a norm, whose factor is its weight plus 1 in {family.architecture}; "
+            "mergekit multiplies only the weight."
         )
     return change.factor
 

@@ -1,6 +1,6 @@
-"""Everything about a path through layers as an ordinary checkpoint but the numbers themselves.
+"""The plan of a path through layers as an ordinary checkpoint, without the numbers themselves.
 
-Which tensor of which model each tensor of the result is, what its scales make of it, the config, and what does not fit.
+It says from which tensor each tensor of the result comes, how scales change it, the config, and what does not fit.
 """
 
 import math
@@ -22,13 +22,13 @@ from evovlm.recipes.model_ref import ModelRef
 
 _BLOCKS = "model.layers."
 _FINAL_NORM = "model.norm.weight"
-# Scaling by c is as if eps were divided by c squared: by 400 or times 400, it is no longer small beside the stream.
+# Scaling by c acts like dividing eps by c squared: by 400 or 1 / 400, it is no longer small beside the stream.
 _FAR = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathTensor:
-    """A tensor of the result, where its numbers come from, and what becomes of them."""
+    """A tensor of the result, the location of its numbers, and their change."""
 
     planned: PlannedTensor
     place: TensorPlace
@@ -36,7 +36,7 @@ class PathTensor:
 
     @property
     def is_copy(self) -> bool:
-        """Whether its bytes are those of its source."""
+        """Whether its bytes equal those of its source."""
         return self.change.is_none and self.planned.dtype_code == self.place.dtype_code
 
 
@@ -44,8 +44,8 @@ class PathTensor:
 class PathPlan:
     """A path as a checkpoint: its config.json, its tensors (the language model's first) and the host's folder.
 
-    Tensors have the dtype in which the host stores those of its first block; scales are folded in as `path_fold` says.
-    `warnings` says what can be written but may hurt.
+    Tensors have the dtype in which the host stores those of its first block; `fold.py` explains how scales are folded
+    in. `warnings` lists what can be written but may be harmful.
     """
 
     recipe: LayerPathMerge
@@ -56,10 +56,10 @@ class PathPlan:
 
     @staticmethod
     def open(recipe: LayerPathMerge) -> "PathPlan":
-        """Open the host and the sources that the path leads through, and check that they fit.
+        """Open the host and the sources of the path, and check that they fit together.
 
-        Raises ConfigError for a block that is not there or a scale that no weights stand for, ModelError when a model
-        cannot be reached, read or combined with the others.
+        Raises ConfigError for a block that does not exist or a scale that no weights can express, ModelError for a
+        model that cannot be found, read or combined with the others.
         """
         opened: dict[ModelRef, Checkpoint] = {}
         models = {}
@@ -73,7 +73,7 @@ class PathPlan:
 
     @staticmethod
     def of(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint]) -> "PathPlan":
-        """Return the plan for models that fit (see `path_problems`); raises ConfigError for scales that do not."""
+        """Return the plan for models that fit (see `path_problems`). Raises ConfigError for scales that do not."""
         host = models["host"].checkpoint
         fold = fold_of(recipe, host)
         untied = host.layout.tied and fold.embedding != 1.0
@@ -109,7 +109,7 @@ class PathPlan:
 
 
 def fold_of(recipe: LayerPathMerge, host: Checkpoint) -> PathFold:
-    """Return what the path's scales make of weights in this host; raises ConfigError where nothing stands for them."""
+    """Return the changes of weights for the path's scales in this host. Raises ConfigError if there are none."""
     n_added = n_deepstack_blocks(host.config)
     if len(recipe.path) < n_added:
         raise ConfigError(
@@ -120,7 +120,7 @@ def fold_of(recipe: LayerPathMerge, host: Checkpoint) -> PathFold:
 
 
 def path_problems(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint]) -> Iterator[EvovlmError]:
-    """Yield what keeps the blocks of the path from following each other in the host; `models` may lack some."""
+    """Yield the reasons why the blocks of the path do not fit together in the host; some `models` may be missing."""
     host = models.get("host")
     for number, step in enumerate(recipe.path.steps):
         source = models.get(f"sources.{step.source}")
@@ -146,8 +146,8 @@ def _misfits(source: NamedCheckpoint, host: NamedCheckpoint, layers: list[int]) 
     families = TEXT_FAMILIES[theirs.text_model_type], TEXT_FAMILIES[ours.text_model_type]
     if families[0].norm_adds_one != families[1].norm_adds_one or families[0].post_norms != families[1].post_norms:
         yield IncompatibleModels(
-            f"{source} ({families[0].architecture}) and {host} ({families[1].architecture}) norm in other ways; a path "
-            "needs blocks of one kind."
+            f"{source} ({families[0].architecture}) and {host} ({families[1].architecture}) use different norms; a "
+            "path needs blocks of one kind."
         )
         return
     wanted = _tensors_of_block(host.checkpoint, 0)
@@ -163,7 +163,7 @@ def _misfits(source: NamedCheckpoint, host: NamedCheckpoint, layers: list[int]) 
 
 
 def path_warnings(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint]) -> tuple[str, ...]:
-    """Return what can be written but may hurt: settings in which sources differ from the host."""
+    """Return what can be written but may be harmful: settings in which sources differ from the host."""
     # The head is the host's, tied or not.
     differing = [pair for pair in differing_settings(models.values()) if pair[0] != "tie_word_embeddings"]
     found = [f"{key} is {values}; every hop takes the host's." for key, values in differing]
@@ -171,8 +171,8 @@ def path_warnings(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint])
     furthest = max(products, key=lambda product: abs(math.log(product)) if product else math.inf)
     if recipe.scale_target == "stream" and not 1 / _FAR <= furthest <= _FAR:
         found.append(
-            f"the scales multiply to {furthest:.3g} at one hop: so far from 1, the norms' eps counts, which no weights "
-            "make up for; compare the checkpoint's answers with the path's."
+            f"the product of the scales is {furthest:.3g} at one hop: so far from 1, the norms' eps matters, which no "
+            "weights can compensate; compare the checkpoint's answers with the path's."
         )
     return tuple(found)
 

@@ -1,9 +1,9 @@
-"""Loads open_clip models, which place pictures and texts in one space: safetensors only, no remote code.
+"""Load open_clip models, which embed pictures and texts in one space: safetensors only, no remote code.
 
 A model is named by
 
     models/my-clip                       a folder with open_clip_config.json and safetensors weights
-    laion/CLIP-ViT-B-32-laion2B-s34B-b79K@main   a repository of the hub that holds the same
+    laion/CLIP-ViT-B-32-laion2B-s34B-b79K@main   a hub repository with the same files
     ViT-B-32:laion2b_s34b_b79k           open_clip's own names for a model and its weights, fetched from the hub
     ViT-B-32:weights.safetensors         open_clip's name for a model, and a file of its weights
 """
@@ -44,7 +44,7 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClipModel:
-    """An open_clip model in evaluation mode, float32, with its tokenizer and what it does to a picture first."""
+    """An open_clip model in evaluation mode, float32, with its tokenizer and its preprocessing of pictures."""
 
     model: Any
     tokenizer: Any
@@ -64,7 +64,7 @@ class ClipModel:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return a unit vector per text, shape (texts, dim), float32, on the CPU; what is too long is cut off."""
+        """Return a unit vector per text, shape (texts, dim), float32, on the CPU; long texts are truncated."""
         rows = [
             self.model.encode_text(self.tokenizer(list(part)).to(self.device), normalize=True) for part in _parts(texts)
         ]
@@ -72,11 +72,11 @@ class ClipModel:
 
 
 def load_clip(name: str, *, device: str = "auto") -> ClipModel:
-    """Load the open_clip model of that name; the module says how one is named.
+    """Load the open_clip model of that name; the module's docstring says how models are named.
 
-    Raises ModelNotFound when it cannot be had, PickledWeights when its weights are no safetensors, BrokenCheckpoint
-    when a part is missing or does not fit, UnknownArchitecture when it asks for remote code, ConfigError for a device
-    that is not there.
+    Raises ModelNotFound when it is not found, PickledWeights when its weights are not safetensors, BrokenCheckpoint
+    when a part is missing or does not fit, UnknownArchitecture when it needs remote code, ConfigError for a device
+    that does not exist.
     """
     place = choose_device(device)
     architecture, colon, weights = name.partition(":")
@@ -94,8 +94,8 @@ def load_clip(name: str, *, device: str = "auto") -> ClipModel:
     hub = _HUB_ID.fullmatch(name)
     if hub is None or name.startswith((".", "/", "~")):
         raise ModelNotFound(
-            f"CLIP model '{name}': there is no such folder. Name a folder with {_CONFIG}, a hub id, or "
-            "open_clip's names: MODEL:WEIGHTS."
+            f"CLIP model '{name}': folder not found. Name a folder with {_CONFIG}, a hub id, or open_clip's names: "
+            "MODEL:WEIGHTS."
         )
     return _load_folder(_fetch(name, hub["id"], revision=hub["revision"]), place)
 
@@ -105,17 +105,17 @@ def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def _repository(architecture: str, *, tag: str) -> str:
-    """Return the hub repository of open_clip's weights, whose safetensors file is read in place of any pickle."""
+    """Return the hub repository of open_clip's weights; its safetensors file is read instead of any pickle."""
     config = open_clip.get_pretrained_cfg(architecture, tag)
     if not config:
         raise ModelNotFound(
-            f"CLIP model '{architecture}:{tag}': there is no such file, and open_clip has no such weights of it"
+            f"CLIP model '{architecture}:{tag}': file not found, and open_clip has no weights of that name"
             f"{did_you_mean(tag, open_clip.list_pretrained_tags_by_model(architecture))}"
         )
     repository = str(config.get("hf_hub") or "").rpartition("/")[0]
     if not repository:
         raise PickledWeights(
-            f"CLIP model '{architecture}:{tag}': its weights are published as a pickle only. Name others."
+            f"CLIP model '{architecture}:{tag}': its weights are published only as a pickle. Name others."
         )
     return repository
 
@@ -128,19 +128,19 @@ def _fetch(name: str, repository: str, *, revision: str | None) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_FETCHED))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelNotFound(
-            f"CLIP model '{name}': {repository} could not be had from the hub: {first_line(error)}\n"
-            "    Check the connection, or name a folder that holds it."
+            f"CLIP model '{name}': {repository} could not be fetched from the hub: {first_line(error)}\n"
+            "    Check the connection, or name a folder that holds the model."
         ) from error
 
 
 def _load_folder(folder: Path, device: torch.device) -> ClipModel:
     config = folder / _CONFIG
     if not config.is_file():
-        raise BrokenCheckpoint(f"{folder}: there is no {_CONFIG}; a folder of open_clip holds that and the weights.")
-    # open_clip hands what stands there to transformers' tokenizer as it is.
+        raise BrokenCheckpoint(f"{folder}: {_CONFIG} is missing; a folder of open_clip holds it and the weights.")
+    # open_clip passes this config to transformers' tokenizer unchanged.
     if "trust_remote_code" in config.read_text(encoding="utf-8", errors="replace"):
         raise UnknownArchitecture(
-            f"{config}: asks for trust_remote_code. Models that bring their own code are not loaded."
+            f"{config}: asks for trust_remote_code. Models that need their own code are not loaded."
         )
     return _load(f"local-dir:{folder}", _weights_in(folder), tokenizer=f"local-dir:{folder}", device=device)
 
@@ -155,13 +155,13 @@ def _weights_in(folder: Path) -> Path:
     if any(path.suffix in (".bin", ".pt", ".pth") for path in folder.iterdir()):
         raise PickledWeights(f"{folder}: its weights are pickled, which is never read. Convert them to safetensors.")
     raise BrokenCheckpoint(
-        f"{folder}: there are no safetensors weights (pickled ones are never read). Fetch {_WEIGHTS[0]} too."
+        f"{folder}: no safetensors weights found (pickled ones are never read). Fetch {_WEIGHTS[0]} too."
     )
 
 
 def _load(name: str, weights: Path, *, tokenizer: str, device: torch.device) -> ClipModel:
     if weights.suffix != ".safetensors":
-        raise PickledWeights(f"{weights}: is no safetensors file, and nothing else is read. Convert it to safetensors.")
+        raise PickledWeights(f"{weights}: not a safetensors file. No other format is read; convert it to safetensors.")
     try:
         with _quiet():
             model = open_clip.create_model(name, load_weights=False, pretrained_image=False, pretrained_text=False)
@@ -175,7 +175,7 @@ def _load(name: str, weights: Path, *, tokenizer: str, device: torch.device) -> 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep open_clip from warning of random weights, which are filled in the next line, on the root logger."""
+    """Silence open_clip's warning on the root logger about random weights, which are loaded right after."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

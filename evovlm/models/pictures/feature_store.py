@@ -1,4 +1,4 @@
-"""Projected features of pictures, kept for all candidates of a run: in memory as far as it may, else in a file."""
+"""Projected features of pictures, kept for all candidates of a run: in memory up to a limit, then in a file."""
 
 import tempfile
 import weakref
@@ -14,17 +14,17 @@ from torch import Tensor
 from evovlm.errors import NotEnoughRoom
 from evovlm.resources import available_memory_bytes
 
-# The model, its cache and the kept deltas of a merge need memory too.
+# The model, its cache and the cached entries of a merge need memory too.
 _MEMORY_SHARE = 0.25
-_MEMORY_UNTOLD_BYTES = 1 << 30
+_MEMORY_IF_UNKNOWN_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """What a model's processor makes of pictures: the text that stands for each, and the features' number in all.
+class ProcessedPictures:
+    """The output of a model's processor for pictures: the text in place of each, and the total number of image tokens.
 
-    `grid` holds the patches of each picture in time, height and width, int64, shape (pictures, 3); None for a model
-    without positions in several dimensions.
+    `grid` holds the number of patches of each picture in time, height and width, int64, shape (pictures, 3); None for a
+    model without positions in several dimensions.
     """
 
     texts: tuple[str, ...]
@@ -33,8 +33,8 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Where features lie in the file."""
+class _Location:
+    """Where features are in the file."""
 
     offset: int
     shape: tuple[int, ...]
@@ -42,35 +42,35 @@ class _Place:
 
 
 class FeatureStore:
-    """Features by key, each computed once; of one model, whose vision encoder and projector never change.
+    """Features by key, each computed once, of one model whose vision encoder and projector never change.
 
-    At most `memory_bytes` lie in memory (a quarter of what is free unless given), all further ones in an unnamed file
-    in `folder` (the system's place for temporary files unless given), which is gone with the store or its process.
+    At most `memory_bytes` are kept in memory (default: a quarter of the free memory), all others in an unnamed file in
+    `folder` (default: the system's folder for temporary files), which disappears with the store or its process.
     """
 
     def __init__(self, *, memory_bytes: int | None = None, folder: Path | None = None) -> None:
         if memory_bytes is None:
             available = available_memory_bytes()
-            memory_bytes = _MEMORY_UNTOLD_BYTES if available is None else int(_MEMORY_SHARE * available)
+            memory_bytes = _MEMORY_IF_UNKNOWN_BYTES if available is None else int(_MEMORY_SHARE * available)
         self._left_bytes = memory_bytes
         self._folder = folder
-        self._shown: dict[str, Shown] = {}
+        self._shown: dict[str, ProcessedPictures] = {}
         self._in_memory: dict[str, Tensor] = {}
-        self._in_file: dict[str, _Place] = {}
+        self._in_file: dict[str, _Location] = {}
         self._file: RawIOBase | None = None
         self._end = 0
 
     @property
     def spilled_bytes(self) -> int:
-        """How much lies in the file."""
+        """Size of the file."""
         return self._end
 
-    def shown(self, key: str) -> Shown | None:
-        """Return what was put under this key, None where nothing was."""
+    def shown(self, key: str) -> ProcessedPictures | None:
+        """Return what was stored under this key; None if nothing was."""
         return self._shown.get(key)
 
-    def put(self, key: str, features: Tensor, *, shown: Shown) -> None:
-        """Keep features, shape (image tokens, width), in their dtype. Raises NotEnoughRoom when the disk is full."""
+    def put(self, key: str, features: Tensor, *, shown: ProcessedPictures) -> None:
+        """Store features, shape (image tokens, width), in their dtype. Raises NotEnoughRoom when the disk is full."""
         kept = features.detach().to("cpu", copy=True).contiguous()
         if kept.nbytes <= self._left_bytes:
             self._left_bytes -= kept.nbytes
@@ -80,19 +80,19 @@ class FeatureStore:
         self._shown[key] = shown
 
     def read(self, keys: Sequence[str]) -> Tensor:
-        """Return the features of several keys one after another, on the CPU. Raises KeyError for one never put."""
+        """Return the concatenated features of several keys, on the CPU. Raises KeyError for an unknown key."""
         parts = [self._in_memory[key] if key in self._in_memory else self._load(self._in_file[key]) for key in keys]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _append(self, features: Tensor) -> _Place:
-        place = _Place(offset=self._end, shape=tuple(features.shape), dtype=features.dtype)
+    def _append(self, features: Tensor) -> _Location:
+        location = _Location(offset=self._end, shape=tuple(features.shape), dtype=features.dtype)
         content = features.view(torch.uint8).numpy().tobytes()
         written, rest = 0, memoryview(content)
         try:
             if self._file is None:
                 self._file = _unnamed_file(self._folder)
                 weakref.finalize(self, self._file.close)
-            self._file.seek(place.offset)
+            self._file.seek(location.offset)
             while written < len(content):
                 written += self._file.write(rest[written:]) or 0
         except OSError as error:
@@ -102,20 +102,20 @@ class FeatureStore:
                 "    Free some of the disk, set TMPDIR to a folder on a larger one, or score fewer samples."
             ) from error
         self._end += len(content)
-        return place
+        return location
 
-    def _load(self, place: _Place) -> Tensor:
+    def _load(self, location: _Location) -> Tensor:
         if self._file is None:
             raise KeyError("nothing was written")
-        size_bytes = torch.Size(place.shape).numel() * place.dtype.itemsize
+        size_bytes = torch.Size(location.shape).numel() * location.dtype.itemsize
         content = bytearray(size_bytes)
         rest = memoryview(content)
-        self._file.seek(place.offset)
+        self._file.seek(location.offset)
         while rest and (count := self._file.readinto(rest)):
             rest = rest[count:]
-        return torch.frombuffer(content, dtype=place.dtype).view(place.shape)
+        return torch.frombuffer(content, dtype=location.dtype).view(location.shape)
 
 
 def _unnamed_file(folder: Path | None) -> RawIOBase:
-    # Unbuffered, so that a full disk is told by the write that meets it.
+    # Unbuffered, so that a full disk is reported by the write that fails.
     return cast(RawIOBase, tempfile.TemporaryFile(dir=folder, buffering=0, prefix="evovlm-"))
