@@ -20,8 +20,6 @@ BOS, EOS, UNK, PAD = "<s>", "</s>", "<unk>", "<pad>"
 PROMPT_WEIGHT = 0.1
 """Share of a prompt token's loss beside an answer token's: enough to read by, little enough to learn answers first."""
 
-_IGNORED = -100
-
 
 class Progress(NamedTuple):
     """Where a training stands."""

@@ -132,20 +132,6 @@ def caption_ids(captions: Sequence[str]) -> Tensor:
     return rows
 
 
-def zero_shot_accuracy(clip: open_clip.CLIP, pool: PicturePool) -> float:
-    """Return the share of one-object pictures whose concept's name is the nearest of all names."""
-    single = [index for index, scene in enumerate(pool.scenes) if len(scene.shown) == 1]
-    names = [concept.names["en"] for concept in all_concepts()]
-    with torch.inference_mode():
-        texts = clip.encode_text(caption_ids(names), normalize=True)
-        pictures = clip.encode_image(normalised(pool.pixels[single]), normalize=True)
-    guesses = (pictures @ texts.T).argmax(dim=1).tolist()
-    right = [
-        names[guess] == pool.scenes[index].shown[0].names["en"] for guess, index in zip(guesses, single, strict=True)
-    ]
-    return float(np.mean(right))
-
-
 def export_tower(clip: open_clip.CLIP, *, plan: VisionPlan) -> CLIPVisionModel:
     """Return the vision tower as a float32 `CLIPVisionModel` with the same hidden states."""
     config = CLIPVisionConfig(

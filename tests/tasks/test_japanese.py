@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evovlm.tasks.metrics.japanese import fasttext_share, is_japanese_script, script_share
+from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.japanese import fasttext_share, script_share
 
 # p(ja) of lid.176.ftz, computed once with fastText itself.
 FASTTEXT = [
@@ -49,7 +50,7 @@ def test_fasttext_deletes_newlines() -> None:
     ],
 )
 def test_the_script_gate(text: str, japanese: bool) -> None:
-    assert is_japanese_script(text) is japanese
+    assert GATES["script"].passes(text) is japanese
 
 
 @given(st.text())

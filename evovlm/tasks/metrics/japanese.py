@@ -30,11 +30,6 @@ def script_share(text: str) -> float:
     return japanese / max(letters, japanese, 1)
 
 
-def is_japanese_script(text: str) -> bool:
-    """Say whether at least half of the letters are kana or kanji, and there is one."""
-    return script_share(text) >= 0.5
-
-
 @lru_cache(maxsize=16384)
 def fasttext_share(text: str) -> float:
     """Return fastText's probability that a text is Japanese, newlines deleted (a rounding above 1 is left as it is).
