@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evovlm.errors import ModelNotFound
-from evovlm.evaluation.workers.jobs import Job, Place
+from evovlm.evaluation.workers.jobs import Job, WorkerSettings
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.model_ref import ModelRef
@@ -50,7 +50,7 @@ class StubOpening:
     misfortunes: Mapping[float, str] = field(default_factory=dict)
     refuse: Path | None = None
 
-    def open(self, place: Place) -> "StubWorkers":
+    def open(self, settings: WorkerSettings) -> "StubWorkers":
         """Open one; raises ModelNotFound where it is to refuse."""
         if self.refuse is not None and self.refuse.exists():
             raise ModelNotFound(f"{self.refuse}: no such model.")

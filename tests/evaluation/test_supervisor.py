@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evovlm.errors import ModelNotFound, RunError
-from evovlm.evaluation.workers.jobs import Place
+from evovlm.evaluation.workers.jobs import WorkerSettings
 from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.recipes.candidate import Evaluation, Failure
@@ -23,16 +23,16 @@ OpenStubs = Callable[..., tuple[Supervisor, LocalProcesses]]
 @pytest.fixture
 def open_stubs(tmp_path: Path) -> Iterator[OpenStubs]:
     """Open stub workers; they are closed after the test."""
-    crews: list[LocalProcesses] = []
+    pools: list[LocalProcesses] = []
 
     def opened(n: int, *, time_limit_s: float | None = None, **opening: object) -> tuple[Supervisor, LocalProcesses]:
         stubs = StubOpening(notes=tmp_path, **opening)  # type: ignore[arg-type]
-        crews.append(LocalProcesses(stubs, places=[Place(device="cpu", threads=1)] * n))
-        return Supervisor.open(crews[-1], time_limit_s=time_limit_s), crews[-1]
+        pools.append(LocalProcesses(stubs, settings=[WorkerSettings(device="cpu", threads=1)] * n))
+        return Supervisor.open(pools[-1], time_limit_s=time_limit_s), pools[-1]
 
     yield opened
-    for crew in crews:
-        crew.close()
+    for pool in pools:
+        pool.close()
 
 
 def fitnesses(outcomes: Sequence[Evaluation | Failure]) -> list[float | str]:
@@ -83,8 +83,8 @@ def test_a_job_that_fails_twice_is_a_failure_and_the_others_go_on(what: str, kin
 
 
 def test_a_job_that_takes_too_long_is_tried_again_and_is_then_a_failure(open_stubs: OpenStubs) -> None:
-    workers, crew = open_stubs(1, time_limit_s=0.3, misfortunes={1.0: "hang", 2.0: "hang once"})
-    before = crew.process_ids
+    workers, pool = open_stubs(1, time_limit_s=0.3, misfortunes={1.0: "hang", 2.0: "hang once"})
+    before = pool.process_ids
     outcomes = list(workers.outcomes([stub_job(weight) for weight in (0.0, 1.0, 2.0)]))
     assert fitnesses(outcomes) == [0.0, "timed_out", 2.0]
     assert isinstance(outcomes[1], Failure)
@@ -93,8 +93,8 @@ def test_a_job_that_takes_too_long_is_tried_again_and_is_then_a_failure(open_stu
 
 
 def test_a_worker_killed_while_it_has_nothing_to_do_is_replaced(open_stubs: OpenStubs) -> None:
-    workers, crew = open_stubs(2)
-    for pid in crew.process_ids:
+    workers, pool = open_stubs(2)
+    for pid in pool.process_ids:
         os.kill(pid, signal.SIGKILL)
     assert fitnesses(list(workers.outcomes([stub_job(weight) for weight in (0.0, 1.0)]))) == [0.0, 1.0]
 
@@ -113,28 +113,28 @@ def test_what_keeps_workers_from_opening_is_raised_and_leaves_none(open_stubs: O
 
 
 def test_when_no_worker_can_be_started_any_more_the_reason_is_raised(open_stubs: OpenStubs, tmp_path: Path) -> None:
-    workers, crew = open_stubs(2, refuse=tmp_path / "refuse", misfortunes={1.0: "die", 2.0: "die"})
+    workers, pool = open_stubs(2, refuse=tmp_path / "refuse", misfortunes={1.0: "die", 2.0: "die"})
     (tmp_path / "refuse").touch()
     with pytest.raises(ModelNotFound, match="no such model"):
         list(workers.outcomes([stub_job(weight) for weight in (1.0, 2.0)]))
-    assert crew.process_ids == ()
+    assert pool.process_ids == ()
 
 
 def test_one_worker_that_cannot_be_started_again_is_done_without(open_stubs: OpenStubs, tmp_path: Path) -> None:
-    workers, crew = open_stubs(2, refuse=tmp_path / "refuse", misfortunes={1.0: "die once"})
+    workers, pool = open_stubs(2, refuse=tmp_path / "refuse", misfortunes={1.0: "die once"})
     (tmp_path / "refuse").touch()
     weights = [0.0, 1.0, 2.0, 3.0]
     assert fitnesses(list(workers.outcomes([stub_job(weight) for weight in weights]))) == weights
-    wait_until(lambda: fitnesses(list(workers.outcomes([stub_job(4.0)]))) == [4.0] and len(crew.process_ids) == 1)
+    wait_until(lambda: fitnesses(list(workers.outcomes([stub_job(4.0)]))) == [4.0] and len(pool.process_ids) == 1)
 
 
 def test_a_worker_that_ends_while_it_opens_is_told_of_with_what_to_do(tmp_path: Path) -> None:
     # What cannot be unpickled there ends the worker.
     opening = StubOpening(notes=tmp_path, seconds=_Unreadable())  # type: ignore[arg-type]
-    crew = LocalProcesses(opening, places=[Place(device="cpu")])
+    pool = LocalProcesses(opening, settings=[WorkerSettings(device="cpu")])
     with pytest.raises(RunError, match=r"(?s)worker 1 of 1 ended.*exit code 1.*fewer workers"):
-        Supervisor.open(crew)
-    assert crew.process_ids == ()
+        Supervisor.open(pool)
+    assert pool.process_ids == ()
 
 
 class _Unreadable:
@@ -143,8 +143,8 @@ class _Unreadable:
 
 
 def test_closing_ends_every_worker_at_once_whatever_it_does(open_stubs: OpenStubs, tmp_path: Path) -> None:
-    workers, crew = open_stubs(2, misfortunes={0.0: "hang"})
-    pids = crew.process_ids
+    workers, pool = open_stubs(2, misfortunes={0.0: "hang"})
+    pids = pool.process_ids
     outcomes = workers.outcomes([stub_job(1.0), stub_job(0.0)])
     next(outcomes)
     workers.close()
@@ -156,14 +156,14 @@ import sys
 from pathlib import Path
 from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
-from evovlm.evaluation.workers.jobs import Place
+from evovlm.evaluation.workers.jobs import WorkerSettings
 from tests.evaluation.stub_workers import StubOpening, stub_job
 
-crew = LocalProcesses(
-    StubOpening(notes=Path(sys.argv[1]), misfortunes={0.0: "hang"}), places=[Place(device="cpu")] * 2
+pool = LocalProcesses(
+    StubOpening(notes=Path(sys.argv[1]), misfortunes={0.0: "hang"}), settings=[WorkerSettings(device="cpu")] * 2
 )
-workers = Supervisor.open(crew)
-print(*crew.process_ids, flush=True)
+workers = Supervisor.open(pool)
+print(*pool.process_ids, flush=True)
 list(workers.outcomes([stub_job(0.0)]))
 """
 

@@ -35,8 +35,8 @@ slow = pytest.mark.slow
 class AtCandidate:
     """Does something once the candidate of an index has its outcome."""
 
-    def __init__(self, index: int, *, do: str, crews: list[LocalProcesses]) -> None:
-        self.index, self.do, self.crews = index, do, crews
+    def __init__(self, index: int, *, do: str, pools: list[LocalProcesses]) -> None:
+        self.index, self.do, self.pools = index, do, pools
 
     def started(self, *, candidates: int, generations: int, done: int, warnings: tuple[str, ...]) -> None:
         """Nothing yet."""
@@ -47,15 +47,15 @@ class AtCandidate:
             return
         if self.do == "stop":
             raise KeyboardInterrupt
-        os.kill(self.crews[-1].process_ids[0], signal.SIGKILL)
+        os.kill(self.pools[-1].process_ids[0], signal.SIGKILL)
 
     def generation_ended(self, generation: Generation) -> None:
         """Nothing then."""
 
 
 @pytest.fixture
-def crews(monkeypatch: pytest.MonkeyPatch) -> list[LocalProcesses]:
-    """The crews that are opened meanwhile."""
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[LocalProcesses]:
+    """The pools that are opened meanwhile."""
     opened: list[LocalProcesses] = []
 
     class Noted(LocalProcesses):
@@ -70,11 +70,11 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[LocalProcesses]:
 @slow
 @pytest.mark.parametrize("workers", [2, 4])
 def test_a_search_has_the_same_journal_with_any_number_of_workers(
-    workers: int, whole_run: RunResult, config: EvolveConfig, tmp_path: Path, crews: list[LocalProcesses]
+    workers: int, whole_run: RunResult, config: EvolveConfig, tmp_path: Path, pools: list[LocalProcesses]
 ) -> None:
     result = evolve(config.with_workers(workers), out=tmp_path / "run")
-    assert [each.n_seats for each in crews] == [workers]
-    assert crews[0].process_ids == ()
+    assert [each.n_slots for each in pools] == [workers]
+    assert pools[0].process_ids == ()
     assert journal_rows(tmp_path / "run") == journal_rows(whole_run.folder)
     assert result.fitness == whole_run.fitness
     for name in ("config.yaml", "best.yaml", "mean.yaml"):
@@ -83,9 +83,9 @@ def test_a_search_has_the_same_journal_with_any_number_of_workers(
 
 @slow
 def test_a_worker_killed_in_the_middle_of_a_generation_changes_nothing(
-    whole_run: RunResult, config: EvolveConfig, tmp_path: Path, crews: list[LocalProcesses]
+    whole_run: RunResult, config: EvolveConfig, tmp_path: Path, pools: list[LocalProcesses]
 ) -> None:
-    killer = AtCandidate(5, do="kill", crews=crews)
+    killer = AtCandidate(5, do="kill", pools=pools)
     evolve(config.with_workers(2), out=tmp_path / "run", observer=killer)
     assert journal_rows(tmp_path / "run") == journal_rows(whole_run.folder)
 
@@ -96,22 +96,22 @@ def test_a_run_goes_on_with_another_number_of_workers(
     config: EvolveConfig,
     evaluator: Evaluator,
     tmp_path: Path,
-    crews: list[LocalProcesses],
+    pools: list[LocalProcesses],
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        evolve(config.with_workers(2), out=tmp_path / "run", observer=AtCandidate(5, do="stop", crews=crews))
-    assert crews[0].process_ids == ()
+        evolve(config.with_workers(2), out=tmp_path / "run", observer=AtCandidate(5, do="stop", pools=pools))
+    assert pools[0].process_ids == ()
     evolve(config.with_workers(4), out=tmp_path / "run", evaluator=evaluator, resume=True)
     assert journal_rows(tmp_path / "run") == journal_rows(whole_run.folder)
 
 
 @slow
 def test_a_time_limit_makes_a_single_worker_a_process_of_its_own(
-    config: EvolveConfig, tmp_path: Path, crews: list[LocalProcesses]
+    config: EvolveConfig, tmp_path: Path, pools: list[LocalProcesses]
 ) -> None:
     limited = config.model_copy(update={"time_limit_s": 300.0, "budget": config.budget.model_copy()})
     evolve(limited, out=tmp_path / "run", observer=None)
-    assert [each.n_seats for each in crews] == [1]
+    assert [each.n_slots for each in pools] == [1]
 
 
 @slow
@@ -246,14 +246,14 @@ def test_workers_have_gpus_in_turn_and_a_share_of_the_cores(monkeypatch: pytest.
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(run_workers, "default_threads", lambda: 8)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    places = run_workers.places(3, device="auto")
-    assert [place.device for place in places] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert {(place.threads, place.n_sharing) for place in places} == {(2, 3)}
-    assert [place.device for place in run_workers.places(2, device="cuda:1")] == ["cuda:1", "cuda:1"]
-    assert [place.device for place in run_workers.places(2, device="cpu")] == ["cpu", "cpu"]
+    settings = run_workers.worker_settings(3, device="auto")
+    assert [each.device for each in settings] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert {(each.threads, each.n_sharing) for each in settings} == {(2, 3)}
+    assert [each.device for each in run_workers.worker_settings(2, device="cuda:1")] == ["cuda:1", "cuda:1"]
+    assert [each.device for each in run_workers.worker_settings(2, device="cpu")] == ["cpu", "cpu"]
     # Where OMP_NUM_THREADS is set, it is what `default_threads` returns, and no share is taken of it.
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert {place.threads for place in run_workers.places(3, device="cpu")} == {8}
+    assert {each.threads for each in run_workers.worker_settings(3, device="cpu")} == {8}
 
 
 def test_a_worker_of_the_first_hour_that_is_lost_stops_the_run_before_it_begins(

@@ -1,4 +1,4 @@
-"""Who scores: recipes and samples go in as jobs, evaluations come out in the order of the jobs."""
+"""Jobs for workers: recipes and samples go in, evaluations come out in the order of the jobs."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ if TYPE_CHECKING:
     from evovlm.recipes.recipe import MergeTemplate
 
 Rows: TypeAlias = tuple[tuple[int, ...], ...]
-"""Rows of each task's samples, in the order of the tasks."""
+"""The rows of samples of each task, in the order of the tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A recipe to merge and the samples to score it on; `rows` None for all."""
+    """A recipe to merge, and the samples to score it on (`rows`; None for all)."""
 
     recipe: Recipe
     rows: Rows | None = None
 
 
 class Workers(Protocol):
-    """One or more resident models of one template, with the same tasks. Results depend on the jobs alone."""
+    """One or more resident models of one template with the same tasks. Results depend only on the jobs."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """How many samples each task has, by name, in the order of the tasks."""
+        """The number of samples of each task, by name, in the order of the tasks."""
         ...
 
     @property
     def blocks(self) -> Mapping[str, int]:
-        """How many decoder blocks each source has, by name."""
+        """The number of decoder blocks of each source, by name."""
         ...
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What merges but may hurt."""
+        """What can be merged but may do harm."""
         ...
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
-        """Yield the outcome of each job in the order of the jobs, as soon as those before it are there."""
+        """Yield the outcome of each job in the order of the jobs, as soon as those before it are done."""
         ...
 
     def close(self) -> None:
-        """Let go of what they hold."""
+        """Release everything that they hold."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a worker works: its device, its threads (None: as the process has them), and how many share the memory."""
+class WorkerSettings:
+    """A worker's device, its threads (None: those of the process), and how many workers share the machine's memory."""
 
     device: str
     threads: int | None = None
@@ -66,10 +66,10 @@ class Place:
 
 
 class Opening(Protocol):
-    """What each worker opens for itself. It is sent to them, and so holds names of models, and no model."""
+    """What each worker opens. It is sent to the workers, so it contains names of models, not models."""
 
-    def open(self, place: Place) -> Workers:
-        """Open one worker there. Raises EvovlmError for what the user can mend."""
+    def open(self, settings: WorkerSettings) -> Workers:
+        """Open one worker with these settings. Raises EvovlmError for what the user can fix."""
         ...
 
 
@@ -81,17 +81,17 @@ class EvaluatorOpening:
     tasks: tuple[TaskChoice, ...]
     objective: Objective | None = None
 
-    def open(self, place: Place) -> InProcess:
+    def open(self, settings: WorkerSettings) -> InProcess:
         """See Opening. Raises what `Evaluator.open` raises."""
-        # Loads torch, which whoever only keeps workers busy does without.
+        # Loads torch, which a process that only keeps workers busy does not need.
         from evovlm.evaluation.evaluator import Evaluator
 
         evaluator = Evaluator.open(
             self.template,
             tasks=self.tasks,
             objective=self.objective,
-            device=place.device,
-            n_sharing=place.n_sharing,
+            device=settings.device,
+            n_sharing=settings.n_sharing,
         )
         return InProcess(evaluator=evaluator)
 
@@ -105,17 +105,17 @@ class InProcess:
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """How many samples each task has, by name, in the order of the tasks."""
+        """The number of samples of each task, by name, in the order of the tasks."""
         return {task.name: task.n_samples for task in self.evaluator.tasks}
 
     @property
     def blocks(self) -> Mapping[str, int]:
-        """How many decoder blocks each source has, by name."""
+        """The number of decoder blocks of each source, by name."""
         return self.evaluator.resident.blocks
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What merges but may hurt."""
+        """What can be merged but may do harm."""
         return self.evaluator.warnings
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
@@ -124,13 +124,13 @@ class InProcess:
             yield self._outcome(job)
 
     def close(self) -> None:
-        """Do nothing: the evaluator is whoever opened it's."""
+        """Do nothing: the evaluator belongs to the caller."""
 
     def _outcome(self, job: Job) -> Evaluation | Failure:
         try:
             return self._on(job.rows).evaluate(job.recipe)
         except EvovlmError as error:
-            # A recipe that cannot be merged (every weight 0, say) is one candidate's failure, not the run's.
+            # A recipe that cannot be merged (every weight is 0, for example) is a failed candidate, not a failed run.
             return Failure(kind=type(error).__name__, reason=str(error))
 
     def _on(self, rows: Rows | None) -> Evaluator:

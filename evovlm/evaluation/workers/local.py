@@ -1,9 +1,9 @@
 """Workers as processes of this machine, one resident model each.
 
-Processes, not threads: one that hangs or is killed can be replaced, and none waits for another's interpreter. All read
-the models' files through the machine's page cache, which fetches them from the disk once. Each is a fresh interpreter,
-as multiprocessing's "spawn" starts them, but without running the caller's main module again, and with an environment of
-its own: the number of OpenMP threads is read once, when torch is loaded.
+They are processes, not threads: one that hangs or is killed can be replaced, and none waits for another's interpreter.
+All read the models' files through the machine's page cache, which reads them from the disk once. Each is a fresh
+interpreter, like those of multiprocessing's "spawn", but it does not run the caller's main module again, and it has its
+own environment: the number of OpenMP threads is read once, when torch is loaded.
 """
 
 import os
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
-from evovlm.evaluation.workers.jobs import Job, Opening, Place
+from evovlm.evaluation.workers.jobs import Job, Opening, WorkerSettings
 from evovlm.evaluation.workers.supervisor import Lost, Report
 
 _STDERR = 2
@@ -31,92 +31,92 @@ class _Process:
         self.popen.kill()
 
     def reap(self) -> int:
-        """Wait for its end, let go of what belongs to it, and return its exit code."""
+        """Wait for its end, close its connection, and return its exit code."""
         code = self.popen.wait()
         self.connection.close()
         return code
 
 
 class LocalProcesses:
-    """A crew of processes, one at each of the `places`."""
+    """A pool of processes, one for each of the `settings`."""
 
-    def __init__(self, opening: Opening, *, places: Sequence[Place]) -> None:
+    def __init__(self, opening: Opening, *, settings: Sequence[WorkerSettings]) -> None:
         self._opening = opening
-        self._places = tuple(places)
+        self._settings = tuple(settings)
         self._processes: dict[int, _Process] = {}
 
     @property
-    def n_seats(self) -> int:
-        """How many workers there can be."""
-        return len(self._places)
+    def n_slots(self) -> int:
+        """The number of workers there can be."""
+        return len(self._settings)
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        """The processes that there are."""
+        """The ids of the running processes."""
         return tuple(process.popen.pid for process in self._processes.values())
 
-    def start(self, seat: int) -> None:
-        """See Crew."""
-        place = self._places[seat]
+    def start(self, slot: int) -> None:
+        """See WorkerPool."""
+        settings = self._settings[slot]
         ours, theirs = Pipe()
-        # In a session of its own, so that Ctrl-C is the driver's to answer; stdout is for the command's result.
+        # In its own session, so that only the driver handles Ctrl-C; stdout is for the command's result.
         popen = subprocess.Popen(  # noqa: S603 - this interpreter
             [sys.executable, "-P", "-m", "evovlm.evaluation.workers.process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=_environment(place),
+            env=_environment(settings),
             stdin=subprocess.DEVNULL,
             stdout=_STDERR,
             start_new_session=True,
         )
         theirs.close()
-        self._processes[seat] = _Process(popen=popen, connection=ours)
-        self._send(seat, (self._opening, place))
+        self._processes[slot] = _Process(popen=popen, connection=ours)
+        self._send(slot, (self._opening, settings))
 
-    def give(self, seat: int, job: Job) -> None:
-        """See Crew."""
-        self._send(seat, job)
+    def give(self, slot: int, job: Job) -> None:
+        """See WorkerPool."""
+        self._send(slot, job)
 
     def wait(self, timeout_s: float | None) -> Sequence[tuple[int, Report]]:
-        """See Crew."""
-        seats = {process.connection: seat for seat, process in self._processes.items()}
-        ready = wait(list(seats), timeout_s)
-        return [(seats[each], self._report(seats[each])) for each in seats if each in ready]
+        """See WorkerPool."""
+        slots = {process.connection: slot for slot, process in self._processes.items()}
+        ready = wait(list(slots), timeout_s)
+        return [(slots[each], self._report(slots[each])) for each in slots if each in ready]
 
-    def stop(self, seat: int) -> None:
-        """See Crew."""
-        process = self._processes.pop(seat, None)
+    def stop(self, slot: int) -> None:
+        """See WorkerPool."""
+        process = self._processes.pop(slot, None)
         if process is not None:
             process.kill()
             process.reap()
 
     def close(self) -> None:
-        """See Crew."""
+        """See WorkerPool."""
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
             process.reap()
         self._processes.clear()
 
-    def _send(self, seat: int, message: object) -> None:
+    def _send(self, slot: int, message: object) -> None:
         try:
-            self._processes[seat].connection.send_bytes(pickle.dumps(message))
+            self._processes[slot].connection.send_bytes(pickle.dumps(message))
         except (BrokenPipeError, ConnectionResetError):
-            # It has ended; `wait` will tell.
+            # It has ended, which `wait` will report.
             return
 
-    def _report(self, seat: int) -> Report:
+    def _report(self, slot: int) -> Report:
         try:
-            report: Report = self._processes[seat].connection.recv()
+            report: Report = self._processes[slot].connection.recv()
         except (EOFError, ConnectionResetError):
-            return Lost(how=_ending(self._processes.pop(seat).reap()))
+            return Lost(how=_ending(self._processes.pop(slot).reap()))
         return report
 
 
-def _environment(place: Place) -> dict[str, str]:
-    # What can be imported here can be there.
+def _environment(settings: WorkerSettings) -> dict[str, str]:
+    # What can be imported here can be imported there.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    if place.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(place.threads)
+    if settings.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(settings.threads)
     return environment
 
 

@@ -1,6 +1,6 @@
-"""A worker in a process of its own: opens what it is sent, does one job after another, and ends with its driver.
+"""A worker in its own process: opens what it is sent, does one job after another, and ends with its driver.
 
-The messages are pickles between two processes of one program; nobody else has the ends of the pipe.
+The messages are pickles between two processes of one program; no other process has the ends of the pipe.
 """
 
 import os
@@ -11,21 +11,21 @@ from queue import SimpleQueue
 from threading import Thread
 
 from evovlm.errors import EvovlmError
-from evovlm.evaluation.workers.jobs import Job, Opening, Place
+from evovlm.evaluation.workers.jobs import Job, Opening, WorkerSettings
 from evovlm.evaluation.workers.supervisor import Refused, Welcome
 
 
 def main() -> None:
-    """Work for whoever holds the other end of the pipe whose file descriptor is the first argument."""
+    """Work for the process at the other end of the pipe, whose file descriptor is the first argument."""
     connection = Connection(int(sys.argv[1]))
     messages: SimpleQueue[bytes] = SimpleQueue()
-    # While the main thread is at work, another must see that the driver is gone.
+    # While the main thread works, another thread must notice when the driver has ended.
     Thread(target=_listen, args=(connection, messages), daemon=True).start()
     opening: Opening
-    place: Place
-    opening, place = pickle.loads(messages.get())  # noqa: S301 - from our own driver
+    settings: WorkerSettings
+    opening, settings = pickle.loads(messages.get())  # noqa: S301 - from our own driver
     try:
-        workers = opening.open(place)
+        workers = opening.open(settings)
     except EvovlmError as error:
         connection.send(Refused(error=error))
         return
@@ -40,7 +40,7 @@ def _listen(connection: Connection, messages: "SimpleQueue[bytes]") -> None:
         while True:
             messages.put(connection.recv_bytes())
     except (EOFError, OSError):
-        # The driver is done, or killed: nobody waits for what is being worked out.
+        # The driver has ended or was killed: nobody waits for the current result.
         os._exit(0)
 
 

@@ -1,7 +1,7 @@
-"""Workers as actors of a Ray cluster, one resident model each; Ray says on which node and on which GPUs.
+"""Workers as actors of a Ray cluster, one resident model each; Ray chooses the node and the GPUs.
 
-Needs the optional extra `ray`. A job and its outcome travel; models do not: each node reads them itself, from a folder
-that all see or from its own copy of the hub's files, and the workers of one node share the pages of those files.
+Needs the optional extra `ray`. Only jobs and outcomes are sent over the network, not models: each node reads them from
+a shared folder or its own copy of the hub's files, and the workers of one node share the pages of those files.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from evovlm.errors import ConfigError, EvovlmError, NotEnoughRoom, first_line
-from evovlm.evaluation.workers.jobs import Job, Opening, Place, Workers
+from evovlm.evaluation.workers.jobs import Job, Opening, Workers, WorkerSettings
 from evovlm.evaluation.workers.supervisor import Lost, Refused, Report, Welcome
 from evovlm.recipes.candidate import Evaluation, Failure
 
@@ -22,16 +22,16 @@ AUTO = "auto"
 LOCAL = "local"
 _CONNECT_S = 10.0
 _HOW_TO_START = (
-    "Start one: `ray start --head` on this machine, and `ray start --address=THIS-MACHINE:6379` on each other; or say "
-    "`address: local` for one that lasts as long as the run."
+    "Start one: `ray start --head` on this machine, and `ray start --address=THIS-MACHINE:6379` on each other; or set "
+    "`address: local` for a cluster that lasts as long as the run."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaySettings:
-    """Which cluster, and what each worker takes of it. `gpus_per_worker` None: 1 where the cluster has GPUs.
+    """The cluster, and what each worker needs. `gpus_per_worker` None means 1 if the cluster has GPUs.
 
-    `memory_bytes`, where it is known, counts for workers without a GPU, which have their models in the node's memory.
+    `memory_bytes`, if known, counts for workers without a GPU, whose models are in the node's memory.
     """
 
     address: str
@@ -42,44 +42,46 @@ class RaySettings:
 
     @property
     def wanted(self) -> Mapping[str, float]:
-        """What a worker takes, by Ray's names of resources."""
+        """What a worker needs, by Ray's names of resources."""
         memory = 0 if self.gpus_per_worker else self.memory_bytes or 0
         return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker or 0.0, "memory": memory}
 
 
 class RayWorker:
-    """The actor."""
+    """A worker as an actor."""
 
     def __init__(self) -> None:
         self._workers: Workers | None = None
 
-    def open(self, opening: Opening, place: Place) -> Welcome | Refused:
-        """Open the evaluator on this node."""
-        if place.threads is not None:
-            # The merger reads the one, torch the other.
-            os.environ["OMP_NUM_THREADS"] = str(place.threads)
-            torch.set_num_threads(place.threads)
+    def open(self, opening: Opening, settings: WorkerSettings) -> Welcome | Refused:
+        """Open the worker on this node."""
+        if settings.threads is not None:
+            # The merger reads the variable; torch has its own setting.
+            os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+            torch.set_num_threads(settings.threads)
         try:
-            self._workers = opening.open(place)
+            self._workers = opening.open(settings)
         except EvovlmError as error:
             return Refused(error=_of_node(error))
         return Welcome.of(self._workers)
 
     def outcome(self, job: Job) -> Evaluation | Failure:
-        """Do a job, once open."""
+        """Do a job; the worker must be open."""
         if self._workers is None:
-            raise RuntimeError("a worker has no job before it is open")
+            raise RuntimeError("a worker must be opened before it gets a job")
         return next(iter(self._workers.outcomes([job])))
 
 
 class RayActors:
-    """A crew of actors; `connect` it."""
+    """A pool of actors; create it with `connect`."""
 
-    def __init__(self, opening: Opening, *, ray: Any, settings: RaySettings, place: Place, owns_ray: bool) -> None:
+    def __init__(
+        self, opening: Opening, *, ray: Any, settings: RaySettings, worker_settings: WorkerSettings, owns_ray: bool
+    ) -> None:
         self._opening = opening
         self._ray = ray
         self._n_seats = settings.workers
-        self._place = place
+        self._worker_settings = worker_settings
         self._owns_ray = owns_ray
         self._actor = ray.remote(RayWorker).options(
             num_cpus=settings.cpus_per_worker,
@@ -96,8 +98,8 @@ class RayActors:
     def connect(cls, opening: Opening, *, settings: RaySettings, device: str) -> "RayActors":
         """Join the cluster, or start one here for `address: local`.
 
-        Raises ConfigError when Ray is not installed or no cluster is there, NotEnoughRoom when it has not the CPUs, the
-        GPUs or the memory for so many workers.
+        Raises ConfigError when Ray is not installed or no cluster answers, NotEnoughRoom when the cluster does not have
+        the CPUs, GPUs or memory for all workers.
         """
         ray = _import_ray()
         owns_ray = not ray.is_initialized()
@@ -112,46 +114,46 @@ class RayActors:
             settings = replace(settings, gpus_per_worker=gpus)
             _check_room(settings, nodes)
             if_refused.pop_all()
-        place = Place(
+        worker_settings = WorkerSettings(
             # Without a GPU of its own, a worker must not take one that Ray gave to another.
             device="cpu" if device == "auto" and not gpus else device,
             threads=max(1, int(settings.cpus_per_worker)),
             n_sharing=-(-settings.workers // max(1, len(nodes))),
         )
-        return cls(opening, ray=ray, settings=settings, place=place, owns_ray=owns_ray)
+        return cls(opening, ray=ray, settings=settings, worker_settings=worker_settings, owns_ray=owns_ray)
 
     @property
-    def n_seats(self) -> int:
-        """How many workers there can be."""
+    def n_slots(self) -> int:
+        """The number of workers there can be."""
         return self._n_seats
 
-    def start(self, seat: int) -> None:
-        """See Crew. Where the cluster has no room for it now, the worker opens when there is."""
-        actor = self._actors[seat] = self._actor.remote()
-        self._promises[actor.open.remote(self._opening, self._place)] = seat
+    def start(self, slot: int) -> None:
+        """See WorkerPool. The worker opens as soon as the cluster has free resources for it."""
+        actor = self._actors[slot] = self._actor.remote()
+        self._promises[actor.open.remote(self._opening, self._worker_settings)] = slot
 
-    def give(self, seat: int, job: Job) -> None:
-        """See Crew."""
-        self._promises[self._actors[seat].outcome.remote(job)] = seat
+    def give(self, slot: int, job: Job) -> None:
+        """See WorkerPool."""
+        self._promises[self._actors[slot].outcome.remote(job)] = slot
 
     def wait(self, timeout_s: float | None) -> Sequence[tuple[int, Report]]:
-        """See Crew."""
+        """See WorkerPool."""
         ready, _ = self._ray.wait(list(self._promises), num_returns=1, timeout=timeout_s)
         return [(self._promises.pop(promise), self._report(promise)) for promise in ready]
 
-    def stop(self, seat: int) -> None:
-        """See Crew."""
-        self._promises = {promise: whose for promise, whose in self._promises.items() if whose != seat}
-        actor = self._actors.pop(seat, None)
+    def stop(self, slot: int) -> None:
+        """See WorkerPool."""
+        self._promises = {promise: whose for promise, whose in self._promises.items() if whose != slot}
+        actor = self._actors.pop(slot, None)
         if actor is not None:
             self._ray.kill(actor, no_restart=True)
 
     def close(self) -> None:
-        """See Crew. A cluster that was there before stays."""
+        """See WorkerPool. A cluster that was running before keeps running."""
         if not self._ray.is_initialized():
             return
-        for seat in tuple(self._actors):
-            self.stop(seat)
+        for slot in tuple(self._actors):
+            self.stop(slot)
         if self._owns_ray:
             self._ray.shutdown()
 
@@ -159,7 +161,7 @@ class RayActors:
         try:
             report: Report = self._ray.get(promise)
         except self._ray.exceptions.RayError as error:
-            # What went wrong in it may have left it broken (a GPU's context, say): a new one takes its place.
+            # The error may have left the actor broken (its GPU context, for example), so a new one replaces it.
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return Lost(how=f"{type(error).__name__}: {lines[-1].strip()}")
         return report
@@ -177,12 +179,12 @@ def _import_ray() -> Any:
 def _join(ray: Any, address: str) -> None:
     if address.startswith("ray://"):
         raise ConfigError(
-            f"ray.address: {address} is that of a Ray client. Run evovlm on a node of the cluster, and say "
-            "`address: auto` there."
+            f"ray.address: {address} is the address of a Ray client. Run evovlm on a node of the cluster, and "
+            "set `address: auto` there."
         )
     host, _, port = address.rpartition(":")
     if address not in (AUTO, LOCAL):
-        # Ray itself waits long for what does not answer, and may end the process over it.
+        # Ray itself waits long for an address that does not answer, and may then end the process.
         try:
             socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
         except (OSError, ValueError, OverflowError) as error:
@@ -190,7 +192,7 @@ def _join(ray: Any, address: str) -> None:
                 f"ray.address: no cluster answers at {address} ({error}).\n    {_HOW_TO_START}"
             ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # So says the next version of Ray; a worker without a GPU is told so by its device.
+    # As in the next version of Ray; the device says that a worker has no GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     started = {"include_dashboard": False} if address == LOCAL else {}
     try:
@@ -209,8 +211,8 @@ def _check_room(settings: RaySettings, nodes: Sequence[Mapping[str, float]]) -> 
     if fit < settings.workers:
         of_nodes = "; ".join(dict.fromkeys(_amounts(node) for node in nodes))
         raise NotEnoughRoom(
-            f"ray.workers: {settings.workers} workers of {_amounts(wanted)} do not fit in the cluster's {len(nodes)} "
-            f"nodes ({of_nodes}); {fit} fit.\n    Set workers to {max(fit, 1)} or "
+            f"ray.workers: {settings.workers} workers with {_amounts(wanted)} each do not fit in the cluster's "
+            f"{len(nodes)} nodes ({of_nodes}); {fit} fit.\n    Set workers to {max(fit, 1)} or "
             "fewer, give each less (cpus_per_worker, gpus_per_worker), or add nodes."
         )
 
@@ -223,7 +225,7 @@ def _amounts(resources: Mapping[str, float]) -> str:
 
 
 def _of_node(error: EvovlmError) -> EvovlmError:
-    """Return the same error with the node that it came up on."""
+    """Return the same error with the node on which it was raised."""
     ray: Any = _import_ray()
     where = ray.util.get_node_ip_address()
     return type(error)(

@@ -1,7 +1,7 @@
-"""Keeps several workers busy, replaces those that are lost, and hands outcomes back in the order of the jobs.
+"""Keeps several workers busy, replaces lost ones, and returns outcomes in the order of the jobs.
 
-Whatever the workers are (processes of this machine, actors of a Ray cluster), a `Crew` starts and stops them; here is
-what is decided: who gets which job, what is tried again, and what is a candidate's failure.
+A `WorkerPool` starts and stops the workers (processes of this machine, actors of a Ray cluster). This module decides
+which worker gets which job, what is tried again, and when a candidate has failed.
 """
 
 import logging
@@ -17,20 +17,20 @@ from evovlm.evaluation.workers.jobs import Job, Workers
 from evovlm.recipes.candidate import Evaluation, Failure
 
 _OPENINGS = 3
-"""So often in a row may a seat's worker be lost while it opens, before the seat is given up."""
+"""How often in a row a slot's worker may be lost while it opens, before the slot is given up."""
 
-# Reasons say nothing that differs between machines or workers, so that journals agree.
+# Reasons contain nothing that differs between machines or workers, so that journals are the same.
 _LOST = Failure(kind="worker_lost", reason="two workers in turn ended while they scored it")
 _LATE = Failure(kind="timed_out", reason="it took longer than the time limit, on two workers in turn")
 _AGAIN = frozenset({"out_of_memory"})
-"""Kinds of failure, told by a worker, that another worker may not have."""
+"""Kinds of failure reported by a worker that may not happen on another one."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """What a worker says once it is open; see `Workers`."""
+    """What a worker reports once it is open; see `Workers`."""
 
     sizes: Mapping[str, int]
     blocks: Mapping[str, int]
@@ -38,20 +38,20 @@ class Welcome:
 
     @classmethod
     def of(cls, workers: Workers) -> "Welcome":
-        """Return what these workers have to say."""
+        """Return the report of these workers."""
         return cls(sizes=dict(workers.sizes), blocks=dict(workers.blocks), warnings=workers.warnings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A worker cannot open what it was told to, for a reason that the user can mend."""
+    """A worker cannot open its models, for a reason that the user can fix."""
 
     error: EvovlmError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """A worker is no more; `how`, for people."""
+    """A worker has ended; `how` is for people."""
 
     how: str
 
@@ -59,28 +59,28 @@ class Lost:
 Report: TypeAlias = Welcome | Refused | Lost | Evaluation | Failure
 
 
-class Crew(Protocol):
-    """Numbered seats (from 0) with one worker each, which does one job at a time."""
+class WorkerPool(Protocol):
+    """Slots, numbered from 0, with one worker each, which does one job at a time."""
 
     @property
-    def n_seats(self) -> int:
-        """How many workers there can be."""
+    def n_slots(self) -> int:
+        """The number of workers there can be."""
         ...
 
-    def start(self, seat: int) -> None:
-        """Begin to open a worker in an empty seat; Welcome, Refused or Lost is reported later."""
+    def start(self, slot: int) -> None:
+        """Start to open a worker in an empty slot; Welcome, Refused or Lost is reported later."""
         ...
 
-    def give(self, seat: int, job: Job) -> None:
+    def give(self, slot: int, job: Job) -> None:
         """Give an open worker a job; its outcome or Lost is reported later."""
         ...
 
     def wait(self, timeout_s: float | None) -> Sequence[tuple[int, Report]]:
-        """Return reports with their seats, as soon as there are any; none when the time is over. None is no limit."""
+        """Return reports with their slots as soon as there are any; empty after the timeout (None: no timeout)."""
         ...
 
-    def stop(self, seat: int) -> None:
-        """End a seat's worker at once, whatever it does; nothing is reported of it any more."""
+    def stop(self, slot: int) -> None:
+        """End a slot's worker at once, whatever it does; nothing more is reported about it."""
         ...
 
     def close(self) -> None:
@@ -89,8 +89,8 @@ class Crew(Protocol):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Task:
-    """A job of a round, how often it was tried, and the seat that it is not to be tried at again."""
+class _QueuedJob:
+    """A job of a round, how often it was tried, and the slot that must not try it again."""
 
     number: int
     job: Job
@@ -100,80 +100,80 @@ class _Task:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Round:
-    """The jobs of one call: those that wait, and the outcomes that are there, by the jobs' numbers."""
+    """The jobs of one call: those that wait, and the outcomes so far, by the jobs' numbers."""
 
-    waiting: deque[_Task]
+    waiting: deque[_QueuedJob]
     found: dict[int, Evaluation | Failure] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Seat:
+class _Slot:
     is_open: bool = False
     is_given_up: bool = False
     openings: int = 0
-    task: _Task | None = None
+    queued: _QueuedJob | None = None
     round: _Round | None = None
     deadline: float | None = None
 
 
 class Supervisor:
-    """Workers over a crew; `open` it.
+    """Workers of a pool; create it with `open`.
 
-    A job whose worker is lost, late or out of memory is tried once more elsewhere, and is then a Failure.
+    A job whose worker is lost, late or out of memory is tried once more on another worker, and is then a Failure.
     """
 
-    def __init__(self, crew: Crew, *, welcome: Welcome, time_limit_s: float | None) -> None:
-        self._crew = crew
+    def __init__(self, pool: WorkerPool, *, welcome: Welcome, time_limit_s: float | None) -> None:
+        self._pool = pool
         self._welcome = welcome
         self._time_limit_s = time_limit_s
-        self._seats = [_Seat(is_open=True) for _ in range(crew.n_seats)]
+        self._slots = [_Slot(is_open=True) for _ in range(pool.n_slots)]
 
     @classmethod
-    def open(cls, crew: Crew, *, time_limit_s: float | None = None) -> "Supervisor":
-        """Start every worker and wait until all are open; `time_limit_s` holds for each job.
+    def open(cls, pool: WorkerPool, *, time_limit_s: float | None = None) -> "Supervisor":
+        """Start every worker and wait until all are open; `time_limit_s` is the limit for each job.
 
-        Raises the error of the first that cannot open, RunError when one ends meanwhile; none is left then.
+        Raises the error of the first worker that cannot open, RunError when one ends meanwhile; all are ended then.
         """
         welcomes: dict[int, Welcome] = {}
         with ExitStack() as if_refused:
-            if_refused.callback(crew.close)
-            for seat in range(crew.n_seats):
-                crew.start(seat)
-            while len(welcomes) < crew.n_seats:
-                for seat, report in crew.wait(None):
+            if_refused.callback(pool.close)
+            for slot in range(pool.n_slots):
+                pool.start(slot)
+            while len(welcomes) < pool.n_slots:
+                for slot, report in pool.wait(None):
                     if isinstance(report, Refused):
                         raise report.error
                     if not isinstance(report, Welcome):
-                        how = report.how if isinstance(report, Lost) else "it answered what it was not asked"
+                        how = report.how if isinstance(report, Lost) else "its answer was unexpected"
                         raise RunError(
-                            f"worker {seat + 1} of {crew.n_seats} ended while it opened the models ({how}).\n"
-                            "    Look above for what it said; without a word, memory may have run out: fewer workers."
+                            f"worker {slot + 1} of {pool.n_slots} ended while it opened the models ({how}).\n"
+                            "    See its messages above. Without any, memory may have run out: use fewer workers."
                         )
-                    welcomes[seat] = report
+                    welcomes[slot] = report
             if_refused.pop_all()
-        return cls(crew, welcome=welcomes[0], time_limit_s=time_limit_s)
+        return cls(pool, welcome=welcomes[0], time_limit_s=time_limit_s)
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """How many samples each task has, by name, in the order of the tasks."""
+        """The number of samples of each task, by name, in the order of the tasks."""
         return self._welcome.sizes
 
     @property
     def blocks(self) -> Mapping[str, int]:
-        """How many decoder blocks each source has, by name."""
+        """The number of decoder blocks of each source, by name."""
         return self._welcome.blocks
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What merges but may hurt."""
+        """What can be merged but may do harm."""
         return self._welcome.warnings
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
-        """Yield the outcome of each job in the order of the jobs, as soon as those before it are there.
+        """Yield the outcome of each job in the order of the jobs, as soon as those before it are done.
 
         Raises the error of opening, or RunError, when no worker is left and none can be started.
         """
-        this = _Round(waiting=deque(_Task(number=number, job=job) for number, job in enumerate(jobs)))
+        this = _Round(waiting=deque(_QueuedJob(number=number, job=job) for number, job in enumerate(jobs)))
         for number in range(len(jobs)):
             self._hand_out(this)
             while number not in this.found:
@@ -184,79 +184,81 @@ class Supervisor:
 
     def close(self) -> None:
         """End all workers at once."""
-        self._crew.close()
+        self._pool.close()
 
     def _hand_out(self, this: _Round) -> None:
-        for place, seat in enumerate(self._seats):
-            if not seat.is_open or seat.task is not None:
+        for number, slot in enumerate(self._slots):
+            if not slot.is_open or slot.queued is not None:
                 continue
-            task = next((task for task in this.waiting if self._may_take(place, task)), None)
-            if task is None:
+            queued = next((queued for queued in this.waiting if self._may_take(number, queued)), None)
+            if queued is None:
                 continue
-            this.waiting.remove(task)
-            task.tried += 1
-            seat.task, seat.round = task, this
+            this.waiting.remove(queued)
+            queued.tried += 1
+            slot.queued, slot.round = queued, this
             if self._time_limit_s is not None:
-                seat.deadline = time.monotonic() + self._time_limit_s
-            self._crew.give(place, task.job)
+                slot.deadline = time.monotonic() + self._time_limit_s
+            self._pool.give(number, queued.job)
 
-    def _may_take(self, place: int, task: _Task) -> bool:
-        others = any(seat.is_open for number, seat in enumerate(self._seats) if number != place)
-        return task.failed_at != place or not others
+    def _may_take(self, number: int, queued: _QueuedJob) -> bool:
+        others = any(slot.is_open for other, slot in enumerate(self._slots) if other != number)
+        return queued.failed_at != number or not others
 
     def _take_reports(self) -> None:
-        deadlines = [seat.deadline for seat in self._seats if seat.deadline is not None]
+        deadlines = [slot.deadline for slot in self._slots if slot.deadline is not None]
         timeout_s = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-        for place, report in self._crew.wait(timeout_s):
-            seat = self._seats[place]
+        for number, report in self._pool.wait(timeout_s):
+            slot = self._slots[number]
             match report:
                 case Welcome():
-                    seat.is_open, seat.openings = True, 0
+                    slot.is_open, slot.openings = True, 0
                 case Refused(error=error):
-                    self._give_up(place, error)
+                    self._give_up(number, error)
                 case Lost(how=how):
-                    self._replace(place, how=how, failure=_LOST)
+                    self._replace(number, how=how, failure=_LOST)
                 case _:
-                    self._note(place, report, again=isinstance(report, Failure) and report.kind in _AGAIN)
+                    self._note(number, report, again=isinstance(report, Failure) and report.kind in _AGAIN)
 
     def _end_late_ones(self) -> None:
         now = time.monotonic()
-        for place, seat in enumerate(self._seats):
-            if seat.deadline is not None and seat.deadline <= now:
-                self._crew.stop(place)
-                self._replace(place, how=f"a candidate took longer than {self._time_limit_s:g} s", failure=_LATE)
+        for number, slot in enumerate(self._slots):
+            if slot.deadline is not None and slot.deadline <= now:
+                self._pool.stop(number)
+                self._replace(number, how=f"a candidate took longer than {self._time_limit_s:g} s", failure=_LATE)
 
-    def _replace(self, place: int, *, how: str, failure: Failure) -> None:
-        """Start a seat's worker anew; what it was at is tried elsewhere, or has this `failure`."""
-        seat = self._seats[place]
-        seat.openings = 1 if seat.is_open else seat.openings + 1
-        seat.is_open = False
-        if seat.task is not None:
-            self._note(place, failure, again=True)
-            # The worker that failed is gone, so that its seat is as good as any.
-        if seat.openings > _OPENINGS:
-            self._give_up(place, RunError(f"no worker can be started any more ({how}). Add --resume to go on later."))
+    def _replace(self, number: int, *, how: str, failure: Failure) -> None:
+        """Start a slot's worker again; its current job is tried on another worker, or gets this `failure`."""
+        slot = self._slots[number]
+        slot.openings = 1 if slot.is_open else slot.openings + 1
+        slot.is_open = False
+        if slot.queued is not None:
+            self._note(number, failure, again=True)
+            # The failed worker has ended, so its slot may get the job again.
+        if slot.openings > _OPENINGS:
+            self._give_up(
+                number, RunError(f"no worker can be started any more ({how}). Add --resume to continue later.")
+            )
             return
-        _log.warning("worker %d is lost (%s); another takes its place.", place + 1, how)
-        self._crew.start(place)
+        _log.warning("worker %d is lost (%s); a new one replaces it.", number + 1, how)
+        self._pool.start(number)
 
-    def _give_up(self, place: int, error: EvovlmError) -> None:
-        seat = self._seats[place]
-        seat.is_open, seat.is_given_up = False, True
-        self._crew.stop(place)
-        if all(each.is_given_up for each in self._seats):
+    def _give_up(self, number: int, error: EvovlmError) -> None:
+        slot = self._slots[number]
+        slot.is_open, slot.is_given_up = False, True
+        self._pool.stop(number)
+        if all(each.is_given_up for each in self._slots):
             raise error
-        _log.warning("worker %d cannot be started again, the others go on without it: %s", place + 1, error)
+        _log.warning("worker %d cannot be started again; the others continue without it: %s", number + 1, error)
 
-    def _note(self, place: int, outcome: Evaluation | Failure, *, again: bool) -> None:
-        """Take a seat's outcome; one of a round that is not waited for any more goes nowhere."""
-        seat = self._seats[place]
-        task, this = seat.task, seat.round
-        seat.task = seat.round = seat.deadline = None
-        if task is None or this is None:
+    def _note(self, number: int, outcome: Evaluation | Failure, *, again: bool) -> None:
+        """Take a slot's outcome; that of a round which the caller has left is dropped."""
+        slot = self._slots[number]
+        queued, this = slot.queued, slot.round
+        slot.queued = slot.round = slot.deadline = None
+        if queued is None or this is None:
             return
-        if again and task.tried == 1:
-            task.failed_at = place if seat.is_open else None
-            this.waiting.appendleft(task)
+        if again and queued.tried == 1:
+            queued.failed_at = number if slot.is_open else None
+            this.waiting.appendleft(queued)
         else:
-            this.found[task.number] = outcome
+            this.found[queued.number] = outcome

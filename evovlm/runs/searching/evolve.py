@@ -13,7 +13,7 @@ from pathlib import Path
 from evovlm.errors import OutputExists, RunError, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.objective import Objective
-from evovlm.evaluation.workers.jobs import InProcess, Place, Workers
+from evovlm.evaluation.workers.jobs import InProcess, Workers, WorkerSettings
 from evovlm.files import inner_folder, write_file
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import recipe_to_yaml
@@ -252,7 +252,7 @@ def open_evaluator(
     config: SearchConfig, template: Template, *, parents: Mapping[str, Parent] | None = None
 ) -> Evaluator:
     """Open the models and tasks of a config in this process, for what its `parents` score where a constraint asks."""
-    return opening_of(config, template, parents=parents or {}).open(Place(device=config.device)).evaluator
+    return opening_of(config, template, parents=parents or {}).open(WorkerSettings(device=config.device)).evaluator
 
 
 def _written_result(run: Run, *, peak: Mapping[str, int] | None) -> RunResult:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from evovlm.errors import ConfigError
-from evovlm.evaluation.workers.jobs import EvaluatorOpening, Place, Workers
+from evovlm.evaluation.workers.jobs import EvaluatorOpening, Workers, WorkerSettings
 from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.merging.merge import default_threads
@@ -48,11 +48,11 @@ def open_workers(
             cpus_per_worker=config.ray.cpus_per_worker,
             memory_bytes=memory_bytes,
         )
-        crew = RayActors.connect(opening, settings=settings, device=config.device)
-        return Supervisor.open(crew, time_limit_s=config.time_limit_s)
+        pool = RayActors.connect(opening, settings=settings, device=config.device)
+        return Supervisor.open(pool, time_limit_s=config.time_limit_s)
     if config.workers == 1 and config.time_limit_s is None:
-        return opening.open(Place(device=config.device))
-    processes = LocalProcesses(opening, places=places(config.workers, device=config.device))
+        return opening.open(WorkerSettings(device=config.device))
+    processes = LocalProcesses(opening, settings=worker_settings(config.workers, device=config.device))
     return Supervisor.open(processes, time_limit_s=config.time_limit_s)
 
 
@@ -69,14 +69,14 @@ def check_device(config: SearchConfig, template: Template) -> None:
         )
 
 
-def places(n_workers: int, *, device: str) -> Sequence[Place]:
+def worker_settings(n_workers: int, *, device: str) -> Sequence[WorkerSettings]:
     """Return where the workers of this machine work: on its GPUs in turn where it has any, with a share of its cores.
 
     OMP_NUM_THREADS, where it is set, is how many threads each has.
     """
     threads = default_threads() if os.environ.get("OMP_NUM_THREADS") else max(1, default_threads() // n_workers)
     return [
-        Place(device=device_of(worker, device=device), threads=threads, n_sharing=n_workers)
+        WorkerSettings(device=device_of(worker, device=device), threads=threads, n_sharing=n_workers)
         for worker in range(n_workers)
     ]
 
