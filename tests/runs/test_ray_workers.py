@@ -104,7 +104,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused_with_how_many_fi
     config: EvolveConfig, cluster: Any, tmp_path: Path
 ) -> None:
     # Four, or six while the cluster still counts a node that another test has killed.
-    fit = r"9 workers with 2 CPUs and .* GB of memory each do not .* \(.*CPUs.*\); ([46]) fit.\n    Set workers to \1 or fewer"
+    fit = r"9 workers with 2 CPUs and .* each do not .* \(.*CPUs.*\); ([46]) fit.\n    Set workers to \1 or fewer"
     with pytest.raises(NotEnoughRoom, match=fit):
         evolve(on_ray(config, workers=9, cpus_per_worker=2.0), out=tmp_path / "run")
     with pytest.raises(NotEnoughRoom, match=r"1 workers with 0.5 CPUs and 1 GPUs each do not fit .* 0 fit"):
@@ -115,7 +115,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused_with_how_many_fi
 def test_workers_without_a_gpu_have_to_fit_in_the_memory_of_the_nodes(config: EvolveConfig, cluster: Any) -> None:
     searched = on_ray(config, workers=2).resolved(relative_to=None)
     template = searched.template(relative_to=None)
-    with pytest.raises(NotEnoughRoom, match=r"2 workers with 0.5 CPUs and 1000000.0 GB of memory each do not fit .* 0 fit"):
+    with pytest.raises(NotEnoughRoom, match=r"2 workers with 0.5 CPUs and 1000000.0 GB of memory each do not .* 0 fit"):
         open_workers(searched, template, parents={}, memory_bytes=10**15)
     # With GPUs, models are in theirs.
     with pytest.raises(NotEnoughRoom, match=r"2 workers with 0.5 CPUs and 1 GPUs each do not fit"):
