@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evovlm.evaluation.workers.jobs import Job, Place
+from evovlm.evaluation.workers.jobs import Job, WorkerSettings
 from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 
 TASK = "word_problems_ja"
@@ -25,7 +25,7 @@ class KnownCost:
     sources: tuple[str, ...]
     spread: float = 0.0
 
-    def open(self, place: Place) -> "KnownCostWorkers":  # noqa: ARG002 - costs the same everywhere
+    def open(self, settings: WorkerSettings) -> "KnownCostWorkers":  # noqa: ARG002 - costs the same everywhere
         """See Opening."""
         return KnownCostWorkers(self)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from known_cost import TASK, KnownCost
 
-from evovlm.evaluation.workers.jobs import Job, Place
+from evovlm.evaluation.workers.jobs import Job, WorkerSettings
 from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.runs.config.parameters import EvolveConfig
@@ -55,8 +55,8 @@ def known(seconds: float, workers: int, *, spread: float, population: int) -> di
     config = EvolveConfig.model_validate(document(candidates=3 * population, population=population))
     config = config.resolved(relative_to=None)
     opening = KnownCost(seconds=seconds, n_samples=SAMPLES, n_blocks=BLOCKS, sources=SOURCES, spread=spread)
-    crew = LocalProcesses(opening, places=[Place(device="cpu", threads=1)] * workers)
-    supervisor = Supervisor.open(crew)
+    pool = LocalProcesses(opening, settings=[WorkerSettings(device="cpu", threads=1)] * workers)
+    supervisor = Supervisor.open(pool)
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = open_search(Path(folder), config=config, workers=supervisor, journal=None, parents={})
@@ -84,7 +84,7 @@ def message_bytes() -> tuple[int, int]:
     space = config.space_for(dict.fromkeys(SOURCES, BLOCKS))
     job = Job(recipe=space.decode(space.initial))
     opening = KnownCost(seconds=0.0, n_samples=SAMPLES, n_blocks=BLOCKS, sources=SOURCES)
-    outcome = next(iter(opening.open(Place(device="cpu")).outcomes([job])))
+    outcome = next(iter(opening.open(WorkerSettings(device="cpu")).outcomes([job])))
     return len(pickle.dumps(job)), len(pickle.dumps(outcome))
 
 
