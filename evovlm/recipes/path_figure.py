@@ -5,8 +5,9 @@ from xml.sax.saxutils import escape
 
 from evovlm.recipes.layer_path import LayerPath
 
-# Okabe and Ito's palette, which people with any colour vision tell apart.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
+"""Okabe and Ito's palette, which people with any colour vision can distinguish; the last is grey instead of black."""
+
 _STEP, _ROW, _LEFT, _TOP, _BELOW = 16, 10, 44, 34, 64
 _SCALE_HEIGHT = 26.0
 
@@ -16,7 +17,7 @@ def path_svg(path: LayerPath) -> str:
     top_layer = max(step.layer for step in path.steps)
     height = _TOP + (top_layer + 1) * _ROW
     width = _LEFT + len(path) * _STEP + _STEP
-    colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(path.sources)}
+    colours = {name: SERIES_COLOURS[number % len(SERIES_COLOURS)] for number, name in enumerate(path.sources)}
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(width, 260)} {height + _BELOW}" '
         'font-family="sans-serif" font-size="10">',

@@ -18,6 +18,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from evovlm.recipes.path_figure import SERIES_COLOURS
 from evovlm.report.texts import Say
 
 WIDTH_IN = 4.8
@@ -55,7 +56,7 @@ PRINTED = Palette(
     muted="#5c6670",
     grid="#d9dee3",
     paper="#ffffff",
-    series=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"),
+    series=SERIES_COLOURS,
 )
 _ON_PAGE = Palette(
     ink="#010203",

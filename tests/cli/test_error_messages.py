@@ -156,7 +156,7 @@ CASES = (
         prepare=merging(lambda folder: (folder / "out").mkdir()),
         says=("out exists already", "Name a new folder", "--overwrite"),
     ),
-    Case(kind=NotEnoughRoom, prepare=no_room, says=("out: the result takes", "are free", "Make room")),
+    Case(kind=NotEnoughRoom, prepare=no_room, says=("out: the result takes", "are free", "Free space")),
     Case(kind=RunError, prepare=searching(lock), says=("run: another process is working in it", "Wait for it")),
     Case(
         kind=RunMismatch,

@@ -342,7 +342,7 @@ def test_a_small_disk_is_found_before_and_while_writing(
     if not foreseen:
         monkeypatch.setattr(writer, "check_space", lambda *_, **__: None)
         monkeypatch.setattr(preflight, "room_problems", lambda *_, **__: [])
-    says = ("the result takes", "are free", "Make room") if foreseen else ("the disk is full", "Free some space")
+    says = ("the result takes", "are free", "Free space") if foreseen else ("the disk is full", "Free some space")
     refused(evovlm("merge", recipe, "--out", small_disk / "out"), *says)
     assert list(small_disk.iterdir()) == []
 

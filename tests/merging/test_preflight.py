@@ -111,7 +111,7 @@ def test_a_shape_that_differs_in_every_block_is_told_once(models: Path, tmp_path
     found = preflight(template_of(str(models / "base"), str(wide)))
     assert len(found.problems) == 1
     assert "layers.0.mlp.up_proj.weight has shape" in str(found.problems[0])
-    assert "So it is in 1 more block." in str(found.problems[0])
+    assert "The same holds for 1 more block." in str(found.problems[0])
 
 
 def test_a_pair_that_does_not_fit_is_refused_before_the_download(open_hub: OpenHub, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_pair_that_does_not_fit_is_refused_before_the_download(open_hub: OpenH
     assert found.needs is not None
     # The base is host too, and is fetched once.
     assert found.needs.download_bytes == source.download_bytes + (base / "model.safetensors").stat().st_size
-    assert "does not let changed versions be shared" in found.warnings[-1]
+    assert "does not allow sharing changed versions" in found.warnings[-1]
     assert found.licence.licence is not None
     assert found.licence.licence.id == "cc-by-nc-nd-4.0"
     assert hub.sent["model.safetensors"] <= 2 * 100_001

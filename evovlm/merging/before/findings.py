@@ -1,4 +1,4 @@
-"""What a look at the models of a merge found: the models, what stands against it, what it needs and becomes."""
+"""What a preflight of a merge found: the models, problems and warnings, and what the merge needs and results in."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReport:
-    """One model of a merge, as its headers and its card describe it; sizes are those of all its weights."""
+    """One model of a merge, as its headers and its card describe it; sizes count all its weights."""
 
     name: str
     text: str
@@ -30,9 +30,9 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultSize:
-    """How large the merged model is: decoder blocks, weights, and bytes of weights on disk.
+    """The size of the merged model: decoder blocks, weights, and bytes of weights on disk.
 
-    `at_most`: it is the largest of those that a search can find.
+    `at_most` says that it is the largest model that a search can find.
     """
 
     n_blocks: int
@@ -42,7 +42,7 @@ class ResultSize:
 
     @staticmethod
     def like(checkpoint: Checkpoint) -> "ResultSize":
-        """Return the size of a checkpoint that is there already."""
+        """Return the size of an existing checkpoint."""
         places = checkpoint.places.values()
         return ResultSize(
             n_blocks=checkpoint.layout.n_blocks,
@@ -53,9 +53,9 @@ class ResultSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSize:
-    """How large a search is: its genes, how many of them pick among options, the candidates of a generation.
+    """The size of a search: its genes, how many of them choose among options, the candidates of a generation.
 
-    `generations` is how many of them the budget holds; None where that is not known beforehand.
+    `generations` is how many generations the budget allows; None if that is not known beforehand.
     """
 
     genes: int
@@ -66,9 +66,9 @@ class SearchSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What a look at the models found. `needs`, `result` and `search` are None when the models do not tell.
+    """What was found. `needs` and `result` are None if the models do not allow to compute them.
 
-    `search` is of a search alone.
+    `search` is only for searches, else None.
     """
 
     models: tuple[ModelReport, ...]
@@ -80,7 +80,7 @@ class Preflight:
     search: SearchSize | None = None
 
     def raise_problems(self) -> None:
-        """Raise the problem that was found; several are raised as one error that lists them all."""
+        """Raise the problem that was found; several problems are raised as one error that lists them all."""
         if len(self.problems) == 1:
             raise self.problems[0]
         if self.problems:
@@ -91,7 +91,7 @@ class Preflight:
             raise kind("\n".join([f"{len(self.problems)} problems:", *(f"  - {problem}" for problem in self.problems)]))
 
     def as_json(self) -> Mapping[str, object]:
-        """Return it as plain values."""
+        """Return everything as plain values."""
         return {
             "ok": not self.problems,
             "models": [asdict(model) for model in self.models],

@@ -1,4 +1,4 @@
-"""What a merge takes of disk, network and memory, and what there is of each."""
+"""The disk space, download and memory that a merge needs, and how much of each is available."""
 
 import math
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ _WORKING_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a merge takes, and what there is of it (None: cannot be told). Memory is an estimate from above.
+    """What a merge needs, and what is available (None: unknown). Memory is an upper estimate.
 
-    `meanwhile_bytes` lie beside the result until it is written.
+    `meanwhile_bytes` are on the disk beside the result until it is written.
     """
 
     result_bytes: int
@@ -35,7 +35,7 @@ class Needs:
 
 
 class ModelMemory(NamedTuple):
-    """A model that is to stay in memory: bytes for each of its numbers (None: as stored), and the memory it goes to."""
+    """How a model is kept in memory: bytes for each of its numbers (None: as stored), and which memory."""
 
     bytes_per_number: int | None
     where: str
@@ -51,9 +51,9 @@ def find_needs(
     resident: ModelMemory | None,
     beside: Sequence[Checkpoint] = (),
 ) -> Needs:
-    """Return what a merge of `n_models` models into `host` takes; without `out`, the current folder is the target.
+    """Return what a merge of `n_models` models into `host` needs; without `out`, the current folder is the target.
 
-    `beside` are models that stay in memory with a resident host.
+    `beside` are models that are kept in memory together with a resident host.
     """
     piece = CHUNK * _WORKING_BYTES * (n_models + 2)
     memory, available = default_threads() * piece, available_memory_bytes()
@@ -78,19 +78,19 @@ def find_needs(
 
 
 def room_problems(needs: Needs, *, out: Path | None) -> Sequence[NotEnoughRoom]:
-    """Return what the disks cannot hold: the download, and the result where it is to be written."""
+    """Return problems of the disks: not enough space for the download, or for the result."""
     found = []
     cache, fetched = cache_folder(), needs.download_bytes
     if needs.cache_free_bytes is not None and fetched > needs.cache_free_bytes:
         found.append(
             NotEnoughRoom(
-                f"{cache}: {gigabytes(fetched)} are to be fetched, and {gigabytes(needs.cache_free_bytes)} are free.\n"
-                "    Make room, or set HF_HUB_CACHE to a folder on a larger disk."
+                f"{cache}: the download takes {gigabytes(fetched)}, and {gigabytes(needs.cache_free_bytes)} are free.\n"
+                "    Free space, or set HF_HUB_CACHE to a folder on a larger disk."
             )
         )
     if out is None or needs.free_bytes is None:
         return found
-    # The result may go to the disk that the download fills first.
+    # The download may use the result's disk first.
     first = fetched if device_number(out) == device_number(cache) else 0
     if needs.result_bytes + needs.meanwhile_bytes + first > needs.free_bytes:
         beside = f" and {gigabytes(needs.meanwhile_bytes)} meanwhile" if needs.meanwhile_bytes else ""
@@ -98,14 +98,14 @@ def room_problems(needs: Needs, *, out: Path | None) -> Sequence[NotEnoughRoom]:
         found.append(
             NotEnoughRoom(
                 f"{out}: the result takes {gigabytes(needs.result_bytes)}{beside}, and {gigabytes(needs.free_bytes)} "
-                f"are free{after}.\n    Make room, or name a folder on a larger disk."
+                f"are free{after}.\n    Free space, or name a folder on a larger disk."
             )
         )
     return found
 
 
 def memory_warnings(needs: Needs, resident: ModelMemory | None) -> Sequence[str]:
-    """Return a warning when memory may not suffice: an estimate from above, so no error."""
+    """Return a warning if memory may not suffice; not an error, since needs are an upper estimate."""
     if needs.memory_available_bytes is None or needs.memory_bytes <= needs.memory_available_bytes:
         return []
     where = resident.where if resident is not None else "memory"
@@ -116,5 +116,5 @@ def memory_warnings(needs: Needs, resident: ModelMemory | None) -> Sequence[str]
 
 
 def gigabytes(size_bytes: int) -> str:
-    """Return the size as people read it: "14.5 GB", "21.3 MB"."""
+    """Return the size for people: "14.5 GB", "21.3 MB"."""
     return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"

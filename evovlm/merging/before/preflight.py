@@ -34,10 +34,10 @@ _Found = TypeVar("_Found")
 def preflight_recipe(
     recipe: Recipe, *, out: Path | None = None, may_exist: bool = False, resident: ModelMemory | None = None
 ) -> Preflight:
-    """Look at a recipe without fetching weights; `out` and `resident` are those of `preflight`.
+    """Check a recipe of any kind without fetching weights; `out`, `may_exist` and `resident` are those of `preflight`.
 
-    With `resident`, the host and all sources of a path stay in memory.
-    Raises nothing that the user can mend: it is among the problems.
+    With `resident`, the host and all sources of a path are kept in memory. What the user can fix is not raised but
+    returned among the problems.
     """
     match recipe:
         case LayerPathMerge():
@@ -51,11 +51,10 @@ def preflight_recipe(
 def preflight(
     template: MergeTemplate, *, out: Path | None = None, may_exist: bool = False, resident: ModelMemory | None = None
 ) -> Preflight:
-    """Look at a merge without fetching weights; a recipe's parameters are checked too.
+    """Check a merge without fetching weights; a recipe's parameters are checked too.
 
-    `out` is where the result is to be written (None: nowhere yet; `may_exist`: over what is there),
-    `resident` the model that a search keeps in memory.
-    Raises nothing that the user can mend: it is among the problems.
+    `out` is the target folder (None: not known yet; with `may_exist` it may be overwritten), `resident` says how a
+    search keeps the model in memory. What the user can fix is not raised but returned among the problems.
     """
     found = Gathered()
     method = found.attempt(lambda: get_method(template))
@@ -77,7 +76,7 @@ def preflight(
 
 
 def check_out(out: Path | None, found: "Gathered", *, may_exist: bool) -> None:
-    """Note when there is something where the result is to be written."""
+    """Note a problem if the target exists."""
     if out is not None and not may_exist and (out.exists() or out.is_symlink()):
         found.problems.append(
             OutputExists(f"{out} exists already.\n    Name a new folder; `merge --overwrite` replaces a model.")
@@ -92,10 +91,10 @@ def _summed_up(
     needs: Needs | None,
     result: ResultSize | None,
 ) -> Preflight:
-    """Return what was found, with what the models' licences say."""
+    """Return what was found, with the models' licences."""
     licences = {model.text: licence_of(model.checkpoint.folder) for model in models.values()}
     found.warnings += [
-        f"the licence of {name} does not let changed versions be shared: keep the merge to yourself."
+        f"the licence of {name} does not allow sharing changed versions: do not publish the merge."
         for name in forbids_sharing(licences)
     ]
     return Preflight(
@@ -109,7 +108,7 @@ def _summed_up(
 
 
 class Gathered:
-    """Problems and warnings, as they are found."""
+    """Collects problems and warnings."""
 
     def __init__(self) -> None:
         self.problems: list[EvovlmError] = []
@@ -131,7 +130,7 @@ def _refs(template: MergeTemplate) -> Mapping[str, ModelRef]:
 
 
 def _open_all(refs: Mapping[str, ModelRef], found: Gathered) -> Mapping[str, NamedCheckpoint]:
-    """Open the headers of every model that can be opened; the rest is among the problems."""
+    """Open the headers of every model that can be opened; the others become problems."""
     opened = {ref: found.attempt(partial(Checkpoint.open_headers, ref)) for ref in dict.fromkeys(refs.values())}
     return {
         name: NamedCheckpoint(name=name, text=ref.text, checkpoint=checkpoint)
@@ -145,11 +144,11 @@ def _compare(
 ) -> None:
     for model in others:
         found.problems += tensor_problems(model, host)
-    # What has other blocks is said already; its tensors would differ all over again.
+    # Another number of blocks is already a problem; all tensors would differ again.
     fitting = [model for model in others if model.checkpoint.layout.n_blocks == host.checkpoint.layout.n_blocks]
     base = next((model for model in fitting if model.name == "base"), None)
     sources = [model for model in fitting if model.name != "base"]
-    # Without the base that the recipe names, other rows would seem to be wanted.
+    # Without the recipe's base, the plan would ask for other rows.
     if base is not None or template.base is None:
         plan = partial(_plan, template, base=base, host=host, sources=sources, found=found)
         if all(model.checkpoint.has(name) for model in fitting for name in host.checkpoint.backbone_names()):
@@ -167,7 +166,7 @@ def _plan(
     sources: Sequence[NamedCheckpoint],
     found: Gathered,
 ) -> None:
-    """Plan result and rows as the merger will; raises what stands against the result as a whole."""
+    """Plan result and rows as the merger will; raises problems of the result as a whole."""
     result = ResultLayout.plan(
         base=base, host=host, sources=sources, vocabulary=template.vocabulary, config_from=template.config_from
     )
@@ -180,7 +179,7 @@ def _plan(
 
 
 def _check_dtypes(checkpoint: Checkpoint) -> None:
-    """Raise BrokenCheckpoint when the backbone does not hold plain floats."""
+    """Raise BrokenCheckpoint when the backbone contains other tensors than plain floats."""
     for name in checkpoint.backbone_names():
         checkpoint.plain_place(name)
 
@@ -203,7 +202,7 @@ def _check_parameters(
 
 
 def _report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelReport:
-    """Return what a model's headers and card say."""
+    """Return a report of a model's headers and card."""
     checkpoint = model.checkpoint
     on_hub = ref.find()
     codes = sorted({checkpoint.place(name).dtype_code for name in checkpoint.backbone_names()})
@@ -230,13 +229,13 @@ def _report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelR
 def _find_needs(
     host: Checkpoint, reports: Sequence[ModelReport], *, out: Path | None, resident: ModelMemory | None
 ) -> Needs:
-    # A model may have several parts, and is fetched once.
+    # A model may have several roles in the merge, and is fetched once.
     downloads = {report.text: report.download_bytes for report in reports}
     return find_needs(host, n_models=len(downloads), download_bytes=sum(downloads.values()), out=out, resident=resident)
 
 
 def _without_repeats(problems: Sequence[EvovlmError]) -> Sequence[EvovlmError]:
-    """Return the problems with one for all blocks where it is the same in many."""
+    """Return the problems, with one for all blocks in place of the same problem in several blocks."""
     first: dict[tuple[type[EvovlmError], str], EvovlmError] = {}
     counts: dict[tuple[type[EvovlmError], str], int] = {}
     for problem in problems:
@@ -251,7 +250,7 @@ def _without_repeats(problems: Sequence[EvovlmError]) -> Sequence[EvovlmError]:
 
 def _in_many(message: str, more: int) -> str:
     head, *rest = message.split("\n", 1)
-    return "\n".join([f"{head} So it is in {more} more block{'s' if more > 1 else ''}.", *rest])
+    return "\n".join([f"{head} The same holds for {more} more block{'s' if more > 1 else ''}.", *rest])
 
 
 def _preflight_path(
@@ -263,7 +262,7 @@ def _preflight_path(
     meanwhile_bytes: int = 0,
     merged: Collection[str] = (),
 ) -> Preflight:
-    """Look at a path; `merged` are the models that stand for a first stage's result."""
+    """Check a path; `merged` are the names of models that stand in for a first stage's result."""
     found = Gathered()
     refs = recipe.models()
     models = _open_all(refs, found)
@@ -280,7 +279,7 @@ def _preflight_path(
 
 
 def _compare_path(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint], found: Gathered) -> ResultSize | None:
-    """Note what does not fit; return the size of the result where all models are there and fit."""
+    """Note what does not fit; return the size of the result if all models were opened and fit."""
     problems = list(path_problems(recipe, models))
     found.problems += problems
     for model in models.values():
@@ -302,9 +301,9 @@ def _path_needs(
     resident: ModelMemory | None,
     merged: Collection[str],
 ) -> Needs:
-    # A model may have several parts, and is fetched once.
+    # A model may have several roles in the merge, and is fetched once.
     downloads = {report.text: report.download_bytes for report in reports}
-    # Every model is loaded once; what a first stage makes is another than the model it is made in.
+    # Every model is loaded once; a first stage's result is another model than its host.
     loaded = {(model.checkpoint.folder, name in merged): model.checkpoint for name, model in models.items()}
     host = models["host"].checkpoint
     del loaded[host.folder, "host" in merged]
@@ -321,7 +320,7 @@ def _path_needs(
 def _preflight_hybrid(
     recipe: HybridMerge, *, out: Path | None, may_exist: bool, resident: ModelMemory | None
 ) -> Preflight:
-    """Look at both stages; the first one's host stands for its result, whose blocks are of the same shapes."""
+    """Check both stages; the first stage's host stands in for its result, whose blocks have the same shapes."""
     first = preflight(recipe.ps)
     size_bytes = first.result.size_bytes if first.result else 0
     second = _preflight_path(
