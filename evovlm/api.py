@@ -20,12 +20,13 @@ from evovlm.tasks.task import parse_split
 __all__ = ["Recipe", "Run", "RunResult", "Scores", "WrittenCheckpoint", "evolve", "load_run", "merge", "score"]
 
 
-def evolve(config: str | Path, *, out: str | Path, resume: bool = False) -> RunResult:
+def evolve(config: str | Path, *, out: str | Path, resume: bool = False, allow_code: bool = False) -> RunResult:
     """Search for the recipe that makes the best merged model, as `evovlm evolve CONFIG --out OUT` does.
 
-    `config` is a YAML file, `out` the run's folder, which is new or, with `resume`, gone on with. Relative paths in the
-    config start at its folder. Raises ConfigError with all problems of the file, OutputExists, RunMismatch,
-    AllCandidatesFailed, ModelError, TaskError.
+    `config` is a YAML file, `out` the run's folder, which is new or, with `resume`, continued. Relative paths in the
+    config start at its folder. `allow_code` runs metric scripts and harness task files that it names: read them first.
+    Raises ConfigError with all problems of the file, CodeNotAllowed, which lists the files that would run,
+    OutputExists, RunMismatch, AllCandidatesFailed, ModelError, TaskError.
 
     >>> from pathlib import Path
     >>> import evovlm
@@ -45,7 +46,7 @@ def evolve(config: str | Path, *, out: str | Path, resume: bool = False) -> RunR
     True
     """
     path = Path(config)
-    return run_search(load_search(path), out=Path(out), relative_to=path.parent, resume=resume)
+    return run_search(load_search(path), out=Path(out), relative_to=path.parent, resume=resume, allow_code=allow_code)
 
 
 def load_run(folder: str | Path) -> Run:
@@ -97,13 +98,15 @@ def score(
     device: str = "auto",
     save: str | Path | None = None,
     resume: bool = False,
+    allow_code: bool = False,
 ) -> Scores:
     """Score models on tasks and compare each two of them, as `evovlm score MODEL... --task TASK` does.
 
     A model is a folder, a hub id, `zoo:NAME` or a recipe's YAML file; a task is a name that `evovlm tasks` lists, or
     the YAML file or folder of one of your own. `limit` takes the first samples only, `data` says where a task's data
-    lies, `save` is a new folder for every answer, with which a stopped scoring goes on by `resume`. Every score is in
-    [0, 1]. Raises TaskError, ConfigError, ModelError, OutputExists, RunMismatch.
+    lies, `save` is a new folder for every answer, with which a stopped scoring continues by `resume`. `allow_code` runs
+    metric scripts and harness task files: read them first. Every score is in [0, 1]. Raises CodeNotAllowed, which lists
+    these files, TaskError, ConfigError, ModelError, OutputExists, RunMismatch.
 
     >>> import evovlm
     >>> scores = evovlm.score(["model", "zoo:ja"], tasks="word_problems_ja", limit=2, device="cpu")
@@ -124,6 +127,7 @@ def score(
         device=device,
         save=None if save is None else Path(save),
         resume=resume,
+        allow_code=allow_code,
     )
 
 

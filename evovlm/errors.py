@@ -12,6 +12,7 @@
     ├── OutputError            a result cannot be written: the disk is full, no right to, another process at it
     │   └── OutputExists       a folder or file that would be overwritten
     ├── NotEnoughRoom          a disk that cannot hold what is to be fetched or written
+    ├── CodeNotAllowed         code that a file names would run, and --allow-code was not given
     ├── PluginError            a row that another installed package adds to a table cannot be used
     └── RunError
         ├── RunMismatch        resuming with another config, or a journal that is not this run's
@@ -73,6 +74,10 @@ class OutputExists(OutputError):
 
 class NotEnoughRoom(EvovlmError):
     """A disk cannot hold what is to be fetched or written."""
+
+
+class CodeNotAllowed(EvovlmError):
+    """Code that a file names would run, and the user has not allowed it."""
 
 
 class PluginError(EvovlmError):

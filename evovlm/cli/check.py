@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evovlm.merging.before.findings import Preflight
+    from evovlm.runs.config.hybrid import HybridConfig
+    from evovlm.runs.config.search import SearchConfig
 
 FAILED = 2
 """The exit code for what the user can mend, as for every command."""
@@ -59,13 +61,33 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
 
         config = load_search(path).resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
-        return preflight_search(config, out=out)
+        return _with_code(preflight_search(config, out=out), config)
     if near_pictures is not None or near_threshold is not None:
         raise ConfigError(f"{path}: is no config of a search, whose pictures could be compared.")
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.merging.before.preflight import preflight_recipe
 
     return preflight_recipe(load_recipe(path, methods=METHODS), out=out)
+
+
+def _with_code(found: "Preflight", config: "SearchConfig | HybridConfig") -> "Preflight":
+    """Return the findings with a warning for each file that the search would run, and each task not looked into."""
+    from dataclasses import replace
+
+    from evovlm.errors import EvovlmError
+    from evovlm.tasks.catalogue import code_of_tasks
+    from evovlm.tasks.harness_name import HarnessName, is_harness_name
+
+    warnings: list[str] = []
+    for name in dict.fromkeys(task.name for stage in config.stages.values() for task in stage.tasks):
+        try:
+            code = code_of_tasks([name])
+        except EvovlmError as error:
+            return replace(found, problems=tuple({str(each): each for each in (*found.problems, error)}.values()))
+        warnings += [f"this search runs code: {each}; read it, then give evolve --allow-code" for each in code]
+        if is_harness_name(name) and HarnessName.parse(name).file is None:
+            warnings.append(f"{name}: not looked at, because that would run the harness's code")
+    return replace(found, warnings=(*found.warnings, *warnings))
 
 
 def _print(console: "Console", found: "Preflight") -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.allow_code import AllowCode, announce
+
 if TYPE_CHECKING:
     from evovlm.recipes.kinds import Recipe
     from evovlm.runs.config.hybrid import HybridConfig
@@ -31,6 +33,7 @@ def evolve(
         int | None,
         typer.Option("--workers", min=1, help="So many models at work at a time; the result is the same."),
     ] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
     from evovlm.cli.signals import stopping
@@ -46,7 +49,7 @@ def evolve(
     if checkpoint is not None:
         refuse_existing(checkpoint)
     with stopping(flag="--resume"):
-        result = _search(loaded, config=config, out=out, resume=resume)
+        result = _search(loaded, config=config, out=out, resume=resume, allow_code=allow_code)
         if checkpoint is not None:
             _write_winner(result.recipe, checkpoint)
     if as_json:
@@ -70,11 +73,17 @@ def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
         write_checkpoint(recipe, checkpoint, observer=progress)
 
 
-def _search(loaded: "SearchConfig | HybridConfig", *, config: Path, out: Path, resume: bool) -> "RunResult":
+def _search(
+    loaded: "SearchConfig | HybridConfig", *, config: Path, out: Path, resume: bool, allow_code: bool
+) -> "RunResult":
     """Run the search, or the two of a hybrid, each with a display of its own."""
     from evovlm.cli.progress import SearchProgress
     from evovlm.runs.searching.evolve import run_search
+    from evovlm.tasks.catalogue import code_of_tasks
 
+    if allow_code:
+        stages = loaded.resolved(relative_to=config.parent).stages.values()
+        announce(code_of_tasks(task.name for stage in stages for task in stage.tasks))
     shown: list[SearchProgress] = []
 
     def show(stage: str) -> SearchProgress:
@@ -84,7 +93,9 @@ def _search(loaded: "SearchConfig | HybridConfig", *, config: Path, out: Path, r
         return shown[-1]
 
     try:
-        return run_search(loaded, out=out, relative_to=config.parent, resume=resume, observe=show)
+        return run_search(
+            loaded, out=out, relative_to=config.parent, resume=resume, observe=show, allow_code=allow_code
+        )
     finally:
         for display in shown:
             display.close()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.allow_code import AllowCode, announce
 from evovlm.cli.completion import complete_extractors, complete_gates, complete_metrics
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def grade(
     rows_at: Annotated[str | None, typer.Option(help="Where in a JSON object the rows are: KEY/KEY.")] = None,
     device: Annotated[str, typer.Option("--device", help="For clip_score: auto, cpu, cuda, cuda:1, ...")] = "auto",
     save: Annotated[Path | None, typer.Option("--save", help="Write every answer's score to this JSONL file.")] = None,
+    allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score saved predictions, without any model; compare two files of the same samples."""
@@ -65,12 +67,18 @@ def grade(
     from evovlm.evaluation.grading import grade as grade_predictions
     from evovlm.evaluation.predictions import Columns, read_predictions
     from evovlm.files import refuse_existing, write_new_file
+    from evovlm.foreign_code import require_allowed
+    from evovlm.tasks.metrics.library_metric import PREFIX, metric_code
 
     if len(files) > 2 or (save is not None and len(files) > 1):
         what = "--save keeps the scores of" if len(files) == 2 else "grade takes"
         raise ConfigError(f"{len(files)} files were named; {what} one file{'' if len(files) == 2 else ', or two'}.")
     if save is not None:
         refuse_existing(save)
+    if metric is not None and metric.startswith(PREFIX):
+        code = metric_code(metric)
+        require_allowed(code, allow_code=allow_code)
+        announce(code)
     choice = ScoringChoice(metric=metric, extractor=extractor, gate=gate, clip_model=clip_model)
     columns = Columns(
         prediction=prediction_column,
@@ -83,7 +91,7 @@ def grade(
     for file in files:
         with Waiting(f"scoring {file.name}"):
             read = read_predictions(file, columns=columns, rows_at=rows_at, needs_references=metric != "clip_score")
-            graded.append(grade_predictions(read, choice, device=device))
+            graded.append(grade_predictions(read, choice, device=device, allow_code=allow_code))
     compared = compare_graded(*graded) if len(graded) == 2 else {}
     if save is not None:
         write_new_file(save, _saved_lines(graded[0]))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.allow_code import AllowCode, announce
+
 if TYPE_CHECKING:
     from evovlm.report.content import RunContent, RunsContent
 
@@ -28,6 +30,7 @@ def report(
             "--score", help="First have the winner, its parents and the equal-weights merge answer the report split."
         ),
     ] = False,
+    allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Make one HTML file of a run: what was found, how sure it is, what the recipe does, every answer."""
@@ -43,7 +46,7 @@ def report(
     for new in ([page] if out or several else []) + ([figures] if figures else []):
         check_new(new)
     if score:
-        _score(runs)
+        _score(runs, allow_code=allow_code)
     content = _read(runs)
     write_file(page, _html(content, language=lang))
     files = write_figures(figures, content, language=lang) if figures is not None else ()
@@ -67,18 +70,23 @@ def report(
         typer.launch(page.resolve().as_uri())
 
 
-def _score(runs: list[Path]) -> None:
+def _score(runs: list[Path], *, allow_code: bool) -> None:
     from evovlm.cli.progress import ScoreProgress
     from evovlm.cli.signals import stopping
+    from evovlm.foreign_code import require_allowed
     from evovlm.runs.run import Run
-    from evovlm.runs.scores.contenders import score_missing
+    from evovlm.runs.scores.contenders import report_tasks, score_missing
+    from evovlm.tasks.catalogue import code_of_tasks
 
     progress = ScoreProgress()
     with stopping(), closing(progress):
         for folder in runs:
             run = Run.open(folder)
             run.check_begun()
-            score_missing(run, observer=progress)
+            code = code_of_tasks(choice.name for choice in report_tasks(run.config))
+            require_allowed(code, allow_code=allow_code)
+            announce(code)
+            score_missing(run, allow_code=allow_code, observer=progress)
 
 
 def _read(runs: list[Path]) -> "RunContent | RunsContent":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.allow_code import AllowCode, announce
 from evovlm.cli.completion import complete_models, complete_prompts, complete_tasks
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def score(
             "--task",
             "-t",
             help="A task (`evovlm tasks` lists them), a task file, or lm_eval:NAME_OR_FILE[#METRIC[,FILTER]] "
-            "(lm-evaluation-harness; its task files run code); T1,T2 for several, or repeat.",
+            "(lm-evaluation-harness; its task files need --allow-code); T1,T2 for several, or repeat.",
             autocompletion=complete_tasks,
         ),
     ],
@@ -55,6 +56,7 @@ def score(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     save: Annotated[Path | None, typer.Option("--save", help="Keep every answer in this new folder, as JSONL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what --save kept in its folder.")] = False,
+    allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score models on the report split of one or more tasks, and compare each two of them."""
@@ -62,7 +64,8 @@ def score(
     from evovlm.cli.rendering import json_text
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
-    from evovlm.tasks.catalogue import check_task_names
+    from evovlm.foreign_code import require_allowed
+    from evovlm.tasks.catalogue import check_task_names, code_of_tasks
     from evovlm.tasks.task import parse_split
 
     if resume and save is None:
@@ -71,6 +74,9 @@ def score(
     places = _places(data or [], names)
     # A slip in a name is told before torch is loaded, which takes seconds.
     check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
+    code = code_of_tasks(names)
+    require_allowed(code, allow_code=allow_code)
+    announce(code)
 
     from evovlm.runs.scores.score_models import ask_models
 
@@ -88,6 +94,7 @@ def score(
             device=device,
             save=save,
             resume=resume,
+            allow_code=allow_code,
             observer=progress,
         )
     if as_json:

@@ -13,19 +13,33 @@ from evovlm.evaluation.answers import Answer, OpenTask, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
+from evovlm.foreign_code import require_allowed
 from evovlm.models.decoding.generation import generate
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
-from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.task import Decoding, Sample, Split, Task
 
 
-def open_task(choice: TaskChoice, split: Split) -> OpenTask:
-    """Read a task's samples, before any model is loaded; raises TaskError for a task or data that cannot be found."""
-    return HarnessTask.open(choice, split) if is_harness_name(choice.name) else SampleTask.open(choice, split)
+def open_tasks(choices: Sequence[TaskChoice], split: Split, *, allow_code: bool = False) -> list[OpenTask]:
+    """Read the samples of tasks, before any model is loaded.
+
+    Raises CodeNotAllowed, which lists the files of all tasks, for code that would run without `allow_code`; TaskError
+    for a task or data that cannot be found.
+    """
+    own_metric = (choice.name for choice in choices if choice.metric is None)
+    require_allowed(code_of_tasks(own_metric), allow_code=allow_code)
+    return [open_task(choice, split, allow_code=allow_code) for choice in choices]
+
+
+def open_task(choice: TaskChoice, split: Split, *, allow_code: bool = False) -> OpenTask:
+    """Read the samples of one task. Raises as `open_tasks` does."""
+    kind = HarnessTask if is_harness_name(choice.name) else SampleTask
+    return kind.open(choice, split, allow_code=allow_code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,15 +50,25 @@ class SampleTask:
     name: str
     decoding: Decoding
     samples: tuple[Sample, ...]
+    allow_code: bool = False
 
     @classmethod
-    def open(cls, choice: TaskChoice, split: Split) -> "SampleTask":
-        """Read the samples. Raises TaskError for an unknown task or decoding, missing data or a missing metric."""
+    def open(cls, choice: TaskChoice, split: Split, *, allow_code: bool = False) -> "SampleTask":
+        """Read the samples.
+
+        Raises CodeNotAllowed for a metric script without `allow_code`; TaskError for an unknown task or decoding,
+        missing data, or a metric that is missing.
+        """
         task = get_task(choice.name).with_prompt(choice.prompt)
+        if choice.metric is not None:
+            task = replace(task, scoring=replace(task.scoring, metric=choice.metric))
         check_scorer(task.scoring)
+        if task.scoring.metric.startswith(PREFIX):
+            # A script that cannot be loaded is found before a model is loaded.
+            open_scorer(task.scoring, allow_code=allow_code)
         decoding = task.decoding_named(choice.decoding)
         samples = task.samples(split, limit=choice.limit, data=choice.data)
-        return cls(task=task, name=task.name, decoding=decoding, samples=samples)
+        return cls(task=task, name=task.name, decoding=decoding, samples=samples, allow_code=allow_code)
 
     @property
     def measured(self) -> str:
@@ -69,9 +93,8 @@ class SampleTask:
                 "    Name a vision-language model, or a text task."
             )
         prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples], store=store)
-        return PreparedSamples(
-            opened=self, prompts=prompts, scorer=open_scorer(self.task.scoring, device=str(loaded.device))
-        )
+        scorer = open_scorer(self.task.scoring, device=str(loaded.device), allow_code=self.allow_code)
+        return PreparedSamples(opened=self, prompts=prompts, scorer=scorer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -171,8 +194,8 @@ def broken_logits(loaded: LoadedModel, error: FloatingPointError, *, asked: str)
 
 
 def score_model(
-    loaded: LoadedModel, *, tasks: Sequence[TaskChoice], split: Split = Split.REPORT
+    loaded: LoadedModel, *, tasks: Sequence[TaskChoice], split: Split = Split.REPORT, allow_code: bool = False
 ) -> tuple[ScoredTask, ...]:
-    """Score a loaded model as it is on a split of each task."""
+    """Score a loaded model as it is on a split of each task. Raises as `open_tasks` and `score_task` do."""
     store = FeatureStore()
-    return tuple(score_task(open_task(choice, split), loaded, store=store) for choice in tasks)
+    return tuple(score_task(task, loaded, store=store) for task in open_tasks(tasks, split, allow_code=allow_code))

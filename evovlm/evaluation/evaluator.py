@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from evovlm.errors import ConfigError, TaskError
-from evovlm.evaluation.answering import open_task
+from evovlm.evaluation.answering import open_tasks
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.resident import Resident, open_resident
@@ -41,18 +41,19 @@ class Evaluator:
         split: Split = Split.SEARCH,
         device: str = "auto",
         n_sharing: int = 1,
+        allow_code: bool = False,
     ) -> "Evaluator":
         """Open the models, load the host, and prepare every prompt and picture.
 
         `n_sharing` processes share the machine's memory, including this one. Without an `objective`, the fitness is the
         weighted mean of the tasks' scores. Raises TaskError for a report split or without a task that has weight, and
-        what opening the models raises.
+        what `open_tasks` and opening the models raise.
         """
         if split is not Split.SEARCH:
             raise TaskError("a search sees only search splits. Score its winner on the report split afterwards.")
         if not tasks or sum(choice.weight for choice in tasks) <= 0:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
-        opened = [open_task(choice, split) for choice in tasks]
+        opened = open_tasks(tasks, split, allow_code=allow_code)
         resident = open_resident(template, device=device, n_sharing=n_sharing)
         store = FeatureStore()
         prepared = tuple(task.prepare(resident.loaded, store=store) for task in opened)

@@ -60,14 +60,19 @@ class Graded:
         return {each.sample.id: found.score for each, found in zip(self.predictions, self.scores, strict=True)}
 
 
-def grade(predictions: Sequence[Prediction], choice: ScoringChoice, *, device: str = "auto") -> tuple[Graded, ...]:
+def grade(
+    predictions: Sequence[Prediction], choice: ScoringChoice, *, device: str = "auto", allow_code: bool = False
+) -> tuple[Graded, ...]:
     """Score predictions, task by task in the order of their first prediction.
 
     Raises TaskError, naming the row, for references that the metric cannot compare with, and what `open_scorer` does.
     """
     tasks = dict.fromkeys(each.task for each in predictions)
     scorings = {task: choice.over(task) for task in tasks}
-    scorers = {scoring: open_scorer(scoring, device=device) for scoring in dict.fromkeys(scorings.values())}
+    scorers = {
+        scoring: open_scorer(scoring, device=device, allow_code=allow_code)
+        for scoring in dict.fromkeys(scorings.values())
+    }
     graded = []
     for task, scoring in scorings.items():
         chosen = tuple(each for each in predictions if each.task == task)

@@ -4,8 +4,9 @@
     lm_eval:gsm8k#exact_match,flexible-extract      with this metric and filter
     lm_eval:my-task.yaml#acc                        a task file of the harness
 
-Prompts, examples, filters and metrics are the harness's own; only the model is ours. A task file of the harness is a
-program: its templates and functions run. Name only files that you trust.
+Prompts, examples, filters and metrics are the harness's own; only the model is ours. A task file is a program: its
+templates and functions run, and only where the user allowed it (foreign_code.py). The tasks that the harness ships are
+code that the user installed.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from typing import Any
 from evovlm.errors import TaskError
 from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches
+from evovlm.foreign_code import require_allowed
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.tasks.harness_name import HARNESS, HarnessName
@@ -43,17 +45,20 @@ class HarnessTask:
     task: Any
 
     @classmethod
-    def open(cls, choice: TaskChoice, split: Split) -> "HarnessTask":
-        """Load the task and its documents. Raises TaskError when the task, split, metric or filter does not exist.
+    def open(cls, choice: TaskChoice, split: Split, *, allow_code: bool = False) -> "HarnessTask":
+        """Load the task and its documents.
+
+        Raises CodeNotAllowed for a task file without `allow_code`, TaskError when the task, split, metric or filter
+        does not exist.
 
         The report split is what the harness itself scores: the test documents, or the validation documents if there are
         no test documents. The search split is another one: the validation documents, else the training documents; none
         of them is reported.
         """
-        if (choice.data, choice.decoding, choice.prompt) != (None, None, None):
+        if any(each is not None for each in (choice.data, choice.decoding, choice.prompt, choice.metric)):
             raise TaskError(f"{choice.name}: a harness task has its own data, decoding and prompt; leave yours out.")
         wanted = HarnessName.parse(choice.name)
-        task = _load_task(wanted)
+        task = _load_task(wanted, allow_code=allow_code)
         if split is Split.SEARCH:
             _keep_from_the_report(task, name=choice.name)
         opened = cls(
@@ -190,8 +195,9 @@ def _said(row: Mapping[str, Any]) -> str:
     return str(row["arguments"][best][1]).strip()
 
 
-def _load_task(name: HarnessName) -> Any:
+def _load_task(name: HarnessName, *, allow_code: bool) -> Any:
     spec = name.spec
+    require_allowed(name.code, allow_code=allow_code)
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -205,8 +211,6 @@ def _load_task(name: HarnessName) -> Any:
     # It logs its defaults as warnings, once for each document.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     is_file = name.file is not None
-    if name.file is not None and not name.file.is_file():
-        raise TaskError(f"{HARNESS}{spec}: this file was not found.")
     try:
         manager = TaskManager(include_defaults=not is_file)
         if not is_file and spec not in manager.all_tasks:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TypeAlias
 
 from evovlm.errors import TaskError
-from evovlm.tasks.metrics.library_metric import PREFIX, check_library_metric
+from evovlm.tasks.metrics.library_metric import PREFIX, LibraryMetric, metric_code, open_library_metric
 from evovlm.tasks.metrics.scoring import Measured, SampleScore, Scoring
 from evovlm.tasks.metrics.table import Metric, check_scoring, gated, score_answer
 from evovlm.tasks.sample import Sample
@@ -17,11 +17,11 @@ _CLIP_SCORE_FACTOR = 2.5
 
 
 def check_scorer(scoring: Scoring) -> Metric:
-    """Return the metric of a scoring. Raises TaskError as `open_scorer` does, but loads no model."""
+    """Return the metric of a scoring. Raises TaskError as `open_scorer` does, but loads no model and runs no script."""
     metric = check_scoring(scoring)
     if scoring.metric.startswith(PREFIX):
-        check_library_metric(scoring.metric)
-    if metric.measure is None and scoring.clip_model is None:
+        metric_code(scoring.metric)
+    elif metric.measure is None and scoring.clip_model is None:
         raise TaskError(
             f"The metric {scoring.metric} compares answers with pictures and needs an open_clip model.\n"
             "    Name one with the task's `clip_model` or --clip-model, for example ViT-B-32:laion2b_s34b_b79k."
@@ -29,16 +29,26 @@ def check_scorer(scoring: Scoring) -> Metric:
     return metric
 
 
-def open_scorer(scoring: Scoring, *, device: str = "auto") -> Scorer:
-    """Return a function that scores an answer to a sample; the model of a metric that needs one is loaded now.
+def open_scorer(scoring: Scoring, *, device: str = "auto", allow_code: bool = False) -> Scorer:
+    """Return what scores an answer to a sample; a metric's model or script is loaded now.
 
-    Raises TaskError for a metric, extractor or gate that does not exist, or a metric's script or model that is not
-    named or not available, and what `load_clip` raises.
+    Raises CodeNotAllowed for a metric script without `allow_code`; TaskError for a metric, extractor or gate that does
+    not exist, or a metric's script or model that is not named or not available; and what `load_clip` raises.
     """
     metric = check_scorer(scoring)
+    if scoring.metric.startswith(PREFIX):
+        return _library_scorer(scoring, open_library_metric(scoring.metric, allow_code=allow_code))
     if metric.measure is not None or scoring.clip_model is None:
         return partial(score_answer, scoring)
     return _open_clip_scorer(scoring, scoring.clip_model, device=device)
+
+
+def _library_scorer(scoring: Scoring, metric: LibraryMetric) -> Scorer:
+    def score(sample: Sample, text: str) -> SampleScore:
+        measured = Measured(values=metric.values(references=sample.references, text=text))
+        return gated(measured, sample=sample, text=text, gate=scoring.gate, numeric=False)
+
+    return score
 
 
 def _open_clip_scorer(scoring: Scoring, clip_model: str, *, device: str) -> Scorer:

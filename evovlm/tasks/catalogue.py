@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from evovlm.errors import TaskError
+from evovlm.foreign_code import ForeignCode
 from evovlm.plugins import Table
 from evovlm.recipes.problems import did_you_mean
-from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.harness_name import HarnessName, is_harness_name
+from evovlm.tasks.metrics.library_metric import PREFIX, metric_code
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.tasks.own.task_file import is_own_task, load_own_task
 from evovlm.tasks.prompts import CHAT
@@ -301,3 +303,17 @@ def check_task_names(names: Iterable[str], *, split: Split, decoding: str | None
             task.check_split(split)
             task.decoding_named(decoding)
             task.with_prompt(prompt)
+
+
+def code_of_tasks(names: Iterable[str]) -> tuple[ForeignCode, ...]:
+    """Return the files that scoring these tasks would run: metric scripts and task files of the harness; runs nothing.
+
+    Raises TaskError or ConfigError for a task or file that does not exist.
+    """
+    found: list[ForeignCode] = []
+    for name in names:
+        if is_harness_name(name):
+            found += HarnessName.parse(name).code
+        elif (metric := get_task(name).scoring.metric).startswith(PREFIX):
+            found += metric_code(metric)
+    return tuple(dict.fromkeys(found))

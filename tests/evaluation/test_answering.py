@@ -7,11 +7,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from evovlm.errors import TaskError
-from evovlm.evaluation.answering import open_task, score_model
+from evovlm.errors import CodeNotAllowed, TaskError
+from evovlm.evaluation.answering import open_task, open_tasks, score_model
 from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice, task_score
 from evovlm.models.loading import load_model
-from evovlm.tasks.metrics.library_metric import ALLOW_VARIABLE
 from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.task import Sample, Split
 from tests.pico_clip import pico_clip
@@ -103,10 +102,12 @@ def test_an_own_task_is_scored_by_the_clip_model_beside_it(models: Path, tmp_pat
     assert answer.score.unscored is None or not answer.text
 
 
-def test_a_metric_that_cannot_be_had_is_told_before_a_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(ALLOW_VARIABLE, raising=False)
-    path = own_task(tmp_path, metric="evaluate:somebody/metric")
-    with pytest.raises(TaskError, match=ALLOW_VARIABLE):
-        open_task(TaskChoice(name=str(path)), Split.REPORT)
+def test_code_that_the_user_has_not_allowed_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    names = [str(own_task(tmp_path / part, metric=f"evaluate:{part}/metric")) for part in ("one", "two")]
+    choices = [TaskChoice(name=name) for name in names]
+    with pytest.raises(CodeNotAllowed, match="hub:one/metric"):
+        open_task(choices[0], Split.REPORT)
+    with pytest.raises(CodeNotAllowed, match=r"hub:one/metric(.|\n)*hub:two/metric"):
+        open_tasks(choices, Split.REPORT)
+    opened = open_task(TaskChoice(name=names[0], metric="exact_match"), Split.REPORT)
+    assert opened.measured.startswith("exact_match")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evovlm.errors import TaskError
+from evovlm.errors import CodeNotAllowed, TaskError
 from evovlm.evaluation.answering import open_task, score_model
 from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
@@ -95,7 +95,7 @@ def loaded(models: Path) -> LoadedModel:
 
 
 def scored(loaded: LoadedModel, name: str, split: Split = Split.REPORT, limit: int | None = None) -> ScoredTask:
-    return score_model(loaded, tasks=[TaskChoice(name=name, limit=limit)], split=split)[0]
+    return score_model(loaded, tasks=[TaskChoice(name=name, limit=limit)], split=split, allow_code=True)[0]
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_a_task_that_would_show_the_report_to_a_search_is_refused(
         changes = {"dataset_kwargs": {"data_files": {"train": test, "test": test}}}
     name = task_file(files, GENERATED, **changes)
     with pytest.raises(TaskError, match=message):
-        open_task(TaskChoice(name=name), Split.SEARCH)
-    open_task(TaskChoice(name=name), Split.REPORT)
+        open_task(TaskChoice(name=name), Split.SEARCH, allow_code=True)
+    open_task(TaskChoice(name=name), Split.REPORT, allow_code=True)
 
 
 def test_a_search_takes_it_as_a_fitness(models: Path, files: Path) -> None:
     merge = template(models)
     name = task_file(files, CHOSEN) + "#acc_norm"
-    evaluator = Evaluator.open(merge, tasks=[TaskChoice(name=name)], device="cpu")
+    evaluator = Evaluator.open(merge, tasks=[TaskChoice(name=name)], device="cpu", allow_code=True)
     first = evaluator.evaluate(recipe(merge, 0.9, 0.1))
     other = evaluator.evaluate(recipe(merge, 0.1, 2.0))
     again = evaluator.evaluate(recipe(merge, 0.9, 0.1))
@@ -195,7 +195,7 @@ def test_what_is_no_score_is_told_before_a_model_is_loaded(
     files: Path, settings: dict[str, object], changes: dict[str, object], chosen: str, message: str
 ) -> None:
     with pytest.raises(TaskError, match=message):
-        open_task(TaskChoice(name=task_file(files, settings, **changes) + chosen), Split.REPORT)
+        open_task(TaskChoice(name=task_file(files, settings, **changes) + chosen), Split.REPORT, allow_code=True)
 
 
 def test_sampling_is_refused(loaded: LoadedModel, files: Path) -> None:
@@ -231,3 +231,22 @@ def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch: pyt
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="this file was not found"):
         open_task(TaskChoice(name=f"lm_eval:{tmp_path / 'nowhere.yaml'}"), Split.REPORT)
+
+
+def test_no_task_file_runs_unless_the_user_allows_it(files: Path) -> None:
+    ran = files / "ran"
+    (files / "traps.py").write_text(
+        f"import pathlib\npathlib.Path({str(ran)!r}).touch()\ndef text(doc):\n    return 'x'\n", encoding="utf-8"
+    )
+    name = task_file(files, GENERATED)
+    path = Path(name.removeprefix("lm_eval:"))
+    (files / "_shared").write_text("doc_to_text: !function traps.text\n", encoding="utf-8")
+    rest = path.read_text(encoding="utf-8").replace("doc_to_text:", "description:")
+    path.write_text(f"include: _shared\n{rest}", encoding="utf-8")
+    with pytest.raises(CodeNotAllowed, match="--allow-code") as refused:
+        open_task(TaskChoice(name=name), Split.REPORT)
+    for file in (path, files / "_shared", files / "traps.py"):
+        assert f"    {file} (" in str(refused.value)
+    assert not ran.exists()
+    open_task(TaskChoice(name=name), Split.REPORT, allow_code=True)
+    assert ran.exists()

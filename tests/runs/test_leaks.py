@@ -15,7 +15,6 @@ from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import evolve
 from evovlm.tasks import task as task_module
 from evovlm.tasks.emoji_pictures import NOTO_FONT_VARIABLE
-from evovlm.tasks.metrics.library_metric import ALLOW_VARIABLE
 from tests.pico_clip import pico_clip
 from tests.runs.conftest import WriteConfig
 from tests.runs.test_evolve import Watcher
@@ -174,16 +173,15 @@ def test_a_guard_s_model_that_is_not_there_is_a_problem(write_config: WriteConfi
     assert ["CLIP model './clip': folder not found" in str(problem) for problem in found.problems] == [True]
 
 
-def test_a_metric_that_cannot_be_had_is_a_problem(
-    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(ALLOW_VARIABLE, raising=False)
+def test_a_metric_that_is_missing_is_a_problem_and_none_is_run(write_config: WriteConfig, tmp_path: Path) -> None:
     name = own_task(tmp_path)
     text = (tmp_path / name).read_text(encoding="utf-8")
-    (tmp_path / name).write_text(text.replace("metric: accuracy", "metric: evaluate:somebody/metric"), encoding="utf-8")
+    (tmp_path / name).write_text(text.replace("metric: accuracy", "metric: evaluate:./trap.py"), encoding="utf-8")
+    (tmp_path / "trap.py").write_text("raise SystemExit('a trap')", encoding="utf-8")
     resolved = load_config(write_config({"tasks": [{"name": name}]})).resolved(relative_to=tmp_path)
-    found = preflight_search(resolved)
-    assert [ALLOW_VARIABLE in str(problem) for problem in found.problems] == [True]
+    assert preflight_search(resolved).problems == ()
+    (tmp_path / "trap.py").rename(tmp_path / "gone.py")
+    assert "no metric script" in str(preflight_search(resolved).problems[0])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import evaluate
 import pytest
 
 import evovlm.tasks.evaluate_modules
-from evovlm.errors import TaskError
-from evovlm.tasks.metrics.library_metric import ALLOW_VARIABLE
+from evovlm.errors import CodeNotAllowed, TaskError
+from evovlm.evaluation.scorer import check_scorer, open_scorer
 from evovlm.tasks.metrics.scoring import SampleScore, Scoring
 from evovlm.tasks.metrics.table import score_answer
 from evovlm.tasks.sample import Sample
@@ -34,11 +34,6 @@ HALF = "{'value': sum(0.5 for p, r in pairs if p in r)}"
 TEXT = 'datasets.Value("string")'
 
 
-@pytest.fixture(autouse=True)
-def _no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ALLOW_VARIABLE, raising=False)
-
-
 def script(folder: Path, *, result: str = HALF, kind: str = "string", references: str = TEXT) -> Path:
     """Write a metric's script; every folder's is another module to `evaluate`."""
     path = folder / "shared_part.py"
@@ -48,7 +43,7 @@ def script(folder: Path, *, result: str = HALF, kind: str = "string", references
 
 def score(metric: str, text: str = "猫", *references: str) -> SampleScore:
     sample = Sample(id="1", question="", references=references or ("赤い猫",))
-    return score_answer(Scoring(metric=metric), sample, text)
+    return open_scorer(Scoring(metric=metric), allow_code=True)(sample, text)
 
 
 def test_a_local_script_is_a_metric(tmp_path: Path) -> None:
@@ -60,7 +55,8 @@ def test_a_local_script_is_a_metric(tmp_path: Path) -> None:
 
 def test_the_gate_works_on_it_too(tmp_path: Path) -> None:
     sample = Sample(id="1", question="", references=("赤い小猫のcat",))
-    found = score_answer(Scoring(metric=f"evaluate:{script(tmp_path)}", gate="script"), sample, "cat")
+    scoring = Scoring(metric=f"evaluate:{script(tmp_path)}", gate="script")
+    found = open_scorer(scoring, allow_code=True)(sample, "cat")
     assert (found.score, found.ungated) == (0.0, 0.5)
 
 
@@ -110,33 +106,49 @@ def test_a_name_that_cannot_be_read_is_an_error(name: str) -> None:
         score(name)
 
 
-def test_a_script_that_is_not_there_is_an_error_and_not_asked_of_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(ALLOW_VARIABLE, "1")
+def test_a_script_that_is_not_there_is_an_error_and_not_asked_of_the_hub(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="no metric script"):
         score(f"evaluate:{tmp_path / 'nothing.py'}")
 
 
-def test_a_local_script_that_has_more_code_fetched_needs_permission_too(tmp_path: Path) -> None:
-    path = script(tmp_path)
-    path.write_text("import .more  # From: https://example.org/more.py\n" + path.read_text(encoding="utf-8"))
-    with pytest.raises(TaskError, match=f"{ALLOW_VARIABLE}=1"):
-        score(f"evaluate:{path}")
-
-
-def test_a_folder_without_a_script_of_its_name_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_script_of_its_name_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="no metric script"):
         score(f"evaluate:{tmp_path}")
 
 
-def test_a_script_of_the_hub_is_not_fetched_without_permission() -> None:
-    with pytest.raises(TaskError, match=f"{ALLOW_VARIABLE}=1"):
-        score("evaluate:exact_match")
+def test_no_script_runs_unless_the_user_allows_it(tmp_path: Path) -> None:
+    path, ran = tmp_path / "trap_part.py", tmp_path / "ran"
+    path.write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n", encoding="utf-8")
+    scoring = Scoring(metric=f"evaluate:{path}")
+    check_scorer(scoring)
+    with pytest.raises(CodeNotAllowed, match=r"trap_part\.py.*\n.*--allow-code"):
+        open_scorer(scoring)
+    with pytest.raises(TaskError, match="open_scorer"):
+        score_answer(scoring, Sample(id="1", question="", references=("猫",)), "猫")
+    assert not ran.exists()
+    with pytest.raises(TaskError, match="cannot load"):
+        open_scorer(scoring, allow_code=True)
+    assert ran.exists()
+
+
+def test_the_files_that_a_script_brings_along_are_listed_too(tmp_path: Path) -> None:
+    path = script(tmp_path)
+    more = "from .beside import x\nimport further  # From: https://example.org/further.py\n"
+    path.write_text(more + path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(CodeNotAllowed) as refused:
+        open_scorer(Scoring(metric=f"evaluate:{path}"))
+    for file in (str(path), str(tmp_path / "beside.py"), "https://example.org/further.py"):
+        assert f"    {file} (" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["EVOVLM_ALLOW_HUB_METRICS", "EVOVLM_ALLOW_CODE", "ALLOW_CODE"])
+def test_the_environment_cannot_allow_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(CodeNotAllowed, match="hub:exact_match"):
+        open_scorer(Scoring(metric="evaluate:exact_match"))
 
 
 def test_an_unreachable_hub_is_an_error_that_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ALLOW_VARIABLE, "1")
     monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
     with pytest.raises(TaskError, match="save it and name its path"):
         score("evaluate:evovlm_no_such_metric")
@@ -157,14 +169,7 @@ def test_our_accuracy_is_a_module_of_evaluate() -> None:
     answers, numbers = ["答えは1,000円です。", "答えは2です"], ["1000", "3"]
     assert module.compute(predictions=answers, references=numbers) == {"accuracy": 0.5}
     assert module.compute(predictions=answers, references=numbers, extractor="paper") == {"accuracy": 0.0}
-    assert (
-        score_answer(
-            Scoring(metric=f"evaluate:{MODULES / 'accuracy'}"),
-            Sample(id="1", question="", references=("2",)),
-            "答えは2です",
-        ).score
-        == 1.0
-    )
+    assert score(f"evaluate:{MODULES / 'accuracy'}", "答えは2です", "2").score == 1.0
 
 
 def test_every_module_is_in_a_folder_of_its_name() -> None:

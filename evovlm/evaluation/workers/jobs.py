@@ -80,6 +80,7 @@ class EvaluatorOpening:
     template: MergeTemplate | PathTemplate
     tasks: tuple[TaskChoice, ...]
     objective: Objective | None = None
+    allow_code: bool = False
 
     def open(self, settings: WorkerSettings) -> InProcess:
         """See Opening. Raises what `Evaluator.open` raises."""
@@ -92,6 +93,7 @@ class EvaluatorOpening:
             objective=self.objective,
             device=settings.device,
             n_sharing=settings.n_sharing,
+            allow_code=self.allow_code,
         )
         return InProcess(evaluator=evaluator)
 

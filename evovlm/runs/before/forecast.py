@@ -3,11 +3,13 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from evovlm.errors import CodeNotAllowed
+from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, TaskScore
 from evovlm.recipes.kinds import Recipe
@@ -19,6 +21,11 @@ from evovlm.runs.folder.entries import Entry, entry_row
 from evovlm.runs.searching.samples import SampleParts
 from evovlm.runs.searching.workers import peak_memory
 from evovlm.search.racing import looks
+from evovlm.tasks.catalogue import code_of_tasks
+from evovlm.tasks.harness_name import is_harness_name
+
+# The cheapest metric that scores any text.
+_STAND_IN = "exact_match"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +104,8 @@ class _Asked(NamedTuple):
 def _forecast(config: SearchConfig) -> _Found:
     found = preflight_search(config)
     found.raise_problems()
-    evaluator = Evaluator.open(config.template(relative_to=None), tasks=config.task_choices(), device=config.device)
+    choices = _without_foreign_metrics(config.task_choices())
+    evaluator = Evaluator.open(config.template(relative_to=None), tasks=choices, device=config.device)
     space = config.space_for(evaluator.resident.blocks)
     start = space.decode(space.initial)
     sizes = {task.name: task.n_samples for task in evaluator.tasks}
@@ -143,6 +151,23 @@ def _forecast(config: SearchConfig) -> _Found:
     )
 
 
+def _without_foreign_metrics(choices: Sequence[TaskChoice]) -> tuple[TaskChoice, ...]:
+    """Return tasks whose metric is a script with a metric of our own instead: a dry run runs no code that a file names.
+
+    Raises CodeNotAllowed for a task file of the harness, which cannot be asked without running it.
+    """
+    timed = []
+    for choice in choices:
+        code = code_of_tasks([choice.name])
+        if code and is_harness_name(choice.name):
+            raise CodeNotAllowed(
+                f"{choice.name}: a dry run runs no code, and this task is code ({code[0].file}).\n"
+                "    Make the dry run with a copy of the config that leaves this task out."
+            )
+        timed.append(replace(choice, metric=_STAND_IN) if code else choice)
+    return tuple(timed)
+
+
 def _asked(config: SearchConfig, parts: SampleParts, *, candidates: int, generations: int) -> _Asked:
     """Return what is asked: by candidates, by the distribution's means, and by parents."""
     own, of_mean = _of_candidate(config, parts), _counts(parts.of_means(), parts.sizes)
@@ -175,6 +200,8 @@ def _assumptions(config: SearchConfig, generations: int | None) -> tuple[str, ..
         "one worker, nothing else on the machine",
         "memory is the most held while calibrating: larger batches of prompts take more",
     ]
+    scripts = [code[0].file for task in config.tasks if (code := code_of_tasks([task.name]))]
+    told += [f"scoring by {script} is not counted: a dry run runs no code" for script in dict.fromkeys(scripts)]
     if config.racing is not None:
         told.append("every candidate goes on to the last block of its race, which most do not")
     if config.budget.tokens is not None or config.budget.seconds is not None:

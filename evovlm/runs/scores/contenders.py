@@ -104,10 +104,11 @@ def scored_of(contender: Contender, run: Path) -> tuple[ScoredTask, ...]:
     return tuple(each for each in found if each is not None)
 
 
-def score_missing(run: Run, *, observer: ScoreObserver | None = None) -> None:
+def score_missing(run: Run, *, allow_code: bool = False, observer: ScoreObserver | None = None) -> None:
     """Have every contender answer the report tasks, continuing with the answers that exist.
 
-    Raises what loading models and opening tasks raise; existing answers stay.
+    With `allow_code`, metric scripts and harness task files that the run names are run. Raises what loading models and
+    opening tasks raise; existing answers stay.
     """
     folder, tasks = run.folder, report_tasks(run.config)
     if not tasks:
@@ -120,7 +121,9 @@ def score_missing(run: Run, *, observer: ScoreObserver | None = None) -> None:
             text = recipe_to_yaml(contender.model, folder=folder / SCORES_FOLDER)
             write_file(contender.recipe_file(folder), text)
         models = (contender.text(folder),)
-        request = ScoreRequest(models=models, tasks=tasks, split=Split.REPORT, device=run.config.device)
+        request = ScoreRequest(
+            models=models, tasks=tasks, split=Split.REPORT, device=run.config.device, allow_code=allow_code
+        )
         save = inner_folder(inner_folder(folder, SCORES_FOLDER), contender.key)
         score_models(request, save=save, resume=True, observer=observer)
 

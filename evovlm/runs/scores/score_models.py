@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from evovlm.errors import ConfigError, OutputExists, TaskError
-from evovlm.evaluation.answering import open_task, score_task
+from evovlm.evaluation.answering import open_tasks, score_task
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, figures
 from evovlm.evaluation.batches import AnswerProgress, Batches
 from evovlm.evaluation.comparison import Comparison, compare
@@ -48,12 +48,16 @@ class ScoreObserver(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """What to score: models by what they are called on a command line, tasks, the split, the device."""
+    """What to score: models by what they are called on a command line, tasks, the split, the device.
+
+    With `allow_code`, metric scripts and harness task files are run.
+    """
 
     models: tuple[str, ...]
     tasks: tuple[TaskChoice, ...]
     split: Split
     device: str = "auto"
+    allow_code: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +119,7 @@ def score_models(
         raise OutputExists(
             f"{save} exists already and is not overwritten.\n    Add --resume to continue, or choose another name."
         )
-    opened = [open_task(choice, scoring.split) for choice in scoring.tasks]
+    opened = open_tasks(scoring.tasks, scoring.split, allow_code=scoring.allow_code)
     models = [_open_model(text) for text in scoring.models]
     with _saved(scoring, opened, models, save=save) as saved:
         scored = tuple(
@@ -140,6 +144,7 @@ def ask_models(
     device: str = "auto",
     save: Path | None = None,
     resume: bool = False,
+    allow_code: bool = False,
     observer: ScoreObserver | None = None,
 ) -> Scores:
     """Score models on tasks, all asked in the same manner; `data` is by task. Raises as `score_models` does."""
@@ -149,7 +154,7 @@ def ask_models(
     choices = tuple(
         TaskChoice(name=name, decoding=decoding, prompt=prompt, limit=limit, data=places.get(name)) for name in tasks
     )
-    request = ScoreRequest(models=tuple(models), tasks=choices, split=split, device=device)
+    request = ScoreRequest(models=tuple(models), tasks=choices, split=split, device=device, allow_code=allow_code)
     return score_models(request, save=save, resume=resume, observer=observer)
 
 

@@ -15,6 +15,7 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import InProcess, Workers, WorkerSettings
 from evovlm.files import inner_folder, write_file
+from evovlm.foreign_code import require_allowed
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import PS, Recipe, Template
@@ -43,6 +44,7 @@ from evovlm.runs.searching.samples import SampleParts
 from evovlm.runs.searching.scoring import Races, Scoring
 from evovlm.runs.searching.search import Observer, Search
 from evovlm.runs.searching.workers import open_workers, opening_of, peak_memory
+from evovlm.tasks.catalogue import code_of_tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +115,14 @@ def evolve(
     resume: bool = False,
     observer: Observer | None = None,
     evaluator: Evaluator | None = None,
+    allow_code: bool = False,
 ) -> RunResult:
     """Run a search in the folder `out`, or go on with the one that is there; a finished one only tells its result.
 
     Relative models and data of the config start at `relative_to`. An evaluator that is already open for this config may
     be passed in; else there are as many workers as the config asks for, all ended when this returns or raises.
+
+    With `allow_code`, metric scripts and harness task files that the config names are run.
 
     Raises OutputExists for a folder that exists without `resume`, RunMismatch when the folder's config is
     another, RunError when another process runs there, AllCandidatesFailed when a generation has only failures, and
@@ -137,7 +142,13 @@ def evolve(
             check_journal(journal, config)
         if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
             journal = _searched(
-                out, config=config, template=template, journal=journal, observer=observer, evaluator=evaluator
+                out,
+                config=config,
+                template=template,
+                journal=journal,
+                observer=observer,
+                evaluator=evaluator,
+                allow_code=allow_code,
             )
             # Measured once the workers have ended too.
             peak = peak_memory()
@@ -155,19 +166,22 @@ def _searched(
     journal: Journal | None,
     observer: Observer | None,
     evaluator: Evaluator | None,
+    allow_code: bool,
 ) -> Journal:
     """Search to the end, on after `journal`, and return the journal."""
     seen: tuple[str, ...] = ()
     memory_bytes: int | None = None
     if evaluator is None:
+        require_allowed(code_of_tasks(task.name for task in config.tasks), allow_code=allow_code)
         # Models that do not fit are refused before their weights are fetched.
         found = preflight_search(config)
         found.raise_problems()
         seen, memory_bytes = found.warnings, worker_bytes(found)
-    parents = measured_parents(config, known={} if journal is None else journal.parents)
+    known = {} if journal is None else journal.parents
+    parents = measured_parents(config, known=known, allow_code=allow_code)
     workers: Workers
     if evaluator is None:
-        workers = open_workers(config, template, parents=parents, memory_bytes=memory_bytes)
+        workers = open_workers(config, template, parents=parents, memory_bytes=memory_bytes, allow_code=allow_code)
     else:
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
     with closing(workers):
@@ -299,11 +313,14 @@ def run_search(
     relative_to: Path | None = None,
     resume: bool = False,
     observe: Callable[[str], Observer | None] = lambda _: None,
+    allow_code: bool = False,
 ) -> RunResult:
     """Run what a config asks for: one search, whose stage is called "", or the two of a hybrid; raises as they do."""
     if isinstance(config, HybridConfig):
-        return evolve_hybrid(config, out=out, relative_to=relative_to, resume=resume, observe=observe)
-    return evolve(config, out=out, relative_to=relative_to, resume=resume, observer=observe(""))
+        return evolve_hybrid(
+            config, out=out, relative_to=relative_to, resume=resume, observe=observe, allow_code=allow_code
+        )
+    return evolve(config, out=out, relative_to=relative_to, resume=resume, observer=observe(""), allow_code=allow_code)
 
 
 def evolve_hybrid(
@@ -313,6 +330,7 @@ def evolve_hybrid(
     relative_to: Path | None = None,
     resume: bool = False,
     observe: Callable[[str], Observer | None] = lambda _: None,
+    allow_code: bool = False,
 ) -> RunResult:
     """Run both stages in the folder `out`, or go on where they stopped; `observe` gives a stage's observer.
 
@@ -328,11 +346,15 @@ def evolve_hybrid(
         _check_same_hybrid(out, config)
     with locked(out):
         if not (out / PATH / JOURNAL_FILE).exists():
+            names = (task.name for stage in config.stages.values() for task in stage.tasks)
+            require_allowed(code_of_tasks(names), allow_code=allow_code)
             preflight_search(config).raise_problems()
         write_file(out / CONFIG_FILE, config.to_yaml())
-        first = evolve(config.ps, out=inner_folder(out, PS), resume=True, observer=observe(PS))
+        first = evolve(config.ps, out=inner_folder(out, PS), resume=True, observer=observe(PS), allow_code=allow_code)
         second_config = config.stage(PATH, after=first.recipe)
-        second = evolve(second_config, out=inner_folder(out, PATH), resume=True, observer=observe(PATH))
+        second = evolve(
+            second_config, out=inner_folder(out, PATH), resume=True, observer=observe(PATH), allow_code=allow_code
+        )
         return _written_result_of_both(out, first=first, second=second)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from evovlm.evaluation.answering import open_task, score_task
+from evovlm.evaluation.answering import open_tasks, score_task
 from evovlm.evaluation.answers import OpenTask, ScoredTask
 from evovlm.evaluation.evaluator import PLACES
 from evovlm.evaluation.resident import load_merged
@@ -20,23 +20,25 @@ from evovlm.runs.folder.entries import Parent
 from evovlm.tasks.task import Split
 
 
-def measured_parents(config: SearchConfig, *, known: Mapping[str, Parent]) -> Mapping[str, Parent]:
+def measured_parents(
+    config: SearchConfig, *, known: Mapping[str, Parent], allow_code: bool = False
+) -> Mapping[str, Parent]:
     """Return what each source scores that a constraint of a resolved config names; `known` ones are not asked again.
 
     Each model is held only as long as it answers.
     """
     return {
-        source: known[source] if source in known else _measured(config, source, tasks)
+        source: known[source] if source in known else _measured(config, source, tasks, allow_code=allow_code)
         for source, tasks in config.objective.parents.items()
     }
 
 
-def _measured(config: SearchConfig, source: str, tasks: Sequence[str]) -> Parent:
+def _measured(config: SearchConfig, source: str, tasks: Sequence[str], *, allow_code: bool) -> Parent:
     started = time.perf_counter()
     # Read before the model is loaded.
-    choices = config.task_choices()
-    opened = [each for each in (open_task(choice, Split.SEARCH) for choice in choices) if each.name in tasks]
-    scored = _scored(opened, _loaded(config.source_alone(source), device=config.device))
+    opened = open_tasks(config.task_choices(), Split.SEARCH, allow_code=allow_code)
+    asked = [each for each in opened if each.name in tasks]
+    scored = _scored(asked, _loaded(config.source_alone(source), device=config.device))
     # The search's own model comes next, and may need the room.
     gc.collect()
     torch.cuda.empty_cache()

@@ -18,9 +18,13 @@ from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Parent
 
 
-def opening_of(config: SearchConfig, template: Template, *, parents: Mapping[str, Parent]) -> EvaluatorOpening:
+def opening_of(
+    config: SearchConfig, template: Template, *, parents: Mapping[str, Parent], allow_code: bool = False
+) -> EvaluatorOpening:
     """Return what each worker of a search opens, for what its `parents` score where a constraint is on that."""
-    return EvaluatorOpening(template=template, tasks=config.task_choices(), objective=config.goal(parents))
+    return EvaluatorOpening(
+        template=template, tasks=config.task_choices(), objective=config.goal(parents), allow_code=allow_code
+    )
 
 
 def open_workers(
@@ -29,13 +33,14 @@ def open_workers(
     *,
     parents: Mapping[str, Parent],
     memory_bytes: int | None = None,
+    allow_code: bool = False,
 ) -> Workers:
     """Open the workers of a search; paths in `config` are absolute. A worker on Ray asks for so much memory there.
 
     Raises ConfigError for settings that do not go together or a Ray cluster that is not there, NotEnoughRoom for more
     workers than a cluster has room for, and what opening the models raises.
     """
-    opening = opening_of(config, template, parents=parents)
+    opening = opening_of(config, template, parents=parents, allow_code=allow_code)
     check_device(config, template)
     if config.ray is not None:
         # An extra.

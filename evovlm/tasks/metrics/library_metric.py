@@ -4,12 +4,10 @@
     evaluate:./my_bleu#bleu              which of its results counts
     evaluate:sacrebleu#score*0.01        from the hub, of 0 to 100: made 0 to 1
 
-A metric of the hub is a Python script that is fetched and run. That happens only where the environment says
-EVOVLM_ALLOW_HUB_METRICS=1: no task file or config can ask for it by itself. A local path is taken from the current
-folder, in a task file from the file's own.
+Such a metric is a Python script, fetched first if it is one of the hub, and runs only where the user allowed it
+(foreign_code.py). A local path starts at the current folder, in a task file at the file's own.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.errors import TaskError, first_line
+from evovlm.foreign_code import ForeignCode, read_start, require_allowed
 
 PREFIX = "evaluate:"
-ALLOW_VARIABLE = "EVOVLM_ALLOW_HUB_METRICS"
 
 _NAME = re.compile(
     r"evaluate:(?P<place>[^#*]+)(?:#(?P<key>[^#*]+))?(?:\*(?P<factor>[0-9]*\.?[0-9]+(?:[eE]-?[0-9]+)?))?"
@@ -41,8 +39,10 @@ _THEIR_ERRORS = (
     ValueError,
 )
 _ROUNDING = 1e-6
-# As evaluate's get_imports has it: an import whose comment says where to fetch it.
-_FETCHES = re.compile(r"^(?:import|from)\s[^#\r\n]*#\s+From:\s+\S", re.MULTILINE)
+# As evaluate's get_imports has them: a file beside the script, and an import whose comment says where to fetch it.
+_IMPORTS = re.compile(
+    r"^(?:import|from)\s+(?P<beside>\.?)(?P<module>[^\s.]+)[^#\r\n]*(?:#\s+From:\s+(?P<url>\S+))?", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,19 +52,53 @@ class _Name:
     factor: float
 
 
-def library_values(name: str, *, references: tuple[str, ...], text: str) -> tuple[float, ...]:
-    """Return the metric's value of an answer for each reference, in [0, 1].
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LibraryMetric:
+    """A metric whose script was loaded; open it with `open_library_metric`."""
 
-    Raises TaskError when the metric cannot be loaded, compares something else than texts, fails, gives several numbers
-    of which none is named, or one outside [0, 1].
+    name: str
+    module: Any
+
+    def values(self, *, references: tuple[str, ...], text: str) -> tuple[float, ...]:
+        """Return the metric's value of an answer for each reference, in [0, 1].
+
+        Raises TaskError when the metric fails, gives several numbers of which none is named, or one outside [0, 1].
+        """
+        return tuple(_value(self.module, self.name, reference=reference, text=text) for reference in references)
+
+
+def open_library_metric(name: str, *, allow_code: bool) -> LibraryMetric:
+    """Load a metric's script, which runs it.
+
+    Raises CodeNotAllowed without `allow_code`, TaskError when the script cannot be loaded or compares something else
+    than texts.
     """
-    module = _load(name)
-    return tuple(_value(module, name, reference=reference, text=text) for reference in references)
+    require_allowed(metric_code(name), allow_code=allow_code)
+    return LibraryMetric(name=name, module=_load(name))
 
 
-def check_library_metric(name: str) -> None:
-    """Raise TaskError when the metric cannot be loaded or compares something else than texts."""
-    _load(name)
+def metric_code(name: str) -> tuple[ForeignCode, ...]:
+    """Return the script that a metric would run, and the files that it has `evaluate` copy or fetch; runs nothing.
+
+    Raises TaskError when the name cannot be read or there is no such script.
+    """
+    path = _local(name, Path())
+    if path is None:
+        return (ForeignCode(file=f"hub:{_parse(name).place}", used_for=f"the metric {name}"),)
+    script = path / f"{path.resolve().name}.py" if path.is_dir() else path
+    if not script.is_file():
+        raise TaskError(
+            f"{name}: there is no metric script {script}. Name a .py file, or a folder with one of its name."
+        )
+    more = [
+        found["url"] or str(script.with_name(f"{found['module']}.py"))
+        for found in _IMPORTS.finditer(read_start(script))
+        if found["url"] or found["beside"]
+    ]
+    return (
+        ForeignCode(file=str(script), used_for=f"the metric {name}"),
+        *(ForeignCode(file=each, used_for=f"imported by {script.name}") for each in more),
+    )
 
 
 def metric_from(folder: Path, name: str) -> str:
@@ -100,14 +134,6 @@ def _parse(name: str) -> _Name:
 def _load(name: str) -> Any:
     place = _parse(name).place
     path = _local(name, Path())
-    if path is not None:
-        _check_fetches_nothing(path, name)
-    elif os.environ.get(ALLOW_VARIABLE) != "1":
-        raise TaskError(
-            f"{name}: there is no such file here, and a metric of the hub is a script that would be fetched and run.\n"
-            f"    Set {ALLOW_VARIABLE}=1 to allow that, or save the script and name its path: "
-            f"evaluate:./{Path(place).name}.py"
-        )
     import evaluate
 
     try:
@@ -119,20 +145,6 @@ def _load(name: str) -> Any:
         ) from error
     _check_takes_texts(module, name)
     return module
-
-
-def _check_fetches_nothing(path: Path, name: str) -> None:
-    """Raise TaskError where a local script tells `evaluate` to fetch more of its code, and that is not allowed."""
-    script = path / f"{path.resolve().name}.py" if path.is_dir() else path
-    if not script.is_file():
-        raise TaskError(
-            f"{name}: there is no metric script {script}. Name a .py file, or a folder with one of its name."
-        )
-    if _FETCHES.search(script.read_text(encoding="utf-8", errors="replace")) and os.environ.get(ALLOW_VARIABLE) != "1":
-        raise TaskError(
-            f"{name}: {script} has evaluate fetch more code (`# From:` after an import), which would be run.\n"
-            f"    Set {ALLOW_VARIABLE}=1 to allow that, or put that code beside the script."
-        )
 
 
 def _check_takes_texts(module: Any, name: str) -> None:

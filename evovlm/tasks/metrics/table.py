@@ -16,7 +16,7 @@ from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.choices import read_choice
 from evovlm.tasks.metrics.gates import GATES
 from evovlm.tasks.metrics.jdocqa_score import jdocqa_value
-from evovlm.tasks.metrics.library_metric import PREFIX, library_values
+from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.rouge import rouge_1, rouge_2, rouge_l
 from evovlm.tasks.metrics.scoring import Measured, SampleScore, Scoring
 from evovlm.tasks.metrics.text_match import char_f1, exact_match
@@ -31,8 +31,8 @@ class Metric:
 
     `binary` says that every answer scores either 0 or 1; `numeric` that it reads a number out of a worked solution:
     then the language of the whole text counts, and no reference exempts from it; `bootstrapped` that the paper's tables
-    show the middle of a bootstrap (`rouge.bootstrap_mid`) in place of the mean. `measure` is None where it takes a
-    model: `evaluation.scorer.open_scorer` opens that.
+    show the middle of a bootstrap (`rouge.bootstrap_mid`) in place of the mean. `measure` is None where
+    something is opened first, a model or a script: `evaluation.scorer.open_scorer` does that.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Metric:
 def get_metric(name: str) -> Metric:
     """Return the metric of that name, or the one that `evaluate:...` means. Raises TaskError when there is none."""
     if name.startswith(PREFIX):
-        return Metric(name=name, description="a metric of the evaluate library", measure=_library)
+        return Metric(name=name, description="a metric of the evaluate library", measure=None)
     if name not in METRICS:
         raise TaskError(
             f"There is no metric '{name}'{did_you_mean(name, METRICS)} Those of `evaluate` are {PREFIX}NAME_OR_PATH."
@@ -73,12 +73,13 @@ def score_answers(scoring: Scoring, samples: Sequence[Sample], texts: Sequence[s
 def score_answer(scoring: Scoring, sample: Sample, text: str) -> SampleScore:
     """Score one answer.
 
-    Raises TaskError when there is no such metric, it takes a model, or the references are not what it compares with.
+    Raises TaskError when there is no such metric, it takes a model or runs a script, or the references are not what it
+    compares with.
     """
     metric = get_metric(scoring.metric)
     if metric.measure is None:
         raise TaskError(
-            f"The metric {metric.name} takes a model, which `open_scorer` of evovlm.evaluation.scorer opens."
+            f"The metric {metric.name} takes a model or a script: use `open_scorer` of evovlm.evaluation.scorer."
         )
     measured = metric.measure(sample, text, scoring)
     return gated(measured, sample=sample, text=text, gate=scoring.gate, numeric=metric.numeric)
@@ -130,10 +131,6 @@ def _multiple_choice(sample: Sample, text: str, _scoring: Scoring) -> Measured:
     if letter is None:
         return Measured(values=(0.0,) * len(sample.references), unscored="no option found")
     return Measured(values=tuple(float(letter == reference) for reference in sample.references), extracted=letter)
-
-
-def _library(sample: Sample, text: str, scoring: Scoring) -> Measured:
-    return Measured(values=library_values(scoring.metric, references=sample.references, text=text))
 
 
 def _jdocqa(sample: Sample, text: str, _scoring: Scoring) -> Measured:

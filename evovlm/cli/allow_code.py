@@ -1,0 +1,24 @@
+"""The option `--allow-code` of the commands that score answers."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evovlm.foreign_code import ForeignCode
+
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code", help="Run the code of metric scripts and of lm_eval task files that are named; read it first."
+    ),
+]
+
+
+def announce(found: "Iterable[ForeignCode]") -> None:
+    """Print which files the command is about to run."""
+    from evovlm.cli.rendering import without_controls
+
+    for each in dict.fromkeys(found):
+        typer.echo(without_controls(f"running code: {each}"), err=True)
