@@ -16,6 +16,23 @@ from tests.pico import pico_llm, pico_vlm
 
 WriteConfig = Callable[..., Path]
 
+TASK = "sums"
+"""The small searches' task: an answer of 8 tokens is right if it holds a letter that only some merges say.
+
+Nearly all the time of these tests goes into generating answers, which are short for that reason.
+"""
+
+RIGHT = {"answer": "K", "kind": "factoid"}
+
+TASK_FILE = """
+name: {name}
+splits: {{search: problems.jsonl}}
+columns: {{id: id, tags: kind}}
+prompt: zoo-problem-{language}
+metric: jdocqa
+decoding: {{max_new_tokens: 8}}
+"""
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
@@ -30,13 +47,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pico_llm(folder / "math", like=base, seed=1, drift=0.1, dtype=torch.bfloat16)
     pico_llm(folder / "ja", like=base, seed=2, drift=0.1, dtype=torch.bfloat16)
     pico_vlm(folder / "vlm", like=base, seed=3, drift=0.1, dtype=torch.bfloat16)
-    # Four sums: a pico model that repeats one digit gets some of them right, so that fitness varies.
-    rows = [{"id": f"p{n}", "question": f"{n} apples and none more. How many?", "number": n} for n in range(4, 8)]
+    rows = [{"id": f"p{n}", "question": f"{n} apples and none more. How many?", **RIGHT} for n in range(4, 8)]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    # Pico models like to say 0: some of these candidates are right on most of them, some never.
-    rows = [{"id": f"s{n}", "question": f"{n} pears, {n % 5} eaten. How many?", "number": 0} for n in range(12)]
+    for name, language in ((TASK, "en"), (f"{TASK}_ja", "ja")):
+        (folder / f"{name}.yaml").write_text(TASK_FILE.format(name=name, language=language), encoding="utf-8")
+    rows = [{"id": f"s{n}", "question": f"{n} pears, {n % 5} eaten. How many?", **RIGHT} for n in range(12)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
+
+
+def task_section(models: Path, *, data: Path | None = None, **changes: object) -> dict[str, object]:
+    """Return the small searches' task as it stands in a config, on the four problems or on those of `data`."""
+    return {"name": str(models / f"{TASK}.yaml"), "data": str(data or models / "problems.jsonl"), **changes}
 
 
 def search_document(models: Path) -> dict[str, object]:
@@ -54,7 +76,7 @@ def search_document(models: Path) -> dict[str, object]:
         "space": {"kind": "model"},
         "optimizer": {"kind": "cma", "population": 4},
         "budget": {"candidates": 12},
-        "tasks": [{"name": "word_problems_en", "data": str(models / "problems.jsonl")}],
+        "tasks": [task_section(models)],
     }
 
 
@@ -62,7 +84,7 @@ def racing_document(models: Path) -> dict[str, object]:
     """Return the small search, a generation shorter, with 12 problems to race on."""
     return {
         **search_document(models),
-        "tasks": [{"name": "word_problems_en", "data": str(models / "sums.jsonl")}],
+        "tasks": [task_section(models, data=models / "sums.jsonl")],
         "budget": {"candidates": 8},
         "racing": {"first": 3, "limit": 1.0, "error": 0.9},
     }

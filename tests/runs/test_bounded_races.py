@@ -18,8 +18,8 @@ from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import evolve
 from evovlm.runs.searching.samples import SampleParts
 from evovlm.search.loop import replayed
-from tests.runs.conftest import journal_rows, racing_document
-from tests.runs.test_races import TASK, run_race
+from tests.runs.conftest import TASK, journal_rows, racing_document
+from tests.runs.test_races import run_race
 
 RIGHT, WRONG = [1.0] * 100, [0.0] * 100
 Tables = Mapping[str, Mapping[str, Sequence[float]]]

@@ -22,7 +22,7 @@ from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import PEAK_MEMORY
 from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.search.loop import Generation
-from tests.runs.conftest import WriteConfig, journal_rows, search_document
+from tests.runs.conftest import TASK, WriteConfig, journal_rows, search_document, task_section
 
 
 class Watcher:
@@ -344,14 +344,14 @@ def test_one_run_scores_a_merged_vlm_on_pictures_and_on_problems(
             "budget": {"candidates": 9},
             "tasks": [
                 {"name": "emoji_ja", "weight": 3.0, "data": "pictures.jsonl"},
-                {"name": "word_problems_en", "weight": 1.0, "limit": 2, "data": str(models / "problems.jsonl")},
+                task_section(models, weight=1.0, limit=2),
             ],
         }
     )
     result = evolve(load_config(path), out=tmp_path / "run", relative_to=tmp_path)
     assert result.candidates == 8
     scores = result.evaluation.scores
-    assert {name: score.n for name, score in scores.items()} == {"emoji_ja": 1, "word_problems_en": 2}
-    assert result.fitness == pytest.approx((3 * scores["emoji_ja"].score + scores["word_problems_en"].score) / 4)
+    assert {name: score.n for name, score in scores.items()} == {"emoji_ja": 1, TASK: 2}
+    assert result.fitness == pytest.approx((3 * scores["emoji_ja"].score + scores[TASK].score) / 4)
     assert result.recipe.parameters["ja"].density == 0.8
     assert result.recipe.unit_lengths() == {4}

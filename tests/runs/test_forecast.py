@@ -15,7 +15,7 @@ from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve
-from tests.runs.conftest import WriteConfig
+from tests.runs.conftest import TASK, WriteConfig
 
 
 def asked_in(run: Path) -> int:
@@ -52,7 +52,7 @@ def test_batches_validation_and_parents_are_counted(
                 "batch": 1,
                 "validation": 2,
                 "winner": "snapshot",
-                "objective": {"constraints": [{"task": "word_problems_en", "not_below": "math"}]},
+                "objective": {"constraints": [{"task": TASK, "not_below": "math"}]},
             }
         )
     )

@@ -19,9 +19,7 @@ from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from evovlm.runs.searching.search import Observer
 from evovlm.search.loop import Generation
-from tests.runs.conftest import WriteConfig, journal_rows
-
-TASK = "word_problems_en"
+from tests.runs.conftest import TASK, WriteConfig, journal_rows, search_document, task_section
 
 
 class StopsAt(Observer):
@@ -125,15 +123,14 @@ def test_a_vlm_s_parent_is_scored_in_the_vlm(write_config: WriteConfig, models: 
 @pytest.fixture(scope="module")
 def traded(models: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """A run that trades two tasks of four problems each."""
-    from tests.runs.conftest import search_document
 
     document = search_document(models) | {
         "optimizer": {"kind": "random", "population": 8},
         "budget": {"candidates": 24},
         "objective": {"pareto": True},
         "tasks": [
-            {"name": TASK, "data": str(models / "problems.jsonl")},
-            {"name": "word_problems_ja", "data": str(models / "problems.jsonl"), "weight": 2},
+            task_section(models),
+            task_section(models, name=str(models / f"{TASK}_ja.yaml"), weight=2),
         ],
     }
     config = EvolveConfig.model_validate(document).resolved(relative_to=None)
@@ -151,7 +148,7 @@ def test_the_front_is_in_the_result_and_in_the_run(traded: RunResult) -> None:
     for entry in journal.candidates:
         assert isinstance(entry.outcome, Evaluation)
         scores = entry.outcome.scores
-        assert entry.outcome.goals == (scores[TASK].score, scores["word_problems_ja"].score)
+        assert entry.outcome.goals == (scores[TASK].score, scores[f"{TASK}_ja"].score)
         assert entry.outcome.fitness == pytest.approx((entry.outcome.goals[0] + 2 * entry.outcome.goals[1]) / 3)
     chosen = [point.entry.index for point in traded.front]
     assert chosen
@@ -164,7 +161,7 @@ def test_the_front_is_in_the_result_and_in_the_run(traded: RunResult) -> None:
         ]
         assert (entry.index in chosen) is not bool(beaten)
     run = Run.open(traded.folder)
-    assert run.goals == (TASK, "word_problems_ja")
+    assert run.goals == (TASK, f"{TASK}_ja")
     assert [point.as_json() for point in run.front()] == traded.as_json()["front"]
     firsts = [point.goals[TASK] for point in run.front()]
     assert firsts == sorted(firsts, reverse=True)
@@ -173,7 +170,7 @@ def test_the_front_is_in_the_result_and_in_the_run(traded: RunResult) -> None:
 def test_a_candidate_is_picked_by_what_it_is_good_at(traded: RunResult) -> None:
     candidates = read_journal(traded.folder / "journal.jsonl").candidates
     assert Run.open(traded.folder).pick("best").recipe.recipe_id == load_recipe(traded.folder / "best.yaml").recipe_id
-    for number, name in enumerate((TASK, "word_problems_ja")):
+    for number, name in enumerate((TASK, f"{TASK}_ja")):
         found = Run.open(traded.folder).pick(f"task={name}")
         assert goals_of(found.entry)[number] == max(goals_of(entry)[number] for entry in candidates)
     assert Run.open(traded.folder).pick("knee").entry.index in {point.entry.index for point in traded.front}
@@ -188,7 +185,7 @@ def test_a_candidate_is_picked_by_what_it_is_good_at(traded: RunResult) -> None:
         ("24", "has 24 candidates"),
         ("-1", "'-1' is unknown. Write best, knee, task=NAME"),
         ("worst", "'worst' is unknown. Write best"),
-        ("task=word_problem_ja", "does not score this task; did you mean 'word_problems_ja'"),
+        ("task=sum_ja", "does not score this task; did you mean 'sums_ja'"),
     ],
 )
 def test_what_is_not_there_cannot_be_picked(traded: RunResult, wanted: str, words: str) -> None:
@@ -207,11 +204,8 @@ class Warned(StopsAt):
         self.warnings = warnings
 
 
-TWO_GOALS = [{"name": TASK, "limit": 2}, {"name": "word_problems_ja", "limit": 2}]
-
-
 def two_goals(write_config: WriteConfig, models: Path, kind: str, *, pareto: bool) -> EvolveConfig:
-    tasks = [{**task, "data": str(models / "problems.jsonl")} for task in TWO_GOALS]
+    tasks = [task_section(models, name=str(models / f"{name}.yaml"), limit=2) for name in (TASK, f"{TASK}_ja")]
     changes = {"tasks": tasks, "objective": {"pareto": pareto}, "optimizer": {"kind": kind, "population": 4}}
     return config_of(write_config(changes)).resolved(relative_to=None)
 

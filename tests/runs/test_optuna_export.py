@@ -22,6 +22,7 @@ from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.optuna_export import Study, export_to_optuna
 from evovlm.runs.searching.evolve import evolve
 from evovlm.search.loop import Outcome
+from tests.runs.conftest import TASK
 
 
 def study_in(file: Path, name: str) -> optuna.Study:
@@ -49,9 +50,7 @@ def written_run(folder: Path, config: EvolveConfig, outcomes: list[Outcome]) -> 
 
 def evaluation(fitness: float, *, goals: tuple[float, ...] = (), n: int = 4, seconds: float = 2.0) -> Evaluation:
     score = TaskScore(score=fitness, ungated=fitness, japanese=1.0, per_sample=(fitness,) * n, n=n)
-    return Evaluation(
-        scores={"word_problems_en": score}, fitness=fitness, seconds={"merge": seconds}, tokens=7, goals=goals
-    )
+    return Evaluation(scores={TASK: score}, fitness=fitness, seconds={"merge": seconds}, tokens=7, goals=goals)
 
 
 def test_every_candidate_of_a_run_is_a_trial_that_optuna_opens(
@@ -73,15 +72,15 @@ def test_every_candidate_of_a_run_is_a_trial_that_optuna_opens(
             for source in ("ja", "math")
             for parameter in ("weight", "density")
         }
-        score = entry.outcome.scores["word_problems_en"]
+        score = entry.outcome.scores[TASK]
         assert trial.values == [entry.outcome.fitness]
         assert trial.user_attrs == {
             "recipe_id": entry.recipe_id,
             "generation": entry.generation,
             "fitness": entry.outcome.fitness,
             "tokens": entry.outcome.tokens,
-            "score.word_problems_en": score.score,
-            "samples.word_problems_en": 4,
+            f"score.{TASK}": score.score,
+            f"samples.{TASK}": 4,
         }
         assert trial.datetime_start == begin
         begin = trial.datetime_complete
@@ -113,7 +112,7 @@ def test_a_failure_is_a_failed_trial_with_its_reason_and_a_race_says_its_samples
     assert failed.values is None
     assert failed.user_attrs["failure"] == "not_finite"
     assert failed.user_attrs["reason"] == "the merged weights are not finite"
-    assert raced.user_attrs["samples.word_problems_en"] == 2
+    assert raced.user_attrs[f"samples.{TASK}"] == 2
     assert raced.datetime_complete - raced.datetime_start == timedelta(seconds=2)
     assert failed.datetime_start == failed.datetime_complete == raced.datetime_start
 

@@ -21,7 +21,7 @@ from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from evovlm.runs.searching.samples import SampleParts
-from tests.runs.conftest import WriteConfig, journal_rows, search_document
+from tests.runs.conftest import TASK, WriteConfig, journal_rows, search_document, task_section
 from tests.runs.path_searches import StopAt, path_document, write_problems
 
 
@@ -55,7 +55,7 @@ def test_a_run_looks_at_the_mean_before_each_generation_and_at_the_end(whole: Ru
     entries = [row for row in rows[1:] if row["kind"] != "stop"]
     assert [row["generation"] for row in entries] == [*[0] * 5, *[1] * 5, *[2] * 5, 3, 3]
     assert [row["index"] for row in entries] == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 11, 12, 12]
-    samples = {row["kind"]: row["scores"]["word_problems_en"]["n"] for row in entries}
+    samples = {row["kind"]: row["scores"][TASK]["n"] for row in entries}
     assert samples == {"candidate": 3, "snapshot": 4, "mean": 4}
 
 
@@ -293,7 +293,7 @@ def test_a_search_of_parameters_may_have_batches_and_snapshots_too(
     models: Path, problems: Path, tmp_path: Path
 ) -> None:
     document = {**search_document(models), "batch": 3, "validation": 4, "winner": "snapshot"}
-    document["tasks"] = [{"name": "word_problems_en", "data": str(problems)}]
+    document["tasks"] = [task_section(models, data=problems)]
     result = evolve(config_from_mapping(document), out=tmp_path / "run")
     rows = journal_rows(tmp_path / "run")
     assert [row["kind"] for row in rows[1:]] == [*["snapshot", *["candidate"] * 4] * 3, "snapshot", "stop", "mean"]

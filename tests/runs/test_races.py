@@ -22,9 +22,7 @@ from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.runs.searching.samples import SampleParts
 from evovlm.runs.searching.scoring import Races
-from tests.runs.conftest import WriteConfig, journal_rows
-
-TASK = "word_problems_en"
+from tests.runs.conftest import TASK, WriteConfig, journal_rows
 
 
 def changed(config: EvolveConfig, **rules: object) -> EvolveConfig:

@@ -13,7 +13,7 @@ from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
 from evovlm.search.loop import Generation
-from tests.runs.conftest import journal_rows, search_document
+from tests.runs.conftest import journal_rows, search_document, task_section
 
 
 class Watch:
@@ -38,7 +38,7 @@ def restarting(models: Path, kind: str = "cma_ipop", **budget: int) -> EvolveCon
     document = search_document(models) | {
         "optimizer": {"kind": kind, "population": 4, "sigma": 1e-7},
         "budget": budget,
-        "tasks": [{"name": "word_problems_en", "data": str(models / "problems.jsonl"), "limit": 1}],
+        "tasks": [task_section(models, limit=1)],
     }
     return EvolveConfig.model_validate(document).resolved(relative_to=None)
 

@@ -13,9 +13,9 @@ from evovlm.errors import RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.searching.evolve import RunResult, evolve
+from tests.runs.conftest import TASK
 
 Lines = list[str]
-TASK = "word_problems_en"
 
 
 def edited(number: int, change: Callable[[dict[str, Any]], object]) -> Callable[[Lines], Lines]:
@@ -67,7 +67,7 @@ def changed_copy(finished: Path, folder: Path, change: Callable[[Lines], Lines])
             edited(3, lambda row: of_task(row)["per_sample"].pop()),
             rf":3: candidate 1: scores.{TASK}.per_sample has 3 numbers, and n is 4",
         ),
-        (edited(3, lambda row: row["scores"].clear()), ":3: candidate 1: it has no score of word_problems_en"),
+        (edited(3, lambda row: row["scores"].clear()), f":3: candidate 1: it has no score of {TASK}"),
         (
             edited(3, lambda row: row.update(goals=[0.5, 0.5])),
             r":3: candidate 1: its goals are \[0.5, 0.5\], and .* \[\]",

@@ -16,7 +16,7 @@ from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import evolve
-from tests.runs.conftest import WriteConfig, journal_rows
+from tests.runs.conftest import TASK, WriteConfig, journal_rows
 from tests.runs.test_goals import StopsAt
 
 SECRET = "5ec0" * 10
@@ -80,7 +80,7 @@ def test_tensorboard_has_every_generation_once_after_a_stop_too(
         assert list(drawn[name].values()) == pytest.approx(values)
     best = [max(each.fitness or 0.0 for each in Run.open(run).candidates[: 4 * (number + 1)]) for number in range(3)]
     assert list(drawn["fitness/best_so_far"].values()) == pytest.approx(best)
-    assert {"best/word_problems_en", "mean/word_problems_en", "search/spread", "cost/seconds"} <= set(drawn)
+    assert {f"best/{TASK}", f"mean/{TASK}", "search/spread", "cost/seconds"} <= set(drawn)
     assert 0 < drawn["search/spread"][0] < 0.5
 
 

@@ -27,7 +27,7 @@ from evovlm.runs.searching import workers as run_workers
 from evovlm.runs.searching.evolve import RunResult, evolve
 from evovlm.runs.searching.workers import open_workers
 from evovlm.search.loop import Generation
-from tests.runs.conftest import WriteConfig, journal_rows
+from tests.runs.conftest import WriteConfig, journal_rows, task_section
 
 slow = pytest.mark.slow
 
@@ -177,7 +177,7 @@ def test_both_stages_of_a_hybrid_have_the_same_workers(models: Path, tmp_path: P
 format: 1
 kind: hybrid
 workers: 2
-tasks: [{{name: word_problems_en, data: {models / "problems.jsonl"}}}]
+tasks: [{{name: {models / "sums.yaml"}, data: {models / "problems.jsonl"}}}]
 stages:
   ps:
     merge: {{base: {models / "base"}, sources: {{math: {models / "math"}, ja: {models / "ja"}}}, method: ties}}
@@ -223,7 +223,7 @@ def test_paths_have_all_their_models_in_each_worker(models: Path, monkeypatch: p
         },
         "optimizer": {"population": 4},
         "budget": {"candidates": 8},
-        "tasks": [{"name": "word_problems_en", "data": str(models / "problems.jsonl")}],
+        "tasks": [task_section(models)],
         "batch": None,
         "validation": None,
         "winner": "best",
