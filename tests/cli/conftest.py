@@ -3,15 +3,17 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 import torch
+import typer
 import yaml
 
-from evovlm.cli.app import main
+from evovlm.cli.app import app, main
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.searching.evolve import evolve
 from tests.pico import pico_llm, pico_vlm
@@ -39,7 +41,23 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tasks") / "problems.jsonl"
     rows = [{"id": f"p{n}", "question": f"{n}と2で?", "number": n + 2, "tags": []} for n in range(3)]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    for name, language in ((TASK, "ja"), (f"{TASK}_en", "en")):
+        path.with_name(f"{name}.yaml").write_text(TASK_FILE.format(name=name, language=language), encoding="utf-8")
     return path
+
+
+TASK = "short_problems"
+"""The small search's task: word problems with answers of 8 tokens instead of 72, as generating them takes the time."""
+
+TASK_FILE = """
+name: {name}
+splits: {{search: problems.jsonl}}
+columns: {{answer: number, id: id}}
+prompt: zoo-problem-{language}
+metric: accuracy
+gate: script
+decoding: {{max_new_tokens: 8}}
+"""
 
 
 @pytest.fixture
@@ -63,6 +81,11 @@ def finished(finished_once: Path, config: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished_once / "run", tmp_path / "run")
 
 
+def short_task(problems: Path, name: str = TASK, **changes: object) -> dict[str, object]:
+    """Return the small search's task as it stands in a config."""
+    return {"name": str(problems.with_name(f"{name}.yaml")), "data": str(problems), **changes}
+
+
 def write_config(path: Path, *, models: Path, problems: Path, **changes: object) -> Path:
     """Write the config of a small search; `changes` replace whole keys of it."""
     document: dict[str, object] = {
@@ -76,7 +99,7 @@ def write_config(path: Path, *, models: Path, problems: Path, **changes: object)
         },
         "optimizer": {"kind": "cma", "population": 4},
         "budget": {"candidates": 8},
-        "tasks": [{"name": "word_problems_ja", "data": str(problems)}],
+        "tasks": [short_task(problems)],
         "device": "cpu",
     }
     path.write_text(yaml.safe_dump({**document, **changes}, sort_keys=False), encoding="utf-8")
@@ -108,3 +131,16 @@ def evovlm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return Outcome(code if isinstance(code, int) else 0, printed.out, printed.err)
 
     return run
+
+
+def commands() -> Mapping[str, click.Command]:
+    """Every command of the app by the words that call it."""
+
+    def walk(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
+        inner: Mapping[str, click.Command] = getattr(command, "commands", {})
+        if words:
+            yield " ".join(words), command
+        for name, each in inner.items():
+            yield from walk(each, (*words, name))
+
+    return dict(walk(typer.main.get_command(app), ()))

@@ -4,23 +4,26 @@ import subprocess
 import sys
 import time
 
-from evovlm import __version__
-from tests.cli.conftest import Command
+import click
+import pytest
 
-COMMANDS = (
-    "demo",
-    "evolve",
-    "show",
-    "check",
-    "merge",
-    "convert",
-    "score",
-    "methods",
-    "optimizers",
-    "spaces",
-    "tasks",
-    "zoo",
-)
+from evovlm import __version__
+from tests.cli.conftest import Command, commands
+
+# What a command needs and is not given: nothing of that name is there.
+NOTHING = "./no-such-folder/no-such-file"
+COMMANDS = {words: command for words, command in commands().items() if not hasattr(command, "commands")}
+
+
+def required(command: click.Command) -> list[str]:
+    """Return arguments that give a command all that it requires, and name nothing that exists."""
+    found: list[str] = []
+    for parameter in command.params:
+        if parameter.required:
+            found += [NOTHING] if parameter.param_type_name == "argument" else [parameter.opts[0], NOTHING]
+    return found
+
+
 HEAVY = ("torch", "transformers", "datasets", "open_clip", "cma", "numpy", "rich.console")
 LIST_MODULES = """
 import sys
@@ -37,10 +40,29 @@ print("modules:", *sys.modules)
 def test_help_lists_every_command(evovlm: Command) -> None:
     shown = evovlm("--help")
     assert shown.code == 0
-    for command in COMMANDS:
-        assert f"\n  {command} " in shown.out
+    assert {"evolve", "init", "doctor", "push", "zoo"} <= commands().keys()
+    for words in commands():
+        if " " not in words:
+            assert f"\n  {words} " in shown.out
 
 
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_refuses_an_unknown_option(evovlm: Command, words: str) -> None:
+    refused = evovlm(*words.split(), "--colour")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--colour" in refused.err
+    assert "Traceback" not in refused.err
+
+
+@pytest.mark.parametrize("words", [words for words, command in COMMANDS.items() if required(command)])
+def test_every_command_reports_a_missing_file_in_one_message(evovlm: Command, words: str) -> None:
+    refused = evovlm(*words.split(), *required(COMMANDS[words]))
+    assert (refused.code, refused.out) == (2, "")
+    assert "no-such-f" in refused.err
+    assert "Traceback" not in refused.err
+
+
+@pytest.mark.slow
 def test_help_answers_in_half_a_second() -> None:
     taken = []
     for _ in range(3):

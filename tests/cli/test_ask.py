@@ -138,14 +138,17 @@ class _Web(BaseHTTPRequestHandler):
             return
         self.send_response(200 if self.path != "/missing" else 404)
         self.end_headers()
+        picture: bytes = self.server.picture  # type: ignore[attr-defined]
         if self.path == "/slow":
-            for _ in range(40):
+            for place in range(40):
                 time.sleep(0.05)
                 try:
-                    self.wfile.write(b"x")
+                    self.wfile.write(picture[place : place + 1])
                 except OSError:
                     return
-        self.wfile.write(self.server.picture if self.path == "/red.png" else b"x" * 5000)  # type: ignore[attr-defined]
+            self.wfile.write(picture[40:])
+            return
+        self.wfile.write(picture if self.path == "/red.png" else b"x" * 5000)
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -169,13 +172,12 @@ def test_a_picture_comes_from_the_web_as_from_a_file(evovlm: Command, models: Pa
 
 
 @pytest.mark.parametrize("path", ["/missing", "/away", "/text", "/slow", "/large"])
-def test_what_the_web_does_not_give_is_told(web: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_the_web_does_not_give_is_reported(web: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "/large":
         monkeypatch.setattr(asking, "MOST_BYTES", 4000)
-    began = time.monotonic()
+    # Given the two seconds that it takes, the slow picture would be there.
     with pytest.raises(TaskError, match=path):
         fetch_picture(web + path, timeout_s=0.5)
-    assert time.monotonic() - began < 1.8
     with pytest.raises(TaskError, match="fetched"):
         fetch_picture("http://127.0.0.1:9/nobody")
 

@@ -9,7 +9,7 @@ import yaml
 
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import load_recipe
-from tests.cli.conftest import Command, write_config
+from tests.cli.conftest import TASK, Command, short_task, write_config
 
 FILES = {"config.yaml", "journal.jsonl", "best.yaml", "mean.yaml", "result.json"}
 
@@ -60,7 +60,7 @@ def test_json_is_the_result_alone_and_its_recipe_is_the_winner(evovlm: Command, 
     assert result["failures"] == 0
     assert result["winner"] == "best"
     assert load_recipe(Path(result["recipe"]), methods=METHODS).recipe_id == result["recipe_id"]
-    assert set(result["search_scores"]) == {"word_problems_ja"}
+    assert set(result["search_scores"]) == {TASK}
     assert json.loads((tmp_path / "run" / "result.json").read_text())["recipe_id"] == result["recipe_id"]
 
 
@@ -93,13 +93,13 @@ def test_one_search_scores_a_vlm_on_two_tasks(evovlm: Command, models: Path, pro
         "vocabulary": "host",
     }
     tasks = [
-        {"name": "word_problems_ja", "data": str(problems), "weight": 3},
-        {"name": "word_problems_en", "data": str(problems), "weight": 1},
+        short_task(problems, weight=3),
+        short_task(problems, f"{TASK}_en", weight=1),
     ]
     config = write_config(tmp_path / "both.yaml", models=models, problems=problems, merge=merge, tasks=tasks)
     result = json.loads(evovlm("evolve", config, "--out", tmp_path / "run", "--json").out)
     scores = result["search_scores"]
-    weighted = (3 * scores["word_problems_ja"]["score"] + scores["word_problems_en"]["score"]) / 4
+    weighted = (3 * scores[TASK]["score"] + scores[f"{TASK}_en"]["score"]) / 4
     assert result["search_fitness"] == pytest.approx(weighted)
 
 

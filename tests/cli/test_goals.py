@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evovlm.recipes.documents import load_recipe
-from tests.cli.conftest import Command, write_config
+from tests.cli.conftest import TASK, Command, short_task, write_config
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +25,10 @@ def traded(models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactor
             "settings": {"rescale": "l1"},
         },
         budget={"tokens": 1},
-        tasks=[{"name": f"word_problems_{language}", "data": str(problems)} for language in ("ja", "en")],
+        tasks=[short_task(problems), short_task(problems, f"{TASK}_en")],
         objective={
             "pareto": True,
-            "constraints": [{"task": "word_problems_en", "not_below": "math", "by": 1.0}],
+            "constraints": [{"task": f"{TASK}_en", "not_below": "math", "by": 1.0}],
         },
     )
 
@@ -42,7 +42,7 @@ def test_the_front_is_shown_and_a_candidate_of_it_exported(evovlm: Command, trad
     for printed in (found.out, shown.out):
         assert "Pareto front" in printed
         assert f"evovlm export {run} --pick CANDIDATE --out recipe.yaml" in printed
-    assert "constraints: word_problems_en not below math by more than 1" in shown.out
+    assert f"constraints: {TASK}_en not below math by more than 1" in shown.out
     assert "0 of 4 candidates violate one" in shown.out
     summary = json.loads(evovlm("show", run, "--json").out)
     index = summary["front"][0]["index"]

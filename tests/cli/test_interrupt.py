@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from evovlm.runs.config.parameters import load_config
+from evovlm.runs.searching.evolve import evolve
 from tests.cli.conftest import Command, write_config
 
 PATIENCE_S = 120.0
@@ -63,13 +65,25 @@ def start(*arguments: str | Path) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with search.yaml and its finished run in run/: its answers are long enough to be interrupted."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    tasks = [{"name": "word_problems_ja", "data": str(problems)}]
+    evolve(
+        load_config(write_config(folder / "search.yaml", models=models, problems=problems, tasks=tasks)),
+        out=folder / "run",
+    )
+    return folder
+
+
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_with_its_code_and_a_command_that_goes_on_to_the_same_journal(
-    evovlm: Command, config: Path, finished_once: Path, tmp_path: Path, by: signal.Signals, code: int
+    evovlm: Command, uninterrupted: Path, tmp_path: Path, by: signal.Signals, code: int
 ) -> None:
     run = tmp_path / "a run"
     with interrupting(run / "journal.jsonl", after_lines=4, by=by):
-        stopped = evovlm("evolve", config, "--out", run)
+        stopped = evovlm("evolve", uninterrupted / "search.yaml", "--out", run)
     assert stopped.code == code, stopped
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert "Traceback" not in stopped.err
@@ -81,9 +95,9 @@ def test_a_signal_stops_with_its_code_and_a_command_that_goes_on_to_the_same_jou
     resumed = evovlm(*shlex.split(advice[1]))
     assert resumed.code == 0, resumed.err
     assert f"going on after {before - 1} of 8 candidates" in resumed.err
-    assert rows_of(run / "journal.jsonl") == rows_of(finished_once / "run" / "journal.jsonl")
+    assert rows_of(run / "journal.jsonl") == rows_of(uninterrupted / "run" / "journal.jsonl")
     for name in ("best.yaml", "mean.yaml"):
-        ours, theirs = ((folder / name).read_text() for folder in (run, finished_once / "run"))
+        ours, theirs = ((folder / name).read_text() for folder in (run, uninterrupted / "run"))
         assert ours.split("parameters:")[1] == theirs.split("parameters:")[1]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Command, write_config
+from tests.cli.conftest import TASK, Command, write_config
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def test_it_shows_candidates_numbers_and_the_course_of_the_search(evovlm: Comman
     assert shown.code == 0, shown.err
     assert f"{finished} (finished)" in shown.out
     assert "8 candidates in 2 generations" in shown.out
-    for word in ("fitness", "word_problems_ja", "math", "ja", "weight", "density", "the best candidate", "best so far"):
+    for word in ("fitness", TASK, "math", "ja", "weight", "density", "the best candidate", "best so far"):
         assert word in shown.out
     result = json.loads((finished / "result.json").read_text())
     assert result["recipe_id"] in shown.out
