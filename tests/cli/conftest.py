@@ -39,8 +39,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three word problems in the zoo's format."""
     path = tmp_path_factory.mktemp("tasks") / "problems.jsonl"
-    rows = [{"id": f"p{n}", "question": f"{n}と2で?", "number": n + 2, "tags": []} for n in range(3)]
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    for file, other in ((path, 2), (path.with_name("reported.jsonl"), 3)):
+        rows = [{"id": f"p{n}", "question": f"{n}と{other}で?", "number": n + other, "tags": []} for n in range(3)]
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     for name, language in ((TASK, "ja"), (f"{TASK}_en", "en")):
         path.with_name(f"{name}.yaml").write_text(TASK_FILE.format(name=name, language=language), encoding="utf-8")
     return path
@@ -51,7 +52,7 @@ TASK = "short_problems"
 
 TASK_FILE = """
 name: {name}
-splits: {{search: problems.jsonl}}
+splits: {{search: problems.jsonl, report: reported.jsonl}}
 columns: {{answer: number, id: id}}
 prompt: zoo-problem-{language}
 metric: accuracy

@@ -26,7 +26,7 @@ RIGHT = {"answer": "K", "kind": "factoid"}
 
 TASK_FILE = """
 name: {name}
-splits: {{search: problems.jsonl}}
+splits: {{search: {data}}}
 columns: {{id: id, tags: kind}}
 prompt: zoo-problem-{language}
 metric: jdocqa
@@ -49,16 +49,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pico_vlm(folder / "vlm", like=base, seed=3, drift=0.1, dtype=torch.bfloat16)
     rows = [{"id": f"p{n}", "question": f"{n} apples and none more. How many?", **RIGHT} for n in range(4, 8)]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    for name, language in ((TASK, "en"), (f"{TASK}_ja", "ja")):
-        (folder / f"{name}.yaml").write_text(TASK_FILE.format(name=name, language=language), encoding="utf-8")
+    write_tasks(folder, data="problems.jsonl")
     rows = [{"id": f"s{n}", "question": f"{n} pears, {n % 5} eaten. How many?", **RIGHT} for n in range(12)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 
-def task_section(models: Path, *, data: Path | None = None, **changes: object) -> dict[str, object]:
-    """Return the small searches' task as it stands in a config, on the four problems or on those of `data`."""
-    return {"name": str(models / f"{TASK}.yaml"), "data": str(data or models / "problems.jsonl"), **changes}
+def write_tasks(folder: Path, *, data: str) -> None:
+    """Write the task file of TASK, and one that asks the same in Japanese, beside their `data`."""
+    for name, language in ((TASK, "en"), (f"{TASK}_ja", "ja")):
+        text = TASK_FILE.format(name=name, language=language, data=data)
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def task_section(folder: Path, *, data: str = "problems.jsonl", **changes: object) -> dict[str, object]:
+    """Return the section of a config for TASK, whose file and `data` are in `folder`."""
+    return {"name": str(folder / f"{TASK}.yaml"), "data": str(folder / data), **changes}
 
 
 def search_document(models: Path) -> dict[str, object]:
@@ -84,7 +90,7 @@ def racing_document(models: Path) -> dict[str, object]:
     """Return the small search, a generation shorter, with 12 problems to race on."""
     return {
         **search_document(models),
-        "tasks": [task_section(models, data=models / "sums.jsonl")],
+        "tasks": [task_section(models, data="sums.jsonl")],
         "budget": {"candidates": 8},
         "racing": {"first": 3, "limit": 1.0, "error": 0.9},
     }

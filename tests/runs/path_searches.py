@@ -5,13 +5,14 @@ from pathlib import Path
 
 from evovlm.runs.folder.entries import Entry
 from evovlm.search.loop import Generation
-from tests.runs.conftest import RIGHT, task_section
+from tests.runs.conftest import RIGHT, task_section, write_tasks
 
 
 def write_problems(folder: Path) -> Path:
     """Write ten questions of the small searches' task; return the file."""
     rows = [{"id": f"p{n}", "question": f"{n} apples and none more. How many?", **RIGHT} for n in range(10)]
     path = folder / "ten-problems.jsonl"
+    write_tasks(folder, data=path.name)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -31,7 +32,7 @@ def path_document(models: Path, problems: Path) -> dict[str, object]:
         "space": {"kind": "path", "repetitions": 2, "scales": "per_position"},
         "optimizer": {"kind": "cma_margin", "population": 4, "sigma": 0.3},
         "budget": {"candidates": 12},
-        "tasks": [task_section(models, data=problems)],
+        "tasks": [task_section(problems.parent, data=problems.name)],
         "batch": 3,
         "validation": 4,
         "winner": "snapshot",

@@ -80,10 +80,14 @@ def test_a_parent_is_scored_once_as_the_source_alone_and_bounds_every_candidate(
 
 
 def test_what_breaks_a_bound_is_told_and_never_wins_over_what_keeps_it(
-    write_config: WriteConfig, evaluator: Evaluator, tmp_path: Path
+    write_config: WriteConfig, models: Path, racer: Evaluator, tmp_path: Path
 ) -> None:
-    # No pico model gets all of it right.
-    result = evolve(bounded(write_config, measure="ungated", at_least=1.0), out=tmp_path / "run", evaluator=evaluator)
+    # No pico model gets all twelve right.
+    constraint = {"task": TASK, "measure": "ungated", "at_least": 1.0}
+    config = write_config(
+        {"tasks": [task_section(models, data="sums.jsonl")], "objective": {"constraints": [constraint]}}
+    )
+    result = evolve(config_of(config), out=tmp_path / "run", evaluator=racer)
     assert result.fitness == pytest.approx(result.evaluation.scores[TASK].ungated - 1.0)
     assert result.fitness < 0
     run = Run.open(tmp_path / "run")

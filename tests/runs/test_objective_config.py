@@ -7,7 +7,7 @@ import yaml
 
 from evovlm.errors import ConfigError
 from evovlm.runs.config.kinds import config_from_mapping, load_config
-from tests.runs.conftest import WriteConfig
+from tests.runs.conftest import TASK, WriteConfig
 
 TWO = [{"name": "word_problems_ja"}, {"name": "word_problems_en", "weight": 2}]
 
@@ -16,28 +16,28 @@ TWO = [{"name": "word_problems_ja"}, {"name": "word_problems_en", "weight": 2}]
     ("changes", "words"),
     [
         (
-            {"objective": {"constraints": [{"task": "word_problems_jp", "at_least": 0.5}]}},
+            {"objective": {"constraints": [{"task": "sumz", "at_least": 0.5}]}},
             r":\d+: objective.constraints\[0\].task: is not scored; name it among the tasks \(with weight 0.*"
-            r"did you mean 'word_problems_",
+            r"did you mean 'sums",
         ),
         (
-            {"objective": {"constraints": [{"task": "word_problems_en"}]}},
+            {"objective": {"constraints": [{"task": TASK}]}},
             r"objective.constraints\[0\]: needs one of at_least",
         ),
         (
-            {"objective": {"constraints": [{"task": "word_problems_en", "at_least": 0.5, "not_below": "ja"}]}},
+            {"objective": {"constraints": [{"task": TASK, "at_least": 0.5, "not_below": "ja"}]}},
             r"objective.constraints\[0\]: needs one of at_least",
         ),
         (
-            {"objective": {"constraints": [{"task": "word_problems_en", "at_least": 0.5, "by": 0.1}]}},
+            {"objective": {"constraints": [{"task": TASK, "at_least": 0.5, "by": 0.1}]}},
             r"objective.constraints\[0\]: by: .*set not_below",
         ),
         (
-            {"objective": {"constraints": [{"task": "word_problems_en", "at_least": 95}]}},
+            {"objective": {"constraints": [{"task": TASK, "at_least": 95}]}},
             r"objective.constraints\[0\].at_least: .*less than or equal to 1",
         ),
         (
-            {"objective": {"constraints": [{"task": "word_problems_en", "not_below": "maths"}]}},
+            {"objective": {"constraints": [{"task": TASK, "not_below": "maths"}]}},
             r"objective.constraints\[0\].not_below: is no source of the merge; did you mean 'math'",
         ),
         ({"objective": {"combine": "median"}}, r"objective.combine: .*'mean', 'worst' or 'geometric'"),
@@ -52,12 +52,12 @@ TWO = [{"name": "word_problems_ja"}, {"name": "word_problems_en", "weight": 2}]
             r"objective.pareto: not all candidates .* \(`racing`\), .*; leave `racing` out",
         ),
         (
-            {"objective": {"constraints": [{"task": "word_problems_en", "at_least": 0.5}]}, "racing": {}},
+            {"objective": {"constraints": [{"task": TASK, "at_least": 0.5}]}, "racing": {}},
             r"objective.constraints\[0\]: is on all samples, and `racing.order: informative` .*; set it to shuffled",
         ),
         (
             {
-                "objective": {"constraints": [{"task": "word_problems_en", "measure": "japanese", "not_below": "ja"}]},
+                "objective": {"constraints": [{"task": TASK, "measure": "japanese", "not_below": "ja"}]},
                 "racing": {},
             },
             r"objective.constraints\[0\]: is on all samples",
@@ -97,7 +97,7 @@ def test_a_race_may_be_held_against_a_parent_and_with_samples_at_random_against_
         ({"order": "shuffled"}, {"at_least": 0.5}),
         ({"order": "fixed"}, {"measure": "japanese", "at_least": 0.9}),
     ):
-        changes = {"racing": racing, "objective": {"constraints": [{"task": "word_problems_en", **constraint}]}}
+        changes = {"racing": racing, "objective": {"constraints": [{"task": TASK, **constraint}]}}
         assert load_config(write_config(changes)).racing is not None
 
 

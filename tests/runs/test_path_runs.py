@@ -293,7 +293,7 @@ def test_a_search_of_parameters_may_have_batches_and_snapshots_too(
     models: Path, problems: Path, tmp_path: Path
 ) -> None:
     document = {**search_document(models), "batch": 3, "validation": 4, "winner": "snapshot"}
-    document["tasks"] = [task_section(models, data=problems)]
+    document["tasks"] = [task_section(problems.parent, data=problems.name)]
     result = evolve(config_from_mapping(document), out=tmp_path / "run")
     rows = journal_rows(tmp_path / "run")
     assert [row["kind"] for row in rows[1:]] == [*["snapshot", *["candidate"] * 4] * 3, "snapshot", "stop", "mean"]
