@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from evovlm.runs.config.parameters import load_config
+from evovlm.runs.config.kinds import load_config
 from evovlm.runs.searching.evolve import evolve
 from tests.cli.conftest import Command, write_config
 
