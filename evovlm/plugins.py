@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from evovlm.errors import PluginError
+from evovlm.errors import PluginError, first_line
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -81,9 +81,9 @@ class Table(Mapping[str, Row], Generic[Row]):
         try:
             row = point.load()
         except _THEIR_ERRORS as error:
-            reason = str(error).partition("\n")[0]
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise self._problem(
-                point, f"{point.value} cannot be imported ({type(error).__name__}: {reason}). Update or fix the package"
+                point, f"{point.value} cannot be imported ({reason}). Update or fix the package"
             ) from error
         if not isinstance(row, self._row_type):
             needed = self._row_type.__name__
