@@ -95,7 +95,7 @@ def append_to(path: Path, content: bytes) -> None:
 
     Raises OutputError when that fails; the file then ends where it ended before.
     """
-    with explained(path):
+    with explained(path, kept="what was written before is kept, and --resume continues after it"):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             size = os.fstat(descriptor).st_size
@@ -173,12 +173,15 @@ def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def explained(out: Path) -> Iterator[None]:
-    """Turn an OSError about writing `out` into an OutputError that names `out`, the reason and what to do."""
+def explained(out: Path, *, kept: str = "nothing was written") -> Iterator[None]:
+    """Turn an OSError about writing `out` into an OutputError that names `out`, the reason and what to do.
+
+    `kept` says what there is after a failure.
+    """
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{out}: {_reason(error)}") from error
+        raise OutputError(f"{out}: {_reason(error, kept=kept)}") from error
 
 
 def check_space(out: Path, folder: Path, *, needed_bytes: int) -> None:
@@ -204,14 +207,14 @@ def leads_outside(path: Path, folder: Path) -> bool:
     return not any(target.is_relative_to(each) for each in inside)
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, *, kept: str) -> str:
     where = f" ({error.filename})" if error.filename is not None else ""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return "the disk is full; nothing was kept.\n    Free some space, or choose another disk."
+            return f"the disk is full; {kept}.\n    Free some space, or choose another disk."
         case errno.EFBIG:
             return (
-                "the disk does not take a file of this size; nothing was kept.\n"
+                f"the disk does not take a file of this size; {kept}.\n"
                 "    Choose another disk, or for a model smaller files (--max-shard-size)."
             )
         case errno.ENOTDIR | errno.EEXIST:

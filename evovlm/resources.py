@@ -1,4 +1,4 @@
-"""How much memory and disk there is."""
+"""How much memory and disk space is available."""
 
 import os
 import shutil
@@ -9,31 +9,31 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_disk_bytes(folder: Path) -> int | None:
-    """Return the free bytes of the disk that `folder` is on or would be made on; None when that cannot be told."""
-    place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    """Return the free bytes of the disk that `folder` is on or would be made on; None when that is unknown."""
     try:
-        usage = shutil.disk_usage(place)
+        usage = shutil.disk_usage(_existing(folder))
     except OSError:
         return None
-    # What is no disk at all (/sys) has no size.
+    # A file system that is not on a disk (/sys) has no size.
     return usage.free if usage.total else None
 
 
 def device_number(folder: Path) -> int | None:
-    """Return a number that folders on one disk share; None when it cannot be told."""
-    place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    """Return a number that folders on one disk share; None when it is unknown."""
     try:
-        return place.stat().st_dev
+        return _existing(folder).stat().st_dev
     except OSError:
         return None
 
 
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    place = folder.absolute()
+    return next((each for each in (place, *place.parents) if os.access(each, os.F_OK)), place)
+
+
 def available_memory_bytes() -> int | None:
-    """Return how much memory a program could still take: the machine's, or its container's where that has less."""
+    """Return how much memory a program can still take: of the machine, or of its container where that has less."""
     found = [each for each in (_of_machine(), _of_container()) if each is not None]
     return min(found, default=None)
 
@@ -46,7 +46,7 @@ def _of_machine() -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     try:
-        # What there is at all, where nothing tells what is free of it (macOS).
+        # All memory, where the free part is not reported (macOS).
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None

@@ -3,6 +3,7 @@
 Configs, tokenizers, cards and headers are read, no weights; all problems are found, not only the first.
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -77,7 +78,7 @@ def preflight(
 
 def check_out(out: Path | None, found: "Gathered", *, may_exist: bool) -> None:
     """Note a problem if the target exists."""
-    if out is not None and not may_exist and (out.exists() or out.is_symlink()):
+    if out is not None and not may_exist and os.path.lexists(out):
         found.problems.append(
             OutputExists(f"{out} exists already.\n    Name a new folder; `merge --overwrite` replaces a model.")
         )

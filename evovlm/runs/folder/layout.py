@@ -27,8 +27,9 @@ def winner_file(winner: str) -> str:
 
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Raise OutputExists or RunMismatch unless a run may start there (or, with `resume`, go on)."""
-    if not folder.exists():
-        return
+    with explained(folder):
+        if not folder.exists():
+            return
     if not folder.is_dir():
         raise OutputExists(f"{folder} is a file. Name a folder.")
     if (folder / JOURNAL_FILE).exists():

@@ -1,6 +1,7 @@
 """The folder of a scoring: settings, scores, predictions by model and task, batches of what is unfinished."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -156,7 +157,7 @@ def read_saved(folder: Path) -> SavedScores | None:
 
 
 def _read_summary(folder: Path) -> dict[str, Any] | None:
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return None
     path = folder / SUMMARY_FILE
     if not path.is_file():

@@ -8,6 +8,7 @@ summary.json                        settings, versions, and the scores of what i
 import gc
 import hashlib
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -115,7 +116,7 @@ def score_models(
     """
     if len(set(scoring.models)) < len(scoring.models):
         raise ConfigError("a model is named twice. Name each once.")
-    if save is not None and save.exists() and not resume:
+    if save is not None and os.path.lexists(save) and not resume:
         raise OutputExists(
             f"{save} exists already and is not overwritten.\n    Add --resume to continue, or choose another name."
         )

@@ -14,7 +14,7 @@ from evovlm.errors import OutputExists, RunError, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import InProcess, Workers, WorkerSettings
-from evovlm.files import inner_folder, write_file
+from evovlm.files import explained, inner_folder, write_file
 from evovlm.foreign_code import require_allowed
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import recipe_to_yaml
@@ -337,7 +337,8 @@ def evolve_hybrid(
     Raises what `evolve` raises; what does not fit in the second stage is found before the first begins.
     """
     config = config.resolved(relative_to=relative_to)
-    began = (out / CONFIG_FILE).exists() and (out / PS).exists()
+    with explained(out):
+        began = (out / CONFIG_FILE).exists() and (out / PS).exists()
     if not began:
         check_folder(out, resume=resume)
     elif not resume:
