@@ -473,7 +473,7 @@ def test_a_method_that_needs_no_base_is_content_without(method: str) -> None:
 @pytest.mark.parametrize(
     ("method", "n_sources", "message"),
     [
-        ("slerp", 2, r"sources: slerp takes exactly 1 beside the base, not 2\."),
+        ("slerp", 2, r"sources: slerp takes exactly 1 besides the base, not 2\."),
         ("nuslerp", 1, r"sources: nuslerp takes exactly 2, not 1\."),
         ("nuslerp", 3, r"sources: nuslerp takes exactly 2, not 3\."),
         ("model_stock", 1, r"sources: model_stock takes at least 2, not 1\."),

@@ -234,9 +234,9 @@ def get_method(template: MergeTemplate) -> Method:
     least, most = method.sources
     n_sources = len(template.sources)
     if n_sources < least or (most is not None and n_sources > most):
-        wanted = f"exactly {least}" if most == least else f"at least {least}"
-        beside = " beside the base" if method.base == "first" else ""
-        raise ConfigError(f"sources: {method.name} takes {wanted}{beside}, not {n_sources}.")
+        needed = f"exactly {least}" if most == least else f"at least {least}"
+        besides = " besides the base" if method.base == "first" else ""
+        raise ConfigError(f"sources: {method.name} takes {needed}{besides}, not {n_sources}.")
     for name, given in template.settings.changed().items():
         if name not in method.settings:
             raise ConfigError(f"settings.{name.rstrip('_')}: {given} would make no difference to {method.name}.")

@@ -139,23 +139,20 @@ def generate_greedy(
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids, on_answers=on_answers)
     fitting = answer_limits(loaded, prompts, max_new_tokens=max_new_tokens)
     limits = fitting if limits is None else [min(each) for each in zip(limits, fitting, strict=True)]
-    ending = Ending(stop_ids=frozenset(stop_ids), is_over=is_over)
+    request = _Request(
+        backbone=backbone,
+        prompts=prompts,
+        image_token=getattr(loaded.model.config, "image_token_id", None),
+        ending=Ending(stop_ids=frozenset(stop_ids), is_over=is_over),
+        limits=limits,
+        penalty=penalty,
+    )
     answers = _Answers(on_answers=on_answers)
     n_slots = slots_at_once(backbone, longest=most_tokens(prompts, limits))
     while len(answers.found) < len(prompts):
         left = [number for number in range(len(prompts)) if number not in answers.found]
         try:
-            _decode_all(
-                loaded,
-                backbone,
-                prompts,
-                left,
-                answers,
-                ending=ending,
-                limits=limits,
-                penalty=penalty,
-                n_slots=n_slots,
-            )
+            _decode_all(request, left, answers, n_slots=n_slots)
         except torch.OutOfMemoryError:
             if n_slots == 1:
                 raise
@@ -164,55 +161,62 @@ def generate_greedy(
     return [answers.found[number] for number in range(len(prompts))]
 
 
-def _decode_all(
-    loaded: LoadedModel,
-    backbone: Backbone,
-    prompts: Sequence[Prompt],
-    numbers: Sequence[int],
-    answers: _Answers,
-    *,
-    ending: Ending,
-    limits: Sequence[int],
-    penalty: float,
-    n_slots: int,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Request:
+    """What all streams of one call share."""
+
+    backbone: Backbone
+    prompts: Sequence[Prompt]
+    image_token: int | None
+    ending: Ending
+    limits: Sequence[int]
+    penalty: float
+
+
+def _decode_all(request: _Request, numbers: Sequence[int], answers: _Answers, *, n_slots: int) -> None:
     """Answer the prompts with these numbers, in several streams where that is faster.
 
     Which stream answers a prompt depends only on the numbers, so that a run can be repeated to the bit.
     """
-    shape, capacity = shape_of(backbone), most_tokens(prompts, limits)
-    small = _is_small(hidden_size=backbone.embedding.embedding_dim, device=shape.device)
+    backbone = request.backbone
+    small = _is_small(hidden_size=backbone.embedding.embedding_dim, device=backbone.device)
     threads = torch.get_num_threads()
     n_streams = max(1, min(threads, len(numbers) // _PROMPTS_PER_STREAM)) if small else 1
-    sharing = 1 if small else threads
-    image_token = getattr(loaded.model.config, "image_token_id", None)
-    shared = _shared_start([prompts[number] for number in numbers], image_token=image_token)
+    n_sharing = 1 if small else threads
+    shared = _shared_start([request.prompts[number] for number in numbers], image_token=request.image_token)
 
     def stream(first: int) -> None:
-        own = {number: prompts[number] for number in numbers[first::n_streams]}
-        kind = CpuRunner if shape.device.type == "cpu" else DeviceRunner
-        slots = min(len(own), max(1, n_slots // n_streams))
-        # Inference mode is a setting of each thread, like the number of threads.
-        with torch.inference_mode():
-            runner: Runner = kind(
-                backbone,
-                shape,
-                n_slots=slots,
-                capacity=capacity,
-                image_token=image_token,
-                shared=shared,
-                penalty=penalty,
-            )
-            for number, answer in decode(runner, own, ending=ending, limits=limits):
-                answers.put(number, answer)
+        own = numbers[first::n_streams]
+        _decode_stream(request, own, answers, shared=shared, n_slots=min(len(own), max(1, n_slots // n_streams)))
 
-    with packed_attention(backbone), _threads_each(sharing):
+    with packed_attention(backbone), _threads_each(n_sharing):
         if n_streams == 1:
             stream(0)
             return
-        with ThreadPoolExecutor(n_streams, initializer=torch.set_num_threads, initargs=(sharing,)) as pool:
+        with ThreadPoolExecutor(n_streams, initializer=torch.set_num_threads, initargs=(n_sharing,)) as pool:
             for done in [pool.submit(stream, first) for first in range(n_streams)]:
                 done.result()
+
+
+# A setting of each thread, like the number of threads.
+@torch.inference_mode()
+def _decode_stream(
+    request: _Request, numbers: Sequence[int], answers: _Answers, *, shared: Tensor, n_slots: int
+) -> None:
+    backbone = request.backbone
+    kind = CpuRunner if backbone.device.type == "cpu" else DeviceRunner
+    runner: Runner = kind(
+        backbone,
+        shape_of(backbone),
+        n_slots=n_slots,
+        capacity=most_tokens(request.prompts, request.limits),
+        image_token=request.image_token,
+        shared=shared,
+        penalty=request.penalty,
+    )
+    own = {number: request.prompts[number] for number in numbers}
+    for number, answer in decode(runner, own, ending=request.ending, limits=request.limits):
+        answers.put(number, answer)
 
 
 def _shared_start(prompts: Sequence[Prompt], *, image_token: int | None) -> Tensor:
