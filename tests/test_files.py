@@ -1,4 +1,4 @@
-"""A folder that appears all at once, replaces only models, and is never written by two processes."""
+"""Files and folders appear all at once or not at all, replace only what they may, and go through no link."""
 
 import errno
 import os
@@ -11,7 +11,16 @@ import pytest
 
 from evovlm import files as output_folder
 from evovlm.errors import OutputError, OutputExists
-from evovlm.files import check_space, explained, new_folder
+from evovlm.files import (
+    check_space,
+    explained,
+    leads_outside,
+    leftovers,
+    new_file,
+    new_folder,
+    write_file,
+    write_new_file,
+)
 
 
 def model_folder(folder: Path, *, text: str = "old") -> Path:
@@ -184,3 +193,75 @@ def test_too_little_space_is_told_in_numbers(tmp_path: Path) -> None:
     check_space(tmp_path / "out", tmp_path, needed_bytes=1)
     with pytest.raises(OutputError, match=r"GB free, and 1000000\.00 GB are needed"):
         check_space(tmp_path / "out", tmp_path, needed_bytes=10**15)
+
+
+def test_a_file_is_replaced_whole_and_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "file").symlink_to(tmp_path / "victim")
+    write_file(tmp_path / "file", "二")
+    assert not (tmp_path / "file").is_symlink()
+    write_file(tmp_path / "file", b"\0")
+    assert (tmp_path / "file").read_bytes() == b"\0"
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert names(tmp_path) == ["file", "victim"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_never_replaces_what_appears_meanwhile(
+    tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        # As file systems without hard links answer.
+        monkeypatch.setattr(os, "link", refuse)
+    write_new_file(tmp_path / "first", "first")
+    assert (tmp_path / "first").read_text() == "first"
+    with pytest.raises(OutputExists, match="not overwritten"), new_file(tmp_path / "second"):
+        (tmp_path / "second").write_text("theirs")
+    with pytest.raises(OutputExists):
+        write_new_file(tmp_path / "second", "second")
+    (tmp_path / "dangling").symlink_to(tmp_path / "none")
+    with pytest.raises(OutputExists):
+        write_new_file(tmp_path / "dangling", "third")
+    assert (tmp_path / "second").read_text() == "theirs"
+    assert names(tmp_path) == ["dangling", "first", "second"]
+
+
+def test_a_file_takes_the_longest_name_that_there_is(tmp_path: Path) -> None:
+    name = "二" * 85
+    write_file(tmp_path / name, "text")
+    assert names(tmp_path) == [name]
+    with pytest.raises(OutputError, match="the name is too long"):
+        write_file(tmp_path / (name + "二"), "text")
+    assert names(tmp_path) == [name]
+
+
+def test_what_a_killed_process_left_of_a_file_is_known_by_its_name(tmp_path: Path) -> None:
+    for name in (".best.yaml.0123456789abcdef.partial", "best.yaml.partial", ".best.yaml.partial", "mine.partial"):
+        (tmp_path / name).touch()
+    assert [(path.name, name) for path, name in leftovers(tmp_path)] == [
+        (".best.yaml.0123456789abcdef.partial", "best.yaml")
+    ]
+
+
+def test_a_link_may_lead_inside_the_folder_and_into_the_blobs_of_its_own_repository(tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--name" / "snapshots" / "revision"
+    folder.mkdir(parents=True)
+    for blobs in (folder.parent.parent / "blobs", tmp_path / "models--org--other" / "blobs"):
+        blobs.mkdir(parents=True)
+        (blobs / "blob").touch()
+    (folder / "own").touch()
+    for to, outside in (
+        ("own", False),
+        ("../../blobs/blob", False),
+        ("../../../models--org--other/blobs/blob", True),
+        ("../../refs", True),
+        ("/etc/hostname", True),
+    ):
+        (folder / "link").symlink_to(to)
+        assert leads_outside(folder / "link", folder) is outside
+        (folder / "link").unlink()
+    assert not leads_outside(folder / "own", folder)
+    assert leads_outside(folder / "../own", folder)

@@ -1,6 +1,7 @@
 """The files that a checkpoint consists of: what is fetched from the hub, merged, converted and published."""
 
 import json
+import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -103,6 +104,36 @@ def find_support_files(folder: Path) -> SupportFiles:
             refuse_outside(path, folder)
             found[name] = path
     return SupportFiles(files=found, left_out=tuple(left_out))
+
+
+def host_files(host: Path) -> SupportFiles:
+    """Return the files that a merged model takes from its host; the result has a card and a recipe of its own.
+
+    Raises what `find_support_files` raises.
+    """
+    found = find_support_files(host)
+    own = {CARD_FILE, RECIPE_FILE}
+    return SupportFiles(
+        files={name: path for name, path in found.files.items() if name not in own},
+        left_out=tuple(name for name in found.left_out if name not in own),
+    )
+
+
+def copy_files(files: Mapping[str, Path], folder: Path) -> None:
+    """Copy files, byte for byte, to their names in a new folder.
+
+    Raises BrokenCheckpoint when one cannot be read, OSError when one cannot be written.
+    """
+    for name, path in files.items():
+        target = folder / name
+        target.parent.mkdir(exist_ok=True)
+        with target.open("xb") as written:
+            try:
+                source = path.open("rb")
+            except OSError as error:
+                raise BrokenCheckpoint(f"{path}: cannot be read ({error.strerror}).") from error
+            with source:
+                shutil.copyfileobj(source, written)
 
 
 def refuse_outside(path: Path, folder: Path) -> None:

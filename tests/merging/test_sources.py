@@ -156,3 +156,16 @@ def test_quantised_weights_are_refused(models: Path, tmp_path: Path) -> None:
     recipe = make_recipe(models, {"math": (0.5, 1.0)}, base=str(tmp_path / "model"))
     with pytest.raises(BrokenCheckpoint, match=r"stored as I8[\s\S]*quantisation"):
         merge_all(recipe)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(models: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(models / "base", tmp_path / "model")
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(Path("..") / name)
+    with pytest.raises(BrokenCheckpoint, match=rf"{name}: is a link that leads out of the model's folder"):
+        Checkpoint.open(folder)
+    (tmp_path / name).rename(folder / f"own-{name}")
+    (folder / name).unlink()
+    (folder / name).symlink_to(f"own-{name}")
+    assert Checkpoint.open(folder).places

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, Lla
 
 from evovlm.errors import BrokenCheckpoint, OutputExists
 from evovlm.merging.checkpoint import writer
-from evovlm.merging.checkpoint.kept_bytes import KeptBytes
 from evovlm.merging.checkpoint.safetensors_file import tensor_places
+from evovlm.merging.checkpoint.shards import KeptBytes
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.model_ref import ModelRef
 from tests.merging.recipes import make_recipe, merge_all
 
 
@@ -108,6 +111,16 @@ def test_the_model_card_names_models_method_and_recipe(models: Path, tmp_path: P
     assert card.startswith("---\nlibrary_name: transformers\n")
     for part in ("`dare_ties`", recipe.recipe_id, "source `math`", "rope_theta is 10000.0", "weight: 0.7"):
         assert part in card
+
+
+def test_a_text_that_a_link_leads_out_of_the_host_is_left_out_with_a_warning(models: Path, tmp_path: Path) -> None:
+    host = shutil.copytree(models / "base", tmp_path / "host")
+    (tmp_path / "secret").write_text("secret")
+    (host / "notes.txt").symlink_to("../secret")
+    recipe = replace(make_recipe(models, {"math": (0.7, 0.5)}), host=ModelRef(text=str(host)))
+    written = write_checkpoint(recipe, tmp_path / "out")
+    assert "notes.txt is left out: it is a link that leads out of the folder." in written.warnings
+    assert not (tmp_path / "out" / "notes.txt").exists()
 
 
 def test_an_existing_folder_is_never_touched(models: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ import torch
 
 from evovlm.errors import BrokenCheckpoint, PickledWeights, first_line
 from evovlm.files import explained, new_folder, refuse_existing
-from evovlm.merging.checkpoint.host_files import copy_files
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS, torch_dtype
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
 from evovlm.recipes.checkpoint_files import (
@@ -25,6 +24,7 @@ from evovlm.recipes.checkpoint_files import (
     PICKLE_INDEX,
     SINGLE_FILE,
     SINGLE_PICKLE,
+    copy_files,
     find_support_files,
     read_weight_map,
     refuse_outside,

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from evovlm.merging.arithmetic.buffers import Raw
-from evovlm.merging.checkpoint.kept_bytes import KeptBytes
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
-from evovlm.merging.checkpoint.shards import ShardedWriter
+from evovlm.merging.checkpoint.shards import KeptBytes, ShardedWriter
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.vocabulary import union_tokenizer

@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evovlm.errors import BrokenCheckpoint, ModelError, PickledWeights, UnknownArchitecture
-from evovlm.merging.checkpoint.remote_files import RemotePlace, places_by_index, remote_places
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace, hold_the_same, tensor_places
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
 from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_outside
-from evovlm.recipes.hub import fetch, has_weights
+from evovlm.recipes.hub import HubModel, fetch, has_weights, look_up, read_header
 from evovlm.recipes.model_ref import ModelRef
 
 if TYPE_CHECKING:
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
 """safetensors' codes of the dtypes that merge."""
+_CONNECTIONS = 8
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemotePlace(TensorPlace):
+    """A tensor on the hub: `file` is where its weights would be in the cache; reading it raises ModelError."""
+
+    def read_into(self, target: memoryview | bytearray, *, start: int = 0) -> None:  # noqa: ARG002
+        """Raise ModelError: the weights were not fetched."""
+        raise ModelError(f"{self.file}: only its header was read, its weights are still on the hub. Resolve the model.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +63,7 @@ class Checkpoint:
         folder = fetch(found, wanted="headers")
         if has_weights(folder):
             return Checkpoint.open(folder)
-        return Checkpoint._of(folder, lambda there: remote_places(found, there))
+        return Checkpoint._of(folder, lambda there: _remote_places(found, there))
 
     @staticmethod
     def _of(folder: Path, find_places: Callable[[Path], Mapping[str, TensorPlace]]) -> "Checkpoint":
@@ -150,7 +160,47 @@ def _local_places(folder: Path) -> Mapping[str, TensorPlace]:
     for shard in sorted(set(weight_map.values())):
         refuse_outside(folder / shard, folder)
     shards = {shard: tensor_places(folder / shard) for shard in sorted(set(weight_map.values()))}
-    return places_by_index(weight_map, shards, where=str(folder))
+    return _places_by_index(weight_map, shards, where=str(folder))
+
+
+def _remote_places(model: HubModel, folder: Path) -> Mapping[str, TensorPlace]:
+    """Return the places of a hub model's tensors; `folder` holds its index, if it has one, and is the cache's.
+
+    Raises ModelNotFound when the hub cannot be asked, BrokenCheckpoint when a file is not what it must be.
+    """
+    listing = look_up(model)
+
+    def places_of(file: str) -> Mapping[str, TensorPlace]:
+        header = read_header(model, file, commit=listing.commit)
+        return {
+            name: RemotePlace(
+                file=folder / file,
+                name=name,
+                dtype_code=entry.dtype_code,
+                shape=entry.shape,
+                start=entry.start,
+                stop=entry.stop,
+            )
+            for name, entry in header.items()
+        }
+
+    if SINGLE_FILE in listing.size_bytes:
+        return places_of(SINGLE_FILE)
+    weight_map = read_weight_map(folder / INDEX_FILE)
+    shards = sorted(set(weight_map.values()))
+    with ThreadPoolExecutor(max_workers=_CONNECTIONS) as pool:
+        found = dict(zip(shards, pool.map(places_of, shards), strict=True))
+    return _places_by_index(weight_map, found, where=str(model))
+
+
+def _places_by_index(
+    weight_map: Mapping[str, str], shards: Mapping[str, Mapping[str, TensorPlace]], *, where: str
+) -> Mapping[str, TensorPlace]:
+    """Return the tensors that an index names, out of the shards; raises BrokenCheckpoint when a shard lacks one."""
+    for name, shard in weight_map.items():
+        if name not in shards[shard]:
+            raise BrokenCheckpoint(f"{where}: {name} is not in {shard}, though {INDEX_FILE} says so.")
+    return {name: shards[shard][name] for name, shard in weight_map.items()}
 
 
 def _no_weights(folder: Path) -> ModelError:

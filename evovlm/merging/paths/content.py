@@ -12,9 +12,8 @@ import numpy as np
 from evovlm.errors import BrokenCheckpoint, ConfigError
 from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.buffers import STORED, Raw, narrow, widen
-from evovlm.merging.checkpoint.kept_bytes import KeptBytes
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
-from evovlm.merging.checkpoint.shards import ShardedWriter
+from evovlm.merging.checkpoint.shards import KeptBytes, ShardedWriter
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import default_threads
 from evovlm.merging.paths.plan import PathPlan, PathTensor

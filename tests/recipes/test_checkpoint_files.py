@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 
 from evovlm.errors import BrokenCheckpoint
-from evovlm.merging.checkpoint.host_files import copy_files, host_files
-from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE, find_support_files, support_names
+from evovlm.recipes.checkpoint_files import (
+    CARD_FILE,
+    RECIPE_FILE,
+    copy_files,
+    find_support_files,
+    host_files,
+    support_names,
+)
 
 TAKEN = (
     "config.json",
