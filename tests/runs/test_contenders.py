@@ -72,7 +72,7 @@ def test_changed_answers_are_refused(tmp_path: Path) -> None:
     winner = contenders_of(Run.open(run))[0]
     (file,) = winner.folder(run).glob("1-*.jsonl")
     file.write_text("{}\n")
-    with pytest.raises(RunMismatch, match="no prediction"):
+    with pytest.raises(RunMismatch, match="is not a prediction"):
         scored_of(winner, run)
 
 
