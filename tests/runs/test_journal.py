@@ -135,15 +135,15 @@ def test_the_mean_is_no_candidate(journal: Journal) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda _: [], "does not begin as a journal"),
-        (lambda lines: lines[1:], "does not begin as a journal"),
-        (lambda lines: [lines[0].replace(b'"format": 1', b'"format": 2'), *lines[1:]], "does not begin as a journal"),
+        (lambda _: [], "does not begin like a journal"),
+        (lambda lines: lines[1:], "does not begin like a journal"),
+        (lambda lines: [lines[0].replace(b'"format": 1', b'"format": 2'), *lines[1:]], "does not begin like a journal"),
         (lambda lines: [lines[0].replace(b'"seed": 1', b'"seed": 2'), *lines[1:]], ":1: the config in its header"),
-        (lambda lines: [lines[0], b"what?", *lines[2:]], ":2: is no JSON"),
-        (lambda lines: [lines[0], b"[]", *lines[2:]], ":2: is no JSON object"),
-        (lambda lines: [lines[0], b"{}", *lines[2:]], ":2: is no line of a journal"),
-        (lambda lines: [lines[0], *lines[2:]], ":2: candidate 1 stands where 0 should"),
-        (lambda lines: [*lines[:2], lines[1], *lines[2:]], ":3: candidate 0 stands where 1 should"),
+        (lambda lines: [lines[0], b"what?", *lines[2:]], ":2: is not JSON"),
+        (lambda lines: [lines[0], b"[]", *lines[2:]], ":2: is not a JSON object"),
+        (lambda lines: [lines[0], b"{}", *lines[2:]], ":2: is not a line of a journal"),
+        (lambda lines: [lines[0], *lines[2:]], ":2: candidate 1 is where 0 should be"),
+        (lambda lines: [*lines[:2], lines[1], *lines[2:]], ":3: candidate 0 is where 1 should be"),
     ],
 )
 def test_a_changed_journal_is_refused_with_its_line(

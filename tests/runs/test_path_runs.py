@@ -201,7 +201,7 @@ def test_models_that_have_other_numbers_of_blocks_by_now_are_refused(
     text = (whole.folder / "journal.jsonl").read_text(encoding="utf-8")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/journal.jsonl").write_text(text.replace('"ja": 2}', '"ja": 3}').rsplit("\n", 3)[0] + "\n")
-    with pytest.raises(RunMismatch, match="other numbers of blocks"):
+    with pytest.raises(RunMismatch, match="numbers of blocks have changed"):
         evolve(config, out=tmp_path / "run", resume=True, evaluator=stack)
 
 

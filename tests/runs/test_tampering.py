@@ -51,36 +51,36 @@ def changed_copy(finished: Path, folder: Path, change: Callable[[Lines], Lines])
     ("change", "words"),
     [
         (edited(1, lambda row: row["config"].update(seed=4)), ":1: the config in its header is not the one"),
-        (lambda lines: [*lines[:3], *lines[4:]], ":4: candidate 3 stands where 2 should: lines are missing"),
-        (swapped, ":4: candidate 3 stands where 2 should"),
-        (lambda lines: [*lines[:4], lines[3], *lines[4:]], ":5: candidate 2 stands where 3 should"),
-        (lambda lines: [*lines[:3], lines[3][:-20], *lines[4:]], ":4: is no JSON"),
+        (lambda lines: [*lines[:3], *lines[4:]], ":4: candidate 3 is where 2 should be: lines are missing"),
+        (swapped, ":4: candidate 3 is where 2 should be"),
+        (lambda lines: [*lines[:4], lines[3], *lines[4:]], ":5: candidate 2 is where 3 should be"),
+        (lambda lines: [*lines[:3], lines[3][:-20], *lines[4:]], ":4: is not JSON"),
         (
             edited(3, lambda row: row.update(fitness=0.9)),
-            r":3: candidate 1: its fitness is 0.9, and its scores make 0\.",
+            r":3: candidate 1: its fitness is 0.9, but its scores give 0\.",
         ),
         (
             edited(3, lambda row: of_task(row).update(score=0.9)),
-            rf":3: candidate 1: scores.{TASK}.score is 0.9, and the mean of its per_sample is 0\.",
+            rf":3: candidate 1: scores.{TASK}.score is 0.9, but the mean of its per_sample is 0\.",
         ),
         (
             edited(3, lambda row: of_task(row)["per_sample"].pop()),
-            rf":3: candidate 1: scores.{TASK}.per_sample has 3 numbers, and n is 4",
+            rf":3: candidate 1: scores.{TASK}.per_sample has 3 numbers, but n is 4",
         ),
-        (edited(3, lambda row: row["scores"].clear()), f":3: candidate 1: it has no score of {TASK}"),
+        (edited(3, lambda row: row["scores"].clear()), f":3: candidate 1: it does not have a score of {TASK}"),
         (
             edited(3, lambda row: row.update(goals=[0.5, 0.5])),
-            r":3: candidate 1: its goals are \[0.5, 0.5\], and .* \[\]",
+            r":3: candidate 1: its goals are \[0.5, 0.5\], but .* \[\]",
         ),
-        (edited(3, lambda row: row.update(generation=2)), ":3: candidate 1 is of generation 2, and follows 0"),
-        (edited(3, lambda row: row.pop("tokens")), r":3: is no line of a journal \(KeyError: 'tokens'\)"),
+        (edited(3, lambda row: row.update(generation=2)), ":3: candidate 1 is of generation 2, but follows 0"),
+        (edited(3, lambda row: row.pop("tokens")), r":3: is not a line of a journal \(KeyError: 'tokens'\)"),
         (
             edited(3, lambda row: row.update(recipe_id="0123456789ab")),
-            ":3: candidate 1 is not .* now: its recipe_id is 0123456789ab, and this search asks for [0-9a-f]{12}",
+            ":3: candidate 1 is not .* now: its recipe_id is 0123456789ab, but this search proposes [0-9a-f]{12}",
         ),
         (
             edited(3, lambda row: row["genome"].__setitem__(1, 0.25)),
-            r":3: candidate 1 is not the one .* now: genome\[1\] is .*0.25.*, and this search asks for .*\d",
+            r":3: candidate 1 is not what .* now: genome\[1\] is .*0.25.*, but this search proposes .*\d",
         ),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_changed_journal_is_refused_with_the_line_and_what_differs(
         (edited(3, lambda row: row.update(fitness=1.0)), r":3: candidate 1: its fitness is 1\.0"),
         (
             edited(3, lambda row: row["genome"].__setitem__(1, 0.25)),
-            r":3: candidate 1: its genome makes the recipe [0-9a-f]{12}, and [0-9a-f]{12} was scored",
+            r":3: candidate 1: its genome decodes to the recipe [0-9a-f]{12}, but [0-9a-f]{12} was scored",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What stands in a journal, and how each of it is one line of JSON; `journal` says what the lines are for."""
+"""The entries of a journal, and each as one line of JSON; journal.py says what the kinds of lines are for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
 from evovlm.search.loop import Outcome
 
 WALL = "wall"
-"""The key in a line's `seconds` of the time since the line before, by the clock on the wall."""
+"""The key in a line's `seconds` of the wall-clock time since the line before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -18,8 +18,8 @@ class Entry:
     """One line and its outcome: a candidate, a part of one, the distribution's mean before a `generation`
     ("snapshot") or at the end ("mean").
 
-    `index` counts candidates, and says whose a part is; of another line, it is the number of candidates before it.
-    `wall_s` is how long it took since the entry before; `line` is its number in the file that it was read from.
+    `index` is the candidate's number, also for a part of it; for other kinds, the number of candidates before it.
+    `wall_s` is the time since the entry before; `line` is the number of its line in the file that it was read from.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """What a source alone scored on all samples of some tasks, before the first candidate."""
+    """The scores of a source alone on all samples of some tasks, measured before the first candidate."""
 
     source: str
     scores: Mapping[str, TaskScore]
@@ -54,7 +54,7 @@ class Parent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Why a search ended after so many generations: `reason` is the key of the budget that was used up."""
+    """Why a search ended before a `generation`: `reason` is the key of the budget that was used up."""
 
     reason: str
     generation: int
@@ -86,7 +86,7 @@ def entry_row(entry: Entry) -> Mapping[str, object]:
 
 
 def entry_of(row: Mapping[str, Any], *, line: int) -> Entry:
-    """Return the entry that plain values are. Raises KeyError, TypeError or ValueError where they are none."""
+    """Return the entry that plain values describe. Raises KeyError, TypeError or ValueError for other values."""
     outcome: Outcome
     if row["status"] == "failed":
         outcome = Failure(kind=row["failure"]["kind"], reason=row["failure"]["reason"])
@@ -122,7 +122,7 @@ def parent_row(parent: Parent) -> Mapping[str, object]:
 
 
 def parent_of(row: Mapping[str, Any]) -> Parent:
-    """Return the parent that plain values are. Raises KeyError, TypeError or ValueError where they are none."""
+    """Return the parent that plain values describe. Raises KeyError, TypeError or ValueError for other values."""
     return Parent(
         source=row["source"], scores=_scores_of(row["scores"]), tokens=row["tokens"], seconds=dict(row["seconds"])
     )

@@ -1,20 +1,23 @@
-"""The journal of a run: one line a candidate, appended and flushed to disk before the search goes on.
+"""The journal of a run: one line per candidate, appended and flushed to disk before the search continues.
 
     {"kind": "header", "format": 1, "config_hash": "...", "config": {...}, "blocks": {"math": 32, "ja": 32}}
     {"kind": "candidate", "index": 0, "generation": 0, "genome": [...], "recipe_id": "...", "status": "evaluated",
      "fitness": 0.42, "tokens": 5081, "scores": {"word_problems_ja": {...}}, "seconds": {"merge": 0.02, ...}}
 
-`seconds` is the only thing in it that two runs of one config do not share, and stands last in its line; `wall` in it is
-the time since the line before. A line {"kind": "retry", "generation": 3} takes back the candidates of a generation that
-all failed. A score on other than all of a task's samples has their "rows". A line of kind "part" is what a candidate
-scored on some of the samples that it is racing on, noted so that it is not worked out again: its line as a candidate
-holds all of them, and as its "fitness" what it is estimated to score on those that its generation's longest racing
-candidates saw. A line of kind "rescored" is what a candidate among the best scored again, on all samples. A search with
-validation samples has a line of kind "snapshot" before each generation and at the end: the distribution's mean there.
-Lines of kind "parent", right below the header, are what sources alone score, where a constraint is on that. A line of
-kind "stop" says which part of the budget ended the search; the last line is one of kind "mean". Where the search then
-goes on with a larger budget, a line of kind "budget" holds it, and the stop and the mean above count no more. The
-header says how many "blocks" each source has.
+`seconds`, last in its line, is all that may differ between two runs of one config; its `wall` is the time since the
+line before. A score on some of a task's samples has their "rows". The header has the number of "blocks" of each source.
+The other kinds of lines:
+
+* retry: takes back the candidates of a generation in which all failed.
+* part: what a racing candidate scored on some samples, recorded so that they are not scored again. Its line as a
+  candidate has all these samples, and its "fitness" is the estimate for the samples that the longest racing candidates
+  of its generation saw.
+* rescored: what one of the best candidates scored again, on all samples.
+* snapshot: the distribution's mean on the validation samples, if there are any, before each generation and at the end.
+* parent: below the header, what a source alone scores, if a constraint refers to it.
+* stop: which bound of the budget ended the search.
+* mean: the last line of a finished search.
+* budget: a larger budget with which a finished search continues; the stop and the mean above it no longer count.
 """
 
 import hashlib
@@ -38,10 +41,10 @@ OF_A_CANDIDATE = ("part", "rescored")
 class Journal:
     """A run's journal; `entries` are those on disk when it was opened and those appended since.
 
-    `config` is what the run was started with, with the `budget` that it was last given; `blocks` (how many each source
-    has) are the header's. `parents` are by source.
+    `config` is the config that the run was started with, with its latest `budget`; `blocks` is the number of blocks of
+    each source; `parents` are by source.
 
-    One process at a time may append to it; whoever does holds the run folder's lock.
+    One process at a time may append to it, and holds the run folder's lock.
     """
 
     path: Path
@@ -60,7 +63,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
-        """Open a journal to go on with: a torn last line is cut off.
+        """Open a journal to continue it; a torn last line is cut off.
 
         Raises RunMismatch when the file is no journal of this format or was changed.
         """
@@ -76,12 +79,12 @@ class Journal:
 
     @property
     def parts(self) -> tuple[Entry, ...]:
-        """What racing candidates scored on some samples, in the order in which it was noted."""
+        """What racing candidates scored on some samples, in the order of recording."""
         return tuple(entry for entry in self.entries if entry.kind == "part")
 
     @property
     def rescored(self) -> tuple[Entry, ...]:
-        """The best candidates as they scored again, on all samples."""
+        """The best candidates, scored again on all samples."""
         return tuple(entry for entry in self.entries if entry.kind == "rescored")
 
     @property
@@ -96,7 +99,7 @@ class Journal:
 
     @property
     def tokens(self) -> int:
-        """How many tokens have been generated for what stands in it."""
+        """The number of tokens that were generated for its entries."""
         entries = [entry for entry in self.entries if entry.kind != "part"]
         tokens = sum(entry.evaluation.tokens for entry in entries if entry.evaluation)
         return tokens + sum(parent.tokens for parent in self.parents.values())
@@ -107,17 +110,17 @@ class Journal:
         self.entries.append(entry)
 
     def append_parent(self, parent: Parent) -> None:
-        """Note what a source alone scores."""
+        """Record what a source alone scores."""
         append_row(self.path, parent_row(parent))
         self.parents[parent.source] = parent
 
     def append_stop(self, stop: Stop) -> None:
-        """Note why the search ends."""
+        """Record why the search ends."""
         append_row(self.path, stop_row(stop))
         self.stop = stop
 
     def raise_budget(self, budget: Mapping[str, object]) -> None:
-        """Let a search go on with another budget."""
+        """Let a search continue with another budget."""
         append_row(self.path, {"kind": "budget", "budget": dict(budget), "seconds": {}})
         self._take_budget(budget)
 
@@ -127,7 +130,7 @@ class Journal:
         self.entries = _without(self.entries, generation)
 
     def take(self, row: Mapping[str, Any], *, line: int) -> None:
-        """Take a line of the file, the next after those taken. Raises RunMismatch for one that cannot follow them.
+        """Take the next line of the file. Raises RunMismatch for a line that cannot follow those before it.
 
         Raises KeyError, TypeError, ValueError or AttributeError for what is no line of a journal.
         """
@@ -153,18 +156,18 @@ class Journal:
             raise changed(
                 self.path,
                 line,
-                f"{entry.kind} {entry.index} stands where {expected} should: lines are missing, too many, or in "
-                "another order",
+                f"{entry.kind} {entry.index} is where {expected} should be: lines are missing, too many, or in another "
+                "order",
             )
         if entry.kind != "candidate":
             return
         before = 0 if last is None else last.generation
         if entry.generation not in (before, before + (last is not None)):
             raise changed(
-                self.path, line, f"candidate {entry.index} is of generation {entry.generation}, and follows {before}"
+                self.path, line, f"candidate {entry.index} is of generation {entry.generation}, but follows {before}"
             )
         if self.entries and self.entries[-1].kind == "mean":
-            raise changed(self.path, line, f"candidate {entry.index} stands below the end of the search")
+            raise changed(self.path, line, f"candidate {entry.index} comes after the end of the search")
 
     def _take_budget(self, budget: Mapping[str, object]) -> None:
         self.config = {**self.config, "budget": dict(budget)}
@@ -173,7 +176,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> Journal:
-    """Return a journal that may still be growing, to be read only; a torn last line is left out.
+    """Read a journal, which may still be growing; a torn last line is left out.
 
     Raises RunMismatch as `Journal.open` does.
     """
@@ -181,7 +184,7 @@ def read_journal(path: Path) -> Journal:
 
 
 def best_distinct(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
-    """Return the `count` entries of the highest fitness that are of different recipes, the earliest of equals."""
+    """Return the `count` fittest entries of different recipes; of equals, the earliest."""
     evaluated = [(-entry.evaluation.fitness, entry.index, entry) for entry in entries if entry.evaluation]
     found: dict[str, Entry] = {}
     for _, _, entry in sorted(evaluated, key=lambda row: row[:2]):
@@ -190,7 +193,7 @@ def best_distinct(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
 
 
 def config_hash(config: Mapping[str, object]) -> str:
-    """Return 16 hexadecimal digits that stand for everything the config says."""
+    """Return the config's hash, 16 hexadecimal digits."""
     text = json.dumps(config, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -198,22 +201,22 @@ def config_hash(config: Mapping[str, object]) -> str:
 def _read(path: Path, lines: Sequence[bytes]) -> Journal:
     rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
     if not rows or rows[0].get("kind") != "header" or rows[0].get("format") != FORMAT:
-        raise RunMismatch(f"{path}: does not begin as a journal of format {FORMAT}. Start again in a new folder.")
+        raise RunMismatch(f"{path}: does not begin like a journal of format {FORMAT}. Start again in a new folder.")
     config = rows[0].get("config")
     if not isinstance(config, dict) or rows[0].get("config_hash") != config_hash(config):
         raise changed(path, 1, "the config in its header is not the one that the run was started with")
     blocks = rows[0].get("blocks")
     if not isinstance(blocks, dict) or not blocks:
         raise RunMismatch(
-            f"{path}: does not say how many blocks the models have, as an earlier version's.\n"
-            "    Go on with that version, or start again in a new folder."
+            f"{path}: an earlier version wrote it, without the models' numbers of blocks.\n"
+            "    Continue with that version, or start again in a new folder."
         )
     journal = Journal(path=path, config=config, entries=[], blocks=blocks)
     for number, row in enumerate(rows[1:], start=2):
         try:
             journal.take(row, line=number)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise changed(path, number, f"is no line of a journal ({type(error).__name__}: {error})") from error
+            raise changed(path, number, f"is not a line of a journal ({type(error).__name__}: {error})") from error
     return journal
 
 
@@ -221,14 +224,14 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise changed(path, number, f"is no JSON ({error})") from error
+        raise changed(path, number, f"is not JSON ({error})") from error
     if not isinstance(row, dict):
-        raise changed(path, number, "is no JSON object")
+        raise changed(path, number, "is not a JSON object")
     return row
 
 
 def changed(path: Path, line: int, reason: str) -> RunMismatch:
-    """Return the error for a line that is not as it was written."""
+    """Return the error for a line that was changed."""
     return RunMismatch(
         f"{path}:{line}: {reason}.\n    The journal was changed after it was written: put back the file as it was, or "
         "start a new run in another folder."

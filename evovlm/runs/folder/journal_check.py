@@ -1,4 +1,4 @@
-"""Whether a journal's scores are what they were when they were written: those of one line bear each other out."""
+"""Checks that a journal's scores were not changed: the figures of each line must agree with each other."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,15 +10,15 @@ from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.journal import Journal, changed
 
 _PER_SAMPLE = 1e-6
-"""A sample's score has six places, so that their mean may differ by so much from what it was rounded from."""
+"""Scores of samples are rounded to six places, so their mean may differ this much from the score."""
 _ROUNDING = 1e-9
 
 
 def check_journal(journal: Journal, config: SearchConfig) -> None:
-    """Hold every evaluation against itself and the objective of the run's config.
+    """Check every evaluation against its own figures and the objective of the run's config.
 
-    Raises RunMismatch, with the line, where a score is not the mean of its samples, a fitness not what the objective
-    makes of the scores, or the scores of a parent are gone.
+    Raises RunMismatch, with the line, where a score is not the mean of its samples, a fitness does not follow from the
+    scores, or the scores of a parent are missing.
     """
     for source in config.objective.parents:
         if source not in journal.parents:
@@ -29,7 +29,7 @@ def check_journal(journal: Journal, config: SearchConfig) -> None:
 
 
 def check_scores(journal: Journal, objective: Objective) -> None:
-    """Raise RunMismatch, with the line, where an evaluation is not what the objective makes of its samples."""
+    """Raise RunMismatch, with the line, where an evaluation does not follow from the scores of its samples."""
     # The fitness of a candidate that raced is an estimate of what it scores on more samples than it saw.
     raced = {entry.index for entry in journal.parts}
     for entry in journal.entries:
@@ -41,24 +41,22 @@ def check_scores(journal: Journal, objective: Objective) -> None:
 
 
 def check_recipes(journal: Journal, recipe_of: Callable[[Genome], Recipe]) -> None:
-    """Raise RunMismatch, with the line, where a genome does not make the recipe that the line says was scored.
+    """Raise RunMismatch, with the line, where a genome does not decode to the recipe that the line names.
 
-    For a finished search: of one that goes on, each candidate is held against what the optimizer asks for.
+    This is for a finished search; in a search that continues, each candidate is compared with the optimizer's proposal.
     """
     for entry in journal.entries:
         found = recipe_of(entry.genome).recipe_id
         if found != entry.recipe_id and entry.line is not None:
-            reason = (
-                f"{entry.kind} {entry.index}: its genome makes the recipe {found}, and {entry.recipe_id} was scored"
-            )
-            raise changed(journal.path, entry.line, reason)
+            reason = f"its genome decodes to the recipe {found}, but {entry.recipe_id} was scored"
+            raise changed(journal.path, entry.line, f"{entry.kind} {entry.index}: {reason}")
 
 
 def _difference(evaluation: Evaluation, objective: Objective, *, is_estimate: bool) -> str | None:
-    """Return the first thing that does not fit, with what should be there; None where all does."""
+    """Return the first figure that does not fit, with the expected one; None if all fit."""
     missing = [name for name in objective.weights if name not in evaluation.scores]
     if missing:
-        return f"it has no score of {missing[0]}, which the search scores"
+        return f"it does not have a score of {missing[0]}, which the search scores"
     for name, score in evaluation.scores.items():
         found = _of_samples(name, score)
         if found:
@@ -67,10 +65,10 @@ def _difference(evaluation: Evaluation, objective: Objective, *, is_estimate: bo
         return None
     expected = objective.fitness(evaluation.scores)
     if not math.isclose(expected, evaluation.fitness, abs_tol=_ROUNDING):
-        return f"its fitness is {evaluation.fitness!r}, and its scores make {expected!r}"
+        return f"its fitness is {evaluation.fitness!r}, but its scores give {expected!r}"
     goals = objective.goals(evaluation.scores)
     if len(goals) != len(evaluation.goals) or not all(map(_is_close, goals, evaluation.goals)):
-        return f"its goals are {list(evaluation.goals)}, and its scores make {list(goals)}"
+        return f"its goals are {list(evaluation.goals)}, but its scores give {list(goals)}"
     return None
 
 
@@ -81,10 +79,10 @@ def _of_samples(name: str, score: TaskScore) -> str | None:
     }
     for key, count in counts.items():
         if count != score.n:
-            return f"scores.{name}.{key} has {count} numbers, and n is {score.n}"
+            return f"scores.{name}.{key} has {count} numbers, but n is {score.n}"
     mean = sum(score.per_sample) / score.n
     if not math.isclose(mean, score.score, abs_tol=_PER_SAMPLE):
-        return f"scores.{name}.score is {score.score!r}, and the mean of its per_sample is {mean!r}"
+        return f"scores.{name}.score is {score.score!r}, but the mean of its per_sample is {mean!r}"
     return None
 
 

@@ -26,7 +26,7 @@ def winner_file(winner: str) -> str:
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Raise OutputExists or RunMismatch unless a run may start there (or, with `resume`, go on)."""
+    """Raise OutputExists or RunMismatch unless a run may start there (or, with `resume`, continue)."""
     with explained(folder):
         if not folder.exists():
             return
@@ -35,12 +35,12 @@ def check_folder(folder: Path, *, resume: bool) -> None:
     if (folder / JOURNAL_FILE).exists():
         if not resume:
             raise OutputExists(
-                f"{folder} holds a run already.\n    Add --resume to go on with it, or name another folder."
+                f"{folder} already holds a run.\n    Add --resume to continue it, or name another folder."
             )
     elif not holds_nothing(folder, but={CONFIG_FILE, JOURNAL_FILE}):
         if resume:
-            raise RunMismatch(f"{folder} holds no {JOURNAL_FILE} to go on with. Name the folder of a run.")
-        raise OutputExists(f"{folder} exists already and is not empty. Name another folder.")
+            raise RunMismatch(f"{folder} holds no {JOURNAL_FILE} to continue. Name the folder of a run.")
+        raise OutputExists(f"{folder} already exists and is not empty. Name another folder.")
 
 
 def holds_nothing(folder: Path, *, but: Collection[str]) -> bool:
@@ -91,8 +91,8 @@ def check_config(
 ) -> None:
     """Raise RunMismatch, naming every changed key with both values, unless the two configs are the same.
 
-    They may differ in the budgets that are only `raised`, given by their places ("budget", "stages.path.budget"); the
-    error says the `rule` for these where nothing else differs.
+    The budgets that are only `raised`, given by their keys ("budget", "stages.path.budget"), may differ. If nothing but
+    budgets differs, the error states the `rule` for them.
     """
     changes = changed_keys(recorded, given)
     if not all(change.startswith(tuple(f"{place}." for place in raised)) for change in changes):
@@ -100,12 +100,12 @@ def check_config(
         advice = f"{rule} " if all("budget." in change.partition(":")[0] for change in changes) else ""
         raise RunMismatch(
             f"{folder} was started with another config (then -> now):\n    {listed}\n"
-            f"    {advice}Undo the change to go on with the run, or start a new one in another folder."
+            f"    {advice}Undo the change to continue the run, or start a new one in another folder."
         )
 
 
 def changed_keys(before: object, now: object, *, place: str = "") -> tuple[str, ...]:
-    """Return "key: old -> new" for everything in which two configs, as plain values, differ."""
+    """Return "key: old -> new" for every difference between two configs as plain values."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         found: list[str] = []
         for key in [*before, *(key for key in now if key not in before)]:

@@ -46,15 +46,17 @@ from evovlm.runs.searching.search import Observer, Search
 from evovlm.runs.searching.workers import open_workers, opening_of, peak_memory
 from evovlm.tasks.catalogue import code_of_tasks
 
+_RULE = "A budget may only be raised, the first stage's only until the second begins."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What a run found. `fitness` is on the search split, of the winner that the config chose: best, mean or snapshot.
+    """What a run found: the winner that the config asks for (best, mean or snapshot), and how the search went.
 
-    That of a snapshot is on its validation samples. `stopped_by` is the key of the budget that ended the search,
-    `front` the Pareto front where one was asked for. Where candidates were `rescored`, the winner is the best of them
-    and the mean, by the fitness that was found then. `peak_memory` is that of the process that finished the search, in
-    bytes by place; see `peak_memory`.
+    `fitness` is the winner's on the search split, for a snapshot on its validation samples. `stopped_by` is the key of
+    the budget that ended the search, `front` the Pareto front, if the config asks for one. Where candidates were
+    `rescored`, the winner is the best of them and the mean, by their new fitness. `peak_memory` is that of the process
+    that finished the search, in bytes by place (see `peak_memory`).
     """
 
     folder: Path
@@ -72,13 +74,13 @@ class RunResult:
 
     @property
     def search_fitness(self) -> float:
-        """The winner's fitness as the search saw it: if it was scored again, what it was chosen by."""
+        """The winner's fitness in the search; if it was scored again, the estimate that it was chosen by."""
         own = [each.search_fitness for each in self.rescored if each.recipe_id == self.recipe.recipe_id]
         return next((fitness for fitness in own if fitness is not None), self.fitness)
 
     @property
     def recipe_file(self) -> Path:
-        """Where the winner's recipe is written."""
+        """The file of the winner's recipe."""
         return self.folder / winner_file(self.winner)
 
     def as_json(self) -> Mapping[str, object]:
@@ -117,16 +119,16 @@ def evolve(
     evaluator: Evaluator | None = None,
     allow_code: bool = False,
 ) -> RunResult:
-    """Run a search in the folder `out`, or go on with the one that is there; a finished one only tells its result.
+    """Run a search in the folder `out`, or continue the one that it holds; return the result of a finished one.
 
     Relative models and data of the config start at `relative_to`. An evaluator that is already open for this config may
-    be passed in; else there are as many workers as the config asks for, all ended when this returns or raises.
+    be passed in; otherwise the config's workers are opened, and closed when this returns or raises.
 
     With `allow_code`, metric scripts and harness task files that the config names are run.
 
-    Raises OutputExists for a folder that exists without `resume`, RunMismatch when the folder's config is
-    another, RunError when another process runs there, AllCandidatesFailed when a generation has only failures, and
-    what opening the models raises.
+    Raises OutputExists if the folder exists and `resume` is not set, RunMismatch if the folder's config is another one,
+    RunError if another process runs there, AllCandidatesFailed if a whole generation failed, and what opening the
+    models raises.
     """
     config = config.resolved(relative_to=relative_to)
     template = config.template(relative_to=None)
@@ -135,7 +137,7 @@ def evolve(
     if (out / JOURNAL_FILE).exists():
         _check_same(out, read_journal(out / JOURNAL_FILE), config)
     with locked(out):
-        # Looked at again: only now may nobody else write here.
+        # Checked again: from here on, no other process writes here.
         check_folder(out, resume=resume)
         journal = Journal.open(out / JOURNAL_FILE) if (out / JOURNAL_FILE).exists() else None
         if journal is not None:
@@ -168,7 +170,7 @@ def _searched(
     evaluator: Evaluator | None,
     allow_code: bool,
 ) -> Journal:
-    """Search to the end, on after `journal`, and return the journal."""
+    """Search to the end, continuing `journal` if there is one, and return the journal."""
     seen: tuple[str, ...] = ()
     memory_bytes: int | None = None
     if evaluator is None:
@@ -200,9 +202,9 @@ def open_search(
     journal: Journal | None,
     parents: Mapping[str, Parent],
 ) -> Search:
-    """Return a search in the folder `out`, ready to go on after its `journal` (None: with a new one there).
+    """Return a search in the folder `out`, ready to continue its `journal` (None: a new one is made).
 
-    Raises RunMismatch when the models have other numbers of blocks than the journal's.
+    Raises RunMismatch when the models' numbers of blocks differ from the journal's.
     """
     blocks = workers.blocks
     space = config.space_for(blocks)
@@ -218,7 +220,7 @@ def open_search(
         journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=blocks)
     elif journal.blocks != blocks:
         raise RunMismatch(
-            f"{out}: the models have other numbers of blocks than when the run began ({dict(journal.blocks)} -> "
+            f"{out}: the models' numbers of blocks have changed since the run began ({dict(journal.blocks)} -> "
             f"{dict(blocks)}).\n    Start a new run in another folder."
         )
     elif _recorded(journal).budget != config.budget:
@@ -239,10 +241,10 @@ def _races(config: SearchConfig, *, workers: Workers, parts: SampleParts, object
 
 @contextmanager
 def _tracked(observer: Observer | None, *, config: SearchConfig, out: Path) -> Iterator[Observer | None]:
-    """Give an observer that tells the trackers that the config names, besides the one that is given."""
+    """Give an observer for the trackers that the config names, which passes everything to the given one too."""
     with ExitStack() as stack:
         if config.log.packages:
-            # What they need takes seconds to import.
+            # Their packages take seconds to import.
             from evovlm.runs.searching.trackers import TrackingObserver, open_trackers
 
             trackers = open_trackers(config.log, folder=out, config=config.as_mapping(), stack=stack)
@@ -251,21 +253,21 @@ def _tracked(observer: Observer | None, *, config: SearchConfig, out: Path) -> I
 
 
 def _check_same(out: Path, journal: Journal, config: SearchConfig) -> None:
-    """Raise RunMismatch unless the run in `out` is that of a config, or of one with a smaller budget."""
+    """Raise RunMismatch unless the run in `out` has the same config, or one that differs in a smaller budget."""
     recorded = _recorded(journal)
     raised = ("budget",) if config.budget.is_raised_from(recorded.budget) else ()
     check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping(), raised=raised)
 
 
 def _recorded(journal: Journal) -> SearchConfig:
-    # What the run's version did not know has its default.
+    # Keys that the run's version did not know have their defaults.
     return config_from_mapping(journal.config)
 
 
 def open_evaluator(
     config: SearchConfig, template: Template, *, parents: Mapping[str, Parent] | None = None
 ) -> Evaluator:
-    """Open the models and tasks of a config in this process, for what its `parents` score where a constraint asks."""
+    """Open the models and tasks of a config in this process; `parents` are the scores that its constraints refer to."""
     return opening_of(config, template, parents=parents or {}).open(WorkerSettings(device=config.device)).evaluator
 
 
@@ -282,7 +284,7 @@ def _written_result(run: Run, *, peak: Mapping[str, int] | None) -> RunResult:
     if chosen.evaluation is None:
         reason = chosen.failure.reason if chosen.failure else ""
         raise RunError(
-            f"{run.folder}: the distribution's mean, asked for as the winner, could not be evaluated "
+            f"{run.folder}: the config asks for the distribution's mean as the winner, but it could not be evaluated "
             f"({reason}).\n    The best candidate is in {run.folder / BEST_FILE}."
         )
     result = RunResult(
@@ -303,9 +305,6 @@ def _written_result(run: Run, *, peak: Mapping[str, int] | None) -> RunResult:
     return result
 
 
-_RULE = "A budget may only be raised, the first stage's only until the second begins."
-
-
 def run_search(
     config: SearchConfig | HybridConfig,
     *,
@@ -315,7 +314,10 @@ def run_search(
     observe: Callable[[str], Observer | None] = lambda _: None,
     allow_code: bool = False,
 ) -> RunResult:
-    """Run what a config asks for: one search, whose stage is called "", or the two of a hybrid; raises as they do."""
+    """Run the config's search, or the two searches of a hybrid; raises what they raise.
+
+    `observe` gives the observer of a stage by its name, which is empty for a single search.
+    """
     if isinstance(config, HybridConfig):
         return evolve_hybrid(
             config, out=out, relative_to=relative_to, resume=resume, observe=observe, allow_code=allow_code
@@ -332,9 +334,9 @@ def evolve_hybrid(
     observe: Callable[[str], Observer | None] = lambda _: None,
     allow_code: bool = False,
 ) -> RunResult:
-    """Run both stages in the folder `out`, or go on where they stopped; `observe` gives a stage's observer.
+    """Run both stages in the folder `out`, or continue where they stopped; `observe` gives a stage's observer.
 
-    Raises what `evolve` raises; what does not fit in the second stage is found before the first begins.
+    Raises what `evolve` raises; problems of the second stage are found before the first begins.
     """
     config = config.resolved(relative_to=relative_to)
     with explained(out):
@@ -342,7 +344,7 @@ def evolve_hybrid(
     if not began:
         check_folder(out, resume=resume)
     elif not resume:
-        raise OutputExists(f"{out} holds a run already.\n    Add --resume to go on with it, or name another folder.")
+        raise OutputExists(f"{out} already holds a run.\n    Add --resume to continue it, or name another folder.")
     else:
         _check_same_hybrid(out, config)
     with locked(out):
@@ -360,11 +362,11 @@ def evolve_hybrid(
 
 
 def _check_same_hybrid(out: Path, config: HybridConfig) -> None:
-    """Raise RunMismatch unless the run in `out` is that of a config, or of one with a smaller budget."""
+    """Raise RunMismatch unless the run in `out` has the same config, or one that differs in smaller budgets."""
     recorded = load_search(out / CONFIG_FILE)
     raised = []
     if isinstance(recorded, HybridConfig):
-        # Another winner of the first stage would be another host of the second.
+        # Another winner of the first stage would change the host of the second.
         if config.ps.budget.is_raised_from(recorded.ps.budget) and not (out / PATH / JOURNAL_FILE).exists():
             raised.append(f"stages.{PS}.budget")
         if config.path.budget.is_raised_from(recorded.path.budget):

@@ -1,4 +1,4 @@
-"""What sources alone score on a search's samples, where a constraint is on that: measured once, before the search."""
+"""The scores of sources alone on a search's samples, for constraints that refer to them; measured before the search."""
 
 import gc
 import time
@@ -23,9 +23,9 @@ from evovlm.tasks.task import Split
 def measured_parents(
     config: SearchConfig, *, known: Mapping[str, Parent], allow_code: bool = False
 ) -> Mapping[str, Parent]:
-    """Return what each source scores that a constraint of a resolved config names; `known` ones are not asked again.
+    """Return the scores of each source that a constraint of a resolved config names; `known` ones are not asked again.
 
-    Each model is held only as long as it answers.
+    Each model is in memory only while it answers.
     """
     return {
         source: known[source] if source in known else _measured(config, source, tasks, allow_code=allow_code)
@@ -39,7 +39,7 @@ def _measured(config: SearchConfig, source: str, tasks: Sequence[str], *, allow_
     opened = open_tasks(config.task_choices(), Split.SEARCH, allow_code=allow_code)
     asked = [each for each in opened if each.name in tasks]
     scored = _scored(asked, _loaded(config.source_alone(source), device=config.device))
-    # The search's own model comes next, and may need the room.
+    # The search's own model comes next, and may need the memory.
     gc.collect()
     torch.cuda.empty_cache()
     return Parent(

@@ -1,4 +1,4 @@
-"""Which samples of a search's tasks a generation is scored on, and in which order they come while it races on them."""
+"""Chooses the samples that a generation is scored on, and their order in a race."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from evovlm.seeding import generator
 class SampleParts:
     """The parts of the search split: the last `validation` samples of each task, and batches of the others.
 
-    `sizes` are the tasks' numbers of samples, by name. Raises ConfigError when one has too few.
+    `sizes` are the tasks' numbers of samples, by name. Raises ConfigError when a task has too few.
     """
 
     sizes: Mapping[str, int]
@@ -35,7 +35,7 @@ class SampleParts:
                 )
 
     def of_candidates(self, generation: int) -> Rows | None:
-        """Return the rows that a generation is scored on, a function of the seed and its number; None for all."""
+        """Return the rows that a generation is scored on, a function of the seed and its number; None for all rows."""
         if self.batch is None:
             return tuple(tuple(range(size)) for size in self._left().values()) if self.validation else None
         rows = []
@@ -45,7 +45,7 @@ class SampleParts:
         return tuple(rows)
 
     def of_means(self) -> Rows | None:
-        """Return the rows that the distribution's mean is evaluated on; None for all."""
+        """Return the rows that the distribution's mean is evaluated on; None for all rows."""
         if self.validation is None:
             return None if self.batch is None else tuple(tuple(range(size)) for size in self.sizes.values())
         return tuple(tuple(range(size - self.validation, size)) for size in self.sizes.values())
@@ -56,7 +56,7 @@ class SampleParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """What a candidate of an earlier `generation` scored on a task, and the `fitness` that it was told."""
+    """What a candidate of an earlier `generation` scored on a task, and its `fitness`."""
 
     generation: int
     fitness: float
@@ -65,7 +65,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ordering:
-    """What an order is made of: the `size` of a task of that name, whose search and generation it is, and what
+    """What an order may depend on: the name and the `size` of the task, the search's seed, the generation, and what
     candidates of earlier generations scored on the task, in the order of the journal.
     """
 
@@ -84,7 +84,7 @@ _UNSOLVED_SHARE = 0.9
 
 
 def shuffled(ordering: Ordering) -> list[int]:
-    """Return the rows at random, drawn anew for each generation, so that a candidate's mean is unbiased."""
+    """Return the rows at random, drawn again for each generation, so that a candidate's mean is unbiased."""
     draws = generator("race", ordering.seed, ordering.generation, ordering.task)
     return [int(row) for row in draws.permutation(ordering.size)]
 
@@ -96,11 +96,11 @@ def fixed(ordering: Ordering) -> list[int]:
 
 
 def informative(ordering: Ordering) -> list[int]:
-    """Return at random those rows first that can still tell candidates apart; every tenth is one of the others.
+    """Return at random, first, the rows that can still distinguish candidates; every tenth row is one of the others.
 
-    Those are they which nobody has seen yet, or which the better half of the last generation that saw them did not all
-    but solve (a mean score of 0.9): a search gets on by solving more, and what its better half solves the next
-    generation hardly ever loses. Means over such rows are too low, differences too large, but in the same direction.
+    A row can distinguish them if no candidate has seen it yet, or if the better half of the last generation that saw it
+    scored less than 0.9 on average. A search improves by solving more rows, and the next generation hardly ever loses
+    what the better half solves. Means over these rows are too low and differences too large, but of the right sign.
     """
     solved = np.zeros(ordering.size, dtype=np.bool_)
     for better in _better_halves(ordering.past):
@@ -111,7 +111,7 @@ def informative(ordering: Ordering) -> list[int]:
             count[rows] += 1
         solved[count > 0] = total[count > 0] >= _SOLVED * count[count > 0]
     rows = np.array(shuffled(ordering))
-    # Each one's place if a row in ten were solved, wherever there are such.
+    # Each row's position if one row in ten were a solved one.
     open_rows, solved_rows = rows[~solved[rows]], rows[solved[rows]]
     places = {int(row): (place + 1) / _UNSOLVED_SHARE for place, row in enumerate(open_rows)}
     places |= {int(row): (place + 1) / (1.0 - _UNSOLVED_SHARE) for place, row in enumerate(solved_rows)}
@@ -119,7 +119,7 @@ def informative(ordering: Ordering) -> list[int]:
 
 
 def _better_halves(past: Sequence[Past]) -> list[list[TaskScore]]:
-    """Return what the better half of each generation scored, the first generation first."""
+    """Return the scores of the better half of each generation, the first generation first."""
     found = []
     for generation in sorted({each.generation for each in past}):
         own = sorted((each for each in past if each.generation == generation), key=lambda each: -each.fitness)

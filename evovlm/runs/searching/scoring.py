@@ -1,4 +1,4 @@
-"""The outcomes of recipes on the samples that their generation is scored on; no recipe is scored twice on the same.
+"""Scores recipes on the samples of their generation; no recipe is scored twice on the same samples.
 
 With `racing`, the candidates of a generation are scored on the same blocks of samples, as far as ranking them takes.
 """
@@ -30,16 +30,16 @@ from evovlm.search.racing import (
 )
 from evovlm.search.smoothing import Observed, smoothed
 
-# Smoothing costs the cube of their number, and the candidates of long ago are far away.
+# The cost of smoothing grows with the cube of their number, and early candidates are far away.
 _MODELLED, _MODELLED_GENERATIONS = 500, 3
 
 Note: TypeAlias = Callable[[Candidate, Outcome], None]
-"""Takes down what a candidate scored on a block, so that it is known again after a stop."""
+"""Records what a candidate scored on a block, so that it is known after an interruption."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Races:
-    """Has generations race by the rules of the config, and remembers what it was told of blocks and candidates."""
+    """Lets generations race by the rules of the config, and remembers what candidates scored on which block."""
 
     rules: RacingSection
     workers: Workers
@@ -49,17 +49,17 @@ class Races:
     _past: list[Entry] = field(default_factory=list, init=False)
 
     def remember(self, entry: Entry) -> None:
-        """Take a journal's line: what a candidate scored on its next block, or as a whole."""
+        """Remember an entry of the journal: what a candidate scored on its next block, or as a whole."""
         if entry.kind == "part":
             self._blocks.setdefault(entry.index, []).append(entry.outcome)
         elif entry.kind == "candidate":
             self._past.append(entry)
 
     def outcomes(self, candidates: Sequence[Candidate], *, note: Note) -> Iterator[Outcome]:
-        """Have the candidates of one generation race, and yield their outcomes in their order.
+        """Let the candidates of one generation race, and yield their outcomes in their order.
 
-        What a block says of a candidate is noted, and is remembered by then. An outcome's fitness is what the candidate
-        is estimated to score on all samples of the race; its scores are those on the samples that it saw.
+        Each candidate's scores on a block are given to `note`, which must have them remembered. An outcome's fitness is
+        the estimate for all samples of the race; its scores are those on the samples that the candidate saw.
         """
         blocks = self._order(candidates[0].generation)
         racing = list(candidates)
@@ -68,26 +68,26 @@ class Races:
             racing = self._still_racing(candidates, racing, n_looks=len(blocks))
             if not racing:
                 break
-        yield from self._told(candidates)
+        yield from self._estimated(candidates)
 
     def best(self, count: int) -> tuple[Entry, ...]:
         """Return the `count` candidates of the search that are most likely the best, of different recipes.
 
-        Their fitnesses are means over other samples in each generation, so the samples' ease is taken out. Those that
-        broke a bound come last.
+        Each generation's fitnesses are means over other samples, so the estimate corrects for how easy the samples are.
+        Candidates that violate a constraint come last.
         """
         known = self._evaluated()[-_MODELLED:]
         kept = [row for row in known if self._keeps_bounds(row[1])]
         broke = [row for row in known if not self._keeps_bounds(row[1])]
-        ranked = [kept[index][0] for index in np.argsort(-self._worth(kept), kind="stable")] if kept else []
+        ranked = [kept[index][0] for index in np.argsort(-self._quality(kept), kind="stable")] if kept else []
         ranked += [entry for entry, _ in sorted(broke, key=lambda row: -row[1].fitness)]
         found: dict[str, Entry] = {}
         for entry in ranked:
             found.setdefault(entry.recipe_id, entry)
         return tuple(found.values())[:count]
 
-    def _worth(self, known: Sequence[tuple[Entry | Candidate, Evaluation]]) -> Floats:
-        """Return how good candidates are, whatever samples they saw, up to a constant."""
+    def _quality(self, known: Sequence[tuple[Entry | Candidate, Evaluation]]) -> Floats:
+        """Return how good candidates are, up to a constant, independently of the samples that they saw."""
         generations = np.array([each.generation for each, _ in known], dtype=np.int64)
         generations -= generations.min(initial=generations[0])
         names = tuple(self.parts.sizes)
@@ -105,7 +105,7 @@ class Races:
         return smoothed(Observed(points=np.array([each.genome for each, _ in known]), values=values, noise=noise))
 
     def _order(self, generation: int) -> list[Rows]:
-        """Return the blocks of a generation, a function of the seed and of what earlier generations scored."""
+        """Return the blocks of a generation, a function of the seed and of the scores of earlier generations."""
         drawn = self.parts.of_candidates(generation)
         names = tuple(self.parts.sizes)
         rows = drawn or tuple(tuple(range(size)) for size in self.parts.sizes.values())
@@ -141,7 +141,7 @@ class Races:
         return [(entry, entry.evaluation) for entry in self._past if entry.evaluation]
 
     def _score(self, racing: Sequence[Candidate], rows: Rows, *, number: int, note: Note) -> None:
-        """Note what each scored on the block of this `number` where it is not known; equal recipes are scored once."""
+        """Score the block of this `number` where it is not known yet, and note it; equal recipes are scored once."""
         known = {
             each.recipe.recipe_id: self._blocks[each.index][number]
             for each in racing
@@ -152,7 +152,7 @@ class Races:
         coming = self.workers.outcomes([Job(recipe=recipe, rows=rows) for recipe in new.values()])
         for each in missing:
             if each.recipe.recipe_id in known:
-                note(each, for_nothing(known[each.recipe.recipe_id]))
+                note(each, free_of_charge(known[each.recipe.recipe_id]))
             else:
                 known[each.recipe.recipe_id] = next(coming)
                 note(each, known[each.recipe.recipe_id])
@@ -163,18 +163,18 @@ class Races:
         alive = [each for each in candidates if self._joined(each) is not None]
         if not alive:
             return []
-        goes_on = still_racing(
+        remains = still_racing(
             self._ahead(alive, level=self.rules.error / n_looks),
             np.array([each in racing for each in alive]),
             better=len(candidates) // 2,
         )
-        return [each for each, on in zip(alive, goes_on, strict=True) if on]
+        return [each for each, on in zip(alive, remains, strict=True) if on]
 
     def _ahead(self, alive: Sequence[Candidate], *, level: float) -> Flags:
-        """Return who is confidently ahead of whom: by the fitness, and of those that break bounds, by the violation.
+        """Return who is confidently ahead of whom: by the fitness, or by the violation among those with one.
 
-        One that breaks a bound is ahead of none that keeps them all; one that keeps them is ahead only where it is so
-        by its scores, as few samples are hardly proof that a bound is broken.
+        A candidate that violates a constraint is never ahead of one that does not. The other way round, only the scores
+        count: few samples hardly prove a violation.
         """
         table = self._table(alive)
         ahead = confidently_ahead(table, level=level)
@@ -188,11 +188,11 @@ class Races:
             )
         return ahead
 
-    def _told(self, candidates: Sequence[Candidate]) -> Iterator[Outcome]:
+    def _estimated(self, candidates: Sequence[Candidate]) -> Iterator[Outcome]:
         joined = {each.index: self._joined(each) for each in candidates}
         alive = [(each, found) for each in candidates if (found := joined[each.index]) is not None]
         kept = [(each, found) for each, found in alive if self._keeps_bounds(found)]
-        # One that breaks a bound keeps the fitness that says by how much, on the samples that it saw.
+        # A candidate that violates a constraint keeps its fitness, which says by how much, on the samples that it saw.
         fitness = {each.index: found.fitness for each, found in alive} | (self._fitness(kept) if kept else {})
         for each in candidates:
             outcome = joined[each.index]
@@ -202,15 +202,15 @@ class Races:
                 yield replace(outcome, fitness=fitness[each.index])
 
     def _fitness(self, alive: Sequence[tuple[Candidate, Evaluation]]) -> dict[int, float]:
-        """Return by index what candidates are told: about the leaders' mean fitness, as far apart as is estimated.
+        """Return the estimated fitness by index: the leaders' mean fitness, plus the estimated differences.
 
-        All of them keep every bound, and where there are bounds, none is told less than the worst that does.
+        None of these candidates violates a constraint, so that where there are constraints, no estimate is below 0.
         """
         found = to_the_leaders(self._table([each for each, _ in alive]))
         of_leaders = np.array([each.fitness for _, each in alive])[found.leads]
         if not self.rules.smooth:
-            told = np.where(found.leads, 0.0, of_leaders.mean() + found.differences)
-            told[found.leads] = of_leaders
+            estimated = np.where(found.leads, 0.0, of_leaders.mean() + found.differences)
+            estimated[found.leads] = of_leaders
         else:
             generation = alive[0][0].generation
             past = [
@@ -218,20 +218,20 @@ class Races:
                 for row in self._evaluated()
                 if generation - _MODELLED_GENERATIONS < row[0].generation < generation and self._keeps_bounds(row[1])
             ]
-            worth = self._worth([*past, *alive])[len(past) :]
-            told = of_leaders.mean() + worth - worth[found.leads].mean()
+            quality = self._quality([*past, *alive])[len(past) :]
+            estimated = of_leaders.mean() + quality - quality[found.leads].mean()
         if self.objective.constraints:
-            told = np.maximum(told, 0.0)
-        return {each.index: float(value) for (each, _), value in zip(alive, told, strict=True)}
+            estimated = np.maximum(estimated, 0.0)
+        return {each.index: float(value) for (each, _), value in zip(alive, estimated, strict=True)}
 
     def _joined(self, candidate: Candidate) -> Evaluation | None:
-        """Return what a candidate scored on all its blocks; None when it failed on one."""
+        """Return what a candidate scored on all its blocks together; None if it failed on one."""
         parts = self._blocks[candidate.index]
         evaluated = [part for part in parts if isinstance(part, Evaluation)]
         return self.objective.joined(evaluated) if len(evaluated) == len(parts) else None
 
     def _table(self, candidates: Sequence[Candidate]) -> Table:
-        """Return what candidates scored on the blocks, none of whom failed."""
+        """Return what candidates, none of which failed, scored on the blocks."""
         parts = [[part for part in self._blocks[each.index] if isinstance(part, Evaluation)] for each in candidates]
         longest = max(parts, key=len)
         names = tuple(self.parts.sizes)
@@ -244,7 +244,7 @@ class Races:
         return replace(table, slopes=self._slopes(table, self._unbounded))
 
     def _slopes(self, table: Table, objective: Objective) -> Floats:
-        """Return by how much an objective grows with each task's score at the mean of a table."""
+        """Return the slope of an objective in each task's score, at the means of a table."""
         names = tuple(self.parts.sizes)
         means = {name: float(np.nanmean(table.scores[:, table.tasks == number])) for number, name in enumerate(names)}
         gradient = objective.gradient(means)
@@ -260,9 +260,7 @@ class Races:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Scoring:
-    """Scores recipes on the parts of the samples, and remembers what it was told; generations race where there are
-    `races`.
-    """
+    """Scores recipes on parts of the samples and remembers the outcomes; with `races`, generations race."""
 
     workers: Workers
     parts: SampleParts
@@ -270,7 +268,7 @@ class Scoring:
     _known: dict[tuple[str, Rows | None], Outcome] = field(default_factory=dict, init=False)
 
     def remember(self, entry: Entry) -> None:
-        """Take a journal's line, so that the same recipe on the same samples is known."""
+        """Remember an entry of the journal, so that the same recipe is not scored on the same samples again."""
         if self.races is not None and entry.kind in ("part", "candidate"):
             self.races.remember(entry)
         else:
@@ -278,9 +276,9 @@ class Scoring:
             self._remember(entry.recipe_id, rows, entry.outcome)
 
     def candidates(self, candidates: Sequence[Candidate], *, note: Note) -> Iterator[Outcome]:
-        """Yield the outcomes of candidates of one generation, in their order, as soon as each can be told.
+        """Yield the outcomes of the candidates of one generation, in their order, each as soon as it is known.
 
-        What is known of one before that is to be noted.
+        What is known of a candidate before that is given to `note`.
         """
         if self.races is not None:
             return self.races.outcomes(candidates, note=note)
@@ -288,11 +286,11 @@ class Scoring:
         return self._outcomes([each.recipe for each in candidates], rows)
 
     def best(self, candidates: Sequence[Entry], count: int) -> tuple[Entry, ...]:
-        """Return the `count` best of all candidates of the search, of different recipes."""
+        """Return the `count` best candidates of the search, of different recipes."""
         return best_distinct(candidates, count) if self.races is None else self.races.best(count)
 
     def in_full(self, recipes: Sequence[Recipe]) -> Iterator[Outcome]:
-        """Yield the outcomes of recipes on the validation samples, or, without those, on all."""
+        """Yield the outcomes of recipes on the validation samples, or on all samples if there are none."""
         return self._outcomes(recipes, self.parts.of_means())
 
     def _outcomes(self, recipes: Sequence[Recipe], rows: Rows | None) -> Iterator[Outcome]:
@@ -302,7 +300,7 @@ class Scoring:
         )
         for recipe in recipes:
             if (recipe.recipe_id, rows) in self._known:
-                yield for_nothing(self._known[recipe.recipe_id, rows])
+                yield free_of_charge(self._known[recipe.recipe_id, rows])
             else:
                 recipe_id, outcome = next(coming)
                 self._remember(recipe_id, rows, outcome)
@@ -312,6 +310,6 @@ class Scoring:
         self._known.setdefault((recipe_id, rows), outcome)
 
 
-def for_nothing(outcome: Outcome) -> Outcome:
-    """Return a known outcome, which cost nothing this time."""
+def free_of_charge(outcome: Outcome) -> Outcome:
+    """Return a known outcome again, this time without cost."""
     return replace(outcome, seconds={}, tokens=0) if isinstance(outcome, Evaluation) else outcome

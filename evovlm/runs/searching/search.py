@@ -19,27 +19,27 @@ from evovlm.search.loop import Generation, NextGeneration, Outcome, Proposal, re
 
 
 class Observer(Protocol):
-    """Watches a run: what a progress display needs."""
+    """What follows a run as it proceeds, such as a progress display."""
 
     def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
         """The run is set up; `done` candidates are replayed from the journal.
 
-        `candidates` and `generations` are how many there will be at most, None where the budget does not say.
+        `candidates` and `generations` are the most that there will be, None where the budget does not say.
         """
         ...
 
     def evaluated(self, entry: Entry) -> None:
-        """A candidate has its outcome (a replayed one too)."""
+        """A candidate, new or replayed, has its outcome."""
         ...
 
     def generation_ended(self, generation: Generation) -> None:
-        """A generation was told."""
+        """The optimizer has the feedback on a generation."""
         ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Search:
-    """A search that goes on from what its journal holds."""
+    """A search that continues from its journal."""
 
     config: SearchConfig
     space: Space
@@ -49,19 +49,14 @@ class Search:
     _clock: float = field(default_factory=time.monotonic, init=False)
 
     def finish(self, *, observer: Observer | None, warnings: tuple[str, ...]) -> None:
-        """Evaluate what the journal lacks, up to the distribution's mean."""
+        """Evaluate what the journal does not have yet, up to the distribution's mean."""
         self._take_back_a_failed_generation()
         recorded, snapshots = self.journal.candidates, self.journal.snapshots
         for entry in self.journal.entries:
             self.scoring.remember(entry)
         if observer is not None:
             candidates, generations = self._at_most()
-            observer.started(
-                candidates=candidates,
-                generations=generations,
-                done=len(recorded),
-                warnings=warnings,
-            )
+            observer.started(candidates=candidates, generations=generations, done=len(recorded), warnings=warnings)
 
         def evaluate(proposals: tuple[Proposal, ...]) -> list[Outcome]:
             outcomes = []
@@ -91,7 +86,7 @@ class Search:
         self._append_mean("mean", optimizer.mean, generation=generations)
 
     def _at_most(self) -> tuple[int | None, int | None]:
-        """Return how many candidates and how many generations there will be at most, None where nobody knows."""
+        """Return the most candidates and the most generations that there will be, None where that is not known."""
         if not self.config.optimizer.keeps_population:
             return self.config.budget.candidates, None
         generations = self.config.budget.generations(population=self.population)
@@ -104,7 +99,7 @@ class Search:
         return spent is None
 
     def _candidates(self, proposals: tuple[Proposal, ...], recorded: tuple[Entry, ...]) -> Iterator[Entry]:
-        """Yield the entries of a generation, those that the journal lacks once they are in it."""
+        """Yield the entries of a generation; new ones are in the journal by then."""
         known = recorded[proposals[0].index : proposals[-1].index + 1]
         for entry, proposal in zip(known, proposals, strict=False):
             self._check_replayed(entry, proposal.genome)
@@ -126,20 +121,20 @@ class Search:
                 yield self._append_own("candidate", candidate, outcome)
 
     def _take_back_a_failed_generation(self) -> None:
-        """Let a generation that stopped the run, as all of it failed, be tried again: its cause may be mended."""
+        """Retry a last generation in which all failed, which stopped the run: the cause may be fixed by now."""
         recorded = self.journal.candidates
         last = [entry for entry in recorded if entry.generation == recorded[-1].generation]
         if not last or any(entry.evaluation for entry in last):
             return
         number = last[0].generation
-        # Only the optimizer knows how many a generation has: with restarts, not all have as many.
+        # Only the optimizer knows the size of a generation: with restarts, it changes.
         before = [[entry.outcome for entry in recorded if entry.generation == each] for each in range(number)]
         *_, optimizer = replayed(self.config.new_optimizer(self.space), before)
         if len(last) == optimizer.population:
             self.journal.retry(number)
 
     def _lap_s(self) -> float:
-        """Return how long it is since this was last asked, as the journal has it."""
+        """Return the time since the last call, rounded as in the journal."""
         before, self._clock = self._clock, time.monotonic()
         return round(self._clock - before, 4)
 
@@ -148,17 +143,17 @@ class Search:
         if np.array_equal(entry.genome, genome) and entry.recipe_id == expected:
             return
         if entry.recipe_id != expected:
-            what = f"its recipe_id is {entry.recipe_id}, and this search asks for {expected}"
+            what = f"its recipe_id is {entry.recipe_id}, but this search proposes {expected}"
         elif entry.genome.shape != genome.shape:
-            what = f"its genome has {len(entry.genome)} numbers, and this search's have {len(genome)}"
+            what = f"its genome has {len(entry.genome)} numbers, but this search's have {len(genome)}"
         else:
             gene = int(np.argmax(entry.genome != genome))
-            what = f"genome[{gene}] is {entry.genome[gene]!r}, and this search asks for {genome[gene]!r}"
+            what = f"genome[{gene}] is {entry.genome[gene]!r}, but this search proposes {genome[gene]!r}"
         raise RunMismatch(
-            f"{self.journal.path}:{entry.line}: {entry.kind} {entry.index} is not the one that this search asks for "
-            f"now: {what}.\n"
+            f"{self.journal.path}:{entry.line}: {entry.kind} {entry.index} is not what this search proposes now: "
+            f"{what}.\n"
             "    The journal was changed, or written by other versions of the packages. Put back the file as it was, "
-            "go on with those versions, or start a new run in another folder."
+            "continue with those versions, or start a new run in another folder."
         )
 
     def _append_mean(self, kind: str, genome: Genome, *, generation: int) -> None:

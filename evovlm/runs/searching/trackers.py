@@ -1,7 +1,7 @@
-"""The course of a search, told generation by generation to TensorBoard or Weights & Biases, which are extras.
+"""Sends the course of a search, generation by generation, to TensorBoard or Weights & Biases, which are extras.
 
-Each start tells the whole course anew, from the journal's first generation on, so that nothing is missing or twice
-after a run was killed: TensorBoard is told that later files begin at step 0, and a run of Weights & Biases has one id.
+Each start sends the whole course again, from the journal's first generation on, so that nothing is missing or doubled
+after a run was killed: the new files of TensorBoard begin at step 0, and a run of Weights & Biases has one id.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 class Tracker(Protocol):
-    """Takes the figures of one generation after another, and keeps them somewhere."""
+    """Takes the figures of one generation after another and stores them."""
 
     def generation(self, number: int, figures: Mapping[str, float]) -> None:
         """Take a generation's figures; numbers count from 0."""
@@ -40,11 +40,11 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What earlier files say of any step is void.
+        # This discards the steps in earlier files.
         self._writer: Any = SummaryWriter(str(folder), purge_step=0)
 
     def generation(self, number: int, figures: Mapping[str, float]) -> None:
-        """Write one scalar a figure."""
+        """Write each figure as a scalar."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, number)
 
@@ -54,7 +54,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases that holds the config and the figures: nothing of the machine, its code or its git."""
+    """A run of Weights & Biases with the config and the figures, and nothing about the machine, its code or its git."""
 
     def __init__(self, section: WandbSection, *, folder: Path, config: Mapping[str, object]) -> None:
         import wandb
@@ -73,7 +73,7 @@ class WeightsAndBiases:
             entity=section.entity,
             name=folder.name,
             id=hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest(),
-            # Offline, every start is a file of its own, and all are sent as one run.
+            # Offline, every start writes a file of its own, and all are sent as one run.
             resume="allow" if section.mode == "online" else None,
             mode=section.mode,
             dir=str(folder),
@@ -91,7 +91,7 @@ class WeightsAndBiases:
 
 
 class TrackingObserver:
-    """An observer that has trackers follow what another observer, if any, sees."""
+    """An observer that sends the figures to trackers, and everything to another observer, if any."""
 
     def __init__(self, trackers: tuple[Tracker, ...], *, observer: Observer | None) -> None:
         self._trackers = trackers
@@ -103,7 +103,7 @@ class TrackingObserver:
         self._best = -np.inf
 
     def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
-        """Tell the other observer."""
+        """Pass it on."""
         if self._observer is not None:
             self._observer.started(candidates=candidates, generations=generations, done=done, warnings=warnings)
 
@@ -119,7 +119,7 @@ class TrackingObserver:
             self._observer.evaluated(entry)
 
     def generation_ended(self, generation: Generation) -> None:
-        """Have the trackers take a generation's figures."""
+        """Send a generation's figures to the trackers."""
         known = [outcome for outcome in generation.outcomes if isinstance(outcome, Evaluation)]
         self._best = max(self._best, *(each.fitness for each in known))
         figures = {
@@ -139,7 +139,7 @@ class TrackingObserver:
 def open_trackers(
     section: LogSection, *, folder: Path, config: Mapping[str, object], stack: ExitStack
 ) -> tuple[Tracker, ...]:
-    """Return what a run in `folder` is told to; `stack` closes them."""
+    """Return the trackers of a run in `folder`; `stack` closes them."""
     trackers: list[Tracker] = []
     if section.tensorboard:
         trackers.append(stack.enter_context(closing(TensorBoard(folder / TENSORBOARD_FOLDER))))
@@ -150,7 +150,7 @@ def open_trackers(
 
 
 def _of_generation(generation: Generation, known: list[Evaluation]) -> Mapping[str, float]:
-    """Return the figures of one generation: fitness, scores by task, and how far its genomes lie apart.
+    """Return the figures of one generation: fitness, scores by task, and the spread of its genomes.
 
     `search/spread` is the root mean square of the genes' standard deviations in the unit cube: with CMA-ES, about its
     step size as drawn.

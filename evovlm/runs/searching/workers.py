@@ -21,7 +21,7 @@ from evovlm.runs.folder.entries import Parent
 def opening_of(
     config: SearchConfig, template: Template, *, parents: Mapping[str, Parent], allow_code: bool = False
 ) -> EvaluatorOpening:
-    """Return what each worker of a search opens, for what its `parents` score where a constraint is on that."""
+    """Return what each worker of a search opens; `parents` are the scores that constraints refer to."""
     return EvaluatorOpening(
         template=template, tasks=config.task_choices(), objective=config.goal(parents), allow_code=allow_code
     )
@@ -35,15 +35,15 @@ def open_workers(
     memory_bytes: int | None = None,
     allow_code: bool = False,
 ) -> Workers:
-    """Open the workers of a search; paths in `config` are absolute. A worker on Ray asks for so much memory there.
+    """Open the workers of a search; paths in `config` are absolute. On Ray, each worker asks for `memory_bytes`.
 
-    Raises ConfigError for settings that do not go together or a Ray cluster that is not there, NotEnoughRoom for more
-    workers than a cluster has room for, and what opening the models raises.
+    Raises ConfigError for settings that exclude each other or a Ray cluster that cannot be reached, NotEnoughRoom for
+    more workers than fit into a cluster, and what opening the models raises.
     """
     opening = opening_of(config, template, parents=parents, allow_code=allow_code)
     check_device(config, template)
     if config.ray is not None:
-        # An extra.
+        # Ray is an extra.
         from evovlm.evaluation.workers.ray import RayActors, RaySettings
 
         settings = RaySettings(
@@ -62,11 +62,13 @@ def open_workers(
 
 
 def check_device(config: SearchConfig, template: Template) -> None:
-    """Raise ConfigError when a model is to be spread over all devices, and cannot be, or is not alone."""
+    """Raise ConfigError when a model is to be spread over all devices, and cannot be, or is not the only one."""
     if config.device != SPREAD:
         return
     if template.keeps_every_source:
-        raise ConfigError(f"device: {SPREAD} does not go with a path, whose blocks are those of several models.")
+        raise ConfigError(
+            f"device: {SPREAD} cannot spread a path, whose blocks come from several models. Set device to auto."
+        )
     if config.ray is None and config.workers > 1:
         raise ConfigError(
             f"device: {SPREAD} spreads one model over all devices of this machine, and workers: {config.workers} asks "
@@ -75,9 +77,9 @@ def check_device(config: SearchConfig, template: Template) -> None:
 
 
 def worker_settings(n_workers: int, *, device: str) -> Sequence[WorkerSettings]:
-    """Return where the workers of this machine work: on its GPUs in turn where it has any, with a share of its cores.
+    """Return the place of each worker on this machine: its GPUs in turn, if it has any, and a share of its cores.
 
-    OMP_NUM_THREADS, where it is set, is how many threads each has.
+    If OMP_NUM_THREADS is set, it is the number of threads of each.
     """
     threads = default_threads() if os.environ.get("OMP_NUM_THREADS") else max(1, default_threads() // n_workers)
     return [
@@ -93,8 +95,8 @@ def device_of(worker: int, *, device: str) -> str:
 
 
 def peak_memory() -> Mapping[str, int]:
-    """Return the most bytes that this `process` held so far, those of the largest `worker` that has ended, if any, and
-    torch's on the `gpu` that it filled most, if it used one; what workers hold on a GPU is not known.
+    """Return the most bytes that were held by this `process`, by the largest `worker` that has ended (if any), and by
+    torch on the fullest `gpu` (if it used one); what workers hold on a GPU is not known.
     """
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
