@@ -27,7 +27,7 @@ def complete_metrics(incomplete: str) -> list[str]:
 
 def complete_gates(incomplete: str) -> list[str]:
     """Return the language gates that begin so, and `none`."""
-    from evovlm.tasks.metrics.gates import GATES
+    from evovlm.tasks.metrics.japanese import GATES
 
     return [name for name in (*GATES, "none") if name.startswith(incomplete)]
 

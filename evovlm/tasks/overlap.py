@@ -1,7 +1,8 @@
-"""Finds what a search would see of the samples that its winner is reported on.
+"""Finds samples that a search would see and that its winner is also reported on.
 
-Three ways to be the same: the same question of a published set, whatever its language (`origin`); the same words, for
-questions without a picture; the same picture, byte for byte. Pictures that only look alike are not found here.
+Samples count as the same if they are the same question of a published set, in any language (`origin`); if they have the
+same words, for questions without a picture; or the same picture, byte for byte. Pictures that only look similar are not
+found here.
 """
 
 import unicodedata
@@ -12,16 +13,16 @@ from evovlm.tasks.pictures import content_key
 from evovlm.tasks.sample import Sample
 
 MOST_PICTURES = 5000
-"""Of sets with more, pictures are not compared: reading them would take longer than a search waits."""
+"""Pictures of larger sets are not compared: reading them would delay the search too long."""
 
 _N_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """What two sets share: `kind` is "origins", "questions" or "pictures".
+    """Samples that two sets share: `kind` is "origins", "questions" or "pictures".
 
-    `count` samples of the report are affected; `examples` are a few pairs of ids, of the search and of the report.
+    `count` is the number of affected samples of the report; `examples` are a few pairs of ids (search, report).
     """
 
     kind: str
@@ -29,7 +30,7 @@ class Overlap:
     examples: tuple[tuple[str, str], ...]
 
     def message(self, *, search: str, report: str) -> str:
-        """Return what to tell the user; `search` and `report` say which sets these are."""
+        """Return the warning for the user; `search` and `report` name the two sets."""
         pairs = ", ".join(f"{seen} = {reported}" for seen, reported in self.examples)
         return (
             f"{search} shows a search {self.count} of the samples that {report} reports on ({_MEANING[self.kind]}): "
@@ -46,7 +47,7 @@ _MEANING: Mapping[str, str] = {
 
 
 def overlaps(search: Sequence[Sample], report: Sequence[Sample]) -> tuple[Overlap, ...]:
-    """Return what the samples of a search share with those of a report, none for nothing.
+    """Return the overlaps between the samples of a search and those of a report; empty if they share nothing.
 
     Raises TaskError when a picture cannot be read.
     """
@@ -58,7 +59,7 @@ def overlaps(search: Sequence[Sample], report: Sequence[Sample]) -> tuple[Overla
 
 
 def are_few(samples: Sequence[Sample]) -> bool:
-    """Say whether the pictures of these samples are few enough to be compared."""
+    """Return whether the pictures of these samples are few enough to be compared."""
     return sum(len(sample.images) for sample in samples) <= MOST_PICTURES
 
 
@@ -75,7 +76,7 @@ def _origin(sample: Sample) -> Iterable[str]:
 
 
 def _question(sample: Sample) -> Iterable[str]:
-    # "What is this?" is asked of many pictures; there the picture tells.
+    # "What is this?" is asked about many pictures, so the pictures are compared instead.
     return () if sample.images else (normalised(sample.question),)
 
 
@@ -84,7 +85,7 @@ def _pictures(sample: Sample) -> Iterable[str]:
 
 
 def normalised(question: str) -> str:
-    """Return a question's letters, digits and signs alone: without widths, case, spaces and punctuation."""
+    """Return only the letters, digits and signs of a question, with widths and case normalised."""
     plain = unicodedata.normalize("NFKC", question).casefold()
     kept = "".join(letter for letter in plain if unicodedata.category(letter)[0] not in "PZC")
     return kept or plain

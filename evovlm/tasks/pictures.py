@@ -1,7 +1,7 @@
-"""Pictures that lie in files or come encoded in a data set's rows, read as RGB whatever they are stored as.
+"""Pictures in files or encoded in a data set's rows, read as RGB from any stored format.
 
-Transparent pixels are put onto white, EXIF's rotation is carried out, 16-bit grey is brought to 8 bits, of an animation
-the first frame counts.
+Transparent pixels become white, EXIF rotation is applied, 16-bit grey is reduced to 8 bits, and an animation is its
+first frame.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_PIXELS = 89_478_485
-"""A picture of more is refused: Pillow's own limit, beyond which a small file may be meant to fill the memory."""
+"""Larger pictures are refused. This is Pillow's limit: a small file may be crafted to fill the memory."""
 
 _BRIGHTEST = 255
-# What Pillow's decoders raise for broken files; UnidentifiedImageError is an OSError.
+# Errors that Pillow's decoders raise for broken files; UnidentifiedImageError is an OSError.
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, struct.error, zlib.error)
 
 
@@ -42,7 +42,7 @@ class PictureFile:
         return str(self.path)
 
     def load(self) -> "Image.Image":
-        """Read the picture as RGB. Raises TaskError when there is none that can be read."""
+        """Read the picture as RGB. Raises TaskError when it is missing or cannot be read."""
         return _decode(self.path, where=str(self.path))
 
 
@@ -59,15 +59,15 @@ class EncodedPicture:
         return _hash(self.content)
 
     def load(self) -> "Image.Image":
-        """Decode the picture as RGB. Raises TaskError when the bytes are no picture."""
+        """Decode the picture as RGB. Raises TaskError when the bytes are not a picture."""
         return _decode(io.BytesIO(self.content), where=self.where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredPicture:
-    """A picture in a table of `datasets`, which stays on disk: the `position`-th of row `index` where cells are lists.
+    """A picture in a table of `datasets`, which stays on disk: the `position`-th of row `index` if cells are lists.
 
-    A picture that the table names by its path lies inside `folder`.
+    A picture that the table names by its path must be inside `folder`.
     """
 
     table: Any
@@ -79,11 +79,11 @@ class StoredPicture:
 
     @property
     def key(self) -> str:
-        """Its place in the table."""
+        """Its position in the table."""
         return f"{self.where}, {self.column} {self.position or 0}"
 
     def load(self) -> "Image.Image":
-        """Read and decode the picture as RGB. Raises TaskError when it cannot be had."""
+        """Read and decode the picture as RGB. Raises TaskError when it cannot be read."""
         return self.source().load()
 
     def source(self) -> ImageSource:
@@ -94,9 +94,9 @@ class StoredPicture:
 
 
 def picture_from_cell(cell: object, *, folder: Path | None, where: str) -> ImageSource:
-    """Return the picture that a row's cell means: a path inside `folder`, or `{bytes, path}` as hub data sets have it.
+    """Return the picture in a row's cell: a path inside `folder`, or `{bytes, path}` as in data sets of the hub.
 
-    Raises TaskError, naming `where`, for anything else, for a path that leads out of `folder`, and for a missing file.
+    Raises TaskError, naming `where`, for anything else, for a path outside `folder`, and for a missing file.
     """
     if isinstance(cell, StoredPicture):
         return cell
@@ -114,9 +114,9 @@ def picture_from_cell(cell: object, *, folder: Path | None, where: str) -> Image
 
 
 def content_key(picture: ImageSource) -> str:
-    """Return a name that equal pictures share wherever they lie: a hash of the encoded bytes, or the picture's key.
+    """Return a name that equal pictures share, wherever they are stored: a hash of the bytes, or the picture's key.
 
-    Raises TaskError when the picture cannot be had.
+    Raises TaskError when the picture cannot be read.
     """
     if isinstance(picture, StoredPicture):
         return content_key(picture.source())
@@ -137,11 +137,11 @@ def _file_inside(folder: Path, name: str, *, where: str) -> Path:
     try:
         is_inside, is_there = not leads_outside(path, folder), path.is_file()
     except (OSError, ValueError) as error:
-        raise TaskError(f"{where}: {name[:80]!r} is no path of a picture ({error}).") from error
+        raise TaskError(f"{where}: {name[:80]!r} is not the path of a picture ({error}).") from error
     if not is_inside:
         raise TaskError(
-            f"{where}: the picture {name!r} lies outside {folder}, and a data set may name only files inside its own "
-            "folder. Copy the picture there and name it by its path from there."
+            f"{where}: the picture {name!r} is outside {folder}, and a data set may name only files inside its own "
+            "folder. Copy the picture there and give its path relative to that folder."
         )
     if not is_there:
         raise TaskError(f"{where}: there is no picture {path}. Put it there, or correct its name.")
@@ -153,7 +153,7 @@ def _decode(source: Path | io.BytesIO, *, where: str) -> "Image.Image":
 
     try:
         with warnings.catch_warnings():
-            # Pillow's warning of large pictures gives way to the limit below; one of broken EXIF is no matter here.
+            # The limit below replaces Pillow's warning about large pictures; broken EXIF data does not matter here.
             warnings.simplefilter("ignore")
             with Image.open(source) as picture:
                 if picture.width * picture.height > MOST_PIXELS:
@@ -176,7 +176,7 @@ def _as_rgb(picture: "Image.Image") -> "Image.Image":
     from PIL import Image
 
     if picture.mode.startswith("I"):
-        # Pillow would cut off what is above 255, and leave 16-bit pictures white.
+        # Pillow would clip values above 255, which makes 16-bit pictures white.
         grey = np.asarray(picture).astype(np.int64)
         bright = grey.max(initial=0) > _BRIGHTEST
         return Image.fromarray((grey // 257 if bright else grey).clip(0, _BRIGHTEST).astype(np.uint8)).convert("RGB")

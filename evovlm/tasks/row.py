@@ -1,4 +1,4 @@
-"""One row of a data set, which knows where it stands."""
+"""One row of a data set, with its location for error messages."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from evovlm.tasks.sample import ImageSource, letter_of
 class Row:
     """A row's `cells` by column; `where` is its file and line, or the data set and the row's number.
 
-    Pictures that it names by their paths lie inside `folder`.
+    Pictures given by their paths must be inside `folder`.
     """
 
     cells: Mapping[str, Any]
@@ -23,11 +23,11 @@ class Row:
     folder: Path | None = None
 
     def get(self, column: str) -> Any:
-        """Return the value in a column, None when there is no such column or nothing in it."""
+        """Return the value in a column, None when the column is missing or empty."""
         return self.cells.get(column)
 
     def value(self, column: str) -> Any:
-        """Return the value in a column. Raises TaskError, naming the columns that there are, when there is none."""
+        """Return the value in a column. Raises TaskError, naming the columns found, when it is missing or empty."""
         value = self.cells.get(column)
         if value is None:
             found = ", ".join(map(str, self.cells)) or "nothing"
@@ -36,15 +36,15 @@ class Row:
         return value
 
     def text(self, column: str) -> str:
-        """Return the value in a column as text. Raises TaskError when there is none."""
+        """Return the value in a column as text. Raises TaskError when it is missing or empty."""
         return str(self.value(column))
 
     def number(self, column: str) -> str:
-        """Return the number in a column as text without commas. Raises TaskError when there is none."""
+        """Return the number in a column as text without commas. Raises TaskError when there is no number."""
         return self.as_number(self.text(column), column)
 
     def as_number(self, text: str, column: str) -> str:
-        """Return a number that stands in a column's text, without commas. Raises TaskError when it is none."""
+        """Return the number in a column's text, without commas. Raises TaskError when it is not a number."""
         number = text.strip().replace(",", "")
         try:
             float(number)
@@ -53,7 +53,7 @@ class Row:
         return number
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """Return the list in a column as texts; in a table it is JSON. Raises TaskError when there is none."""
+        """Return the list in a column as texts; in a table it is JSON. Raises TaskError when there is no list."""
         value = listed(self.value(column))
         if not isinstance(value, (list, tuple)) or not value:
             raise TaskError(
@@ -63,7 +63,7 @@ class Row:
         return tuple(map(str, value))
 
     def mappings(self, column: str) -> tuple[Mapping[str, Any], ...]:
-        """Return the list of structures in a column. Raises TaskError when there is none."""
+        """Return the list of structures in a column. Raises TaskError when there is no such list."""
         value = self.value(column)
         if isinstance(value, dict) and all(isinstance(each, list) for each in value.values()):
             # `datasets` before version 4 gave a list of structures as a structure of lists.
@@ -73,7 +73,7 @@ class Row:
         return tuple(value)
 
     def letter(self, column: str, *, n_choices: int) -> str:
-        """Return the letter of the choice whose index, from 0, a column holds. Raises TaskError for no such index."""
+        """Return the letter of the choice whose index, from 0, is in a column. Raises TaskError for a wrong index."""
         text = self.text(column)
         if not text.isdecimal() or not int(text) < n_choices:
             raise TaskError(
@@ -82,11 +82,11 @@ class Row:
         return letter_of(int(text))
 
     def picture(self, column: str) -> ImageSource:
-        """Return the picture in a column. Raises TaskError when there is none."""
+        """Return the picture in a column. Raises TaskError when there is no picture."""
         return picture_from_cell(self.value(column), folder=self.folder, where=f"{self.where}, {column}")
 
     def pictures(self, columns: Iterable[str]) -> tuple[ImageSource, ...]:
-        """Return the pictures in those of the columns that hold any, lists of pictures among them."""
+        """Return the pictures in the columns, skipping empty ones; a cell may hold a list of pictures."""
         cells = [(column, self.get(column)) for column in columns]
         return tuple(
             picture_from_cell(each, folder=self.folder, where=f"{self.where}, {column}")
@@ -97,7 +97,7 @@ class Row:
 
 
 def listed(cell: Any) -> Any:
-    """Return the list that a table's cell holds as JSON, else the cell."""
+    """Return the list that a table's cell holds as JSON; any other cell unchanged."""
     if not isinstance(cell, str) or not cell.lstrip().startswith("["):
         return cell
     try:

@@ -1,4 +1,4 @@
-"""What a task is made of: samples, the pictures they ask about, and the two splits."""
+"""Parts of a task: samples, the pictures they ask about, and the two splits."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class Split(StrEnum):
-    """SEARCH is what a search may see; REPORT is only ever scored after it."""
+    """SEARCH: samples that a search may see. REPORT: samples that are scored only after the search."""
 
     SEARCH = "search"
     REPORT = "report"
 
 
 def parse_split(text: str) -> Split:
-    """Return the split of that name. Raises TaskError when it is neither."""
+    """Return the split of that name. Raises TaskError for any other name."""
     try:
         return Split(text)
     except ValueError as problem:
@@ -34,7 +34,7 @@ class ImageSource(Protocol):
         ...
 
     def load(self) -> "Image.Image":
-        """Return the picture in RGB. Raises TaskError when it cannot be had."""
+        """Return the picture in RGB. Raises TaskError when it is not available."""
         ...
 
 
@@ -43,9 +43,9 @@ class Sample:
     """One question with every answer that counts as right.
 
     `images` are the pictures it asks about, in order; `choices` the options of a multiple-choice question, whose
-    references are letters (A for the first). `tags` name the subsets a report shows separately. `origin` says which
-    question of a published set this one is, whatever its language (`gsm8k-test/17`), so that a search is kept from
-    seeing a translation of what it is reported on.
+    references are letters (A for the first). `tags` name the subsets that a report shows separately. `origin` names the
+    question of a published set, in any language (`gsm8k-test/17`), so that a search cannot see a translation of a
+    reported question.
     """
 
     id: str
@@ -63,12 +63,12 @@ def letter_of(index: int) -> str:
 
 
 def check_samples(samples: tuple[Sample, ...], *, where: str) -> tuple[Sample, ...]:
-    """Return the samples. Raises TaskError, naming `where`, when there are none or an id stands twice."""
+    """Return the samples. Raises TaskError, naming `where`, when it is empty or an id occurs twice."""
     if not samples:
         raise TaskError(f"{where}: there are no samples. Give a file or folder that holds some.")
     seen: set[str] = set()
     for sample in samples:
         if sample.id in seen:
-            raise TaskError(f"{where}: two samples have the id '{sample.id}'. Give each its own.")
+            raise TaskError(f"{where}: two samples have the id '{sample.id}'. Give each sample a different id.")
         seen.add(sample.id)
     return samples

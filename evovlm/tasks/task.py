@@ -1,4 +1,4 @@
-"""What a task is: samples of two splits, how they are asked, how long the answer may be and how it is scored."""
+"""The type Task: samples of two splits, and how they are asked, answered and scored."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ __all__ = ["Decoding", "ImageSource", "Sample", "Split", "Task", "parse_split"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
-    """How an answer is generated: greedily for one beam, else by beam search. It ends before any `stop` string."""
+    """How an answer is generated: greedily with one beam, else by beam search. It ends before any `stop` string."""
 
     max_new_tokens: int
     beams: int = 1
@@ -26,13 +26,13 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A set of questions and all that is needed to score a model on them.
+    """A set of questions, and everything needed to score a model on them.
 
-    `prompt` names a row of PROMPTS. `decoding` is used unless another is asked for: `cheaper` holds those by name.
-    `load` takes a split and, optionally, where the data lies instead of its usual place (see published.py). `hub_id`
-    and `licence` are those of the data, None where it is embedded or the user's own; `contaminated` names models known
-    to have been trained on it. `sizes` says how many samples a published set has, where that is known without loading;
-    `is_local` that the data lies on this machine.
+    `prompt` names a row of PROMPTS. `decoding` is the default; `cheaper` holds others by name. `load` takes a split
+    and, optionally, another location of the data (see published.py). `hub_id` and `licence` belong to the data; they
+    are None for embedded data and for the user's own. `contaminated` names models known to have been trained on it.
+    `sizes` holds the number of samples of a published set, if it is known without loading. `is_local` means that the
+    data is on this machine.
     """
 
     name: str
@@ -53,8 +53,8 @@ class Task:
     def samples(self, split: Split, *, limit: int | None = None, data: Path | None = None) -> tuple[Sample, ...]:
         """Return the samples of a split in their fixed order, the first `limit` of them when it is given.
 
-        `data` is a file or folder to read instead of the usual place, or `hub:ID@REVISION`, or `cached:`. Raises
-        TaskError when the task has no such split, the limit is below 1, or the data is missing or broken.
+        `data` is a file or folder to read instead of the usual location, or `hub:ID@REVISION`, or `cached:`. Raises
+        TaskError when the task does not have the split, the limit is below 1, or the data is missing or broken.
         """
         self.check_split(split)
         if limit is not None and limit < 1:
@@ -62,7 +62,7 @@ class Task:
         return self.load(split, data)[:limit]
 
     def check_split(self, split: Split) -> None:
-        """Raise TaskError when the task has no such split."""
+        """Raise TaskError when the task does not have the split."""
         if split not in self.splits:
             existing = ", ".join(sorted(self.splits))
             raise TaskError(
@@ -71,7 +71,7 @@ class Task:
             )
 
     def samples_at_hand(self, split: Split) -> tuple[Sample, ...] | None:
-        """Return the samples of a split if that takes no network: embedded, the user's own, or in the hub's cache.
+        """Return the samples of a split if they need no network: embedded, the user's own, or in the hub's cache.
 
         Raises TaskError for broken data on this machine.
         """
@@ -82,30 +82,30 @@ class Task:
         try:
             return self.samples(split, data=CACHED)
         except TaskError:
-            # Another config or split of the set is what the cache holds.
+            # The cache holds another config or split of the set.
             return None
 
     @property
     def is_cached(self) -> bool:
-        """Whether anything of the data set is in the hub's cache."""
+        """Whether any part of the data set is in the hub's cache."""
         return self.hub_id is not None and is_cached(self.hub_id)
 
     def ask(self, sample: Sample) -> Question:
-        """Return what a model is asked for a sample."""
+        """Return the question that a model is asked about a sample."""
         return ask(self.prompt, sample)
 
     def with_prompt(self, prompt: str | None) -> "Task":
-        """Return the task asked by another prompt, itself for None. Raises TaskError when there is no such prompt."""
+        """Return the task with another prompt, itself for None. Raises TaskError for an unknown prompt."""
         if prompt is None:
             return self
         check_prompt(prompt, with_pictures=self.needs_images)
         return replace(self, prompt=prompt)
 
     def decoding_named(self, name: str | None) -> Decoding:
-        """Return the decoding of that name, the task's own for None. Raises TaskError when it has no such."""
+        """Return the decoding of that name, the task's default for None. Raises TaskError for an unknown name."""
         if name is None:
             return self.decoding
         if name not in self.cheaper:
-            there = ", ".join(self.cheaper) or "only its own, for which no name is given"
-            raise TaskError(f"The task {self.name} has no decoding '{name}'. It has: {there}.")
+            known = ", ".join(self.cheaper) or "only its default, which needs no name"
+            raise TaskError(f"The task {self.name} has no decoding '{name}'. It has: {known}.")
         return self.cheaper[name]

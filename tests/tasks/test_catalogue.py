@@ -11,7 +11,7 @@ from evovlm.errors import TaskError
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.emoji_pictures import PictureSpec
 from evovlm.tasks.metrics.answers import EXTRACTORS
-from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS
 from evovlm.tasks.task import Sample, Split, Task, parse_split

@@ -139,7 +139,7 @@ def test_what_cannot_be_had_says_which_set_and_how_to_go_on(hub: Hub) -> None:
         for way in ("--data TASK=PATH", "--data TASK=hub:ID@REVISION", "HF_HUB_OFFLINE=1", str(hub.home / "datasets")):
             assert way in message
     hub.server.stop()
-    assert "could not be had from the hub" in str(hub.load("ja_vlm_bench", "report", offline=True)["error"])
+    assert "could not be loaded from the hub" in str(hub.load("ja_vlm_bench", "report", offline=True)["error"])
 
 
 def test_a_place_on_the_hub_is_told_from_a_path() -> None:

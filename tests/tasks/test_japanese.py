@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evovlm.tasks.metrics.gates import GATES
-from evovlm.tasks.metrics.japanese import fasttext_share, script_share
+from evovlm.tasks.metrics.japanese import GATES, fasttext_share, script_share
 
 # p(ja) of lid.176.ftz, computed once with fastText itself.
 FASTTEXT = [

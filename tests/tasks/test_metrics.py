@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evovlm.errors import TaskError
-from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.rouge import bootstrap_mid, rouge_l, words
 from evovlm.tasks.metrics.scoring import SampleScore, Scoring
 from evovlm.tasks.metrics.table import METRICS, score_answer, score_answers

@@ -69,7 +69,7 @@ def test_numbers_without_pictures_are_compared_as_numbers(tmp_path: Path) -> Non
         ((), "question,answer", "tables there: none"),
         (("a.csv", "b.csv"), "question,answer", r"not clear \(tables there: a\.csv, b\.csv\)[\s\S]*search\.csv"),
         (("train.csv", "search.csv"), "question,answer", "is not clear"),
-        (("a.csv",), "q,text", r"a\.csv:2: none of its columns \(q, text\) is the answer[\s\S]*Rename one \(answer: "),
+        (("a.csv",), "q,text", r"a\.csv:2: no column \(q, text\) is the answer[\s\S]*Rename one \(answer: "),
     ],
 )
 def test_a_folder_that_does_not_tell_is_refused(

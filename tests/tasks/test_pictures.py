@@ -121,7 +121,7 @@ def test_a_path_is_found_inside_its_folder_only(tmp_path: Path) -> None:
         assert picture_from_cell(name, folder=folder, where="row 1").load().size == (1, 1)
     for name in ("../secret.png", str(outside), "link.png", "sub/../../secret.png"):
         for cell in (name, {"bytes": None, "path": name}):
-            with pytest.raises(TaskError, match=r"row 1: the picture .* lies outside"):
+            with pytest.raises(TaskError, match=r"row 1: the picture .* is outside"):
                 picture_from_cell(cell, folder=folder, where="row 1")
 
 
@@ -129,8 +129,8 @@ def test_a_path_is_found_inside_its_folder_only(tmp_path: Path) -> None:
     ("cell", "message"),
     [
         ("absent.png", r"there is no picture .*absent\.png"),
-        ("a\0b.png", "is no path of a picture"),
-        ("x" * 5000, r"no (path of a )?picture"),
+        ("a\0b.png", "is not the path of a picture"),
+        ("x" * 5000, r"no picture|not the path of a picture"),
         ("", "is empty"),
         ({"bytes": None, "path": None}, "is empty"),
         (7, "is a int"),

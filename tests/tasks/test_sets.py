@@ -99,7 +99,7 @@ def test_a_picture_outside_the_data_s_folder_is_refused(task: Task, split: Split
     path.write_text(path.read_text(encoding="utf-8").replace("red-10.png", "../secret.png"), encoding="utf-8")
     if any(sample.get("images") == [] for sample in rows.samples[:1]):
         pytest.skip("this one's samples have no pictures")
-    with pytest.raises(TaskError, match=r"secret\.png' lies outside"):
+    with pytest.raises(TaskError, match=r"secret\.png' is outside"):
         task.samples(split, data=path)
 
 
@@ -137,7 +137,7 @@ def test_a_translation_of_all_of_gsm8k_begins_with_mgsm_s_questions(tmp_path: Pa
 
 
 def test_a_set_that_is_not_on_the_hub_says_where_to_get_it() -> None:
-    with pytest.raises(TaskError, match=r"get it from https://github\.com/nlp-waseda.*name it by --data"):
+    with pytest.raises(TaskError, match=r"get it from https://github\.com/nlp-waseda.*name it with --data"):
         get_task("mawps_ja").samples(Split.SEARCH)
 
 

@@ -10,8 +10,8 @@ from pydantic_core import PydanticCustomError
 from evovlm.errors import EvovlmError, TaskError
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.catalogue import TASKS, get_task
-from evovlm.tasks.clip_name import clip_name_from
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
+from evovlm.tasks.metrics.scoring import clip_name_from
 from evovlm.tasks.own.task_file import is_own_task
 from evovlm.tasks.published import is_on_hub
 from evovlm.tasks.task import Split, Task

@@ -1,7 +1,7 @@
-"""Finds the number a worked answer ends in.
+"""Find the final number of a worked answer.
 
-Two extractors: `paper` does what SakanaAI/evolutionary-model-merge does, slips included (an answer written 1,000 is
-read as 0), for numbers to hold against the paper's; `robust` reads what a person would, for everything else.
+Two extractors: `paper` works like SakanaAI/evolutionary-model-merge, errors included (1,000 is read as 0), for results
+to compare with the paper's; `robust` reads the number that a person would read, for everything else.
 """
 
 import math
@@ -18,14 +18,14 @@ def extract_paper(text: str) -> float | None:
     return float(found[-1]) if found else None
 
 
-# Their compatibility forms would glue digits on: 25m² is not 25m2, and ③ no 3.
+# Their compatibility forms would join them to digits: 25m² is not 25m2, and ③ is not 3.
 _LEFT_ALONE = ("<super>", "<sub>", "<circle>", "<square>")
 _SAME_SIGN = str.maketrans({"−": "-", "‐": "-", "–": "-", "⁄": "/", "〜": "~"})
 
-# Models write 1550,000 too, and mean one number.
+# Models also write 1550,000 and mean one number.
 _DIGITS = r"(?:[0-9]+(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _MINUS = (
-    # A minus is a sign unless something to subtract from stands before it: a digit, a letter, a kanji (19個-5個).
+    # A minus is a sign unless it follows something to subtract from: a digit, a letter, a kanji (19個-5個).
     r"(?P<minus>(?:(?<![0-9A-Za-z)\]%\u4e00-\u9fff])-|マイナス\s*)[$¥€£]?)?"
 )
 _ARABIC = re.compile(
@@ -34,7 +34,7 @@ _ARABIC = re.compile(
 _KANJI_DIGITS = "〇一二三四五六七八九"
 _KANJI_RUN = r"(?P<number>[〇零一二三四五六七八九十百千万億兆]{1,30})"
 _KANJI_FIRST = re.compile(rf"[\s「『(:*約]*(?P<minus>マイナス)?{_KANJI_RUN}")
-# Away from a marker a kanji numeral must be counted in something, or end the text: 一方 and 一歩一歩 are no answers.
+# Without a marker, a kanji numeral needs a counter or must end the text: 一方 and 一歩一歩 are not answers.
 _KANJI_COUNTED = re.compile(
     rf"(?P<minus>マイナス)?{_KANJI_RUN}(?=[円個人枚本匹冊台回年歳才分秒日週時つ頭羽杯度点束箱袋皿足着倍ドセポキメグ]|です|[。、.\s]|$)"
 )
@@ -46,25 +46,25 @@ ANSWER_MARKER = re.compile(
     r"|\banswer\W{0,4}(?:is|was|:|=)",
     re.IGNORECASE,
 )
-"""What stands before an answer: 答えは, "the answer is", ####, \\boxed{."""
+"""Markers that precede an answer: 答えは, "the answer is", ####, \\boxed{."""
 _FRACTION = re.compile(r"\\[dt]?frac\{(?P<over>[0-9]{1,15})\}\{(?P<under>[0-9]{1,15})\}")
-# As long as a float holds every digit; without a bound, a page of digits would be walked through once for each.
+# At most the digits that a float can hold; without a bound, a page of digits would take quadratic time.
 _PART = r"(?:[0-9]{1,15}|[一二三四五六七八九十百]{1,15})"
 _PART_OF = re.compile(rf"(?<![0-9.,一二三四五六七八九十百])({_PART})分の({_PART})(?![0-9.,]?[0-9])")
 _MIXED = re.compile(r"(?<![0-9./,=])([0-9]{1,9})(?: |と)([0-9]{1,9})/([0-9]{1,9})(?![0-9./])")
 _SENTENCE_END = re.compile(r"。|\n|です|ます|\.(?![0-9])")
 _ASIDE = re.compile(r"\([^()]*\)")
 _JAPANESE = re.compile(r"[ぁ-んァ-ヶ一-龠]")
-# Where a model, done with its answer, goes on to invent the next question.
+# Where a model has finished its answer and invents the next question.
 _NEXT_QUESTION = re.compile(r"\n[ \t]*#*[ \t]*(?:問題|質問|指示|problem|question|instruction)\s{0,4}:", re.IGNORECASE)
 
 
 def extract_robust(text: str) -> float | None:
-    """Return the number a text gives as its answer, or None.
+    """Return the number that a text gives as its answer, or None.
 
-    It is the number after the last marker (答えは, "the answer is", ####, \\boxed) that has one, after the last equals
-    sign where that sentence has one; without a marker the last number of all. Reads full width, comma groups, signs,
-    decimals, fractions, 3万5千 and kanji numerals; units are ignored.
+    It is the number after the last marker (答えは, "the answer is", ####, \\boxed) that is followed by one, and
+    after the last equals sign of that sentence; without a marker, the last number of the text. Reads full width, comma
+    groups, signs, decimals, fractions, 3万5千 and kanji numerals; units are ignored.
     """
     plain = _plain(text)
     end = len(plain)
@@ -80,7 +80,7 @@ EXTRACTORS: Mapping[str, Callable[[str], float | None]] = {"paper": extract_pape
 
 
 def _plain(text: str) -> str:
-    """Undo what only looks different: widths, signs, LaTeX fractions; drop the questions a model asks itself."""
+    """Normalise widths, signs and LaTeX fractions; drop further questions that the model asks itself."""
     characters = (_alike(character) for character in text)
     plain = _FRACTION.sub(_slashed, "".join(characters).translate(_SAME_SIGN))
     plain = _PART_OF.sub(lambda found: f"{_numeral(found[2]):.0f}/{_numeral(found[1]):.0f}", plain)
@@ -99,19 +99,19 @@ def _alike(character: str) -> str:
 
 
 def _slashed(found: re.Match[str]) -> str:
-    # 2½ is no 21/2, and -½ has its sign.
+    # 2½ is not 21/2, and -½ keeps its sign.
     gap = " " if found.string[max(0, found.start() - 1) : found.start()].isdigit() else ""
     return f"{gap}{found['over']}/{found['under']}"
 
 
 def _improper(found: re.Match[str]) -> str:
-    """Write 1と1/2 as 3/2; what is no proper fraction stays: 12 3/2."""
+    """Write 1と1/2 as 3/2; leave anything that is not a proper fraction: 12 3/2."""
     whole, over, under = (int(found[group]) for group in (1, 2, 3))
     return f"{whole * under + over}/{under}" if 0 < over < under else found[0]
 
 
 def _stated(after: str) -> float | None:
-    """Return the number given in what follows a marker."""
+    """Return the number given after a marker."""
     after = after.lstrip(" \n:*「")
     end = _SENTENCE_END.search(after)
     sentence = after[: end.start()] if end else after
@@ -134,14 +134,14 @@ def _last(pattern: re.Pattern[str], text: str) -> float | None:
 
 
 def _value(found: re.Match[str]) -> float | None:
-    """Work out a matched number, or None where it is beyond a float."""
+    """Return the value of a matched number, or None when a float cannot hold it."""
     under = found.groupdict().get("under")
     number = _numeral(found["number"]) / (float(under) if under else 1.0)
     return (-number if found["minus"] else number) if math.isfinite(number) else None
 
 
 def _numeral(text: str) -> float:
-    """Return what a numeral stands for: 1,200, 3万5千, 千二百."""
+    """Return the value of a numeral: 1,200, 3万5千, 千二百."""
     total = section = 0.0
     current: float | None = None
     for atom in _ATOM.findall(text):

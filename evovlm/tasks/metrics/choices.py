@@ -1,4 +1,4 @@
-"""Reads which option of a multiple-choice question a free answer names: by its letter, or by its text."""
+"""Read which option of a multiple-choice question a free answer names: by its letter, or by its text."""
 
 import re
 import string
@@ -15,7 +15,7 @@ _AFTER = (
 )
 # A letter that begins an answer; a small one only as (b), b. or all there is.
 _FIRST = re.compile(rf"[\s「『(\[*:、,\"'<【]*(?:選択肢\s*|[Oo]ption\s+)?(?P<letter>[A-Z]{_AFTER}|[a-z](?=[)\].:]|$))")
-# Elsewhere it stands alone: ビタミンC, A型 and Bさん are words with a letter in them.
+# Elsewhere the letter must be separate: ビタミンC, A型 and Bさん are words that contain a letter.
 _ALONE = re.compile(
     r"(?:(?<=[\s「『(\[*:、。,.<【はがも])|(?<=選択肢)|(?<=記号)|^)"
     r"(?<!または)(?<!or )(?<!and )(?<![A-Z][、,])(?<![A-Z][、,] )"
@@ -25,10 +25,10 @@ _SENTENCE_END = re.compile(r"。|\n|\.(?:\s|$)")
 
 
 def read_choice(text: str, choices: Sequence[str]) -> str | None:
-    """Return the letter of the option that an answer names (A for the first), or None where it names none, or several.
+    """Return the letter of the option that an answer names (A for the first), or None if it names none or several.
 
-    Looks, in this order, at what follows 答えは or "the answer is"; at the letter that the answer begins with; at the
-    letters that stand alone in it; at the texts of the options. Without `choices` every letter is an option.
+    Looks, in this order, at the text after 答えは or "the answer is", at a letter at the beginning of the answer, at
+    separate letters in it, and at the texts of the options. Without `choices` every letter is an option.
     """
     plain = unicodedata.normalize("NFKC", text).strip()
     letters = string.ascii_uppercase[: len(choices)] if choices else string.ascii_uppercase
@@ -58,6 +58,6 @@ def _named_by_text(text: str, choices: Sequence[str]) -> str | None:
     plain, options = bare(text), [bare(choice) for choice in choices[: len(string.ascii_uppercase)]]
     held = [index for index, option in enumerate(options) if option and option in plain]
     held = [index for index in held if options[index] == plain] or held
-    # 京都 stands in 東京都 too: what is part of another option that was named was not named itself.
+    # 東京都 contains 京都: an option that is part of another named option was not named itself.
     held = [i for i in held if not any(i != j and options[i] in options[j] and options[i] != options[j] for j in held)]
     return string.ascii_uppercase[held[0]] if len(held) == 1 else None

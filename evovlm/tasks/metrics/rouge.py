@@ -1,4 +1,4 @@
-"""ROUGE over Japanese words, as SakanaAI/evolutionary-model-merge counts it."""
+"""ROUGE over Japanese words, computed as in SakanaAI/evolutionary-model-merge."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _PICTOGRAPHS = re.compile(
 
 @lru_cache(maxsize=16384)
 def words(text: str) -> tuple[str, ...]:
-    """Split a text into MeCab's words (unidic-lite), without emoji, widths made alike. Case and punctuation stay."""
+    """Split a text into MeCab's words (unidic-lite), without emoji, widths normalised. Keeps case and punctuation."""
     import emoji
     import neologdn
 
@@ -32,7 +32,7 @@ def rouge_1(reference: str, text: str) -> float:
 
 
 def rouge_2(reference: str, text: str) -> float:
-    """Return the F1 of the pairs of neighbouring words that two texts share, in [0, 1]; 0 when either has none."""
+    """Return the F1 of the word pairs (bigrams) that two texts share, in [0, 1]; 0 when either has none."""
     return _f1("rouge2", reference, text)
 
 
@@ -42,11 +42,11 @@ def rouge_l(reference: str, text: str) -> float:
 
 
 def bootstrap_mid(scores: Sequence[float], *, seed: int = 42) -> float:
-    """Return the median of 1000 bootstrap means of some F1 scores, as the paper's tables aggregate them.
+    """Return the median of 1000 bootstrap means of F1 scores, the aggregate in the paper's tables.
 
-    It is `rouge_score`'s own aggregator, which draws from numpy's global generator; that is seeded as the paper's code
-    seeds it, and left as it was found. It differs from the mean by sampling noise alone. Raises ValueError for no
-    scores.
+    This is the aggregator of `rouge_score`, which draws from numpy's global generator. The generator is seeded as in
+    the paper's code, and its state restored afterwards. The result differs from the mean only by sampling noise. Raises
+    ValueError when there are no scores.
     """
     import numpy as np
     from rouge_score.scoring import BootstrapAggregator, Score

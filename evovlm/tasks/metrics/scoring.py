@@ -1,15 +1,16 @@
-"""What a score is made of: which metric, how the answer is read from the text, which language it must be in."""
+"""How answers are scored (metric, extractor, language gate), and the score of one answer."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoring:
     """How answers are scored: `metric` names a row of METRICS, or `evaluate:NAME_OR_PATH` (library_metric.py).
 
-    `extractor` names a row of EXTRACTORS, for metrics that compare numbers. `gate` names a row of GATES: an answer in
-    another language than Japanese then scores 0; None asks for no language. `clip_model` is the open_clip model of
-    `clip_score` (models/clip.py says how it is named).
+    `extractor` names a row of EXTRACTORS, for metrics that compare numbers. `gate` names a row of GATES: an answer that
+    is not Japanese then scores 0; with None, any language counts. `clip_model` is the open_clip model of `clip_score`,
+    named as in models/pictures/clip.py.
     """
 
     metric: str
@@ -31,10 +32,10 @@ class Scoring:
 class SampleScore:
     """The score of one answer, in [0, 1].
 
-    `ungated` is the score whatever the language; `japanese` whether the answer is Japanese, or had no need to be
-    because no reference is; `extracted` what was read from it, where the metric reads something. `unscored` says why
-    there is nothing to score (no answer found in the text, or none could be had); such an answer scores 0 and is
-    counted apart from wrong ones.
+    `ungated` is the score in any language; `japanese` whether the answer is Japanese, or need not be because no
+    reference is; `extracted` the part that the metric read, if it reads one. `unscored` says why there is nothing to
+    score (no answer found in the text, or the model gave none); such an answer scores 0 and is counted separately from
+    wrong ones.
     """
 
     score: float
@@ -46,11 +47,21 @@ class SampleScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a metric finds, before any gate: a value in [0, 1] for each reference, what it read, why it found none.
+    """The result of a metric before the gate: a value in [0, 1] per reference, the part read, the reason for none.
 
-    For a sample without references it is one value, or none at all.
+    For a sample without references there is one value, or none.
     """
 
     values: tuple[float, ...]
     extracted: str | None = None
     unscored: str | None = None
+
+
+def clip_name_from(folder: Path, name: str) -> str:
+    """Return the name of an open_clip model; a path in it, relative to `folder`, is made absolute."""
+    if (folder / name).is_dir():
+        return str((folder / name).resolve())
+    architecture, colon, weights = name.partition(":")
+    if colon and (folder / weights).is_file():
+        return f"{architecture}:{(folder / weights).resolve()}"
+    return name

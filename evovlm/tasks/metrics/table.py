@@ -1,6 +1,6 @@
-"""How an answer is scored: a table of metrics, each from 0 (wrong) to 1 (right), and a language gate over them.
+"""The table of metrics, each from 0 (wrong) to 1 (right), and how a language gate applies to them.
 
-An answer that does not pass the gate scores 0; the score it would have had is kept beside it.
+An answer that does not pass the gate scores 0; its score without the gate is kept too.
 """
 
 import math
@@ -14,12 +14,11 @@ from evovlm.plugins import Table
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.choices import read_choice
-from evovlm.tasks.metrics.gates import GATES
-from evovlm.tasks.metrics.jdocqa_score import jdocqa_value
+from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.rouge import rouge_1, rouge_2, rouge_l
 from evovlm.tasks.metrics.scoring import Measured, SampleScore, Scoring
-from evovlm.tasks.metrics.text_match import char_f1, exact_match
+from evovlm.tasks.metrics.text_match import char_f1, exact_match, jdocqa_value
 from evovlm.tasks.sample import Sample
 
 Measure: TypeAlias = Callable[[Sample, str, Scoring], Measured]
@@ -27,12 +26,12 @@ Measure: TypeAlias = Callable[[Sample, str, Scoring], Measured]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One way to score an answer.
+    """A way to score an answer.
 
-    `binary` says that every answer scores either 0 or 1; `numeric` that it reads a number out of a worked solution:
-    then the language of the whole text counts, and no reference exempts from it; `bootstrapped` that the paper's tables
-    show the middle of a bootstrap (`rouge.bootstrap_mid`) in place of the mean. `measure` is None where
-    something is opened first, a model or a script: `evaluation.scorer.open_scorer` does that.
+    `binary`: every answer scores either 0 or 1. `numeric`: it reads a number from a worked solution; then the language
+    of the whole text counts, and no reference exempts from it. `bootstrapped`: the paper's tables show the median of a
+    bootstrap (`rouge.bootstrap_mid`) instead of the mean. `measure` is None if a model or a script must be opened
+    first: `evaluation.scorer.open_scorer` does that.
     """
 
     name: str
@@ -44,7 +43,7 @@ class Metric:
 
 
 def get_metric(name: str) -> Metric:
-    """Return the metric of that name, or the one that `evaluate:...` means. Raises TaskError when there is none."""
+    """Return the metric of that name, or the one named by `evaluate:...`. Raises TaskError for an unknown name."""
     if name.startswith(PREFIX):
         return Metric(name=name, description="a metric of the evaluate library", measure=None)
     if name not in METRICS:
@@ -55,7 +54,7 @@ def get_metric(name: str) -> Metric:
 
 
 def check_scoring(scoring: Scoring) -> Metric:
-    """Return the metric of a scoring. Raises TaskError when there is no such metric, extractor or gate."""
+    """Return the metric of a scoring. Raises TaskError for an unknown metric, extractor or gate."""
     metric = get_metric(scoring.metric)
     if scoring.extractor not in EXTRACTORS:
         raise TaskError(f"There is no extractor '{scoring.extractor}'{did_you_mean(scoring.extractor, EXTRACTORS)}")
@@ -89,7 +88,7 @@ def gated(measured: Measured, *, sample: Sample, text: str, gate: str | None, nu
     """Return the score of what was measured, after the gate. Without a gate, Japanese is told by the script."""
     chosen = GATES[gate or "script"]
     japanese = chosen.passes(text, for_numbers=numeric)
-    # A reference such as "UFO" is no Japanese itself and asks for none; where there is none, nothing exempts.
+    # A reference such as "UFO" is not Japanese and needs no Japanese answer; without references nothing is exempt.
     free = [not numeric and not chosen.passes(reference) for reference in sample.references] or [False]
     values = measured.values or (0.0,)
     kept = [value for value, exempt in zip(values, free, strict=True) if japanese or exempt or gate is None]

@@ -1,10 +1,10 @@
-"""A task of the user's own that is no more than a folder: pictures and a table of questions and answers.
+"""A user's task that is only a folder: pictures and a table of questions and answers.
 
 my-pictures/report.csv      question,answer,image
                             これは何ですか。,祭りの神輿,photo1.jpg
 my-pictures/photo1.jpg
 
-A file called search or train is what a search may see; any other single one, or one called report or test, is reported.
+A search may see a file called search or train; any other single file, or one called report or test, is reported.
 """
 
 import re
@@ -56,10 +56,10 @@ _LOOKED_AT = 50
 
 
 def describe_folder(folder: Path, *, taken: Collection[str]) -> Mapping[str, object]:
-    """Return what the folder's task file would say: splits by the names of files, columns by theirs, the metric.
+    """Return the content of a task file for the folder: splits from file names, columns from their names, the metric.
 
-    Answers are compared by ROUGE-L, by accuracy where there are no pictures and every answer looked at is a number.
-    Raises TaskError when the files or columns do not tell.
+    Answers are compared by ROUGE-L, or by accuracy if there are no pictures and each of the first answers is a number.
+    Raises TaskError when the files or columns are not clear.
     """
     splits = _splits(folder)
     rows = [row for part in splits.values() for row in islice(read_files(folder / part), _LOOKED_AT)]
@@ -101,7 +101,7 @@ def _columns(row: Row) -> Mapping[str, str]:
     if missing:
         wanted = "; ".join(f"{what}: {', '.join(_USUAL[what])}" for what in missing)
         raise TaskError(
-            f"{row.where}: none of its columns ({', '.join(map(str, row.cells))}) is the {' or the '.join(missing)}.\n"
+            f"{row.where}: no column ({', '.join(map(str, row.cells))}) is the {' or the '.join(missing)}.\n"
             f"    Rename one ({wanted}), or write a task file that names them (docs/scoring.md, 'A task of your own')."
         )
     return {what: column for what, column in found.items() if column is not None}

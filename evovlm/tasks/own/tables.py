@@ -1,4 +1,4 @@
-"""Reads the files that task data comes in: JSON lines, JSON lists, TSV, CSV, Parquet, and folders of them.
+"""Read files of task data: JSON lines, JSON lists, TSV, CSV, Parquet, and folders of them.
 
 read_files(Path("mgsm_ja.tsv"), columns=("question", "answer_number"))
 -> Row(cells={"question": "ジャネットのアヒルは1日に16個...", "answer_number": "18"}, where="mgsm_ja.tsv:1")
@@ -21,11 +21,10 @@ FileStates: TypeAlias = tuple[tuple[str, int, int, int], ...]
 def read_files(path: Path, *, columns: tuple[str, ...] = (), parts: tuple[str, ...] = ()) -> Iterator[Row]:
     """Yield the rows of a .jsonl, .json (a list), .tsv, .csv or .parquet file, or of a folder.
 
-    `columns` names the columns of a table without a header. Of a folder that holds a file or folder for each split,
-    the first of `parts` that it has is read. A folder is what `datasets` saves to disk, an image folder (with a
-    `metadata.jsonl` or `metadata.csv`, whose `file_name` becomes `image`), or files, read in the order of their names.
-    Pictures given as paths lie in the file's own folder. Raises TaskError when nothing is there, or a file cannot be
-    read.
+    `columns` names the columns of a table without a header. In a folder with a file or folder for each split, the
+    first of `parts` that exists is read. A folder is one saved by `datasets`, an image folder (with a `metadata.jsonl`
+    or `metadata.csv`, whose `file_name` becomes `image`), or files, read in the order of their names. Pictures given as
+    paths must be in the file's folder. Raises TaskError when nothing is found, or a file cannot be read.
     """
     place = part_of(path, parts)
     refuse_outside(place, path)
@@ -46,7 +45,7 @@ def read_files(path: Path, *, columns: tuple[str, ...] = (), parts: tuple[str, .
 
 
 def part_of(path: Path, parts: tuple[str, ...]) -> Path:
-    """Return what a folder holds for the first of `parts` that it has anything for, else the path itself."""
+    """Return the file or folder in `path` for the first of `parts` that exists, else the path itself."""
     if path.is_dir():
         for part in parts:
             for entry in sorted(path.iterdir()):
@@ -97,7 +96,7 @@ def refuse_outside(path: Path, folder: Path) -> None:
 
 
 def _json_lines(path: Path, _columns: tuple[str, ...]) -> Iterator[Row]:
-    # str.splitlines would also cut at U+2028 and the like, which a JSON text may hold.
+    # str.splitlines would also split at characters such as U+2028, which a JSON text may contain.
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}:{number}"
@@ -108,7 +107,7 @@ def _json_list(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     text = _text(path)
     if not text.lstrip().startswith("["):
         _refuse_one_object(text, path=path)
-        # Some publish JSON lines under this name.
+        # Some data sets are JSON lines under this name.
         yield from _json_lines(path, columns)
         return
     for number, row in enumerate(_parsed(text, where=str(path)), start=1):
@@ -116,7 +115,7 @@ def _json_list(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _refuse_one_object(text: str, *, path: Path) -> None:
-    """Raise TaskError for a JSON object over several lines: it is no row, though it may hold the list of them."""
+    """Raise TaskError for a JSON object over several lines: it is not a row, though it may contain the list of rows."""
     if "\n" not in text.strip():
         return
     try:

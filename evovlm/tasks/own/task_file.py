@@ -32,12 +32,11 @@ from pydantic_core import PydanticCustomError
 from evovlm.errors import TaskError
 from evovlm.recipes.problems import did_you_mean, report_problems
 from evovlm.recipes.yaml_text import read_yaml
-from evovlm.tasks.clip_name import clip_name_from
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.answers import EXTRACTORS
-from evovlm.tasks.metrics.gates import GATES
+from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX, metric_from
-from evovlm.tasks.metrics.scoring import Scoring
+from evovlm.tasks.metrics.scoring import Scoring, clip_name_from
 from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.own.folder import describe_folder
 from evovlm.tasks.own.tables import FileStates, file_states, part_of, refuse_outside
@@ -57,7 +56,7 @@ class _Section(BaseModel):
 
 
 class ColumnsSection(_Section):
-    """`columns:` what the data calls each part of a sample; `image` and `tags` may name several."""
+    """`columns:` the column of each part of a sample; `image` and `tags` may name several."""
 
     question: str = "question"
     answer: str = "answer"
@@ -77,7 +76,7 @@ class DecodingSection(_Section):
 
 
 class SplitsSection(_Section):
-    """`splits:` what a search may see, and what is reported."""
+    """`splits:` the data that a search may see, and the data that is reported."""
 
     search: str | None = None
     report: str | None = None
@@ -189,7 +188,7 @@ class OwnTask(_Section):
         )
 
     def task(self, folder: Path) -> Task:
-        """Return the task; its data lies from `folder` on."""
+        """Return the task; paths of its data are relative to `folder`."""
         splits = {Split(name): part for name, part in self.splits.model_dump(exclude_none=True).items()}
         hub_id, revision = hub_place(self.data) if is_on_hub(self.data) else (None, None)
         published = Published(hub_id=hub_id, revision=revision, splits=splits, configs=(self.config,))
@@ -214,15 +213,15 @@ class OwnTask(_Section):
 
 
 def is_own_task(name: str) -> bool:
-    """Say whether a task's name is the path of a task file, or a folder's (with a slash), and not the harness's."""
+    """Return whether a task's name is the path of a task file, or of a folder (with a slash), and not the harness's."""
     return (name.endswith((".yaml", ".yml")) or "/" in name) and not is_harness_name(name)
 
 
 def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
-    """Return the task in the YAML file `path`, or that a folder is, whose name is none of those `taken`.
+    """Return the task in the YAML file `path`, or of the folder `path`; its name must not be one of those `taken`.
 
-    A file or folder that has not changed since is not read again. Raises ConfigError with every problem of the file,
-    TaskError for a folder that does not tell what it holds.
+    An unchanged file or folder is not read again. Raises ConfigError with every problem of the file, TaskError for a
+    folder whose content is not clear.
     """
     return _load_task(path, frozenset(taken), file_states(path))
 
@@ -280,7 +279,7 @@ def _references(row: Row, own: OwnTask, choices: Sequence[str]) -> Iterator[str]
 
 
 def _letter(answer: str, row: Row, column: str, choices: Sequence[str]) -> str:
-    """Return the letter that is meant by a letter, an index from 0, or a choice's own words."""
+    """Return the letter of a choice given by its letter, its index from 0, or its text."""
     letters = [letter_of(index) for index in range(len(choices))]
     for names in (letters, choices, [str(index) for index in range(len(choices))]):
         if answer.strip() in names:

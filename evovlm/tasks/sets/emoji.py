@@ -16,7 +16,7 @@ from evovlm.tasks.sample import Sample, Split
 
 
 def load_questions(split: Split, data: Path | None, *, language: str) -> tuple[Sample, ...]:
-    """Return the questions of a split; `data` replaces the embedded file. Raises TaskError for data that is amiss."""
+    """Return the questions of a split; `data` replaces the embedded file. Raises TaskError for broken data."""
     return embedded_samples(f"emoji_{language}", split=split, data=data, make=_question)
 
 

@@ -13,7 +13,7 @@ from evovlm.tasks.sample import Sample, Split
 
 DATA = Published(hub_id="speed/JDocQA", splits={Split.REPORT: "test"})
 KINDS = ("yes_no", "factoid", "numerical", "open")
-"""The kinds of answers by their number; the metric goes by them."""
+"""The kinds of answers by their number; they decide how an answer is scored."""
 
 _PICTURES = tuple(f"image_{number}" for number in range(4))
 

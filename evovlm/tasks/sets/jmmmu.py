@@ -34,7 +34,7 @@ _KINDS = ("multiple-choice", "open")
 def load_kind(split: Split, data: Path | None, *, kind: str) -> tuple[Sample, ...]:
     """Return the questions of a kind, multiple-choice or open. Raises TaskError for data that is missing or broken.
 
-    The tags say of which subject a question is, as far as its id does, and whether it was made for Japan.
+    The tags are the subject of a question, if its id names one, and whether it was made for Japan.
     """
     samples = (_sample(row) for row in DATA.rows(split, data) if _kind(row) == kind)
     return DATA.checked(samples, split=split, data=data)
@@ -68,7 +68,7 @@ def _tags(question_id: str) -> Iterator[str]:
 
 
 def _answers(row: Row) -> tuple[str, ...]:
-    """Return what an open question takes for right: one answer, or a list written as text."""
+    """Return the right answers to an open question: one answer, or a list written as text."""
     text = row.text("answer").strip()
     return _listed(row, "answer") if text.startswith("[") else (text,)
 

@@ -17,7 +17,7 @@ _TYPES = {"0": "factoid", "1": "non-factoid"}
 
 
 def load_rotations(split: Split, data: Path | None, *, rotated: bool) -> tuple[Sample, ...]:
-    """Return the questions; `rotated` asks each as often as it has options, every one of which comes first once.
+    """Return the questions; with `rotated`, each is asked once per option, with that option first.
 
     Raises TaskError for data that is missing or broken.
     """

@@ -1,4 +1,4 @@
-"""MGSM, the first 250 test questions of GSM8K by language: what the paper reports on. No search may see it.
+"""MGSM, the first 250 test questions of GSM8K by language, on which the paper reports. No search may see it.
 
 ジャネットのアヒルは1日に16個の卵を生みます。...彼女は毎日市場でいくら手に入れていますか？<TAB>18
                                                       juletxara/mgsm, or mgsm_ja.tsv of google-research/url-nlp

@@ -11,7 +11,7 @@ from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Sample, Split
 
 QUESTION = "この画像を一文で説明してください。"
-"""The data set has no question of its own."""
+"""The data set does not contain a question."""
 
 DATA = Published(
     hub_id="shunk031/STAIR-Captions",

@@ -13,7 +13,7 @@ from evovlm.tasks.sample import Sample, Split
 
 
 def load_problems(split: Split, data: Path | None, *, language: str) -> tuple[Sample, ...]:
-    """Return the problems of a split; `data` replaces the embedded file. Raises TaskError for data that is amiss."""
+    """Return the problems of a split; `data` replaces the embedded file. Raises TaskError for broken data."""
     return embedded_samples(f"word_problems_{language}", split=split, data=data, make=_problem)
 
 

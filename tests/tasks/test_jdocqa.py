@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evovlm.tasks.metrics.jdocqa_score import CLOSED_TAGS, jdocqa_value, sentence_bleu
 from evovlm.tasks.metrics.rouge import words
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.tasks.metrics.table import score_answer
+from evovlm.tasks.metrics.text_match import CLOSED_TAGS, jdocqa_value, sentence_bleu
 from evovlm.tasks.sample import Sample
 
 
