@@ -99,14 +99,12 @@ def _recipe(path: Path, *, pick: str | None, form: Format | None) -> tuple["Reci
 def _mergekit(recipe: "Recipe") -> str:
     from evovlm.errors import ConfigError
     from evovlm.merging.paths.mergekit import path_to_mergekit
-    from evovlm.recipes.kinds import HybridMerge
-    from evovlm.recipes.layer_path import LayerPathMerge
     from evovlm.recipes.local_config import count_blocks, read_config
     from evovlm.recipes.mergekit.writing import recipe_to_mergekit
 
-    if isinstance(recipe, HybridMerge):
+    if recipe.first_stage is not None:
         raise ConfigError("kind: mergekit merges in one step; merge and export the two stages of a hybrid one by one.")
-    if isinstance(recipe, LayerPathMerge):
+    if recipe.path is not None:
         return path_to_mergekit(recipe)
     config = read_config(recipe.host)
     n_blocks = count_blocks(config) if config is not None else None

@@ -51,14 +51,13 @@ def merge(
         from evovlm.merging.before.preflight import preflight_recipe
         from evovlm.merging.checkpoint.writer import write_checkpoint
         from evovlm.recipes.documents import load_recipe
-        from evovlm.recipes.recipe import ParameterMerge
 
         loaded = load_recipe(recipe, methods=METHODS)
         # Models that do not fit are refused before their weights are fetched.
         found = preflight_recipe(loaded, out=out, may_exist=overwrite)
         found.raise_problems()
         # In parameter space the result is as large as its host.
-        if found.result is not None and not isinstance(loaded, ParameterMerge):
+        if found.result is not None and loaded.path is not None:
             typer.echo(f"the result: {result_text(found.result)}", err=True)
         written = write_checkpoint(
             loaded,

@@ -254,7 +254,7 @@ class ResidentStack:
         return True
 
     def _checked(self, recipe: Recipe) -> LayerPathMerge | HybridMerge:
-        if isinstance(recipe, LayerPathMerge | HybridMerge):
+        if recipe.path is not None:
             own = self.template.recipe(recipe.path)
             if own.recipe_id == recipe.recipe_id:
                 return own
@@ -267,7 +267,7 @@ def load_recipe_model(recipe: Recipe, *, device: str = "auto") -> LoadedModel:
     Raises ConfigError when its weights are not finite or a block does not exist, ModelError when a model cannot be
     reached, read or combined with the others.
     """
-    if isinstance(recipe, ParameterMerge):
+    if recipe.path is None:
         return load_merged(recipe, device=device)
     stack = open_recipe_stack(recipe, device=device)
     stack.take(recipe.path, recipe.scale_target)
@@ -279,7 +279,7 @@ def open_recipe_stack(recipe: LayerPathMerge | HybridMerge, *, device: str = "au
 
     Raises what `load_recipe_model` raises.
     """
-    if isinstance(recipe, HybridMerge):
+    if recipe.first_stage is not None:
         return _open_hybrid(recipe, device=device)
     check_models(recipe)
     used = {name: recipe.sources[name] for name in recipe.path.sources}

@@ -90,7 +90,7 @@ Recipe: TypeAlias = ParameterMerge | LayerPathMerge | HybridMerge
 
 def parameter_merge_only(recipe: Recipe) -> ParameterMerge:
     """Return the recipe; raises ConfigError when it is of another kind."""
-    if not isinstance(recipe, ParameterMerge):
+    if recipe.path is not None:
         raise ConfigError(f"recipe {recipe.recipe_id} leads through layers; here a merge of parameters is needed.")
     return recipe
 

@@ -40,13 +40,11 @@ def preflight_recipe(
     With `resident`, the host and all sources of a path are kept in memory. What the user can fix is not raised but
     returned among the problems.
     """
-    match recipe:
-        case LayerPathMerge():
-            return _preflight_path(recipe, out=out, may_exist=may_exist, resident=resident)
-        case HybridMerge():
-            return _preflight_hybrid(recipe, out=out, may_exist=may_exist, resident=resident)
-        case _:
-            return preflight(recipe, out=out, may_exist=may_exist, resident=resident)
+    if recipe.path is None:
+        return preflight(recipe, out=out, may_exist=may_exist, resident=resident)
+    if recipe.first_stage is None:
+        return _preflight_path(recipe, out=out, may_exist=may_exist, resident=resident)
+    return _preflight_hybrid(recipe, out=out, may_exist=may_exist, resident=resident)
 
 
 def preflight(

@@ -19,8 +19,7 @@ from evovlm.merging.paths.content import PathContent
 from evovlm.merging.paths.plan import PathPlan
 from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE, copy_files, host_files
 from evovlm.recipes.documents import recipe_to_yaml
-from evovlm.recipes.kinds import HybridMerge, Recipe
-from evovlm.recipes.layer_path import LayerPathMerge
+from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef
 
 SHARD_BYTES = 5_000_000_000
@@ -113,22 +112,21 @@ def _content(
     recipe: Recipe, partial: Path, *, merger: Merger | None, allow_non_finite: bool, observer: WriteObserver | None
 ) -> Iterator[Content]:
     """Yield what the recipe makes; the first stage of a hybrid is in the folder `partial` meanwhile."""
-    match recipe:
-        case LayerPathMerge():
-            yield PathContent(plan=PathPlan.open(recipe), allow_non_finite=allow_non_finite)
-        case HybridMerge():
-            first = partial / _FIRST_STAGE
-            try:
-                stage = write_checkpoint(recipe.ps, first, allow_non_finite=allow_non_finite, observer=observer)
-                plan = PathPlan.open(recipe.path_merge(ModelRef(text=str(first))))
-                warnings = tuple(dict.fromkeys((*stage.warnings, *plan.warnings)))
-                yield PathContent(plan=replace(plan, warnings=warnings), allow_non_finite=allow_non_finite)
-            finally:
-                shutil.rmtree(first, ignore_errors=True)
-        case _:
-            merger = merger or Merger.open(recipe, allow_non_finite=allow_non_finite)
-            merger.check(recipe)
-            yield ParameterContent(merger, recipe)
+    if recipe.path is None:
+        merger = merger or Merger.open(recipe, allow_non_finite=allow_non_finite)
+        merger.check(recipe)
+        yield ParameterContent(merger, recipe)
+    elif recipe.first_stage is None:
+        yield PathContent(plan=PathPlan.open(recipe), allow_non_finite=allow_non_finite)
+    else:
+        first = partial / _FIRST_STAGE
+        try:
+            stage = write_checkpoint(recipe.ps, first, allow_non_finite=allow_non_finite, observer=observer)
+            plan = PathPlan.open(recipe.path_merge(ModelRef(text=str(first))))
+            warnings = tuple(dict.fromkeys((*stage.warnings, *plan.warnings)))
+            yield PathContent(plan=replace(plan, warnings=warnings), allow_non_finite=allow_non_finite)
+        finally:
+            shutil.rmtree(first, ignore_errors=True)
 
 
 def _refuse_inputs(recipe: Recipe, out: Path) -> None:
