@@ -42,18 +42,18 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters lie."""
+        """The device of its parameters."""
         device: torch.device = self.model.device
         return device
 
     @property
     def is_spread(self) -> bool:
-        """Whether its parameters lie on several devices; `device` is then where its input goes."""
+        """Whether its parameters are on several devices; its input then goes to `device`."""
         return len({parameter.device for parameter in self.model.parameters()}) > 1
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is the first CUDA device if there is one, else the CPU.
+    """Return the device of that name; `auto` is the first CUDA device, or the CPU without one.
 
     Raises ConfigError for a device that does not exist.
     """

@@ -208,7 +208,7 @@ def backbone_settings(text_config: Mapping[str, Any], text_model_type: str) -> M
     family = TEXT_FAMILIES[text_model_type]
     # transformers 5 keeps everything about rope in rope_parameters, earlier ones in rope_theta and rope_scaling.
     rope: Mapping[str, Any] = text_config.get("rope_scaling") or text_config.get("rope_parameters") or {}
-    # Where sliding layers have a rope of their own, rope_parameters holds one entry for each kind of layer.
+    # If sliding layers have another rope, rope_parameters holds one entry for each kind of layer.
     local: Mapping[str, Any] = rope.get(SLIDING_ATTENTION) or {}
     rope = rope.get(FULL_ATTENTION) or rope
     local_theta = local.get("rope_theta") or text_config.get("rope_local_base_freq") or family.local_rope_theta

@@ -41,7 +41,7 @@ class RaySettings:
     memory_bytes: int | None = None
 
     @property
-    def wanted(self) -> Mapping[str, float]:
+    def needed(self) -> Mapping[str, float]:
         """What a worker needs, by Ray's names of resources."""
         memory = 0 if self.gpus_per_worker else self.memory_bytes or 0
         return {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker or 0.0, "memory": memory}
@@ -86,7 +86,7 @@ class RayActors:
         self._actor = ray.remote(RayWorker).options(
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker,
-            memory=settings.wanted["memory"] or None,
+            memory=settings.needed["memory"] or None,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
@@ -115,7 +115,7 @@ class RayActors:
             _check_room(settings, nodes)
             if_refused.pop_all()
         worker_settings = WorkerSettings(
-            # Without a GPU of its own, a worker must not take one that Ray gave to another.
+            # A worker without a GPU must not take one that Ray gave to another worker.
             device="cpu" if device == "auto" and not gpus else device,
             threads=max(1, int(settings.cpus_per_worker)),
             n_sharing=-(-settings.workers // max(1, len(nodes))),
@@ -204,14 +204,14 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _check_room(settings: RaySettings, nodes: Sequence[Mapping[str, float]]) -> None:
-    wanted = settings.wanted
+    needed = settings.needed
     fit = sum(
-        int(min(node.get(name, 0.0) / amount + 1e-9 for name, amount in wanted.items() if amount)) for node in nodes
+        int(min(node.get(name, 0.0) / amount + 1e-9 for name, amount in needed.items() if amount)) for node in nodes
     )
     if fit < settings.workers:
         of_nodes = "; ".join(dict.fromkeys(_amounts(node) for node in nodes))
         raise NotEnoughRoom(
-            f"ray.workers: {settings.workers} workers with {_amounts(wanted)} each do not fit in the cluster's "
+            f"ray.workers: {settings.workers} workers with {_amounts(needed)} each do not fit in the cluster's "
             f"{len(nodes)} nodes ({of_nodes}); {fit} fit.\n    Set workers to {max(fit, 1)} or "
             "fewer, give each less (cpus_per_worker, gpus_per_worker), or add nodes."
         )

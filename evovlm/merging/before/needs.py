@@ -55,8 +55,8 @@ def find_needs(
 
     `beside` are models that are kept in memory together with a resident host.
     """
-    piece = CHUNK * _WORKING_BYTES * (n_models + 2)
-    memory, available = default_threads() * piece, available_memory_bytes()
+    chunk_bytes = CHUNK * _WORKING_BYTES * (n_models + 2)
+    memory, available = default_threads() * chunk_bytes, available_memory_bytes()
     if resident is not None:
         kept = sum(
             math.prod(place.shape) * (resident.bytes_per_number or ITEM_BITS[place.dtype_code] // 8)

@@ -223,7 +223,7 @@ def _check_free(host: NamedCheckpoint, own: Tokens, new: Sequence[NewToken]) -> 
     beyond = sorted(token for token, row in own.rows.items() if row >= n_rows)
     if new and beyond:
         raise IncompatibleModels(
-            f"{host} has {n_rows} embedding rows, but its tokenizer names {_listed(beyond)} beyond them.\n"
+            f"{host} has {n_rows} embedding rows, but its tokenizer has tokens after them: {_listed(beyond)}.\n"
             "    `vocabulary: union` cannot add tokens to it; set `vocabulary: host` in the recipe."
         )
     taken = {token.row: token.token for token in new}
