@@ -32,7 +32,7 @@ _THEIR_ERRORS = (
 )
 
 
-class Table(Mapping[str, Row], Generic[Row]):
+class PluginTable(Mapping[str, Row], Generic[Row]):
     """Rows by name: evovlm's own, then those that installed packages add to the entry-point group.
 
     The names come from the packages' metadata, which is read once, when a name is asked for that is not evovlm's own

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evovlm.errors import ConfigError
-from evovlm.plugins import Table
+from evovlm.plugins import PluginTable
 from evovlm.recipes.recipe import COMPONENTS, SOURCE_PARAMETERS, UnitValues
 from evovlm.recipes.search_space import Part, SearchSpace
 from evovlm.recipes.space import Range
@@ -63,7 +63,7 @@ def _by_component(name: str, kind: SpaceKind) -> tuple[str, SpaceKind]:
     return product, SpaceKind(summary=summary, tie=kind.tie, options=kind.options, by_component=True)
 
 
-SPACES: Mapping[str, SpaceKind] = Table(
+SPACES: Mapping[str, SpaceKind] = PluginTable(
     "evovlm.spaces",
     {**_UNITS, **dict(_by_component(name, kind) for name, kind in _UNITS.items())},
     row_type=SpaceKind,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from evovlm.plugins import Table
+from evovlm.plugins import PluginTable
 from evovlm.search.catcma import CatCma
 from evovlm.search.cmaes import CmaEs, CmaEsSeparable, CmaEsWithMargin
 from evovlm.search.m2n2 import M2n2
@@ -23,4 +23,4 @@ _OWN: Mapping[str, OptimizerFactory] = {
     "random": RandomSearch,
     "random_nearby": RandomNearby,
 }
-OPTIMIZERS: Mapping[str, OptimizerFactory] = Table("evovlm.optimizers", _OWN, row_type=OptimizerFactory)  # type: ignore[type-abstract]
+OPTIMIZERS: Mapping[str, OptimizerFactory] = PluginTable("evovlm.optimizers", _OWN, row_type=OptimizerFactory)  # type: ignore[type-abstract]

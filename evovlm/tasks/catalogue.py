@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evovlm.errors import TaskError
 from evovlm.foreign_code import ForeignCode
-from evovlm.plugins import Table
+from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
 from evovlm.tasks.metrics.library_metric import PREFIX, metric_code
@@ -277,7 +277,7 @@ _ROWS = (
         licence="CC BY-SA 4.0",
     ),
 )
-TASKS: Mapping[str, Task] = Table("evovlm.tasks", {task.name: task for task in _ROWS}, row_type=Task)
+TASKS: Mapping[str, Task] = PluginTable("evovlm.tasks", {task.name: task for task in _ROWS}, row_type=Task)
 
 
 def get_task(name: str) -> Task:

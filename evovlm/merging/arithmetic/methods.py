@@ -9,7 +9,7 @@ from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic import method_functions as functions
 from evovlm.merging.arithmetic.combination import Combination
 from evovlm.merging.arithmetic.method_functions import MethodInputs
-from evovlm.plugins import Table
+from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
     COMPONENTS,
@@ -216,7 +216,9 @@ _ROWS = (
         sources=(1, 1),
     ),
 )
-METHODS: Mapping[str, Method] = Table("evovlm.methods", {method.name: method for method in _ROWS}, row_type=Method)
+METHODS: Mapping[str, Method] = PluginTable(
+    "evovlm.methods", {method.name: method for method in _ROWS}, row_type=Method
+)
 
 
 def get_method(template: MergeTemplate) -> Method:

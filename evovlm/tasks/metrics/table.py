@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeAlias
 
 from evovlm.errors import TaskError
-from evovlm.plugins import Table
+from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.choices import read_choice
@@ -194,4 +194,6 @@ _ROWS = (
         measure=None,
     ),
 )
-METRICS: Mapping[str, Metric] = Table("evovlm.metrics", {metric.name: metric for metric in _ROWS}, row_type=Metric)
+METRICS: Mapping[str, Metric] = PluginTable(
+    "evovlm.metrics", {metric.name: metric for metric in _ROWS}, row_type=Metric
+)
