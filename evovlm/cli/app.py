@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -25,7 +26,7 @@ from evovlm.cli.spaces import spaces
 from evovlm.cli.tasks import tasks
 from evovlm.cli.watch import watch
 from evovlm.cli.zoo import zoo
-from evovlm.errors import EvovlmError
+from evovlm.errors import ConfigError, EvovlmError
 
 app = typer.Typer(
     name="evovlm",
@@ -72,6 +73,16 @@ def root(
         raise typer.Exit
 
 
+def _check_current_folder() -> None:
+    """Raise ConfigError for a settings file from which numba would take a folder of compiled code, and run it."""
+    file = Path(".numba_config.yaml").absolute()
+    if file.exists():
+        raise ConfigError(
+            f"{file}: numba reads its settings from this file, and they can make it run code from any folder.\n"
+            "    Start from another folder, or replace the file by environment variables (NUMBA_...)."
+        )
+
+
 def main() -> None:
     """Run the command line: exit 0 done, 2 what the user can mend, 130 interrupted, 143
     terminated."""
@@ -79,6 +90,7 @@ def main() -> None:
     # the library reads this once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        _check_current_folder()
         app()
     except EvovlmError as error:
         from evovlm.cli.rendering import without_controls

@@ -97,6 +97,7 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     if is_spread:
         _check_accelerate()
     config = _read_config(folder)
+    _check_names_no_code(folder, config)
     _check_files(folder)
     model_type = config.get("model_type")
     sees = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and has_vision(config)
@@ -142,7 +143,7 @@ def load_like(loaded: LoadedModel, *, config: Mapping[str, Any]) -> LoadedModel:
     # The new parameters are replaced below, so that their memory is never filled.
     with no_init_weights():
         model = _untyped(AutoModelForImageTextToText if loaded.sees else AutoModelForCausalLM).from_config(
-            known, dtype=ours.dtype
+            known, dtype=ours.dtype, trust_remote_code=False
         )
     for name, tensor in ours.state_dict(keep_vars=True).items():
         module, _, own = name.rpartition(".")
@@ -230,6 +231,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise BrokenCheckpoint(f"{path}: should hold a JSON object.")
     return config
+
+
+def _check_names_no_code(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise UnknownArchitecture for a config that has transformers fetch compiled code from the hub."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check_names_no_code(folder, value)
+        elif key.endswith("_implementation") and "/" in str(value):
+            raise UnknownArchitecture(
+                f"{folder}: config.json says {key}: {str(value)[:80]}, code from the hub, which is not run.\n"
+                f"    Remove {key} from config.json."
+            )
 
 
 def _check_files(folder: Path) -> None:

@@ -147,7 +147,10 @@ def style(pen: Pen, *, family: Sequence[str] = ()) -> Iterator[None]:
         "axes.facecolor": "none",
         "savefig.facecolor": "none" if not pen.titled else palette.paper,
     }
-    with mpl.rc_context(settings), warnings.catch_warnings():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # A matplotlibrc of the current folder may ask for LaTeX, which runs programs on the texts of the figures.
+        mpl.rcdefaults()
+        mpl.rcParams.update(settings)
         # A glyph that matplotlib's own font lacks is there in the browser, whose fonts draw the text of an SVG. And
         # names so long that no room is left to the axes: the figure is drawn all the same, and its table has them.
         warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)

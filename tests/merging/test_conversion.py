@@ -101,6 +101,35 @@ def test_a_link_that_leads_out_of_the_folder_is_not_converted(models: Path, tmp_
     assert not (tmp_path / "out" / "notes.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({}, "holds no tensors"),
+        ({"__metadata__": torch.zeros(2), "a": torch.zeros(2)}, "'__metadata__' cannot be a tensor's name"),
+        ({1: torch.zeros(2), "1": torch.ones(2)}, "1 cannot be a tensor's name"),
+        ({"a": torch.zeros(2), "\udc80": torch.ones(2)}, "cannot be a tensor's name"),
+    ],
+)
+def test_no_tensor_is_dropped_or_renamed(
+    models: Path, tmp_path: Path, weights: dict[object, torch.Tensor], message: str
+) -> None:
+    source = without_weights(models / "base", tmp_path / "pickled")
+    torch.save(weights, source / "pytorch_model.bin")
+    with pytest.raises(BrokenCheckpoint, match=message):
+        convert(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tensor_that_the_index_does_not_name_is_not_dropped(models: Path, tmp_path: Path) -> None:
+    source = pickled(models / "base", tmp_path / "pickled", shards=2)
+    path = source / "pytorch_model.bin.index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    forgotten = index["weight_map"].popitem()[0]
+    path.write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(BrokenCheckpoint, match=f"does not name {forgotten}"):
+        convert(source, tmp_path / "out")
+
+
 class Evil:
     """Runs code when it is unpickled."""
 

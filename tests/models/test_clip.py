@@ -149,6 +149,23 @@ def remote_code(folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**CONFIG, "text_cfg": text}}))
 
 
+def hidden_remote_code(folder: Path) -> None:
+    remote_code(folder)
+    path = folder / "open_clip_config.json"
+    path.write_text(path.read_text().replace("trust_remote", "trust\\u005fremote"))
+
+
+def code_of_a_text_tower(folder: Path) -> None:
+    """Name a text tower beside the model that brings code of its own."""
+    tower = folder / "tower"
+    tower.mkdir()
+    auto_map = {"AutoConfig": "code.Config", "AutoModel": "code.Model"}
+    (tower / "config.json").write_text(json.dumps({"model_type": "unheard_of", "auto_map": auto_map}))
+    (tower / "code.py").write_text("raise SystemExit('a trap')")
+    text = {"hf_model_name": str(tower), "hf_model_pretrained": False}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**CONFIG, "text_cfg": text}}))
+
+
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
@@ -160,6 +177,8 @@ def remote_code(folder: Path) -> None:
         (another_size, BrokenCheckpoint),
         (no_json, BrokenCheckpoint),
         (remote_code, UnknownArchitecture),
+        (hidden_remote_code, UnknownArchitecture),
+        (code_of_a_text_tower, BrokenCheckpoint),
     ],
 )
 def test_a_folder_that_is_no_whole_model_is_told(damage: object, error: type[ModelError], tmp_path: Path) -> None:

@@ -95,3 +95,12 @@ def test_a_model_with_code_of_its_own_is_refused(llm_folder: Path, tmp_path: Pat
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "plamo"}), encoding="utf-8")
     with pytest.raises(UnknownArchitecture, match="'plamo'"):
         load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_a_config_that_names_code_of_the_hub_is_refused(llm_folder: Path, tmp_path: Path, key: str) -> None:
+    folder = copied(llm_folder, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: "kernels-community/flash-attn2"}), encoding="utf-8")
+    with pytest.raises(UnknownArchitecture, match=f"{key}: kernels-community"):
+        load_model(folder, device="cpu")

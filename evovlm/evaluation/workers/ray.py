@@ -7,12 +7,14 @@ a shared folder or its own copy of the hub's files, and the workers of one node 
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import evovlm
 from evovlm.errors import ConfigError, EvovlmError, NotEnoughRoom, first_line
 from evovlm.evaluation.workers.jobs import Job, Opening, Workers, WorkerSettings
 from evovlm.evaluation.workers.supervisor import Lost, Refused, Report, Welcome
@@ -196,7 +198,9 @@ def _join(ray: Any, address: str) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     started = {"include_dashboard": False} if address == LOCAL else {}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **started)
+        # Ray's workers look for modules first in the folder that is current here, which may be anybody's.
+        with chdir(Path(evovlm.__file__).parents[1]):
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **started)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"ray.address: no cluster answers at {address} ({first_line(error)}).\n    {_HOW_TO_START}"

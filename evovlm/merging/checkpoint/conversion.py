@@ -17,7 +17,7 @@ import torch
 
 from evovlm.errors import BrokenCheckpoint, PickledWeights, first_line
 from evovlm.files import explained, new_folder, refuse_existing
-from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS, torch_dtype
+from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS, METADATA, torch_dtype
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
 from evovlm.recipes.checkpoint_files import (
     INDEX_FILE,
@@ -102,9 +102,7 @@ def _write_shards(folder: Path, shards: Mapping[str, Sequence[str] | None], part
     single = len(shards) == 1
     for number, (shard, names) in enumerate(shards.items(), start=1):
         tensors = _load(folder / shard)
-        lacking = sorted(set(names or ()) - set(tensors))
-        if lacking:
-            raise BrokenCheckpoint(f"{folder / shard}: {lacking[0]} is not in it, though {PICKLE_INDEX} says so.")
+        _check_complete(folder, shard, tensors, shards)
         # Every name gets bytes of its own, so that tensors which share memory need no mention: each reads the same.
         planned = [_planned(folder / shard, name, tensors[name]) for name in (names or tensors)]
         file = SINGLE_FILE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -120,6 +118,23 @@ def _write_shards(folder: Path, shards: Mapping[str, Sequence[str] | None], part
         }
         (partial / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return written
+
+
+def _check_complete(
+    folder: Path, shard: str, tensors: Mapping[str, torch.Tensor], shards: Mapping[str, Sequence[str] | None]
+) -> None:
+    """Raise BrokenCheckpoint unless a pickled file holds what the index says, and nothing that it does not name."""
+    file, named = folder / shard, shards[shard] or ()
+    lacking = sorted(set(named) - set(tensors))
+    if lacking:
+        raise BrokenCheckpoint(f"{file}: {lacking[0]} is not in it, though {PICKLE_INDEX} says so.")
+    if not tensors:
+        raise BrokenCheckpoint(f"{file}: holds no tensors. Fetch it again.")
+    unnamed = sorted(set(tensors).difference(*(names or tensors for names in shards.values())))
+    if unnamed:
+        raise BrokenCheckpoint(
+            f"{file}: {PICKLE_INDEX} does not name {unnamed[0]}, which would be left out.\n    Fetch the index again."
+        )
 
 
 def _load(file: Path) -> Mapping[str, torch.Tensor]:
@@ -142,12 +157,24 @@ def _load(file: Path) -> Mapping[str, torch.Tensor]:
     if not isinstance(found, Mapping):
         raise BrokenCheckpoint(f"{file}: holds {type(found).__name__}, not tensors by name.")
     for name, value in found.items():
+        if not _is_name(name):
+            raise BrokenCheckpoint(
+                f"{file}: {name!r} cannot be a tensor's name in safetensors, and no tensor is dropped or renamed.\n"
+                "    Save the checkpoint again with names as transformers gives them."
+            )
         if not isinstance(value, torch.Tensor):
             raise BrokenCheckpoint(
                 f"{file}: {name} is no tensor but {type(value).__name__}.\n"
                 "    evovlm converts plain state dicts, as transformers saves them."
             )
-    return {str(name): value for name, value in found.items()}
+    return dict(found)
+
+
+def _is_name(name: object) -> bool:
+    """Whether a safetensors file can hold a tensor of this name."""
+    if not isinstance(name, str) or name == METADATA:
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _planned(file: Path, name: str, tensor: torch.Tensor) -> PlannedTensor:

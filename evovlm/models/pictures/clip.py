@@ -8,6 +8,7 @@ A model is named by
     ViT-B-32:weights.safetensors         open_clip's name for a model, and a file of its weights
 """
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers import dynamic_module_utils
 
 from evovlm.errors import BrokenCheckpoint, ModelNotFound, PickledWeights, UnknownArchitecture, first_line
 from evovlm.models.loading import choose_device
@@ -138,11 +140,19 @@ def _load_folder(folder: Path, device: torch.device) -> ClipModel:
     if not config.is_file():
         raise BrokenCheckpoint(f"{folder}: {_CONFIG} is missing; a folder of open_clip holds it and the weights.")
     # open_clip passes this config to transformers' tokenizer unchanged.
-    if "trust_remote_code" in config.read_text(encoding="utf-8", errors="replace"):
+    if "trust_remote_code" in _unescaped(config):
         raise UnknownArchitecture(
             f"{config}: asks for trust_remote_code. Models that need their own code are not loaded."
         )
     return _load(f"local-dir:{folder}", _weights_in(folder), tokenizer=f"local-dir:{folder}", device=device)
+
+
+def _unescaped(config: Path) -> str:
+    """Return a JSON file's text without escapes, which could hide a key."""
+    try:
+        return json.dumps(json.loads(config.read_bytes()), ensure_ascii=False)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BrokenCheckpoint(f"{config}: cannot be read as JSON ({first_line(error)}). Fetch it again.") from error
 
 
 def _weights_in(folder: Path) -> Path:
@@ -163,7 +173,7 @@ def _load(name: str, weights: Path, *, tokenizer: str, device: torch.device) -> 
     if weights.suffix != ".safetensors":
         raise PickledWeights(f"{weights}: not a safetensors file. No other format is read; convert it to safetensors.")
     try:
-        with _quiet():
+        with _quiet(), _asking_nobody():
             model = open_clip.create_model(name, load_weights=False, pretrained_image=False, pretrained_text=False)
             open_clip.load_checkpoint(model, str(weights))
             words = open_clip.get_tokenizer(tokenizer)
@@ -182,3 +192,15 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _asking_nobody() -> Iterator[None]:
+    """Have transformers refuse a text tower or tokenizer with code of its own instead of asking on the terminal."""
+    library: Any = dynamic_module_utils
+    before = library.TIME_OUT_REMOTE_CODE
+    library.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        library.TIME_OUT_REMOTE_CODE = before

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.config.log import LogSection, WandbSection
 from evovlm.runs.folder.entries import Entry
@@ -59,6 +60,7 @@ class WeightsAndBiases:
     def __init__(self, section: WandbSection, *, folder: Path, config: Mapping[str, object]) -> None:
         import wandb
 
+        _check_settings_of_folder()
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -88,6 +90,18 @@ class WeightsAndBiases:
     def close(self) -> None:
         """End the run, waiting until everything is on disk or sent."""
         self._run.finish()
+
+
+def _check_settings_of_folder() -> None:
+    """Raise ConfigError for a settings file in the current folder that would have wandb send its key elsewhere."""
+    for name in ("wandb", ".wandb"):
+        file = Path(name, "settings")
+        text = file.read_text(encoding="utf-8", errors="replace").lower() if file.is_file() else ""
+        if any(word in text for word in ("base_url", "proxy", "header", "api_key")):
+            raise ConfigError(
+                f"{file.absolute()}: this settings file of Weights & Biases names where to send runs and their key.\n"
+                "    Remove the file, or start from another folder; WANDB_BASE_URL names a server, too."
+            )
 
 
 class TrackingObserver:
