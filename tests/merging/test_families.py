@@ -16,7 +16,7 @@ from evovlm.merging.merge import Merger
 from evovlm.merging.models.tensor_names import BackboneLayout
 from evovlm.models.backbone import Backbone
 from evovlm.models.loading import load_model
-from evovlm.recipes.families import MODEL_TYPES, TEXT_FAMILIES, VLM_FAMILIES, backbone_settings
+from evovlm.recipes.families import ANY_BLOCK, MODEL_TYPES, TEXT_FAMILIES, VLM_FAMILIES, backbone_settings
 from evovlm.recipes.recipe import ParameterMerge
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
 from tests.pico import pico_llm, pico_tokenizer, pico_vlm
@@ -125,6 +125,16 @@ def test_two_fine_tunes_of_each_language_model_merge(family: str, tie: bool, tmp
     recipe = make_recipe(tmp_path, {"math": (0.7, 0.5), "ja": (0.5, 0.5)})
     assert Merger.open(recipe).warnings == ()
     check_merge(recipe, tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", LLMS)
+def test_a_row_names_the_tensors_of_a_block(family: str, tmp_path: Path) -> None:
+    names = Checkpoint.open(pico_llm(tmp_path / "base", family=family)).backbone_names()
+    found = {name.removeprefix("model.layers.0.") for name in names if name.startswith("model.layers.0.")}
+    row = set(TEXT_FAMILIES[family].block_tensors)
+    assert found <= row <= set(ANY_BLOCK)
+    # Qwen2 has biases of queries, keys and values alone.
+    assert row - found <= {"self_attn.o_proj.bias"}
 
 
 @pytest.mark.parametrize("family", VLMS)
