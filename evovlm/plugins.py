@@ -20,6 +20,8 @@ Row = TypeVar("Row")
 
 # What the import of another package can raise.
 _THEIR_ERRORS = (
+    ArithmeticError,
+    AssertionError,
     AttributeError,
     ImportError,
     LookupError,
