@@ -111,7 +111,7 @@ def test_mistakes_are_errors_of_the_user(models: Path, tmp_path: Path) -> None:
         evovlm.evolve(tmp_path / "none.yaml", out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         evovlm.merge(tmp_path / "none.yaml", out=tmp_path / "new")
-    with pytest.raises(TaskError, match="not among the tasks that are scored"):
+    with pytest.raises(TaskError, match="not among the scored tasks"):
         evovlm.score(models / "ja", tasks="word_problems_ja", data={"word_problem_ja": "x.jsonl"})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

@@ -31,7 +31,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """One of the demo's two searches: its config in configs/, its candidates, full and quick."""
+    """One of the demo's two searches: its config in configs/, and its numbers of candidates, full and quick."""
 
     name: str
     title: str
@@ -63,7 +63,7 @@ PIPELINES: Mapping[str, Pipeline] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One report sample with everyone's answer."""
+    """One report sample with every model's answer."""
 
     question: str
     reference: str
@@ -72,7 +72,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineResult:
-    """What a pipeline found. `search_fitness` is the winner's on the search split, the standings are on the report."""
+    """What a pipeline found: `search_fitness` on the search split, `standings` on the report split."""
 
     pipeline: Pipeline
     task: str

@@ -1,4 +1,4 @@
-"""Looks at the machine that evovlm is to run on: what is there, what is missing, and the command that helps."""
+"""Examines the machine that evovlm is to run on: what works, what is missing, and the command that helps."""
 
 import importlib
 import importlib.metadata
@@ -21,13 +21,13 @@ from evovlm.tasks.emoji_pictures import noto_font
 State = Literal["ok", "optional", "broken"]
 
 _IMPORTED = ("torch", "transformers", "numba", "safetensors", "datasets", "cma")
-"""What nothing works without; a package may be installed and still not load (a library of the system that lacks)."""
-_FREE_WANTED_BYTES = 2_000_000_000
+"""The packages that everything needs; an installed one may still not load (a system library may be missing)."""
+_FREE_NEEDED_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing looked at: `found` is what there is; `remedy` is the command or step that mends what is not."""
+    """One thing that was examined: what was `found`, and the command or step that fixes a problem (`remedy`)."""
 
     topic: str
     name: str
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examination:
-    """Everything found; `is_well` when nothing essential is broken."""
+    """All findings; `is_well` unless something essential is broken."""
 
     findings: tuple[Finding, ...]
 
@@ -53,7 +53,7 @@ class Examination:
 
 
 def examine(folder: Path) -> Examination:
-    """Look at the machine; `folder` is where results would be written. Asks no network, prints no secret."""
+    """Examine the machine; `folder` is where results would be written. Uses no network and prints no secrets."""
     loading = tuple(_loading())
     torch_loads = all(finding.name != "torch loads" for finding in loading)
     return Examination(
@@ -74,7 +74,7 @@ def _versions() -> Iterator[Finding]:
     try:
         needed = importlib.metadata.requires("evovlm") or []
     except importlib.metadata.PackageNotFoundError:
-        found = "runs from a folder; what it needs is not looked up"
+        found = "runs from a folder; its requirements are not checked"
         yield Finding(topic="versions", name="install", state="optional", found=found, remedy="pip install evovlm")
         return
     for text in needed:
@@ -86,7 +86,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _package(requirement: Requirement, *, extra: str | None) -> Finding:
-    """Look for a package that is needed, or wanted by an extra."""
+    """Look for a package that evovlm or one of its extras needs."""
     wrong: State = "broken" if extra is None else "optional"
     what = f"{requirement.name}{requirement.specifier}" if extra is None else f"evovlm[{extra}]"
     install = f'pip install "{what}"'
@@ -96,7 +96,7 @@ def _package(requirement: Requirement, *, extra: str | None) -> Finding:
     except importlib.metadata.PackageNotFoundError:
         return Finding(topic="versions", name=name, state=wrong, found="not installed", remedy=install)
     if not requirement.specifier.contains(version, prereleases=True):
-        found = f"{version}, and {requirement.specifier} is needed"
+        found = f"{version}, but {requirement.specifier} is needed"
         return Finding(topic="versions", name=name, state=wrong, found=found, remedy=install)
     return Finding(topic="versions", name=name, state="ok", found=version)
 
@@ -128,7 +128,7 @@ def _devices() -> Iterator[Finding]:
             name="gpu",
             state="optional",
             found="none" if built else "none (this torch was built without)",
-            remedy="models of 7B and more want one: see https://pytorch.org/get-started/locally/",
+            remedy="models of 7B and more need one: see https://pytorch.org/get-started/locally/",
         )
         return
     for index in range(torch.cuda.device_count()):
@@ -143,13 +143,13 @@ def _room(folder: Path) -> Iterator[Finding]:
     yield _amount(f"disk of {folder.absolute()}", free_disk_bytes(folder), "free some space, or work on another disk")
     cache = cache_folder()
     there = f"disk of the hub's cache, {cache}"
-    yield _amount(there, free_disk_bytes(cache), "free some space, or name another folder in HF_HOME")
+    yield _amount(there, free_disk_bytes(cache), "free some space, or set HF_HOME to another folder")
 
 
 def _amount(name: str, size_bytes: int | None, remedy: str) -> Finding:
     if size_bytes is None:
-        return Finding(topic="room", name=name, state="ok", found="cannot be told here")
-    enough = size_bytes >= _FREE_WANTED_BYTES
+        return Finding(topic="room", name=name, state="ok", found="unknown on this machine")
+    enough = size_bytes >= _FREE_NEEDED_BYTES
     found = f"{size_bytes / 1e9:.1f} GB free"
     return Finding(
         topic="room", name=name, state="ok" if enough else "optional", found=found, remedy=None if enough else remedy
@@ -167,19 +167,19 @@ def _hub() -> Iterator[Finding]:
         topic="hub",
         name="cache",
         state="ok" if may_write else "broken",
-        found=f"{cache}{'' if cache.exists() else ' (not there yet)'}{'' if may_write else ', may not be written'}",
-        remedy=None if may_write else "name a folder of your own in HF_HOME",
+        found=f"{cache}{'' if cache.exists() else ' (does not exist yet)'}{'' if may_write else ', cannot be written'}",
+        remedy=None if may_write else "set HF_HOME to a folder that you can write",
     )
     offline = bool(constants.HF_HUB_OFFLINE)
     found = "on: nothing is fetched (HF_HUB_OFFLINE)" if offline else "off"
     yield Finding(topic="hub", name="offline mode", state="ok", found=found)
-    # Whether there is one, never what it is.
+    # Whether there is a token, never the token itself.
     has_token = get_token() is not None
     yield Finding(
         topic="hub",
         name="login",
         state="ok" if has_token else "optional",
-        found="a token is there" if has_token else "no token: gated and private models, and `evovlm push`, need one",
+        found="a token is set" if has_token else "no token: gated and private models, and `evovlm push`, need one",
         remedy=None if has_token else "hf auth login",
     )
 
@@ -198,6 +198,6 @@ def _assets() -> Iterator[Finding]:
         topic="assets",
         name="font Noto Color Emoji",
         state="ok" if font is not None else "optional",
-        found=str(font) if font is not None else "not there: the emoji tasks' samples tagged noto have no picture",
+        found=str(font) if font is not None else "not found: emoji samples with the tag noto have no pictures",
         remedy=None if font is not None else "apt-get install fonts-noto-color-emoji, or EVOVLM_NOTO_EMOJI=FILE",
     )

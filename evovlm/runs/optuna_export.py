@@ -1,9 +1,9 @@
 """A run's candidates as an Optuna study (SQLite), for optuna-dashboard and `optuna.visualization`; the extra `optuna`.
 
-One trial a candidate, of the candidate's number. Its parameters have the names of the genes; its values are the goals,
-or the fitness where there are none, all to be maximised. In its user attributes: recipe_id, generation, fitness,
-tokens, and `score.TASK` and `samples.TASK` for each task; of one that failed, `failure` and `reason`. A journal has no
-clock: a study begins with the year 2000, and each trial takes the seconds that its candidate took.
+Each candidate is a trial with the candidate's number. Its parameters are named after the genes; its values, all to be
+maximised, are the goals, or the fitness if there are no goals. Its user attributes are recipe_id, generation, fitness,
+tokens, and `score.TASK` and `samples.TASK` for each task; for a failed candidate, `failure` and `reason`. A journal
+does not record dates: a study begins in the year 2000, and each trial takes as long as its candidate took.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,7 @@ from typing import Any
 from evovlm.errors import ConfigError, OutputError, first_line
 from evovlm.files import new_file
 from evovlm.recipes.space import Gene
-from evovlm.runs.config.kinds import config_from_mapping
 from evovlm.runs.folder.entries import Entry
-from evovlm.runs.folder.journal import Journal
 from evovlm.runs.run import Run
 
 _BEGIN = datetime(2000, 1, 1)
@@ -34,30 +32,30 @@ class Study:
 
 
 def export_to_optuna(run: Path, *, out: Path) -> tuple[Study, ...]:
-    """Write the candidates of a run, finished or not, into the new file `out`: of a hybrid, one study a stage.
+    """Write the candidates of a run, finished or not, into the new file `out`; a hybrid has one study per stage.
 
-    The file appears whole or not at all. Raises OutputExists when it is there already, OutputError when it cannot be
+    The file appears whole or not at all. Raises OutputExists when it already exists, OutputError when it cannot be
     written, RunMismatch for a folder that holds no candidates, ConfigError where Optuna is not installed.
     """
     storage = _storage_class()
     opened = Run.open(run)
     opened.check_begun()
     name = run.resolve().name
-    journals = {"-".join(filter(None, (name, stage))): search.journal for stage, search in opened.searches.items()}
+    searches = {"-".join(filter(None, (name, stage))): search for stage, search in opened.searches.items()}
     with new_file(out) as beside:
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import OperationalError
 
         try:
             with _silent_optuna(), closing(_Database(storage, beside)) as database:
-                return tuple(_written(database.storage, journal, name=name) for name, journal in journals.items())
+                return tuple(_written(database.storage, search, name=name) for name, search in searches.items())
         except (OperationalError, StorageInternalError) as error:
             reason = getattr(error, "orig", error.__cause__ or error)
             raise OutputError(f"{out}: cannot be written ({first_line(reason)}).\n    Choose another disk.") from error
 
 
 class _Database:
-    """An SQLite file as Optuna's storage; closed, nothing of it is open any more."""
+    """An SQLite file as Optuna's storage, which can be closed completely."""
 
     def __init__(self, storage_class: Any, path: Path) -> None:
         from sqlalchemy import URL
@@ -73,7 +71,7 @@ class _Database:
 
 @contextmanager
 def _silent_optuna() -> Iterator[None]:
-    """Keep Optuna from telling on stderr of every study that it makes."""
+    """Keep Optuna from reporting every new study on stderr."""
     from optuna import logging
 
     before = logging.get_verbosity()
@@ -94,15 +92,15 @@ def _storage_class() -> Any:
     return RDBStorage
 
 
-def _written(storage: Any, journal: Journal, *, name: str) -> Study:
+def _written(storage: Any, run: Run, *, name: str) -> Study:
     from optuna.study import StudyDirection
 
-    candidates = journal.candidates
+    candidates = run.journal.candidates
     evaluated = [entry.evaluation for entry in candidates if entry.evaluation]
     n_values = max((len(each.goals) for each in evaluated), default=0) or 1
     study_id = storage.create_new_study([StudyDirection.MAXIMIZE] * n_values, study_name=name)
-    storage.set_study_user_attr(study_id, "config", dict(journal.config))
-    genes = config_from_mapping(journal.config).whole_space(journal.blocks).genes
+    storage.set_study_user_attr(study_id, "config", dict(run.journal.config))
+    genes = run.config.whole_space(run.journal.blocks).genes
     begin = _BEGIN
     for entry in candidates:
         trial = _trial(entry, genes=genes, begin=begin)

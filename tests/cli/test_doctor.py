@@ -58,7 +58,7 @@ def test_a_token_is_told_of_and_never_shown(evovlm: Command, tmp_path: Path, mon
         "hf auth login",
     )
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    assert findings(evovlm)[1]["login"]["found"] == "a token is there"
+    assert findings(evovlm)[1]["login"]["found"] == "a token is set"
     assert SECRET not in evovlm("doctor").out
 
 

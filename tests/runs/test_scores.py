@@ -189,7 +189,7 @@ def test_what_was_kept_with_without_and_after_a_change_is_refused(folder: Path, 
     stranger = tmp_path / "stranger"
     stranger.mkdir()
     (stranger / "thesis.txt").write_text("mine")
-    with pytest.raises(RunMismatch, match=r"no summary\.json"):
+    with pytest.raises(RunMismatch, match=r"holds no summary\.json"):
         score_models(request(folder, "base"), save=stranger, resume=True)
     with locked(tmp_path / "busy"), pytest.raises(RunError, match="another process"):
         score_models(request(folder, "base"), save=tmp_path / "busy", resume=True)
@@ -216,7 +216,10 @@ def test_predictions_that_were_changed_are_refused(folder: Path, tmp_path: Path)
     score_models(request(folder, "base", limit=3), save=saved)
     (file,) = saved.glob("1-*.jsonl")
     text = file.read_text(encoding="utf-8")
-    for changed, message in [("".join(text.splitlines(True)[:2]), "2 predictions of 3"), ("{}\n" * 3, "no prediction")]:
+    for changed, message in [
+        ("".join(text.splitlines(True)[:2]), "2 predictions of 3"),
+        ("{}\n" * 3, "is not a prediction"),
+    ]:
         file.write_text(changed, encoding="utf-8")
         with pytest.raises(RunMismatch, match=message):
             score_models(request(folder, "base", limit=3), save=saved, resume=True)

@@ -1,8 +1,8 @@
-"""Who a run's winner is held against on the report split, and where each one's answers are kept.
+"""The models that a run's winner is compared with on the report split, and where their answers are kept.
 
 RUN/scores/winner-1f2e3d4c5b6a/   answers of the winner, in the folder of a scoring (saved_scores.py)
 RUN/scores/winner-1f2e3d4c5b6a.yaml   its recipe
-RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that nobody optimised
+RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that is not optimised
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ FIRST_STAGE = "first-stage"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A model on the report split: what people call it (`name`), and its `model`, a checkpoint or a recipe."""
+    """A model on the report split: its `name` for people, and the `model`, a checkpoint or a recipe."""
 
     name: str
     role: Role
@@ -44,22 +44,22 @@ class Contender:
     model: ModelRef | Recipe
 
     def folder(self, run: Path) -> Path:
-        """Return where its answers are kept."""
+        """Return the folder of its answers."""
         return run / SCORES_FOLDER / self.key
 
     def recipe_file(self, run: Path) -> Path:
-        """Return where its recipe is written, if it is one."""
+        """Return the file of its recipe, if it is a recipe."""
         return run / SCORES_FOLDER / f"{self.key}.yaml"
 
     def text(self, run: Path) -> str:
-        """Return what it is called on a command line."""
+        """Return its name on the command line."""
         return self.model.text if isinstance(self.model, ModelRef) else str(self.recipe_file(run))
 
 
 def contenders_of(run: Run) -> list[Contender]:
-    """Return the winner so far (where there is one), every parent, and the baselines.
+    """Return the winner so far (if there is one), every parent, and the baselines.
 
-    For a task of pictures, a parent that takes none is put in the place of the host's language model.
+    For a task with pictures, a parent that cannot see is taken as the language model inside the host.
     """
     found: list[Contender] = []
     winner, config = run.winner, next(iter(run.searches.values())).config
@@ -82,10 +82,10 @@ def contenders_of(run: Run) -> list[Contender]:
 
 
 def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
-    """Return what a winner is reported on: `report:`, else the searched tasks' own report splits."""
+    """Return the tasks of the report: those of `report:`, else the report splits of the searched tasks."""
     choices = []
     for section in config.report or config.tasks:
-        # Where a search has its samples from is no place to take those of a report from.
+        # The data of a search are not those of a report.
         data = Path(section.data) if config.report and section.data is not None else None
         if is_harness_name(section.name) or Split.REPORT in get_task(section.name).splits:
             choices.append(TaskChoice(name=section.name, data=data))
@@ -93,9 +93,9 @@ def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
 
 
 def scored_of(contender: Contender, run: Path) -> tuple[ScoredTask, ...]:
-    """Return what is finished of a contender's answers, none where nothing is.
+    """Return a contender's answers to the tasks that are finished.
 
-    Raises RunMismatch for a folder that is no scoring's, or was changed.
+    Raises RunMismatch for a folder that is not one of a scoring, or was changed.
     """
     saved = read_saved(contender.folder(run))
     if saved is None:
@@ -105,16 +105,14 @@ def scored_of(contender: Contender, run: Path) -> tuple[ScoredTask, ...]:
 
 
 def score_missing(run: Run, *, allow_code: bool = False, observer: ScoreObserver | None = None) -> None:
-    """Have every contender answer the report tasks, continuing with the answers that exist.
+    """Let every contender answer the report tasks, continuing with the answers that exist.
 
     With `allow_code`, metric scripts and harness task files that the run names are run. Raises what loading models and
     opening tasks raise; existing answers stay.
     """
     folder, tasks = run.folder, report_tasks(run.config)
     if not tasks:
-        raise EvovlmError(
-            f"{folder}: none of its tasks has a report split. Name what to report on under `report:` in the config."
-        )
+        raise EvovlmError(f"{folder}: none of its tasks has a report split. Name tasks under `report:` in the config.")
     for contender in contenders_of(run):
         if not isinstance(contender.model, ModelRef):
             make_folder(inner_folder(folder, SCORES_FOLDER))

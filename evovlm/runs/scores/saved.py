@@ -1,4 +1,4 @@
-"""The folder of a scoring: settings, scores, predictions by model and task, batches of what is unfinished."""
+"""The folder of a scoring: settings, scores, predictions by model and task, batches of unfinished tasks."""
 
 import json
 import os
@@ -25,14 +25,14 @@ _PACKAGES = ("evovlm", "torch", "transformers", "lm_eval")
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class BatchFile:
-    """Batches of answers, one line of JSON each, on disk before the next is asked."""
+    """Batches of answers, one line of JSON each; a batch is on disk before the next one is asked."""
 
     path: Path
     batches: tuple[Batch, ...]
 
     @classmethod
     def open(cls, path: Path) -> "BatchFile":
-        """Read the batches there are; a torn last line is cut off. Raises RunMismatch for a file that was changed."""
+        """Read the existing batches; a torn last line is cut off. Raises RunMismatch for a file that was changed."""
         return cls(path=path, batches=tuple(_batch(path, line) for line in repaired_lines(path)))
 
     def recorded(self, number: int) -> Batch | None:
@@ -57,19 +57,19 @@ def _batch(path: Path, line: bytes) -> Batch:
             rows=tuple(row["rows"]), answers=tuple(row["answers"]), tokens=row["tokens"], seconds=row["seconds"]
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise RunMismatch(f"{path}: a line is no batch of answers ({error}). Score into a new folder.") from error
+        raise RunMismatch(f"{path}: a line is not a batch of answers ({error}). Score into a new folder.") from error
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class SavedScores:
-    """An open folder; models and tasks go by their places in the settings. Opened by `saving`."""
+    """An open folder of a scoring; models and tasks are numbered as in the settings. Opened by `saving`."""
 
     folder: Path
     settings: Mapping[str, Any]
     _summary: dict[str, Any]
 
     def log(self, model: int, task: int) -> BatchFile:
-        """Return where the batches of a task that is not finished are."""
+        """Return the file of the batches of an unfinished task."""
         return BatchFile.open(self._batches_file(model, task))
 
     def keep(self, model: int, task: int, scored: ScoredTask) -> None:
@@ -95,25 +95,25 @@ class SavedScores:
     def finished(self, model: int, task: int) -> ScoredTask | None:
         """Return a finished task from its predictions. Raises RunMismatch when they were changed."""
         file = self._file(model, task)
-        told = self._summary["finished"].get(file.name)
-        if told is None:
+        recorded = self._summary["finished"].get(file.name)
+        if recorded is None:
             return None
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         answers = parse_answers(text, where=str(file))
-        if len(answers) != told["n"]:
-            raise RunMismatch(f"{file}: holds {len(answers)} predictions of {told['n']}. Score into a new folder.")
+        if len(answers) != recorded["n"]:
+            raise RunMismatch(f"{file}: holds {len(answers)} predictions of {recorded['n']}. Score into a new folder.")
         return ScoredTask(
-            name=told["task"],
-            metric=told["metric"],
-            measured=told["measured"],
-            gate=told["gate"],
+            name=recorded["task"],
+            metric=recorded["metric"],
+            measured=recorded["measured"],
+            gate=recorded["gate"],
             answers=answers,
-            tokens=told["tokens"],
-            seconds=told["seconds"],
+            tokens=recorded["tokens"],
+            seconds=recorded["seconds"],
         )
 
     def finish(self, scores: Mapping[str, object]) -> None:
-        """Write the scores of all."""
+        """Write the scores of all models."""
         self._summary["scores"] = scores
         self._write()
 
@@ -131,17 +131,17 @@ class SavedScores:
 
 @contextmanager
 def saving(folder: Path, *, settings: Mapping[str, Any]) -> Iterator[SavedScores]:
-    """Open the folder of a scoring, new or to go on with; no other process may meanwhile.
+    """Open the folder of a scoring, new or to be continued, and keep other processes from working in it.
 
     Raises RunMismatch, naming what differs, for a folder of other settings, or of something else; RunError when
-    another process is at it.
+    another process is working in it.
     """
     found = _read_summary(folder)
     if found is not None and (changes := changed_keys(found["settings"], settings)):
         listed = "\n    ".join(changes)
         raise RunMismatch(
             f"{folder} was scored with other settings (then -> now):\n    {listed}\n"
-            "    Undo the change to go on, or save into a new folder."
+            "    Undo the change to continue, or save into a new folder."
         )
     with locked(folder):
         summary = found or {"format": FORMAT, "versions": _versions(), "settings": settings, "finished": {}}
@@ -151,7 +151,7 @@ def saving(folder: Path, *, settings: Mapping[str, Any]) -> Iterator[SavedScores
 
 
 def read_saved(folder: Path) -> SavedScores | None:
-    """Return the folder of a scoring to be read only, None where there is none. Raises RunMismatch as `saving` does."""
+    """Return the folder of a scoring, to be read only; None if there is not one. Raises RunMismatch as `saving` does."""
     found = _read_summary(folder)
     return None if found is None else SavedScores(folder=folder, settings=found["settings"], _summary=found)
 
@@ -163,7 +163,7 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         if folder.is_dir() and holds_nothing(folder, but={SUMMARY_FILE}):
             return None
-        raise RunMismatch(f"{folder} holds no {SUMMARY_FILE} to go on with. Name the folder of a scoring.")
+        raise RunMismatch(f"{folder} holds no {SUMMARY_FILE} to continue. Name the folder of a scoring.")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         known = summary["format"] == FORMAT and isinstance(summary["settings"], dict)
@@ -171,12 +171,12 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
-        raise RunMismatch(f"{path}: is no summary of format {FORMAT}. Score into a new folder.")
+        raise RunMismatch(f"{path}: is not a summary of format {FORMAT}. Score into a new folder.")
     return dict(summary)
 
 
 def _plain(text: str) -> str:
-    """Return the end of a name with nothing in it that means something to a file system."""
+    """Return the end of a name, with every character replaced that has a meaning in file systems."""
     return re.sub(r"[^0-9A-Za-z_-]+", "-", text)[-40:].strip("-") or "x"
 
 

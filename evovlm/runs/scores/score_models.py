@@ -1,8 +1,8 @@
-"""Scoring models on tasks, with every answer kept in a folder if asked for, so that a killed run goes on.
+"""Scores models on tasks; every answer can be kept in a folder, so that an interrupted scoring can be continued.
 
-summary.json                        settings, versions, and the scores of what is finished
+summary.json                        settings, versions, and the scores of finished tasks
 1-math-a.1-word_problems_ja.jsonl   the predictions of one model on one task, in the task's order
-1-math-a.2-emoji_ja.batches.jsonl   one line a batch of answers, of a task that is not finished
+1-math-a.2-emoji_ja.batches.jsonl   one line per batch of answers, of an unfinished task
 """
 
 import gc
@@ -32,24 +32,24 @@ from evovlm.tasks.sample import Split
 
 
 class ScoreObserver(Protocol):
-    """Who is told how a scoring goes."""
+    """What follows a scoring, such as a progress display."""
 
     def loading(self, *, model: str) -> None:
-        """Hear that a model is being loaded."""
+        """A model is being loaded."""
         ...
 
     def asking(self, *, model: str, task: str) -> None:
-        """Hear that a model is asked a task."""
+        """A model is being asked a task."""
         ...
 
     def answered(self, progress: AnswerProgress) -> None:
-        """Hear how far that is, as answers come, in any thread."""
+        """More answers have come; called from any thread."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """What to score: models by what they are called on a command line, tasks, the split, the device.
+    """What to score: models by their names on the command line, tasks, the split, the device.
 
     With `allow_code`, metric scripts and harness task files are run.
     """
@@ -80,7 +80,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """All models' answers, and each two models compared on each task."""
+    """All models' answers, and every pair of models compared on each task."""
 
     models: tuple[ScoredModel, ...]
     pairs: tuple[Pair, ...]
@@ -94,7 +94,7 @@ class Scores:
         )
 
     def as_json(self) -> Mapping[str, object]:
-        """Return the figures as plain values: of one model by task; of several by model, with `comparisons`."""
+        """Return the figures as plain values: for one model by task, for several by model, with `comparisons`."""
         by_model = {each.model: {task.name: figures_of(task) for task in each.tasks} for each in self.models}
         if len(self.models) == 1:
             return by_model[self.models[0].model]
@@ -110,9 +110,9 @@ def score_models(
 ) -> Scores:
     """Load one model after the other and score it on every task; with `save`, keep every answer in that folder.
 
-    With `resume`, answers that the folder holds are not asked for again. Raises OutputExists or RunMismatch when the
-    folder is there without `resume`, or holds other models, tasks or samples; and what models and tasks raise, all that
-    can be known beforehand before the first model is loaded.
+    With `resume`, answers that the folder holds are not asked for again. Raises OutputExists if the folder exists and
+    `resume` is not set, RunMismatch if it holds other models, tasks or samples, and what models and tasks raise: before
+    the first model is loaded if that can be known.
     """
     if len(set(scoring.models)) < len(scoring.models):
         raise ConfigError("a model is named twice. Name each once.")
@@ -148,10 +148,10 @@ def ask_models(
     allow_code: bool = False,
     observer: ScoreObserver | None = None,
 ) -> Scores:
-    """Score models on tasks, all asked in the same manner; `data` is by task. Raises as `score_models` does."""
+    """Score models on tasks, with the same settings for all tasks; `data` is by task. Raises as `score_models` does."""
     places = data or {}
     if strays := sorted(set(places) - set(tasks)):
-        raise TaskError(f"data for {', '.join(strays)}: not among the tasks that are scored ({', '.join(tasks)}).")
+        raise TaskError(f"data for {', '.join(strays)}: they are not among the scored tasks ({', '.join(tasks)}).")
     choices = tuple(
         TaskChoice(name=name, decoding=decoding, prompt=prompt, limit=limit, data=places.get(name)) for name in tasks
     )
@@ -182,7 +182,7 @@ def _score_model(
     saved: SavedScores | None,
     observer: ScoreObserver | None,
 ) -> tuple[ScoredTask, ...]:
-    """Score one model, which is in memory only while this runs."""
+    """Score one model; it is in memory only while this runs."""
     loaded: LoadedModel | None = None
     scored: list[ScoredTask] = []
     store = FeatureStore()
@@ -249,7 +249,7 @@ def load_scored(text: str, *, device: str) -> LoadedModel:
 
 
 def _identity(model: ModelRef | Recipe) -> str:
-    """Return what stands for a model's weights: a recipe's id; a folder with the sizes and times of its files."""
+    """Return an identity of a model's weights: a recipe's id; for a folder, its files' sizes and times too."""
     if not isinstance(model, ModelRef):
         return f"recipe {model.recipe_id}"
     folder = model.local_folder()

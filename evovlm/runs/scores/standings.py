@@ -27,7 +27,7 @@ class Answered:
 class Standing:
     """A model on the report split of a task. `subsets` are its scores on tagged samples.
 
-    `against` is the winner compared with it, None for the winner itself.
+    `against` is the comparison of the winner with it, None for the winner itself.
     """
 
     name: str
