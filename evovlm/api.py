@@ -1,4 +1,4 @@
-"""What `import evovlm` offers: the commands `evolve`, `merge` and `score` as functions, and a run to look into.
+"""What `import evovlm` offers: the commands `evolve`, `merge` and `score` as functions, and the reading of a run.
 
 The examples of these docstrings run one after the other in the tests, in an empty folder.
 """
@@ -72,7 +72,7 @@ def load_run(folder: str | Path) -> Run:
 def merge(recipe: Recipe | str | Path, *, out: str | Path, overwrite: bool = False) -> WrittenCheckpoint:
     """Write the model that a recipe describes to the folder `out`, as `evovlm merge RECIPE --out OUT` does.
 
-    `recipe` is a YAML file or a `Recipe`; with `overwrite` a model folder that is there is replaced. Models that do not
+    `recipe` is a YAML file or a `Recipe`; with `overwrite` an existing model folder is replaced. Models that do not
     fit are refused before their weights are fetched. Raises ConfigError, ModelError, OutputError, NotEnoughRoom.
 
     >>> import evovlm
@@ -100,11 +100,11 @@ def score(
     resume: bool = False,
     allow_code: bool = False,
 ) -> Scores:
-    """Score models on tasks and compare each two of them, as `evovlm score MODEL... --task TASK` does.
+    """Score models on tasks and compare every pair of them, as `evovlm score MODEL... --task TASK` does.
 
     A model is a folder, a hub id, `zoo:NAME` or a recipe's YAML file; a task is a name that `evovlm tasks` lists, or
-    the YAML file or folder of one of your own. `limit` takes the first samples only, `data` says where a task's data
-    lies, `save` is a new folder for every answer, with which a stopped scoring continues by `resume`. `allow_code` runs
+    the YAML file or folder of your own. `limit` takes the first samples only, `data` says where a task's data is,
+    `save` is a new folder for all answers, from which an interrupted scoring continues with `resume`. `allow_code` runs
     metric scripts and harness task files: read them first. Every score is in [0, 1]. Raises CodeNotAllowed, which lists
     these files, TaskError, ConfigError, ModelError, OutputExists, RunMismatch.
 

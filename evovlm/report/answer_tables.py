@@ -11,19 +11,19 @@ from evovlm.runs.scores.contenders import Role
 from evovlm.runs.scores.standings import Answered, standing_of
 
 _MOST_ROWS = 1000
-"""Samples of a task that the page lists."""
+"""The most samples of a task that the page lists."""
 _MOST_CHARACTERS = 1_200_000
-"""Characters of all answers to a task: Japanese takes three bytes each, and two tasks must fit into 8 MB."""
+"""The most characters in all answers to a task: a Japanese one takes three bytes, and two tasks must fit into 8 MB."""
 _LEAST_CUT = 200
 _MOST_PAIRS = 12
 _MOST_IN_MATRIX = 15
 _LONGEST_NAME = 16
 _MOST_NAMES = 0.75
-"""Different names a sample up to which they count as coming again."""
+"""The most different names per sample for which a task counts as naming: names must recur."""
 
 
 def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
-    """Return a task's report; `answered` has at least one contender, and the winner first where it has answered."""
+    """Return a task's report; `answered` is not empty, and begins with the winner if it has answered."""
     first = answered[0].scored
     winner = answered[0] if answered[0].contender.role == "winner" else None
     by_id = [each.by_id for each in answered]
@@ -52,7 +52,7 @@ def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
 
 
 def _limit(by_id: Sequence[Mapping[str, Answer]], shown: Sequence[str]) -> int:
-    """Return how long an answer may be, so that all of them fit into the page."""
+    """Return the largest length of an answer for which all answers fit into the page."""
     lengths = [len(found[each].text) for found in by_id for each in shown]
     limit = max(lengths, default=_LEAST_CUT)
     while limit > _LEAST_CUT and sum(min(length, limit) for length in lengths) > _MOST_CHARACTERS:
@@ -102,7 +102,7 @@ def _who(cells: Sequence[AnswerCell], roles: Sequence[Role]) -> Literal["child",
 
 
 def _confusions(answered: Sequence[Answered]) -> tuple[Confusion, ...]:
-    """Return who says which name for which, of a task whose answers are names that come again; else nothing."""
+    """Return each model's confusions in a task whose answers are recurring names; empty for other tasks."""
     names = Counter(reference for answer in answered[0].scored.answers for reference in answer.sample.references[:1])
     is_naming = (
         answered[0].scored.metric != "accuracy"
@@ -126,7 +126,7 @@ def _confusions(answered: Sequence[Answered]) -> tuple[Confusion, ...]:
 
 
 def _matrix(scored: ScoredTask, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Return for each name that was right how often each of the names was said, and last how often anything else."""
+    """Return a row per right name: how often each of the names was answered, and last how often anything else."""
     places = {name: place for place, name in enumerate(names)}
     counts = [[0] * (len(names) + 1) for _ in names]
     for answer in scored.answers:

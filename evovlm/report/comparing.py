@@ -16,7 +16,7 @@ from evovlm.runs.scores.standings import compared
 
 
 def read_runs(folders: Sequence[Path]) -> RunsContent:
-    """Return several runs side by side. Raises ConfigError for one named twice, and what `read_run` raises."""
+    """Return several runs side by side. Raises ConfigError if one is named twice, and what `read_run` raises."""
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("a run is named twice. Name each once.")
     opened = [Run.open(folder) for folder in folders]
@@ -33,7 +33,7 @@ def read_runs(folders: Sequence[Path]) -> RunsContent:
 
 
 def _labels(folders: Sequence[Path]) -> tuple[str, ...]:
-    """Return as many of the last parts of the folders' paths as tell them apart."""
+    """Return the shortest ends of the folders' paths that distinguish them."""
     paths = [folder.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, paths))):
         labels = tuple("/".join(parts[-depth:]) for parts in paths)
@@ -53,7 +53,7 @@ def _bands(opened: Sequence[Run], runs: Sequence[RunContent], labels: Sequence[s
 
 
 def _kind(run: Run) -> str:
-    """Return all that a run's configs say but for the seed, which a second stage's recipe depends on, too."""
+    """Return a run's configs without the seed and without the second stage's recipe, which depends on it."""
     said = []
     for search in run.searches.values():
         config = {**search.journal.config, "seed": None}
@@ -82,7 +82,7 @@ def _band(runs: Sequence[RunContent], labels: Sequence[str]) -> Band:
 
 
 def _curve(run: RunContent) -> list[tuple[int, float]]:
-    """Return (generated tokens, best so far) of a run's last search; what the searches before it cost counts."""
+    """Return (generated tokens, best so far) of a run's last search; the tokens of the searches before it count."""
     before = sum(stage.cost.tokens for stage in run.stages[:-1])
     return [(before + point.tokens, point.best_so_far) for point in run.last.course.points]
 

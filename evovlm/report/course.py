@@ -13,7 +13,7 @@ from evovlm.search.optimizer import Optimizer
 from evovlm.search.pareto import knee
 
 _MOST_REPLAYED = 2_000_000_000
-"""Genes squared times candidates up to which a search is replayed: about ten seconds."""
+"""The largest genes squared times candidates for which a search is replayed: about ten seconds."""
 
 
 def read_course(run: Run) -> Course:
@@ -81,9 +81,9 @@ def _points(generations: Sequence[Sequence[Entry]], figures: Sequence[Mapping[st
 
 
 def _figures(run: Run) -> tuple[Mapping[str, float], ...]:
-    """Return what the optimizer tells of itself after each whole generation, by replaying the search.
+    """Return the optimizer's own figures after each whole generation, by replaying the search.
 
-    Empty where it tells nothing, or this machine's packages ask for other candidates than the journal's.
+    Empty if it has none, or if it proposes other candidates than the journal's with this machine's packages.
     """
     candidates = run.journal.candidates
     dim = len(candidates[0].genome)
@@ -118,7 +118,7 @@ def _savings(run: Run) -> Savings | None:
     if config.racing is None:
         return None
     counts = [each.evaluation.n_samples for each in journal.candidates if each.evaluation]
-    # The best and the mean are scored in full: on the validation samples, where there are any, which are others.
+    # The best and the mean are scored in full, but if there are validation samples, on those.
     others = [entry for entry in journal.entries if entry.kind != "part" and config.validation is None]
     in_full = max([*counts, *(each.evaluation.n_samples for each in others if each.evaluation)], default=0)
     if config.batch is not None:
@@ -127,7 +127,7 @@ def _savings(run: Run) -> Savings | None:
 
 
 def _goals(run: Run) -> Goals | None:
-    """Return the goals against each other, where there are several and all candidates have the same samples."""
+    """Return the trade-off of several goals, if all candidates were scored on the same samples."""
     if run.objective is None or len(run.objective.tasks) < 2 or run.config.batch is not None:
         return None
     names = run.objective.tasks

@@ -16,13 +16,13 @@ def check_new(path: Path) -> None:
     """Raise OutputExists when the file or folder exists, OutputError when the folder to hold it does not."""
     refuse_existing(path)
     if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}.\n    Make it, or choose another location.")
+        raise OutputError(f"{path}: the folder {path.parent} does not exist.\n    Make it, or choose another location.")
 
 
 def write_figures(folder: Path, content: RunContent | RunsContent, *, language: str) -> tuple[Path, ...]:
     """Draw every figure into the new `folder`, as SVG and as PNG, and return the files.
 
-    A PNG has the glyphs of this machine's fonts: where none has Japanese, its words are English. Raises OutputExists
+    A PNG uses this machine's fonts: if none of them has Japanese, its words are English. Raises OutputExists
     when the folder is there, OutputError when it cannot be written.
     """
     check_new(folder)
@@ -38,7 +38,7 @@ def write_figures(folder: Path, content: RunContent | RunsContent, *, language: 
 
 
 def png_language(language: str) -> str:
-    """Return the language of a PNG's words: English where this machine has no font for Japanese."""
+    """Return the language of a PNG's words: English if this machine does not have a Japanese font."""
     return "en" if language == "ja" and japanese_font() is None else language
 
 
@@ -64,5 +64,5 @@ def _write_pngs(drawings: Sequence[tuple[str, Drawing]], folder: Path) -> list[s
 
 
 def _plain(name: str) -> str:
-    """Return a figure's name with nothing in it that means something to a file system: tasks are named by files."""
+    """Return a figure's name without characters that have a meaning in file systems: tasks may be named by paths."""
     return "".join(char if char.isalnum() or char in "-_" else "-" for char in name)[:80]

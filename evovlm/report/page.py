@@ -29,7 +29,7 @@ from evovlm.report.texts import speaker
 from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, WINNER
 
 _TEMPLATES = Path(__file__).parent / "templates"
-# What turns the direction of writing, and control characters but line ends and tabs: shown, never obeyed.
+# Control characters, except line ends and tabs, and those that turn the direction of writing: shown, never applied.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 _MOST_CANDIDATES = 50
@@ -38,7 +38,7 @@ _MOST_FAILURES = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigureView:
-    """A figure as the template has it."""
+    """A figure for the template."""
 
     drawing: Drawing
     svg: Markup
@@ -46,7 +46,7 @@ class FigureView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
-    """A stage with its figures, of the course, of the recipe, of the cost; and how one candidate of it is taken."""
+    """A stage with its figures (course, recipe, cost), and the command that takes one of its candidates."""
 
     stage: Stage
     pick_command: str
@@ -57,7 +57,7 @@ class StageView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportView:
-    """A task's report with its figure, and the names of all models as people read them."""
+    """A task's report with its figure, and the names of all models for people."""
 
     report: TaskReport
     figure: FigureView
@@ -65,7 +65,7 @@ class ReportView:
 
 
 def run_page(content: RunContent, *, language: str, reload_s: int | None = None) -> str:
-    """Return the page of a run; with `reload_s` it loads itself again after so many seconds.
+    """Return the page of a run; with `reload_s` it reloads itself after that many seconds.
 
     Raises ConfigError for an unknown language.
     """
@@ -104,7 +104,7 @@ def runs_page(content: RunsContent, *, language: str) -> str:
 
 
 def run_drawings(content: RunContent, pen: Pen) -> list[tuple[str, Drawing]]:
-    """Return every figure of a run with a name for its file; drawn inside of `style`."""
+    """Return every figure of a run with a name for its file; call it inside `style`."""
     found = [(f"standings-{report.name}", standings_drawing(report, pen)) for report in content.reports]
     for stage in content.stages:
         drawn = [*search_drawings(stage.course, pen), *recipe_drawings(stage.numbers, stage.path, pen)]
@@ -114,13 +114,13 @@ def run_drawings(content: RunContent, pen: Pen) -> list[tuple[str, Drawing]]:
 
 
 def source_names(content: RunContent) -> list[str]:
-    """Return what was merged: the names of all sources, or of all models where none is called one."""
+    """Return the names of all sources, or of all models if there are no sources."""
     names = [model.part.split(".")[-1] for model in content.models if ".sources." in f".{model.part}"]
     return list(dict.fromkeys(names)) or [model.text for model in content.models]
 
 
 def _called(name: str, pen: Pen) -> str:
-    """Return what a model without answers is called."""
+    """Return the name of a model without answers."""
     return pen.say(name) if name in (WINNER, EQUAL_WEIGHTS, PS) else name
 
 
@@ -145,7 +145,7 @@ def _report_view(report: TaskReport, pen: Pen, number: int) -> ReportView:
 
 
 def _view(drawing: Drawing, prefix: str) -> FigureView:
-    # Drawn by us; what stands in it from outside was escaped where it was drawn.
+    # Our own drawing; text from outside was escaped when it was drawn.
     return FigureView(drawing=drawing, svg=Markup(inline_svg(drawing, prefix=prefix)))  # noqa: S704
 
 
@@ -185,7 +185,7 @@ def _environment() -> Environment:
 
 
 def shown(text: str) -> Markup:
-    """Return text of a model or of data as HTML: escaped, kept apart in its direction, control characters visible."""
+    """Return text of a model or of data as HTML: escaped, its direction isolated, control characters made visible."""
     parts, place = [], 0
     for found in _CONTROLS.finditer(text):
         parts += [escape(text[place : found.start()]), _visible(found[0])]
@@ -208,5 +208,5 @@ def _signed(difference: float) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return what a Content-Security-Policy calls this script or style by."""
+    """Return the hash by which a Content-Security-Policy allows this script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""Pictures of a task's samples as small data URIs, as far as the data is at hand."""
+"""Pictures of a task's samples as small data URIs, if the data is on this machine."""
 
 import base64
 import io
@@ -16,13 +16,13 @@ from evovlm.tasks.task import Split
 _BUDGET_BYTES = 1_500_000
 _SIDES_PX = (160, 128, 96, 64)
 _BYTES_OF = {160: 5000, 128: 3500, 96: 2200, 64: 1200}
-"""What a photo of that side takes as WebP, roughly: it chooses the side."""
+"""The rough size of a photo of that side as WebP, from which the side is chosen."""
 _MOST_IN_A_ROW = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pictures:
-    """The pictures of a task by its samples' ids; `missing` says why there are none where some were asked for."""
+    """The pictures of a task by its samples' ids; `missing` says why they are missing."""
 
     samples: Mapping[str, Sample]
     side_px: int
@@ -31,7 +31,7 @@ class Pictures:
     _spent: list[int] = field(default_factory=lambda: [0], init=False)
 
     def of(self, sample_id: str) -> tuple[str, ...]:
-        """Return a sample's pictures; none that cannot be read, or that the page has no more room for."""
+        """Return a sample's pictures, without those that cannot be read or do not fit into the page any more."""
         sample = self.samples.get(sample_id)
         images = sample.images[:_MOST_IN_A_ROW] if sample is not None else ()
         return tuple(uri for image in images if (uri := self._uri(image)) is not None)

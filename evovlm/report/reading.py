@@ -1,4 +1,4 @@
-"""A run folder read for the page; nothing is fetched, and nothing in the folder is changed."""
+"""Reads a run's folder for the page; nothing is fetched, and nothing in the folder is changed."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from evovlm.runs.scores.contenders import contenders_of, report_tasks, scored_of
 from evovlm.runs.scores.standings import Answered
 
 PARENTS = "parents"
-"""The phase in which parents answered alone, for constraints on what they score."""
+"""The phase in which parents answered alone, for constraints that refer to their scores."""
 
 
 def read_run(folder: Path) -> RunContent:
@@ -97,7 +97,7 @@ def _stage(name: str, run: Run) -> Stage:
 
 
 def numbers_of(run: Run) -> tuple[Numbers, ...]:
-    """Return the winner's numbers, by parameter; none of a path, whose first stage has its own figures."""
+    """Return the winner's numbers by parameter; empty for a path, whose first stage has its own figures."""
     found, baseline = run.description, run.config.baseline()
     if baseline is None:
         return ()
@@ -133,7 +133,7 @@ def _said(config: SearchConfig) -> Mapping[str, str]:
 
 def _cost(run: Run) -> Cost:
     seconds: dict[str, float] = {}
-    # What a part cost is in its candidate's line, too.
+    # The cost of a part is in its candidate's line too.
     evaluated = [each.evaluation for each in run.journal.entries if each.kind != "part" and each.evaluation]
     for evaluation in evaluated:
         for phase, spent in evaluation.seconds.items():
@@ -171,7 +171,7 @@ def _commands(run: Run) -> tuple[str, ...]:
 
 
 def _reports(run: Run) -> tuple[tuple[TaskReport, ...], tuple[str, ...]]:
-    """Return the report of each task that anybody has answered, and who has not answered all of them."""
+    """Return the report of each task with answers, and the names of models that have not answered every task."""
     choices = report_tasks(run.config)
     by_task: dict[str, list[Answered]] = {}
     unscored = []
@@ -187,7 +187,7 @@ def _reports(run: Run) -> tuple[tuple[TaskReport, ...], tuple[str, ...]]:
 
 
 def _choices_by_name(choices: Sequence[TaskChoice]) -> Mapping[str, TaskChoice]:
-    """Return the tasks by the names that results have: one of one's own is known by the name in its file."""
+    """Return the tasks by their names in results; for a user's own task that is the name in its file."""
     from evovlm.tasks.catalogue import get_task
     from evovlm.tasks.harness_name import is_harness_name
 
@@ -196,6 +196,6 @@ def _choices_by_name(choices: Sequence[TaskChoice]) -> Mapping[str, TaskChoice]:
         try:
             named[choice.name if is_harness_name(choice.name) else get_task(choice.name).name] = choice
         except EvovlmError:
-            # A task file that is gone: its answers are there all the same.
+            # The task's file is gone, but its answers are still there.
             continue
     return named

@@ -9,7 +9,7 @@ from evovlm.runs.run import Rescored
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A generation: of its `n` evaluated candidates the best, mean, lowest and highest tenth; all fitnesses in [0, 1].
+    """A generation: the best, mean, first and last decile of its `n` evaluated candidates' fitnesses.
 
     `best_so_far` and `tokens` (generated) count from the first generation on. `sigma` and `condition` are those of the
     distribution after it, None where the optimizer has none or could not be replayed.
@@ -32,7 +32,7 @@ class Point:
 class CandidateRow:
     """A candidate: `tokens` it generated, the `samples` it was scored on, the score of each task; or why it failed.
 
-    `breaks` says whether it breaks a constraint.
+    `breaks` says whether it violates a constraint.
     """
 
     index: int
@@ -48,7 +48,7 @@ class CandidateRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Savings:
-    """What racing saved: the samples that candidates were scored on, of those that all of them would have been."""
+    """What racing saved: the samples that candidates were scored on, out of those without races."""
 
     used: int
     whole: int
@@ -56,7 +56,7 @@ class Savings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontRow:
-    """A candidate that no other is better than in every goal, with its values in the goals' order."""
+    """A candidate on the Pareto front, with its values in the goals' order."""
 
     index: int
     recipe_id: str
@@ -65,9 +65,9 @@ class FrontRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goals:
-    """Several goals: their names, the candidates that nobody dominates, and the values of all `others`.
+    """Several goals: their names, the candidates on the Pareto front, and the values of all `others`.
 
-    `knee` is the place in the front of the candidate that gives up least of each goal.
+    `knee` is the index in the front of the candidate that gives up least of each goal.
     """
 
     names: tuple[str, ...]
@@ -78,7 +78,7 @@ class Goals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParentRow:
-    """What a source alone scored on the search's samples, by task, where a constraint is on that."""
+    """What a source alone scored on the search's samples, by task, if a constraint refers to it."""
 
     source: str
     scores: Mapping[str, float]
@@ -109,5 +109,5 @@ class Course:
 
     @property
     def infeasible(self) -> int:
-        """How many candidates break a constraint."""
+        """The number of candidates that violate a constraint."""
         return sum(row.breaks for row in self.candidates)

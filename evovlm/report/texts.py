@@ -1,4 +1,4 @@
-"""The page's words in each language; every language has every key. `{name}` stands for what is filled in."""
+"""The page's words in each language; every language has every key. `{name}` is a placeholder."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -11,18 +11,18 @@ LANGUAGES: Mapping[str, Mapping[str, str]] = {"en": ENGLISH, "ja": JAPANESE}
 
 
 class Say(Protocol):
-    """Says a text of one language."""
+    """Gives the texts of one language."""
 
     def __call__(self, key: str, **values: object) -> str:
-        """Return the text of that key, filled in."""
+        """Return the text of a key, with its placeholders filled in."""
         ...
 
 
 def speaker(language: str) -> Say:
-    """Return who says texts in a language. Raises ConfigError for one that there is not."""
+    """Return what gives the texts of a language. Raises ConfigError for an unknown one."""
     texts = LANGUAGES.get(language)
     if texts is None:
-        raise ConfigError(f"--lang {language}: there is only {' and '.join(LANGUAGES)}.")
+        raise ConfigError(f"--lang {language}: unknown language. Choose {' or '.join(LANGUAGES)}.")
 
     def say(key: str, **values: object) -> str:
         return texts[key].format(**values)

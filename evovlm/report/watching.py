@@ -1,4 +1,4 @@
-"""A run that goes on, looked at again and again: its page rewritten whenever a candidate has come."""
+"""Follows a run in progress: its page is rewritten whenever there is a new candidate."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ from evovlm.runs.run import Run, journal_files
 def watch_run(
     folder: Path, *, page: Path, language: str, every_s: int, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[RunContent | None]:
-    """Rewrite `page` whenever the run has gone on, and yield what it shows; None while there is no candidate yet.
+    """Rewrite `page` whenever the run has made progress, and yield its content; None before the first candidate.
 
-    Ends with the run; the last page no longer loads itself again. Raises RunMismatch for a folder that does not exist,
+    Ends with the run; the last page no longer reloads itself. Raises RunMismatch for a folder that does not exist,
     and what `read_run` raises for a journal that was changed.
     """
     if not folder.is_dir():
-        raise RunMismatch(f"{folder}: there is no such folder. Name the folder that `evovlm evolve --out` writes.")
+        raise RunMismatch(f"{folder}: this folder does not exist. Name the folder that `evovlm evolve --out` writes.")
     seen: tuple[int, ...] | None = None
     while True:
         sizes = _sizes(folder)

@@ -76,7 +76,7 @@ def test_a_package_that_lacks_or_is_too_old_is_broken_and_comes_with_the_command
     code, found = findings(evovlm)
     assert code == 2
     assert (found["cma"]["state"], found["cma"]["remedy"]) == ("broken", 'pip install "cma>=4.3"')
-    assert found["transformers"]["found"].startswith("1.0, and ")
+    assert found["transformers"]["found"].startswith("1.0, but ")
     extra = found["lm_eval (extra lm-eval)"]
     assert (extra["state"], extra["remedy"]) == ("optional", 'pip install "evovlm[lm-eval]"')
 

@@ -86,12 +86,12 @@ def test_bad_input_is_refused_and_leaves_nothing(evovlm: Command, finished: Path
     there = tmp_path / "there.html"
     there.write_text("mine")
     _refused(evovlm("report", finished, "--out", there), "there.html exists already")
-    _refused(evovlm("report", finished, "--out", tmp_path / "no" / "page.html"), "there is no folder")
+    _refused(evovlm("report", finished, "--out", tmp_path / "no" / "page.html"), "does not exist")
     _refused(evovlm("report", finished, "--figures", tmp_path), "exists already")
-    _refused(evovlm("report", finished, "--lang", "jp"), "--lang jp: there is only en and ja.")
+    _refused(evovlm("report", finished, "--lang", "jp"), "--lang jp: unknown language. Choose en or ja.")
     _refused(evovlm("report", tmp_path), "holds no journal.jsonl")
     _refused(evovlm("report", finished, finished, "--out", tmp_path / "x.html"), "named twice")
-    _refused(evovlm("watch", tmp_path / "nothing"), "there is no such folder")
+    _refused(evovlm("watch", tmp_path / "nothing"), "this folder does not exist")
     _refused(evovlm("watch", finished, "--out", there), "there.html exists already")
     header = (finished / "journal.jsonl").read_text().splitlines(keepends=True)[0]
     (finished / "journal.jsonl").write_text(header)

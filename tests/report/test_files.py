@@ -51,7 +51,7 @@ def test_a_folder_that_is_there_is_left_as_it_is(content: RunContent, tmp_path: 
     (tmp_path / "figures").mkdir()
     with pytest.raises(OutputExists):
         write_figures(tmp_path / "figures", content, language="en")
-    with pytest.raises(OutputError, match="there is no folder"):
+    with pytest.raises(OutputError, match="does not exist"):
         check_new(tmp_path / "missing" / "page.html")
     assert list((tmp_path / "figures").iterdir()) == []
 

@@ -22,6 +22,6 @@ def test_texts_are_filled_in_as_they_are() -> None:
     assert speaker("ja")("report_on", title="run") == "run のレポート"
 
 
-def test_a_language_that_there_is_not_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="--lang fr: there is only en and ja"):
+def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"--lang fr: unknown language\. Choose en or ja"):
         speaker("fr")

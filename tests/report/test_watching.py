@@ -36,5 +36,5 @@ def test_the_page_follows_the_run_and_the_last_one_stands_still(tmp_path: Path) 
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunMismatch, match="there is no such folder"):
+    with pytest.raises(RunMismatch, match="this folder does not exist"):
         next(watch_run(tmp_path / "run", page=tmp_path / "page.html", language="en", every_s=1))

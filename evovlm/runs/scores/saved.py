@@ -151,7 +151,7 @@ def saving(folder: Path, *, settings: Mapping[str, Any]) -> Iterator[SavedScores
 
 
 def read_saved(folder: Path) -> SavedScores | None:
-    """Return the folder of a scoring, to be read only; None if there is not one. Raises RunMismatch as `saving` does."""
+    """Open the folder of a scoring for reading; None if it does not exist. Raises RunMismatch as `saving` does."""
     found = _read_summary(folder)
     return None if found is None else SavedScores(folder=folder, settings=found["settings"], _summary=found)
 
