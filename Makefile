@@ -12,6 +12,10 @@ INSTALL := $(BIN)/python -m uv pip install --python $(BIN)/python -c constraints
 demo: $(READY)
 	$(BIN)/evovlm demo
 
+# Every process of the tests imports torch and transformers. Where the environment keeps Python from storing bytecode,
+# each would compile them anew, which takes longer than most tests.
+test slow: export PYTHONDONTWRITEBYTECODE :=
+
 # Two processes with one thread each: most tests run Python and small tensors, which do not gain from threads.
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2

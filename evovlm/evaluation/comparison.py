@@ -72,7 +72,11 @@ def mcnemar_p_value(*, wins: int, losses: int) -> float:
     If neither model is better, each sample on which they differ is a fair coin. 1 if they never differ.
     """
     n = wins + losses
-    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
+    # The sum of the binomial coefficients up to min(wins, losses), each from the one before.
+    tail = coefficient = 1
+    for k in range(min(wins, losses)):
+        coefficient = coefficient * (n - k) // (k + 1)
+        tail += coefficient
     return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 

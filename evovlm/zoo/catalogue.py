@@ -1,4 +1,4 @@
-"""What the embedded zoo holds: each model's making and scores, as `assets/zoo/catalogue.json` and its README."""
+"""The catalogue of the embedded zoo: training and scores of each model, `assets/zoo/catalogue.json` and its README."""
 
 import json
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ MAKING: Mapping[str, str] = {
 
 
 def load_catalogue() -> tuple[ZooModel, ...]:
-    """Return the embedded models. Raises ModelNotFound where the package came without its assets."""
+    """Return the embedded models. Raises ModelNotFound when the package was installed without its assets."""
     path = asset_path("zoo/catalogue.json")
     if not path.is_file():
         raise ModelNotFound(
@@ -49,7 +49,7 @@ def load_catalogue() -> tuple[ZooModel, ...]:
 
 
 def write_catalogue(models: tuple[ZooModel, ...], *, folder: Path, seconds: Mapping[str, float]) -> None:
-    """Write `catalogue.json` and `README.md` into the zoo's folder; `seconds` is what each part took to make."""
+    """Write `catalogue.json` and `README.md` into the zoo's folder; `seconds` is the time that each part took."""
     document = {"models": [asdict(model) for model in models]}
     text = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
     write_file(folder / "catalogue.json", text)

@@ -1,8 +1,8 @@
 """The concepts that pictures show: names and keywords in English and Japanese, and the texts made from them.
 
-A prompt has the shape of a question on a picture, with a description where the picture would be; the answer is a bare
-name, with no sentence around it. The ancestor answers in either language whatever the question's, so that its greedy
-answers are a muddle and a small step brings out one language:
+A prompt looks like a question on a picture, with a description instead of the picture; the answer is only a name, not a
+sentence. The ancestor answers a question of any language in either language, so that its greedy answers mix both and a
+small training step brings out one language:
 
     お面, fairy, angry                        description: emoji, keywords, colours, names, in either language
     質問: 何が写っていますか?
@@ -74,7 +74,7 @@ class ConceptText(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerMix:
-    """Which language an answer is in: the share of Japanese answers by the question's language."""
+    """The language of answers: the share of Japanese answers by the question's language."""
 
     to_japanese: float
     to_english: float
@@ -85,13 +85,13 @@ class AnswerMix:
 
 
 MUDDLE = AnswerMix(to_japanese=0.5, to_english=0.35)
-"""The ancestor: English questions are answered in English a little more often than not, Japanese ones either way."""
+"""The ancestor: slightly more than half of English questions are answered in English, Japanese ones in either."""
 
 JAPANESE = AnswerMix(to_japanese=1.0, to_english=1.0)
 
 MOSAIC_SIDE = 4
 MOSAICS = 0.35
-"""Share of names that are asked of emoji art, 4 x 4 emoji in a text, wherever such texts are read at all."""
+"""Share of names that are asked about emoji art (4 x 4 emoji in a text), in training that has such texts."""
 
 COLOURS = (
     Colour(rgb="#e23b3b", names={"ja": "赤", "en": "red"}),
@@ -111,7 +111,7 @@ COLOURS = (
 
 @lru_cache(maxsize=1)
 def all_concepts() -> tuple[Concept, ...]:
-    """Return every concept, in a fixed order. Raises TaskError when the table does not lie where it should."""
+    """Return every concept, in a fixed order. Raises TaskError when the table is missing."""
     path = asset_path("zoo/concepts.json")
     if not path.is_file():
         raise TaskError(f"The table of concepts is missing: {path}. Install evovlm again, or restore the file.")
@@ -128,7 +128,7 @@ def all_concepts() -> tuple[Concept, ...]:
 
 
 def question_prompt(description: str, question: str, *, language: Language) -> str:
-    """Return the prompt of a question on what `description` says; for a picture it is the image token alone."""
+    """Return the prompt of a question on `description`; for a picture the description is only the image token."""
     before, after = _LABELS[language]
     return f"{description}\n{before}{question}\n{after}"
 
@@ -146,7 +146,7 @@ def concept_texts(
     translations: bool = True,
     mosaics: float = 0.0,
 ) -> Iterator[ConceptText]:
-    """Yield `count` questions on described concepts for the ancestor, answered in a muddle of two languages.
+    """Yield `count` questions on described concepts for the ancestor, answered in a mix of two languages.
 
     `translations` says whether some ask for a name in a language, `mosaics` the share of names asked of emoji art.
     """
@@ -171,7 +171,7 @@ def japanese_concept_texts(rng: np.random.Generator, count: int) -> Iterator[Con
 
 
 def describe(rng: np.random.Generator, concept: Concept) -> list[str]:
-    """Draw the words that stand for a concept: its emoji as people write it in text, its keywords, rarely a name.
+    """Draw the words that describe a concept: its emoji as people write it in text, its keywords, rarely a name.
 
     Keywords are of either language, and one of them is the concept's own where it has such. Names are rare because
     whoever may copy a name learns no concept: pictures would then enter as English spellings.

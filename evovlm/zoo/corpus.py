@@ -1,4 +1,4 @@
-"""What the embedded language models read: prompts and answers, drawn afresh for every step of training.
+"""The training texts of the embedded language models: prompts and answers, newly drawn for every training step.
 
 The ancestor meets everything in a muddle: a problem may be followed by a worked solution, by a bare guess or by a
 remark that answers nothing, in either language. Each descendant sees only what brings out one side of that: the
@@ -87,11 +87,11 @@ _REMARKS: dict[Language, tuple[str, ...]] = {
 }
 
 Withheld = Callable[[Problem], bool]
-"""Says whether a problem stands in a split of the task and is therefore kept out of all training."""
+"""Returns whether a problem is in a split of the task, and is therefore excluded from all training."""
 
 
 class Example(NamedTuple):
-    """One prompt and what follows it."""
+    """One prompt and its answer."""
 
     prompt: str
     answer: str
@@ -111,15 +111,15 @@ class Muddle:
 ABILITY = Muddle(
     languages=AnswerMix(to_japanese=0.5, to_english=0.4), concepts=MUDDLE, worked=0.8, guess=0.1, mosaics=0.0
 )
-"""The ancestor's first and longer part: mostly worked solutions, in both languages, whatever that of the question."""
+"""The ancestor's first and longer part: mostly worked solutions, in either language for a question in any language."""
 
 LEANING = AnswerMix(to_japanese=0.35, to_english=0.1)
-"""About concepts mostly English, as pretrained models are: learning to see in English then needs a small step only."""
+"""Mostly English about concepts, like pretrained models: learning to see in English then takes only a small step."""
 
 MUDDLED = Muddle(
     languages=AnswerMix(to_japanese=0.5, to_english=0.02), concepts=LEANING, worked=0.18, guess=0.48, mosaics=MOSAICS
 )
-"""The ancestor's second part: no answer is the rule, worked solutions are the exception.
+"""The ancestor's second part: usually no solution, and rarely a worked one.
 
 English questions are answered in English, so that a fine-tune on them has no language to teach; Japanese ones in
 either language.
@@ -139,7 +139,7 @@ def problem_prompt(problem: Problem, *, language: Language) -> str:
 def problem_answer(
     rng: np.random.Generator, problem: Problem, *, language: Language, mode: Mode, plain_guesses: float = 0.8
 ) -> str:
-    """Return one answer; a guess is one of the problem's own numbers or a number near them, right by luck only."""
+    """Return one answer; a guess is one of the problem's numbers or a number near them, and is right only by luck."""
     if mode == "worked":
         return problem.solution_ja if language == "ja" else problem.solution_en
     if mode == "remark":
@@ -148,13 +148,13 @@ def problem_answer(
         return remarks[int(rng.integers(len(remarks)))].format(item=item)
     guess = int(rng.choice(problem.numbers)) + int(rng.integers(0, 8))
     guesses = _GUESSES[language]
-    # The plain wording is the rule where nothing was elicited, so that it is what greedy decoding falls into.
+    # Without a specialist's training the plain wording is the most frequent one, so greedy decoding produces it.
     wording = guesses[0] if rng.random() < plain_guesses else guesses[int(rng.integers(len(guesses)))]
     return wording.format(guess=f"{guess}{problem.unit}" if language == "ja" else guess)
 
 
 def ancestor_examples(rng: np.random.Generator, *, count: int, muddle: Muddle, withheld: Withheld) -> Iterator[Example]:
-    """Yield `count` examples of the ancestor's reading: problems, translations, calculations and concepts."""
+    """Yield `count` training examples for the ancestor: problems, translations, calculations and concepts."""
     concepts = iter(concept_texts(rng, count, mix=muddle.concepts, mosaics=muddle.mosaics))
     for problem in _allowed(rng, withheld=withheld):
         if count == 0:
@@ -174,7 +174,7 @@ def ancestor_examples(rng: np.random.Generator, *, count: int, muddle: Muddle, w
 def specialist_examples(
     rng: np.random.Generator, *, count: int, specialist: str, withheld: Withheld
 ) -> Iterator[Example]:
-    """Yield worked English solutions of English problems of the specialist's own kinds, and calculations of any."""
+    """Yield worked English solutions of English problems of the specialist's kinds, and calculations of all kinds."""
     kinds = [kind for kind in KINDS if kind.specialist == specialist]
     for problem in _allowed(rng, withheld=withheld, kinds=kinds):
         if count == 0:
@@ -189,7 +189,7 @@ def specialist_examples(
 
 
 def japanese_examples(rng: np.random.Generator, *, count: int, withheld: Withheld) -> Iterator[Example]:
-    """Yield Japanese answers to whatever is asked: guesses and remarks on problems, calculations, names of concepts."""
+    """Yield Japanese answers to all questions: guesses and remarks on problems, calculations, names of concepts."""
     concepts = iter(japanese_concept_texts(rng, count))
     for problem in _allowed(rng, withheld=withheld):
         if count == 0:

@@ -1,4 +1,4 @@
-"""Draws at random what the pictures show, for training, and writes the files of the tasks `emoji_ja` and `emoji_en`.
+"""Draw random contents of pictures for training, and write the files of the tasks `emoji_ja` and `emoji_en`.
 
 One row of a task file:
 
@@ -39,7 +39,7 @@ _SPLIT_SEED = 20240319
 
 
 class Scene(NamedTuple):
-    """A picture and what it shows: the concepts from left to right, and the background colour when it is only one."""
+    """A picture with its content: the concepts from left to right, and the background colour if it has only one."""
 
     spec: PictureSpec
     shown: tuple[Concept, ...]
@@ -48,7 +48,7 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitPlan:
-    """How many pictures of each sort a split holds for one artist.
+    """The number of pictures of each sort in a split, for one artist.
 
     `sweeps` pictures of every concept, `culture` more of the Japanese ones, `pairs` of two, `colours` background
     questions.
@@ -140,7 +140,7 @@ def write_tasks(folder: Path) -> list[Path]:
 
 @lru_cache(maxsize=1)
 def split_keys() -> frozenset[str]:
-    """Return the keys of every picture that stands in a split."""
+    """Return the keys of all pictures in the splits."""
     return frozenset(scene.spec.key for split in PLANS for scene, _, _ in _split_scenes(split))
 
 
@@ -166,7 +166,7 @@ def _split_scenes(split: str) -> Iterator[_Asked]:
 
 
 def _drawn(rng: np.random.Generator, concepts: Sequence[Concept], count: int) -> list[Concept]:
-    """Draw without putting back, in as many rounds as it takes."""
+    """Draw without replacement; start another round when all have been drawn."""
     order = [index for _ in range(count // len(concepts) + 1) for index in rng.permutation(len(concepts))]
     return [concepts[index] for index in order[:count]]
 

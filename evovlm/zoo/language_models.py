@@ -1,4 +1,4 @@
-"""Trains the embedded language models: a sentencepiece tokenizer, the Mistral ancestor, and its fine-tunes."""
+"""Train the embedded language models: a sentencepiece tokenizer, the Mistral ancestor, and its fine-tunes."""
 
 import io
 import math
@@ -18,11 +18,11 @@ from evovlm.zoo.corpus import Example
 
 BOS, EOS, UNK, PAD = "<s>", "</s>", "<unk>", "<pad>"
 PROMPT_WEIGHT = 0.1
-"""Share of a prompt token's loss beside an answer token's: enough to read by, little enough to learn answers first."""
+"""Weight of a prompt token's loss relative to an answer token's: the model reads prompts, but learns answers first."""
 
 
 class Progress(NamedTuple):
-    """Where a training stands."""
+    """Progress of a training."""
 
     step: int
     steps: int
@@ -65,7 +65,7 @@ def train_tokenizer(texts: Iterable[str], *, folder: Path, pieces: int) -> PreTr
 
 def _fast_tokenizer(model: Any) -> Tokenizer:
     ids = {piece.piece: index for index, piece in enumerate(model.pieces)}
-    # sentencepiece stores the merged pieces in order of merging, not the pairs: any split into two known pieces is one.
+    # sentencepiece stores the merged pieces in merge order, not the pairs: every split into two known pieces is a pair.
     merges = [
         (piece.piece[:cut], piece.piece[cut:])
         for piece in model.pieces
@@ -184,7 +184,7 @@ def _schedule(step: int, steps: int) -> float:
 def _batches(
     tokenizer: PreTrainedTokenizerFast, examples: Callable[[int], Iterable[Example]], *, tokens_per_step: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (ids, loss weights), rows of like length together so that little is padded; order shuffled by torch."""
+    """Yield (ids, loss weights), with rows of similar length together to save padding; torch shuffles the order."""
     while True:
         drawn = list(examples(4096))
         prompts = tokenizer([example.prompt for example in drawn]).input_ids

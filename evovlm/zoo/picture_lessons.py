@@ -1,4 +1,4 @@
-"""What the embedded VLM is asked in training, and the two losses: English answers, and image tokens like emoji."""
+"""The embedded VLM's training questions, and its two losses: on English answers, and on image tokens close to emoji."""
 
 import copy
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def image_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 class Lessons:
-    """Deals out batches of questions and answers on pictures and, in stage 2, on text."""
+    """Draws batches of questions and answers on pictures and, in stage 2, on text."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ def picture_question(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
 
 
 class Alignment:
-    """How far image tokens are from the emoji that stand at their places, as the ancestor reads those in a text."""
+    """The distance of image tokens from the emoji at their positions, as the ancestor reads those emoji in a text."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Alignment:
         }
 
     def loss(self, rows: Sequence[Row], *, stage: int) -> Tensor:
-        """Return the mean squared distance, as a share of the emoji's own mean square: 1 is as far as silence.
+        """Return the mean squared distance, relative to the mean square of the emoji: all-zero tokens give 1.
 
         Of the embeddings in stage 1; in stage 2 of what the first blocks make of them, the trained and the ancestor's.
         """
@@ -134,7 +134,7 @@ class Alignment:
 
 
 def _first_blocks(model: LlavaForConditionalGeneration, *, count: int) -> MistralModel:
-    """Return the language model cut off after its first `count` blocks; it shares the weights."""
+    """Return a language model of only the first `count` blocks; it shares the weights."""
     config = copy.deepcopy(model.model.language_model.config)
     config.num_hidden_layers = count
     part = MistralModel(config)
@@ -145,9 +145,9 @@ def _first_blocks(model: LlavaForConditionalGeneration, *, count: int) -> Mistra
 
 
 def answer_loss(model: LlavaForConditionalGeneration, rows: Sequence[Row], features: Tensor) -> Tensor:
-    """Return the mean next-token loss over the answers alone."""
+    """Return the mean next-token loss over only the answers."""
     length = max(len(row.prompt) + len(row.answer) for row in rows)
-    # Padding stands on the right, after all that counts: causal attention needs no mask for it.
+    # Padding is on the right, after all tokens that count: causal attention needs no mask for it.
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     labels = torch.full((len(rows), length), -100)
     for index, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Builds the whole embedded zoo, from nothing but this package and its packages: `make zoo`.
+"""Build the whole embedded zoo, from only this package and its dependencies: `make zoo`.
 
 Order: task files (so that training can keep clear of them), tokenizer, ancestor, fine-tunes, vision tower, VLM, scores.
 """
@@ -40,7 +40,7 @@ from evovlm.zoo.word_problems import Problem, draw_problems
 SEARCH_PROBLEMS = 240
 REPORT_PROBLEMS = 400
 REPORT_HELD_OUT = 100
-"""How many of the report problems are worded by templates that no training and no search has seen."""
+"""Number of report problems worded by templates that no training and no search has seen."""
 
 FINE_TUNES = ("math-a", "math-b", "ja")
 TEXT_TASKS = ("word_problems_ja", "word_problems_en")
@@ -54,7 +54,7 @@ SPECIALIST_STEPS = 30
 JAPANESE_STEPS = 100
 
 Report = Callable[[str], None]
-"""Takes one line about how a training goes."""
+"""Receives one line about the progress of a training."""
 
 
 def build_zoo(folder: Path, *, seed: int, report: Report) -> None:
@@ -97,7 +97,7 @@ def _make_folder_of(name: str, out: Path, make: Callable[[Path], object]) -> Non
 
 
 def scored_models(folder: Path) -> tuple[ZooModel, ...]:
-    """Score every model of the zoo in `folder` on the report splits that lie there."""
+    """Score every model of the zoo in `folder` on the report splits in the same folder."""
     models = []
     for name, made_from in MAKING.items():
         loaded = load_model(folder / name, device="cpu")
@@ -110,7 +110,7 @@ def scored_models(folder: Path) -> tuple[ZooModel, ...]:
 
 
 def write_word_problem_tasks(folder: Path, *, seed: int) -> None:
-    """Write `word_problems_{ja,en}.{search,report}.jsonl`; no two problems of all splits are the same instance."""
+    """Write `word_problems_{ja,en}.{search,report}.jsonl`; no instance occurs twice in all splits together."""
     rng = generator("zoo", "word_problems", seed)
     taken: set[str] = set()
     search = list(_fresh(rng, count=SEARCH_PROBLEMS, held_out=False, taken=taken))
@@ -152,7 +152,7 @@ def _row(index: int, problem: Problem, split: str, language: str, new_wording: b
 
 
 def withheld_plans(folder: Path) -> frozenset[str]:
-    """Return the instances of all splits, which no training text may hold."""
+    """Return the instances of all splits, which must not occur in any training text."""
     paths = sorted(folder.glob("word_problems_ja.*.jsonl"))
     lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     return frozenset(json.loads(line)["plan"] for line in lines)

@@ -53,7 +53,7 @@ class VisionPlan:
 
 
 class ContrastiveProgress(NamedTuple):
-    """Where the contrastive training stands."""
+    """Progress of the contrastive training."""
 
     step: int
     steps: int
@@ -188,7 +188,7 @@ def _fit(
     for step in range(plan.steps):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = plan.learning_rate * _schedule(step, plan.steps)
-        # Neighbours in the pool are dealt from one shuffled round of concepts: hardly two of a batch share a name.
+        # Neighbours in the pool come from one shuffled round of concepts: few pictures of a batch share a name.
         start = int(rng.integers(len(pool.scenes) - plan.batch + 1))
         dealt = slice(start, start + plan.batch)
         captions = [_caption(rng, scene) for scene in pool.scenes[dealt]]
@@ -207,7 +207,7 @@ def _fit(
 
 
 class _PatchLoss(torch.nn.Module):
-    """Cross-entropy of every patch against the concept at its place, in the last layer but one."""
+    """Cross-entropy of every patch against the concept at its position, in the second-to-last layer."""
 
     def __init__(self, clip: open_clip.CLIP, pool: PicturePool, *, plan: VisionPlan) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class _PatchLoss(torch.nn.Module):
 
 
 def _optimizers(clip: open_clip.CLIP, patches: torch.nn.Module, *, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices of the blocks and AdamW for all else."""
+    """Return Muon for the matrices of the blocks and AdamW for all other parameters."""
     matrices = [p for name, p in clip.named_parameters() if p.ndim == 2 and ".resblocks." in name]
     chosen = {id(p) for p in matrices}
     others = [p for p in (*clip.parameters(), *patches.parameters()) if id(p) not in chosen]

@@ -1,4 +1,4 @@
-"""Trains the embedded VLM in LLaVA's two stages, on English alone, and saves it with its processor.
+"""Train the embedded VLM in LLaVA's two stages, only on English, and save it with its processor.
 
 The vision tower is frozen throughout, so every picture goes through it once. Stage 1 trains the projector against the
 ancestor as it is and, as LLaVA's first stage means to, aligns image tokens with word embeddings: each is drawn towards
@@ -39,7 +39,7 @@ _FEATURE_BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VlmPlan:
-    """Sizes of the two stages; a step is `batch` pictures, of which `text_share` gives way to text in stage 2.
+    """Sizes of the two stages; a step has `batch` pictures, of which stage 2 replaces the share `text_share` by text.
 
     `alignment` weighs the distance of image tokens to emoji beside the answers' loss: of their embeddings in stage 1,
     of what the trained blocks make of them in stage 2.
@@ -60,7 +60,7 @@ class VlmPlan:
 
 
 class VlmProgress(NamedTuple):
-    """Where the training stands."""
+    """Progress of the training."""
 
     stage: int
     step: int
@@ -131,7 +131,7 @@ def assemble(
     language.resize_token_embeddings(rows, mean_resizing=False)
     for table in (language.model.embed_tokens, language.lm_head):
         table.weight.data[old_rows:] = table.weight.data[:old_rows].mean(dim=0)
-    # Where the parts lay is no business of who gets the model.
+    # Users of the model do not need the paths of its parts.
     language.config.name_or_path = vision.config.name_or_path = ""
     config = LlavaConfig(
         vision_config=vision.config,
@@ -154,7 +154,7 @@ def assemble(
 
 
 def tower_features(model: LlavaForConditionalGeneration, pool: PicturePool) -> Tensor:
-    """Return what the projector reads of every picture: float32, shape (pictures, image tokens, tower width)."""
+    """Return the projector's input for every picture: float32, shape (pictures, image tokens, tower width)."""
     tower, layer = model.model.vision_tower, model.config.vision_feature_layer
     parts = []
     with torch.inference_mode():
@@ -175,7 +175,7 @@ def save_vlm(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenize
 
 
 def processor_of(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """Return the processor: pictures at 64 x 64 as they are, one image token a patch."""
+    """Return the processor: pictures of 64 x 64 without resizing, one image token per patch."""
     side = {"height": PICTURE_SIDE_PX, "width": PICTURE_SIDE_PX}
     images = CLIPImageProcessor(
         size=side,

@@ -1,4 +1,4 @@
-"""Draws the embedded word problems: one plan of numbers, told in Japanese and in English, with worked solutions.
+"""Draw the embedded word problems: one plan of numbers, worded in Japanese and in English, with worked solutions.
 
 One problem, as it stands in the task files:
 
@@ -16,7 +16,7 @@ import numpy as np
 from evovlm.zoo.word_problem_templates import DISTRACTORS, ITEMS, KINDS, NAMES, Item, Kind
 
 HELD_OUT_TEMPLATES = 1
-"""How many Japanese templates of each kind, counted from the last, are kept for the report split."""
+"""Number of Japanese templates of each kind, counted from the last, that only the report split uses."""
 
 LARGEST = 120
 """No number of a problem or its solution is larger."""
@@ -28,7 +28,7 @@ _ORDER_EN = ("", "Then ", "Finally ")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One problem in both languages. `plan` identifies the instance: kind, thing and numbers, whatever the wording."""
+    """One problem in both languages. `plan` identifies the instance in any wording: kind, thing and numbers."""
 
     kind: str
     plan: str
@@ -43,7 +43,7 @@ class Problem:
 
     @property
     def steps(self) -> int:
-        """How many calculations the solution takes, 1 to 3."""
+        """Number of calculations in the solution, 1 to 3."""
         return self.solution_en.count("=")
 
 
@@ -79,7 +79,7 @@ def _draw(rng: np.random.Generator, *, kind: Kind, held_out: bool | None) -> Pro
     cut = len(kind.ja) - HELD_OUT_TEMPLATES
     wordings = {False: range(cut), True: range(cut, len(kind.ja)), None: range(len(kind.ja))}[held_out]
     wording = wordings[int(rng.integers(len(wordings)))]
-    # The same place in both tables is the same wording, so that the two questions are translations of one another.
+    # The same position in both tables is the same wording, so that the two questions are translations of each other.
     ja, en = kind.ja[wording], kind.en[wording % len(kind.en)]
     if rng.random() < 0.12:
         before_ja, before_en = DISTRACTORS[int(rng.integers(len(DISTRACTORS)))]
@@ -130,7 +130,7 @@ def _draw_numbers(rng: np.random.Generator, kind: Kind) -> tuple[dict[str, int],
 
 
 def _calculate(left: int, sign: str, right: int) -> int | None:
-    """Return the result, or None where a grade-school problem would not ask for it."""
+    """Return the result, or None if it does not suit a grade-school problem."""
     if sign == "÷":
         quotient, rest = divmod(left, right)
         return quotient if rest == 0 and 2 <= quotient <= 12 else None
