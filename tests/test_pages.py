@@ -188,6 +188,13 @@ def test_the_architecture_has_a_line_for_every_folder_of_the_package() -> None:
             assert f"`{folder}" in text, folder
 
 
+def test_the_architecture_shows_the_floors_that_are_checked() -> None:
+    shown = text_of("docs/architecture.md").partition("## The floors")[2].partition("## Wings")[0]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    for module in " | ".join(settings["contracts"][0]["layers"]).split(" | "):
+        assert re.search(rf"\b{module}\b", shown), module
+
+
 def test_contributing_is_short() -> None:
     assert len(text_of("CONTRIBUTING.md").encode()) <= 8192
 
