@@ -1,21 +1,21 @@
-"""Every error a user can mend, in one tree.
+"""Every error that a user can fix, in one tree.
 
     EvovlmError
-    ├── ConfigError            a YAML file says something it cannot say (all its problems at once)
+    ├── ConfigError            a YAML file is wrong (all its problems at once)
     ├── ModelError
-    │   ├── ModelNotFound      no such folder, no such hub id, or no way to reach it
-    │   ├── BrokenCheckpoint   a model folder lacks something: weights, tokenizer, config
-    │   ├── PickledWeights     weights in a pickle format, which is never read
+    │   ├── ModelNotFound      no such folder or hub id, or the hub cannot be reached
+    │   ├── BrokenCheckpoint   a model folder lacks a part: weights, tokenizer, config
+    │   ├── PickledWeights     weights as pickles, which are never read
     │   ├── UnknownArchitecture
-    │   └── IncompatibleModels shapes, vocabularies or methods that do not fit together
+    │   └── IncompatibleModels shapes, vocabularies or methods do not fit together
     ├── TaskError              a task's data is missing or malformed, or a report split was asked for in a search
-    ├── OutputError            a result cannot be written: the disk is full, no right to, another process at it
-    │   └── OutputExists       a folder or file that would be overwritten
-    ├── NotEnoughRoom          a disk that cannot hold what is to be fetched or written
+    ├── OutputError            a result cannot be written: full disk, no permission, another process
+    │   └── OutputExists       a folder or file would be overwritten
+    ├── NotEnoughRoom          a disk is too small for what is to be fetched or written
     ├── CodeNotAllowed         code that a file names would run, and --allow-code was not given
     ├── PluginError            a row that another installed package adds to a table cannot be used
     └── RunError
-        ├── RunMismatch        resuming with another config, or a journal that is not this run's
+        ├── RunMismatch        the config is not the run's, or the journal was changed
         └── AllCandidatesFailed
 
 A message says where, what was found, what was needed, and what to do. The command line prints it and exits with 2.
@@ -23,7 +23,7 @@ A message says where, what was found, what was needed, and what to do. The comma
 
 
 class EvovlmError(Exception):
-    """Something the user can mend."""
+    """An error that the user can fix."""
 
 
 def first_line(error: BaseException) -> str:
@@ -33,7 +33,7 @@ def first_line(error: BaseException) -> str:
 
 
 class ConfigError(EvovlmError):
-    """A YAML file is not what it must be."""
+    """A YAML file is wrong."""
 
 
 class ModelError(EvovlmError):
@@ -41,7 +41,7 @@ class ModelError(EvovlmError):
 
 
 class ModelNotFound(ModelError):
-    """A model reference leads nowhere."""
+    """No model is found for a reference."""
 
 
 class BrokenCheckpoint(ModelError):
@@ -57,7 +57,7 @@ class UnknownArchitecture(ModelError):
 
 
 class IncompatibleModels(ModelError):
-    """Models that cannot be merged as the recipe says."""
+    """The models cannot be merged as the recipe says."""
 
 
 class TaskError(EvovlmError):
@@ -69,7 +69,7 @@ class OutputError(EvovlmError):
 
 
 class OutputExists(OutputError):
-    """Something is already there and is not overwritten."""
+    """The target exists and is not overwritten."""
 
 
 class NotEnoughRoom(EvovlmError):
@@ -85,7 +85,7 @@ class PluginError(EvovlmError):
 
 
 class RunError(EvovlmError):
-    """A run cannot go on."""
+    """A run cannot continue."""
 
 
 class RunMismatch(RunError):

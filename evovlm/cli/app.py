@@ -84,10 +84,9 @@ def _check_current_folder() -> None:
 
 
 def main() -> None:
-    """Run the command line: exit 0 done, 2 what the user can mend, 130 interrupted, 143
-    terminated."""
-    # Two OpenMP threads that spin while they wait make a busy machine crawl (measured: 1.8 s becomes 12 s and more);
-    # the library reads this once, when torch is first imported.
+    """Run the command line: exit code 0 done, 2 an error that the user can fix, 130 interrupted, 143 terminated."""
+    # OpenMP threads that spin while they wait slow a busy machine down (measured: 1.8 s becomes 12 s and more).
+    # The library reads this once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _check_current_folder()
@@ -95,6 +94,6 @@ def main() -> None:
     except EvovlmError as error:
         from evovlm.cli.rendering import without_controls
 
-        # A message may quote what stands in a file of anybody's.
+        # A message may quote a file from a stranger.
         typer.echo(without_controls(f"error: {error}"), err=True)
         sys.exit(2)

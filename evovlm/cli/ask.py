@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evovlm.models.loading import LoadedModel
     from evovlm.tasks.task import Decoding
 
-_NO_QUESTION = "there is no question. Give one behind the model, or questions on the standard input, one a line."
+_NO_QUESTION = "no question was given. Write one after the model, or questions on the standard input, one per line."
 
 
 def ask(
@@ -23,25 +23,26 @@ def ask(
         typer.Argument(help="A folder, a hub id, zoo:NAME, or a recipe (YAML).", autocompletion=complete_models),
     ],
     question: Annotated[
-        str | None, typer.Argument(help="What to ask; without it, each line of the standard input.")
+        str | None, typer.Argument(help="What to ask; by default each line of the standard input.")
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option("--image", "-i", help="A picture: a file or http(s) address; may be repeated.")
+        list[str] | None,
+        typer.Option("--image", "-i", help="A picture, a file or http(s) address; may be repeated."),
     ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
             "--prompt",
-            help="chat (the model's template), plain (the question alone), a name such as ja-alpaca-cot, or a text "
-            "that holds {input}; default: chat if it can, else plain.",
+            help="chat (the model's template), plain (only the question), a name such as ja-alpaca-cot, or a text "
+            "with {input}; default: chat if the model has a template, else plain.",
             autocompletion=complete_prompts,
         ),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", help="The system message of a chat.")] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 512,
-    beams: Annotated[int, typer.Option("--beams", min=1, help="Beam search, with so many beams.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The most tokens of an answer.")] = 512,
+    beams: Annotated[int, typer.Option("--beams", min=1, help="The number of beams of the search.")] = 1,
     repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", min=0.01, help="Above 1 against repetition.")
+        float, typer.Option("--repetition-penalty", min=0.01, help="Values above 1 reduce repetition.")
     ] = 1.0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,
@@ -55,7 +56,7 @@ def ask(
 
     if sys.stdin.isatty() if question is None else not question.strip():
         raise ConfigError(_NO_QUESTION)
-    # A slip in a name is told before torch is loaded, which takes seconds.
+    # A wrong name is reported before torch is loaded, which takes seconds.
     if prompt not in (None, CHAT, PLAIN):
         template_of(prompt)
 
@@ -71,8 +72,8 @@ def ask(
         manner = Manner(prompt=chosen, system=system, images=pictures)
         check_manner(loaded, manner)
         if prompt is None and chosen != CHAT:
-            why = "the model has no chat template" if chosen == PLAIN else "what the embedded models were trained on"
-            typer.echo(f"prompt: {chosen} ({why}; --prompt names another)", err=True)
+            why = "the model has no chat template" if chosen == PLAIN else "the embedded models were trained on it"
+            typer.echo(f"prompt: {chosen} ({why}; choose another with --prompt)", err=True)
         for text in _questions(question):
             _answer(loaded, text, manner=manner, decoding=decoding, as_json=as_json)
 
@@ -83,12 +84,12 @@ def _questions(question: str | None) -> Iterator[str]:
     if question is not None:
         yield question
         return
-    there_is_one = False
+    asked = False
     for line in sys.stdin:
         if line.strip():
-            there_is_one = True
+            asked = True
             yield line.strip()
-    if not there_is_one:
+    if not asked:
         raise ConfigError(_NO_QUESTION)
 
 
@@ -98,7 +99,7 @@ def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "De
 
     started = False
 
-    def tell(piece: str) -> None:
+    def show(piece: str) -> None:
         nonlocal started
         shown = without_controls(piece)
         shown = shown if started else shown.lstrip()
@@ -108,7 +109,7 @@ def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "De
 
     began = time.perf_counter()
     generated = answer_question(
-        loaded, manner.question(text), decoding=decoding, on_text=(lambda _: None) if as_json else tell
+        loaded, manner.question(text), decoding=decoding, on_text=(lambda _: None) if as_json else show
     )
     if not as_json:
         typer.echo()

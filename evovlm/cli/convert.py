@@ -12,7 +12,7 @@ def convert(
     out: Annotated[Path, typer.Option("--out", help="The new folder to write the model to.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Rewrite pickled weights (*.bin) as safetensors; pickles that hold more than tensors are refused."""
+    """Rewrite pickled weights (*.bin) as safetensors; pickles that contain more than tensors are refused."""
     from evovlm.cli.progress import Waiting
 
     with Waiting(f"rewriting {model}"):

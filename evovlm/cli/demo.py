@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A smaller search, under 2 minutes on 2 cores.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="The seed of the searches.")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="Where the runs and models go.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="The folder for the runs and models.")] = Path("demo"),
     only: Annotated[str | None, typer.Option("--only", help="evollm or evovlm.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
@@ -30,7 +30,7 @@ def demo(
     from evovlm.runs.demo import PIPELINES, run_pipeline
 
     if only is not None and only not in PIPELINES:
-        raise ConfigError(f"--only {only}: there is {' and '.join(PIPELINES)}.")
+        raise ConfigError(f"--only {only}: choose {' or '.join(PIPELINES)}.")
     console = stderr_console()
     began = time.monotonic()
     results: dict[str, PipelineResult] = {}
@@ -105,7 +105,7 @@ def _print_result(console: "Console", result: "PipelineResult") -> None:
 
 
 def _label(standing: "Standing", result: "PipelineResult") -> str:
-    """Return what a model is called; of pictures, a text model answers inside the VLM."""
+    """Return the name of a model; on pictures, a text model answers inside the VLM."""
     if standing.role == "parent":
         whole = result.pipeline.name == "evovlm" and standing.name != "vlm"
         return f"{standing.name} inside the VLM" if whole else standing.name
@@ -119,7 +119,7 @@ def _print_example(console: "Console", example: "Example") -> None:
     grid = Table(box=None, show_header=False, padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    # Text, not str: a model's answer is shown as it is, never read as markup.
+    # Text, not str: a model's answer is shown as it is and not read as markup.
     grid.add_row("question", Text(f"{example.question}  ({example.reference})"))
     for name, answer in example.answers.items():
         shown = "".join(char if char.isprintable() else " " for char in answer)
@@ -137,7 +137,5 @@ def _print_next(results: "list[PipelineResult]", *, seconds: float) -> None:
     typer.echo(f"  evovlm show {first.run_folder}")
     typer.echo(f"  evovlm report {first.run_folder} --score    # a page to look at")
     typer.echo(f"  evovlm score {first.model_folder} --task {first.task}")
-    typer.echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model    # change its numbers first, say")
-    typer.echo(
-        f"  evovlm evolve {first.run_folder / 'config.yaml'} --out my-run    # a search of your own: edit a copy"
-    )
+    typer.echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model    # after changing its numbers")
+    typer.echo(f"  evovlm evolve {first.run_folder / 'config.yaml'} --out my-run    # your own search: edit a copy")

@@ -1,4 +1,4 @@
-"""`evovlm doctor`: what this machine has for evovlm, what is missing, and the command that helps."""
+"""`evovlm doctor`: what evovlm finds on this machine, what is missing, and the command that installs it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

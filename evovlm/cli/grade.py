@@ -1,4 +1,4 @@
-"""`evovlm grade FILE`: scores saved predictions; of two files, which model is better."""
+"""`evovlm grade FILE`: score saved predictions, and compare two files."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evovlm.evaluation.comparison import Comparison
     from evovlm.evaluation.grading import Graded
 
-_COLUMN = "The column with {}; the usual names are tried."
+_COLUMN = "The column with {}; by default the usual names are tried."
 
 
 def grade(
@@ -49,11 +49,11 @@ def grade(
         typer.Option("--clip-model", help="For clip_score: an open_clip model, such as ViT-B-32:laion2b_s34b_b79k."),
     ] = None,
     prediction_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the answers"))] = None,
-    reference_column: Annotated[str | None, typer.Option(help=_COLUMN.format("what is right"))] = None,
-    id_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the ids; else rows are numbered"))] = None,
-    image_column: Annotated[str | None, typer.Option(help=_COLUMN.format("pictures' paths, beside the file"))] = None,
+    reference_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the references"))] = None,
+    id_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the ids; by default a row's number"))] = None,
+    image_column: Annotated[str | None, typer.Option(help=_COLUMN.format("pictures' paths from the file on"))] = None,
     choices_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the options of a question"))] = None,
-    rows_at: Annotated[str | None, typer.Option(help="Where in a JSON object the rows are: KEY/KEY.")] = None,
+    rows_at: Annotated[str | None, typer.Option(help="The place of the rows in a JSON object: KEY/KEY.")] = None,
     device: Annotated[str, typer.Option("--device", help="For clip_score: auto, cpu, cuda, cuda:1, ...")] = "auto",
     save: Annotated[Path | None, typer.Option("--save", help="Write every answer's score to this JSONL file.")] = None,
     allow_code: AllowCode = False,
@@ -108,14 +108,14 @@ def _as_json(
 
     from evovlm.evaluation.answers import figures
 
-    def told(each: "Graded") -> dict[str, object]:
+    def row(each: "Graded") -> dict[str, object]:
         reasons = {reason: len(ids) for reason, ids in each.unscored.items()}
         measured = {"task": each.task, "measured": str(each.scoring)}
         return {**measured, **figures(each.score, metric=each.scoring.metric), "reasons": reasons}
 
     return {
         "files": [
-            {"file": str(file), "tasks": [told(each) for each in of_file]}
+            {"file": str(file), "tasks": [row(each) for each in of_file]}
             for file, of_file in zip(files, graded, strict=True)
         ],
         "comparisons": [{"task": task, **asdict(found)} for task, found in compared.items()],

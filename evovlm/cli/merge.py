@@ -26,15 +26,15 @@ _SIZE = re.compile(r"\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<unit>[a-z]*)\s*", re
 
 def merge(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to write the model to.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the model.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the model folder that is there, once the new one is complete.")
+        bool, typer.Option("--overwrite", help="Replace an existing model folder, once the new one is complete.")
     ] = False,
     max_shard_size: Annotated[
-        str, typer.Option("--max-shard-size", help="The largest file of weights: 5GB, 500MB, 2GiB or bytes.")
+        str, typer.Option("--max-shard-size", help="The largest size of a weight file: 5GB, 500MB, 2GiB or bytes.")
     ] = "5GB",
     allow_non_finite: Annotated[
-        bool, typer.Option("--allow-non-finite", help="Merge models that hold NaN or infinities, too.")
+        bool, typer.Option("--allow-non-finite", help="Also merge models that contain NaN or infinite numbers.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -45,7 +45,7 @@ def merge(
 
     shard_bytes = parse_size(max_shard_size, option="--max-shard-size")
     progress = WriteProgress(title=f"writing {out.name}")
-    # Within `stopping`: loading the numerical libraries takes long enough to be interrupted.
+    # Inside `stopping`: users may interrupt the loading of the numerical libraries, too.
     with stopping(f"stopped; nothing was written to {out}."), closing(progress):
         from evovlm.merging.arithmetic.methods import METHODS
         from evovlm.merging.before.preflight import preflight_recipe
@@ -93,13 +93,13 @@ def _as_text(written: "WrittenCheckpoint") -> str:
 
 
 def parse_size(text: str, *, option: str) -> int:
-    """Return the bytes that `text` means; GB are 1000^3 bytes and GiB 1024^3, upper or lower case.
+    """Return the number of bytes in `text`; GB are 1000^3 bytes and GiB 1024^3, upper or lower case.
 
-    Raises ConfigError, which names the option, for what is no size of at least one byte.
+    Raises ConfigError, which names the option, for a text that is not a size of at least one byte.
     """
     found = _SIZE.fullmatch(text)
     if found is None or found["unit"].upper() not in _UNITS:
-        raise ConfigError(f"{option}: '{text}' is no size; write 5GB, 500MB, 2GiB or a number of bytes.")
+        raise ConfigError(f"{option}: '{text}' is not a size; write 5GB, 500MB, 2GiB or a number of bytes.")
     size_bytes = int(Decimal(found["number"]) * _UNITS[found["unit"].upper()])
     if size_bytes < 1:
         raise ConfigError(f"{option}: '{text}' is less than a byte; write 5GB, 500MB, 2GiB or a number of bytes.")

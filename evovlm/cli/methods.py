@@ -1,4 +1,4 @@
-"""`evovlm methods`: the merge methods there are."""
+"""`evovlm methods`: list the merge methods."""
 
 import json
 import math
@@ -14,7 +14,7 @@ _WIDTH = 100
 
 
 def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
-    """List the merge methods: what each does and is from, the models it takes, its parameters and its settings."""
+    """List the merge methods: what each does, its paper, the models it takes, its parameters and its settings."""
     from evovlm.merging.arithmetic.methods import METHODS
 
     if as_json:
@@ -24,7 +24,7 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the tabl
 
     from evovlm.cli.tables import plain_table
 
-    # A terminal may be narrower; what is not one takes all the width.
+    # A terminal may be narrower; other outputs take the full width.
     console = Console()
     console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
     table = plain_table(apart=True)
@@ -68,12 +68,12 @@ def _row(method: "Method") -> Mapping[str, object]:
 
 
 def _bound(number: float) -> float | None:
-    """Return a bound as JSON has it, which knows no infinity."""
+    """Return a bound as JSON can hold it: None for infinity."""
     return number if math.isfinite(number) else None
 
 
 def _settings(method: "Method") -> Mapping[str, object]:
-    """Return the settings that make a difference, under their names in a recipe, with the method's own defaults."""
+    """Return the settings that the method uses, by their names in a recipe, with the method's defaults."""
     from evovlm.recipes.recipe import MergeSettings
 
     defaults = MergeSettings(normalize=method.normalize)

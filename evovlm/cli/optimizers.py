@@ -1,4 +1,4 @@
-"""`evovlm optimizers`: the optimizers there are."""
+"""`evovlm optimizers`: list the optimizers."""
 
 import inspect
 import json
@@ -8,7 +8,7 @@ import typer
 
 
 def optimizers(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
-    """List the optimizers: what each does, what to take it for, and whether it takes several goals."""
+    """List the optimizers: what each does, what it is good for, and whether it takes several goals."""
     from evovlm.search.catalogue import OPTIMIZERS
 
     rows: list[dict[str, str | bool]] = [
@@ -27,7 +27,7 @@ def optimizers(as_json: Annotated[bool, typer.Option("--json", help="Print the t
 
     from evovlm.cli.tables import plain_table
 
-    table = plain_table("optimizer", "what it does", "what for", "several goals", apart=True)
+    table = plain_table("optimizer", "what it does", "good for", "several goals", apart=True)
     for row in rows:
         table.add_row(*("yes" if cell is True else "" if cell is False else str(cell) for cell in row.values()))
     Console().print(table)

@@ -1,4 +1,4 @@
-"""What a command shows on the standard error while it works: what it waits for, and how far it is."""
+"""Progress displays on the standard error."""
 
 import threading
 import time
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from evovlm.search.loop import Generation
 
 SILENT_S = 2.0
-"""What takes no longer than this shows no progress."""
-_TELLING_SHARE = 0.1
+"""Progress is shown after this time."""
+_KNOWN_SHARE = 0.1
 """The speed of the first answers says little about the rest before this share of the questions is answered."""
 _LINE_EVERY_S = 10.0
 """How often progress is printed where there is no terminal to draw it on."""
 
 
 def stderr_console() -> Console:
-    """Return a console on stderr: progress never mixes with results."""
+    """Return a console on stderr, so that progress never mixes with results."""
     return Console(stderr=True)
 
 
 class Waiting:
-    """A turning sign and what is waited for, on a terminal and after `after_s` seconds; elsewhere nothing at all.
+    """A spinner with a title, on a terminal and after `after_s` seconds; elsewhere nothing.
 
-    Use it as `with Waiting("loading"): ...`, or `close()` it. Another display may begin once it is closed.
+    Use it as `with Waiting("loading"): ...`, or `close()` it. Another display may start once it is closed.
     """
 
     def __init__(self, title: str, *, console: Console | None = None, after_s: float = SILENT_S) -> None:
@@ -56,7 +56,7 @@ class Waiting:
         self.close()
 
     def close(self) -> None:
-        """Take it down, or let it never appear."""
+        """Remove the spinner, or keep it from appearing."""
         self._timer.cancel()
         with self._lock:
             self._closed = True
@@ -67,13 +67,13 @@ class Waiting:
     def _show(self) -> None:
         with self._lock:
             if not self._closed:
-                # What is named comes from files too: no markup.
+                # The title may come from a file: no markup.
                 self._status = Status(self._title.replace("[", r"\["), console=self._console)
                 self._status.start()
 
 
 def _written_state(done_bytes: int, total_bytes: int, speed: float) -> str:
-    """Return how much is written, how fast (bytes a second) and what is left."""
+    """Return how much is written, the speed (in bytes per second) and the time left."""
     parts = [f"{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB"]
     if speed > 0:
         parts.append(f"{speed / 1e9:.2f} GB/s")
@@ -85,10 +85,10 @@ def _written_state(done_bytes: int, total_bytes: int, speed: float) -> str:
 
 
 class WriteProgress:
-    """Shows the writing of a model once it takes a while: a live bar on a terminal, a line now and then elsewhere.
+    """Shows the writing of a model if it takes long: a live bar on a terminal, a line now and then elsewhere.
 
-    `clock` gives seconds that only go up. Speed and time left are counted from the first piece on: opening models,
-    or fetching them, is no measure of writing.
+    `clock` gives seconds and never goes back. Speed and time left are measured from the first chunk on, without the
+    time for opening or fetching models.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class WriteProgress:
         self._task: TaskID | None = None
         self._began = clock()
         self._first: tuple[float, int] | None = None
-        self._told: float | None = None
+        self._shown_at: float | None = None
 
     def on_progress(self, *, done_bytes: int, total_bytes: int, tensors_done: int, tensors_total: int) -> None:
-        """Show how far the writing is, unless it has only begun."""
+        """Show the progress, unless the writing has only just begun."""
         now = self._clock()
         if self._first is None:
             self._first = now, done_bytes
@@ -113,8 +113,8 @@ class WriteProgress:
         speed = (done_bytes - self._first[1]) / (now - self._first[0]) if now > self._first[0] else 0.0
         state = f"{tensors_done}/{tensors_total} tensors, {_written_state(done_bytes, total_bytes, speed)}"
         if not self._console.is_terminal:
-            if self._told is None or now - self._told >= _LINE_EVERY_S:
-                self._told = now
+            if self._shown_at is None or now - self._shown_at >= _LINE_EVERY_S:
+                self._shown_at = now
                 self._console.file.write(f"{self._title}: {state}\n")
                 self._console.file.flush()
             return
@@ -127,47 +127,47 @@ class WriteProgress:
             self._progress.update(self._task, completed=done_bytes, state=state)
 
     def close(self) -> None:
-        """Take the display down."""
+        """Remove the display."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
 
 class ScoreProgress:
-    """Shows a scoring once it takes a while: a live bar on a terminal, a line now and then elsewhere."""
+    """Shows a scoring if it takes long: a live bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console or stderr_console()
         self._clock = clock
         self._began = clock()
-        self._told: float | None = None
+        self._shown_at: float | None = None
         self._title = ""
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
     def loading(self, *, model: str) -> None:
-        """Say that a model is being loaded, which may take long."""
+        """Show that a model is being loaded."""
         self._show(f"loading {model}", completed=0, total=None, state="")
 
     def asking(self, *, model: str, task: str) -> None:
-        """Begin anew."""
+        """Show the progress of another task from the start."""
         self._title = f"{model}, {task}"
         self._show(self._title, completed=0, total=None, state="")
 
     def answered(self, progress: "AnswerProgress") -> None:
-        """Show how far it is: questions, speed, what is left."""
+        """Show the progress: questions, speed, time left."""
         done, total = progress.done, progress.total
         parts = [f"{done}/{total} questions"]
         # The first answers to finish are the shortest, and those still being written are not counted.
-        is_telling = progress.asked >= _TELLING_SHARE * (total - done + progress.asked)
-        if is_telling and progress.tokens and progress.seconds:
+        is_known = progress.asked >= _KNOWN_SHARE * (total - done + progress.asked)
+        if is_known and progress.tokens and progress.seconds:
             parts.append(f"{progress.tokens / progress.seconds:.0f} tokens/s")
-        if is_telling and progress.asked and done < total:
+        if is_known and progress.asked and done < total:
             parts.append(f"about {duration(progress.seconds / progress.asked * (total - done))} left")
         self._show(self._title, completed=done, total=total, state=", ".join(parts))
 
     def close(self) -> None:
-        """Take the display down."""
+        """Remove the display."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -183,14 +183,18 @@ class ScoreProgress:
                 self._task = self._progress.add_task(title, total=total, state=state)
             elif self._progress is not None and self._task is not None:
                 self._progress.update(self._task, description=title, completed=completed, total=total, state=state)
-        elif state and now - self._began >= SILENT_S and (self._told is None or now - self._told >= _LINE_EVERY_S):
-            self._told = now
+        elif (
+            state
+            and now - self._began >= SILENT_S
+            and (self._shown_at is None or now - self._shown_at >= _LINE_EVERY_S)
+        ):
+            self._shown_at = now
             self._console.file.write(f"{title}: {state}\n")
             self._console.file.flush()
 
 
 class SearchProgress:
-    """Shows a run as it goes: a live bar on a terminal, one plain line a generation elsewhere."""
+    """Shows the progress of a search: a live bar on a terminal, one plain line per generation elsewhere."""
 
     def __init__(self, *, title: str, console: Console | None = None, silent_s: float = SILENT_S) -> None:
         self._title = title
@@ -212,13 +216,13 @@ class SearchProgress:
         self._began = time.monotonic()
 
     def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
-        """Open the display; without a number of candidates, it does not know how much is left."""
+        """Open the display; without a number of candidates, it cannot show the time left."""
         self._waiting.close()
         for warning in warnings:
             self._say(f"warning: {warning}", style="yellow")
         of = "" if candidates is None else f" of {candidates}"
         if done:
-            self._say(f"{self._title}: going on after {done}{of} candidates")
+            self._say(f"{self._title}: resuming after {done}{of} candidates")
         self._candidates, self._generations, self._replayed = candidates, generations, done
         self._began = time.monotonic()
         if self._console.is_terminal:
@@ -243,18 +247,18 @@ class SearchProgress:
         self._refresh(advance=1)
 
     def generation_ended(self, generation: "Generation") -> None:
-        """Say how a generation did."""
+        """Show the result of a generation."""
         fitnesses = [outcome.fitness for outcome in generation.outcomes if hasattr(outcome, "fitness")]
         self._mean = sum(fitnesses) / len(fitnesses)
         self._generation = generation.number + 1
         if self._progress is not None:
             self._refresh(advance=0)
         elif self._seen > self._replayed:
-            # A generation that is only replayed was told when it was new.
+            # A replayed generation was printed when it was new.
             self._say(f"{self._title}: {self._state()}")
 
     def close(self) -> None:
-        """Take the display down."""
+        """Remove the display."""
         self._waiting.close()
         if self._progress is not None:
             self._progress.stop()
@@ -285,6 +289,6 @@ class SearchProgress:
         if self._console.is_terminal:
             self._console.print(text, style=style, markup=False, highlight=False)
         else:
-            # A plain line as it is: rich would break it at the width of a terminal that is not there.
+            # Written without rich, which would break the line at a terminal's width.
             self._console.file.write(text + "\n")
             self._console.file.flush()

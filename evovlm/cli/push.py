@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 def push(
     checkpoint: Annotated[Path, typer.Argument(help="A model folder that `evovlm merge` wrote.")],
-    repo_id: Annotated[str, typer.Argument(help="Where it goes: OWNER/NAME.")],
-    private: Annotated[bool, typer.Option("--private", help="Let nobody else see it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    repo_id: Annotated[str, typer.Argument(help="The repository: OWNER/NAME.")],
+    private: Annotated[bool, typer.Option("--private", help="Keep the repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Publish without asking.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Publish a merged model on the hub with its card; shows files, sizes and licence first, and asks."""
@@ -31,7 +31,9 @@ def push(
         check_repo_id(repo_id)
         if not yes:
             if not sys.stdin.isatty():
-                raise ConfigError("there is no terminal to ask on. Add --yes to publish, or --dry-run to look only.")
+                raise ConfigError(
+                    "without a terminal nothing can be asked. Add --yes to publish, or --dry-run to look only."
+                )
             typer.confirm(f"publish this as {repo_id}?", abort=True, err=True)
         with stopping():
             _show_progress_on_terminals_only()
@@ -45,7 +47,7 @@ def push(
 
 
 def _describe(found: "Publication", repo_id: str, *, private: bool) -> None:
-    """Say on the standard error what is going to be sent."""
+    """Print on the standard error what is going to be sent."""
     from evovlm.cli.rendering import without_controls
 
     def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Values as people read them: scores, counts, sizes, lengths of time, and texts that a terminal may have."""
+"""Values as text: scores, counts, sizes, durations, and text that is safe for a terminal."""
 
 import json
 import re
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evovlm.merging.before.findings import ResultSize
 
-# C0 and C1 controls and DEL, and what turns the direction of writing.
+# C0 and C1 controls, DEL, and the characters that change the direction of writing.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def percent(value: float) -> str:
-    """Return a score in [0, 1] as people read it: 41.5."""
+    """Return a score in [0, 1] in percent: 41.5."""
     return f"{100 * value:.1f}"
 
 
@@ -29,7 +29,7 @@ def interval_text(low: float, high: float) -> str:
 
 
 def spark_line(values: Sequence[float], *, low: float, high: float, width: int = 60) -> str:
-    """Return one bar a value, between `low` and `high`; of more than `width` values, an even choice."""
+    """Return one bar per value, between `low` and `high`; of more than `width` values, every n-th."""
     step = max(1, -(-len(values) // width))
     shown = values[::-1][::step][::-1]
     scale = (high - low) or 1.0
@@ -37,7 +37,7 @@ def spark_line(values: Sequence[float], *, low: float, high: float, width: int =
 
 
 def result_text(size: "ResultSize") -> str:
-    """Return how large a merged model is: `26 blocks, 9.98 billion weights, 20.0 GB`, or at most so large."""
+    """Return the size of a merged model: `26 blocks, 9.98 billion weights, 20.0 GB`, with "at most" for a bound."""
     from evovlm.merging.before.needs import gigabytes
 
     weights = (
@@ -50,7 +50,7 @@ def result_text(size: "ResultSize") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as people read it: `42 s`, `3:05 min`, `2:40 h`."""
+    """Return a duration: `42 s`, `3:05 min`, `2:40 h`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -60,11 +60,11 @@ def duration(seconds: float) -> str:
 
 
 def without_controls(text: str) -> str:
-    """Return text of a model or data set as a terminal may have it: no control characters but line ends and tabs."""
+    """Return the text without control characters (line ends and tabs stay), so that a terminal can show it."""
     return _CONTROLS.sub("", text)
 
 
 def json_text(value: object) -> str:
-    """Return a value as one line of JSON that people can read, in which what a terminal would follow is escaped."""
+    """Return a value as one line of readable JSON, with control characters escaped."""
     text = json.dumps(value, ensure_ascii=False)
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

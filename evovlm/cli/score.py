@@ -1,4 +1,4 @@
-"""`evovlm score MODEL... --task T`: how good models are at one or more tasks, and which of them is better."""
+"""`evovlm score MODEL... --task T`: score models on one or more tasks, and compare them."""
 
 from contextlib import closing
 from pathlib import Path
@@ -34,10 +34,11 @@ def score(
     ],
     split: Annotated[str, typer.Option("--split", help="report or search.")] = "report",
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Score only the first samples of each task.")
+        int | None, typer.Option("--limit", min=1, help="Score only this many samples of each task, the first ones.")
     ] = None,
     decoding: Annotated[
-        str | None, typer.Option("--decoding", help="search: fewer tokens and one beam, where a task has it.")
+        str | None,
+        typer.Option("--decoding", help="search: the shorter decoding of searches, where a task has one."),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -55,11 +56,11 @@ def score(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     save: Annotated[Path | None, typer.Option("--save", help="Keep every answer in this new folder, as JSONL.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --save kept in its folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the scoring in the folder of --save.")] = False,
     allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Score models on the report split of one or more tasks, and compare each two of them."""
+    """Score models on the report split of one or more tasks, and compare each pair."""
     from evovlm.cli.progress import ScoreProgress
     from evovlm.cli.rendering import json_text
     from evovlm.cli.signals import stopping
@@ -69,10 +70,10 @@ def score(
     from evovlm.tasks.task import parse_split
 
     if resume and save is None:
-        raise ConfigError("--resume goes on with what --save kept. Name its folder with --save.")
+        raise ConfigError("--resume needs the folder of the scoring to continue. Name it with --save.")
     names = _task_names(task)
     places = _places(data or [], names)
-    # A slip in a name is told before torch is loaded, which takes seconds.
+    # A wrong name is reported before torch is loaded, which takes seconds.
     check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
     code = code_of_tasks(names)
     require_allowed(code, allow_code=allow_code)
@@ -81,8 +82,8 @@ def score(
     from evovlm.runs.scores.score_models import ask_models
 
     progress = ScoreProgress()
-    lost = "\nstopped; with --save DIR it could be continued." if save is None else None
-    with stopping(lost, flag="--resume"), closing(progress):
+    stopped = "\nstopped; with --save DIR it could be continued." if save is None else None
+    with stopping(stopped, flag="--resume"), closing(progress):
         scores = ask_models(
             models,
             tasks=names,
@@ -109,13 +110,13 @@ def _task_names(given: list[str]) -> list[str]:
 
     names: list[str] = []
     for text in given:
-        # A comma means something else in the name of a harness task, and may stand in a file's.
+        # In the name of a harness task a comma has another meaning, and file names may contain one.
         whole = is_harness_name(text) or Path(text).exists()
         names += [text] if whole else [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise ConfigError("--task: no task is named. `evovlm tasks` lists them.")
+        raise ConfigError("--task: no task was named. `evovlm tasks` lists them.")
     if len(set(names)) < len(names):
-        raise ConfigError(f"--task: a task is named twice ({', '.join(names)}). Name each once.")
+        raise ConfigError(f"--task: a task is named twice ({', '.join(names)}). Name each task once.")
     return names
 
 

@@ -1,4 +1,4 @@
-"""What stops a long command from outside, Ctrl-C and SIGTERM, and what is said then."""
+"""How long commands end on Ctrl-C and SIGTERM."""
 
 import shlex
 import signal

@@ -1,4 +1,4 @@
-"""Tables that several commands print: of scores, of a Pareto front, and how every table looks."""
+"""Tables that several commands print: scores, a Pareto front, and the style of all tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ _MOST_IDS = 3
 
 
 def plain_table(*headings: str, gap: int = 1, apart: bool = False) -> Table:
-    """Return an empty table; between columns are `gap` spaces and one, between rows that are `apart` an empty line."""
+    """Return an empty table with `gap` + 1 spaces between columns, and with `apart` an empty line between rows."""
     return Table(*headings, box=SIMPLE_HEAD, padding=(0, gap, int(apart), 0))
 
 
@@ -32,10 +32,10 @@ def print_line(console: Console, text: str) -> None:
 
 
 def print_scores(console: Console, title: str, rows: Sequence[tuple[str, "TaskScore"]], *, of: str) -> None:
-    """Print a table with a row per score, or, where the console is too narrow for it, its rows in words.
+    """Print a table with a row per score, or its rows in words where the console is too narrow.
 
-    `of` heads the column of names. Names and title come from files too: nothing in them is taken for markup or a
-    terminal's commands.
+    `of` is the heading of the names. Names and title may come from files: they are not read as markup or as commands
+    to the terminal.
     """
     headings = _HEADINGS if any(score.unscored for _, score in rows) else _HEADINGS[:-1]
     table = plain_table()
@@ -49,12 +49,12 @@ def print_scores(console: Console, title: str, rows: Sequence[tuple[str, "TaskSc
         console.print(table)
         return
     for name, score in rows:
-        told = ", ".join(f"{heading} {cell}" for heading, cell in zip(headings, _cells(score), strict=False))
-        print_line(console, f"{name}: {told}")
+        cells = ", ".join(f"{heading} {cell}" for heading, cell in zip(headings, _cells(score), strict=False))
+        print_line(console, f"{name}: {cells}")
 
 
 def _cells(score: "TaskScore") -> list[str]:
-    """Return what stands below each of the headings."""
+    """Return the cells of a row, in the order of the headings."""
     from evovlm.evaluation.intervals import mean_interval
 
     interval = interval_text(*mean_interval(score.per_sample))
@@ -63,16 +63,16 @@ def _cells(score: "TaskScore") -> list[str]:
 
 
 def comparison_text(first: str, second: str, found: "Comparison") -> str:
-    """Return a comparison in words, all figures with their signs."""
+    """Return a comparison in words, with signed figures."""
     return (
         f"{first} - {second}: {_signed(found.difference)} (95 % interval {_signed(found.low)} to "
         f"{_signed(found.high)}), p = {found.p_value:.2g} ({found.test}); better on {found.wins}, worse on "
-        f"{found.losses}, alike on {found.ties} of {found.n} samples"
+        f"{found.losses}, equal on {found.ties} of {found.n} samples"
     )
 
 
 def unscored_lines(reasons: Mapping[str, Sequence[str]], *, n: int) -> list[str]:
-    """Return why samples have no score, a line per reason, and which they are; `reasons` holds the ids of each."""
+    """Return why samples are unscored, one line per reason; `reasons` holds the ids of the samples."""
     lines = []
     shown = list(reasons.items())[:_MOST_REASONS]
     for reason, ids in shown:
@@ -80,7 +80,7 @@ def unscored_lines(reasons: Mapping[str, Sequence[str]], *, n: int) -> list[str]
         lines.append(f"{len(ids)} of {n} unscored: {reason} ({named})")
     left = sum(map(len, reasons.values())) - sum(len(ids) for _, ids in shown)
     if left:
-        lines.append(f"{left} of {n} unscored for other reasons, which --save keeps")
+        lines.append(f"{left} of {n} unscored for other reasons (--save lists all)")
     return lines
 
 

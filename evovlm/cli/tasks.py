@@ -1,4 +1,4 @@
-"""`evovlm tasks`: the tasks there are."""
+"""`evovlm tasks`: list the tasks."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
-    """List the tasks: what they ask, which splits they have, how answers are scored, where the data comes from."""
+    """List the tasks: their questions, their splits, how answers are scored, and where the data comes from."""
     from evovlm.cli.rendering import json_text
     from evovlm.tasks.catalogue import TASKS
 
@@ -56,7 +56,7 @@ def _as_json(task: "Task") -> dict[str, object]:
 
 
 def _sizes(task: "Task") -> dict[str, int | None]:
-    """Return how many samples each split has, None where only loading them would tell."""
+    """Return how many samples each split has, None where the split would have to be loaded."""
     splits = sorted(task.splits, reverse=True)
     return {split.value: len(task.samples(split)) if task.is_local else task.sizes.get(split) for split in splits}
 

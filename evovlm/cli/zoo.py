@@ -48,7 +48,7 @@ def listing(
 @zoo.command()
 def build(
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where to build; default: the package's own assets.")
+        Path | None, typer.Option("--out", help="The folder to build in; default: the package's assets.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The seed of data and training.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the folder as JSON.")] = False,

@@ -56,10 +56,10 @@ _TOKENIZER_MARKER = "tokenizer_config.json"
 
 
 def support_names(names: Iterable[str]) -> list[str]:
-    """Return those of a checkpoint's files (paths inside it) that go with the weights, sorted.
+    """Return the files of a checkpoint (paths inside it) that go with the weights, sorted.
 
     They are config, tokenizer, processor, chat templates, card, recipe and licences. A processor with several
-    tokenizers keeps each but the first in a folder of its own; a folder with a config.json is another model, such as a
+    tokenizers keeps all but the first in separate folders; a folder with a config.json is another model, such as a
     checkpoint of the training.
     """
     everything = set(names)
@@ -75,22 +75,22 @@ def support_names(names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupportFiles:
-    """The files of a folder that go with the weights, by name, and the names of texts that a link leads elsewhere."""
+    """The files of a folder that go with the weights, by name, and those left out because a link leads elsewhere."""
 
     files: Mapping[str, Path]
     left_out: tuple[str, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to say about the files that are left out."""
+        """Sentences about the files that are left out."""
         return tuple(f"{name} is left out: it is a link that leads out of the folder." for name in self.left_out)
 
 
 def find_support_files(folder: Path) -> SupportFiles:
     """Return the files of a checkpoint folder that go with its weights.
 
-    Raises BrokenCheckpoint for a link that leads nowhere, and for a file that the model needs and that a link leads out
-    of the folder (see `leads_outside`).
+    Raises BrokenCheckpoint for a link to nothing, and for a file that the model needs and that is a link out of the
+    folder (see `leads_outside`).
     """
     found: dict[str, Path] = {}
     left_out = []
@@ -107,7 +107,7 @@ def find_support_files(folder: Path) -> SupportFiles:
 
 
 def host_files(host: Path) -> SupportFiles:
-    """Return the files that a merged model takes from its host; the result has a card and a recipe of its own.
+    """Return the files that a merged model takes from its host; card and recipe are written anew.
 
     Raises what `find_support_files` raises.
     """
@@ -137,7 +137,7 @@ def copy_files(files: Mapping[str, Path], folder: Path) -> None:
 
 
 def refuse_outside(path: Path, folder: Path) -> None:
-    """Raise BrokenCheckpoint for a file of a checkpoint folder that a link leads out of it."""
+    """Raise BrokenCheckpoint for a file of a checkpoint folder that is a link out of the folder."""
     if leads_outside(path, folder):
         raise BrokenCheckpoint(
             f"{path}: is a link that leads out of the model's folder, and is not followed.\n"
@@ -181,10 +181,10 @@ def read_weight_map(index: Path) -> Mapping[str, str]:
     except (OSError, ValueError) as error:
         raise BrokenCheckpoint(f"{index}: cannot be read as JSON ({error}).") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise BrokenCheckpoint(f"{index}: has no weight_map.") from error
+        raise BrokenCheckpoint(f"{index}: weight_map is missing.") from error
     for shard in shards.values():
         path = PurePosixPath(shard)
         # An index is a stranger's text: it must not lead out of the checkpoint.
         if path.is_absolute() or ".." in path.parts or "\\" in shard or not path.name:
-            raise BrokenCheckpoint(f"{index}: names the shard '{shard}', which lies outside the checkpoint.")
+            raise BrokenCheckpoint(f"{index}: names the shard '{shard}', which is outside the checkpoint.")
     return shards

@@ -1,6 +1,6 @@
-"""Models on the hub: what they consist of, and their files in the hub's own cache.
+"""Models on the hub: their files, and the hub's cache of them.
 
-Everything goes through huggingface_hub, with its cache, its login and its offline mode (HF_HUB_OFFLINE=1).
+All access goes through huggingface_hub, with its cache, its login and its offline mode (HF_HUB_OFFLINE=1).
 """
 
 import glob
@@ -23,7 +23,7 @@ from evovlm.recipes.checkpoint_files import (
 )
 
 Wanted = Literal["weights", "headers", "pickles"]
-"""What to fetch beside config, tokenizer and card: safetensors weights, only their index, or pickled weights."""
+"""What to fetch besides config, tokenizer and card: safetensors weights, only their index, or pickled weights."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE_IN_URL = re.compile(r"/resolve/[^/]+/(?P<file>[^?#]+)")
@@ -32,7 +32,7 @@ _LOOK_UP_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubModel:
-    """A model on the hub; without a revision, what its main branch holds."""
+    """A model on the hub; without a revision, its main branch."""
 
     id: str
     revision: str | None = None
@@ -50,7 +50,7 @@ class HubListing:
 
 
 class HeaderEntry(NamedTuple):
-    """A tensor as a safetensors header names it: dtype code, shape, and the bytes it takes in the file's data."""
+    """A tensor in a safetensors header: dtype code, shape, and its byte range in the file's data."""
 
     dtype_code: str
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ class HeaderEntry(NamedTuple):
 
 
 def look_up(model: HubModel) -> HubListing:
-    """Return what the hub holds of the model now; one process asks once. Raises ModelNotFound with the reason."""
+    """Return the model's files on the hub; a process asks once. Raises ModelNotFound with the reason."""
     from huggingface_hub import constants
 
     return _look_up(model, str(constants.ENDPOINT), bool(constants.HF_HUB_OFFLINE))
@@ -78,10 +78,10 @@ def _look_up(model: HubModel, _endpoint: str, _offline: bool) -> HubListing:
 
 
 def fetch(model: HubModel, *, wanted: Wanted = "weights") -> Path:
-    """Return the model's folder in the hub's cache, with what is `wanted` of it; only what is used is fetched.
+    """Return the model's folder in the hub's cache, with the `wanted` files; only files that are used are fetched.
 
-    When the hub cannot be asked, what the cache holds of this revision will do if it is whole. Raises ModelNotFound
-    with the reason, PickledWeights or BrokenCheckpoint when the hub holds no such weights.
+    When the hub cannot be reached, a complete copy of this revision in the cache is used. Raises ModelNotFound with the
+    reason, PickledWeights or BrokenCheckpoint when the hub does not have such weights.
     """
     try:
         listing = look_up(model)
@@ -95,14 +95,14 @@ def missing_bytes(model: HubModel, *, folder: Path) -> int:
     try:
         listing = look_up(model)
     except ModelNotFound:
-        # The hub cannot be asked: what is not in the cache will not come.
+        # The hub cannot be reached: nothing more can be fetched.
         return 0
     names = _weight_files(model, listing, wanted="weights")
     return sum(listing.size_bytes[name] for name in names if not (folder / name).exists())
 
 
 def cached_folder(model: HubModel) -> Path | None:
-    """Return the folder that the cache has for this revision, whole or not; never touches the network."""
+    """Return the folder of this revision in the cache, complete or not; never uses the network."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -114,7 +114,7 @@ def cached_folder(model: HubModel) -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the hub's cache, existing or not."""
+    """Return the folder of the hub's cache, which may not exist."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser()
@@ -127,7 +127,7 @@ def hub_commit(folder: Path) -> str | None:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether the folder holds all safetensors weights that a checkpoint needs."""
+    """Whether the folder has all safetensors weights of the checkpoint."""
     if (folder / SINGLE_FILE).is_file():
         return True
     if not (folder / INDEX_FILE).is_file():
@@ -136,9 +136,9 @@ def has_weights(folder: Path) -> bool:
 
 
 def read_header(model: HubModel, file: str, *, commit: str) -> Mapping[str, HeaderEntry]:
-    """Return the header of a safetensors file on the hub, read by HTTP range: no weights are fetched.
+    """Return the header of a safetensors file on the hub, read by HTTP range without fetching weights.
 
-    Raises ModelNotFound when the hub cannot be asked, BrokenCheckpoint when the file is no safetensors file.
+    Raises ModelNotFound when the hub cannot be reached, BrokenCheckpoint when the file is not a safetensors file.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
@@ -176,7 +176,7 @@ def _no_weights(model: HubModel, listing: HubListing, *, wanted: Wanted) -> Mode
     files = listing.size_bytes
     if wanted == "pickles":
         return BrokenCheckpoint(
-            f"Model '{model}': the hub has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}, so nothing to convert."
+            f"Model '{model}': the hub has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}, so there is nothing to convert."
         )
     if "adapter_config.json" in files:
         return BrokenCheckpoint(f"Model '{model}': is an adapter (LoRA).\n    Merge it into its base model first.")
@@ -187,7 +187,7 @@ def _no_weights(model: HubModel, listing: HubListing, *, wanted: Wanted) -> Mode
             f"read; evovlm merges only safetensors.\n    `evovlm convert {model} --out DIR` reads nothing but tensors "
             "from them; name DIR instead."
         )
-    return BrokenCheckpoint(f"Model '{model}': the hub has neither {SINGLE_FILE} nor {INDEX_FILE} of it.")
+    return BrokenCheckpoint(f"Model '{model}': the hub has neither {SINGLE_FILE} nor {INDEX_FILE} for it.")
 
 
 def _download(model: HubModel, names: Sequence[str]) -> Path:
@@ -207,7 +207,7 @@ def _from_cache(model: HubModel, *, wanted: Wanted, reason: ModelNotFound) -> Pa
     lacking = _lacking(folder, wanted=wanted)
     if lacking is None:
         return folder
-    raise ModelNotFound(f"{reason}\n    The cache holds a part of it, without {lacking}: {folder}") from reason
+    raise ModelNotFound(f"{reason}\n    The cache has only a part of it, without {lacking}: {folder}") from reason
 
 
 def _lacking(folder: Path, *, wanted: Wanted) -> str | None:
@@ -225,16 +225,16 @@ def _lacking(folder: Path, *, wanted: Wanted) -> str | None:
 
 
 def errors_of_the_hub() -> tuple[type[Exception], ...]:
-    """Return what huggingface_hub raises when the hub refuses, or cannot be reached."""
+    """Return the exceptions of huggingface_hub for a hub that refuses or cannot be reached."""
     from huggingface_hub import errors
 
-    # The HTTP library below huggingface_hub changes its name between versions; its base error is there under this one.
+    # huggingface_hub has changed its HTTP library between versions; the library's base error always has this name.
     network: type[Exception] = vars(errors)["HTTPError"]
     return (network, errors.HFValidationError, errors.RevisionResolutionError, OSError)
 
 
 def _explained(model: HubModel, error: Exception, *, file: str | None = None) -> ModelNotFound:
-    """Return the error that says what the hub refused, and what to do about it."""
+    """Return the error that says what the hub refused, and what to do."""
     from huggingface_hub import constants, errors
 
     what = f"Model '{model}'"
@@ -242,12 +242,12 @@ def _explained(model: HubModel, error: Exception, *, file: str | None = None) ->
         what += f", {found}"
     if isinstance(error, errors.GatedRepoError):
         return ModelNotFound(
-            f"{what}: the model is gated, and its conditions are not accepted yet (or nobody is logged in).\n"
+            f"{what}: the model is gated: its conditions are not accepted yet, or nobody is logged in.\n"
             f"    Accept them on {constants.ENDPOINT}/{model.id}, then run `hf auth login`."
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelNotFound(
-            f"{what}: the hub has no revision '{model.revision}' of it.\n"
+            f"{what}: the hub does not have the revision '{model.revision}' of it.\n"
             "    Name a branch, a tag or a whole commit hash."
         )
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -257,15 +257,15 @@ def _explained(model: HubModel, error: Exception, *, file: str | None = None) ->
         )
     if isinstance(error, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
         return ModelNotFound(
-            f"{what}: is no folder and not in the hub's cache ({constants.HF_HUB_CACHE}), and offline mode is on.\n"
+            f"{what}: is neither a folder nor in the hub's cache ({constants.HF_HUB_CACHE}), and offline mode is on.\n"
             "    Unset HF_HUB_OFFLINE to fetch it, or name a folder."
         )
     if isinstance(error, errors.HFValidationError):
-        return ModelNotFound(f"{what}: is neither a folder nor an id that the hub could have ({first_line(error)}).")
+        return ModelNotFound(f"{what}: is neither a folder nor a valid hub id ({first_line(error)}).")
     return ModelNotFound(
-        f"{what}: the hub ({constants.ENDPOINT}) could not give it ({first_line(error)}).\n"
-        "    Check the connection and try again. Without a network, name a folder, or a model that the hub's cache "
-        f"already holds ({constants.HF_HUB_CACHE})."
+        f"{what}: fetching it from the hub ({constants.ENDPOINT}) failed ({first_line(error)}).\n"
+        "    Check the connection and try again. Without a network, name a folder, or a model that is "
+        f"already in the hub's cache ({constants.HF_HUB_CACHE})."
     )
 
 

@@ -1,7 +1,7 @@
-"""A merged checkpoint published on the hub, with its model card: looked at first, whole or not at all.
+"""Publishes a merged checkpoint on the hub, with its model card, complete or not at all.
 
-The card goes last: what has one is a finished publication, which is never written over; what has none and holds nothing
-else is one that was interrupted, and is gone on with.
+The card is sent last. A repository with a card is a finished publication and is never overwritten; one without a card
+that contains nothing else is an interrupted publication and is continued.
 """
 
 import json
@@ -38,7 +38,7 @@ _FORBIDDEN, _UNAUTHORIZED, _CONFLICT = 403, 401, 409
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """A folder that may be published: `files` with sizes in bytes, what is left out, and what to know first."""
+    """A folder that can be published: `files` with sizes in bytes, files that are left out, and warnings."""
 
     folder: Path
     files: Mapping[str, int]
@@ -53,19 +53,19 @@ class Publication:
 
 
 def look_at_publication(folder: Path) -> Publication:
-    """Look at a checkpoint that is to be published; nothing is sent.
+    """Check a checkpoint before it is published; nothing is sent.
 
-    Config, tokenizer, card, recipe and weights are published, nothing else. Raises PickledWeights where there are any,
-    BrokenCheckpoint for what is no whole safetensors checkpoint with a card.
+    Config, tokenizer, card, recipe, licences and weights are published, nothing else. Raises PickledWeights for
+    pickles, BrokenCheckpoint for a folder that is not a complete safetensors checkpoint with a card.
     """
     if not folder.is_dir():
-        raise BrokenCheckpoint(f"{folder}: there is no such folder. Name one that `evovlm merge --out` wrote.")
+        raise BrokenCheckpoint(f"{folder}: does not exist. Name a folder that `evovlm merge --out` wrote.")
     there = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     names = {path.relative_to(folder).as_posix(): path for path in there}
     if pickles := [name for name in names if name.lower().endswith(_PICKLES)]:
         raise PickledWeights(
-            f"{folder}: holds pickles ({', '.join(pickles[:3])}), which can run code when read, and is not published.\n"
-            f"    `evovlm convert {folder} --out DIR` rewrites them as safetensors; or remove them."
+            f"{folder}: contains pickles ({', '.join(pickles[:3])}), which can run code when read; it is not "
+            f"published.\n    `evovlm convert {folder} --out DIR` rewrites them as safetensors; or remove them."
         )
     support = find_support_files(folder)
     weights = {name: folder / name for name in _weights(folder)}
@@ -83,13 +83,13 @@ def look_at_publication(folder: Path) -> Publication:
 def publish(publication: Publication, repo_id: str, *, private: bool) -> str:
     """Make the repository and send the files, the card last; return its address.
 
-    Raises OutputExists for a repository that holds something else, OutputError with what the hub refused.
+    Raises OutputExists for a repository with other content, OutputError with what the hub refused.
     """
     from huggingface_hub import HfApi, constants
 
     check_repo_id(repo_id)
     hub = HfApi()
-    # An upload of a large file fails with a RuntimeError around what went wrong.
+    # A failed upload of a large file raises a RuntimeError around the cause.
     refusals: tuple[type[Exception], ...] = (*errors_of_the_hub(), ValueError, RuntimeError)
     try:
         _make_repository(hub, publication, repo_id, private=private)
@@ -113,11 +113,11 @@ def publish(publication: Publication, repo_id: str, *, private: bool) -> str:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise OutputError for what is no id of a repository, or where nothing can be sent."""
+    """Raise OutputError for an invalid repository id, or when nothing can be sent."""
     from huggingface_hub import constants, get_token
 
     if not _REPO_ID.fullmatch(repo_id):
-        raise OutputError(f"'{repo_id}' is no id of a repository. Write OWNER/NAME, such as my-name/my-merge.")
+        raise OutputError(f"'{repo_id}' is not a repository id. Write OWNER/NAME, such as my-name/my-merge.")
     if constants.HF_HUB_OFFLINE:
         raise OutputError(f"{repo_id}: offline mode is on, and nothing can be sent. Unset HF_HUB_OFFLINE.")
     if get_token() is None:
@@ -128,18 +128,18 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def _weights(folder: Path) -> frozenset[str]:
-    """Return the names of the weights' files, index included. Raises BrokenCheckpoint when one lacks or is cut off."""
+    """Return the names of the weight files and their index. Raises BrokenCheckpoint for one missing or cut off."""
     if (folder / SINGLE_FILE).is_file():
         files = {SINGLE_FILE}
     elif (folder / INDEX_FILE).is_file():
         files = set(read_weight_map(folder / INDEX_FILE).values())
     else:
-        raise BrokenCheckpoint(f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Name a whole model folder.")
+        raise BrokenCheckpoint(f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Name a complete model folder.")
     for name in sorted(files):
         if not (folder / name).is_file():
-            raise BrokenCheckpoint(f"{folder}: {INDEX_FILE} names {name}, which is not there. Merge the model again.")
+            raise BrokenCheckpoint(f"{folder}: {INDEX_FILE} names {name}, which does not exist. Merge the model again.")
         refuse_outside(folder / name, folder)
-        # Reads the header, and holds the file's length against it.
+        # Reads the header, and compares it with the file's length.
         tensor_places(folder / name)
     return frozenset(files if SINGLE_FILE in files else {*files, INDEX_FILE})
 
@@ -157,10 +157,10 @@ def _check_whole(folder: Path, chosen: Mapping[str, Path]) -> None:
 
 
 def _warnings(folder: Path) -> Iterator[str]:
-    """Yield what the card's licence asks to be thought of, and the card's own reasons for it."""
+    """Yield what to know about the card's licence, with the card's reasons."""
     licence = licence_of(folder)
     if licence.id == UNKNOWN:
-        yield "the card names no licence for certain: ask the authors of the sources before you share it"
+        yield "the card does not name a certain licence: ask the authors of the sources before you share it"
     elif licence.terms is None:
         yield f"the card's licence is '{licence}', which evovlm does not know: read it before you share the model"
     elif licence.terms.rank > _PERMISSIVE_RANK:
@@ -175,7 +175,7 @@ def _warnings(folder: Path) -> Iterator[str]:
 
 
 def _make_repository(hub: "HfApi", publication: Publication, repo_id: str, *, private: bool) -> None:
-    """Make the repository, or find the one that an interrupted publication made."""
+    """Create the repository, or find the one of an interrupted publication."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -186,8 +186,8 @@ def _make_repository(hub: "HfApi", publication: Publication, repo_id: str, *, pr
         there = set(hub.list_repo_files(repo_id)) - _MADE_BY_THE_HUB
         if CARD_FILE in there or not there <= set(publication.files):
             raise OutputExists(
-                f"{repo_id} exists already on the hub and holds {', '.join(sorted(there)[:3])}, "
-                "which is not written over.\n    Choose another name, or delete that repository yourself."
+                f"{repo_id} exists already on the hub and contains {', '.join(sorted(there)[:3])}, "
+                "which is not overwritten.\n    Choose another name, or delete that repository yourself."
             ) from error
 
 
@@ -213,8 +213,8 @@ def _explained(repo_id: str, error: BaseException) -> OutputError:
     if isinstance(error, ValueError) and status is None:
         return OutputError(f"{where} refuses a file: {' '.join(str(error).split())}\n    Correct it, and push again.")
     return OutputError(
-        f"{where} could not take it ({first_line(error)}).\n"
-        "    Check the connection and run the same command again: it goes on where it stopped."
+        f"{where} did not take it ({first_line(error)}).\n"
+        "    Check the connection and run the same command again: it continues where it stopped."
     )
 
 

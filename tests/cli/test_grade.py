@@ -192,7 +192,7 @@ def test_two_files_are_compared_by_id(evovlm: Command, saved: Path, tmp_path: Pa
     assert (found["p_value"], found["test"]) == (0.5, "McNemar, exact")
     printed = evovlm("grade", tmp_path / "better.jsonl", saved)
     assert "word_problems_ja: better.jsonl - saved.jsonl: +50.0" in printed.out
-    assert "better on 2, worse on 0, alike on 2 of 4" in printed.out
+    assert "better on 2, worse on 0, equal on 2 of 4" in printed.out
 
 
 def test_files_of_other_samples_are_not_compared(evovlm: Command, saved: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_signal_stops_with_its_code_and_a_command_that_goes_on_to_the_same_jou
     assert 4 <= before < 9
     resumed = evovlm(*shlex.split(advice[1]))
     assert resumed.code == 0, resumed.err
-    assert f"going on after {before - 1} of 8 candidates" in resumed.err
+    assert f"resuming after {before - 1} of 8 candidates" in resumed.err
     assert rows_of(run / "journal.jsonl") == rows_of(uninterrupted / "run" / "journal.jsonl")
     for name in ("best.yaml", "mean.yaml"):
         ours, theirs = ((folder / name).read_text() for folder in (run, uninterrupted / "run"))

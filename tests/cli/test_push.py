@@ -90,7 +90,7 @@ def test_the_licence_of_the_sources_is_warned_of_first(evovlm: Command, merged: 
     assert "non-commercial; the merge inherits it" in shown.err
     card = merged / "README.md"
     card.write_text(card.read_text().replace("license: cc-by-nc-4.0", "license: unknown"))
-    assert "warning: the card names no licence for certain" in evovlm("push", merged, REPO, "--dry-run").err
+    assert "warning: the card does not name a certain licence" in evovlm("push", merged, REPO, "--dry-run").err
     card.write_text(card.read_text().replace("license: unknown", "license: my-own"))
     assert "'my-own', which evovlm does not know" in evovlm("push", merged, REPO, "--dry-run").err
 
@@ -155,20 +155,20 @@ def _cut(model: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (shutil.rmtree, "there is no such folder"),
+        (shutil.rmtree, "does not exist"),
         (lambda model: (model / "model.safetensors").unlink(), "has neither model.safetensors nor"),
         (_cut, "cut off"),
         (lambda model: (model / "README.md").unlink(), "has no README.md"),
         (lambda model: (model / "config.json").write_text("{"), "config.json cannot be read as JSON"),
         (lambda model: [path.unlink() for path in model.glob("tokenizer*")], "has no tokenizer"),
-        (lambda model: (model / "pytorch_model.bin").write_bytes(b"\x80"), "holds pickles (pytorch_model.bin)"),
+        (lambda model: (model / "pytorch_model.bin").write_bytes(b"\x80"), "contains pickles (pytorch_model.bin)"),
         (_link, "config.json: is a link that leads out"),
         (
             lambda model: (
                 (model / "model.safetensors").unlink(),
                 (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}'),
             ),
-            "names model-1.safetensors, which is not there",
+            "names model-1.safetensors, which does not exist",
         ),
     ],
 )
@@ -188,7 +188,7 @@ def test_what_is_no_whole_safetensors_model_is_refused(
         ({"/api/repos/create": 403}, "does not let you write there"),
         ({"/commit/": 403}, "does not let you write there"),
         ({"/lfs/": 403}, "does not let you write there"),
-        ({"/api/repos/create": 400}, "could not take it"),
+        ({"/api/repos/create": 400}, "did not take it"),
         ({"/api/validate-yaml": 400}, "refuses a file: Invalid metadata in README.md"),
     ],
 )
@@ -218,7 +218,7 @@ def test_a_repository_with_a_card_or_other_files_is_never_written_over(
         hub.files[REPO] = {".gitattributes": b"", name: b"mine"}
         refused = evovlm("push", merged, REPO, "--yes")
         assert (refused.code, hub.files[REPO][name], hub.commits) == (2, b"mine", [])
-        assert f"exists already on the hub and holds {name}" in refused.err
+        assert f"exists already on the hub and contains {name}" in refused.err
 
 
 def test_an_interrupted_publication_goes_on(evovlm: Command, merged: Path, hub: UploadHub) -> None:
@@ -233,7 +233,7 @@ def test_an_interrupted_publication_goes_on(evovlm: Command, merged: Path, hub: 
 def test_no_login_no_network_and_no_id_are_told(
     evovlm: Command, merged: Path, hub: UploadHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "is no id of a repository" in evovlm("push", merged, "merged", "--yes").err
+    assert "is not a repository id" in evovlm("push", merged, "merged", "--yes").err
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "offline mode is on" in evovlm("push", merged, REPO, "--yes").err
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

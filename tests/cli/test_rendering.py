@@ -64,7 +64,7 @@ def test_off_a_terminal_lines_are_plain_and_replayed_generations_silent() -> Non
     follow(SearchProgress(title="demo", console=Console(file=printed)), (GOOD, BAD, GOOD, GOOD), done=2)
     assert printed.getvalue().splitlines() == [
         "warning: rope_theta [differs]",
-        "demo: going on after 2 of 4 candidates",
+        "demo: resuming after 2 of 4 candidates",
         "demo: generation 2/2, best 50.0, mean 50.0, 1 failed",
     ]
 

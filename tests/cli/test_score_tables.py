@@ -41,7 +41,7 @@ def test_columns_of_full_width_names_are_aligned() -> None:
 def test_a_comparison_shows_which_way_it_goes() -> None:
     text = comparison_text("a", "b", compare([1.0, 1.0, 0.0], [0.0, 1.0, 0.0], binary=True))
     assert text.startswith("a - b: +33.3 (95 % interval +0.0 to +")
-    assert text.endswith("p = 1 (McNemar, exact); better on 1, worse on 0, alike on 2 of 3 samples")
+    assert text.endswith("p = 1 (McNemar, exact); better on 1, worse on 0, equal on 2 of 3 samples")
 
 
 def test_reasons_are_told_with_their_samples_and_many_are_summed_up() -> None:
@@ -51,4 +51,4 @@ def test_reasons_are_told_with_their_samples_and_many_are_summed_up() -> None:
     ]
     lines = unscored_lines({f"reason {number}": (str(number),) for number in range(40)}, n=50)
     assert len(lines) == 6
-    assert lines[-1] == "35 of 50 unscored for other reasons, which --save keeps"
+    assert lines[-1] == "35 of 50 unscored for other reasons (--save lists all)"

@@ -104,7 +104,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_converted(models: Path, tmp_
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({}, "holds no tensors"),
+        ({}, "contains no tensors"),
         ({"__metadata__": torch.zeros(2), "a": torch.zeros(2)}, "'__metadata__' cannot be a tensor's name"),
         ({1: torch.zeros(2), "1": torch.ones(2)}, "1 cannot be a tensor's name"),
         ({"a": torch.zeros(2), "\udc80": torch.ones(2)}, "cannot be a tensor's name"),
@@ -126,7 +126,7 @@ def test_a_tensor_that_the_index_does_not_name_is_not_dropped(models: Path, tmp_
     index = json.loads(path.read_text(encoding="utf-8"))
     forgotten = index["weight_map"].popitem()[0]
     path.write_text(json.dumps(index), encoding="utf-8")
-    with pytest.raises(BrokenCheckpoint, match=f"does not name {forgotten}"):
+    with pytest.raises(BrokenCheckpoint, match=f"does not list {forgotten}"):
         convert(source, tmp_path / "out")
 
 
@@ -158,8 +158,8 @@ def test_code_in_a_pickle_is_refused_and_not_run(models: Path, tmp_path: Path, p
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ([torch.zeros(1)], "holds list"),
-        ({"state_dict": {"a": torch.zeros(1)}}, "state_dict is no tensor but dict"),
+        ([torch.zeros(1)], "contains a list"),
+        ({"state_dict": {"a": torch.zeros(1)}}, "state_dict is a dict, not a tensor"),
         ({"a": torch.zeros(2, dtype=torch.complex64)}, "a is torch.complex64"),
         ({"a": torch.zeros(1).expand(1 << 40)}, "claims 4398046511104 bytes"),
         ({"a": torch.zeros(2, 2).to_sparse()}, "which safetensors cannot hold"),
@@ -180,10 +180,10 @@ def test_broken_and_missing_files_are_named(models: Path, tmp_path: Path) -> Non
     with pytest.raises(BrokenCheckpoint, match=r"00002-of-00002\.bin: cannot be read"):
         convert(source, tmp_path / "out")
     torch.save({}, shard)
-    with pytest.raises(BrokenCheckpoint, match="is not in it"):
+    with pytest.raises(BrokenCheckpoint, match="does not contain"):
         convert(source, tmp_path / "out")
     shard.unlink()
-    with pytest.raises(BrokenCheckpoint, match=r"names pytorch_model-00002.*fetch it again"):
+    with pytest.raises(BrokenCheckpoint, match=r"names pytorch_model-00002.*fetch the model again"):
         convert(source, tmp_path / "out")
     with pytest.raises(BrokenCheckpoint, match="are safetensors already"):
         convert(models / "base", tmp_path / "out")

@@ -165,6 +165,6 @@ def test_what_is_kept_of_the_host_and_changed_on_the_way_is_found(
         real(folder, kept)
 
     monkeypatch.setattr(writer, "check_kept", flipping)
-    with pytest.raises(BrokenCheckpoint, match=re.escape(f"{name} was written differently")):
+    with pytest.raises(BrokenCheckpoint, match=re.escape(f"{name} differs from the host's")):
         write_checkpoint(recipe, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
-"""Pickled checkpoints (*.bin) rewritten as safetensors, for a model that its user names; nothing else reads pickles.
+"""Rewrites pickled checkpoints (*.bin) as safetensors; only this module reads pickles.
 
-torch.load(weights_only=True) builds tensors and plain containers and nothing else; a pickle that asks for more is
-refused. Dtypes, shapes and bytes stay; what is no weights is copied.
+torch.load(weights_only=True) builds only tensors and plain containers; a pickle that asks for more is refused. Dtypes,
+shapes and bytes stay the same; the files beside the weights are copied.
 """
 
 import json
@@ -37,7 +37,7 @@ _CODES: Mapping[torch.dtype, str] = {dtype: code for code in ITEM_BITS if (dtype
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertedCheckpoint:
-    """What was written: the folder, its weight files, how many tensors of how many bytes they hold, what to know."""
+    """What was written: the folder, its weight files, the number and bytes of the tensors, and notes for the user."""
 
     folder: Path
     files: tuple[str, ...]
@@ -49,9 +49,9 @@ class ConvertedCheckpoint:
 def convert_checkpoint(ref: ModelRef, out: Path) -> ConvertedCheckpoint:
     """Write the pickled model `ref` as safetensors to the new folder `out`, shard by shard.
 
-    A hub model's *.bin files are fetched for this. The folder appears when it is whole, or not at all. Raises
+    A hub model's *.bin files are fetched for this. The folder appears once it is complete, or not at all. Raises
     OutputExists when `out` exists, ModelNotFound when the model cannot be reached, BrokenCheckpoint when it has no
-    pickled weights or they lack something, PickledWeights when they hold more than tensors, OutputError when `out`
+    pickled weights or they lack something, PickledWeights when they contain more than tensors, OutputError when `out`
     cannot be written.
     """
     out = out.absolute()
@@ -85,14 +85,14 @@ def _shards(folder: Path) -> Mapping[str, Sequence[str] | None]:
         return {SINGLE_PICKLE: None}
     if not (folder / PICKLE_INDEX).is_file():
         hint = "its weights are safetensors already" if has_weights(folder) else "so there is nothing to convert"
-        raise BrokenCheckpoint(f"{folder}: there is neither {SINGLE_PICKLE} nor {PICKLE_INDEX}; {hint}.")
+        raise BrokenCheckpoint(f"{folder}: has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}; {hint}.")
     shards: dict[str, list[str]] = {}
     for name, shard in read_weight_map(folder / PICKLE_INDEX).items():
         shards.setdefault(shard, []).append(name)
     absent = sorted(shard for shard in shards if not (folder / shard).is_file())
     if absent:
         raise BrokenCheckpoint(
-            f"{folder}: {PICKLE_INDEX} names {', '.join(absent)}, which is not there; fetch it again."
+            f"{folder}: {PICKLE_INDEX} names {', '.join(absent)}, which does not exist; fetch the model again."
         )
     return dict(sorted(shards.items()))
 
@@ -103,7 +103,7 @@ def _write_shards(folder: Path, shards: Mapping[str, Sequence[str] | None], part
     for number, (shard, names) in enumerate(shards.items(), start=1):
         tensors = _load(folder / shard)
         _check_complete(folder, shard, tensors, shards)
-        # Every name gets bytes of its own, so that tensors which share memory need no mention: each reads the same.
+        # Every name is written with its own bytes, also where tensors share memory: each reads the same.
         planned = [_planned(folder / shard, name, tensors[name]) for name in (names or tensors)]
         file = SINGLE_FILE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with SafetensorsWriter.create(partial / file, planned) as writer:
@@ -123,30 +123,30 @@ def _write_shards(folder: Path, shards: Mapping[str, Sequence[str] | None], part
 def _check_complete(
     folder: Path, shard: str, tensors: Mapping[str, torch.Tensor], shards: Mapping[str, Sequence[str] | None]
 ) -> None:
-    """Raise BrokenCheckpoint unless a pickled file holds what the index says, and nothing that it does not name."""
+    """Raise BrokenCheckpoint unless a pickled file contains exactly the tensors that the index lists."""
     file, named = folder / shard, shards[shard] or ()
     lacking = sorted(set(named) - set(tensors))
     if lacking:
-        raise BrokenCheckpoint(f"{file}: {lacking[0]} is not in it, though {PICKLE_INDEX} says so.")
+        raise BrokenCheckpoint(f"{file}: does not contain {lacking[0]}, which {PICKLE_INDEX} lists.")
     if not tensors:
-        raise BrokenCheckpoint(f"{file}: holds no tensors. Fetch it again.")
+        raise BrokenCheckpoint(f"{file}: contains no tensors. Fetch it again.")
     unnamed = sorted(set(tensors).difference(*(names or tensors for names in shards.values())))
     if unnamed:
         raise BrokenCheckpoint(
-            f"{file}: {PICKLE_INDEX} does not name {unnamed[0]}, which would be left out.\n    Fetch the index again."
+            f"{file}: {PICKLE_INDEX} does not list {unnamed[0]}, which would be left out.\n    Fetch the index again."
         )
 
 
 def _load(file: Path) -> Mapping[str, torch.Tensor]:
     try:
-        # Mapped, a shard takes no memory of its own; the format from before torch 1.6 cannot be.
+        # Mapped, a shard takes no extra memory; the format from before torch 1.6 cannot be mapped.
         with warnings.catch_warnings():
-            # What is odd about a tensor is an error of ours further down.
+            # Unusual tensors are reported as errors below.
             warnings.simplefilter("ignore", UserWarning)
             found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except UnpicklingError as error:
         raise PickledWeights(
-            f"{file}: holds more than tensors, and loading that could run code; nothing of it was run "
+            f"{file}: contains more than tensors, and loading it could run code; nothing was run "
             f"({first_line(error)}).\n    Ask its authors for safetensors; do not load it in any other way unless you "
             "trust them with this machine."
         ) from error
@@ -155,7 +155,7 @@ def _load(file: Path) -> Mapping[str, torch.Tensor]:
             f"{file}: cannot be read as a torch file ({first_line(error)}).\n    Fetch it again."
         ) from error
     if not isinstance(found, Mapping):
-        raise BrokenCheckpoint(f"{file}: holds {type(found).__name__}, not tensors by name.")
+        raise BrokenCheckpoint(f"{file}: contains a {type(found).__name__}, not tensors by name.")
     for name, value in found.items():
         if not _is_name(name):
             raise BrokenCheckpoint(
@@ -164,14 +164,14 @@ def _load(file: Path) -> Mapping[str, torch.Tensor]:
             )
         if not isinstance(value, torch.Tensor):
             raise BrokenCheckpoint(
-                f"{file}: {name} is no tensor but {type(value).__name__}.\n"
+                f"{file}: {name} is a {type(value).__name__}, not a tensor.\n"
                 "    evovlm converts plain state dicts, as transformers saves them."
             )
     return dict(found)
 
 
 def _is_name(name: object) -> bool:
-    """Whether a safetensors file can hold a tensor of this name."""
+    """Whether a safetensors file can contain a tensor of this name."""
     if not isinstance(name, str) or name == METADATA:
         return False
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
@@ -182,10 +182,8 @@ def _planned(file: Path, name: str, tensor: torch.Tensor) -> PlannedTensor:
         raise BrokenCheckpoint(f"{file}: {name} is {tensor.dtype} ({tensor.layout}), which safetensors cannot hold.")
     size_bytes = tensor.numel() * tensor.element_size()
     if size_bytes > tensor.untyped_storage().nbytes():
-        # A few bytes that claim to be a tensor of terabytes would fill any disk.
-        raise BrokenCheckpoint(
-            f"{file}: {name} claims {size_bytes} bytes and stores fewer; no model is saved like that."
-        )
+        # A few bytes that claim to be a tensor of terabytes would fill the disk.
+        raise BrokenCheckpoint(f"{file}: {name} claims {size_bytes} bytes but stores fewer. Get an intact file.")
     return PlannedTensor(
         name=name,
         dtype_code=_CODES[tensor.dtype],

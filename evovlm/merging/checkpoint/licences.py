@@ -1,7 +1,7 @@
-"""What a model's card says about its licence, and which of several licences binds a merge of the models.
+"""Reads a model's licence from its card, and finds the licence that binds a merge of several models.
 
-A merge is a work derived from every one of its models: the strictest licence among them holds for it. This is a table
-and an order, no legal advice.
+A merge is derived from all of its models, so the strictest licence among them applies. This is a table and an order,
+not legal advice.
 """
 
 import json
@@ -23,7 +23,7 @@ _LARGEST_FRONT_MATTER = 200_000
 
 
 class Terms(NamedTuple):
-    """How strict a licence is (compare `rank`), and why."""
+    """How strict a licence is (by `rank`), and why."""
 
     rank: int
     why: str
@@ -77,7 +77,7 @@ KNOWN: Mapping[str, Terms] = {
     "cc-by-nd-4.0": _NO_DERIVATIVES,
     "cc-by-nc-nd-4.0": _NO_DERIVATIVES,
 }
-"""Licences by the hub's identifiers, or by the name that a card gives to `other`."""
+"""Licences by the hub's identifiers, or by the name that a card gives for `other`."""
 
 _ALIASES: Mapping[str, str] = {
     "msrla": "microsoft-research-license",
@@ -91,9 +91,9 @@ _ALIASES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Licence:
-    """What a model says of its licence: an identifier (or the name of an `other` one), and where its text is.
+    """A model's licence: an identifier (or the name of an `other` licence), and a link to its text.
 
-    The identifier is `unknown` when it says nothing.
+    The identifier is `unknown` when the model names none.
     """
 
     id: str
@@ -104,13 +104,13 @@ class Licence:
 
     @property
     def terms(self) -> Terms | None:
-        """How strict it is, None when the table does not know it."""
+        """How strict the licence is, None when the table does not have it."""
         return KNOWN.get(self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """The licence that binds a merge (None: no model says one that is known), and sentences that say why."""
+    """The licence that binds a merge (None: no licence is known), and sentences that say why."""
 
     licence: Licence | None
     reasons: tuple[str, ...]
@@ -122,7 +122,7 @@ class Binding:
 
 
 def licence_of(folder: Path) -> Licence:
-    """Return what the model in `folder` says of its licence: its card's front matter, else its config.json."""
+    """Return the licence of the model in `folder`, from its card's front matter or else its config.json."""
     found = _front_matter(folder / CARD_FILE)
     name = _text(found.get("license"))
     if name in (None, "other"):
@@ -138,8 +138,8 @@ def licence_of(folder: Path) -> Licence:
 def most_restrictive(licences: Mapping[str, Licence]) -> Binding:
     """Return the licence that binds a merge of the models (`licences` by model), with the reason.
 
-    Of equally strict ones the first is taken, and the others are named. A licence that the table does not know may be
-    stricter than any: it is named as one to be looked at.
+    Of equally strict licences the first is taken, and the others are named. A licence that is not in the table may be
+    stricter than all others: the reasons ask to read it.
     """
     known = [(each.terms.rank, model, each) for model, each in licences.items() if each.terms is not None]
     reasons: list[str] = []
@@ -167,7 +167,7 @@ def forbids_sharing(licences: Mapping[str, Licence]) -> Sequence[str]:
 
 
 def _front_matter(card: Path) -> Mapping[str, object]:
-    """Return the YAML between the first two lines of dashes; nothing when there is none that can be read."""
+    """Return the YAML between the first two lines of dashes; nothing when it cannot be read."""
     try:
         with card.open(encoding="utf-8") as stream:
             text = stream.read(_LARGEST_FRONT_MATTER)
@@ -192,9 +192,9 @@ def _config(folder: Path) -> Mapping[str, object]:
 
 
 def _text(value: object) -> str | None:
-    # A card may list several licences; the first stands for them, as on the hub.
+    # A card may list several licences; the first is used, as on the hub.
     first = value[0] if isinstance(value, list) and value else value
     words = " ".join(first.split())[:200] if isinstance(first, str) else ""
-    # A stranger's text that a terminal is going to show.
+    # This text comes from a stranger, and a terminal will show it.
     shown = "".join(char for char in words if char.isprintable())
     return shown or None

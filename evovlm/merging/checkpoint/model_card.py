@@ -1,7 +1,7 @@
 """The README.md of a merged model.
 
-What the models' own cards say (licence names, links) is a stranger's text: it goes through a YAML writer into the front
-matter, and escaped into the tables.
+The models' cards (licence names, links) are texts from strangers: they go through a YAML writer into the front matter,
+and escaped into the tables.
 """
 
 import re
@@ -18,7 +18,7 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef
 
 _HUB_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
-# Licences that the hub has no identifier for: on a card they are `other` with a name.
+# Licences without an identifier on the hub: on a card they are `other` with a name.
 _WITHOUT_IDENTIFIER = ("microsoft-research-license", "qwen-research")
 
 
@@ -78,7 +78,7 @@ def _card_models(recipe: Recipe) -> Sequence[_CardModel]:
 
 
 def _role(part: str) -> str:
-    """Return a model's part in the recipe (`stages.ps.sources.ja`) as people read it."""
+    """Return a model's part in the recipe (`stages.ps.sources.ja`) in words."""
     *stages, name = part.removeprefix("stages.").split(".")
     if name == "host":
         role = "host (config, tokenizer, unmerged tensors)"
@@ -92,7 +92,7 @@ def _card_model(role: str, ref: ModelRef) -> _CardModel:
         found = ref.find()
         folder = ref.folder_at_hand()
     except ModelNotFound:
-        # Merged already, and moved away since: its name is all that is left to say.
+        # The model was moved after the merge: only its name is known.
         return _CardModel(role, ref.text, None, None, Licence(id=UNKNOWN))
     return _CardModel(
         role=role,
@@ -120,11 +120,11 @@ def _front_matter(models: Sequence[_CardModel], binding: Binding) -> str:
 
 
 def _line(text: str) -> str:
-    """Return the text as one line of markdown that opens no markup of its own."""
+    """Return the text as one line of markdown, with its markup escaped."""
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def _code(text: str) -> str:
-    """Return the text as code in a cell; a backtick or a pipe could end either."""
+    """Return the text as code in a table cell; text with a backtick or a pipe is escaped instead."""
     plain = " ".join(text.split())
     return _line(plain) if "`" in plain or "|" in plain else f"`{plain}`"

@@ -1,4 +1,4 @@
-"""What a merge in parameter space writes into a checkpoint folder."""
+"""The tensors and files that a merge in parameter space writes."""
 
 import json
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ class ParameterContent:
 
     @property
     def host(self) -> Checkpoint:
-        """Whose files and unmerged tensors the folder takes."""
+        """The model whose files and unmerged tensors the result takes."""
         return self.merger.host
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What merges but may hurt."""
+        """What can be merged but may harm the result."""
         return self.merger.warnings
 
     def made(self) -> list[PlannedTensor]:
@@ -46,11 +46,11 @@ class ParameterContent:
         ]
 
     def copied(self) -> list[PlannedTensor]:
-        """Return the tensors that are no part of the backbone."""
+        """Return the tensors outside the backbone."""
         return [_planned(name, self.host) for name in self.host.other_names()]
 
     def kept(self) -> list[KeptBytes]:
-        """Return what is the host's byte for byte: those tensors, and its own rows of merged ones."""
+        """Return the bytes that stay the host's: the tensors outside the backbone, and its rows of merged ones."""
         whole = [
             KeptBytes(name=name, place=self.host.places[name], start=0, stop=self.host.places[name].size_bytes)
             for name in self.host.other_names()
@@ -58,14 +58,14 @@ class ParameterContent:
         return [*whole, *self._kept_rows()]
 
     def write(self, writer: ShardedWriter) -> None:
-        """Merge into the files all that is not kept."""
+        """Merge everything that is not kept, and write it into the files."""
         sink = _FileSink(self.merger, writer)
         self.merger.merge(self.recipe, sink)
         for name, start, values in self.merger.new_rows():
             sink.write(name, start, values)
 
     def write_files(self, folder: Path) -> None:
-        """Write config and tokenizer where they are not the host's."""
+        """Write config and tokenizer where they differ from the host's."""
         result = self.merger.result
         if not result.is_hosts:
             text = json.dumps(result.config, ensure_ascii=False, indent=2) + "\n"
@@ -89,7 +89,7 @@ def _planned(name: str, host: Checkpoint) -> PlannedTensor:
 
 @dataclass(frozen=True, slots=True)
 class _FileSink:
-    """Puts merged entries into the files."""
+    """Writes merged entries into the files."""
 
     merger: Merger
     writer: ShardedWriter

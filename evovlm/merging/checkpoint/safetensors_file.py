@@ -1,4 +1,4 @@
-"""safetensors files as bytes: where each tensor lies, and its bytes, a piece at a time.
+"""Reads safetensors files as bytes: where each tensor is, and its bytes in chunks.
 
 Format: 8 bytes (little-endian length of the header), the header (JSON: name -> dtype, shape, data_offsets), the data.
 """
@@ -41,7 +41,7 @@ ITEM_BITS: Mapping[str, int] = {
     "F6_E3M2": 6,
     "F4": 4,
 }
-"""How many bits an entry takes, by safetensors' dtype code; every code that the format has."""
+"""Bits per entry, by safetensors' dtype code; all codes of the format."""
 
 _TORCH_NAMES: Mapping[str, str] = {
     "F64": "float64",
@@ -58,10 +58,10 @@ _TORCH_NAMES: Mapping[str, str] = {
     "F8_E5M2": "float8_e5m2",
 }
 LENGTH_BYTES = 8
-"""The header's length comes first, in so many bytes; the header is padded to a multiple of them."""
+"""Bytes of the header's length, which comes first; the header is padded to a multiple of them."""
 METADATA = "__metadata__"
-"""The one key of the header that names no tensor."""
-PIECE_BYTES = 4 << 20
+"""The only key of the header that does not name a tensor."""
+CHUNK_BYTES = 4 << 20
 """Bytes copied or compared at a time: fastest of 0.25, 1, 4 and 16 MiB (5 GB/s copied, 7 GB/s compared, in cache)."""
 _LARGEST_HEADER = 100_000_000
 
@@ -97,7 +97,7 @@ class TensorPlace:
                     if not count:
                         raise BrokenCheckpoint(
                             f"{self.file}: ends at byte {self.start + start + filled}, while {self.name} is read, "
-                            f"which goes on to byte {self.stop}.\n    The file was cut off meanwhile; fetch it again."
+                            f"which ends at byte {self.stop}.\n    The file was cut off meanwhile; fetch it again."
                         )
                     filled += count
         except OSError as error:
@@ -112,7 +112,7 @@ class TensorPlace:
         return content
 
     def read(self) -> torch.Tensor:
-        """Return the tensor as stored (dtype and shape); raises BrokenCheckpoint for a dtype it does not know."""
+        """Return the tensor as stored (dtype and shape); raises BrokenCheckpoint for a dtype that torch lacks."""
         import torch
 
         dtype = torch_dtype(self.dtype_code)
@@ -124,43 +124,43 @@ class TensorPlace:
 
 
 def torch_dtype(dtype_code: str) -> torch.dtype | None:
-    """Return torch's dtype for safetensors' code, None where torch has none that is read here."""
+    """Return torch's dtype for safetensors' code, None for a code that is not read here."""
     import torch
 
     found = getattr(torch, _TORCH_NAMES.get(dtype_code, ""), None)
     return found if isinstance(found, torch.dtype) else None
 
 
-def differing_piece(left: TensorPlace, right: TensorPlace, *, start: int, stop: int) -> range | None:
-    """Return the first piece of their bytes `start` .. `stop - 1` in which two tensors differ, None where they agree.
+def differing_chunk(left: TensorPlace, right: TensorPlace, *, start: int, stop: int) -> range | None:
+    """Return the first chunk of bytes `start` .. `stop - 1` in which two tensors differ, None where they agree.
 
-    Takes the memory of two pieces. Raises BrokenCheckpoint when one cannot be read.
+    Takes the memory of two chunks. Raises BrokenCheckpoint when one cannot be read.
     """
     ours, theirs = bytearray(), bytearray()
-    for first in range(start, stop, PIECE_BYTES):
-        piece = range(first, min(first + PIECE_BYTES, stop))
-        if len(piece) != len(ours):
-            # Only whole bytearrays compare at the speed of memory; views go byte by byte.
-            ours, theirs = bytearray(len(piece)), bytearray(len(piece))
+    for first in range(start, stop, CHUNK_BYTES):
+        chunk = range(first, min(first + CHUNK_BYTES, stop))
+        if len(chunk) != len(ours):
+            # Only whole bytearrays compare at the speed of memory; views compare byte by byte.
+            ours, theirs = bytearray(len(chunk)), bytearray(len(chunk))
         left.read_into(ours, start=first)
         right.read_into(theirs, start=first)
         if ours != theirs:
-            return piece
+            return chunk
     return None
 
 
 def hold_the_same(left: TensorPlace, right: TensorPlace) -> bool:
-    """Whether two tensors agree in dtype, shape and every byte; reads a piece of each at a time."""
+    """Whether two tensors agree in dtype, shape and every byte; reads a chunk of each at a time."""
     if (left.dtype_code, left.shape) != (right.dtype_code, right.shape):
         return False
-    return differing_piece(left, right, start=0, stop=left.size_bytes) is None
+    return differing_chunk(left, right, start=0, stop=left.size_bytes) is None
 
 
 def tensor_places(file: Path) -> Mapping[str, TensorPlace]:
-    """Return where each tensor of a safetensors file lies, having checked its header as strictly as the format asks.
+    """Return where each tensor of a safetensors file is, after checking the header as strictly as the format asks.
 
-    The tensors must fill the rest of the file: none overlaps another, and no byte belongs to none. Raises
-    BrokenCheckpoint when the file is no such file, or is cut off.
+    The tensors must fill the rest of the file without overlaps or holes. Raises BrokenCheckpoint when the file is not a
+    safetensors file, or is cut off.
     """
     try:
         size_bytes = file.stat().st_size
@@ -184,7 +184,7 @@ def _parsed(file: Path, text: bytes) -> Mapping[str, Any]:
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise BrokenCheckpoint(f"{file}: its header states {twice} twice; nobody can tell which one holds.")
+            raise BrokenCheckpoint(f"{file}: its header lists {twice} twice. Get an intact file.")
         return found
 
     try:
@@ -201,7 +201,7 @@ def _parsed(file: Path, text: bytes) -> Mapping[str, Any]:
 
 def _place(file: Path, name: str, entry: object, first: int) -> TensorPlace:
     def wrong(found: object, needed: str) -> BrokenCheckpoint:
-        return BrokenCheckpoint(f"{file}: the header's entry for {name} has {found}; needed is {needed}.")
+        return BrokenCheckpoint(f"{file}: the header's entry for {name} has {found}; it needs {needed}.")
 
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         found = f"the keys {', '.join(sorted(entry)) or 'none'}" if isinstance(entry, dict) else repr(entry)
@@ -249,5 +249,5 @@ def _check_layout(file: Path, places: Iterable[TensorPlace], *, first: int, size
         )
     if end < size_bytes:
         raise BrokenCheckpoint(
-            f"{file}: {size_bytes} bytes, but its header speaks of {end} only.\n    Fetch the file again."
+            f"{file}: {size_bytes} bytes, but its header describes only {end}.\n    Fetch the file again."
         )

@@ -1,4 +1,4 @@
-"""safetensors files whose tensors are written in any order, by any thread, into a file that has its full size."""
+"""Writes safetensors files of full size, whose tensors arrive in any order and from any thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS, LENGTH_BYTES, METADATA
 
-# What file systems answer that have no such call (network and FUSE mounts); the size alone is set there.
+# Errors of file systems without this call (network and FUSE mounts); there only the size is set.
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -27,7 +27,7 @@ class PlannedTensor:
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes the tensor takes."""
+        """The bytes of the tensor."""
         return math.prod(self.shape) * ITEM_BITS[self.dtype_code] // 8
 
 
@@ -35,7 +35,7 @@ class PlannedTensor:
 class SafetensorsWriter:
     """A new safetensors file of full size, whose tensors are then written in any order; close it, or use it in `with`.
 
-    The header carries the metadata that transformers asks for. What is not written reads as zeros.
+    The header has the metadata that transformers needs. Bytes that are not written read as zeros.
     """
 
     file: Path
@@ -44,11 +44,11 @@ class SafetensorsWriter:
 
     @staticmethod
     def create(file: Path, tensors: Iterable[PlannedTensor]) -> SafetensorsWriter:
-        """Create the file with its header and room for every tensor, so that a full disk is found now.
+        """Create the file with its header and space for every tensor, so that a full disk is found now.
 
-        Raises FileExistsError when it is there already, OSError when it cannot be written.
+        Raises FileExistsError when the file exists, OSError when it cannot be written.
         """
-        # Wide dtypes first keeps every tensor aligned to its own width, as safetensors' own writer does.
+        # Wide dtypes first keep every tensor aligned to its width, as in safetensors' own writer.
         ordered = sorted(tensors, key=lambda tensor: (-ITEM_BITS[tensor.dtype_code], tensor.name))
         header: dict[str, Any] = {METADATA: {"format": "pt"}}
         offset = 0
@@ -79,7 +79,7 @@ class SafetensorsWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        # After a failure nothing that was written counts: waiting for the disk would only delay the message.
+        # After a failure the file is discarded: waiting for the disk would only delay the message.
         if kind is None:
             self.close()
         else:
@@ -92,10 +92,10 @@ class SafetensorsWriter:
     def write(self, name: str, start_byte: int, content: memoryview | bytes | bytearray) -> None:
         """Write bytes of a tensor from its byte `start_byte` on; threads may write at the same time.
 
-        Raises ValueError when they do not fit into the tensor, OSError when the disk refuses them.
+        Raises ValueError when they do not fit into the tensor, OSError when the disk refuses the write.
         """
         view = memoryview(content)
-        # A view of no entries in two dimensions cannot be cast.
+        # An empty view in two dimensions cannot be cast.
         view = view.cast("B") if view.nbytes else memoryview(b"")
         start, stop = self._ranges[name]
         if not 0 <= start_byte <= start_byte + len(view) <= stop - start:
@@ -103,7 +103,7 @@ class SafetensorsWriter:
         _write_at(self._descriptor, view, start + start_byte)
 
     def close(self) -> None:
-        """Close the file once all of it is on the disk."""
+        """Close the file after everything is on the disk."""
         try:
             os.fsync(self._descriptor)
         finally:
@@ -111,7 +111,7 @@ class SafetensorsWriter:
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:
-    """Give the file its full size, with blocks on the disk where the file system can promise them."""
+    """Give the file its full size, and reserve its blocks where the file system can."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size_bytes)

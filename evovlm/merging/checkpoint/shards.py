@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from evovlm.errors import BrokenCheckpoint
-from evovlm.merging.checkpoint.safetensors_file import PIECE_BYTES, TensorPlace, differing_piece, tensor_places
+from evovlm.merging.checkpoint.safetensors_file import CHUNK_BYTES, TensorPlace, differing_chunk, tensor_places
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor, SafetensorsWriter
 from evovlm.recipes.checkpoint_files import INDEX_FILE, SINGLE_FILE
 
@@ -28,7 +28,7 @@ class WriteObserver(Protocol):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ShardedWriter:
-    """Writes tensors into the files they belong to, and tells the observer; made by `open_shards`."""
+    """Writes tensors into their files, and reports to the observer; made by `open_shards`."""
 
     observer: WriteObserver | None
     _files: Mapping[str, SafetensorsWriter]
@@ -42,7 +42,7 @@ class ShardedWriter:
         """Write bytes of a tensor from its byte `start_byte` on; threads may write at the same time.
 
         Every byte should be written once: progress counts them. Raises ValueError when they do not fit into the
-        tensor, OSError when the disk refuses them.
+        tensor, OSError when the disk refuses the write.
         """
         self._files[name].write(name, start_byte, content)
         written = memoryview(content).nbytes
@@ -50,9 +50,9 @@ class ShardedWriter:
             self._done_bytes += written
             self._left[name] -= written
             self._done += not self._left[name]
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self.observer is not None:
             self.observer.on_progress(
                 done_bytes=self._done_bytes,
@@ -68,7 +68,7 @@ def open_shards(
 ) -> Iterator[ShardedWriter]:
     """Create the files of at most `shard_bytes` (or one tensor) at full size, and close them once they are on the disk.
 
-    Tensors are dealt to the files in the order given. Raises OSError when the disk refuses, as when it is too full.
+    The files take the tensors in the given order. Raises OSError when the disk refuses a write.
     """
     shards = _sharded(tensors, shard_bytes)
     names = [SINGLE_FILE] if len(shards) == 1 else [_shard_name(n, of=len(shards)) for n in range(1, len(shards) + 1)]
@@ -90,7 +90,7 @@ def open_shards(
 
 
 class KeptBytes(NamedTuple):
-    """Bytes `start` .. `stop - 1` of the tensor `name` of the result: those of the host's tensor at `place`."""
+    """Bytes `start` .. `stop - 1` of the result's tensor `name`, which are the same in the host's tensor at `place`."""
 
     name: str
     place: TensorPlace
@@ -99,10 +99,10 @@ class KeptBytes(NamedTuple):
 
 
 def copy_kept(kept: Iterable[KeptBytes], writer: ShardedWriter) -> None:
-    """Copy the host's bytes; raises BrokenCheckpoint when they cannot be read, OSError when not written."""
-    buffer = bytearray(PIECE_BYTES)
+    """Copy the host's bytes; raises BrokenCheckpoint when they cannot be read, OSError when they cannot be written."""
+    buffer = bytearray(CHUNK_BYTES)
     for each in kept:
-        for start in range(each.start, each.stop, PIECE_BYTES):
+        for start in range(each.start, each.stop, CHUNK_BYTES):
             view = memoryview(buffer)[: each.stop - start]
             each.place.read_into(view, start=start)
             writer.write(each.name, start, view)
@@ -114,11 +114,11 @@ def check_kept(folder: Path, kept: Iterable[KeptBytes]) -> None:
         name: place for file in sorted(folder.glob("*.safetensors")) for name, place in tensor_places(file).items()
     }
     for each in kept:
-        piece = differing_piece(written[each.name], each.place, start=each.start, stop=each.stop)
-        if piece is not None:
+        chunk = differing_chunk(written[each.name], each.place, start=each.start, stop=each.stop)
+        if chunk is not None:
             raise BrokenCheckpoint(
-                f"{folder}: {each.name} was written differently from the host's, between byte {piece.start} and "
-                f"{piece.stop} of the tensor; check the disk."
+                f"{folder}: {each.name} differs from the host's between byte {chunk.start} and {chunk.stop}. "
+                "Check the disk."
             )
 
 

@@ -1,4 +1,7 @@
-"""A model folder opened for merging: config and tensor places are read, the tensors stay on disk until asked for."""
+"""Opens a model folder for merging: config and tensor places are read, the tensors stay on disk until needed.
+
+Of a model on the hub, the places can be read from the headers alone, without the weights.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -25,16 +28,16 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemotePlace(TensorPlace):
-    """A tensor on the hub: `file` is where its weights would be in the cache; reading it raises ModelError."""
+    """A tensor on the hub: `file` is the path that its weights would have in the cache; reading raises ModelError."""
 
     def read_into(self, target: memoryview | bytearray, *, start: int = 0) -> None:  # noqa: ARG002
         """Raise ModelError: the weights were not fetched."""
-        raise ModelError(f"{self.file}: only its header was read, its weights are still on the hub. Resolve the model.")
+        raise ModelError(f"{self.file}: only its header was read; its weights are still on the hub. Fetch the model.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A model folder: its config.json, its backbone's layout, and where every tensor lies (by name on disk)."""
+    """A model folder: its config.json, its backbone's layout, and where every tensor is (by name on disk)."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -46,13 +49,13 @@ class Checkpoint:
         """Open a folder with config.json and model.safetensors (or shards with their index).
 
         Raises BrokenCheckpoint when a part is missing or unreadable, PickledWeights when there are only pickles,
-        UnknownArchitecture when no family describes the model.
+        UnknownArchitecture when the model's family is unknown.
         """
         return Checkpoint._of(folder, _local_places)
 
     @staticmethod
     def open_headers(ref: ModelRef) -> "Checkpoint":
-        """Open a model as `open` does, but fetch no weights: of a hub model only the headers of its weights are read.
+        """Open a model as `open` does without fetching weights: of a hub model only the headers are read.
 
         Tensors whose weights are not on this machine have a shape, a dtype and a size; reading one raises ModelError.
         Raises ModelNotFound when the model cannot be reached, and what `open` raises.
@@ -75,7 +78,7 @@ class Checkpoint:
             raise type(error)(f"{folder}: {error}") from error
         head = places.get(layout.disk_name(HEAD))
         if layout.tied and head is not None and not _is_embedding(head, places[layout.disk_name(EMBEDDING)]):
-            # Like transformers, which ties no head that came with numbers of its own, whatever config.json says.
+            # Like transformers, which does not tie a head with weights of its own, whatever config.json says.
             layout = replace(layout, tied=False)
         checkpoint = Checkpoint(folder=folder, config=config, layout=layout, places=places)
         if not layout.tied and layout.disk_name(HEAD) not in places:
@@ -86,17 +89,17 @@ class Checkpoint:
         return checkpoint
 
     def backbone_names(self) -> tuple[str, ...]:
-        """The backbone's tensors by their backbone names, in the model's order; a tied head is not among them."""
+        """The backbone's tensors by their backbone names, in the model's order, without a tied head."""
         names = (self.layout.backbone_name_from_disk(name) for name in self.places)
         own = (name for name in names if name is not None and not (self.layout.tied and name == HEAD))
         return tuple(sorted(own, key=natural_order))
 
     def other_names(self) -> tuple[str, ...]:
-        """The tensors that are no part of the backbone, by their names on disk, sorted."""
+        """The tensors outside the backbone, by their names on disk, sorted."""
         return tuple(sorted(name for name in self.places if self.layout.backbone_name_from_disk(name) is None))
 
     def place(self, backbone_name: str) -> TensorPlace:
-        """Return where a backbone tensor lies; the head of a tied model lies where its embedding does.
+        """Return where a backbone tensor is; the head of a tied model is its embedding.
 
         Raises KeyError when the checkpoint has no such tensor.
         """
@@ -113,7 +116,7 @@ class Checkpoint:
         return self.place(backbone_name).shape
 
     def plain_place(self, backbone_name: str) -> TensorPlace:
-        """Return where a tensor lies; raises BrokenCheckpoint when it does not hold plain floats."""
+        """Return where a tensor is; raises BrokenCheckpoint when it does not contain plain floats."""
         place = self.place(backbone_name)
         if place.dtype_code not in PLAIN_FLOATS:
             raise BrokenCheckpoint(
@@ -129,20 +132,20 @@ class Checkpoint:
 
 def _read_json(file: Path) -> Mapping[str, Any]:
     if not file.is_file():
-        raise BrokenCheckpoint(f"{file.parent}: there is no {file.name}; a model folder has config.json and weights.")
+        raise BrokenCheckpoint(f"{file.parent}: {file.name} is missing; a model folder has config.json and weights.")
     refuse_outside(file, file.parent)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BrokenCheckpoint(f"{file}: cannot be read as JSON ({error}).") from error
     if not isinstance(found, dict):
-        raise BrokenCheckpoint(f"{file}: should hold a JSON object.")
+        raise BrokenCheckpoint(f"{file}: should contain a JSON object.")
     return found
 
 
 def _is_embedding(head: TensorPlace, embedding: TensorPlace) -> bool:
     if isinstance(head, RemotePlace):
-        # Its bytes are still on the hub: until they are here, config.json is taken at its word.
+        # Its bytes are still on the hub: until they are fetched, config.json is trusted.
         return (head.dtype_code, head.shape) == (embedding.dtype_code, embedding.shape)
     return hold_the_same(head, embedding)
 
@@ -156,7 +159,9 @@ def _local_places(folder: Path) -> Mapping[str, TensorPlace]:
     weight_map = read_weight_map(folder / INDEX_FILE)
     absent = sorted({shard for shard in weight_map.values() if not (folder / shard).is_file()})
     if absent:
-        raise BrokenCheckpoint(f"{folder}: {INDEX_FILE} names {', '.join(absent)}, which is not there; fetch it again.")
+        raise BrokenCheckpoint(
+            f"{folder}: {INDEX_FILE} names {', '.join(absent)}, which does not exist; fetch the model again."
+        )
     for shard in sorted(set(weight_map.values())):
         refuse_outside(folder / shard, folder)
     shards = {shard: tensor_places(folder / shard) for shard in sorted(set(weight_map.values()))}
@@ -164,9 +169,9 @@ def _local_places(folder: Path) -> Mapping[str, TensorPlace]:
 
 
 def _remote_places(model: HubModel, folder: Path) -> Mapping[str, TensorPlace]:
-    """Return the places of a hub model's tensors; `folder` holds its index, if it has one, and is the cache's.
+    """Return the places of a hub model's tensors; `folder` holds its index, if it has one, and is in the cache.
 
-    Raises ModelNotFound when the hub cannot be asked, BrokenCheckpoint when a file is not what it must be.
+    Raises ModelNotFound when the hub cannot be asked, BrokenCheckpoint when a file is broken.
     """
     listing = look_up(model)
 
@@ -199,14 +204,14 @@ def _places_by_index(
     """Return the tensors that an index names, out of the shards; raises BrokenCheckpoint when a shard lacks one."""
     for name, shard in weight_map.items():
         if name not in shards[shard]:
-            raise BrokenCheckpoint(f"{where}: {name} is not in {shard}, though {INDEX_FILE} says so.")
+            raise BrokenCheckpoint(f"{where}: {shard} does not contain {name}, which {INDEX_FILE} lists.")
     return {name: shards[shard][name] for name, shard in weight_map.items()}
 
 
 def _no_weights(folder: Path) -> ModelError:
     if (folder / "adapter_config.json").is_file():
         return BrokenCheckpoint(
-            f"{folder}: holds an adapter (LoRA), not a model.\n    Merge it into its base model first."
+            f"{folder}: contains an adapter (LoRA), not a model.\n    Merge it into its base model first."
         )
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if pickles or any(folder.glob("*.bin.index.json")):
@@ -217,5 +222,5 @@ def _no_weights(folder: Path) -> ModelError:
             "name DIR instead."
         )
     return BrokenCheckpoint(
-        f"{folder}: there is neither {SINGLE_FILE} nor {INDEX_FILE}.\n    Name a folder with safetensors weights."
+        f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}.\n    Name a folder with safetensors weights."
     )

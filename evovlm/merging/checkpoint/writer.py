@@ -1,4 +1,4 @@
-"""A merged model as an ordinary checkpoint folder: all of it appears at once, or nothing does."""
+"""Writes a merged model as an ordinary checkpoint folder, which appears complete or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef
 
 SHARD_BYTES = 5_000_000_000
-# Headers, the recipe, the model card, and what the file system itself takes.
+# Headers, the recipe, the model card, and the file system's own data.
 _SPARE_BYTES = 1 << 20
 _FIRST_STAGE = "first-stage"
 
@@ -41,7 +41,7 @@ class WrittenCheckpoint:
 
 
 class Content(Protocol):
-    """What a folder is made of beside recipe and card: the host's files, and tensors that are made, or copied."""
+    """The content of a folder besides recipe and card: the host's files, and tensors that are made or copied."""
 
     @property
     def host(self) -> Checkpoint: ...
@@ -66,11 +66,11 @@ def write_checkpoint(
 ) -> WrittenCheckpoint:
     """Merge as the recipe says and write the result to the folder `out`, new or (with `overwrite`) in place of a model.
 
-    Config, tokenizer, processor and unmerged tensors are the host's, byte for byte (checked after writing), but for
+    Config, tokenizer, processor and unmerged tensors are the host's, byte for byte (checked after writing), except for
     what the recipe changes in config and tokenizer (`config_from`, `vocabulary: union`, the blocks of a path);
-    `recipe.yaml` and a model card are added. The work is done in a sibling folder, which a killed run leaves behind and
-    the next one removes; the first stage of a hybrid lies in there until the second is written.
-    `merger` spares opening the models of a merge in parameter space again, and decides itself on `allow_non_finite`.
+    `recipe.yaml` and a model card are added. The work is done in a sibling folder, which a killed process leaves behind
+    and the next one removes; it also holds the first stage of a hybrid until the second is written.
+    `merger` saves opening the models of a merge in parameter space again, and has its own `allow_non_finite`.
     Raises OutputExists when `out` exists and may not be replaced, OutputError when it cannot be written, ModelError or
     ConfigError when the recipe cannot be merged.
     """
@@ -130,7 +130,7 @@ def _content(
 
 
 def _refuse_inputs(recipe: Recipe, out: Path) -> None:
-    """Raise OutputExists when a model of the recipe lies in the folder to be replaced."""
+    """Raise OutputExists when a model of the recipe is in the folder to be replaced."""
     if not out.is_dir():
         return
     replaced = out.resolve()
@@ -138,5 +138,5 @@ def _refuse_inputs(recipe: Recipe, out: Path) -> None:
         folder = ref.resolve().resolve()
         if folder.is_relative_to(replaced):
             raise OutputExists(
-                f"{out} holds '{ref.text}', which this recipe merges, and is not replaced.\n    Name another folder."
+                f"{out} contains '{ref.text}', which this recipe merges, and is not replaced.\n    Name another folder."
             )

@@ -1,4 +1,4 @@
-"""A run's folder: the names of its files, who may write in it, and whether it belongs to a config."""
+"""The folder of a run: the names of its files, its lock, and whether it belongs to a config."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ _ABSENT = "(absent)"
 
 
 def winner_file(winner: str) -> str:
-    """Return the name of the file that a run's winner is written to."""
+    """Return the name of the file with a run's winner."""
     return MEAN_FILE if winner == "mean" else BEST_FILE
 
 
@@ -31,7 +31,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         if not folder.exists():
             return
     if not folder.is_dir():
-        raise OutputExists(f"{folder} is a file. Name a folder.")
+        raise OutputExists(f"{folder} is a file, not a folder. Name a folder.")
     if (folder / JOURNAL_FILE).exists():
         if not resume:
             raise OutputExists(
@@ -44,7 +44,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
 
 
 def holds_nothing(folder: Path, *, but: Collection[str]) -> bool:
-    """Whether the folder holds only a lock, the files `but`, and what killed processes left while writing these."""
+    """Whether the folder contains only a lock, the files `but`, and unfinished ones of these."""
     known = {LOCK_FILE, *but, *(path.name for path, name in leftovers(folder) if name in but)}
     # As versions before 0.2 named them.
     known |= {f"{name}.partial" for name in but}
