@@ -1,12 +1,12 @@
-"""Trains a small CLIP on emoji pictures and their English names with open_clip, and exports its vision tower.
+"""Train a small CLIP on emoji pictures and their English names with open_clip, and export its vision tower.
 
-The export is an ordinary `CLIPVisionModel` of transformers with the same features to rounding, stored in bfloat16; the
-text tower is dropped, as LLaVA drops it. A caption names what is shown and, half the time, the background:
+The export is an ordinary `CLIPVisionModel` of transformers with the same features up to rounding, stored in bfloat16.
+The text tower is dropped, as in LLaVA. A caption names the concepts shown and, half the time, the background:
 
     goblin and sake, red background
 
-The contrast reaches one token of a picture only, while LLaVA reads the patches of the last layer but one. So these
-learn beside it to tell what stands at their place, by a linear classifier that is dropped afterwards.
+The contrastive loss reaches only one token of a picture, while LLaVA reads the patches of the second-to-last layer. So
+a linear classifier also trains these patches to recognise the concept at their position; it is dropped afterwards.
 """
 
 import math

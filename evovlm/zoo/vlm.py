@@ -1,12 +1,12 @@
 """Train the embedded VLM in LLaVA's two stages, only on English, and save it with its processor.
 
-The vision tower is frozen throughout, so every picture goes through it once. Stage 1 trains the projector against the
-ancestor as it is and, as LLaVA's first stage means to, aligns image tokens with word embeddings: each is drawn towards
-the emoji, as the ancestor reads it in text, of what stands at its place. Without that, image tokens become whatever
-makes the ancestor say the English name, and mean nothing in Japanese. Stage 2 trains the projector, slowly, and the
-language model's first blocks, on pictures with text among them: they learn to make of image tokens what the ancestor's
-make of emoji, while later blocks would learn to put English names to them. Every question on a picture and every answer
-is English.
+The vision tower is always frozen, so every picture goes through it once. Stage 1 trains the projector with the
+unchanged ancestor and, as LLaVA's first stage intends, aligns image tokens with word embeddings: each is pulled towards
+the emoji of the concept at its position, as the ancestor reads it in text. Without that, image tokens become anything
+that makes the ancestor say the English name, and mean nothing in Japanese. Stage 2 trains the projector, slowly, and
+the language model's first blocks, on pictures mixed with text: they learn to process image tokens as the ancestor's
+blocks process emoji, while later blocks would learn to attach English names to them. Every question on a picture and
+every answer is English.
 """
 
 import math

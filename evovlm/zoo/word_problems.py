@@ -1,6 +1,6 @@
 """Draw the embedded word problems: one plan of numbers, worded in Japanese and in English, with worked solutions.
 
-One problem, as it stands in the task files:
+One problem, as in the task files:
 
     question_ja  花子はりんごを12個持っています。7個買って、5個あげました。何個ありますか。
     solution_ja  12+7=19個。次に19-5=14個。答えは14個です。
