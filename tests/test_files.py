@@ -57,7 +57,7 @@ def test_a_failure_leaves_nothing_not_even_new_parents(tmp_path: Path, error: ty
     assert names(tmp_path) == []
 
 
-def test_a_model_folder_is_replaced_only_when_told_and_only_at_the_end(tmp_path: Path) -> None:
+def test_a_model_folder_is_replaced_only_on_request_and_only_at_the_end(tmp_path: Path) -> None:
     out = model_folder(tmp_path / "out")
     with pytest.raises(OutputExists, match="exists already"), new_folder(out):
         pass
@@ -85,7 +85,7 @@ def test_a_failure_keeps_the_model_that_was_to_be_replaced(tmp_path: Path, monke
     assert (out / "config.json").read_text() == "old"
 
 
-def test_what_is_no_model_folder_is_never_replaced(tmp_path: Path) -> None:
+def test_what_is_not_a_model_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "config.json").write_text("{}")
     (tmp_path / "file").write_text("mine")
@@ -189,7 +189,7 @@ def test_a_target_under_a_file_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
-def test_too_little_space_is_told_in_numbers(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_in_numbers(tmp_path: Path) -> None:
     check_space(tmp_path / "out", tmp_path, needed_bytes=1)
     with pytest.raises(OutputError, match=r"GB free, and 1000000\.00 GB are needed"):
         check_space(tmp_path / "out", tmp_path, needed_bytes=10**15)
@@ -246,7 +246,7 @@ def test_what_a_killed_process_left_of_a_file_is_known_by_its_name(tmp_path: Pat
     ]
 
 
-def test_a_link_may_lead_inside_the_folder_and_into_the_blobs_of_its_own_repository(tmp_path: Path) -> None:
+def test_a_link_may_point_inside_the_folder_and_into_the_blobs_of_the_same_repository(tmp_path: Path) -> None:
     folder = tmp_path / "models--org--name" / "snapshots" / "revision"
     folder.mkdir(parents=True)
     for blobs in (folder.parent.parent / "blobs", tmp_path / "models--org--other" / "blobs"):

@@ -33,7 +33,7 @@ def test_a_file_that_does_not_exist_has_no_lines_and_begins_with_the_first(tmp_p
     assert (tmp_path / "rows.jsonl").read_bytes() == content_of(0)
 
 
-def test_nothing_is_appended_to_or_cut_off_from_what_a_link_leads_to(tmp_path: Path) -> None:
+def test_the_target_of_a_link_is_neither_extended_nor_cut(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b'{"a": 1}\nprecious')
     (tmp_path / "rows.jsonl").symlink_to(tmp_path / "victim")
     for do in (lambda path: append_row(path, {"row": 0}), repaired_lines):

@@ -86,7 +86,7 @@ def test_each_line_of_the_standard_input_is_a_question(
     assert [json.loads(line)["question"] for line in told.out.splitlines()] == ["一?", "二?"]
 
 
-def test_a_terminal_without_a_question_is_told_to_give_one(
+def test_a_terminal_without_a_question_is_asked_for_one(
     evovlm: Command, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
@@ -121,7 +121,7 @@ def test_a_picture_changes_the_answer(evovlm: Command, models: Path, picture: Pa
         (("--system", "簡潔に。"), "--system"),
     ],
 )
-def test_what_cannot_be_asked_is_told(
+def test_what_cannot_be_asked_is_reported(
     evovlm: Command, models: Path, picture: Path, options: tuple[str, ...], message: str
 ) -> None:
     told = evovlm("ask", models / "math", "?", *SHORT, *(str(picture) if part == "RED" else part for part in options))

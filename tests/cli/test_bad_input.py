@@ -100,7 +100,7 @@ def test_a_budget_under_one_generation_is_refused(
     refused(evovlm("evolve", config, "--out", tmp_path / "run"), "3", "one generation", "4 candidates", "Raise the")
 
 
-def test_an_existing_folder_is_refused_and_left_as_it_is(evovlm: Command, config: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_refused_and_not_changed(evovlm: Command, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "notes.txt").write_text("mine")
@@ -139,7 +139,7 @@ def test_pickled_weights_are_refused(evovlm: Command, models: Path, problems: Pa
     refused(evovlm("evolve", config, "--out", tmp_path / "run"), str(pickled), "safetensors")
 
 
-def test_show_refuses_what_is_no_run(evovlm: Command, tmp_path: Path) -> None:
+def test_show_refuses_a_folder_that_is_not_a_run(evovlm: Command, tmp_path: Path) -> None:
     refused(evovlm("show", tmp_path), str(tmp_path), "journal.jsonl")
     refused(evovlm("show", tmp_path / "none"), "none")
 

@@ -110,14 +110,14 @@ def test_a_search_with_choices_and_a_start_says_how_large_it_is_and_how_far_its_
     assert "error: knots: 3 is more than the models have blocks (2)" in refused.out
 
 
-def test_what_is_no_recipe_is_refused_as_ever(evovlm: Command, tmp_path: Path) -> None:
+def test_what_is_not_a_recipe_is_still_refused(evovlm: Command, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("kind: something\n")
     shown = evovlm("check", tmp_path / "wrong.yaml")
     assert shown.code == 2
     assert "kind" in shown.err
 
 
-def test_near_pictures_are_told_of_a_search_when_asked(
+def test_near_pictures_of_a_search_are_reported_on_request(
     evovlm: Command, models: Path, problems: Path, tmp_path: Path
 ) -> None:
     for name in ("train", "test"):

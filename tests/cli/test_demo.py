@@ -60,7 +60,7 @@ def test_stdout_holds_both_tables_as_json_and_nothing_else(evovlm: Command, tmp_
     assert "seed: 0 -> 1" in other.err
 
 
-def test_ctrl_c_says_which_command_goes_on(evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_which_command_resumes(evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

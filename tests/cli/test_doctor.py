@@ -50,7 +50,7 @@ def test_everything_is_looked_at_and_this_machine_is_well(evovlm: Command) -> No
         assert f"{each['name']}: " in shown.out
 
 
-def test_a_token_is_told_of_and_never_shown(evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_mentioned_and_never_shown(evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert (findings(evovlm)[1]["login"]["state"], findings(evovlm)[1]["login"]["remedy"]) == (
@@ -96,9 +96,7 @@ def test_a_package_that_does_not_load_is_broken(evovlm: Command, monkeypatch: py
     assert "cpu" not in found
 
 
-def test_a_cache_that_may_not_be_written_and_offline_mode_are_told(
-    evovlm: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_cache_and_offline_mode_are_reported(evovlm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "/proc/evovlm/hub")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
@@ -114,7 +112,7 @@ def test_a_font_that_is_not_there_is_optional(evovlm: Command, monkeypatch: pyte
     assert "fonts-noto-color-emoji" in found["font Noto Color Emoji"]["remedy"]
 
 
-def test_a_checkout_that_is_not_installed_is_told(evovlm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_that_is_not_installed_is_reported(evovlm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> list[str]:
         raise importlib.metadata.PackageNotFoundError(name)
 

@@ -134,7 +134,7 @@ def test_choices_and_tags_are_kept_for_another_grading(evovlm: Command, tmp_path
     assert figures(evovlm, out, "--metric", "jdocqa", "--gate", "none")["score"] == 0.0
 
 
-def test_scores_that_cannot_be_written_are_told(evovlm: Command, saved: Path, tmp_path: Path) -> None:
+def test_scores_that_cannot_be_written_are_reported(evovlm: Command, saved: Path, tmp_path: Path) -> None:
     done = evovlm("grade", saved, "--save", tmp_path / "nowhere" / "out.jsonl")
     assert (done.code, done.out) == (2, "")
     assert "cannot be written" in done.err
@@ -243,7 +243,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("case", sorted(BAD_LINES))
-def test_a_file_that_is_amiss_is_told_with_its_place(case: str, evovlm: Command, tmp_path: Path) -> None:
+def test_a_wrong_file_is_reported_with_its_place(case: str, evovlm: Command, tmp_path: Path) -> None:
     content, row, hint = BAD_LINES[case]
     path = tmp_path / "bad.jsonl"
     path.write_text(content, encoding="utf-8")
@@ -269,14 +269,14 @@ def test_a_file_that_is_amiss_is_told_with_its_place(case: str, evovlm: Command,
         (("other.jsonl", "--save", "out.jsonl"), "--save keeps the scores of one file"),
     ],
 )
-def test_an_option_that_is_amiss_is_told(options: tuple[str, ...], hint: str, evovlm: Command, saved: Path) -> None:
+def test_a_wrong_option_is_reported(options: tuple[str, ...], hint: str, evovlm: Command, saved: Path) -> None:
     done = evovlm("grade", saved, *options)
     assert (done.code, done.out) == (2, "")
     assert hint in done.err
     assert "Traceback" not in done.err
 
 
-def test_an_object_that_holds_the_rows_is_told_from_lines(evovlm: Command, tmp_path: Path) -> None:
+def test_an_object_that_contains_the_rows_is_distinguished_from_lines(evovlm: Command, tmp_path: Path) -> None:
     path = tmp_path / "nested.json"
     path.write_text(json.dumps({"results": {"mgsm": [{"text": "1", "answer": "1"}]}}, indent=1))
     done = evovlm("grade", path, "--metric", "accuracy")
@@ -310,7 +310,7 @@ def test_predictions_of_no_known_task_need_a_metric(evovlm: Command, tmp_path: P
         assert "--metric" in done.err
 
 
-def test_no_such_file_is_told(evovlm: Command, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(evovlm: Command, tmp_path: Path) -> None:
     done = evovlm("grade", tmp_path / "nothing.jsonl")
     assert done.code == 2
     assert "nothing.jsonl" in done.err

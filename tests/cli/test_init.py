@@ -99,7 +99,7 @@ def test_an_existing_file_is_never_overwritten(evovlm: Command, tmp_path: Path) 
         ((*LLM, "--task", "./nothing"), "nothing"),
     ],
 )
-def test_what_is_wrong_is_told_and_nothing_written(
+def test_a_problem_is_reported_and_nothing_written(
     evovlm: Command, tmp_path: Path, flags: tuple[str, ...], says: str
 ) -> None:
     made = evovlm(*flags, "--out", tmp_path / "mine.yaml")
@@ -110,7 +110,7 @@ def test_what_is_wrong_is_told_and_nothing_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_not_there_is_told(evovlm: Command, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_reported(evovlm: Command, tmp_path: Path) -> None:
     made = evovlm(*LLM, "--task", "word_problems_ja", "--out", tmp_path / "none" / "mine.yaml")
     assert (made.code, "cannot be written" in made.err) == (2, True)
 

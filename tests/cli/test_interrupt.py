@@ -78,7 +78,7 @@ def uninterrupted(models: Path, problems: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_with_its_code_and_a_command_that_goes_on_to_the_same_journal(
+def test_a_signal_stops_with_its_code_and_a_command_that_resumes_to_the_same_journal(
     evovlm: Command, uninterrupted: Path, tmp_path: Path, by: signal.Signals, code: int
 ) -> None:
     run = tmp_path / "a run"

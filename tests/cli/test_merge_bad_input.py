@@ -241,7 +241,7 @@ def test_bad_input_is_refused_and_nothing_written(evovlm: Command, folder: Path,
     assert everything(folder) == before
 
 
-def test_numbers_that_are_not_finite_are_merged_when_told(evovlm: Command, folder: Path) -> None:
+def test_numbers_that_are_not_finite_are_merged_on_request(evovlm: Command, folder: Path) -> None:
     with_entry(float("nan"))(folder / "ja")
     recipe = write_recipe(folder, parameters=numbers(density=1.0))
     merged = evovlm("merge", recipe, "--out", folder / "out", "--allow-non-finite", "--json")
@@ -250,7 +250,7 @@ def test_numbers_that_are_not_finite_are_merged_when_told(evovlm: Command, folde
     assert tensor.isnan().tolist() == [index == 3 for index in range(32)]
 
 
-def test_an_existing_folder_is_refused_and_replaced_when_told(evovlm: Command, folder: Path) -> None:
+def test_an_existing_folder_is_refused_and_replaced_on_request(evovlm: Command, folder: Path) -> None:
     recipe = write_recipe(folder)
     assert evovlm("merge", recipe, "--out", folder / "out").code == 0
     (folder / "out" / "config.json").write_text("{}")
@@ -277,7 +277,7 @@ def test_a_models_own_folder_is_never_replaced(evovlm: Command, folder: Path) ->
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_what_is_no_model_is_never_replaced(evovlm: Command, folder: Path) -> None:
+def test_what_is_not_a_model_is_never_replaced(evovlm: Command, folder: Path) -> None:
     (folder / "photos").mkdir()
     (folder / "photos" / "cat.png").write_bytes(b"cat")
     recipe = write_recipe(folder)
@@ -306,7 +306,7 @@ def test_files_are_as_small_as_asked(evovlm: Command, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite", "fsync"])
-def test_a_disk_that_is_full_or_fails_is_told(
+def test_a_disk_that_is_full_or_fails_is_reported(
     evovlm: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     recipe = write_recipe(folder)

@@ -103,7 +103,7 @@ def test_a_dry_run_sends_nothing_and_needs_no_login(
     assert (json.loads(shown.out)["published"], hub.requests) == (False, [])
 
 
-def test_nothing_is_sent_without_a_yes(
+def test_nothing_is_sent_without_confirmation(
     evovlm: Command, merged: Path, hub: UploadHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = evovlm("push", merged, REPO)
@@ -172,7 +172,7 @@ def _cut(model: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_whole_safetensors_model_is_refused(
+def test_what_is_not_a_whole_safetensors_model_is_refused(
     evovlm: Command, merged: Path, hub: UploadHub, damage: Damage, says: str
 ) -> None:
     damage(merged)
@@ -221,7 +221,7 @@ def test_a_repository_with_a_card_or_other_files_is_never_written_over(
         assert f"exists already on the hub and contains {name}" in refused.err
 
 
-def test_an_interrupted_publication_goes_on(evovlm: Command, merged: Path, hub: UploadHub) -> None:
+def test_an_interrupted_publication_resumes(evovlm: Command, merged: Path, hub: UploadHub) -> None:
     hub.refuse["/commit/"] = 400
     assert evovlm("push", merged, REPO, "--yes").code == 2
     assert hub.files[REPO].keys() == {".gitattributes"}
@@ -230,7 +230,7 @@ def test_an_interrupted_publication_goes_on(evovlm: Command, merged: Path, hub: 
     assert hub.files[REPO].keys() - {".gitattributes"} == files_of(merged).keys()
 
 
-def test_no_login_no_network_and_no_id_are_told(
+def test_a_missing_login_network_or_id_is_reported(
     evovlm: Command, merged: Path, hub: UploadHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "is not a repository id" in evovlm("push", merged, "merged", "--yes").err

@@ -16,7 +16,7 @@ def _refused(outcome: Outcome, *parts: str) -> None:
         assert part in outcome.err
 
 
-def test_a_page_is_written_into_the_runs_folder_as_often_as_one_likes(evovlm: Command, finished: Path) -> None:
+def test_a_page_can_be_written_into_the_runs_folder_repeatedly(evovlm: Command, finished: Path) -> None:
     for _ in range(2):
         made = evovlm("report", finished, "--lang", "ja")
         assert made.code == 0, made.err

@@ -111,7 +111,7 @@ def test_a_recipe_is_merged_in_memory(models: Path, problems: Path, tmp_path: Pa
     assert (comparison["difference"], comparison["ties"], comparison["p_value"]) == (0.0, 3, 1.0)
 
 
-def test_ctrl_c_tells_the_command_that_goes_on(
+def test_ctrl_c_prints_the_command_that_resumes(
     evovlm: Command, models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
@@ -181,7 +181,7 @@ def test_a_decoding_is_chosen_by_name(models: Path, problems: Path) -> None:
     assert "no decoding 'fast'" in str(refused)
 
 
-def test_what_the_user_can_mend_is_told(models: Path, problems: Path, tmp_path: Path) -> None:
+def test_what_the_user_can_fix_is_reported(models: Path, problems: Path, tmp_path: Path) -> None:
     bare = pico_llm(tmp_path / "bare")
     for file in bare.glob("tokenizer*"):
         file.unlink()
@@ -195,7 +195,7 @@ def test_what_the_user_can_mend_is_told(models: Path, problems: Path, tmp_path: 
     assert "did you mean 'word_problems_ja'" in str(unknown)
 
 
-def test_a_picture_task_asked_of_a_text_model_is_told(models: Path, tmp_path: Path) -> None:
+def test_a_picture_task_asked_of_a_text_model_is_reported(models: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures.jsonl"
     placed = {"emoji": "🍑", "x": 32, "y": 32, "size": 40, "rotation": 0}
     picture = {"artist": "openmoji", "background": ["#ffffff"], "objects": [placed]}

@@ -46,7 +46,7 @@ def write_task(folder: Path, text: str, *rows: Mapping[str, object] | str) -> Pa
     ],
     ids=["no JSON", "no column", "empty", "no number", "gone", "outside", "link", "text model", "no template"],
 )
-def test_what_is_amiss_is_told_with_its_place_and_nothing_is_kept_of_it(
+def test_a_problem_is_reported_with_its_place_and_nothing_is_saved(
     text: str,
     rows: tuple[Mapping[str, object] | str, ...],
     parts: tuple[str, ...],
@@ -101,7 +101,7 @@ def test_a_prompt_beyond_the_context_is_unscored_and_named(evovlm: Command, mode
     assert "1 of 2 unscored: the prompt has 9" in line
 
 
-def test_logits_that_are_no_numbers_are_told_by_score_and_ask(evovlm: Command, tmp_path: Path) -> None:
+def test_logits_that_are_not_numbers_are_reported_by_score_and_ask(evovlm: Command, tmp_path: Path) -> None:
     broken = pico_llm(tmp_path / "broken")
     tensors = load_file(broken / "model.safetensors")
     for tensor in tensors.values():
@@ -152,7 +152,7 @@ def test_a_wrong_name_is_reported_before_torch_is_loaded() -> None:
     assert all(message.startswith("error: ") for message in messages)
 
 
-def test_no_question_at_all_is_told(evovlm: Command, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_question_is_reported(evovlm: Command, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", (Path(models) / "base" / "config.json").open())
     sys.stdin.read()
     told = evovlm("ask", models / "base", "--device", "cpu")

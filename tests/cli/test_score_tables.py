@@ -44,7 +44,7 @@ def test_a_comparison_shows_which_way_it_goes() -> None:
     assert text.endswith("p = 1 (McNemar, exact); better on 1, worse on 0, equal on 2 of 3 samples")
 
 
-def test_reasons_are_told_with_their_samples_and_many_are_summed_up() -> None:
+def test_reasons_are_reported_with_their_samples_and_many_are_summed_up() -> None:
     assert unscored_lines({}, n=3) == []
     assert unscored_lines({"no number found": ("a", "b", "c", "d")}, n=9) == [
         "4 of 9 unscored: no number found (a, b, c, ...)"

@@ -37,7 +37,7 @@ def test_json_holds_the_same_and_top_limits_the_list(evovlm: Command, finished: 
     }
 
 
-def test_a_run_that_goes_on_is_shown_as_far_as_it_is_and_left_as_it_is(evovlm: Command, finished: Path) -> None:
+def test_an_unfinished_run_is_shown_and_not_changed(evovlm: Command, finished: Path) -> None:
     journal = finished / "journal.jsonl"
     torn = journal.read_bytes()[:-500]
     journal.write_bytes(torn)

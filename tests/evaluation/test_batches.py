@@ -64,7 +64,7 @@ def test_noted_answers_to_other_questions_are_refused() -> None:
         Batches(log=log, device=CPU).ask([1, 2, 3], answer)
 
 
-def test_answers_are_told_of_within_a_batch_and_on_from_what_is_noted() -> None:
+def test_answers_are_reported_within_a_batch_and_after_the_noted_ones() -> None:
     lengths = [5] * 600
     whole = Noted()
     told: list[AnswerProgress] = []

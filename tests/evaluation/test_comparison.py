@@ -105,7 +105,7 @@ def test_the_order_of_samples_does_not_matter() -> None:
     assert compare_by_id(dict(reversed(first.items())), second) == compare_by_id(first, second)
 
 
-def test_other_samples_are_no_comparison() -> None:
+def test_scores_on_other_samples_are_not_compared() -> None:
     with pytest.raises(TaskError, match=r"1 only the first has \(b\) and 4 only the second has \(c, d, e, \.\.\.\)"):
         compare_by_id({"a": 1.0, "b": 0.0}, {"a": 1.0, "c": 0.0, "d": 0.0, "e": 0.0, "f": 0.0})
     with pytest.raises(TaskError, match="Nothing to compare"):

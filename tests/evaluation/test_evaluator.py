@@ -201,7 +201,7 @@ def test_running_out_of_memory_is_a_failure(
     assert outcome.reason.startswith("out of memory")
 
 
-def test_an_error_of_the_program_is_no_failure_of_the_candidate(
+def test_an_error_of_the_program_is_not_a_failure_of_the_candidate(
     models: Path, problems: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merge = template(models)

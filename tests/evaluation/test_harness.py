@@ -191,7 +191,7 @@ def test_a_limit_and_what_was_measured(loaded: LoadedModel, files: Path) -> None
         (CHOSEN, {"doc_to_text": "{{question"}, "", "cannot load it"),
     ],
 )
-def test_what_is_no_score_is_told_before_a_model_is_loaded(
+def test_what_is_not_a_score_is_reported_before_a_model_is_loaded(
     files: Path, settings: dict[str, object], changes: dict[str, object], chosen: str, message: str
 ) -> None:
     with pytest.raises(TaskError, match=message):
@@ -222,13 +222,13 @@ def test_rolling_likelihoods_are_those_of_the_harness(loaded: LoadedModel) -> No
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_message_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(TaskError, match=r'pip install "evovlm\[lm-eval\]"'):
         open_task(TaskChoice(name="lm_eval:gsm8k"), Split.REPORT)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="this file was not found"):
         open_task(TaskChoice(name=f"lm_eval:{tmp_path / 'nowhere.yaml'}"), Split.REPORT)
 

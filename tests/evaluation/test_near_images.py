@@ -68,7 +68,7 @@ def test_every_pair_beyond_the_threshold_is_found(clip: ClipModel, tmp_path: Pat
     assert similarities == sorted(similarities, reverse=True)
 
 
-def test_a_picture_that_stands_in_two_samples_counts_for_both(clip: ClipModel, tmp_path: Path) -> None:
+def test_a_picture_of_two_samples_counts_for_both(clip: ClipModel, tmp_path: Path) -> None:
     shared = picture(tmp_path / "x.png", seed=3)
     found = near_pairs(
         [asked("a", shared, shared)], [asked("b", shared), asked("c", shared)], clip=clip, threshold=0.99

@@ -40,7 +40,7 @@ def test_scores_become_one_number_by_the_rule_that_was_chosen(combine: Combine, 
 
 
 @given(a=values, b=values, weight=st.floats(0.1, 5.0))
-def test_every_rule_lies_between_the_lowest_and_the_highest_and_agrees_where_all_are_equal(
+def test_every_rule_is_between_the_lowest_and_the_highest_and_equal_scores_give_that_score(
     a: float, b: float, weight: float
 ) -> None:
     for combine in COMBINATIONS:
@@ -65,7 +65,7 @@ def test_the_gradient_is_the_slope_of_the_fitness(a: float, b: float, weight: fl
     assert found["watched"] == 0.0
 
 
-def test_a_geometric_mean_of_nothing_is_nothing_and_its_gradient_still_finite() -> None:
+def test_a_geometric_mean_with_a_zero_is_zero_and_its_gradient_is_finite() -> None:
     objective = Objective(weights={"a": 1.0, "b": 1.0}, combine="geometric")
     assert objective.fitness({"a": score(0.0), "b": score(0.5)}) == 0.0
     assert 0 < objective.gradient({"a": 0.0, "b": 0.5})["a"] < 10

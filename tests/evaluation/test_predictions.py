@@ -45,6 +45,6 @@ def test_answers_come_back_as_they_were(answers: list[Answer]) -> None:
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "no JSON", "3"])
-def test_what_is_no_prediction_is_told_with_its_line(line: str) -> None:
+def test_what_is_not_a_prediction_is_reported_with_its_line(line: str) -> None:
     with pytest.raises(RunMismatch, match=r"answers\.jsonl:1: is not a prediction"):
         parse_answers(line + "\n", where="answers.jsonl")

@@ -33,7 +33,7 @@ def shown(*images: PictureFile, references: tuple[str, ...] = ()) -> Sample:
     return Sample(id="1", question="何色?", references=references, images=images)
 
 
-def test_a_metric_without_a_model_scores_as_ever() -> None:
+def test_a_metric_without_a_model_scores() -> None:
     scoring = Scoring(metric="accuracy", gate="script")
     sample = Sample(id="1", question="", references=("12",))
     assert open_scorer(scoring)(sample, "答えは12です") == score_answer(scoring, sample, "答えは12です")
@@ -73,7 +73,7 @@ def test_without_a_picture_or_a_text_there_is_nothing_to_score(clip: str, pictur
     assert score(shown(pictures[0], references=("赤",)), "").score == 0.0
 
 
-def test_what_cannot_score_is_told_before_anything_is_scored(tmp_path: Path) -> None:
+def test_what_cannot_score_is_reported_before_anything_is_scored(tmp_path: Path) -> None:
     for scoring, hint in (
         (Scoring(metric="clip_score"), "--clip-model"),
         (Scoring(metric="clip_scor"), "did you mean 'clip_score'"),
@@ -85,7 +85,7 @@ def test_what_cannot_score_is_told_before_anything_is_scored(tmp_path: Path) -> 
             open_scorer(scoring, device="cpu")
 
 
-def test_a_picture_that_cannot_be_read_is_told(clip: str, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_read_is_reported(clip: str, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     score = open_scorer(Scoring(metric="clip_score", clip_model=clip), device="cpu")
     with pytest.raises(TaskError, match=r"broken\.png"):

@@ -56,7 +56,7 @@ def wait_until(holds: Callable[[], bool], *, at_most_s: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def test_outcomes_come_in_the_order_of_the_jobs_whoever_is_done_first(open_stubs: OpenStubs, tmp_path: Path) -> None:
+def test_outcomes_come_in_the_order_of_the_jobs(open_stubs: OpenStubs, tmp_path: Path) -> None:
     workers, _ = open_stubs(2, seconds={0.0: 0.5})
     weights = [0.0, 1.0, 2.0, 3.0]
     assert fitnesses(list(workers.outcomes([stub_job(weight) for weight in weights]))) == weights
@@ -99,7 +99,7 @@ def test_a_worker_killed_while_it_has_nothing_to_do_is_replaced(open_stubs: Open
     assert fitnesses(list(workers.outcomes([stub_job(weight) for weight in (0.0, 1.0)]))) == [0.0, 1.0]
 
 
-def test_outcomes_that_nobody_waits_for_any_more_reach_nobody_else(open_stubs: OpenStubs) -> None:
+def test_late_outcomes_are_not_taken_for_those_of_another_job(open_stubs: OpenStubs) -> None:
     workers, _ = open_stubs(2, seconds={1.0: 0.5})
     left = workers.outcomes([stub_job(weight) for weight in (0.0, 1.0, 2.0)])
     assert fitnesses([next(left)]) == [0.0]
@@ -128,7 +128,7 @@ def test_one_worker_that_cannot_be_started_again_is_done_without(open_stubs: Ope
     wait_until(lambda: fitnesses(list(workers.outcomes([stub_job(4.0)]))) == [4.0] and len(pool.process_ids) == 1)
 
 
-def test_a_worker_that_ends_while_it_opens_is_told_of_with_what_to_do(tmp_path: Path) -> None:
+def test_a_worker_that_ends_while_it_opens_is_reported_with_what_to_do(tmp_path: Path) -> None:
     # What cannot be unpickled there ends the worker.
     opening = StubOpening(notes=tmp_path, seconds=_Unreadable())  # type: ignore[arg-type]
     pool = LocalProcesses(opening, settings=[WorkerSettings(device="cpu")])

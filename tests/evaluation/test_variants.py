@@ -138,7 +138,7 @@ def test_variants_share_what_is_worked_out_of_the_models(models: Path) -> None:
         ({"settings": MergeSettings(row_wise=True)}, "row_wise"),
     ],
 )
-def test_a_recipe_that_is_no_variant_is_refused(models: Path, changes: dict[str, object], words: str) -> None:
+def test_a_recipe_that_is_not_a_variant_is_refused(models: Path, changes: dict[str, object], words: str) -> None:
     recipe = opened_recipe(models)
     resident = ResidentModel.open(recipe.template, device="cpu")
     with pytest.raises(ConfigError, match=words):

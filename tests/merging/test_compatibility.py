@@ -34,7 +34,7 @@ def test_norm_eps_and_rope_scaling_count_too(models: Path, tmp_path: Path) -> No
     assert any("rope scaling is default in host" in w and "linear {'factor': 2.0} in sources" in w for w in warnings)
 
 
-def test_a_head_of_its_own_on_one_side_is_a_warning(models: Path) -> None:
+def test_a_separate_head_on_one_side_is_a_warning(models: Path) -> None:
     for host, source in (("tied", "math"), ("base", "tied2")):
         (warning,) = Merger.open(make_recipe(models, {source: (0.5, 1.0)}, base=host, host=host)).warnings
         assert warning.startswith(f"tie_word_embeddings is {host == 'tied'} in host ('{host}')")

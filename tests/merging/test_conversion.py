@@ -165,7 +165,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(models: Path, tmp_path: Path, p
         ({"a": torch.zeros(2, 2).to_sparse()}, "which safetensors cannot hold"),
     ],
 )
-def test_what_is_no_plain_state_dict_is_refused(models: Path, tmp_path: Path, content: object, match: str) -> None:
+def test_what_is_not_a_plain_state_dict_is_refused(models: Path, tmp_path: Path, content: object, match: str) -> None:
     source = without_weights(models / "base", tmp_path / "pickled")
     torch.save(content, source / "pytorch_model.bin")
     with pytest.raises(BrokenCheckpoint, match=match):

@@ -138,7 +138,7 @@ def test_a_row_names_the_tensors_of_a_block(family: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("family", VLMS)
-def test_towers_and_projectors_are_no_part_of_the_backbone(family: str, tmp_path: Path) -> None:
+def test_towers_and_projectors_are_not_part_of_the_backbone(family: str, tmp_path: Path) -> None:
     models = trio(tmp_path, family, tie=False)
     vlm, base = Checkpoint.open(models / "vlm"), Checkpoint.open(models / "base")
     assert vlm.backbone_names() == base.backbone_names()
@@ -199,7 +199,7 @@ def test_head_and_text_model_are_those_that_transformers_takes(
     assert layout.text_model_type == type(known.get_text_config()).model_type
 
 
-def test_a_head_with_numbers_of_its_own_is_not_tied(tmp_path: Path) -> None:
+def test_a_head_with_different_numbers_is_not_tied(tmp_path: Path) -> None:
     """InternVL3-8B and the like: untied on disk, though the config class ties what config.json leaves open."""
     models = trio(tmp_path, "internvl", tie=False)
     file = models / "vlm" / "config.json"

@@ -66,7 +66,7 @@ def test_models_are_named_with_revisions_and_licences(open_hub: OpenHub, publish
     assert "org/math@main is under microsoft-research-license: non-commercial; the merge inherits it." in card
 
 
-def test_a_known_licence_stands_under_its_identifier(open_hub: OpenHub, published: dict[str, Path]) -> None:
+def test_a_known_licence_is_written_as_its_identifier(open_hub: OpenHub, published: dict[str, Path]) -> None:
     folder = ModelRef(text=str(published["org/ja"]))
     card = card_of(recipe_of(folder, ja=folder))
     assert front_of(card)["license"] == "apache-2.0"

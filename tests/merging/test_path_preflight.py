@@ -99,7 +99,7 @@ def test_a_scale_without_weights_for_it_is_a_problem(models: Path) -> None:
     assert ["its scale 0 removes the whole" in str(problem) for problem in found.problems] == [True]
 
 
-def test_settings_in_which_a_source_differs_are_told(models: Path) -> None:
+def test_settings_in_which_a_source_differs_are_reported(models: Path) -> None:
     found = preflight_recipe(path_merge(models, (("base", 0, 1.0), ("other-rope", 1, 1.0))))
     assert not found.problems
     assert any(warning.startswith("rope_theta is 10000.0 in host") for warning in found.warnings)
@@ -160,7 +160,7 @@ def test_problems_of_both_stages_of_a_hybrid_are_found(models: Path) -> None:
     assert "no block 7" in texts
 
 
-def test_a_disk_without_room_for_both_stages_is_told(
+def test_a_disk_without_room_for_both_stages_is_reported(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = hybrid(models, (("ps", 0, 1.0), ("ps", 1, 1.0)))

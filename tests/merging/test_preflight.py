@@ -37,7 +37,7 @@ def template_of(base: str, *sources: str) -> MergeTemplate:
     return MergeTemplate(base=ModelRef(text=base), host=ModelRef(text=base), sources=refs, method="dare_ties")
 
 
-def test_what_fits_is_described_and_nothing_stands_against_it(models: Path, tmp_path: Path) -> None:
+def test_a_fitting_merge_is_described_without_problems(models: Path, tmp_path: Path) -> None:
     recipe = make_recipe(models, {"math": (0.7, 0.5), "other-rope": (0.4, 0.9)})
     found = preflight(recipe, out=tmp_path / "out")
     found.raise_problems()
@@ -53,7 +53,7 @@ def test_what_fits_is_described_and_nothing_stands_against_it(models: Path, tmp_
     assert json.loads(json.dumps(found.as_json()))["ok"] is True
 
 
-def test_every_problem_is_found_and_told_in_one_error(models: Path, tmp_path: Path) -> None:
+def test_all_problems_are_reported_in_one_error(models: Path, tmp_path: Path) -> None:
     quantised = shutil.copytree(models / "math", tmp_path / "quantised")
     weights = load_file(quantised / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int8)
@@ -103,7 +103,7 @@ def test_one_problem_stays_the_error_that_it_is(models: Path) -> None:
     assert "problems:" not in str(raised.value)
 
 
-def test_a_shape_that_differs_in_every_block_is_told_once(models: Path, tmp_path: Path) -> None:
+def test_a_shape_that_differs_in_every_block_is_reported_once(models: Path, tmp_path: Path) -> None:
     wide = shutil.copytree(models / "math", tmp_path / "wide")
     weights = load_file(wide / "model.safetensors")
     wider = {name: torch.zeros(96, 32) if "up_proj" in name else weight for name, weight in weights.items()}

@@ -83,6 +83,6 @@ def test_a_file_that_is_not_safetensors_is_named(open_hub: OpenHub, published: P
         Checkpoint.open_headers(ModelRef(text="org/model"))
 
 
-def test_a_folder_is_opened_as_ever(published: Path) -> None:
+def test_a_folder_is_opened(published: Path) -> None:
     opened = Checkpoint.open_headers(ModelRef(text=str(published / "single")))
     assert opened.read("model.embed_tokens.weight").shape == (ROWS, 32)

@@ -126,7 +126,7 @@ def test_gemma_3_has_a_rope_for_each_kind_of_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("host", "vlm"), [("tied", False), ("tied-vlm", True)])
-def test_a_tied_host_gets_a_head_of_its_own(models: Path, tmp_path: Path, host: str, vlm: bool) -> None:
+def test_a_tied_host_gets_a_separate_head(models: Path, tmp_path: Path, host: str, vlm: bool) -> None:
     recipe = make_recipe(models, {"math": (0.5, 1.0)}, host=host, config_from="math", method="task_arithmetic")
     merger = Merger.open(recipe)
     assert any("tie_word_embeddings" in w and "takes that of math" in w for w in merger.warnings)

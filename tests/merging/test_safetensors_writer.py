@@ -72,7 +72,7 @@ def test_the_file_has_its_full_size_at_once_also_where_none_can_be_reserved(
         assert (tmp_path / "sparse").stat().st_size == size_bytes > 400_000
 
 
-def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"mine")
     with pytest.raises(FileExistsError):
         SafetensorsWriter.create(tmp_path / "model.safetensors", PLANNED)

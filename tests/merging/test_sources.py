@@ -58,7 +58,7 @@ def test_both_namings_of_llava_on_disk_are_understood(models: Path, tmp_path: Pa
     assert older.layout.disk_name("model.norm.weight") == "language_model.model.norm.weight"
 
 
-def test_old_rotary_frequencies_are_no_weights() -> None:
+def test_old_rotary_frequencies_are_not_weights() -> None:
     layout = BackboneLayout.from_config({"model_type": "llama", "num_hidden_layers": 2})
     assert layout.backbone_name_from_disk("model.layers.0.self_attn.rotary_emb.inv_freq") is None
     assert layout.backbone_name_from_disk("model.layers.0.self_attn.q_proj.bias") is not None
@@ -133,7 +133,7 @@ def test_a_missing_shard_is_named(models: Path, tmp_path: Path) -> None:
         Checkpoint.open(tmp_path / "model")
 
 
-def test_an_adapter_is_no_model(models: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_not_a_model(models: Path, tmp_path: Path) -> None:
     shutil.copy(models / "base" / "config.json", tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(BrokenCheckpoint, match="adapter"):

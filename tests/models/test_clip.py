@@ -46,7 +46,7 @@ def test_embeddings_are_those_of_the_stored_weights_and_preprocessing(folder: Pa
     torch.testing.assert_close(clip.embed_images([RED]), by_hand(folder, pixels[None]), atol=1e-5, rtol=0)
 
 
-def test_embeddings_are_unit_vectors_whatever_stands_beside_them(folder: Path) -> None:
+def test_embeddings_are_unit_vectors_in_any_batch(folder: Path) -> None:
     clip = load_clip(str(folder), device="cpu")
     rows = clip.embed_images([RED, BLUE] * 40)
     assert rows.shape == (80, 16)
@@ -107,7 +107,7 @@ def test_weights_that_the_hub_has_as_a_pickle_only_are_not_read(tmp_path: Path, 
     assert not any("bin" in name for name in hub.sent)
 
 
-def test_a_hub_that_has_no_such_model_is_told(folder: Path, open_hub: OpenHub) -> None:
+def test_a_hub_that_has_no_such_model_is_reported(folder: Path, open_hub: OpenHub) -> None:
     open_hub({"org/clip": folder})
     with pytest.raises(ModelNotFound, match="org/other"):
         load_clip("org/other", device="cpu")
@@ -181,7 +181,9 @@ def code_of_a_text_tower(folder: Path) -> None:
         (code_of_a_text_tower, BrokenCheckpoint),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_told(damage: object, error: type[ModelError], tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_whole_model_is_reported(
+    damage: object, error: type[ModelError], tmp_path: Path
+) -> None:
     folder = pico_clip(tmp_path / "pico")
     assert callable(damage)
     damage(folder)
@@ -189,7 +191,7 @@ def test_a_folder_that_is_no_whole_model_is_told(damage: object, error: type[Mod
         load_clip(str(folder), device="cpu")
 
 
-def test_safetensors_are_read_where_a_pickle_lies_beside_them(tmp_path: Path) -> None:
+def test_safetensors_are_read_beside_a_pickle(tmp_path: Path) -> None:
     folder = pico_clip(tmp_path / "pico")
     (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
     (folder / "open_clip_pytorch_model.bin").write_bytes(b"never read")
@@ -205,7 +207,7 @@ def test_safetensors_are_read_where_a_pickle_lies_beside_them(tmp_path: Path) ->
         ("ViT-B-32:laion2b_s34b_b79", ModelNotFound, "did you mean 'laion2b_s34b_b79k'"),
     ],
 )
-def test_a_name_that_leads_nowhere_is_told(name: str, error: type[ModelError], hint: str) -> None:
+def test_a_name_of_nothing_is_reported(name: str, error: type[ModelError], hint: str) -> None:
     with pytest.raises(error, match=hint):
         load_clip(name, device="cpu")
 
@@ -217,6 +219,6 @@ def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
         load_clip(f"ViT-B-32:{path}", device="cpu")
 
 
-def test_a_device_that_is_not_there_is_told(folder: Path) -> None:
+def test_a_device_that_is_not_there_is_reported(folder: Path) -> None:
     with pytest.raises(ConfigError, match="tpu"):
         load_clip(str(folder), device="tpu")

@@ -43,7 +43,7 @@ def test_what_fits_stays_in_memory_and_further_features_go_to_the_file(tmp_path:
     assert store.spilled_bytes == 80
 
 
-def test_a_quarter_of_the_free_memory_is_used_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quarter_of_the_free_memory_is_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evovlm.models.pictures.feature_store.available_memory_bytes", lambda: 320)
     store = FeatureStore()
     for key in "ab":
@@ -80,7 +80,7 @@ def test_the_file_leaves_nothing_behind_and_closes_with_the_store(tmp_path: Path
     assert file.closed
 
 
-def test_a_full_disk_is_told_and_what_was_kept_before_is_still_there(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_what_was_kept_before_is_still_there(tmp_path: Path) -> None:
     store = FeatureStore(memory_bytes=0, folder=tmp_path)
     store.put("a", torch.ones(5, 4), shown=SHOWN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -96,7 +96,7 @@ def test_a_full_disk_is_told_and_what_was_kept_before_is_still_there(tmp_path: P
     assert torch.equal(store.read(["b"]), torch.zeros(5, 4))
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_reported(tmp_path: Path) -> None:
     store = FeatureStore(memory_bytes=0, folder=tmp_path / "gone")
     with pytest.raises(NotEnoughRoom, match="cannot keep"):
         store.put("a", torch.ones(5, 4), shown=SHOWN)

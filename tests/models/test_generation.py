@@ -161,7 +161,7 @@ def test_a_beam_search_at_the_end_of_the_context_is_generate_s_own(tmp_path: Pat
 
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("rows_at_once", [2, 96])
-def test_finished_answers_are_told_as_they_come(
+def test_finished_answers_are_reported_as_they_come(
     llm: LoadedModel, monkeypatch: pytest.MonkeyPatch, beams: int, rows_at_once: int
 ) -> None:
     monkeypatch.setattr(slots, "_SLOTS_ON_CPU", rows_at_once * beams)

@@ -68,7 +68,7 @@ def test_features_that_are_not_finite_are_an_error(tmp_path: Path, images: dict[
         see_pictures(loaded, [images["red"]])
 
 
-def test_a_processor_that_does_not_fit_its_model_is_told(tmp_path: Path, images: dict[str, Image.Image]) -> None:
+def test_a_processor_that_does_not_fit_its_model_is_reported(tmp_path: Path, images: dict[str, Image.Image]) -> None:
     loaded = load_model(pico_vlm(tmp_path / "m"), device="cpu")
     processor: Any = loaded.processor
     processor.patch_size = 16
@@ -79,7 +79,7 @@ def test_a_processor_that_does_not_fit_its_model_is_told(tmp_path: Path, images:
         see_pictures(loaded, [images["red"]])
 
 
-def test_a_picture_that_the_processor_refuses_is_told(tmp_path: Path) -> None:
+def test_a_picture_that_the_processor_refuses_is_reported(tmp_path: Path) -> None:
     loaded = load_model(pico_vlm(tmp_path / "m", family="qwen2_vl"), device="cpu")
     with pytest.raises(UnfitPicture, match=r"does not accept the picture .*aspect ratio"):
         see_pictures(loaded, [Image.new("RGB", (3000, 2))])

@@ -72,7 +72,7 @@ def test_what_has_no_context_or_nothing_to_follow_it_is_refused(loaded: LoadedMo
             likelihoods(loaded, [Continuation(context=context, tokens=tokens)])
 
 
-def test_logits_that_are_not_finite_are_told(loaded: LoadedModel) -> None:
+def test_logits_that_are_not_finite_are_reported(loaded: LoadedModel) -> None:
     handle = loaded.model.get_output_embeddings().register_forward_hook(
         lambda _module, _inputs, logits: logits * float("nan")
     )

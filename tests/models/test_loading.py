@@ -89,7 +89,7 @@ def test_weights_that_lack_a_tensor_are_refused(llm_folder: Path, tmp_path: Path
         load_model(folder, device="cpu")
 
 
-def test_a_model_with_code_of_its_own_is_refused(llm_folder: Path, tmp_path: Path) -> None:
+def test_a_model_with_custom_code_is_refused(llm_folder: Path, tmp_path: Path) -> None:
     folder = copied(llm_folder, tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "plamo"}), encoding="utf-8")

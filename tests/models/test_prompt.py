@@ -87,7 +87,7 @@ def test_a_chat_is_written_by_the_model_s_own_template(loaded: LoadedModel) -> N
     assert prompt.ids.tolist().count(1) == 1
 
 
-def test_image_tokens_in_a_question_are_no_places_for_pictures(loaded: LoadedModel) -> None:
+def test_image_tokens_in_a_question_are_not_slots_for_pictures(loaded: LoadedModel) -> None:
     picture = drawn()["square"]
     processor, token = loaded.processor, loaded.model.config.image_token_id
     assert processor is not None
@@ -126,7 +126,7 @@ def test_a_chat_s_text_writes_no_special_tokens(loaded: LoadedModel) -> None:
     assert "< /s>" in loaded.tokenizer.decode(prompt.ids)
 
 
-def test_places_and_pictures_that_differ_in_number_are_told(vlm: LoadedModel) -> None:
+def test_places_and_pictures_that_differ_in_number_are_reported(vlm: LoadedModel) -> None:
     pictures = tuple(drawn().values())
     reason = reason_of(vlm, Question(text="<image>1", images=pictures))
     assert reason == "places for pictures (<image>) in the prompt: 1, pictures: 3"
@@ -156,14 +156,14 @@ def test_a_chat_with_a_text_model_is_written_by_its_tokenizer(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("sees", [True, False])
-def test_a_model_without_a_chat_template_is_told(tmp_path: Path, sees: bool) -> None:
+def test_a_model_without_a_chat_template_is_reported(tmp_path: Path, sees: bool) -> None:
     loaded = load_model((pico_vlm if sees else pico_llm)(tmp_path / "m"), device="cpu")
     (loaded.processor or loaded.tokenizer).chat_template = None
     with pytest.raises(TaskError, match=r"has no chat template, which the prompt `chat` needs.\n.*--prompt"):
         prompt_of(loaded, "1", chat=True)
 
 
-def test_a_template_that_refuses_the_message_or_has_no_place_is_told(tmp_path: Path) -> None:
+def test_a_template_that_refuses_the_message_or_has_no_place_is_reported(tmp_path: Path) -> None:
     loaded = load_model(pico_vlm(tmp_path / "m"), device="cpu")
     processor: Any = loaded.processor
     processor.chat_template = "{{ raise_exception('System role not supported') }}"

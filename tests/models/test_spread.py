@@ -40,7 +40,7 @@ def test_a_spread_model_takes_the_same_merges_as_one_in_one_place(tmp_path: Path
     assert not all(torch.equal(merged[name], value) for name, value in before.items())
 
 
-def test_what_lies_on_several_devices_is_answered_by_transformers_itself(
+def test_a_model_on_several_devices_is_answered_by_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_model(pico_llm(tmp_path / "model"), device="cpu")

@@ -115,11 +115,11 @@ def test_bad_input_is_named(tmp_path: Path, old: str, new: str, match: str) -> N
         ("- 1\n", "the file: should hold keys and their values"),
     ],
 )
-def test_what_is_no_recipe_at_all_is_named(tmp_path: Path, text: str, match: str) -> None:
+def test_what_is_not_a_recipe_is_named(tmp_path: Path, text: str, match: str) -> None:
     assert any(match in line for line in problems(tmp_path, text))
 
 
-def test_a_file_that_stands_for_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_declares_more_than_it_contains_is_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40))]
     for text, match in (("\n".join(lines), "aliases"), ("[" * 5000, "nested too deeply")):
         (tmp_path / "large.yaml").write_text(text)

@@ -96,7 +96,7 @@ def test_every_problem_of_a_path_is_reported_with_its_line(tmp_path: Path) -> No
         ("{source: a}", "path[0]: should be [source, block, scale]"),
     ],
 )
-def test_a_step_that_is_none_is_refused(tmp_path: Path, step: str, reason: str) -> None:
+def test_an_invalid_step_is_refused(tmp_path: Path, step: str, reason: str) -> None:
     text = PATH.split("  - [a, 0, 1]")[0] + f"  - {step}\n"
     assert reason in "\n".join(problems(tmp_path, text))
 
@@ -179,7 +179,7 @@ def test_a_path_survives_being_written_and_read(tmp_path_factory, steps, target,
     assert read.recipe_id == recipe.recipe_id
 
 
-def test_the_recipe_id_stands_for_path_target_and_models() -> None:
+def test_the_recipe_id_depends_on_path_target_and_models() -> None:
     ref, other = ModelRef(text="org/a"), ModelRef(text="org/b")
     recipe = LayerPathMerge(
         host=ref, sources={"a": ref, "b": other}, path=some_path(("a", 0, 1.0)), scale_target="stream"

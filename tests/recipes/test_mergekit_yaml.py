@@ -324,7 +324,7 @@ def test_what_has_no_equal_is_refused_with_its_line(old: str, new: str, expected
         ("passthrough", "slerp\nbase_model: a", "3: slices: slerp merges 1 model besides the base, not 0."),
     ],
 )
-def test_slices_that_are_no_whole_models_are_refused(old: str, new: str, expected: str | None, models: Path) -> None:
+def test_slices_that_are_not_whole_models_are_refused(old: str, new: str, expected: str | None, models: Path) -> None:
     assert old in SLICES
     if expected is None:
         assert read(models, SLICES.replace(old, new)).host.text == "b"

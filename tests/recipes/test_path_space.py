@@ -85,7 +85,7 @@ def test_a_path_encodes_to_a_genome_that_decodes_to_it(data: st.DataObject, spac
 
 
 @given(space=spaces())
-def test_a_search_starts_from_the_host_as_it_is_with_all_scales_1(space: PathSpace) -> None:
+def test_a_search_starts_from_the_unchanged_host_with_all_scales_1(space: PathSpace) -> None:
     start = space.decode(space.initial).path
     assert blocks_of(start) == [("a", layer) for layer in range(space.blocks["a"])]
     assert all(math.isclose(step.scale, 1.0) for step in start.steps)
@@ -182,7 +182,7 @@ def test_a_path_of_no_such_space_is_not_encoded(steps: list[tuple[str, int, floa
         ({"scale_range": (1.0, 1.0)}, "not a range around 1"),
     ],
 )
-def test_what_is_no_space_is_refused(changes: dict[str, object], message: str) -> None:
+def test_what_is_not_a_space_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(path_space(), **changes)  # type: ignore[arg-type]
 
@@ -211,7 +211,7 @@ def test_a_template_with_a_first_stage_has_its_result_as_first_source_and_host()
     assert PathTemplate(sources={"b": B}, scale_target="stream", ps=PS, host=B).host_source == "b"
 
 
-def test_a_template_whose_host_is_no_source_is_refused() -> None:
+def test_a_template_whose_host_is_not_a_source_is_refused() -> None:
     with pytest.raises(ConfigError, match="'org/a' is none of the sources"):
         PathTemplate(host=A, sources={"b": B}, scale_target="stream")
     with pytest.raises(ConfigError, match="host: missing"):

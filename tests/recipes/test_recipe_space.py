@@ -62,7 +62,7 @@ def test_encode_undoes_decode(kind: str, data: st.DataObject) -> None:
     ("coordinate", "option"),
     [(0.0, "a"), (1 / 3, "a"), (0.334, "b"), (0.5, "b"), (2 / 3, "b"), (0.7, "c"), (1.0, "c")],
 )
-def test_a_choice_is_the_part_that_a_gene_lies_in_and_boundaries_are_of_the_lower(
+def test_a_choice_is_the_interval_of_a_gene_and_a_boundary_belongs_to_the_lower_one(
     coordinate: float, option: str
 ) -> None:
     choice = Gene(name="method", options=("a", "b", "c"))
@@ -137,7 +137,7 @@ def test_a_recipe_of_another_merge_is_refused_and_all_that_differs_is_named(
         assert words in str(caught.value)
 
 
-def test_host_seed_and_vocabulary_are_no_matter_of_the_numbers() -> None:
+def test_host_seed_and_vocabulary_do_not_affect_the_numbers() -> None:
     found = space()
     recipe = found.decode(np.full(found.dim, 0.25))
     other = replace(recipe, host=ModelRef(text="org/vlm"), seed=9, vocabulary="host")

@@ -237,7 +237,7 @@ def test_components_that_share_a_number_have_the_mean_of_theirs() -> None:
     assert np.allclose(np.array(taken), [0.6, 0.4, 0.4, 0.7])
 
 
-def test_the_gap_is_told_where_it_is_widest() -> None:
+def test_the_widest_gap_is_reported() -> None:
     found = space("component x layer", 3, parameters=("weight",))
     genome = found.initial
     other = genome.copy()

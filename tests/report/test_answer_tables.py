@@ -49,7 +49,7 @@ def test_who_is_right_counts_the_child_against_its_parents_alone() -> None:
     assert [row.who for row in both.rows] == ["both"] * 5 + ["none"]
 
 
-def test_without_the_winners_answers_there_is_no_comparison() -> None:
+def test_nothing_is_compared_without_the_winners_answers() -> None:
     report = _report(names=("math", "ja"))
     assert not report.has_winner
     assert all(each.against is None for each in report.standings)

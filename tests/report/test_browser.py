@@ -91,7 +91,7 @@ def test_hostile_texts_stay_texts_in_every_language(browser: Any, hostile_page: 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_is_complained_of_and_nothing_reaches_over_the_edge(
+def test_the_browser_reports_no_error_and_nothing_overflows(
     browser: Any, page_file: Path, width: int, scheme: str
 ) -> None:
     seen = _open(browser, page_file, width=width, scheme=scheme)

@@ -99,7 +99,7 @@ def test_it_says_which_budget_ended_it(tmp_path: Path) -> None:
     assert (going_on.stopped_by, going_on.bound) == (None, None)
 
 
-def test_constraints_are_told_with_who_breaks_them_and_what_parents_score(tmp_path: Path) -> None:
+def test_constraints_are_shown_with_who_breaks_them_and_the_parents_scores(tmp_path: Path) -> None:
     run = make_trading_run(tmp_path / "run")
     course = read_course(Run.open(run))
     assert [(each.task, each.source) for each in course.constraints] == [(TASK, None), (OTHER_TASK, "math")]

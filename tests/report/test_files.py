@@ -47,7 +47,7 @@ def test_figures_of_several_runs_are_kept_apart(scored_run: Path, bare_run: Path
     assert len(names) == len(files)
 
 
-def test_a_folder_that_is_there_is_left_as_it_is(content: RunContent, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_changed(content: RunContent, tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     with pytest.raises(OutputExists):
         write_figures(tmp_path / "figures", content, language="en")

@@ -211,7 +211,7 @@ def test_goals_constraints_races_and_choices_are_on_the_page(tmp_path: Path, lan
     assert texts["peak_memory"].format(listed=memory) in html
 
 
-def test_a_few_confused_names_are_a_table_and_right_ones_are_told_by_more_than_colour(tmp_path: Path) -> None:
+def test_few_confused_names_are_a_table_and_right_ones_differ_by_more_than_colour(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     named = [answer(each, "桜", score=float(each < 3), references=("桜" if each < 3 else "梅",)) for each in range(6)]
     keep(run, {"winner": scored(named, metric="rouge_l_ja")})

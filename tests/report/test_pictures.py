@@ -37,7 +37,7 @@ def test_many_samples_have_smaller_pictures() -> None:
     assert sides[0] > sides[-1]
 
 
-def test_data_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_missing_data_is_reported(tmp_path: Path) -> None:
     pictures = open_pictures(TaskChoice(name="emoji_ja", data=tmp_path / "gone.jsonl"), 10)
     assert pictures.of("emoji-report-0000") == ()
     assert pictures.missing is not None

@@ -39,7 +39,7 @@ def test_what_a_search_saw_of_its_report_samples_is_a_warning(tmp_path: Path) ->
     assert any("word_problems_ja" in warning for warning in read_run(run).warnings)
 
 
-def test_a_run_that_goes_on_is_read_as_far_as_it_is(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_read_up_to_its_last_line(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", finished=False)
     journal = run / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-200])

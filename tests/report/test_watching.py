@@ -9,7 +9,7 @@ from evovlm.report.watching import watch_run
 from tests.report.made_runs import make_run
 
 
-def test_the_page_follows_the_run_and_the_last_one_stands_still(tmp_path: Path) -> None:
+def test_the_page_follows_the_run_and_the_last_one_no_longer_reloads(tmp_path: Path) -> None:
     whole = make_run(tmp_path / "whole")
     lines = (whole / "journal.jsonl").read_text().splitlines(keepends=True)
     run, page = tmp_path / "run", tmp_path / "page.html"

@@ -69,7 +69,7 @@ def test_the_rest_has_no_knots_among_blocks_that_it_has_no_tensors_in(tmp_path: 
     }
 
 
-def test_what_was_chosen_is_told_and_the_parameters_are_the_chosen_methods(tmp_path: Path) -> None:
+def test_the_choice_is_shown_with_the_parameters_of_the_chosen_method(tmp_path: Path) -> None:
     run = make_trading_run(tmp_path / "run")
     winner, numbers = _numbers(run)
     assert isinstance(winner.recipe, ParameterMerge)

@@ -49,7 +49,7 @@ def at_least(share: float) -> Objective:
 
 
 @pytest.mark.parametrize("smooth", [False, True])
-def test_one_that_breaks_a_bound_is_told_below_all_that_keep_it_and_stops_none_of_them(smooth: bool) -> None:
+def test_a_candidate_that_breaks_a_bound_ranks_below_all_that_keep_it_and_stops_none_of_them(smooth: bool) -> None:
     tables: Tables = {
         "high-but-broken": {"a": RIGHT, "b": WRONG},
         "broken-too": {"a": RIGHT, "b": some(0.4)},
@@ -84,7 +84,7 @@ def bounded(models: Path, **changes: object) -> EvolveConfig:
     return EvolveConfig.model_validate(document).resolved(relative_to=None)
 
 
-def test_a_bounded_race_s_journal_says_who_broke_a_bound_and_goes_on_where_it_was_cut(
+def test_the_journal_of_a_bounded_race_says_who_broke_a_bound_and_resumes_where_it_was_cut(
     models: Path, racer: Evaluator, tmp_path: Path
 ) -> None:
     config = bounded(models)

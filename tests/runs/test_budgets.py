@@ -116,7 +116,7 @@ def with_budget(config: EvolveConfig, **budget: object) -> EvolveConfig:
     return config.model_copy(update={"budget": BudgetSection.model_validate(budget)})
 
 
-def test_a_search_that_ran_out_of_tokens_goes_on_with_more_to_where_it_would_have_come(
+def test_a_search_that_ran_out_of_tokens_resumes_with_more_and_ends_as_if_it_always_had_them(
     config: EvolveConfig, whole_run: RunResult, evaluator: Evaluator, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

@@ -24,7 +24,7 @@ def choosing(models: Path, **changes: object) -> EvolveConfig:
     return EvolveConfig.model_validate({**search_document(models), "space": {"choices": CHOICES}, **changes})
 
 
-def test_a_search_with_choices_goes_on_where_it_was_cut(models: Path, evaluator: Evaluator, tmp_path: Path) -> None:
+def test_a_search_with_choices_resumes_where_it_was_cut(models: Path, evaluator: Evaluator, tmp_path: Path) -> None:
     config = choosing(models, optimizer={"kind": "random", "population": 6})
     result = evolve(config, out=tmp_path / "run", evaluator=evaluator)
     assert result.failures == 0

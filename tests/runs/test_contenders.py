@@ -28,7 +28,7 @@ def test_the_winner_is_held_against_every_parent_and_the_equal_weights_merge(tmp
     assert str(winner.parameters["ja"].weight[0] if isinstance(winner.parameters["ja"].weight, tuple) else "?") in best
 
 
-def test_a_parent_that_sees_nothing_stands_in_the_place_of_the_hosts_language_model(tmp_path: Path) -> None:
+def test_a_text_only_parent_is_scored_as_the_hosts_language_model(tmp_path: Path) -> None:
     merge = {
         "base": "zoo:base",
         "host": "zoo:vlm",

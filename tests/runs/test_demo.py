@@ -113,14 +113,14 @@ def test_evovlm_scores_a_text_source_as_the_vlm_s_language_model_and_culture_apa
         assert set(row) == {"score", "interval", "ungated", "japanese", "culture"}
 
 
-def test_the_written_model_is_the_winner_and_scores_as_told(evovlm: PipelineResult) -> None:
+def test_the_written_model_is_the_winner_and_scores_as_reported(evovlm: PipelineResult) -> None:
     recipe = load_recipe(evovlm.model_folder / "recipe.yaml")
     assert recipe.recipe_id == load_recipe(evovlm.run_folder / "best.yaml").recipe_id
     scored = score_model(load_model(evovlm.model_folder), tasks=[TaskChoice(name="emoji_ja")])[0]
     assert figures_of(scored.score) == figures(evovlm.winner)
 
 
-def test_a_demo_interrupted_goes_on_and_ends_the_same(evollm: PipelineResult, tmp_path: Path) -> None:
+def test_a_demo_interrupted_continues_and_ends_the_same(evollm: PipelineResult, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         quick("evollm", tmp_path / "stopped", stop=10)
     assert quick("evollm", tmp_path / "stopped").as_json() == evollm.as_json()

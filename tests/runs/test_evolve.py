@@ -169,7 +169,7 @@ def test_resuming_a_finished_run_tells_its_result_without_opening_a_model(
     assert (finished.folder / "journal.jsonl").read_bytes() == before
 
 
-def test_a_run_that_is_there_is_not_overwritten(finished: RunResult, config: EvolveConfig) -> None:
+def test_an_existing_run_is_not_overwritten(finished: RunResult, config: EvolveConfig) -> None:
     with pytest.raises(OutputExists, match="--resume"):
         evolve(config, out=finished.folder)
 
@@ -244,7 +244,7 @@ def test_a_candidate_asked_for_twice_is_evaluated_once(
     assert (mean.outcome.tokens, mean.outcome.seconds) == (0, {})
 
 
-def test_a_failed_candidate_is_recorded_and_the_run_goes_on(
+def test_a_failed_candidate_is_recorded_and_the_run_continues(
     config: EvolveConfig, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []

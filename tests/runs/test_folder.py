@@ -31,7 +31,7 @@ def test_a_run_that_is_there_needs_resume(tmp_path: Path) -> None:
         check_folder(tmp_path, resume=False)
 
 
-def test_what_is_no_run_is_left_alone(tmp_path: Path) -> None:
+def test_what_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(OutputExists, match="not empty"):
         check_folder(tmp_path, resume=False)

@@ -123,7 +123,7 @@ def test_both_stages_of_a_hybrid_have_their_own(write_config: WriteConfig, model
     assert 0 < sizes[0] < sizes[1]
 
 
-def test_what_stands_against_the_run_stands_against_its_forecast(write_config: WriteConfig) -> None:
+def test_a_problem_of_the_run_is_a_problem_of_its_forecast(write_config: WriteConfig) -> None:
     config = load_config(write_config({"validation": 4, "winner": "snapshot"}))
     with pytest.raises(ConfigError, match="too few for the candidates"):
         forecast(config.resolved(relative_to=None))

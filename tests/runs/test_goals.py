@@ -79,7 +79,7 @@ def test_a_parent_is_scored_once_as_the_source_alone_and_bounds_every_candidate(
         evolve(config, out=tmp_path / "run", resume=True, evaluator=evaluator)
 
 
-def test_what_breaks_a_bound_is_told_and_never_wins_over_what_keeps_it(
+def test_what_breaks_a_bound_is_reported_and_never_wins_over_what_keeps_it(
     write_config: WriteConfig, models: Path, racer: Evaluator, tmp_path: Path
 ) -> None:
     # No pico model gets all twelve right.
@@ -215,7 +215,7 @@ def two_goals(write_config: WriteConfig, models: Path, kind: str, *, pareto: boo
 
 
 @pytest.mark.parametrize("pareto", [True, False])
-def test_nsga2_goes_on_where_it_was_cut_with_several_goals_and_with_one(
+def test_nsga2_resumes_where_it_was_cut_with_several_goals_and_with_one(
     pareto: bool, write_config: WriteConfig, models: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("pymoo", reason='needs the extra: pip install "evovlm[pareto]"')
@@ -232,7 +232,7 @@ def test_nsga2_goes_on_where_it_was_cut_with_several_goals_and_with_one(
     assert journal_rows(tmp_path / "run") == journal_rows(tmp_path / "whole")
 
 
-def test_a_front_that_nobody_seeks_is_warned_of_as_the_run_starts(
+def test_a_run_warns_at_its_start_of_a_front_that_it_does_not_seek(
     write_config: WriteConfig, models: Path, tmp_path: Path
 ) -> None:
     config = two_goals(write_config, models, "random", pareto=True)

@@ -180,7 +180,7 @@ def test_of_a_finished_hybrid_the_second_stage_goes_further_and_the_first_does_n
     assert journal_rows(out / "ps") == journal_rows(whole.folder / "ps")
 
 
-def test_a_hybrid_that_is_there_is_not_overwritten_and_another_does_not_go_on(
+def test_an_existing_hybrid_is_not_overwritten_and_another_config_does_not_resume_it(
     models: Path, problems: Path, config: HybridConfig, whole: RunResult, tmp_path: Path
 ) -> None:
     with pytest.raises(OutputExists, match="--resume"):

@@ -64,7 +64,7 @@ def test_what_is_appended_is_read_back(journal: Journal) -> None:
         assert opened.mean is None
 
 
-def test_each_line_stands_alone_and_its_seconds_stand_last(journal: Journal) -> None:
+def test_each_line_is_complete_and_ends_with_its_seconds(journal: Journal) -> None:
     lines = journal.path.read_text(encoding="utf-8").splitlines()
     header, first, second, _ = (json.loads(line) for line in journal.path.read_bytes().splitlines())
     assert header["kind"] == "header"
@@ -123,7 +123,7 @@ def test_a_generation_taken_back_is_gone_and_its_lines_stay(journal: Journal) ->
     assert same(again.entries[2], journal.entries[2])
 
 
-def test_the_mean_is_no_candidate(journal: Journal) -> None:
+def test_the_mean_is_not_a_candidate(journal: Journal) -> None:
     last = evaluated(3, generation=2)
     journal.append(Entry(**{**{name: getattr(last, name) for name in Entry.__slots__}, "kind": "mean"}))
     opened = Journal.open(journal.path)

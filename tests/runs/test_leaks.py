@@ -79,7 +79,7 @@ def test_a_search_on_embedded_problems_shows_nothing_of_their_report(write_confi
     assert warnings_of(write_config({"tasks": [{"name": "word_problems_en"}, {"name": "emoji_ja"}]})) == ()
 
 
-def test_a_search_on_its_own_report_is_told(write_config: WriteConfig) -> None:
+def test_a_search_on_its_own_report_split_is_reported(write_config: WriteConfig) -> None:
     from evovlm.tasks.published import embedded_file
 
     data = str(embedded_file("word_problems_ja.report"))
@@ -89,7 +89,7 @@ def test_a_search_on_its_own_report_is_told(write_config: WriteConfig) -> None:
     )
 
 
-def test_translations_of_one_set_are_told_apart_by_nothing(write_config: WriteConfig, tmp_path: Path) -> None:
+def test_translations_of_one_set_count_as_the_same_samples(write_config: WriteConfig, tmp_path: Path) -> None:
     search = [{"question": f"問い{n}", "answer_number": n} for n in range(4)]
     lines(tmp_path / "ja.jsonl", *search)
     report = [{"question": f"question {n}", "answer": f"#### {n}"} for n in range(252)]
@@ -131,7 +131,7 @@ def test_data_that_a_report_names_and_that_is_broken_is_a_problem(write_config: 
     assert ["there is no 'question'" in str(problem) for problem in found.problems] == [True]
 
 
-def test_pictures_that_only_look_alike_are_told_when_asked(write_config: WriteConfig, tmp_path: Path) -> None:
+def test_similar_pictures_are_reported_on_request(write_config: WriteConfig, tmp_path: Path) -> None:
     pico_clip(tmp_path / "clip")
     search = {"tasks": [{"name": own_pictures(tmp_path)}]}
     assert warnings_of(write_config(search)) == ()

@@ -101,7 +101,7 @@ def test_a_race_may_be_held_against_a_parent_and_with_samples_at_random_against_
         assert load_config(write_config(changes)).racing is not None
 
 
-def test_a_front_that_nobody_seeks_is_told_of_and_one_that_is_sought_is_not(write_config: WriteConfig) -> None:
+def test_a_front_that_the_search_does_not_seek_is_reported_and_a_sought_one_is_not(write_config: WriteConfig) -> None:
     def notes(kind: str, *, pareto: bool) -> tuple[str, ...]:
         changes = {"optimizer": {"kind": kind}, "objective": {"pareto": pareto}, "tasks": TWO}
         return load_config(write_config(changes | {"budget": {"candidates": 40}})).notes

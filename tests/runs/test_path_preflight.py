@@ -47,7 +47,7 @@ def searched(models: Path, problems: Path, **merge: object) -> PathConfig:
 
 @pytest.mark.parametrize("target", ["pending", "stream"])
 @pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
-def test_the_largest_winner_is_told_of_a_search_through_layers(
+def test_the_largest_winner_of_a_search_through_layers_is_reported(
     target: str, tied: bool, problems: Path, tmp_path: Path
 ) -> None:
     base = pico_llm(tmp_path / "base", tie=tied)
@@ -135,7 +135,7 @@ def test_a_disk_without_room_for_the_largest_winner_is_a_warning(
     assert not any("largest winner" in each for each in preflight_search(config).warnings)
 
 
-def test_what_is_in_the_winner_s_place_stands_against_a_search(models: Path, problems: Path, tmp_path: Path) -> None:
+def test_a_search_reports_an_obstacle_at_the_winners_path(models: Path, problems: Path, tmp_path: Path) -> None:
     config = searched(models, problems)
     found = preflight_search(config, out=tmp_path)
     assert [type(problem) for problem in found.problems] == [OutputExists]

@@ -72,7 +72,7 @@ def test_the_winner_is_the_snapshot_that_did_best_on_the_validation_samples(whol
     assert again.fitness == whole.fitness
 
 
-def test_the_first_snapshot_is_the_host_as_it_is(whole: RunResult, config: PathConfig) -> None:
+def test_the_first_snapshot_is_the_unchanged_host(whole: RunResult, config: PathConfig) -> None:
     journal = read_journal(whole.folder / "journal.jsonl")
     space = config.space_for(journal.blocks)
     recipe = space.decode(journal.snapshots[0].genome)
@@ -149,7 +149,7 @@ def test_a_snapshot_that_another_search_would_not_look_at_is_refused(
         evolve(config, out=tmp_path / "run", resume=True, evaluator=stack)
 
 
-def test_a_failed_candidate_and_a_failed_mean_are_recorded_and_the_run_goes_on(
+def test_a_failed_candidate_and_a_failed_mean_are_recorded_and_the_run_continues(
     config: PathConfig, stack: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Recipe] = []
@@ -215,7 +215,7 @@ def test_a_candidate_moves_no_weights(config: PathConfig, stack: Evaluator) -> N
     assert len(stack.loaded.model.model.layers) == 12
 
 
-def test_a_recipe_of_another_search_is_no_candidate(config: PathConfig, stack: Evaluator) -> None:
+def test_a_recipe_of_another_search_is_not_a_candidate(config: PathConfig, stack: Evaluator) -> None:
     template = config.template(relative_to=None)
     other = template.first_recipe()
     assert isinstance(other, LayerPathMerge)
@@ -310,7 +310,7 @@ def test_a_run_is_not_overwritten_and_other_settings_are_refused(
         evolve(config.model_copy(update={"batch": 2}), out=whole.folder, resume=True, evaluator=stack)
 
 
-def test_a_journal_from_before_a_setting_came_goes_on_with_its_default(
+def test_a_journal_older_than_a_setting_resumes_with_its_default(
     whole_run: RunResult, write_config: WriteConfig, tmp_path: Path
 ) -> None:
     from evovlm.runs.folder.journal import config_hash

@@ -90,7 +90,7 @@ def test_a_race_cut_at_any_line_and_resumed_ends_with_the_same_journal(
         assert journal_rows(run) == journal_rows(tmp_path / "whole"), cut
 
 
-def test_a_race_stopped_by_its_user_goes_on_without_asking_anything_twice(
+def test_a_race_stopped_by_its_user_resumes_without_asking_anything_twice(
     races: EvolveConfig, racer: Evaluator, raced: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = Evaluator.evaluate
@@ -161,7 +161,7 @@ def test_a_run_s_tokens_count_every_sample_once(raced: RunResult) -> None:
     assert raced.tokens == by_kind["candidate"] + by_kind["rescored"] + by_kind["mean"]
 
 
-def test_scoring_again_what_was_scored_in_full_costs_nothing_and_leaves_the_search_as_it_is(
+def test_scoring_again_in_full_costs_nothing_and_does_not_change_the_search(
     whole_run: RunResult, config: EvolveConfig, evaluator: Evaluator, tmp_path: Path
 ) -> None:
     again = evolve(config.model_copy(update={"rescore": 2}), out=tmp_path / "run", evaluator=evaluator)
@@ -220,7 +220,7 @@ def part_of(candidate: Candidate, outcome: Evaluation | Failure) -> Entry:
     )
 
 
-def test_equal_recipes_are_scored_once_and_told_the_same(racer: Evaluator, races: EvolveConfig) -> None:
+def test_equal_recipes_are_scored_once_and_get_the_same_score(racer: Evaluator, races: EvolveConfig) -> None:
 
     space = races.space_for(racer.resident.blocks)
     genomes = [space.initial, space.initial * 0.5, space.initial, space.initial * 1.5]
@@ -312,7 +312,7 @@ def run_race(
     return {name: outcome for name, outcome in zip(tables, outcomes, strict=True) if isinstance(outcome, Evaluation)}
 
 
-def test_those_clearly_worse_stop_early_and_are_told_so() -> None:
+def test_clearly_worse_candidates_stop_early_and_get_low_fitness() -> None:
     draws = np.random.default_rng(0)
     hard = draws.random(200)
     tables = {

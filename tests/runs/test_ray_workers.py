@@ -87,7 +87,7 @@ def test_a_node_lost_in_the_middle_of_a_generation_changes_nothing(
     assert journal_rows(tmp_path / "run") == journal_rows(whole_run.folder)
 
 
-def test_a_model_that_a_node_does_not_have_is_told_of_with_node_and_path(
+def test_a_model_that_a_node_does_not_have_is_reported_with_node_and_path(
     config: EvolveConfig, models: Path, cluster: Any, tmp_path: Path
 ) -> None:
     # Gone once the driver has looked at it, as for a node that never had it.
@@ -135,7 +135,7 @@ def unreachable(config: EvolveConfig, settings: Mapping[str, object]) -> str:
     return str(caught.value)
 
 
-def test_a_cluster_that_is_not_there_is_told_of_with_how_to_start_one(
+def test_a_cluster_that_is_not_there_is_reported_with_how_to_start_one(
     config: EvolveConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")

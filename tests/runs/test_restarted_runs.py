@@ -68,7 +68,7 @@ def test_generations_grow_as_far_as_the_candidates_last(grown: RunResult) -> Non
 
 
 @pytest.mark.parametrize("kind", ["cma_ipop", "cma_bipop"])
-def test_a_display_is_told_the_candidates_at_most_and_no_number_of_generations(
+def test_a_display_gets_the_largest_number_of_candidates_and_no_number_of_generations(
     kind: str, models: Path, opened: Evaluator, tmp_path: Path
 ) -> None:
     watch = Watch()

@@ -47,7 +47,7 @@ def test_of_ten_rows_nine_are_unsolved_and_one_is_another() -> None:
         assert sum(row < 40 for row in first_rows(past, count=count)) == pytest.approx(0.9 * count, abs=1)
 
 
-def test_what_the_better_half_solves_is_solved_whoever_else_does_not() -> None:
+def test_a_sample_is_solved_if_the_better_half_solves_it() -> None:
     better = [scored([1.0] * 50 + [0.0] * 50, fitness=0.9) for _ in range(2)]
     worse = [scored([0.0] * 100, fitness=0.1) for _ in range(2)]
     assert sum(row >= 50 for row in first_rows([*worse, *better], count=20)) >= 17

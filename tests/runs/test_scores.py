@@ -237,7 +237,7 @@ def test_no_name_leads_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
     assert all(name == ".lock" or name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in names)
 
 
-def test_a_model_named_twice_and_broken_logits_are_told(folder: Path, tmp_path: Path) -> None:
+def test_a_model_named_twice_and_broken_logits_are_reported(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="twice"):
         score_models(request(folder, "base", "base"))
     broken = pico_llm(tmp_path / "broken")
@@ -268,7 +268,7 @@ class Listener:
 
 
 @pytest.mark.parametrize("is_saved", [False, True])
-def test_every_answer_is_told_of_as_it_comes(folder: Path, tmp_path: Path, is_saved: bool) -> None:
+def test_every_answer_is_reported_as_it_comes(folder: Path, tmp_path: Path, is_saved: bool) -> None:
     listener = Listener()
     save = tmp_path / "saved" if is_saved else None
     scores = score_models(request(folder, "base", limit=20), save=save, observer=listener)

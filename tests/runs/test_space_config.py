@@ -128,7 +128,7 @@ def test_a_method_without_parameters_has_nothing_to_search_but_choices(models: P
     assert recipe.settings.row_wise is False
 
 
-def test_more_knots_than_the_models_have_blocks_is_told_when_they_are_known(models: Path) -> None:
+def test_more_knots_than_the_models_have_blocks_is_reported_when_they_are_known(models: Path) -> None:
     config = with_space(models, {"kind": "interpolated", "knots": 5})
     with pytest.raises(ConfigError, match=r"knots: 5 is more than the models have blocks \(2\)"):
         config.space_for({"math": 2, "ja": 2})

@@ -125,7 +125,7 @@ def test_a_coarser_space_starts_at_the_nearest_and_says_how_far_that_is(
     assert found.parameters["math"].density == pytest.approx(0.65)
 
 
-def test_what_lies_outside_the_ranges_starts_at_their_end(models: Path, write_config: WriteConfig) -> None:
+def test_a_start_outside_the_ranges_is_moved_to_their_end(models: Path, write_config: WriteConfig) -> None:
     config = load_config(write_config({"start": {"equal": 1.5}, "space": {"density": [0.2, 0.8]}}))
     assert isinstance(config, EvolveConfig)
     found, (note,) = begun(config)
@@ -134,7 +134,7 @@ def test_what_lies_outside_the_ranges_starts_at_their_end(models: Path, write_co
     assert "1.5 there, 1 here" in note
 
 
-def test_a_run_goes_on_from_its_own_config_whatever_became_of_the_start(
+def test_a_run_resumes_from_its_own_config_when_the_start_file_has_changed(
     models: Path, write_config: WriteConfig, tmp_path: Path, evaluator: Evaluator
 ) -> None:
     (tmp_path / "made.yaml").write_text(recipe_to_yaml(hand_made(models)), encoding="utf-8")
@@ -167,7 +167,7 @@ def test_a_run_goes_on_from_its_own_config_whatever_became_of_the_start(
         ({"recipe": {"kind": "parameter_merge"}}, "start.recipe: .*sources: missing"),
     ],
 )
-def test_a_start_that_is_none_is_refused(write_config: WriteConfig, start: dict[str, object], words: str) -> None:
+def test_an_invalid_start_is_refused(write_config: WriteConfig, start: dict[str, object], words: str) -> None:
     path = write_config({"start": start})
     with pytest.raises(EvovlmError, match=words):
         load_config(path).resolved(relative_to=path.parent)

@@ -111,7 +111,7 @@ def test_wandb_offline_keeps_the_figures_in_the_run_s_folder_and_no_key(
     assert not any(SECRET.encode() in path.read_bytes() for path in written)
 
 
-def test_where_a_search_is_told_is_no_part_of_it(config: EvolveConfig, evaluator: Evaluator, tmp_path: Path) -> None:
+def test_logging_is_not_part_of_a_search(config: EvolveConfig, evaluator: Evaluator, tmp_path: Path) -> None:
     evolve(config, out=tmp_path / "plain", evaluator=evaluator)
     with pytest.raises(KeyboardInterrupt):
         evolve(config, out=tmp_path / "run", evaluator=evaluator, observer=StopsAt(6))

@@ -91,7 +91,7 @@ def test_a_worker_killed_in_the_middle_of_a_generation_changes_nothing(
 
 
 @slow
-def test_a_run_goes_on_with_another_number_of_workers(
+def test_a_run_resumes_with_another_number_of_workers(
     whole_run: RunResult,
     config: EvolveConfig,
     evaluator: Evaluator,
@@ -106,7 +106,7 @@ def test_a_run_goes_on_with_another_number_of_workers(
 
 
 @slow
-def test_a_time_limit_makes_a_single_worker_a_process_of_its_own(
+def test_a_time_limit_makes_a_single_worker_a_separate_process(
     config: EvolveConfig, tmp_path: Path, pools: list[LocalProcesses]
 ) -> None:
     limited = config.model_copy(update={"time_limit_s": 300.0, "budget": config.budget.model_copy()})
@@ -126,7 +126,7 @@ def test_the_command_line_says_how_many_workers(
 
 
 @slow
-def test_a_model_that_no_worker_can_open_is_told_of_as_what_it_is(
+def test_a_model_that_no_worker_can_open_is_reported_with_its_real_cause(
     config: EvolveConfig, models: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(models / "math", tmp_path / "gone")
@@ -139,7 +139,7 @@ def test_a_model_that_no_worker_can_open_is_told_of_as_what_it_is(
         open_workers(searched, template, parents={})
 
 
-def test_how_a_search_is_carried_out_is_no_part_of_what_it_is(config: EvolveConfig, write_config: WriteConfig) -> None:
+def test_how_a_search_is_executed_is_not_part_of_its_identity(config: EvolveConfig, write_config: WriteConfig) -> None:
     changed = {"workers": 3, "time_limit_s": 60.0}
     other = load_config(write_config(changed, name="other.yaml"))
     assert (other.workers, other.time_limit_s) == (3, 60.0)

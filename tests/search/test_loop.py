@@ -23,7 +23,7 @@ def generations(count: int) -> Callable[[NextGeneration], bool]:
     return lambda upcoming: upcoming.number < count
 
 
-def test_a_failure_is_told_as_the_worst_of_its_generation() -> None:
+def test_a_failure_counts_as_the_worst_of_its_generation() -> None:
     outcomes: list[Outcome] = [evaluation(0.5), BROKEN, evaluation(0.2), BROKEN]
     assert [each.fitness for each in feedback_on(outcomes, generation=0)] == [0.5, 0.2, 0.2, 0.2]
 
@@ -33,7 +33,7 @@ def test_a_generation_of_failures_stops_the_search_and_says_why_and_how_to_go_on
         feedback_on([BROKEN, BROKEN], generation=3)
 
 
-def test_of_each_reason_the_first_line_is_told_and_no_advice_for_another_command() -> None:
+def test_a_failed_generation_reports_the_first_line_of_each_reason_and_no_advice_for_another_command() -> None:
     long = Failure(
         kind="BrokenCheckpoint",
         reason="models/math: lm_head.weight holds numbers that are not finite. It is sources[0].\n    Fetch it again.",
@@ -67,7 +67,7 @@ def test_proposals_are_numbered_through_and_each_generation_is_reported_once() -
     assert ended[1].proposals == tuple(proposals[6:12])
 
 
-def test_a_search_told_the_same_outcomes_again_asks_for_the_same_genomes() -> None:
+def test_a_search_with_the_same_outcomes_asks_for_the_same_genomes() -> None:
     def asked() -> list[bytes]:
         genomes: list[bytes] = []
 
@@ -86,7 +86,7 @@ def test_a_search_told_the_same_outcomes_again_asks_for_the_same_genomes() -> No
     assert asked() == asked()
 
 
-def test_nothing_is_told_of_a_generation_that_failed() -> None:
+def test_an_optimizer_learns_nothing_from_a_failed_generation() -> None:
     optimizer = OPTIMIZERS["random"](Start(initial=np.full(2, 0.5), seed=0))
     ended: list[Generation] = []
     with pytest.raises(AllCandidatesFailed):

@@ -37,7 +37,7 @@ def test_without_goals_it_climbs_the_fitness() -> None:
     assert np.abs(optimizer.mean - 0.8).max() < 0.02
 
 
-def test_the_first_generation_has_the_initial_genome_and_lies_around_it() -> None:
+def test_the_first_generation_has_the_initial_genome_and_is_drawn_around_it() -> None:
     asked = np.array(Nsga2(Start(initial=np.array([0.3, 0.7]), seed=0, population=400, sigma=0.05)).ask())
     assert asked[0].tolist() == [0.3, 0.7]
     assert np.abs(asked.mean(axis=0) - [0.3, 0.7]).max() < 0.01

@@ -142,7 +142,7 @@ def test_changing_an_asked_genome_changes_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dim", [1, 2, 6])
-def test_equal_fitnesses_for_many_generations_are_no_obstacle(kind: str, dim: int) -> None:
+def test_equal_fitnesses_for_many_generations_do_no_harm(kind: str, dim: int) -> None:
     asked = run(OPTIMIZERS[kind](Start(initial=middle(dim), seed=0)), lambda _: 0.0, generations=40)
     assert all(np.all(np.isfinite(genome)) for genome in asked)
 
@@ -161,7 +161,7 @@ def test_looking_at_the_figures_and_the_mean_changes_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_told_goals_and_samples_harm_no_one_who_makes_nothing_of_them(kind: str) -> None:
+def test_an_optimizer_ignores_goals_and_samples_that_it_does_not_use(kind: str) -> None:
     optimizer = OPTIMIZERS[kind](Start(initial=middle(3), seed=1))
     for generation in range(6):
         genomes = optimizer.ask()
@@ -350,7 +350,7 @@ def test_the_margin_keeps_either_side_of_a_binary_gene_within_reach(seed: int, g
     )
 
 
-def test_a_binary_gene_may_leave_the_cube_within_and_is_told_as_drawn() -> None:
+def test_cma_learns_a_binary_gene_as_drawn_outside_the_cube() -> None:
     """A twin: pycma alone, unbounded, which sees the same fitnesses."""
     from evovlm.seeding import generator
 

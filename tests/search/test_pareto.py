@@ -17,7 +17,7 @@ def dominates(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
 
 
 @given(points=points)
-def test_the_front_is_what_nobody_dominates(points: Points) -> None:
+def test_the_front_is_what_no_other_point_dominates(points: Points) -> None:
     expected = tuple(index for index, each in enumerate(points) if not any(dominates(other, each) for other in points))
     assert front(points) == expected
     assert expected

@@ -30,7 +30,7 @@ def test_of_two_equals_one_is_taken_for_the_better_hardly_more_often_than_the_le
     assert np.mean(wrong) <= 1.25 * 0.05 + 2 * np.sqrt(0.05 * 0.95 / 2000)
 
 
-def test_scores_that_are_no_shares_keep_the_level_too() -> None:
+def test_scores_that_are_not_shares_keep_the_level_too() -> None:
     draws = np.random.default_rng(5)
     wrong = [confidently_ahead(table(draws.beta(0.4, 0.8, (2, 20))), level=0.05)[0, 1] for _ in range(2000)]
     assert np.mean(wrong) <= 0.06
@@ -66,7 +66,7 @@ def test_one_confidently_behind_the_better_half_stops_and_equals_go_on() -> None
     assert going.tolist() == [True, True, True, False]
 
 
-def test_one_behind_fewer_than_the_better_half_goes_on() -> None:
+def test_a_candidate_behind_fewer_than_the_better_half_continues() -> None:
     values = np.array([[1.0] * 20, [0.0] * 20, [0.0] * 20, [0.0] * 20])
     going = still_racing(confidently_ahead(table(values), level=0.01), np.ones(4, dtype=np.bool_), better=2)
     # The first one's place is settled: it is ahead of all.
@@ -101,7 +101,7 @@ def test_as_many_as_are_selected_never_stop_as_the_worse_ones(seed: int, count: 
     assert not (going & behind).any()
 
 
-def test_those_who_stopped_are_told_by_their_distance_to_the_others_on_their_own_samples() -> None:
+def test_stopped_candidates_are_ranked_by_their_distance_to_the_others_on_their_own_samples() -> None:
     ability, ease = np.array([0.4, 0.3, 0.1]), np.array([0.5, 0.1, 0.2, 0.0, 0.3, 0.4])
     scores = ability[:, None] + ease
     scores[2, 2:] = np.nan

@@ -65,7 +65,7 @@ def test_the_robust_extractor_reads_what_a_person_would(text: str, number: float
 
 
 @pytest.mark.parametrize("text", ["", "わかりません。", "一方、花子は一歩一歩進みました", "答えは不明です"])
-def test_no_number_is_none(text: str) -> None:
+def test_a_text_without_a_number_gives_none(text: str) -> None:
     assert extract_robust(text) is None
 
 
@@ -163,7 +163,7 @@ def test_every_mixed_number_is_found(whole: int, over: int, joined: str) -> None
 
 
 @given(st.integers(min_value=0, max_value=10**9), st.text(alphabet="それは次のとおり。わけで\n、", max_size=30))
-def test_what_stands_before_a_marker_does_not_matter(number: int, before: str) -> None:
+def test_the_text_before_a_marker_does_not_matter(number: int, before: str) -> None:
     assert extract_robust(f"{before}7×9=63。{before}答えは{number}個です。") == number
 
 

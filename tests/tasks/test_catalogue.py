@@ -42,7 +42,7 @@ def test_every_row_names_a_prompt_and_a_metric_that_exist(task: Task) -> None:
     assert all(task.decoding_named(name) == cheaper for name, cheaper in task.cheaper.items())
 
 
-def test_a_misspelt_task_is_told_the_closest() -> None:
+def test_the_message_about_a_misspelt_task_names_the_closest() -> None:
     with pytest.raises(TaskError, match="did you mean 'mgsm_ja'"):
         get_task("mgsm-ja")
 

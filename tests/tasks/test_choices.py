@@ -62,7 +62,7 @@ def test_the_option_is_read_from_a_free_answer(text: str, letter: str | None) ->
 
 
 @pytest.mark.parametrize(("text", "letter"), [("ビタミンCです", "C"), ("これはビタミンCです", "C"), ("B", "B")])
-def test_a_letter_inside_a_word_is_no_option(text: str, letter: str) -> None:
+def test_a_letter_inside_a_word_is_not_an_option(text: str, letter: str) -> None:
     assert read_choice(text, VITAMINS) == letter
     assert read_choice(text.replace("ビタミンC", "ビタミンD"), CITIES) in (None, "B")
 
@@ -109,7 +109,7 @@ def test_no_option_found_is_unscored_and_a_wrong_one_is_wrong() -> None:
     )
 
 
-def test_a_reference_that_is_no_letter_is_an_error_of_the_data() -> None:
+def test_a_reference_that_is_not_a_letter_is_an_error_of_the_data() -> None:
     sample = Sample(id="q7", question="", references=("東京",), choices=CITIES)
     with pytest.raises(TaskError, match=r"東京.*q7"):
         score_answer(Scoring(metric="multiple_choice"), sample, "B")

@@ -44,7 +44,7 @@ def test_the_same_specification_gives_the_same_pixels() -> None:
     assert draw(one()).tobytes() == draw(from_json(to_json(one()))).tobytes()
 
 
-def test_a_goblin_is_mostly_red_where_it_stands_and_nowhere_else() -> None:
+def test_a_goblin_is_mostly_red_at_its_position_and_only_there() -> None:
     image = pixels(one())
     red = (image[:, :, 0] > 150) & (image[:, :, 1] < 120)
     assert red[22:42, 10:30].mean() > 0.3

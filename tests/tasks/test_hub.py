@@ -142,7 +142,7 @@ def test_what_cannot_be_had_says_which_set_and_how_to_go_on(hub: Hub) -> None:
     assert "could not be loaded from the hub" in str(hub.load("ja_vlm_bench", "report", offline=True)["error"])
 
 
-def test_a_place_on_the_hub_is_told_from_a_path() -> None:
+def test_a_location_on_the_hub_is_distinguished_from_a_path() -> None:
     assert is_on_hub(Path("hub:org/name"))
     assert not is_on_hub("data/hub:org")
     assert hub_place(Path("hub:org/name@v1")) == ("org/name", "v1")

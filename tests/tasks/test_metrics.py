@@ -136,7 +136,7 @@ def test_every_metric_scores_every_text_within_bounds(metric: str, gate: str | N
         assert found.score in (0.0, 1.0)
 
 
-def test_a_reference_that_is_no_number_is_an_error_of_the_data() -> None:
+def test_a_reference_that_is_not_a_number_is_an_error_of_the_data() -> None:
     with pytest.raises(TaskError, match="十二個"):
         score(NUMBERS, "十二個", "12")
 

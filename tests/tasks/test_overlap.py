@@ -49,7 +49,7 @@ def test_the_same_origin_is_found_in_another_language() -> None:
     assert "s1 = r1, s2 = r2, s3 = r3, ..." in message
 
 
-def test_the_same_picture_is_found_and_the_same_question_about_another_is_none(tmp_path: Path) -> None:
+def test_the_same_picture_is_found_and_the_same_question_about_another_is_not(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(7))
     search = [Sample(id="s", question="何?", references=("1",), images=(PictureFile(path=tmp_path / "a.png"),))]
     assert overlaps(search, [asked("r", "何?", picture=8)]) == ()

@@ -87,7 +87,9 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
         get_task(str(tmp_path))
 
 
-def test_a_folder_s_bare_name_is_no_task_but_is_pointed_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folders_bare_name_is_not_a_task_but_the_message_points_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture_folder(tmp_path / "festivals")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TaskError, match=r"no task 'festivals'[\s\S]*is \./festivals"):

@@ -137,7 +137,7 @@ def test_a_path_is_found_inside_its_folder_only(tmp_path: Path) -> None:
         ([], "is empty"),
     ],
 )
-def test_a_cell_that_is_no_picture_is_an_error(cell: object, message: str, tmp_path: Path) -> None:
+def test_a_cell_that_is_not_a_picture_is_an_error(cell: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=f"row 1: .*{message}"):
         picture_from_cell(cell, folder=tmp_path, where="row 1")
 

@@ -57,7 +57,7 @@ def test_the_published_prompts_stand_word_for_word(prompt: str, pictures: int, t
     assert ask(prompt, asked("問い", pictures=pictures)).text == text
 
 
-def test_a_place_stands_for_all_pictures_one_after_another() -> None:
+def test_the_image_slot_is_replaced_by_all_pictures_in_order() -> None:
     question = ask("zoo-picture-ja", asked("どちら?", pictures=3))
     assert question.text == "<image>\n<image>\n<image>\n質問: どちら?\n答え:"
     assert len(question.images) == 3
@@ -86,7 +86,7 @@ def test_a_question_loses_its_tags_and_nothing_else() -> None:
     assert ask("chat", asked(" <image 1> は? \n")).text == " <image 1> は? \n"
 
 
-def test_a_question_with_braces_goes_into_the_prompt_as_it_is() -> None:
+def test_a_question_with_braces_is_inserted_unchanged() -> None:
     assert ask("zoo-problem-ja", asked("{input} と {x}")).text == "問題: {input} と {x}\n答え:"
 
 

@@ -55,7 +55,7 @@ def test_every_concept_can_be_drawn() -> None:
         assert len(picture.getcolors(64 * 64) or ()) > 1
 
 
-def test_a_description_identifies_its_concept_by_emoji_name_or_a_word_of_its_own() -> None:
+def test_a_description_identifies_its_concept_by_emoji_name_or_a_unique_word() -> None:
     rng = np.random.default_rng(0)
     for concept in CONCEPTS:
         rivals = [other for other in CONCEPTS if other is not concept]

@@ -15,7 +15,7 @@ def keys(split: str) -> list[str]:
     return [from_fields(row["picture"]).key for row in split_rows(split, language="ja")]  # type: ignore[arg-type]
 
 
-def test_no_picture_stands_twice_in_the_splits() -> None:
+def test_no_picture_occurs_twice_in_the_splits() -> None:
     every = [key for split in SPLITS for key in keys(split)]
     assert len(set(every)) == len(every)
     assert set(every) == split_keys()

@@ -53,7 +53,7 @@ def test_text_comes_back_with_numbers_in_plain_digits(text: str, tokenizer: PreT
     assert back == text.replace("\n", " ").translate(str.maketrans("１２３", "123"))
 
 
-def test_every_digit_is_a_piece_of_its_own(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_every_digit_is_a_separate_piece(tokenizer: PreTrainedTokenizerFast) -> None:
     pieces = tokenizer.convert_ids_to_tokens(tokenizer("120+35=155個").input_ids)
     assert [piece for piece in pieces if piece.strip("▁").isdigit()] == list("12035155")
     assert all(

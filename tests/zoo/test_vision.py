@@ -68,7 +68,7 @@ def test_the_last_word_of_a_caption_has_the_highest_number() -> None:
     assert rows[0].max() == rows[1].max()
 
 
-def test_patches_of_the_layer_that_llava_reads_learn_what_stands_at_their_place(tmp_path: Path) -> None:
+def test_patches_of_the_layer_that_llava_reads_learn_the_concept_at_their_position(tmp_path: Path) -> None:
     def spread(steps: int) -> float:
         """Return how far apart patches of different pictures lie, relative to those of one picture."""
         plan = VisionPlan(width=32, layers=2, heads=2, embedding=16, text_width=16, pictures=8, steps=steps, batch=8)
