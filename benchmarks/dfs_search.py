@@ -65,7 +65,7 @@ def run_search(config: PathConfig, *, out: Path, evaluator: Evaluator, task: Pre
 
 def score(evaluator: Evaluator, task: PreparedTask, recipe: Recipe) -> TaskScore:
     """Score a recipe on the report split."""
-    evaluator.merge_into_resident(recipe)
+    evaluator.resident.merge(recipe)
     return task.answer(evaluator.loaded).score
 
 

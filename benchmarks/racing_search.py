@@ -77,7 +77,7 @@ class Bench:
         """Score a winner on the report split."""
         recipe = self.space.decode(found.genome)
         if recipe.recipe_id not in self.known:
-            self.evaluator.merge_into_resident(recipe)
+            self.evaluator.resident.merge(recipe)
             self.known[recipe.recipe_id] = self.task.answer(self.evaluator.loaded).score
         return self.known[recipe.recipe_id]
 

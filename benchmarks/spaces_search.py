@@ -77,7 +77,7 @@ def optimizer_mean(journal: Journal) -> Genome:
 
 def score(evaluator: Evaluator, task: PreparedTask, recipe: Recipe) -> TaskScore:
     """Score a recipe on the report split."""
-    evaluator.merge_into_resident(recipe)
+    evaluator.resident.merge(recipe)
     return task.answer(evaluator.loaded).score
 
 

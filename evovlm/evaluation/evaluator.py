@@ -65,11 +65,6 @@ class Evaluator:
         """The resident model."""
         return self.resident.loaded
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What merges but may hurt."""
-        return self.resident.warnings
-
     def part(self, rows: Sequence[Sequence[int]]) -> "Evaluator":
         """Return the evaluator for only some samples, `rows` of each task. Nothing is loaded or prepared again."""
         parts = tuple(task.part(chosen) for task, chosen in zip(self.tasks, rows, strict=True))
@@ -97,7 +92,7 @@ class Evaluator:
 
     def _evaluate(self, recipe: Recipe) -> Evaluation:
         started = time.perf_counter()
-        if not self.merge_into_resident(recipe):
+        if not self.resident.merge(recipe):
             raise FloatingPointError("the merged weights are not finite")
         merged = time.perf_counter()
         scored = self.answer()
@@ -113,10 +108,6 @@ class Evaluator:
         for stage in ("generate", "score"):
             seconds[stage] = sum(each.seconds[stage] for each in scored)
         return self.objective.evaluation(scores, seconds=seconds, tokens=sum(each.tokens for each in scored))
-
-    def merge_into_resident(self, recipe: Recipe) -> bool:
-        """Turn the resident model into what the recipe says; return whether every weight is finite."""
-        return self.resident.merge(recipe)
 
     def answer(self) -> tuple[ScoredTask, ...]:
         """Answer every task with the resident model as it is now."""

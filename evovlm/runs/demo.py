@@ -171,7 +171,7 @@ def _contenders(run: Run, random: Recipe) -> list[Contender]:
 def _scored(evaluator: Evaluator, task: PreparedTask, contender: Contender, *, config: EvolveConfig) -> ScoredTask:
     # A source is merged too, whole and alone: the same weights without loading another model.
     model = config.source_alone(contender.name) if isinstance(contender.model, ModelRef) else contender.model
-    evaluator.merge_into_resident(model)
+    evaluator.resident.merge(model)
     return task.answer(evaluator.loaded)
 
 

@@ -207,10 +207,10 @@ def test_models_that_have_other_numbers_of_blocks_by_now_are_refused(
 
 def test_a_candidate_moves_no_weights(config: PathConfig, stack: Evaluator) -> None:
     space = config.space_for(stack.resident.blocks)
-    stack.merge_into_resident(space.decode(np.where(space.levels == 2, 1.0, 0.2)))
+    stack.resident.merge(space.decode(np.where(space.levels == 2, 1.0, 0.2)))
     before = {id(tensor): tensor.data_ptr() for tensor in stack.loaded.model.parameters()}
     # Every hop of a repeated block is the one set of parameters: 3 sources of 2 blocks, and the host's other tensors.
-    stack.merge_into_resident(space.decode(np.where(space.levels == 2, 1.0, 0.9)))
+    stack.resident.merge(space.decode(np.where(space.levels == 2, 1.0, 0.9)))
     assert {id(tensor): tensor.data_ptr() for tensor in stack.loaded.model.parameters()} == before
     assert len(stack.loaded.model.model.layers) == 12
 

@@ -118,7 +118,7 @@ class InProcess:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What can be merged but may do harm."""
-        return self.evaluator.warnings
+        return self.evaluator.resident.warnings
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
         """Yield the outcome of each job, one after another."""

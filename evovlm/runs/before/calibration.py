@@ -55,7 +55,7 @@ def timed_merge(evaluator: Evaluator, recipe: Recipe) -> Span:
     taken = []
     for _ in range(3):
         started = time.perf_counter()
-        if not evaluator.merge_into_resident(recipe):
+        if not evaluator.resident.merge(recipe):
             raise ConfigError(f"recipe {recipe.recipe_id}: the merged weights are not finite. Lower its weights.")
         taken.append(time.perf_counter() - started)
     return Span(low=min(taken[1:]), high=max(taken[1:]))
