@@ -49,7 +49,7 @@ class Resident(Protocol):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What can be merged but may do harm."""
+        """What can be merged but may harm the result."""
         ...
 
     @property
@@ -116,7 +116,7 @@ class ResidentModel:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What can be merged but may do harm."""
+        """What can be merged but may harm the result."""
         return self.merger.warnings
 
     @property

@@ -44,7 +44,7 @@ class Workers(Protocol):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What can be merged but may do harm."""
+        """What can be merged but may harm the result."""
         ...
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
@@ -117,7 +117,7 @@ class InProcess:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What can be merged but may do harm."""
+        """What can be merged but may harm the result."""
         return self.evaluator.resident.warnings
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:

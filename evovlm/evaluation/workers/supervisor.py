@@ -165,7 +165,7 @@ class Supervisor:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What can be merged but may do harm."""
+        """What can be merged but may harm the result."""
         return self._welcome.warnings
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:

@@ -57,7 +57,7 @@ def tensor_problems(model: NamedCheckpoint, host: NamedCheckpoint) -> Iterator[I
 def find_warnings(
     models: Iterable[NamedCheckpoint], host: NamedCheckpoint, *, config_from: str | None = None
 ) -> tuple[str, ...]:
-    """Return what can be merged but may do harm: settings that differ from the host's, a lost vision tower.
+    """Return what can be merged but may harm the result: settings that differ from the host's, a lost vision tower.
 
     The result takes rope, window, norm eps and tying from the model that `config_from` names (None: the host).
     """

@@ -134,7 +134,7 @@ def vocabulary_warnings(
     sources: Iterable[NamedCheckpoint],
     vocabulary: Vocabulary | None,
 ) -> tuple[str, ...]:
-    """Return what can be merged about the vocabularies but may do harm; `plan_rows` must accept the models."""
+    """Return what can be merged about the vocabularies but may harm the result; `plan_rows` must accept the models."""
     models = _ordered(base, host, sources)
     if vocabulary == "base_rows":
         return _other_tokens_by_number(models)
