@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 def evolve(
     config: Annotated[Path, typer.Argument(help="A search (YAML); configs/ holds examples.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Write the winner as a model there.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Write the winner's model to this folder.")
+    ] = None,
     log: Annotated[
-        list[str] | None, typer.Option("--log", help="Tell its course to tensorboard or wandb, too.")
+        list[str] | None, typer.Option("--log", help="Also send the course to tensorboard or wandb.")
     ] = None,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what the run would cost, from a short calibration.")
+        bool, typer.Option("--dry-run", help="Only estimate what the run would cost, from a short calibration.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, help="So many models at work at a time; the result is the same."),
+        typer.Option("--workers", min=1, help="How many models work at a time; the result is the same."),
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
@@ -76,7 +78,7 @@ def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
 def _search(
     loaded: "SearchConfig | HybridConfig", *, config: Path, out: Path, resume: bool, allow_code: bool
 ) -> "RunResult":
-    """Run the search, or the two of a hybrid, each with a display of its own."""
+    """Run the search, or the two searches of a hybrid, each with its own display."""
     from evovlm.cli.progress import SearchProgress
     from evovlm.runs.searching.evolve import run_search
     from evovlm.tasks.catalogue import code_of_tasks
@@ -117,7 +119,7 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
             f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})"
         )
     if result.fitness < 0:
-        typer.echo("no candidate keeps every constraint: this one misses them by least.")
+        typer.echo("every candidate violates a constraint: this one violates them least.")
     if result.stopped_by not in (None, "candidates"):
         typer.echo(f"ended by its budget of {result.stopped_by}.")
     if result.front:
@@ -146,7 +148,7 @@ def _print_next(
     commands = _score_commands(first.resolved(relative_to=relative_to), folder)
     for command in commands:
         typer.echo(f"  {command}")
-    # A page shows answers only where there are samples to report on.
+    # A page has answers only if there are tasks to report on.
     typer.echo(f"  evovlm report {out}{' --score' if commands else ''}    # a page to look at")
 
 

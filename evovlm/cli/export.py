@@ -1,4 +1,4 @@
-"""`evovlm export RECIPE-or-RUN`: a candidate of a run as a recipe, or a recipe or run in another tool's words."""
+"""`evovlm export RECIPE-or-RUN`: a candidate of a run as a recipe, or a recipe or run in another tool's format."""
 
 import json
 from enum import StrEnum
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """The tool whose file a recipe or a run is written as."""
+    """The tool for which a recipe or a run is written."""
 
     MERGEKIT = "mergekit"
     OPTUNA = "optuna"
@@ -21,7 +21,8 @@ class Format(StrEnum):
 def export(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE-or-RUN", help="A recipe (YAML), or a run's folder.")],
     form: Annotated[
-        Format | None, typer.Option("--format", help="The tool that is to read it: mergekit a recipe, optuna a run.")
+        Format | None,
+        typer.Option("--format", help="The tool to write it for: mergekit (a recipe) or optuna (a run)."),
     ] = None,
     pick: Annotated[
         str | None,
@@ -86,13 +87,13 @@ def _recipe(path: Path, *, pick: str | None, form: Format | None) -> tuple["Reci
         from evovlm.runs.run import PICKS, Run
 
         if pick is None:
-            raise ConfigError(f"{path} is a run's folder: --pick says which candidate; {PICKS}.")
+            raise ConfigError(f"{path} is a run's folder. Choose a candidate with --pick: {PICKS}.")
         picked = Run.open(path).pick(pick)
         return picked.recipe, picked.index
     if pick is not None:
-        raise ConfigError(f"{path} is no run's folder, from which --pick could take a candidate.")
+        raise ConfigError(f"{path} is not a run's folder; --pick takes a candidate of a run.")
     if form is None:
-        raise ConfigError(f"{path} is a recipe already: --format says which tool it is for ({', '.join(Format)}).")
+        raise ConfigError(f"{path} is already a recipe. Choose a tool with --format ({', '.join(Format)}).")
     return load_recipe(path, methods=METHODS), None
 
 
@@ -109,6 +110,6 @@ def _mergekit(recipe: "Recipe") -> str:
     config = read_config(recipe.host)
     n_blocks = count_blocks(config) if config is not None else None
     if n_blocks is None:
-        # Lists tell the number of blocks too; without any, it does not matter.
+        # Lists of numbers have one per unit; without lists, the number of blocks does not matter.
         n_blocks = max(recipe.unit_lengths(), default=3) - 2
     return recipe_to_mergekit(recipe, n_blocks=n_blocks)

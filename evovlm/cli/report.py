@@ -22,18 +22,18 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     lang: Annotated[str, typer.Option("--lang", help="en or ja.")] = "en",
     figures: Annotated[
-        Path | None, typer.Option("--figures", help="Write every figure into this new folder, too, as SVG and PNG.")
+        Path | None, typer.Option("--figures", help="Also write every figure into this new folder, as SVG and PNG.")
     ] = None,
     score: Annotated[
         bool,
         typer.Option(
-            "--score", help="First have the winner, its parents and the equal-weights merge answer the report split."
+            "--score", help="First score the winner, its parents and the equal-weights merge on the report split."
         ),
     ] = False,
     allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Make one HTML file of a run: what was found, how sure it is, what the recipe does, every answer."""
+    """Make one HTML file of a run: what was found, how certain it is, what the recipe does, every answer."""
     from evovlm.files import write_file
     from evovlm.report.files import check_new, png_language, write_figures
     from evovlm.report.texts import speaker
@@ -42,7 +42,7 @@ def report(
     speaker(lang)
     several = len(runs) > 1
     page = out or (Path("comparison.html") if several else runs[0] / PAGE_FILE)
-    # The page inside of a run's folder is the command's own, and made anew as often as one likes.
+    # The page inside a run's folder belongs to this command, which may rewrite it.
     for new in ([page] if out or several else []) + ([figures] if figures else []):
         check_new(new)
     if score:
@@ -60,12 +60,12 @@ def report(
             typer.echo(f"{figures}: {len(files)} figures")
     if figures is not None and png_language(lang) != lang:
         typer.echo(
-            "this machine has no font for Japanese: the words in the PNG files are English (those in the SVG files are "
-            "Japanese).\n    To mend it: apt-get install fonts-noto-cjk, or any other Japanese font.",
+            "this machine does not have a Japanese font: the words in the PNG files are English, those in the SVG "
+            "files Japanese.\n    Install one, such as: apt-get install fonts-noto-cjk",
             err=True,
         )
     if missing and not as_json:
-        typer.echo(f"not yet scored on the report split: {', '.join(missing)}. `--score` has them answer.", err=True)
+        typer.echo(f"not yet scored on the report split: {', '.join(missing)}. `--score` scores them.", err=True)
     if open_it:
         typer.launch(page.resolve().as_uri())
 

@@ -8,9 +8,9 @@ import typer
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="A run's folder (the run may still be going on), or a recipe (YAML).")],
+    run: Annotated[Path, typer.Argument(help="A run's folder (finished or in progress), or a recipe (YAML).")],
     top: Annotated[int, typer.Option("--top", min=1, help="How many candidates to list.")] = 5,
-    svg: Annotated[Path | None, typer.Option("--svg", help="The new file to draw a recipe's path into.")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Draw a recipe's path into this new file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Show a run (its best candidates, the winner's numbers, how the search went) or a recipe (a path hop by hop)."""

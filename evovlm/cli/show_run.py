@@ -166,7 +166,7 @@ def _print_winner(console: Console, run: Run) -> None:
     print_line(console, f"{_WINNERS[run.winner_kind]}, its numbers")
     found = run.description
     table = plain_table()
-    # One row a unit: a model has dozens of blocks, and a terminal has 80 columns.
+    # One row per unit: a model has dozens of blocks, and a terminal has 80 columns.
     by_unit = len(found.units) > 1
     table.add_column("unit" if by_unit else "source")
     if by_unit:
@@ -190,7 +190,7 @@ def _number(value: float | None) -> str:
 
 def _print_path(console: Console, run: Run) -> None:
     if run.description.path is not None:
-        same = ", the host as it is" if run.description.is_host else ""
+        same = ", the unchanged host" if run.description.is_host else ""
         print_line(console, f"{_WINNERS[run.winner_kind]}: a path of {len(run.description.path)} hops{same}")
         console.print(path_table(run.description.path))
 

@@ -1,4 +1,4 @@
-"""`evovlm watch RUN`: a run that goes on, on a page that loads itself again and in the terminal."""
+"""`evovlm watch RUN`: a run in progress, on a page that reloads itself and in the terminal."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="The folder of a run that goes on.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run in progress.")],
     out: Annotated[Path | None, typer.Option("--out", help="The page's file [default: RUN/report.html].")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     lang: Annotated[str, typer.Option("--lang", help="en or ja.")] = "en",
-    every: Annotated[int, typer.Option("--every", min=1, help="Look again after so many seconds.")] = 5,
+    every: Annotated[int, typer.Option("--every", min=1, help="The seconds between two looks.")] = 5,
 ) -> None:
-    """Follow a run until it ends: its page loads itself again, the terminal shows the course. Ctrl-C ends the watching.
+    """Follow a run until it ends: its page reloads itself, the terminal shows the course. Ctrl-C stops watching.
 
     The run itself is left alone.
     """
@@ -37,7 +37,7 @@ def watch(
     page = out or run / PAGE_FILE
     console = Console()
     to_open = open_it
-    # Where there is no terminal, nothing is redrawn: a line a look.
+    # Without a terminal nothing can be redrawn: each look is a line.
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     try:
         with live or nullcontext():
@@ -50,21 +50,21 @@ def watch(
                     to_open = False
                     typer.launch(page.resolve().as_uri())
     except KeyboardInterrupt:
-        typer.echo(f"\nno longer watched; the run is left alone. Its page so far: {page}", err=True)
+        typer.echo(f"\nstopped watching; the run itself continues. Its page so far: {page}", err=True)
 
 
 def _line(content: "RunContent | None") -> str:
-    """Return a look as one line."""
+    """Return the state of the run as one line."""
     from evovlm.cli.rendering import percent
 
     if content is None:
         return "no candidate yet"
     stage, points = content.last, content.last.course.points
-    told = f"best {percent(points[-1].best_so_far)}, mean {percent(points[-1].mean)}" if points else "all failed so far"
+    said = f"best {percent(points[-1].best_so_far)}, mean {percent(points[-1].mean)}" if points else "all failed so far"
     failed = f", {content.failed} failed" if content.failed else ""
     name = f"{stage.name}: " if stage.name else ""
     state = ", finished" if content.finished else ""
-    return f"{name}{_done(stage)} candidates{failed}, generation {stage.generations - 1}, {told}{state}"
+    return f"{name}{_done(stage)} candidates{failed}, generation {stage.generations - 1}, {said}{state}"
 
 
 def _done(stage: "Stage") -> str:

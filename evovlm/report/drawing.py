@@ -42,7 +42,7 @@ _JAPANESE_FONTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Palette:
-    """Colours: of text, of quiet text, of grid lines, of the ground, and of series (Okabe and Ito's, safe for all)."""
+    """Colours of text, muted text, grid lines, background and series (Okabe and Ito's, safe for the colour-blind)."""
 
     ink: str
     muted: str
@@ -83,7 +83,7 @@ class Pen:
     titled: bool
 
     def line(self, number: int, *, points: int = 1) -> Mapping[str, Any]:
-        """Return colour, marker and dashes of a series of so many points; of many, some have a marker."""
+        """Return colour, marker and dashes of a series of `points`; of many points, only some have a marker."""
         return {
             "markevery": max(1, points // _MOST_MARKERS),
             "color": self.palette.series[number % len(self.palette.series)],
@@ -94,7 +94,7 @@ class Pen:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Drawing:
-    """A figure with what it shows in words, and the table behind it: headings, then rows."""
+    """A figure with a text that describes it, and its table: headings, then rows."""
 
     key: str
     title: str
@@ -116,9 +116,9 @@ def file_pen(say: Say) -> Pen:
 
 @contextmanager
 def style(pen: Pen, *, family: Sequence[str] = ()) -> Iterator[None]:
-    """Draw and save figures inside of this; `family` names fonts to be tried before matplotlib's own."""
+    """Set the style in which figures are drawn and saved; `family` names fonts to try before matplotlib's own."""
     palette = pen.palette
-    # The package's own type names every setting there is.
+    # The type of the package lists every setting.
     settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "evovlm",
@@ -148,11 +148,11 @@ def style(pen: Pen, *, family: Sequence[str] = ()) -> Iterator[None]:
         "savefig.facecolor": "none" if not pen.titled else palette.paper,
     }
     with mpl.rc_context(), warnings.catch_warnings():
-        # A matplotlibrc of the current folder may ask for LaTeX, which runs programs on the texts of the figures.
+        # A matplotlibrc in the current folder may ask for LaTeX, which runs programs on the texts of the figures.
         mpl.rcdefaults()
         mpl.rcParams.update(settings)
-        # A glyph that matplotlib's own font lacks is there in the browser, whose fonts draw the text of an SVG. And
-        # names so long that no room is left to the axes: the figure is drawn all the same, and its table has them.
+        # Glyphs that matplotlib's own font does not have are not a problem: the browser draws the text of an SVG with
+        # its fonts. Nor are names so long that they leave no space for the axes: the table has them.
         warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
         yield
@@ -167,7 +167,7 @@ def new_figure(pen: Pen, *, height_in: float, title: str) -> Figure:
 
 
 def legend(axes: Axes, *, columns: int = 2) -> None:
-    """Put the legend over the axes, where it hides nothing."""
+    """Put the legend above the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
 
@@ -177,7 +177,7 @@ def inline_svg(drawing: Drawing, *, prefix: str) -> str:
     text = _svg(drawing.figure)
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # A style element would hold for the whole page.
+    # A style element would apply to the whole page.
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', text)
@@ -207,7 +207,7 @@ def png_file(drawing: Drawing) -> bytes:
 
 
 def japanese_font() -> str | None:
-    """Return the name of a font of this machine that has Japanese, None where there is none."""
+    """Return the name of a Japanese font on this machine, None if it does not have one."""
     there = {font.name for font in font_manager.fontManager.ttflist}
     return next((name for name in _JAPANESE_FONTS if name in there), None)
 

@@ -1,4 +1,4 @@
-"""Figures of a recipe: a source's part layer by layer as lines and as a grid, and the route of a path."""
+"""Figures of a recipe: the numbers of each source layer by layer, as lines and as a grid, and the route of a path."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from evovlm.report.content import Numbers
 from evovlm.report.drawing import MARKERS, Drawing, Pen, legend, new_figure
 
 _MOST_WRITTEN = 62
-"""Characters of a row, its name among them, up to which the numbers in it are written out."""
+"""The most characters of a row, its name included, for which its numbers are written out."""
 _MANY_LINES = 8
 _MOST_TICKS = 18
 _STEPS = 10
@@ -33,7 +33,7 @@ def recipe_drawings(numbers: Sequence[Numbers], path: LayerPath | None, pen: Pen
 
 
 def _lines(numbers: Numbers, pen: Pen) -> Drawing:
-    """Return the figure of numbers over the units, with a panel for each component where those differ."""
+    """Return the figure of numbers over the units, with a panel for each component where components differ."""
     say, title = pen.say, pen.say(f"lines_{numbers.parameter}")
     components = list(dict.fromkeys(each.component for each in numbers.lines))
     figure = new_figure(pen, height_in=3.1 if len(components) == 1 else 0.9 + 1.25 * len(components), title=title)
@@ -62,7 +62,7 @@ def _lines(numbers: Numbers, pen: Pen) -> Drawing:
 def _panel(axes: Axes, numbers: Numbers, lines: Sequence[UnitNumbers], pen: Pen) -> None:
     for place, each in enumerate(lines):
         line = pen.line(place)
-        # Where only some numbers were searched, these are marked, and not every unit.
+        # Where only some numbers were searched, the marks are on these instead of on every unit.
         marks = {"marker": "none"} if each.knots else {}
         values = [math.nan if value is None else value for value in each.values]
         axes.plot(values, **{**line, **marks}, label=None if each.knots else each.source)
@@ -78,7 +78,7 @@ def _panel(axes: Axes, numbers: Numbers, lines: Sequence[UnitNumbers], pen: Pen)
 
 
 def _bars(numbers: Numbers, pen: Pen) -> Drawing:
-    """Return the figure of numbers that hold for the whole model, beside those of equal weights."""
+    """Return the figure of numbers for the whole model, beside those of equal weights."""
     say, title = pen.say, pen.say(f"bars_{numbers.parameter}")
     figure = new_figure(pen, height_in=1.0 + 0.34 * len(numbers.lines), title=title)
     axes = figure.subplots()
@@ -154,7 +154,7 @@ def _heat_map(
     )
     scale = colormaps[colours]
     norm = BoundaryNorm(np.linspace(*limits, _STEPS + 1), scale.N)
-    # What has no tensors is left empty.
+    # Units without tensors are left empty.
     mesh = axes.pcolormesh(
         np.ma.masked_invalid(values), cmap=scale, norm=norm, edgecolors=pen.palette.paper, linewidth=1.2
     )
@@ -164,7 +164,7 @@ def _heat_map(
             if math.isnan(value):
                 continue
             red, green, blue, _ = scale(norm(value))
-            # Relative luminance, without its gamma: enough to choose between black and white.
+            # Relative luminance without gamma is enough to choose between black and white.
             ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
             text = _text(value, numbers, signed=apart)
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=7.5)
@@ -218,7 +218,7 @@ def _known(line: UnitNumbers) -> list[float]:
 
 
 def _label(line: UnitNumbers, pen: Pen) -> str:
-    """Return what a line is called: its source, and its component where those differ."""
+    """Return the name of a line: its source, and its component where components differ."""
     return line.source if line.component is None else f"{line.source} · {pen.say(line.component)}"
 
 
@@ -227,7 +227,7 @@ def _equal(pen: Pen) -> str:
 
 
 def _places(numbers: Numbers) -> int:
-    """Return how many digits behind the point tell numbers of that size apart."""
+    """Return the number of decimal places that distinguishes numbers of that size."""
     return 2 if numbers.high - numbers.low > 0.5 else 3
 
 
@@ -238,7 +238,7 @@ def _text(value: float, numbers: Numbers, *, signed: bool = False) -> str:
 
 
 def _range(numbers: Numbers) -> tuple[float, float]:
-    """Return from where to where an axis goes: all of where numbers are searched, and what lies beyond."""
+    """Return the ends of an axis: the range of the search, and any numbers beyond it."""
     values = [value for each in numbers.lines for value in _known(each)]
     return min(0.0, numbers.low, *values), max(numbers.high, numbers.equal, *values)
 
@@ -247,7 +247,7 @@ def _name_units(axes: Axes, units: Sequence[str], pen: Pen, *, shift: float = 0.
     step = max(1, -(-len(units) // _MOST_TICKS))
     last = len(units) - 1
     shown = [place for place in range(len(units)) if place in (0, last) or (place - 1) % step == 0]
-    # The last but one would run into the head's name.
+    # The label before the last would run into the head's name.
     shown = [place for place in shown if place == last or last - place >= step or step == 1]
     labels = [_short(units[place], pen) for place in shown]
     axes.set_xticks([place + shift for place in shown], labels)

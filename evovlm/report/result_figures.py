@@ -14,12 +14,12 @@ _COLOUR_OF: dict[Role, int] = {"winner": 1, "stage": 3, "parent": 0, "baseline":
 
 
 def model_text(name: str, role: Role, pen: Pen) -> str:
-    """Return what a model is called in the page's language; a source has its own name."""
+    """Return a model's name in the page's language; a source keeps its own name."""
     return name if role == "parent" else pen.say(name)
 
 
 def standings_drawing(report: TaskReport, pen: Pen) -> Drawing:
-    """Return the figure of everyone's score on a task."""
+    """Return the figure of every model's score on a task."""
     say = pen.say
     title = say("standings_title", task=report.name)
     figure = new_figure(pen, height_in=0.85 + 0.36 * len(report.standings), title=title)
@@ -73,7 +73,7 @@ def cost_drawing(cost: Cost, pen: Pen) -> Drawing:
 
 
 def phase_text(phase: str, pen: Pen) -> str:
-    """Return a phase's name in the page's language; one that it does not know stands as it is."""
+    """Return a phase's name in the page's language; an unknown phase keeps its own name."""
     return pen.say(f"phase_{phase}") if phase in ("merge", "generate", "score", "parents") else phase
 
 

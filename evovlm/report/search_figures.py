@@ -15,7 +15,7 @@ _MOST_PANELS = 3
 
 
 def search_drawings(course: Course, pen: Pen) -> list[Drawing]:
-    """Return the figures of a search; none while every candidate has failed."""
+    """Return the figures of a search; empty while every candidate has failed."""
     if not course.points:
         return []
     found = [_by_generation(course, pen), _by_tokens(course, pen)]
@@ -133,7 +133,7 @@ def _goals(goals: Goals, pen: Pen) -> Drawing:
         _dots(axes, [100 * values[0] for values in goals.others], [values[other] for values in goals.others], pen)
         # The best in the first goal comes first.
         front = [(100 * row.values[0], 100 * row.values[other]) for row in reversed(goals.front)]
-        # Of more than two goals the front is no line.
+        # The front of more than two goals is not a line.
         shape = {"drawstyle": "steps-pre"} if len(names) == 2 else {"linestyle": "none"}
         axes.plot(*zip(*front, strict=True), label=say("front"), **{**pen.line(1), **shape})
         knee = goals.front[goals.knee].values
