@@ -26,8 +26,7 @@ from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.intervals import difference_interval, mean_interval
 from evovlm.evaluation.resident import load_recipe_model
 from evovlm.recipes.candidate import Evaluation, TaskScore
-from evovlm.recipes.local_config import count_blocks, read_config
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.model_ref import ModelRef, count_blocks, read_config
 from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.config.search import SearchConfig

@@ -32,7 +32,7 @@ from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
-from evovlm.runs.config.racing import RacingSection
+from evovlm.runs.config.sections import RacingSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, best_distinct, read_journal
 from evovlm.runs.folder.layout import JOURNAL_FILE

@@ -3,7 +3,8 @@
     [project.entry-points."evovlm.methods"]
     its_name = "its_package.its_module:ITS_ROW"
 
-The groups are evovlm.methods, evovlm.tasks, evovlm.metrics, evovlm.optimizers and evovlm.spaces.
+The groups are evovlm.methods, evovlm.tasks, evovlm.metrics, evovlm.optimizers, evovlm.spaces and
+evovlm.searches.
 """
 
 from collections import Counter

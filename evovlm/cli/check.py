@@ -15,25 +15,30 @@ if TYPE_CHECKING:
     from evovlm.runs.config.search import SearchConfig
 
 FAILED = 2
-"""The exit code for what the user can mend, as for every command."""
+"""The exit code for problems that the user can fix, as in every command."""
 
 
 def check(
     recipe: Annotated[Path, typer.Argument(help="A recipe or the config of a search (YAML).")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where the result is to go: is there room?")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the result is to be written: is there enough space?")
+    ] = None,
     near_pictures: Annotated[
         str | None,
         typer.Option(
             "--near-pictures",
-            help="Of a search: tell of pictures that look like reported ones to an open_clip model.",
+            help="Of a search: report pictures that an open_clip model finds similar to report pictures.",
         ),
     ] = None,
     near_threshold: Annotated[
-        float | None, typer.Option("--near-threshold", min=-1, max=1, help="From which cosine on; 0.95 unless given.")
+        float | None,
+        typer.Option(
+            "--near-threshold", min=-1, max=1, help="The cosine from which pictures count as similar; default 0.95."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say everything that stands against a merge or a search, and what it needs, without fetching weights."""
+    """Report every problem of a merge or a search, and what it needs, without fetching weights."""
     from evovlm.cli.progress import Waiting
 
     with Waiting("reading configs, tokenizers and headers"):
@@ -50,24 +55,24 @@ def check(
 
 def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_threshold: float | None) -> "Preflight":
     from evovlm.errors import ConfigError
-    from evovlm.recipes.documents import load_recipe
+    from evovlm.recipes.documents import recipe_from_text
     from evovlm.recipes.yaml_text import read_yaml
 
     document = read_yaml(path)
     # A recipe, too, may be a hybrid; only a search has tasks.
     if isinstance(document, Mapping) and (document.get("kind") == "evolve" or "tasks" in document):
         from evovlm.runs.before.preflight import preflight_search
-        from evovlm.runs.config.hybrid import load_search
+        from evovlm.runs.config.hybrid import search_from_text
 
-        config = load_search(path).resolved(relative_to=path.parent)
+        config = search_from_text(document, path).resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
         return _with_code(preflight_search(config, out=out), config)
     if near_pictures is not None or near_threshold is not None:
-        raise ConfigError(f"{path}: is no config of a search, whose pictures could be compared.")
+        raise ConfigError(f"{path}: is not the config of a search, so there are no pictures to compare.")
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.merging.before.preflight import preflight_recipe
 
-    return preflight_recipe(load_recipe(path, methods=METHODS), out=out)
+    return preflight_recipe(recipe_from_text(document, path, methods=METHODS), out=out)
 
 
 def _with_code(found: "Preflight", config: "SearchConfig | HybridConfig") -> "Preflight":
@@ -122,7 +127,7 @@ def _print(console: "Console", found: "Preflight") -> None:
         typer.echo(f"the result: {result_text(found.result)}")
     if found.search is not None:
         size = found.search
-        picked = f" ({size.categorical} of them pick among options)" if size.categorical else ""
+        picked = f" ({size.categorical} of them choose among options)" if size.categorical else ""
         held = ""
         if size.generations is not None:
             held = f", {counted(size.generations, 'generation')} in the budget"
@@ -144,4 +149,4 @@ def _print(console: "Console", found: "Preflight") -> None:
     for problem in found.problems:
         typer.echo(f"error: {problem}")
     if not found.problems:
-        typer.echo("nothing else stands against it." if found.warnings else "nothing stands against it.")
+        typer.echo("no other problems found." if found.warnings else "no problems found.")

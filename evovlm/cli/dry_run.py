@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from evovlm.runs.before.calibration import Span
-    from evovlm.runs.before.forecast import Forecast
+    from evovlm.runs.before.forecast import Forecast, Span
     from evovlm.runs.config.hybrid import HybridConfig
     from evovlm.runs.config.search import SearchConfig
 
@@ -45,7 +44,7 @@ def _print(found: "Forecast") -> None:
         )
     typer.echo(f"tokens: {_span(found.tokens, ',.0f')}")
     typer.echo(f"time: {duration(found.seconds.low)} to {duration(found.seconds.high)}, after opening the models")
-    typer.echo(f"  of it merging: {_span(found.merge_seconds, '.3g')} s a candidate")
+    typer.echo(f"  merging: {_span(found.merge_seconds, '.3g')} s a candidate")
     for what, size in (
         ("to fetch", found.download_bytes),
         ("the journal", found.journal_bytes),

@@ -100,8 +100,8 @@ def _recipe(path: Path, *, pick: str | None, form: Format | None) -> tuple["Reci
 def _mergekit(recipe: "Recipe") -> str:
     from evovlm.errors import ConfigError
     from evovlm.merging.paths.mergekit import path_to_mergekit
-    from evovlm.recipes.local_config import count_blocks, read_config
     from evovlm.recipes.mergekit.writing import recipe_to_mergekit
+    from evovlm.recipes.model_ref import count_blocks, read_config
 
     if recipe.first_stage is not None:
         raise ConfigError("kind: mergekit merges in one step; merge and export the two stages of a hybrid one by one.")

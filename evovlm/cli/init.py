@@ -21,11 +21,11 @@ def init(
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", help="What all models were fine-tuned from.", autocompletion=complete_models),
+        typer.Option("--base", help="The model that all others were fine-tuned from.", autocompletion=complete_models),
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option("--host", help="For vlm: the VLM that sees.", autocompletion=complete_models),
+        typer.Option("--host", help="For vlm: the vision-language model.", autocompletion=complete_models),
     ] = None,
     source: Annotated[
         list[str] | None,
@@ -43,11 +43,13 @@ def init(
     method: Annotated[
         str, typer.Option("--method", help="How to merge (`evovlm methods`).", autocompletion=complete_methods)
     ] = "dare_ties",
-    budget: Annotated[int | None, typer.Option("--budget", min=1, help="How many candidates to try; 100.")] = None,
+    budget: Annotated[
+        int | None, typer.Option("--budget", min=1, help="The number of candidates to try; default 100.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("search.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write a commented config of a search; what the flags leave open is asked on a terminal."""
+    """Write a commented config of a search; on a terminal, ask for what the flags leave open."""
     from evovlm.cli.rendering import json_text
     from evovlm.files import refuse_existing
     from evovlm.runs.config.new import NewSearch, write_search
@@ -59,9 +61,9 @@ def init(
     chosen = _kind(kind if kind is not None else _ask("llm or vlm", "llm"))
     vlm = chosen == "vlm"
     if base is None:
-        base = _ask("the base, which all models were fine-tuned from (a folder, a hub id, zoo:NAME)", "zoo:base")
+        base = _ask("the base model, from which all others were fine-tuned (a folder, a hub id, zoo:NAME)", "zoo:base")
     if vlm and host is None:
-        host = _ask("the VLM that sees", "zoo:vlm")
+        host = _ask("the vision-language model", "zoo:vlm")
     given = source or _ask_each("a source (MODEL or NAME=MODEL)", ["zoo:ja"] if vlm else ["zoo:math-a", "zoo:ja"])
     sources = _sources([host, *given] if vlm and host is not None and not _names(given, host) else given)
     tasks = task or _ask_each("a task, a task file, or a folder", ["emoji_ja" if vlm else "word_problems_ja"])
@@ -112,7 +114,7 @@ def _number(text: str) -> int:
     from evovlm.errors import ConfigError
 
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"'{text}' is no number of candidates; 1 or more is needed.")
+        raise ConfigError(f"'{text}' is not a number of candidates; write 1 or more.")
     return int(text)
 
 

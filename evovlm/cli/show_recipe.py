@@ -1,4 +1,4 @@
-"""A recipe as people look at it: of a path, which block of which model at each hop, and its scale."""
+"""A recipe, shown to people: for a path, which block of which model is at each hop, and its scale."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ _BAR_REACHES = 2.0
 
 
 def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
-    """Print a recipe, and draw its path into the new file `svg`; raises ConfigError where there is no path to draw."""
+    """Print a recipe, and draw its path into the new file `svg`; raises ConfigError for a recipe without a path."""
     from evovlm.errors import ConfigError
     from evovlm.files import write_new_file
     from evovlm.merging.arithmetic.methods import METHODS
@@ -61,7 +61,7 @@ def _print_path(recipe: "LayerPathMerge | HybridMerge") -> None:
 
 
 def path_table(path: "LayerPath") -> "Table":
-    """Return a path hop by hop; a block stands in the column of its source, so that changes between them are seen."""
+    """Return a path hop by hop; each block is in the column of its source, so that changes of source are visible."""
     from evovlm.cli.tables import plain_table
 
     table = plain_table()

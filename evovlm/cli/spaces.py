@@ -1,4 +1,4 @@
-"""`evovlm spaces`: the search spaces there are."""
+"""`evovlm spaces`: the table of search spaces."""
 
 import json
 from typing import Annotated

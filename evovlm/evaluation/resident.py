@@ -30,8 +30,7 @@ from evovlm.models.layer_stack import LayerStack
 from evovlm.models.loading import LoadedModel, Override, load_like, load_model
 from evovlm.recipes.kinds import PS, HybridMerge, PathTemplate, Recipe, parameter_merge_only
 from evovlm.recipes.layer_path import LayerPathMerge
-from evovlm.recipes.local_config import read_config, stored_dtype
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.model_ref import ModelRef, read_config, stored_dtype
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
 from evovlm.resources import available_memory_bytes
 

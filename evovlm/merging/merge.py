@@ -94,7 +94,7 @@ class Merger:
         Raises ConfigError for a method that does not exist or does not suit the template, ModelError for a model that
         cannot be found, read or merged with the others.
         """
-        plain = template.template if isinstance(template, ParameterMerge) else template
+        plain = template.template
         method = get_method(plain)
         opened: dict[ModelRef, Checkpoint] = {}
 

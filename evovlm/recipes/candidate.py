@@ -35,12 +35,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
-    """How a model did on one task; every figure is in [0, 1], higher is better.
+    """How well a model did on one task; every number is in [0, 1], higher is better.
 
     `score` counts an answer only if it passes the language gate; `ungated` drops the gate; `japanese` is the share of
     answers in Japanese; `per_sample` holds the scores of the `n` samples in the task's order. `unscored` counts the
-    samples with nothing to score: no answer found in the text, or none to be had; they score 0. `rows` says which
-    of the task's samples they are, in the order of `per_sample`; None for all, in the task's order.
+    samples without an answer to score, because the text has none or the model gave none; they score 0. `rows` says
+    which of the task's samples they are, in the order of `per_sample`; None for all, in the task's order.
     """
 
     score: float
@@ -54,10 +54,10 @@ class TaskScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a candidate is worth: `fitness` (higher is better), its `scores` by task, and what it cost.
+    """A candidate's `fitness` (higher is better), its `scores` by task, and what it cost.
 
-    `seconds` holds wall-clock time by stage; `tokens` counts generated tokens. `goals` holds what each of several
-    goals is worth (higher is better), where a search has several; their trade-off is a Pareto set.
+    `seconds` holds wall-clock time by stage; `tokens` counts generated tokens. `goals` holds the value
+    of each goal (higher is better) where a search has several; their trade-off is a Pareto set.
     """
 
     scores: Mapping[str, TaskScore]
@@ -68,7 +68,7 @@ class Evaluation:
 
     @property
     def n_samples(self) -> int:
-        """On how many samples of all tasks: a race ends before all of them."""
+        """The number of samples it was scored on, over all tasks; a race ends before all of them."""
         return sum(score.n for score in self.scores.values())
 
 

@@ -42,9 +42,8 @@ from evovlm.errors import ConfigError, ModelNotFound
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
-from evovlm.recipes.local_config import count_blocks, read_config
 from evovlm.recipes.mergekit.reading import is_mergekit, recipe_from_mergekit
-from evovlm.recipes.model_ref import ModelRef, parse_model_ref
+from evovlm.recipes.model_ref import ModelRef, config_in, count_blocks, parse_model_ref, read_config
 from evovlm.recipes.problems import did_you_mean, report_places, report_problems
 from evovlm.recipes.recipe import (
     COMPONENTS,
@@ -63,7 +62,7 @@ _METHODS = "methods"
 FOLDER = "folder"
 """The validation context's key for the file's folder: with it, every model must be a folder or a hub id."""
 RELATIVE_TO = "relative_to"
-"""The validation context's key for the file's folder where models are looked into, but may be missing."""
+"""The validation context's key for the file's folder: with it, the configs of models are read, but may be missing."""
 
 
 def _may_be_had(text: str, info: ValidationInfo) -> str:
@@ -120,7 +119,7 @@ class MergeDocument(Document):
     def template(self, *, relative_to: Path | None) -> MergeTemplate:
         """Return the template that this text means in a file of the folder `relative_to`.
 
-        Raises ConfigError when no host is given and none can be told from the rest.
+        Raises ConfigError when no host is given and the other keys do not determine one.
         """
         sources = {name: parse_model_ref(text, relative_to=relative_to) for name, text in self.sources.items()}
         base = parse_model_ref(self.base, relative_to=relative_to) if self.base else None
@@ -176,9 +175,9 @@ class RecipeDocument(MergeDocument):
 def default_host(base: ModelRef | None, sources: Mapping[str, ModelRef]) -> ModelRef:
     """Return the host of a recipe that names none: its only vision-language source, else its base.
 
-    Only folders that are there already are looked into. Raises ConfigError when this leaves no choice or several.
+    Reads only folders that exist already. Raises ConfigError when this leaves no choice or several.
     """
-    seeing = [ref for ref in sources.values() if _has_vision(ref)]
+    seeing = [ref for ref in sources.values() if has_vision(config_in(ref.local_folder()) or {})]
     if len(seeing) == 1:
         return seeing[0]
     if base is not None and not seeing:
@@ -227,7 +226,7 @@ def _is_count(value: object) -> bool:
 
 
 def _blocks_of(text: str, info: ValidationInfo) -> int | None:
-    """Return how many blocks a model has, None when its config is not at hand."""
+    """Return the number of blocks of a model, None when its config is not on this machine."""
     context = info.context or {}
     if RELATIVE_TO not in context:
         return None
@@ -238,7 +237,8 @@ def _blocks_of(text: str, info: ValidationInfo) -> int | None:
 class LayerPathDocument(Document):
     """A recipe file: `kind: layer_path`.
 
-    Validate with the context `relative_to` (the file's folder) to find blocks that a model at hand does not have.
+    Validate with the context `relative_to` (the file's folder) to find blocks that a model on this machine does not
+    have.
     """
 
     format: Literal[1]
@@ -267,7 +267,7 @@ class LayerPathDocument(Document):
 
 
 class PathStageDocument(LayerPathDocument):
-    """The second stage of a hybrid: `ps` is the first stage's result, a source of its own and the host by default."""
+    """The second stage of a hybrid: `ps` is the first stage's result, which is a source, and the host by default."""
 
     format: Literal[1] = 1
     host: ModelText = PS
@@ -329,9 +329,13 @@ def load_recipe(path: Path, *, methods: Collection[str] = ()) -> Recipe:
     A mergekit file is read as the recipe that it means. `methods` are the names that `method` may have (empty: any).
     Raises ConfigError with all problems of the file.
     """
-    text = read_yaml(path)
+    return recipe_from_text(read_yaml(path), path, methods=methods)
+
+
+def recipe_from_text(text: object, path: Path, *, methods: Collection[str] = ()) -> Recipe:
+    """Return the recipe of `text`, which was read from the YAML file `path`; see `load_recipe`."""
     if is_mergekit(text):
-        return recipe_from_mergekit(path, methods=methods)
+        return recipe_from_mergekit(text, path, methods=methods)
     kind = text.get("kind") if isinstance(text, Mapping) else None
     if isinstance(kind, str) and kind not in _DOCUMENTS:
         raise report_places(
@@ -346,9 +350,9 @@ def load_recipe(path: Path, *, methods: Collection[str] = ()) -> Recipe:
 
 
 def recipe_from_values(values: object, *, relative_to: Path | None, methods: Collection[str] = ()) -> Recipe:
-    """Return the recipe that plain values, as they stand in a file of the folder `relative_to`, mean.
+    """Return the recipe of plain values that were read from a file of the folder `relative_to`.
 
-    Raises pydantic's ValidationError for values of another form, ConfigError for what makes no recipe.
+    Raises pydantic's ValidationError for values of another form, ConfigError for values that do not make a recipe.
     """
     document = _document_of(values).model_validate(values, context={_METHODS: methods, RELATIVE_TO: relative_to})
     return document.recipe(relative_to=relative_to)
@@ -357,18 +361,6 @@ def recipe_from_values(values: object, *, relative_to: Path | None, methods: Col
 def _document_of(values: object) -> type[RecipeDocument] | type[LayerPathDocument] | type[HybridDocument]:
     kind = values.get("kind") if isinstance(values, Mapping) else None
     return _DOCUMENTS.get(kind if isinstance(kind, str) else None, RecipeDocument)
-
-
-def _has_vision(ref: ModelRef) -> bool:
-    folder = ref.local_folder()
-    if folder is None or not (folder / "config.json").is_file():
-        return False
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
-        # Whoever opens the checkpoint says what is wrong with it.
-        return False
-    return isinstance(config, dict) and has_vision(config)
 
 
 def recipe_to_yaml(recipe: Recipe, *, folder: Path | None = None) -> str:

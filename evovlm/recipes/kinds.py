@@ -41,7 +41,7 @@ class HybridMerge:
 
     @property
     def recipe_id(self) -> str:
-        """12 hexadecimal digits that stand for everything the recipe says."""
+        """The hash of everything that the recipe says: 12 hexadecimal digits."""
         return recipe_digest(
             {
                 "kind": "hybrid",
@@ -66,7 +66,7 @@ class HybridMerge:
         return {**first, **host, **used}
 
     def as_values(self, text: Callable[[ModelRef], str] = lambda ref: ref.text) -> dict[str, Any]:
-        """Return the recipe as plain values, as they stand in its file; `text` says how a model is written."""
+        """Return the recipe as the plain values of its file; `text` says how a model is written."""
         first = self.ps.as_values(text)
         del first["format"]
         second = {
@@ -97,10 +97,10 @@ def parameter_merge_only(recipe: Recipe) -> ParameterMerge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathTemplate:
-    """Sources, host and scale target of a path; the order of the sources is that in which a search lays them out.
+    """Sources, host and scale target of a path; a search lays out the blocks of the sources in this order.
 
     With `ps`, the result of that merge is a further source, called `ps` and laid out first, and the host where `host`
-    is None. Raises ConfigError when the host is none of the sources, whose first and last block a path needs.
+    is None. Raises ConfigError when the host is not among the sources, because a path needs its first and last block.
     """
 
     sources: Mapping[str, ModelRef]
@@ -116,7 +116,7 @@ class PathTemplate:
         if self.ps is not None and PS in self.sources:
             raise ConfigError(f"sources: '{PS}' is the first stage's result; give another name to the model.")
         object.__setattr__(self, "sources", dict(self.sources))
-        self.host_source  # noqa: B018 - raises where there is none
+        self.host_source  # noqa: B018 - raises where it is missing
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -134,15 +134,15 @@ class PathTemplate:
             if ref.identity == self.host.identity:
                 return name
         raise ConfigError(
-            f"host: '{self.host.text}' is none of the sources, but a path begins with its first block and ends with "
-            "its last.\n    Name it among the sources, too."
+            f"host: '{self.host.text}' is not among the sources, but a path begins with its first block and ends "
+            "with its last.\n    Name it among the sources, too."
         )
 
     @property
     def shaped_like(self) -> Mapping[str, str]:
         """For each source, the part of the recipe whose model has as many blocks; a first stage's result is its host's.
 
-        Parts are named as in a look at the recipe (`ps.host`, `sources.ja`).
+        Parts are named as `check` names them (`ps.host`, `sources.ja`).
         """
         return {name: "ps.host" if name == PS else f"sources.{name}" for name in self.source_names}
 

@@ -1,6 +1,6 @@
 """The route of a token through the blocks of several models, and the merge in data-flow space that it makes.
 
-arXiv 2403.13187, section 3.2: blocks of all sources in any order, each as often as wanted, and a factor before each.
+arXiv 2403.13187, section 3.2: blocks of all sources in any order, each any number of times, and a factor before each.
 """
 
 import math
@@ -42,7 +42,7 @@ class LayerStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPath:
-    """The hops of a path, in order; raises ConfigError when there are none."""
+    """The hops of a path, in order; raises ConfigError for an empty path."""
 
     steps: tuple[LayerStep, ...]
 
@@ -56,12 +56,12 @@ class LayerPath:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources that it leads through, in the order in which they are reached."""
+        """The sources on the path, in the order of their first hop."""
         return tuple(dict.fromkeys(step.source for step in self.steps))
 
     @property
     def blocks(self) -> tuple[tuple[str, int], ...]:
-        """The blocks that it leads through, as (source, layer), each once, in the order in which they are reached."""
+        """The blocks on the path, as (source, layer), each once, in the order of their first hop."""
         return tuple(dict.fromkeys((step.source, step.layer) for step in self.steps))
 
     def check_sources(self, known: Collection[str]) -> None:
@@ -81,8 +81,8 @@ class LayerPath:
 class LayerPathMerge:
     """A complete statement of one merge in data-flow space.
 
-    `host` gives config, tokenizer, processor, embedding, final norm, head and all that is no language model; the
-    blocks are those of `path`, whose names are keys of `sources`. Raises ConfigError for a path through an unknown
+    `host` gives config, tokenizer, processor, embedding, final norm, head and everything outside the language model;
+    the blocks are those of `path`, whose names are keys of `sources`. Raises ConfigError for a path through an unknown
     source.
     """
 
@@ -101,9 +101,9 @@ class LayerPathMerge:
 
     @property
     def recipe_id(self) -> str:
-        """12 hexadecimal digits that stand for everything the recipe says.
+        """The hash of everything that the recipe says: 12 hexadecimal digits.
 
-        The order of the sources says nothing, nor does the way in which a local folder is written.
+        It does not depend on the order of the sources or on the way in which a local folder is written.
         """
         return recipe_digest(
             {
@@ -125,7 +125,7 @@ class LayerPathMerge:
         return {"host": self.host, **{f"sources.{name}": self.sources[name] for name in self.path.sources}}
 
     def as_values(self, text: Callable[[ModelRef], str] = lambda ref: ref.text) -> dict[str, Any]:
-        """Return the recipe as plain values, as they stand in its file; `text` says how a model is written."""
+        """Return the recipe as the plain values of its file; `text` says how a model is written."""
         return {
             "format": 1,
             "kind": "layer_path",

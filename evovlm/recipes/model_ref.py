@@ -1,14 +1,18 @@
-"""A model as people write it: `zoo:NAME`, a folder, or a hub id with an optional `@revision`."""
+"""A model as people write it (`zoo:NAME`, a folder, or a hub id with an optional `@revision`), and its config.json."""
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evovlm.assets import asset_path
 from evovlm.errors import ModelNotFound
 from evovlm.recipes.hub import HubModel, cached_folder, fetch
 
 _ZOO = "zoo:"
+_DTYPES = {"float64", "float32", "float16", "bfloat16"}
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
@@ -36,7 +40,7 @@ class ModelRef:
         return folder if folder.is_dir() else None
 
     def resolve(self) -> Path:
-        """Return the local folder of the model, fetching it from the hub when it is no folder.
+        """Return the local folder of the model, fetching it from the hub when it is not a folder.
 
         Of a hub model the safetensors weights, config, tokenizer and card are fetched, into the hub's own cache; the
         folder's name is then the commit (see `hub_commit`). Raises ModelNotFound when no such folder, zoo model or hub
@@ -46,9 +50,9 @@ class ModelRef:
         return found if isinstance(found, Path) else fetch(found)
 
     def find(self) -> Path | HubModel:
-        """Return the model's folder if it is there, else its place on the hub; never touches the network.
+        """Return the model's folder if it exists, else its location on the hub; never touches the network.
 
-        Raises ModelNotFound for what is neither.
+        Raises ModelNotFound for a text that is neither.
         """
         folder = self.local_folder()
         if folder is not None:
@@ -64,7 +68,7 @@ class ModelRef:
         return HubModel(id=hub["id"], revision=hub["revision"])
 
     def folder_at_hand(self) -> Path | None:
-        """Return the model's folder, or what the hub's cache holds of it (whole or not); never touches the network.
+        """Return the model's folder, or the part of it that the hub's cache holds; never touches the network.
 
         Raises ModelNotFound for what is neither a folder nor a hub id.
         """
@@ -83,5 +87,48 @@ class ModelRef:
 
 
 def parse_model_ref(text: str, *, relative_to: Path | None) -> ModelRef:
-    """Return the reference that `text` means when it stands in a file of the folder `relative_to`."""
+    """Return the reference that `text` means in a file of the folder `relative_to`."""
     return ModelRef(text=text.strip(), origin=relative_to)
+
+
+def read_config(ref: ModelRef) -> Mapping[str, Any] | None:
+    """Return the model's config.json: from its folder, or from the hub's cache; None when it is in neither."""
+    try:
+        folder = ref.folder_at_hand()
+    except ModelNotFound:
+        return None
+    return config_in(folder)
+
+
+def config_in(folder: Path | None) -> Mapping[str, Any] | None:
+    """Return the config.json of a model's folder; None where it is missing or cannot be read as JSON."""
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        # Opening the checkpoint reports what is wrong with it.
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of the config that describes the language model: of a text LLM, all of it."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def count_blocks(config: Mapping[str, Any]) -> int | None:
+    """Return the number of decoder blocks, None when the config does not say."""
+    blocks = text_config(config).get("num_hidden_layers")
+    return blocks if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0 else None
+
+
+def stored_dtype(config: Mapping[str, Any]) -> str | None:
+    """Return the name of the dtype that the config says the weights are stored in, None when it does not say."""
+    for part in (config, text_config(config)):
+        for key in ("dtype", "torch_dtype"):
+            name = str(part.get(key)).removeprefix("torch.")
+            if name in _DTYPES:
+                return name
+    return None

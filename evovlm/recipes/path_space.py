@@ -1,4 +1,4 @@
-"""The space of paths through layers (arXiv 2403.13187, section 3.2): which block stands where, and the scale before it.
+"""The space of paths through layers (arXiv 2403.13187, section 3.2): blocks in order, and a scale before each.
 
 All blocks of the first source in order, then those of the next, and that list `repetitions` times: T positions. A
 position is on the path where its gene is above one half. Each source's blocks so keep their order within a repetition,
@@ -47,10 +47,10 @@ class ScaleRule:
 class PathSpace(Space):
     """The paths through the sources of `template` that have as many `blocks`, by name, laid out in that order.
 
-    The host's first block comes first on every path and its last block last; they stand for their positions in the
+    The host's first block comes first on every path and its last block last; they take their positions in the
     first repetition and have no gene. `scale_range` bounds the scales, which begin at 1. A search begins with the
     genes of the host's first repetition at one half plus `host_start` times `sigma`, and all others at one half plus
-    `rest_start` times `sigma`: with 2 and -2 on the host as it is, each of its blocks left out in 2.3 % of the first
+    `rest_start` times `sigma`: with 2 and -2 on the host unchanged, each of its blocks left out in 2.3 % of the first
     draws, and each other block put in as often. `start` is another point to start from. Raises ConfigError for a host
     that is not a source or has one block, a scale range without 1, or no repetition.
     """
@@ -167,7 +167,7 @@ class PathSpace(Space):
         )
 
     def decode(self, genome: Genome) -> LayerPathMerge | HybridMerge:
-        """Return the recipe of the path that `genome` (shape (dim,), in the unit cube) stands for.
+        """Return the recipe of the path that `genome` (shape (dim,), in the unit cube) decodes to.
 
         Raises ValueError when the genome has another shape or leaves the cube.
         """
@@ -178,7 +178,7 @@ class PathSpace(Space):
         return self._recipe(hops, SCALES[self.scales].scales(genome[self._n_free :], hops, self))
 
     def describe(self, genome: Genome) -> Description:
-        """Return the path that a genome stands for, and whether it is the host as it is."""
+        """Return the path of a genome, and whether it is the host unchanged."""
         path = self.decode(genome).path
         host = [[self.host, layer, 1.0] for layer in range(self.blocks[self.host])]
         return Description(path=path, is_host=path.canonical() == host)
@@ -190,13 +190,15 @@ class PathSpace(Space):
     def encode(self, recipe: Recipe) -> Genome:
         """Return a genome that decodes to the path of `recipe`: blocks at their earliest positions, other scales 1.
 
-        Only for scales `none` and `per_position`: a path does not tell the scales of pairs that it does not pass, nor
-        the net behind its scales. Raises ConfigError for those, for a recipe of other models, and for a path that is
-        not in this space.
+        Only for scales `none` and `per_position`: a path does not determine the scales of pairs that it does not
+        contain, nor the net that made its scales. Raises ConfigError for those, for a recipe of other models, and for a
+        path that is not in this space.
         """
         path = self._path_of(recipe)
         if self.scales not in ("none", "per_position"):
-            raise ConfigError(f"scales: a path does not tell the genes of '{self.scales}'; only per_position or none.")
+            raise ConfigError(
+                f"scales: a path does not determine the genes of '{self.scales}', only those of per_position or none."
+            )
         hops = self._hops_of(path)
         genome = np.full(self.dim, SCALES[self.scales].first(self) if self.scales != "none" else 0.0)
         genome[: self._n_free] = 0.0

@@ -1,6 +1,6 @@
 """What a merge is, as values: a template (everything a search keeps fixed) and a recipe (template and parameters).
 
-Settings and parameters are also what stands in a recipe's file: pydantic checks text against them (documents.py).
+Settings and parameters are also the form of a recipe's file: pydantic checks text against them (documents.py).
 """
 
 import hashlib
@@ -81,7 +81,7 @@ def numbers_of(values: Values) -> tuple[float, ...]:
 
 
 def parts_of(values: Values) -> tuple[UnitValues, ...]:
-    """Return the numbers and lists that `values` is made of: itself, or one for each component."""
+    """Return the numbers and lists that `values` consists of: itself, or one for each component."""
     return tuple(getattr(values, each) for each in COMPONENTS) if isinstance(values, ByComponent) else (values,)
 
 
@@ -100,7 +100,7 @@ def _plain(values: Values) -> Any:
 def _canonical(values: UnitValues, *, name: str) -> UnitValues:
     numbers = values if isinstance(values, tuple) else (values,)
     if not numbers or not all(math.isfinite(number) for number in numbers):
-        raise ConfigError(f"{name}: {_shown(values)} is not a finite number, nor a list of them.")
+        raise ConfigError(f"{name}: {_shown(values)} is not a finite number or a list of finite numbers.")
     plain = tuple(float(number) + 0.0 for number in numbers)
     return plain if isinstance(values, tuple) else plain[0]
 
@@ -144,13 +144,13 @@ def _as_they_are(values: Values) -> object:
     return values
 
 
-# Without a serializer of its own, pydantic checks what it has made of a list against the type of the value.
+# Without this serializer, pydantic checks its plain form of a list against the type of the value.
 _Numbers = Annotated[Values, PlainValidator(_as_values), PlainSerializer(_as_they_are)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceParameters:
-    """A source's numbers; a method's row in the table of methods says which of them it takes.
+    """A source's numbers; the table of methods says which of them a method uses.
 
     `weight`: any finite factor (slerp's t). `density`: the share of entries kept, in [0, 1]. `gamma`: the share of
     largest entries that breadcrumbs drops, in [0, 1]. `epsilon`: how far DELLA's keep probabilities reach to both
@@ -186,9 +186,9 @@ class SourceParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeSettings:
-    """What steers a method as a whole.
+    """The settings of a method as a whole.
 
-    `rescale`: what makes up for entries dropped at random; divide by the density, restore the L1 norm, or nothing.
+    `rescale`: how entries dropped at random are compensated; divide by the density, restore the L1 norm, or nothing.
     `normalize`: divide by the sum of weights; None takes the method's own default.
     `lambda_`: the factor on the summed task vectors.
     `row_wise`: take angles and lengths row by row, not of the whole tensor (nuslerp, model_stock).
@@ -249,11 +249,16 @@ class MergeTemplate:
             object.__setattr__(self, "config_from", None)
         known = {*self.sources, *(["base"] if self.base else [])}
         if self.config_from is not None and self.config_from not in known:
-            raise ConfigError(f"config_from: '{self.config_from}' is none of host, {', '.join(sorted(known))}.")
+            raise ConfigError(f"config_from: '{self.config_from}' is not one of host, {', '.join(sorted(known))}.")
         if not self.sources:
             raise ConfigError("sources: a merge needs at least one source.")
         check_source_names(self.sources)
         object.__setattr__(self, "sources", dict(self.sources))
+
+    @property
+    def template(self) -> "MergeTemplate":
+        """The template itself; of a recipe, what it is without its parameters."""
+        return self
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -262,7 +267,7 @@ class MergeTemplate:
 
     @property
     def shaped_like(self) -> Mapping[str, str]:
-        """For each source, the part of the recipe (`host`) whose model has as many blocks: all are alike here."""
+        """For each source, the part of the recipe whose model has as many blocks: here always the host."""
         return dict.fromkeys(self.sources, "host")
 
     def equal_weights(self, weight: float) -> "ParameterMerge":
@@ -336,9 +341,9 @@ class ParameterMerge(MergeTemplate):
 
     @property
     def recipe_id(self) -> str:
-        """12 hexadecimal digits that stand for everything the recipe says.
+        """The hash of everything that the recipe says: 12 hexadecimal digits.
 
-        The order of the sources says nothing, nor does the way in which a local folder is written.
+        It does not depend on the order of the sources or on the way in which a local folder is written.
         """
         canonical: dict[str, object] = {
             "kind": "parameter_merge",
@@ -346,7 +351,7 @@ class ParameterMerge(MergeTemplate):
             "host": self.host.identity,
             "sources": {name: ref.identity for name, ref in self.sources.items()},
             "method": self.method,
-            # What has come to the format since its beginning counts only where it is used.
+            # Settings that were added to the format later count only where they are used.
             "settings": {**{name: getattr(self.settings, name) for name in _FIRST_SETTINGS}, **self.settings.changed()},
             "seed": self.seed,
             "vocabulary": self.vocabulary,
@@ -367,7 +372,7 @@ class ParameterMerge(MergeTemplate):
         return {"host": self.host, **base, **{f"sources.{name}": ref for name, ref in self.sources.items()}}
 
     def as_values(self, text: Callable[[ModelRef], str] = lambda ref: ref.text) -> dict[str, Any]:
-        """Return the recipe as plain values, as they stand in its file; `text` says how a model is written."""
+        """Return the recipe as the plain values of its file; `text` says how a model is written."""
         base = {"base": text(self.base)} if self.base is not None else {}
         vocabulary = {"vocabulary": self.vocabulary} if self.vocabulary is not None else {}
         config_from = {"config_from": self.config_from} if self.config_from is not None else {}

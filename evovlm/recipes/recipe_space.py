@@ -54,7 +54,7 @@ class RecipeSpace(Space):
 
     `uses` has a row for each method that a recipe may have. What makes no difference to a recipe's method is at its
     default there, so that one merge has one recipe. `start` is the point that a search starts from (None: the middle
-    of everything). Raises ConfigError when there is no gene.
+    of everything). Raises ConfigError for a space without a gene.
     """
 
     template: MergeTemplate
@@ -66,7 +66,7 @@ class RecipeSpace(Space):
     def __post_init__(self) -> None:
         if not self.dim:
             raise ConfigError(
-                "space: has nothing to search: every number is fixed, or the method has none, and there are no choices."
+                "space: has nothing to search: every number is fixed or the method has none, and there are no choices."
             )
 
     @property
@@ -87,7 +87,7 @@ class RecipeSpace(Space):
         return self.template.first_recipe()
 
     def decode(self, genome: Genome) -> ParameterMerge:
-        """Return the recipe that `genome` (shape (dim,), in the unit cube) stands for.
+        """Return the recipe that `genome` (shape (dim,), in the unit cube) decodes to.
 
         Raises ValueError when the genome has another shape or leaves the cube.
         """
@@ -146,7 +146,7 @@ class RecipeSpace(Space):
         return self.template.recipe({name: replace(middle[name], **given) for name, given in searched.items()})
 
     def describe(self, genome: Genome) -> Description:
-        """Return the numbers that a genome stands for, one for each unit that has tensors, and what it chooses."""
+        """Return the numbers of a genome, one for each unit that has tensors, and its choices."""
         recipe = self.decode(genome)
         n_blocks, by_unit = self.numbers.n_blocks, self.numbers.differs_by_unit
         units = range(n_blocks + 2) if by_unit else range(1)

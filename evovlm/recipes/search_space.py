@@ -1,4 +1,4 @@
-"""A space that a search moves in: it maps a point of the unit cube to the numbers of a recipe, and back."""
+"""The numbers of a recipe as a space: a point of the unit cube is mapped to the numbers, and back."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -76,12 +76,12 @@ class SearchSpace:
 
     @property
     def differs_by_unit(self) -> bool:
-        """Whether a candidate may have a number for one unit and another for the next."""
+        """Whether units may have different numbers."""
         return any(len(part.tie.labels) > 1 for part in self.parts)
 
     @property
     def differs_by_component(self) -> bool:
-        """Whether a candidate may have a number for one component and another for the next."""
+        """Whether components may have different numbers."""
         return any(part.component is not None for part in self.parts)
 
     @property
@@ -94,7 +94,7 @@ class SearchSpace:
         return found
 
     def decode(self, genome: Genome) -> Parameters:
-        """Return the parameters of each source that `genome` (shape (dim,), in the unit cube) stands for.
+        """Return the parameters of each source that `genome` (shape (dim,), in the unit cube) decodes to.
 
         Raises ValueError when the genome has another shape or leaves the cube.
         """
@@ -121,22 +121,22 @@ class SearchSpace:
     def encode(self, parameters: Parameters, *, but: Collection[str] = ()) -> Genome:
         """Return a genome that decodes to `parameters`, except those in `but`, whose genes are as at the start.
 
-        A spline's knots are solved for: there the numbers come back to within 1e-9. Raises ConfigError for what is not
-        of this space, or too far off.
+        A spline's knots are solved for: there the numbers come back to within 1e-9. Raises ConfigError for numbers that
+        are not in this space or too far from it.
         """
         genome = self.nearest(parameters, but=but)
         gap = self.gap(parameters, self.decode(genome), but=but)
         if gap.size > _AGREES:
             raise ConfigError(
-                f"{gap.place}: {gap.given:g} is none of this space; the nearest that is is {gap.taken:g}."
+                f"{gap.place}: {gap.given:g} is not in this space; the nearest number in it is {gap.taken:g}."
             )
         return genome
 
     def nearest(self, parameters: Parameters, *, but: Collection[str] = ()) -> Genome:
         """Return the genome that decodes to what is nearest to `parameters`, by least squares within the ranges.
 
-        Where a unit's components share a number, theirs count as their mean. Raises ConfigError when they are for other
-        sources, a list does not have one number per unit, or a number that the space keeps fixed is another.
+        Where a unit's components share a number, the mean of their numbers counts. Raises ConfigError when they are for
+        other sources, a list does not have one number per unit, or a number that the space keeps fixed is another.
         """
         self._check(parameters, but=but)
         numbers: list[float] = []
@@ -171,7 +171,7 @@ class SearchSpace:
         return found
 
     def gap(self, given: Parameters, taken: Parameters, *, but: Collection[str] = ()) -> "Gap":
-        """Return where two sets of numbers are furthest apart, among what is searched and has tensors."""
+        """Return where two sets of numbers differ most, among the searched numbers of units with tensors."""
         cells = (
             (source, parameter, component, unit)
             for source, parameter in self.searched

@@ -33,13 +33,13 @@ class Gene:
     options: tuple[Any, ...] = ()
 
     def value(self, coordinate: float) -> Any:
-        """Return the number or the option that a coordinate stands for."""
+        """Return the number or the option of a coordinate."""
         if self.options:
             return self.options[max(math.ceil(coordinate * len(self.options)) - 1, 0)]
         return min(max(self.low + coordinate * (self.high - self.low), self.low), self.high)
 
     def coordinate(self, value: Any) -> float:
-        """Return the coordinate that stands for a number of the range, or the middle of an option's part.
+        """Return the coordinate of a number in the range, or the middle of an option's part.
 
         Raises ConfigError for a value that is not among the options.
         """
@@ -59,7 +59,7 @@ class Gene:
 class Gap:
     """A location in a recipe, the number `given` for it, and the number `taken` there by the nearest recipe of a space.
 
-    The defaults say that there is no difference.
+    The defaults mean no difference.
     """
 
     place: str = ""
@@ -95,7 +95,7 @@ class UnitNumbers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a point of a space stands for, for people to read.
+    """A point of a space, described for people.
 
     `numbers` has one value for each of `units`; `ranges` says in which range each parameter was searched. `chosen`
     has the option of each choice by name. `path` is the recipe's path, and `is_host` says whether it is the host's own
@@ -118,7 +118,7 @@ class Space(Protocol):
     @property
     @abstractmethod
     def genes(self) -> tuple[Gene, ...]:
-        """What each coordinate stands for, in order."""
+        """The coordinates, in order."""
 
     @property
     @abstractmethod
@@ -127,7 +127,7 @@ class Space(Protocol):
 
     @abstractmethod
     def decode(self, genome: Genome) -> Recipe:
-        """Return the recipe that `genome` (shape (dim,), in the unit cube) stands for.
+        """Return the recipe that `genome` (shape (dim,), in the unit cube) decodes to.
 
         Raises ValueError when the genome has another shape or leaves the cube.
         """
@@ -161,17 +161,12 @@ class Space(Protocol):
 
     @abstractmethod
     def describe(self, genome: Genome) -> Description:
-        """Return what a genome stands for, for people to read."""
+        """Return what a genome decodes to, described for people."""
 
     @property
     def dim(self) -> int:
         """The number of genes."""
         return len(self.genes)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The name of each gene."""
-        return tuple(gene.name for gene in self.genes)
 
     @property
     def levels(self) -> Levels:

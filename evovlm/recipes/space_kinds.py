@@ -36,7 +36,7 @@ class SpaceKind:
     by_component: bool = False
 
     def parts(self, n_blocks: int, options: Mapping[str, int]) -> tuple[Part, ...]:
-        """Return what has numbers of its own. Raises ConfigError for options that do not suit the model."""
+        """Return the parts that have separate numbers. Raises ConfigError for options that do not suit the model."""
         tie = self.tie(n_blocks, **{**self.options, **options})
         if not self.by_component:
             return (Part(component=None, tie=tie),)
@@ -127,7 +127,7 @@ def _check_names(
 
 
 def range_problem(parameter: str, ends: Range) -> str | None:
-    """Return why `ends` are no range of a parameter; None where they are one."""
+    """Return why `ends` are not a range of a parameter; None where they are."""
     low, high = ends
     row = SOURCE_PARAMETERS[parameter]
     if not (math.isfinite(low) and math.isfinite(high) and low < high):

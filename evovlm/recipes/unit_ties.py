@@ -1,4 +1,4 @@
-"""How the units of a model are tied: which few numbers stand for one number per unit, and back."""
+"""How the units of a model are tied: a few numbers determine one number per unit, and back."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from evovlm.recipes.recipe import Component, UnitValues
 Row: TypeAlias = tuple[tuple[int, float], ...]
 """A unit's number as a sum: which of the tied numbers, times what. The factors sum to 1."""
 
-# Fixed places behind the point, so that the last bits of a solver, which differ by machine, make no difference.
+# Rounded to this many decimals, so that a solver's last bits, which differ by machine, make no difference.
 _PLACES = 12
 
 KNOT = "knot"
@@ -25,10 +25,10 @@ KNOT = "knot"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitTie:
-    """Numbers that stand for one per unit (embedding, block 0..L-1, head), as many as there are `labels`.
+    """Numbers, one for each of `labels`, that determine one per unit (embedding, block 0..L-1, head).
 
     A unit's number is the sum that its row says, clipped to the range. `units` are those that have tensors: the others
-    take the number of the nearest that has, and count for nothing.
+    take the number of the nearest of these, and make no difference.
     """
 
     labels: tuple[str, ...]
@@ -36,7 +36,7 @@ class UnitTie:
     units: tuple[int, ...]
 
     def only(self, units: Sequence[int]) -> "UnitTie":
-        """Return the tie of a part of a model that has tensors in `units` alone."""
+        """Return the tie of a part of a model that has tensors only in `units`."""
         rows = tuple(self.rows[min(units, key=lambda own: abs(own - unit))] for unit in range(len(self.rows)))
         used = sorted({index for row in rows for index, _ in row})
         places = {index: place for place, index in enumerate(used)}
@@ -54,9 +54,9 @@ class UnitTie:
         return tuple(min(max(_sum(row, numbers), low), high) for row in self.rows)
 
     def fitted(self, values: Sequence[float], *, low: float, high: float) -> list[float]:
-        """Return the numbers in [low, high] that make what is nearest to `values`, one for each of `units`.
+        """Return the numbers in [low, high] whose spread is nearest to `values`, one for each of `units`.
 
-        Nearest is meant by least squares. A value at an end of the range may have been clipped to it.
+        Nearest by least squares. A value at an end of the range may have been clipped to it.
         """
         inside = [min(max(value, low), high) for value in values]
         if any(len(self.rows[unit]) > 1 for unit in self.units):
@@ -73,7 +73,7 @@ class UnitTie:
         for place, unit in enumerate(self.units):
             for index, factor in self.rows[unit]:
                 factors[place, index] = factor
-        # What is at an end may lie beyond it by any excess.
+        # A value at an end of the range may have been clipped: it may exceed the end by any amount.
         ends = [place for place, value in enumerate(wanted) if value in (0.0, 1.0)]
         excess = np.zeros((len(self.units), len(ends)))
         for column, place in enumerate(ends):
@@ -117,7 +117,7 @@ def none_tied(n_blocks: int) -> UnitTie:
 
 
 def tied_in_groups(n_blocks: int, *, group: int) -> UnitTie:
-    """Tie each `group` blocks that follow one another; the last group may be smaller, embedding and head are alone."""
+    """Tie each `group` consecutive blocks; the last group may be smaller, embedding and head have a number each."""
     firsts = range(0, n_blocks, group)
     groups = [f"blocks{first}-{min(first + group, n_blocks) - 1}" for first in firsts]
     rows: list[Row] = [((1 + block // group, 1.0),) for block in range(n_blocks)]
@@ -142,7 +142,7 @@ def tied_by_spline(n_blocks: int, *, knots: int) -> UnitTie:
 
 def _row(factors: npt.NDArray[np.float64]) -> Row:
     rounded = np.round(factors, _PLACES)
-    # So that equal numbers at all knots make that number everywhere.
+    # So that equal numbers at all knots give that number everywhere.
     rounded[np.argmax(np.abs(rounded))] += 1.0 - math.fsum(rounded.tolist())
     return tuple((index, factor) for index, factor in enumerate(rounded.tolist()) if factor)
 

@@ -13,7 +13,7 @@ from evovlm.errors import ConfigError
 KeyPath: TypeAlias = tuple[str | int, ...]
 
 _MOST_NODES = 1_000_000
-"""Far more than any recipe holds; a few lines of aliases of aliases can stand for billions."""
+"""Far more than any recipe has; a few lines of aliases of aliases can expand to billions."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> object:
 
 
 def scalar_text(text: str) -> str:
-    """Return YAML that reads back as the string `text`: as it stands where that is safe, else in double quotes."""
+    """Return YAML that reads back as the string `text`: unquoted where that is safe, else in double quotes."""
     if re.fullmatch(r"[\w./@:~-]*[\w/]", text) and text[0] not in "-:@~" and ": " not in text:
         node = yaml.compose(text, Loader=_StrictLoader)
         if node is not None and node.tag == "tag:yaml.org,2002:str":
@@ -98,8 +98,8 @@ def _compose(path: Path) -> yaml.Node | None:
         raise ConfigError(f"{path}: is nested too deeply to be read. Write it flat.") from error
     if root is not None and _size(root, {}) > _MOST_NODES:
         raise ConfigError(
-            f"{path}: stands for more than {_MOST_NODES:,} values, as its aliases (*name) repeat parts that repeat "
-            "others. Write out what is meant."
+            f"{path}: expands to more than {_MOST_NODES:,} values, because its aliases (*name) repeat parts that "
+            "repeat others. Write the values out."
         )
     return root
 

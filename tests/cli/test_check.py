@@ -1,4 +1,4 @@
-"""`evovlm check`: what stands against a merge or a search."""
+"""`evovlm check`: the problems of a merge or a search."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_a_recipe_that_works_is_described(evovlm: Command, models: Path, tmp_pat
     recipe = write_recipe(tmp_path, base=models / "base", source=models / "math")
     shown = evovlm("check", recipe, "--out", tmp_path / "out")
     assert shown.code == 0, shown
-    for part in ("sources.other", "mistral", "2 x 32", "F32", "the result:", "names no licence", "nothing stands"):
+    for part in ("sources.other", "mistral", "2 x 32", "F32", "the result:", "names no licence", "no problems found"):
         assert part in shown.out
     told = json.loads(evovlm("check", recipe, "--json").out)
     assert told["ok"] is True
@@ -96,7 +96,7 @@ def test_a_search_with_choices_and_a_start_says_how_large_it_is_and_how_far_its_
     assert shown.code == 0, shown
     # Weight and density of four components of two sources, and the choices: 4 + floor(3 ln 18) candidates.
     assert (
-        "the search: 18 genes (2 of them pick among options), 12 candidates a generation, 1 generation in the budget"
+        "the search: 18 genes (2 of them choose among options), 12 candidates a generation, 1 generation in the budget"
         in shown.out
     )
     assert "warning: start: this space holds the recipe to within 0.25" in shown.out
@@ -143,4 +143,4 @@ def test_near_pictures_of_a_search_are_reported_on_request(
     recipe = write_recipe(tmp_path, base=models / "base", source=models / "math")
     refused = evovlm("check", recipe, "--near-pictures", clip)
     assert refused.code == 2
-    assert "is no config of a search" in refused.err
+    assert "is not the config of a search" in refused.err

@@ -1,4 +1,4 @@
-"""A kind of search of one's own costs one file and one row: `tests/line_space.py` goes through every command."""
+"""A further kind of search costs one file and one row: `evovlm_example/line.py` goes through every command."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.config import kinds
 from tests.cli.conftest import Command, write_config
-from tests.line_space import LineConfig
+from tests.plugin_package.evovlm_example.line import LineConfig
 
 
 @pytest.fixture(autouse=True)

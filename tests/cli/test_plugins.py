@@ -19,6 +19,7 @@ from evovlm.errors import PluginError
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.plugins import PluginTable
 from evovlm.recipes.space_kinds import SPACES
+from evovlm.runs.config.kinds import SEARCH_KINDS
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.tasks.catalogue import TASKS
 from evovlm.tasks.metrics.table import METRICS
@@ -46,7 +47,7 @@ def _fresh_tables() -> Iterator[None]:
     """Let the tables read their entry points again, now and after the test."""
 
     def forget() -> None:
-        for table in (METHODS, METRICS, OPTIMIZERS, SPACES, TASKS):
+        for table in (METHODS, METRICS, OPTIMIZERS, SEARCH_KINDS, SPACES, TASKS):
             vars(table).pop("_added", None)
 
     forget()
@@ -104,6 +105,16 @@ def test_a_search_with_every_row_of_another_package(
     assert json.loads(evovlm("show", tmp_path / "run", "--json").out)["candidates"] == 8
     scored = evovlm("score", tmp_path / "run" / "best.yaml", "--task", "capitals_ja", "--device", "cpu", "--json")
     assert json.loads(scored.out)["capitals_ja"]["n"] == 2
+
+
+@pytest.mark.usefixtures("_installed")
+def test_a_whole_kind_of_search_of_another_package(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path
+) -> None:
+    merge = {"kind": "line", "base": str(models / "base"), "ends": [str(models / "math"), str(models / "ja")]}
+    config = write_config(tmp_path / "line.yaml", models=models, problems=problems, merge=merge)
+    checked = json.loads(evovlm("check", config, "--json").out)
+    assert (checked["errors"], checked["search"]["genes"]) == ([], 1)
 
 
 def test_no_package_is_imported_before_its_row_is_used(site: Path) -> None:

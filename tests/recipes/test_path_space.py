@@ -151,7 +151,7 @@ def test_a_net_gives_the_same_hop_at_another_time_another_scale() -> None:
 @pytest.mark.parametrize("scales", ["pairwise", "network"])
 def test_scales_that_a_path_does_not_tell_are_not_encoded(scales: str) -> None:
     space = path_space(scales=scales)
-    with pytest.raises(ConfigError, match=f"does not tell the genes of '{scales}'"):
+    with pytest.raises(ConfigError, match=f"does not determine the genes of '{scales}'"):
         space.encode(space.decode(space.initial))
 
 
@@ -212,7 +212,7 @@ def test_a_template_with_a_first_stage_has_its_result_as_first_source_and_host()
 
 
 def test_a_template_whose_host_is_not_a_source_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'org/a' is none of the sources"):
+    with pytest.raises(ConfigError, match="'org/a' is not among the sources"):
         PathTemplate(host=A, sources={"b": B}, scale_target="stream")
     with pytest.raises(ConfigError, match="host: missing"):
         PathTemplate(sources={"b": B}, scale_target="stream")

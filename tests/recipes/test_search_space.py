@@ -218,7 +218,7 @@ def test_the_nearest_is_that_by_least_squares_within_the_range(
     options = {"interpolated": {"knots": 2}}.get(kind, {})
     found = space(kind, 3, parameters=("weight",), options=options)
     asked = {name: SourceParameters(weight=weight) for name in NAMES}
-    with pytest.raises(ConfigError, match=r"math\.weight \(.*\): .* is none of this space"):
+    with pytest.raises(ConfigError, match=r"math\.weight \(.*\): .* is not in this space"):
         found.encode(asked)
     taken = found.decode(found.nearest(asked))
     wanted = {name: SourceParameters(weight=nearest) for name in NAMES}

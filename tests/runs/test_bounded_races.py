@@ -12,7 +12,7 @@ from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
 from evovlm.report.course import read_course
 from evovlm.runs.config.parameters import EvolveConfig
-from evovlm.runs.config.racing import RacingSection
+from evovlm.runs.config.sections import RacingSection
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import evolve

@@ -10,8 +10,8 @@ import pytest
 from evovlm.errors import RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation, Failure
-from evovlm.runs.config.budget import BudgetSection
 from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.config.sections import BudgetSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run

@@ -94,7 +94,7 @@ def test_a_config_that_cannot_be_run_says_so(write_config: WriteConfig, changes:
     [
         ({"method": "dare_ties", "base": None}, {}, "merge: base: missing; dare_ties takes differences"),
         ({"method": "ties", "settings": {"rescale": "l1"}}, {}, "merge: settings.rescale: l1 would make no difference"),
-        ({"method": "linear"}, {"density": [0.0, 0.5]}, "space: density: linear has none"),
+        ({"method": "linear"}, {"density": [0.0, 0.5]}, "space: density: linear does not have it"),
         ({"method": "linear", "base": None}, {}, "merge.host: missing, and there is no base to take it from"),
     ],
 )

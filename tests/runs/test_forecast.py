@@ -7,12 +7,11 @@ import yaml
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Evaluation
-from evovlm.runs.before.calibration import Span
-from evovlm.runs.before.forecast import forecast, forecast_stages
-from evovlm.runs.config.budget import BudgetSection
+from evovlm.runs.before.forecast import Span, forecast, forecast_stages
 from evovlm.runs.config.hybrid import load_search
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.config.sections import BudgetSection
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve
 from tests.runs.conftest import TASK, WriteConfig

@@ -239,7 +239,7 @@ def test_a_run_warns_at_its_start_of_a_front_that_it_does_not_seek(
     evaluator = open_evaluator(config, config.template(relative_to=None))
     watch = Warned()
     assert evolve(config, out=tmp_path / "run", evaluator=evaluator, observer=watch).front
-    assert [each for each in watch.warnings if "random goes by the fitness alone" in each] == list(config.notes)
+    assert [each for each in watch.warnings if "random uses only the fitness" in each] == list(config.notes)
     assert config.notes[0] in preflight_search(config).warnings
 
 

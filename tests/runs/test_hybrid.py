@@ -237,9 +237,9 @@ def test_every_problem_of_both_stages_is_named_with_its_line(tmp_path: Path) -> 
         (5, r"tasks\[0\].name: .*did you mean 'word_problems_ja'"),
         (8, "stages.ps.merge.method: .*did you mean 'dare_ties'"),
         (9, "stages.ps.budget.candidates: .*greater than or equal to 1"),
-        (10, "stages.ps.device: stands outside of the stages"),
+        (10, "stages.ps.device: belongs outside of the stages"),
         (12, "stages.path.merge.sources.ja: no such model"),
-        (12, "stages.path.merge.ps: is what the first stage finds"),
+        (12, "stages.path.merge.ps: is the first stage's winner"),
         (13, "stages.path.space.scales: unknown scales"),
         (14, "stages.path.colour: unknown key"),
     ):

@@ -38,7 +38,7 @@ TWO = [{"name": "word_problems_ja"}, {"name": "word_problems_en", "weight": 2}]
         ),
         (
             {"objective": {"constraints": [{"task": TASK, "not_below": "maths"}]}},
-            r"objective.constraints\[0\].not_below: is no source of the merge; did you mean 'math'",
+            r"objective.constraints\[0\].not_below: is not a source of the merge; did you mean 'math'",
         ),
         ({"objective": {"combine": "median"}}, r"objective.combine: .*'mean', 'worst' or 'geometric'"),
         ({"objective": {"combine": "worst"}, "tasks": TWO}, r"objective.combine: worst takes the lowest score"),
@@ -53,7 +53,7 @@ TWO = [{"name": "word_problems_ja"}, {"name": "word_problems_en", "weight": 2}]
         ),
         (
             {"objective": {"constraints": [{"task": TASK, "at_least": 0.5}]}, "racing": {}},
-            r"objective.constraints\[0\]: is on all samples, and `racing.order: informative` .*; set it to shuffled",
+            r"objective.constraints\[0\]: is on all samples, but `racing.order: informative` .*; set it to shuffled",
         ),
         (
             {
@@ -107,7 +107,7 @@ def test_a_front_that_the_search_does_not_seek_is_reported_and_a_sought_one_is_n
         return load_config(write_config(changes | {"budget": {"candidates": 40}})).notes
 
     (note,) = notes("cma", pareto=True)
-    assert re.search(r"objective.pareto: cma goes by the fitness alone.*: nsga2 \(optimizer.kind\)", note)
+    assert re.search(r"objective.pareto: cma uses only the fitness.*: nsga2 \(optimizer.kind\)", note)
     assert notes("nsga2", pareto=True) == notes("cma", pareto=False) == notes("nsga2", pareto=False) == ()
 
 

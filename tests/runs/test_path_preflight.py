@@ -131,8 +131,8 @@ def test_a_disk_without_room_for_the_largest_winner_is_a_warning(
     monkeypatch.setattr(preflight, "free_disk_bytes", lambda _: 1000)
     found = preflight_search(config, out=tmp_path / "out")
     found.raise_problems()
-    assert any("for the largest winner there is" in each and "out: the result takes" in each for each in found.warnings)
-    assert not any("largest winner" in each for each in preflight_search(config).warnings)
+    assert any("for the largest possible winner" in each and "out: the result takes" in each for each in found.warnings)
+    assert not any("largest possible winner" in each for each in preflight_search(config).warnings)
 
 
 def test_a_search_reports_an_obstacle_at_the_winners_path(models: Path, problems: Path, tmp_path: Path) -> None:

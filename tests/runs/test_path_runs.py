@@ -231,7 +231,7 @@ def test_a_recipe_of_another_search_is_not_a_candidate(config: PathConfig, stack
     ("changes", "words"),
     [
         ({"winner": "best"}, "winner: candidates of two generations are scored on other samples"),
-        ({"validation": None}, "winner: is the mean that did best on the validation samples, and there are none"),
+        ({"validation": None}, "winner: is the mean that did best on the validation samples; set"),
         ({"space": {"kind": "layer"}}, "space.kind"),
         ({"space": {"scales": "per_pair"}}, "space.scales: unknown scales; did you mean 'per_position'"),
         ({"space": {"scale": [1.5, 2.0]}}, r"space.scale: should be \[low, high\] with 1 between"),
@@ -254,7 +254,7 @@ def test_a_config_that_cannot_be_run_says_so(
     ("changes", "words"),
     [
         ({"host": None}, "merge: host: missing"),
-        ({"host": "zoo:base"}, "merge: host: 'zoo:base' is none of the sources"),
+        ({"host": "zoo:base"}, "merge: host: 'zoo:base' is not among the sources"),
         ({"scale_target": "branch"}, "merge.scale_target: .*'pending' or 'stream'"),
         ({"sources": {"ps": "zoo:ja"}, "host": "zoo:ja"}, "merge.sources: 'ps' is the first stage's result"),
         ({"method": "dare_ties"}, "merge.method: unknown key"),

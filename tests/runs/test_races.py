@@ -16,7 +16,7 @@ from evovlm.recipes.candidate import Candidate, Evaluation, Failure, TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
-from evovlm.runs.config.racing import RacingSection
+from evovlm.runs.config.sections import RacingSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import RunResult, evolve

@@ -162,7 +162,7 @@ def test_a_run_resumes_from_its_own_config_when_the_start_file_has_changed(
         ({"equal": "half"}, "start.equal"),
         ({"recipe": "gone.yaml"}, "start.recipe: there is no such file"),
         ({"run": "gone"}, "start.run: there is no such file or folder"),
-        ({"run": "."}, "holds no result.json, and so no winner yet"),
+        ({"run": "."}, "does not hold a result.json, so it does not have a winner yet"),
         ({"recipe": "search.yaml"}, "search.yaml:2: kind: unknown kind 'evolve'"),
         ({"recipe": {"kind": "parameter_merge"}}, "start.recipe: .*sources: missing"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from evovlm.errors import ConfigError
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation
-from evovlm.runs.config import log as log_config
+from evovlm.runs.config import execution
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.journal import Journal, read_journal
@@ -123,10 +123,10 @@ def test_logging_is_not_part_of_a_search(config: EvolveConfig, evaluator: Evalua
 def test_what_is_missing_is_named_with_its_extra_before_anything_is_opened(
     config: EvolveConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_config, "find_spec", lambda _name: None)
+    monkeypatch.setattr(execution, "find_spec", lambda _name: None)
     for place in ("tensorboard", "wandb"):
         with pytest.raises(ConfigError, match=rf"log.{place}: .*not installed(?s:.*)pip install 'evovlm\[{place}\]'"):
             evolve(config.logged(place), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="unknown place 'tensorbord'; did you mean 'tensorboard'"):
+    with pytest.raises(ConfigError, match="unknown tracker 'tensorbord'; did you mean 'tensorboard'"):
         config.logged("tensorbord")

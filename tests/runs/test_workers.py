@@ -15,7 +15,7 @@ from evovlm.errors import ConfigError, ModelNotFound, NotEnoughRoom, RunError
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.workers import local as local_workers
 from evovlm.evaluation.workers.local import LocalProcesses
-from evovlm.runs.before import worker_room
+from evovlm.runs.before import preflight
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.execution import RaySection
 from evovlm.runs.config.hybrid import load_search
@@ -196,14 +196,14 @@ stages:
     assert more.as_mapping() == hybrid.as_mapping()
     assert "workers" not in hybrid.as_mapping()
     path.write_text(text.replace("    budget: {candidates: 12}", "    budget: {candidates: 12}\n    workers: 2"))
-    with pytest.raises(ConfigError, match=r"stages.ps.workers: stands outside of the stages"):
+    with pytest.raises(ConfigError, match=r"stages.ps.workers: belongs outside of the stages"):
         load_search(path)
 
 
 def test_more_workers_than_memory_holds_are_refused_with_how_many_fit(
     config: EvolveConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_room, "available_memory_bytes", lambda: 2_000_000_000)
+    monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 2_000_000_000)
     with pytest.raises(NotEnoughRoom, match=r"workers: 9 .* 2.0 GB are available: 3 fit.\n    Set workers to 3"):
         evolve(config.with_workers(9), out=tmp_path / "run")
     assert not (tmp_path / "run/journal.jsonl").exists()
@@ -230,7 +230,7 @@ def test_paths_have_all_their_models_in_each_worker(models: Path, monkeypatch: p
         "workers": 2,
     }
     config = PathConfig.model_validate(document)
-    monkeypatch.setattr(worker_room, "available_memory_bytes", lambda: 800_000_000)
+    monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 800_000_000)
     found = preflight_search(config)
     assert [type(problem) for problem in found.problems] == [NotEnoughRoom]
     assert "1 fit.\n    Set workers to 1." in str(found.problems[0])

@@ -13,9 +13,8 @@ from evovlm.merging.paths.config import attention_kinds
 from evovlm.merging.paths.fold import Change, PathFold, fold_path
 from evovlm.recipes.families import TEXT_FAMILIES, TextFamily
 from evovlm.recipes.layer_path import LayerPathMerge
-from evovlm.recipes.local_config import read_config
 from evovlm.recipes.mergekit.writing import check_nameable, dtype_lines, model_text, scalar_text_of
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.model_ref import ModelRef, read_config
 
 _HOP_MODULES = (
     "self_attn.o_proj",

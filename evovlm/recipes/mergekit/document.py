@@ -1,4 +1,4 @@
-"""A mergekit file's outer form: which keys stand where. What its parameters mean is read later, tensor by tensor."""
+"""The outer form of a mergekit file: which keys are where. Its parameters are read later, tensor by tensor."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

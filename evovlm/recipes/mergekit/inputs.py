@@ -1,4 +1,4 @@
-"""Which models a mergekit file merges, and what each is to the method: base, source, or host alone."""
+"""Which models a mergekit file merges, and the role of each: base, source, or only host."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from evovlm.recipes.yaml_text import KeyPath
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """A model in one part of the file, with the parameters that stand under it."""
+    """A model in one part of the file, with the parameters below it."""
 
     model: str
     parameters: Mapping[str, object]
@@ -156,7 +156,7 @@ def _names(sources: Sequence[str], given: Mapping[str, str]) -> Mapping[str, str
     for name, model in given.items():
         place: KeyPath = ("evovlm", "sources", name)
         if model not in sources:
-            raise Refusal(place, f"evovlm.sources.{name}: '{model}' is no source.")
+            raise Refusal(place, f"evovlm.sources.{name}: '{model}' is not a source.")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise Refusal(place, f"evovlm.sources: '{name}' is not a name; letters, digits, '-' and '_' make one.")
     names = {model: name for name, model in given.items()}

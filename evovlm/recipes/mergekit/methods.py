@@ -29,7 +29,7 @@ class MergekitMethod:
     if `weight_is_shared`, and `weight_default` what it takes for one that is not given. `parameters` are the source's
     other numbers, under the same name on both sides; `settings` maps fields of `MergeSettings` to mergekit's.
     `averages` says that the sum is divided by its weights unless `normalize` is false.
-    `rescales` says that mergekit restores the L1 norm unless told not to. `fixed` are parameters that have an equal
+    `rescales` says that mergekit restores the L1 norm by default. `fixed` are parameters that have an equal
     here with one value only, which is also their default; `no_effect` those that change no number.
     """
 
@@ -48,19 +48,19 @@ class MergekitMethod:
 
     @property
     def source_parameters(self) -> tuple[str, ...]:
-        """What may stand under a model in mergekit's file."""
+        """The parameters that a model may have in mergekit's file."""
         return self.parameters if self.weight is None or self.weight_is_shared else (self.weight, *self.parameters)
 
     @property
     def shared_parameters(self) -> tuple[str, ...]:
-        """What may stand above the models only."""
+        """The parameters that may only be above the models."""
         weight = (self.weight,) if self.weight is not None and self.weight_is_shared else ()
         rescale = ("rescale",) if self.rescales else ()
         return (*weight, *rescale, *self.fixed, *(setting.name for setting in self.settings.values()))
 
 
 ALWAYS_IGNORED = frozenset({"int8_mask"})
-"""Parameters that stand in many published files and change no number of any method."""
+"""Parameters that are in many published files and do not change a number of any method."""
 
 _FAMILY = MergekitMethod(
     base="required",

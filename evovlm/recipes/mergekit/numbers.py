@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evovlm.recipes.local_config import count_blocks, read_config, text_config
 from evovlm.recipes.mergekit.document import MergekitDocument
 from evovlm.recipes.mergekit.inputs import Inputs
 from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS, SharedSetting
@@ -19,7 +18,7 @@ from evovlm.recipes.mergekit.values import (
     tensors_of,
     values_of,
 )
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.model_ref import ModelRef, count_blocks, read_config, text_config
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, Values, numbers_of
 from evovlm.recipes.yaml_text import KeyPath
 
@@ -36,7 +35,7 @@ class Reading:
     def open(document: MergekitDocument, inputs: Inputs, refs: Mapping[str, ModelRef]) -> "Reading":
         """Find out how many blocks the models have, where anything depends on it.
 
-        Raises Refusal when no config.json is at hand to tell, or when the slices are not the whole model.
+        Raises Refusal when no config.json on this machine says it, or when the slices are not the whole model.
         """
         varying = _place_of_varying(document, inputs)
         if varying is None:

@@ -13,35 +13,34 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.local_config import read_config, stored_dtype
 from evovlm.recipes.mergekit.document import MergekitDocument
 from evovlm.recipes.mergekit.inputs import Inputs, find_inputs
 from evovlm.recipes.mergekit.methods import ALWAYS_IGNORED, MERGEKIT_METHODS, MergekitMethod
 from evovlm.recipes.mergekit.numbers import Reading
 from evovlm.recipes.mergekit.values import Refusal
-from evovlm.recipes.model_ref import ModelRef, parse_model_ref
+from evovlm.recipes.model_ref import ModelRef, parse_model_ref, read_config, stored_dtype
 from evovlm.recipes.problems import did_you_mean, report_places, report_problems
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, Vocabulary, numbers_of
-from evovlm.recipes.yaml_text import KeyPath, read_yaml
-
-__all__ = ["is_mergekit", "recipe_from_mergekit"]
+from evovlm.recipes.yaml_text import KeyPath
 
 
 def is_mergekit(document: object) -> bool:
-    """Whether what a YAML file says is meant for mergekit."""
+    """Return whether the content of a YAML file is a mergekit config."""
     return isinstance(document, Mapping) and "merge_method" in document and "kind" not in document
 
 
-def recipe_from_mergekit(path: Path, *, methods: Collection[str] = ()) -> ParameterMerge:
-    """Return the recipe that the mergekit file `path` means; its relative model paths start at the file's folder.
+def recipe_from_mergekit(text: object, path: Path, *, methods: Collection[str] = ()) -> ParameterMerge:
+    """Return the recipe that `text`, read from the mergekit file `path`, means.
 
-    Gradients, filters and slices are read for the model whose config.json is at hand. What mergekit's own options say
-    (--random-seed, --allow-crimes) is no part of its file; masks of DARE and DELLA are drawn from the recipe's seed.
-    `methods` are the names that a recipe's method may have (empty: any). Raises ConfigError with all problems of the
-    file: what mergekit would refuse too, what it would ignore in silence, and what a recipe cannot say.
+    Relative model paths start at the file's folder.
+
+    Gradients, filters and slices are read for the model whose config.json is on this machine. mergekit's command-line
+    options (--random-seed, --allow-crimes) are not part of its file; masks of DARE and DELLA are drawn from the
+    recipe's seed. `methods` are the names that a recipe's method may have (empty: any). Raises ConfigError with all
+    problems of the file: what mergekit would refuse too, what it would ignore in silence, and what a recipe cannot say.
     """
     try:
-        document = MergekitDocument.model_validate(read_yaml(path))
+        document = MergekitDocument.model_validate(text)
     except ValidationError as error:
         raise report_problems(path, error, model=MergekitDocument) from error
     known = {name for name in MERGEKIT_METHODS if not methods or name in methods}
@@ -145,7 +144,7 @@ class _Reader:
         return MergeSettings(**found)  # type: ignore[arg-type]
 
     def _silent_host(self, inputs: Inputs, parameters: Mapping[str, SourceParameters]) -> str | None:
-        """Return the base_model of an average in which it weighs nothing: it gives the config, and is no source."""
+        """Return the base_model of an average in which it weighs nothing: it gives the config, and is not a source."""
         host = inputs.default_host
         averaged = self.document.merge_method == "linear" and host == self.document.base_model
         if not averaged or len(inputs.sources) == 1 or host in self.document.evovlm.sources.values():
@@ -153,7 +152,7 @@ class _Reader:
         return host if set(numbers_of(parameters[host].weight)) == {0.0} else None
 
     def _refuse_ignored(self, inputs: Inputs) -> None:
-        """Note every parameter that mergekit would ignore where it stands: more often a slip than a wish."""
+        """Note every parameter that mergekit would ignore at its location: most often a mistake."""
         of_sources, shared = set(self.method.source_parameters), set(self.method.shared_parameters)
         harmless = ALWAYS_IGNORED | self.method.no_effect
         levels: list[tuple[KeyPath, Mapping[str, object], set[str]]] = [
@@ -162,10 +161,10 @@ class _Reader:
         for part in inputs.parts:
             levels.append(((*part.place, "parameters"), part.parameters, of_sources | shared))
             levels += [((*each.place, "parameters"), each.parameters, of_sources) for each in part.sources]
-        for place, given, meant in levels:
-            for name in sorted(set(given) - meant - harmless):
+        for place, given, used in levels:
+            for name in sorted(set(given) - used - harmless):
                 why = f"mergekit's {self.document.merge_method} ignores it here"
-                hint = "; it belongs above the models" if name in shared else did_you_mean(name, meant)
+                hint = "; it belongs above the models" if name in shared else did_you_mean(name, used)
                 self.problems.append(Refusal((*place, name), f"{name}: {why}{hint}"))
 
     def _host(self, inputs: Inputs) -> tuple[str, Vocabulary | None, str | None]:
@@ -185,7 +184,7 @@ class _Reader:
                 self.problems.append(Refusal(key, f"{key[-1]}: base needs a base_model."))
             return host, "host", None
         if source not in inputs.models:
-            self.problems.append(Refusal(key, f"{key[-1]}: '{source}' is none of the models that are merged."))
+            self.problems.append(Refusal(key, f"{key[-1]}: '{source}' is not one of the models that are merged."))
             return host, "host", None
         return source, "host", (host if self.document.base_model is not None and source != host else None)
 

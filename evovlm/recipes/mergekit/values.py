@@ -22,7 +22,7 @@ _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 class Refusal(Exception):
-    """Something of a mergekit file that has no equal in a recipe: where it stands, and why."""
+    """Something of a mergekit file that has no equal in a recipe: its location, and why."""
 
     def __init__(self, place: KeyPath, reason: str) -> None:
         super().__init__(reason)
@@ -41,14 +41,14 @@ class Tensor(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """A setting and where it stands; the first scope that has a value for a tensor counts."""
+    """A setting and its location; the first scope that has a value for a tensor counts."""
 
     place: KeyPath
     setting: object
 
 
 class Found(NamedTuple):
-    """A value and where it stands."""
+    """A value and its location."""
 
     value: Scalar
     place: KeyPath
@@ -101,7 +101,7 @@ def gradient_value(numbers: Sequence[float], t: float) -> float:
 
 
 def resolve(scopes: Sequence[Scope], tensor: Tensor, *, kind: Kind) -> Found | None:
-    """Return the value that the scopes, first to last, give the tensor; raises Refusal for what is no setting."""
+    """Return the value that the scopes, first to last, give the tensor; raises Refusal for another kind of value."""
     for scope in scopes:
         found = _evaluate(scope.setting, scope.place, tensor, kind)
         if found is not None:

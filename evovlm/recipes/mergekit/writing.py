@@ -1,7 +1,7 @@
 """Writes a recipe as a mergekit file that gives every tensor exactly the recipe's numbers, or says why it cannot.
 
 Numbers that differ by unit become filters on tensor names with one gradient through the blocks; where rounding would
-let the gradient miss a block's number, that block has an entry of its own.
+let the gradient miss a block's number, that block has a separate entry.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,9 @@ import yaml
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.families import has_vision
-from evovlm.recipes.local_config import read_config, stored_dtype
 from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
 from evovlm.recipes.mergekit.values import conditions_of
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.model_ref import ModelRef, read_config, stored_dtype
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
     COMPONENTS,
@@ -32,7 +31,8 @@ from evovlm.recipes.yaml_text import scalar_text
 def recipe_to_mergekit(recipe: ParameterMerge, *, n_blocks: int) -> str:
     """Return the text of a mergekit file (0.1.5) that means what `recipe` means for models of `n_blocks` blocks.
 
-    Models that are at hand are written as absolute folders. Raises ConfigError, naming it, for what mergekit cannot do.
+    Models on this machine are written as absolute folders. Raises ConfigError, with the reason, for what mergekit
+    cannot do.
     """
     if recipe.method not in MERGEKIT_METHODS:
         hint = did_you_mean(recipe.method, MERGEKIT_METHODS)
@@ -265,7 +265,7 @@ def _path(ref: ModelRef) -> str:
 
 
 def model_text(ref: ModelRef) -> str:
-    """Return a model as mergekit names it: an absolute folder where it is at hand, else its hub id."""
+    """Return a model as mergekit names it: an absolute folder where it is on this machine, else its hub id."""
     return _text(_path(ref))
 
 

@@ -1,19 +1,22 @@
-"""What a search would cost before it starts: counted from its config, timed on a few samples. Writes nothing."""
+"""What a search would cost, before it starts: counted from its config, timed on a few samples. Writes nothing."""
 
 import json
 import math
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from evovlm.errors import CodeNotAllowed
-from evovlm.evaluation.answers import TaskChoice
+from evovlm.errors import CodeNotAllowed, ConfigError, TaskError
+from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
+from evovlm.models.loading import LoadedModel
 from evovlm.recipes.candidate import Evaluation, TaskScore
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.before.calibration import MORE, SampleCost, Span, timed_answers, timed_merge
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
@@ -27,10 +30,41 @@ from evovlm.tasks.harness_name import is_harness_name
 # The cheapest metric that scores any text.
 _STAND_IN = "exact_match"
 
+FEW, MORE = 4, 12
+"""The sizes of the two timed batches of each task: a batch's speed depends on its size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """An estimate: a number that is probably between `low` and `high`."""
+
+    low: float = 0.0
+    high: float = 0.0
+
+    def times(self, factor: float) -> "Span":
+        """Return both ends times a factor."""
+        return Span(low=self.low * factor, high=self.high * factor)
+
+    def plus(self, other: "Span") -> "Span":
+        """Return the sum of both."""
+        return Span(low=self.low + other.low, high=self.high + other.high)
+
+    @property
+    def middle(self) -> float:
+        """The mean of its ends."""
+        return (self.low + self.high) / 2
+
+
+class SampleCost(NamedTuple):
+    """The cost of one sample of a task when all samples of a candidate are asked at once."""
+
+    tokens: Span
+    seconds: Span
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskForecast:
-    """A task's samples for one candidate, all that the search asks, and what one costs."""
+    """A task's samples for one candidate and for the whole search, and the cost of one sample."""
 
     name: str
     samples_per_candidate: int
@@ -41,10 +75,10 @@ class TaskForecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a search would cost; bytes are None where nobody can tell beforehand.
+    """What a search would cost; bytes are None where they are not known in advance.
 
-    `generations` is None where the budget only says when to stop waiting: every figure is then that of one generation.
-    `memory_bytes` is the most that the process has held so far, `device_bytes` the most on a GPU.
+    `generations` is None where patience is the only bound of the budget: every number is then that of one generation.
+    `memory_bytes` is the peak of the process so far, `device_bytes` that of a GPU.
     """
 
     genes: int
@@ -79,7 +113,7 @@ def forecast(config: SearchConfig) -> Forecast:
 def forecast_stages(config: SearchConfig | HybridConfig) -> Mapping[str, Forecast]:
     """Return what each stage of a resolved search would cost, by its name; see `forecast`.
 
-    The first point of a hybrid's first stage stands for its winner.
+    The first point of a hybrid's first stage is used in place of its winner.
     """
     found: dict[str, Forecast] = {}
     start: Recipe | None = None
@@ -94,7 +128,7 @@ class _Found(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """How many candidates a search has, other merges, and samples of each task in all."""
+    """The number of candidates of a search, of its other merges, and of samples of each task."""
 
     candidates: int
     others: int
@@ -169,12 +203,12 @@ def _without_foreign_metrics(choices: Sequence[TaskChoice]) -> tuple[TaskChoice,
 
 
 def _asked(config: SearchConfig, parts: SampleParts, *, candidates: int, generations: int) -> _Asked:
-    """Return what is asked: by candidates, by the distribution's means, and by parents."""
+    """Return the numbers of candidates, of other merges (means and parents), and of samples."""
     own, of_mean = _of_candidate(config, parts), _counts(parts.of_means(), parts.sizes)
-    # A snapshot before each generation and one at the end, which the last mean is; without any, that mean alone.
+    # A snapshot before each generation, and the mean at the end; without snapshots, only that mean.
     means = 1 if config.validation is None else generations + 1
     if config.racing is not None or parts.of_candidates(0) != parts.of_means():
-        # Else what is scored again is known already.
+        # Otherwise their full scores are known already.
         means += min(config.rescored, candidates)
     parents = config.objective.parents
     samples = tuple(
@@ -185,7 +219,7 @@ def _asked(config: SearchConfig, parts: SampleParts, *, candidates: int, generat
 
 
 def _generations(config: SearchConfig, *, population: int, tokens: Span, seconds: Span) -> int | None:
-    """Return after how many generations the first bound is reached, by the middle of what one costs."""
+    """Return the generations until the first bound is reached, by the middle of their estimated cost."""
     budget = config.budget
     bounds = [budget.generations(population=population)]
     for bound, cost in ((budget.tokens, tokens), (budget.seconds, seconds)):
@@ -195,28 +229,30 @@ def _generations(config: SearchConfig, *, population: int, tokens: Span, seconds
 
 
 def _assumptions(config: SearchConfig, generations: int | None) -> tuple[str, ...]:
-    told = [
-        f"every candidate answers at the length of the first point, asked {MORE} samples of each task",
+    assumed = [
+        f"every candidate's answers are as long as the first point's, which was asked {MORE} samples of each task",
         "one worker, nothing else on the machine",
-        "memory is the most held while calibrating: larger batches of prompts take more",
+        "memory is the peak while timing: larger batches of prompts need more",
     ]
     scripts = [code[0].file for task in config.tasks if (code := code_of_tasks([task.name]))]
-    told += [f"scoring by {script} is not counted: a dry run runs no code" for script in dict.fromkeys(scripts)]
+    assumed += [f"scoring by {script} is not counted: a dry run runs no code" for script in dict.fromkeys(scripts)]
     if config.racing is not None:
-        told.append("every candidate goes on to the last block of its race, which most do not")
+        assumed.append("every candidate runs to the last block of its race, which most do not")
     if config.budget.tokens is not None or config.budget.seconds is not None:
-        told.append("a budget of tokens or seconds ends it after the generation in which the middle of the range does")
+        assumed.append(
+            "a budget of tokens or seconds ends the search where the middle of the estimated range reaches it"
+        )
     if not config.optimizer.keeps_population:
-        told.append(
+        assumed.append(
             "no restart: each changes how many candidates a generation has, and so how many generations there are"
         )
     if generations is None:
-        told.append("the budget has no bound but patience: all figures are those of one generation")
+        assumed.append("patience is the only bound of the budget: all numbers are those of one generation")
     elif config.budget.patience is not None:
-        told.append("patience may end it earlier")
+        assumed.append("patience may end it earlier")
     if config.objective.parents:
-        told.append("a parent of a constraint answers as a candidate does; opening it is not counted")
-    return tuple(told)
+        assumed.append("a parent of a constraint takes as long as a candidate; the time to open it is not counted")
+    return tuple(assumed)
 
 
 def _tasks(
@@ -235,7 +271,7 @@ def _tasks(
 
 
 def _of_candidate(config: SearchConfig, parts: SampleParts) -> tuple[int, ...]:
-    """Return how many samples of each task a candidate is scored on, at most."""
+    """Return the largest number of samples of each task that a candidate is scored on."""
     counts = _counts(parts.of_candidates(0), parts.sizes)
     rules = config.racing
     if rules is None:
@@ -248,7 +284,7 @@ def _counts(rows: Sequence[Sequence[int]] | None, sizes: Mapping[str, int]) -> t
 
 
 def _line_bytes(sizes: Mapping[str, int], own: Sequence[int], *, dim: int, partial: bool) -> int:
-    """Return how long a candidate's line in the journal is, about."""
+    """Return the approximate length of a candidate's line in the journal."""
     third = 1 / 3
     scores = {
         name: TaskScore(
@@ -274,3 +310,60 @@ def _line_bytes(sizes: Mapping[str, int], own: Sequence[int], *, dim: int, parti
         wall_s=12.3456,
     )
     return len(json.dumps(entry_row(entry))) + 1
+
+
+def timed_merge(evaluator: Evaluator, recipe: Recipe) -> Span:
+    """Return the seconds of a merge, after which the model is that of the recipe.
+
+    It is merged three times, and the first is not counted. Raises ConfigError when its weights are not finite.
+    """
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        if not evaluator.resident.merge(recipe):
+            raise ConfigError(f"recipe {recipe.recipe_id}: the merged weights are not finite. Lower its weights.")
+        taken.append(time.perf_counter() - started)
+    return Span(low=min(taken[1:]), high=max(taken[1:]))
+
+
+def timed_answers(task: PreparedTask, loaded: LoadedModel, *, at_once: int) -> SampleCost:
+    """Return the cost of a sample where `at_once` are asked together, from a batch of `FEW` and one of `MORE`.
+
+    A task that can only be asked as a whole is asked as a whole. Tokens range over two standard errors of their mean.
+    Seconds range from an extrapolation, in which each further sample costs as much as those between the two batches
+    did, to the larger batch's seconds per sample.
+    """
+    with torch.inference_mode():
+        try:
+            few, few_s = _answered(task.part(_spread(task.n_samples, FEW)), loaded)
+            more, more_s = _answered(task.part(_spread(task.n_samples, MORE)), loaded)
+        except TaskError:
+            few, few_s = more, more_s = _answered(task, loaded)
+    n_few, n_more = len(few.answers), len(more.answers)
+    tokens = _tokens(more, loaded)
+    share = tokens.times(n_more / more.tokens) if more.tokens else Span(low=1.0, high=1.0)
+    each = more_s / n_more
+    further = (more_s - few_s) / (n_more - n_few) if n_more > n_few and more_s > few_s else each
+    at_best = (more_s + further * max(0, at_once - n_more)) / max(at_once, n_more)
+    ends = sorted((each, at_best))
+    return SampleCost(tokens=tokens, seconds=Span(low=ends[0] * share.low, high=ends[1] * share.high))
+
+
+def _answered(task: PreparedTask, loaded: LoadedModel) -> tuple[ScoredTask, float]:
+    started = time.perf_counter()
+    scored = task.answer(loaded)
+    return scored, time.perf_counter() - started
+
+
+def _spread(size: int, most: int) -> Sequence[int]:
+    """Return `most` rows, or all of fewer, at even distances."""
+    count = min(size, most)
+    return [index * size // count for index in range(count)]
+
+
+def _tokens(scored: ScoredTask, loaded: LoadedModel) -> Span:
+    """Return the tokens of one answer: their mean, plus and minus two standard errors."""
+    mean = scored.tokens / len(scored.answers)
+    lengths = [len(loaded.tokenizer(answer.text)["input_ids"]) for answer in scored.answers]
+    error = statistics.stdev(lengths) / math.sqrt(len(lengths)) if len(lengths) > 1 else mean / 2
+    return Span(low=max(0.0, mean - 2 * error), high=mean + 2 * error)

@@ -1,4 +1,4 @@
-"""What a search would see of the samples that its winner is reported on, as far as they are at hand."""
+"""Which samples of report splits a search would see, of those that are on this machine."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class _Named:
 
 
 def leak_warnings(config: SearchConfig) -> tuple[str, ...]:
-    """Hold the search's samples against every report split that is at hand; paths in `config` are absolute.
+    """Compare the search's samples with every report split on this machine; paths in `config` are absolute.
 
     At hand are those of `report:`, the searched tasks' own, the embedded ones, and what the hub's cache holds. Raises
     TaskError when data that the config names is missing or broken, and what `load_clip` raises for `guard:`'s model.
@@ -63,12 +63,12 @@ def _near(search: _Named, report: _Named, near: NearImages) -> Iterator[str]:
             f"that could not be compared with those of {search.name}: {next(iter(not_compared.values()))}"
         )
     if pairs:
-        told = [f"{pair.search_id} ~ {pair.report_id} ({pair.similarity:.3f})" for pair in pairs[:_N_EXAMPLES]]
-        told += ["..."] if len(pairs) > _N_EXAMPLES else []
+        shown = [f"{pair.search_id} ~ {pair.report_id} ({pair.similarity:.3f})" for pair in pairs[:_N_EXAMPLES]]
+        shown += ["..."] if len(pairs) > _N_EXAMPLES else []
         count = len({pair.report_id for pair in pairs})
         yield (
             f"{search.name} shows a search pictures that look like those of {count} of the samples that {report.name} "
-            f"reports on (a cosine of {near.threshold:g} or more): {', '.join(told)}. "
+            f"reports on (a cosine of {near.threshold:g} or more): {', '.join(shown)}. "
             "Look at them; if they are the same, search on other samples, or report on other ones."
         )
 

@@ -1,36 +1,38 @@
-"""A look at a search before its models are fetched: the merge, the device, the budget."""
+"""The check of a search before its models are fetched: the merge, the device, the budget."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
-from evovlm.errors import ConfigError, EvovlmError
+from evovlm.errors import ConfigError, EvovlmError, NotEnoughRoom
 from evovlm.evaluation.scorer import check_scorer
-from evovlm.merging.before.findings import Preflight, SearchSize
-from evovlm.merging.before.needs import ModelMemory, room_problems
+from evovlm.merging.before.findings import ModelReport, Preflight, SearchSize
+from evovlm.merging.before.needs import ModelMemory, gigabytes, room_problems
 from evovlm.merging.before.preflight import Gathered, check_out, preflight_recipe
+from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
 from evovlm.recipes.kinds import Template
-from evovlm.resources import free_disk_bytes
+from evovlm.resources import available_memory_bytes, free_disk_bytes
 from evovlm.runs.before.leaks import leak_warnings
-from evovlm.runs.before.worker_room import worker_room_problems
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.searching.samples import SampleParts
-from evovlm.runs.searching.workers import check_device
+from evovlm.runs.searching.workers import check_device, device_of
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split
 
 _FLOAT32_BYTES = 4
 
+_PROCESS_BYTES = 500_000_000
+"""The memory of a process without a model: interpreter, torch, compiled kernels, a tokenizer."""
+
 
 def preflight_search(config: SearchConfig | HybridConfig, *, out: Path | None = None) -> Preflight:
-    """Look at a resolved search without fetching weights; `out` is where its winner is to be written.
+    """Check a resolved search without fetching weights; `out` is where its winner is to be written.
 
-    Of a hybrid, both stages are looked at; the second one's models are all of its models. The warnings also say which
-    of the samples that are reported on the search would see. Raises nothing that the user can fix: the problems have
-    it.
+    Both stages of a hybrid are checked; the second one's models are all of its models. The warnings also say which
+    report samples the search would see. Raises nothing that the user can fix: it is among the problems.
     """
     first, *further = (_preflight_stage(stage, out=out) for stage in config.stages.values())
     return reduce(_together, further, first)
@@ -106,7 +108,7 @@ def _resident(device: str) -> ModelMemory:
 
     place = choose_device("auto" if device == SPREAD else device)
     if place.type == "cpu":
-        # There the model is loaded as float32, whatever it is stored as.
+        # On a CPU the model is loaded as float32, whatever dtype it is stored in.
         return ModelMemory(bytes_per_number=_FLOAT32_BYTES, where="memory", available_bytes=None)
     if device == SPREAD:
         free = sum(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
@@ -141,7 +143,7 @@ def _preflight_merge(
     try:
         largest = None if blocks is None else config.whole_space(blocks).largest
     except ConfigError:
-        # The look at the budget says what is wrong with the space.
+        # The check of the budget reports what is wrong with the space.
         largest = None
     if largest is None:
         return replace(least, needs=None, result=None)
@@ -150,17 +152,17 @@ def _preflight_merge(
 
 
 def _of_search(problem: EvovlmError) -> EvovlmError:
-    """Return the problem of a path through every position as one of the search; only its scales are its own."""
+    """Return the problem of a path through every position as a problem of the search."""
     if not isinstance(problem, ConfigError):
         return problem
     return ConfigError(
-        f"space.scales: no checkpoint would be what such a path is ({problem})\n    Take `scales: none`, or with "
+        f"space.scales: such a path cannot be written as a checkpoint ({problem})\n    Take `scales: none`, or with "
         "`scale_target: pending` also pairwise or network, which leave the first scale at 1."
     )
 
 
 def _at_most(largest: Preflight, *, out: Path | None) -> Preflight:
-    """Return the look at the longest path as one at the search: a winner that is so large is none to count on."""
+    """Return the findings for the longest path as those of a search, whose winner may be smaller."""
     found = Gathered()
     check_out(out, found, may_exist=False)
     needs, result = largest.needs, largest.result
@@ -168,15 +170,59 @@ def _at_most(largest: Preflight, *, out: Path | None) -> Preflight:
     if needs is not None and result is not None:
         needs = replace(needs, free_bytes=free_disk_bytes(out or Path()))
         if not room_problems(needs, out=None):
-            warnings += tuple(f"for the largest winner there is, {room}" for room in room_problems(needs, out=out))
+            warnings += tuple(f"for the largest possible winner, {room}" for room in room_problems(needs, out=out))
         result = replace(result, at_most=True)
     problems = (*largest.problems, *found.problems)
     return replace(largest, problems=problems, warnings=warnings, needs=needs, result=result)
 
 
 def _blocks(template: Template, found: Preflight) -> Mapping[str, int] | None:
-    """Return how many blocks each source has, in their order; None where a model could not be looked at."""
+    """Return how many blocks each source has, in their order; None where a model could not be read."""
     counts = {model.name: model.n_blocks for model in found.models}
     if not set(template.shaped_like.values()) <= set(counts):
         return None
     return {name: counts[part] for name, part in template.shaped_like.items()}
+
+
+def worker_room_problems(config: SearchConfig, found: Preflight, *, resident: ModelMemory) -> Sequence[NotEnoughRoom]:
+    """Return whether memory is too small for the workers on this machine, given what the check of the search `found`.
+
+    The models' files are in the page cache once for all workers; memory that grows with the answers is not counted.
+    """
+    if config.ray is not None or config.workers == 1 or not found.models:
+        return []
+    each = found.needs.memory_bytes if found.needs is not None else _loaded_bytes(found.models, resident)
+    available = resident.available_bytes
+    if available is None:
+        available, each = available_memory_bytes(), each + _PROCESS_BYTES
+    if available is None:
+        return []
+    n_devices = len({device_of(worker, device=config.device) for worker in range(config.workers)})
+    fit = n_devices * (available // each)
+    if config.workers <= fit:
+        return []
+    on_each = " on each device" if n_devices > 1 else ""
+    return [
+        NotEnoughRoom(
+            f"workers: each of {config.workers} models needs about {gigabytes(each)} of {resident.where}"
+            f", and {gigabytes(available)} are available{on_each}: {fit} fit.\n"
+            f"    Set workers to {max(fit, 1)}{' or fewer' if fit > 1 else ''}."
+        )
+    ]
+
+
+def worker_bytes(found: Preflight) -> int | None:
+    """Return the memory of a worker without a GPU; None where the check of the search does not know it."""
+    return found.needs.memory_bytes + _PROCESS_BYTES if found.needs is not None else None
+
+
+def _loaded_bytes(models: Sequence[ModelReport], resident: ModelMemory) -> int:
+    """Return the memory of all models of a path, each once; an upper bound where their tensors have several dtypes."""
+    once = {model.text: model for model in models}.values()
+    if resident.bytes_per_number is None:
+        return sum(model.size_bytes for model in once)
+    return sum(model.size_bytes * resident.bytes_per_number * 8 // _bits(model) for model in once)
+
+
+def _bits(model: ModelReport) -> int:
+    return min(ITEM_BITS[code] for code in model.dtype.split(", "))

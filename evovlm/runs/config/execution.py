@@ -1,29 +1,37 @@
-"""How a search is carried out, which changes nothing of what it finds: no part of what a run is.
+"""How a search is carried out and followed, which changes nothing of what it finds.
 
-workers: 4                  # resident models on this machine, each in a process of its own
-time_limit_s: 600           # for one candidate (with racing: one block of samples of it)
+workers: 4                  # resident models on this machine, each in its own process
+time_limit_s: 600           # for one candidate (with racing: for one block of its samples)
 
-ray: {address: auto, workers: 64, gpus_per_worker: 1, cpus_per_worker: 4}     # in place of `workers`
+ray: {address: auto, workers: 64, gpus_per_worker: 1, cpus_per_worker: 4}     # instead of `workers`
 
-These keys stand in the file of a search. They are not in its journal and not in its folder's config.yaml, are not
-compared on --resume, and the journal is the same whatever they say, but for candidates that run out of time or memory.
+log:
+  tensorboard: true                                # RUN/tensorboard
+  wandb: {project: my-merges, mode: offline}       # RUN/wandb; `wandb sync` sends it later
+
+These keys are read from the file of a search. They are not written to its journal or to its folder's config.yaml, and
+not compared on --resume. The journal is the same whatever they say, except for candidates that run out of time or
+memory.
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from importlib.util import find_spec
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from evovlm.runs.config.sections import Section
+from evovlm.errors import ConfigError
+from evovlm.recipes.documents import Document
+from evovlm.recipes.problems import did_you_mean
 
 EXECUTION_KEYS = ("workers", "ray", "time_limit_s")
 
 
-class RaySection(Section):
-    """`ray:` the cluster's `address` (`auto`: the one that this machine is a node of; `local`: one for the run alone).
+class RaySection(Document):
+    """`ray:` the cluster's `address` (`auto`: that of this machine's node; `local`: a cluster for this run only).
 
-    `gpus_per_worker` is 1 where the cluster has GPUs, unless it says otherwise; parts of a GPU may be given.
+    `gpus_per_worker` (None: 1 where the cluster has GPUs, else 0) may be a fraction.
     """
 
     address: str = "auto"
@@ -32,7 +40,7 @@ class RaySection(Section):
     cpus_per_worker: float = Field(default=1.0, gt=0)
 
 
-class ExecutionConfig(Section):
+class ExecutionConfig(Document):
     """The keys of a search that say how it is carried out."""
 
     workers: int = Field(default=1, ge=1)
@@ -43,14 +51,51 @@ class ExecutionConfig(Section):
     @classmethod
     def _counts_once(cls, ray: RaySection | None, info: ValidationInfo) -> RaySection | None:
         if ray is not None and info.data.get("workers", 1) != 1:
-            raise PydanticCustomError("ray", "has workers of its own; leave the other `workers` out")
+            raise PydanticCustomError("ray", "has its own workers; leave the other `workers` out")
         return ray
 
     def with_workers(self, workers: int | None) -> Self:
-        """Return the same with so many workers, on Ray where that is asked for; None leaves it as it is."""
+        """Return the same config with another number of workers, on Ray where it uses Ray; None changes nothing."""
         if workers is None:
             return self
         changes: Mapping[str, Any] = {"workers": workers}
         if self.ray is not None:
             changes = {"ray": self.ray.model_copy(update=changes)}
         return self.model_copy(update=changes)
+
+
+class WandbSection(Document):
+    """`wandb:` of `log:`. The key is in the environment or in wandb's own file, never in a config."""
+
+    project: str = Field(default="evovlm", min_length=1)
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
+class LogSection(Document):
+    """`log:` the trackers that follow a search, besides its journal."""
+
+    tensorboard: bool = False
+    wandb: WandbSection | None = None
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that it needs, each also the name of an extra of this package."""
+        return (*(["tensorboard"] if self.tensorboard else []), *(["wandb"] if self.wandb else []))
+
+    def check_installed(self) -> None:
+        """Raise ConfigError, naming the extra, for a package that is not installed."""
+        for package in self.packages:
+            if find_spec(package) is None:
+                raise ConfigError(
+                    f"log.{package}: {package} is not installed.\n    Install it: pip install 'evovlm[{package}]'"
+                )
+
+    def besides(self, name: str) -> Self:
+        """Return the same section with a further tracker, with its defaults. Raises ConfigError for an unknown one."""
+        if name not in type(self).model_fields:
+            raise ConfigError(f"--log: unknown tracker '{name}'{did_you_mean(name, type(self).model_fields)}")
+        return self if name in self.packages else self.model_copy(update={name: _DEFAULTS[name]})
+
+
+_DEFAULTS = {"tensorboard": True, "wandb": WandbSection()}

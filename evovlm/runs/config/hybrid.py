@@ -11,8 +11,8 @@ stages:
     merge: {kind: layer_path, sources: {ja: zoo:ja}, scale_target: pending}
     space: {kind: path, scales: per_position}
 
-Each stage is a search's config without what both share: seed, tasks, report, guard, device, and how they are carried
-out. In the second, the first one's winner is called `ps`.
+Each stage is the config of a search without the keys that both share: seed, tasks, report, guard, device, and how they
+are carried out. In the second stage, the winner of the first is called `ps`.
 """
 
 from collections.abc import Mapping
@@ -25,31 +25,30 @@ from pydantic import Field, ValidationError
 
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.recipes.documents import StageDocument
+from evovlm.recipes.documents import Document, StageDocument
 from evovlm.recipes.kinds import PS, Recipe
 from evovlm.recipes.problems import problems_in, report_places, report_problems
 from evovlm.recipes.yaml_text import KeyPath, read_yaml
 from evovlm.runs.config.execution import EXECUTION_KEYS
-from evovlm.runs.config.kinds import check_budget, load_config
+from evovlm.runs.config.kinds import check_budget, config_from_text
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
 from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.config.sections import Section
 
 KIND = "hybrid"
 PATH = "path"
 """What the second stage is called; the first is `ps`."""
 
 
-class StagesSection(Section):
-    """`stages:` of a hybrid, not yet looked into."""
+class StagesSection(Document):
+    """`stages:` of a hybrid, not yet checked."""
 
     ps: dict[str, Any]
     path: dict[str, Any]
 
 
-class StagedConfigDocument(Section):
-    """A hybrid's config as a file has it, its stages and what they share not yet looked into."""
+class StagedConfigDocument(Document):
+    """A hybrid's config as it is in a file; its stages and what they share are not yet checked."""
 
     format: Literal[1]
     kind: Literal["hybrid"]
@@ -64,7 +63,7 @@ class StagedConfigDocument(Section):
     stages: StagesSection
 
     def stage(self, name: str) -> Mapping[str, Any]:
-        """Return a stage as the config of a search of its own."""
+        """Return a stage as the config of a separate search."""
         shared = {key: getattr(self, key) for key in (*_SHARED, *EXECUTION_KEYS)}
         own: Mapping[str, Any] = getattr(self.stages, name)
         return {**own, **shared, "format": 1, "kind": "evolve"}
@@ -75,7 +74,7 @@ _SHARED = ("seed", "tasks", "report", "guard", "device")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HybridConfig:
-    """Both stages; the second one's `merge.ps` stands for the first one's winner until that is known."""
+    """Both stages; until the first one's winner is known, the second one's `merge.ps` is a stand-in for it."""
 
     ps: EvolveConfig
     path: PathConfig
@@ -99,12 +98,12 @@ class HybridConfig:
         )
 
     def with_workers(self, workers: int | None) -> "HybridConfig":
-        """Return the same with so many workers; see `ExecutionConfig.with_workers`."""
+        """Return the same with another number of workers; see `ExecutionConfig.with_workers`."""
         return HybridConfig(ps=self.ps.with_workers(workers), path=self.path.with_workers(workers))
 
-    def logged(self, *places: str) -> "HybridConfig":
-        """Return the same with both stages told in more places; see `SearchConfig.logged`."""
-        return HybridConfig(ps=self.ps.logged(*places), path=self.path.logged(*places))
+    def logged(self, *trackers: str) -> "HybridConfig":
+        """Return the same with further trackers for both stages; see `SearchConfig.logged`."""
+        return HybridConfig(ps=self.ps.logged(*trackers), path=self.path.logged(*trackers))
 
     def stage(self, name: str, *, after: Recipe | None = None) -> SearchConfig:
         """Return the config of a stage; the second's is for the recipe that the first has found, `after`."""
@@ -132,10 +131,14 @@ class HybridConfig:
 
 
 def load_search(path: Path) -> SearchConfig | HybridConfig:
-    """Return the search that the YAML file `path` asks for. Raises ConfigError with all problems of the file."""
-    document = read_yaml(path)
+    """Return the search in the YAML file `path`. Raises ConfigError with all problems of the file."""
+    return search_from_text(read_yaml(path), path)
+
+
+def search_from_text(document: object, path: Path) -> SearchConfig | HybridConfig:
+    """Return the search of `document`, which was read from the YAML file `path`; see `load_search`."""
     if not isinstance(document, Mapping) or document.get("kind") != KIND:
-        return load_config(path)
+        return config_from_text(document, path)
     try:
         hybrid = StagedConfigDocument.model_validate(document)
     except ValidationError as error:
@@ -152,13 +155,15 @@ def load_search(path: Path) -> SearchConfig | HybridConfig:
 def _stages(hybrid: StagedConfigDocument, path: Path) -> HybridConfig:
     context = {"methods": METHODS, "folder": path.parent}
     problems: list[tuple[KeyPath, str]] = [
-        (("stages", name, key), f"stages.{name}.{key}: stands outside of the stages, for both")
+        (("stages", name, key), f"stages.{name}.{key}: belongs outside of the stages, as both share it")
         for name in (PS, PATH)
         for key in (*_SHARED, *EXECUTION_KEYS)
         if key in getattr(hybrid.stages, name)
     ]
     if PS in _merge_of(hybrid.stages.path):
-        problems.append((("stages", PATH, "merge", PS), f"stages.path.merge.{PS}: is what the first stage finds"))
+        problems.append(
+            (("stages", PATH, "merge", PS), f"stages.path.merge.{PS}: is the first stage's winner; leave it out")
+        )
     first: EvolveConfig | None = None
     second: PathConfig | None = None
     try:
@@ -176,7 +181,7 @@ def _stages(hybrid: StagedConfigDocument, path: Path) -> HybridConfig:
 
 
 def _with_stand_in(hybrid: StagedConfigDocument, first: EvolveConfig | None) -> Mapping[str, Any]:
-    """Return the second stage with a merge of the first one's models, which any winner has the shapes of."""
+    """Return the second stage with a merge of the first one's models, of the same shapes as any winner."""
     stage, merge = hybrid.stage(PATH), _merge_of(hybrid.stages.path)
     return {**stage, "merge": {**merge, PS: None if first is None else _stand_in(first)}} if merge else stage
 

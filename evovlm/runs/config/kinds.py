@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean, problems_in, report_places, report_problems
 from evovlm.recipes.yaml_text import read_yaml
 from evovlm.runs.config.parameters import EvolveConfig
@@ -20,7 +21,10 @@ from evovlm.runs.config.search import SearchConfig
 PARAMETERS = "parameters"
 """The kind of a merge that does not name one."""
 
-SEARCH_KINDS: dict[str, type[SearchConfig]] = {PARAMETERS: EvolveConfig, "layer_path": PathConfig}
+SEARCH_KINDS: Mapping[str, type[SearchConfig]] = PluginTable(
+    "evovlm.searches", {PARAMETERS: EvolveConfig, "layer_path": PathConfig}, row_type=type
+)
+"""The class that reads a config, by its `merge.kind`."""
 
 
 def load_config(path: Path) -> SearchConfig:
@@ -28,7 +32,11 @@ def load_config(path: Path) -> SearchConfig:
 
     A model must be an existing folder, an embedded model, or what may be a hub id; a task's data must exist.
     """
-    document = read_yaml(path)
+    return config_from_text(read_yaml(path), path)
+
+
+def config_from_text(document: object, path: Path) -> SearchConfig:
+    """Return the config of `document`, which was read from the YAML file `path`; see `load_config`."""
     model = _model_of(document)
     if model is None:
         hint = did_you_mean(_kind_of(document), SEARCH_KINDS)

@@ -22,9 +22,9 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSearch:
-    """What a new search is to be: of which models (`host` for a VLM), on which tasks, with how many candidates.
+    """The models (`host` for a VLM), tasks and number of candidates of a new search.
 
-    Models and own tasks are as written from the current folder.
+    Models and own tasks are written as seen from the current folder.
     """
 
     kind: Kind

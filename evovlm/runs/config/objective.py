@@ -1,14 +1,14 @@
-"""`objective:` of a search: how the tasks' scores become a fitness, what bounds they keep, whether they are traded.
+"""`objective:` of a search: how the tasks' scores become a fitness, its constraints, and whether tasks are traded off.
 
 objective:
   combine: mean                                                # mean | worst | geometric
   constraints:
     - {task: word_problems_ja, measure: japanese, at_least: 0.95}
-    - {task: word_problems_en, not_below: math, by: 0.05}      # what the source `math` alone scores
-  pareto: true                                                 # the non-dominated candidates are the result, too
+    - {task: word_problems_en, not_below: math, by: 0.05}      # of what the source `math` itself scores
+  pareto: true                                                 # the result includes the non-dominated candidates
 
-A candidate that breaks a bound has minus its total violation for a fitness: below every one that keeps them all. A task
-of weight 0 is scored for a constraint's sake, or to be looked at; it is no goal.
+The fitness of a candidate that violates a constraint is minus its total violation: below every feasible candidate. A
+task of weight 0 is scored for a constraint, or to be looked at; it is not a goal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from evovlm.errors import ConfigError
 from evovlm.evaluation.objective import Combine, Constraint, Measure, Objective
+from evovlm.recipes.documents import Document
 from evovlm.recipes.problems import did_you_mean
-from evovlm.runs.config.racing import RacingSection
-from evovlm.runs.config.sections import Section, TaskSection, task_of
+from evovlm.runs.config.sections import RacingSection, TaskSection, task_of
 from evovlm.runs.folder.entries import Parent
 from evovlm.runs.searching.samples import INFORMATIVE
 from evovlm.tasks.catalogue import get_task
@@ -29,7 +29,7 @@ from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.own.task_file import is_own_task
 
 Parents = Mapping[str, Parent]
-"""What sources alone scored on all of the search's samples, by source."""
+"""The scores of the source models themselves on all of the search's samples, by source."""
 
 
 class _Merge(Protocol):
@@ -41,8 +41,8 @@ class _Merge(Protocol):
         ...
 
 
-class ConstraintSection(Section):
-    """One of `constraints:`: a task's measure is `at_least` so much, or `not_below` a source's `by` more than that."""
+class ConstraintSection(Document):
+    """One of `constraints:`: a task's measure is `at_least` a number, or at most `by` below that of `not_below`."""
 
     task: str
     measure: Measure = "score"
@@ -60,11 +60,11 @@ class ConstraintSection(Section):
 
     @property
     def is_paired(self) -> bool:
-        """Whether it can be held against a parent sample by sample."""
+        """Whether it can be compared with a parent sample by sample."""
         return self.not_below is not None and self.measure == "score"
 
 
-class ObjectiveSection(Section):
+class ObjectiveSection(Document):
     """The whole of `objective:`."""
 
     combine: Combine = "mean"
@@ -72,7 +72,7 @@ class ObjectiveSection(Section):
     pareto: bool = False
 
     def check(self, info: ValidationInfo) -> None:
-        """Raise what pydantic collects for what does not suit the rest of the config, read so far into `info`."""
+        """Raise what pydantic collects where the section does not suit the rest of the config, in `info` so far."""
         tasks: Sequence[TaskSection] | None = info.data.get("tasks")
         if tasks is None:
             return
@@ -80,14 +80,14 @@ class ObjectiveSection(Section):
         if self.combine == "worst" and len({task.weight for task in goals}) > 1:
             raise _at(("combine",), "worst takes the lowest score, whatever the weights: give 1 or 0", self.combine)
         if self.pareto and len(goals) < 2:
-            raise _at(("pareto",), "trades several tasks; name two or more of a weight above 0", self.pareto)
+            raise _at(("pareto",), "trades several tasks off; name two or more with a weight above 0", self.pareto)
         others = next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
         if self.pareto and others:
             reason = f"not all candidates are scored on the same samples (`{others}`), and a front compares them all"
             raise _at(("pareto",), f"{reason}; leave `{others}` out", True)
         found = {task.name: task_of(task.name, info) for task in tasks}
         names = set(found) | {task.name for task in found.values() if task is not None}
-        # What a file calls its task was looked at when the config was first read, in its folder.
+        # The name that a file gives its task was checked when the config was first read, in its folder.
         is_known = not any(task is None and is_own_task(name) for name, task in found.items())
         merge: _Merge | None = info.data.get("merge")
         sources = None if merge is None else merge.source_names
@@ -95,17 +95,19 @@ class ObjectiveSection(Section):
             if constraint.task not in names and is_known:
                 raise _at(
                     ("constraints", index, "task"),
-                    "is not scored; name it among the tasks (with weight 0, if it is to be no goal)"
+                    "is not scored; name it among the tasks (with weight 0, if it is not a goal)"
                     + did_you_mean(constraint.task, names),
                     constraint.task,
                 )
             if sources is not None and constraint.not_below is not None and constraint.not_below not in sources:
                 hint = did_you_mean(constraint.not_below, sources)
-                raise _at(("constraints", index, "not_below"), f"is no source of the merge{hint}", constraint.not_below)
+                raise _at(
+                    ("constraints", index, "not_below"), f"is not a source of the merge{hint}", constraint.not_below
+                )
             if _sees_the_hard_ones_first(info) and not constraint.is_paired:
                 raise _at(
                     ("constraints", index),
-                    "is on all samples, and `racing.order: informative` (the default) shows a race the unsolved ones "
+                    "is on all samples, but `racing.order: informative` (the default) shows a race the unsolved ones "
                     "first; set it to shuffled",
                     constraint.task,
                 )
@@ -117,7 +119,7 @@ class ObjectiveSection(Section):
 
     @property
     def parents(self) -> Mapping[str, tuple[str, ...]]:
-        """The sources whose own scores are bounds, each with the tasks that it is to be scored on."""
+        """The sources whose own scores are bounds, each with the tasks that it is scored on."""
         found: dict[str, dict[str, None]] = {}
         for each in self.constraints:
             if each.not_below is not None:
@@ -125,7 +127,7 @@ class ObjectiveSection(Section):
         return {source: tuple(tasks) for source, tasks in found.items()}
 
     def objective(self, weights: Mapping[str, float], *, parents: Parents) -> Objective:
-        """Return the objective over tasks of these `weights`, by the name that results have.
+        """Return the objective over tasks of these `weights`, by their names in results.
 
         Raises ConfigError when a parent's score is not among `parents`.
         """
@@ -134,7 +136,7 @@ class ObjectiveSection(Section):
 
 
 def result_name(name: str) -> str:
-    """Return what results call a task: one of one's own has the name that its file gives it."""
+    """Return the name of a task in results: a user's own task has the name that its file gives it."""
     return name if is_harness_name(name) else get_task(name).name
 
 
@@ -143,7 +145,7 @@ def _constraint(section: ConstraintSection, parents: Parents) -> Constraint:
         return Constraint(task=section.task, measure=section.measure, at_least=section.at_least or 0.0)
     parent = parents.get(section.not_below)
     if parent is None or section.task not in parent.scores:
-        raise ConfigError(f"objective.constraints: what {section.not_below} scores on {section.task} is not known.")
+        raise ConfigError(f"objective.constraints: the score of {section.not_below} on {section.task} is not known.")
     return Constraint(
         task=section.task,
         measure=section.measure,

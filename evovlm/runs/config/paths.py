@@ -25,16 +25,14 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.documents import Document, ModelText, SourceName, StageDocument
 from evovlm.recipes.kinds import PS, PathTemplate
 from evovlm.recipes.layer_path import ScaleTarget
-from evovlm.recipes.local_config import count_blocks, read_config
-from evovlm.recipes.model_ref import ModelRef, parse_model_ref
+from evovlm.recipes.model_ref import ModelRef, count_blocks, parse_model_ref, read_config
 from evovlm.recipes.path_space import PATH_SIGMA, SCALES, PathSpace
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.runs.config.budget import BudgetSection
 from evovlm.runs.config.search import OptimizerSection, SearchConfig, SearchedSection, Winner
-from evovlm.runs.config.sections import known_row
+from evovlm.runs.config.sections import BudgetSection, known_row
 
 UNKNOWN_HOST = "unknown_host"
-"""The validation context's key for a first stage that is broken, so that a missing host is no problem of its own."""
+"""The validation context's key for a first stage with problems, so that a missing host is not one more problem."""
 
 _SAMPLES = 200
 _GENERATIONS = 100
@@ -44,8 +42,8 @@ _POPULATION = 128
 class PathMergeDocument(Document):
     """`merge:` of such a search; the order of the sources is that in which their blocks are laid out.
 
-    `ps` is a whole merge in parameter space, whose result is then a source of that name, laid out first, and the host
-    where none is named.
+    `ps` is a whole merge in parameter space, whose result is a source of that name, laid out first, and the host if
+    none is named.
     """
 
     kind: Literal["layer_path"]
@@ -69,7 +67,7 @@ class PathMergeDocument(Document):
         return (*([PS] if self.ps is not None else []), *self.sources)
 
     def template(self, *, relative_to: Path | None) -> PathTemplate:
-        """Return the template that this text means. Raises ConfigError when the host is missing or no source."""
+        """Return the template that this text means. Raises ConfigError when the host is missing or not a source."""
         return PathTemplate(
             ps=self.ps.recipe(relative_to=relative_to) if self.ps else None,
             host=parse_model_ref(self.host, relative_to=relative_to) if self.host else None,

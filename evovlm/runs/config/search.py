@@ -1,4 +1,4 @@
-"""What the configs of all searches have in common, whatever they search."""
+"""What the configs of all searches have in common, whatever kind of space they search."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -17,12 +17,17 @@ from evovlm.recipes.kinds import Recipe, Template
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.recipes.space import Space
-from evovlm.runs.config.budget import BudgetSection
-from evovlm.runs.config.execution import EXECUTION_KEYS, ExecutionConfig
-from evovlm.runs.config.log import LogSection
+from evovlm.runs.config.execution import EXECUTION_KEYS, ExecutionConfig, LogSection
 from evovlm.runs.config.objective import ObjectiveSection, Parents, result_name
-from evovlm.runs.config.racing import RacingSection
-from evovlm.runs.config.sections import GuardSection, ReportSection, Section, TaskSection, known_row, task_of
+from evovlm.runs.config.sections import (
+    BudgetSection,
+    GuardSection,
+    RacingSection,
+    ReportSection,
+    TaskSection,
+    known_row,
+    task_of,
+)
 from evovlm.runs.config.start import StartSection
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, Optimizer, OptimizerFactory, Start, default_population
@@ -35,7 +40,7 @@ _NO_GAP = 1e-6
 Winner = Literal["best", "mean", "snapshot"]
 
 
-class OptimizerSection(Section):
+class OptimizerSection(Document):
     """`optimizer:` how the search moves; `sigma` is the first step size in the unit cube."""
 
     kind: str = "cma"
@@ -60,16 +65,16 @@ class OptimizerSection(Section):
 
     @property
     def factory(self) -> OptimizerFactory:
-        """What builds it."""
+        """The class that builds it."""
         return OPTIMIZERS[self.kind]
 
     @property
     def keeps_population(self) -> bool:
-        """Whether every generation has as many candidates."""
+        """Whether all generations have the same number of candidates."""
         return self.factory.keeps_population
 
 
-class SearchedSection(Section):
+class SearchedSection(Document):
     """`space:` of any search; further keys depend on the kind of search."""
 
     kind: str
@@ -78,13 +83,13 @@ class SearchedSection(Section):
 class SearchConfig(ExecutionConfig):
     """A whole search.
 
-    `batch`: of each task, so many samples are drawn anew for each generation, the same for all its candidates (None:
-    all of them). `validation`: the last so many samples of each task are kept from the candidates; the distribution's
-    mean is evaluated on them before each generation and at the end. `racing`: candidates are scored on as few samples
-    as it takes to rank them. `rescore`: at the end, so many of the best candidates are scored again in full, as the
-    mean is (None: 3 after races, else none). `winner`: the best candidate (where there are some scored again, the best
-    of them and the mean), the last mean, or the mean that did best on the validation samples (`snapshot`). `start`: the
-    recipe that the search begins at.
+    `batch`: the number of samples of each task that are drawn anew for each generation, the same for all its candidates
+    (None: all samples). `validation`: the number of samples, the last of each task, that candidates are not scored on;
+    the distribution's mean is evaluated on them before each generation and at the end. `racing`: candidates are scored
+    on as few samples as it takes to rank them. `rescore`: the number of best candidates that are scored again in full
+    at the end, as the mean is (None: 3 after races, else 0). `winner`: the best candidate (where some were scored
+    again, the best of them and the mean), the last mean, or the mean that did best on the validation samples
+    (`snapshot`). `start`: the recipe that the search begins at.
     """
 
     format: Literal[1]
@@ -110,14 +115,14 @@ class SearchConfig(ExecutionConfig):
     @field_validator("tasks", "report")
     @classmethod
     def _tasks_differ(cls, sections: list[ReportSection], info: ValidationInfo) -> list[ReportSection]:
-        # A task of one's own is known in results by the name that its file gives it.
+        # In results, a user's own task has the name that its file gives it.
         known = [(task_of(section.name, info), section.name) for section in sections]
         names = [written if task is None else task.name for task, written in known]
         if len(set(names)) < len(names):
             raise PydanticCustomError("tasks", "a task is named twice; give it one entry")
         weights = [section.weight for section in sections if isinstance(section, TaskSection)]
         if weights and not any(weights):
-            raise PydanticCustomError("tasks", "every weight is 0, so that there is no goal")
+            raise PydanticCustomError("tasks", "every weight is 0, so that the search does not have a goal")
         return sections
 
     @field_validator("batch", "racing", "validation")
@@ -152,9 +157,7 @@ class SearchConfig(ExecutionConfig):
     @classmethod
     def _can_be_told(cls, winner: Winner, info: ValidationInfo) -> Winner:
         if winner == "snapshot" and info.data.get("validation") is None:
-            raise PydanticCustomError(
-                "winner", "is the mean that did best on the validation samples, and there are none; set `validation`"
-            )
+            raise PydanticCustomError("winner", "is the mean that did best on the validation samples; set `validation`")
         others = _on_other_samples(info)
         if winner == "best" and others and not _rescored(info.data.get("rescore"), racing=others == "racing"):
             raise PydanticCustomError(
@@ -173,18 +176,18 @@ class SearchConfig(ExecutionConfig):
 
     @property
     def rescored(self) -> int:
-        """How many of the best candidates are scored again in full."""
+        """The number of best candidates that are scored again in full."""
         return _rescored(self.rescore, racing=self.racing is not None)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What goes, but may not be what was meant."""
+        """Settings that work, but may not do what the user expects."""
         if not self.objective.pareto or self.optimizer.factory.takes_goals:
             return ()
         seeking = ", ".join(name for name, row in OPTIMIZERS.items() if row.takes_goals)
         return (
-            f"objective.pareto: {self.optimizer.kind} goes by the fitness alone, so that the front is only what it "
-            f"comes across; an optimizer that seeks one: {seeking} (optimizer.kind).",
+            f"objective.pareto: {self.optimizer.kind} uses only the fitness, so that the front is only what it happens "
+            f"to find; optimizers that search for a front: {seeking} (optimizer.kind).",
         )
 
     @property
@@ -226,7 +229,7 @@ class SearchConfig(ExecutionConfig):
 
     @abstractmethod
     def source_alone(self, source: str) -> ModelRef | ParameterMerge:
-        """Return the model that a source of a resolved search is in the place of the host."""
+        """Return the model of a resolved search in which a source replaces the host's language model."""
 
     def variants(self) -> Iterable[Template]:
         """Return the templates, other than its own, whose recipes a resolved search may propose."""
@@ -259,7 +262,7 @@ class SearchConfig(ExecutionConfig):
         )
 
     def task_choices(self) -> tuple[TaskChoice, ...]:
-        """Return what the tasks of a resolved search are opened as, in their order."""
+        """Return the tasks of a resolved search, as they are opened, in their order."""
         return tuple(
             TaskChoice(
                 name=task.name,
@@ -290,7 +293,7 @@ class SearchConfig(ExecutionConfig):
         return self.model_copy(update={"merge": self.resolved_merge(relative_to=relative_to), **sections})
 
     def guarded(self, *, near_pictures: str | None, threshold: float | None) -> Self:
-        """Return the same search with another guard; None leaves what `guard:` says.
+        """Return the same search with another guard; None keeps what `guard:` says.
 
         Raises ConfigError for a threshold without a model.
         """
@@ -304,11 +307,11 @@ class SearchConfig(ExecutionConfig):
         return self.model_copy(update={"guard": GuardSection(**said)})
 
     def goal(self, parents: Parents) -> Objective:
-        """Return what a resolved search maximises, for what its `parents` score."""
+        """Return the objective of a resolved search, given the scores of its `parents`."""
         return self.objective.objective({result_name(task.name): task.weight for task in self.tasks}, parents=parents)
 
     def population(self, *, dim: int) -> int:
-        """Return the candidates of one generation. Raises ConfigError when the budget holds no whole generation."""
+        """Return the candidates of a generation. Raises ConfigError when the budget is smaller than one generation."""
         population = self.optimizer.population or default_population(dim)
         if self.budget.candidates is not None and self.budget.candidates < population:
             raise ConfigError(
@@ -319,7 +322,7 @@ class SearchConfig(ExecutionConfig):
         return population
 
     def new_optimizer(self, space: Space) -> Optimizer:
-        """Return the optimizer as it begins. Raises ConfigError where it needs a package that is not installed."""
+        """Return the optimizer in its initial state. Raises ConfigError if it needs a package that is not installed."""
         start = Start(
             initial=space.initial,
             seed=self.seed,
@@ -330,14 +333,14 @@ class SearchConfig(ExecutionConfig):
         return self.optimizer.factory(start)
 
     def as_mapping(self) -> Mapping[str, object]:
-        """Return what the run is as plain values, with every default written out; not how it is carried out."""
+        """Return the config as plain values, with every default, without the keys that say how it is carried out."""
         return dict(self.model_dump(mode="json", by_alias=True, exclude={*EXECUTION_KEYS, "log"}))
 
-    def logged(self, *places: str) -> Self:
-        """Return the same search with its course told in more places. Raises ConfigError for an unknown one."""
+    def logged(self, *trackers: str) -> Self:
+        """Return the same search with further trackers. Raises ConfigError for an unknown one."""
         log = self.log
-        for place in places:
-            log = log.besides(place)
+        for tracker in trackers:
+            log = log.besides(tracker)
         return self.model_copy(update={"log": log})
 
     def to_yaml(self) -> str:
@@ -347,7 +350,7 @@ class SearchConfig(ExecutionConfig):
 
 
 def _on_other_samples(info: ValidationInfo) -> str | None:
-    """Return the key that has two generations scored on different samples; None where they see the same."""
+    """Return the key because of which generations are scored on different samples; None where all see the same."""
     return next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
 
 

@@ -1,14 +1,28 @@
-"""The parts of a search's config that name tasks, `tasks:` and `report:`, and what every part is made of."""
+"""The sections that the configs of all searches share: `tasks:`, `report:`, `guard:`, `racing:` and `budget:`.
 
-from collections.abc import Mapping
+budget:
+  candidates: 1000          # at most this many
+  tokens: 5000000           # no further generation once this many tokens have been generated
+  seconds: 3600             # ... or once evaluation has taken this long, by the wall clock
+  patience: 10              # ... or after this many generations in a row without an improvement
+  min_improvement: 0.001    # the smallest improvement that counts
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import EvovlmError, TaskError
+from evovlm.recipes.documents import Document
 from evovlm.recipes.problems import did_you_mean
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import Journal
+from evovlm.runs.searching.samples import INFORMATIVE, ORDERS
+from evovlm.search.loop import NextGeneration
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
 from evovlm.tasks.metrics.scoring import clip_name_from
@@ -16,17 +30,13 @@ from evovlm.tasks.own.task_file import is_own_task
 from evovlm.tasks.published import is_on_hub
 from evovlm.tasks.task import Split, Task
 
-
-class Section(BaseModel):
-    """A part of a config: it never changes, and knows all its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+_BOUNDS = ("candidates", "tokens", "seconds", "patience")
 
 
-class ReportSection(Section):
-    """One of `report:`, what the winner is to be reported on: the search's samples are held against its samples.
+class ReportSection(Document):
+    """One of `report:`, a task that the winner is reported on; the search's samples are compared with its samples.
 
-    `name` is a task's, or the path of a task's YAML file; `data` stands in for its usual place: a file, a folder,
+    `name` is a task's, or the path of a task's YAML file; `data` replaces its usual data: a file, a folder,
     `hub:ID@REVISION`.
     """
 
@@ -53,7 +63,7 @@ class ReportSection(Section):
         return data
 
     def resolved(self, folder: Path) -> Self:
-        """Return the same with absolute paths, relative ones from `folder` on."""
+        """Return the same section with absolute paths; relative ones start at `folder`."""
         changes: dict[str, str] = {}
         if is_harness_name(self.name):
             changes["name"] = str(HarnessName.parse(self.name).absolute(folder))
@@ -65,10 +75,10 @@ class ReportSection(Section):
 
 
 class TaskSection(ReportSection):
-    """One of `tasks:`; the search sees the search split alone. `decoding` names a cheaper one of the task's.
+    """One of `tasks:`; the search sees only its search split.
 
-    `prompt` asks otherwise than the task does: `chat`, a name, or a template. A task of `weight` 0 is scored,
-    and has no share in the fitness.
+    `decoding` names one of the task's cheaper decodings, `prompt` replaces its prompt: `chat`, a name, or a template. A
+    task of `weight` 0 is scored, but is not part of the fitness.
     """
 
     split: ClassVar[Split] = Split.SEARCH
@@ -97,38 +107,135 @@ class TaskSection(ReportSection):
         return decoding if decoding is None or task is None else known_row(decoding, task.cheaper, "decoding")
 
 
-class GuardSection(Section):
-    """`guard:` asks, too, for pictures of the search that look like reported ones, which takes a while.
+class GuardSection(Document):
+    """`guard:` also compares the search's pictures with reported ones by a model, which takes a while.
 
-    `near_pictures` is an open_clip model (models/clip.py says how one is named), `threshold` the cosine from which two
-    pictures are told of.
+    `near_pictures` is an open_clip model (models/pictures/clip.py says how one is named); pairs of pictures with a
+    cosine of `threshold` or more are reported.
     """
 
     near_pictures: str
     threshold: float = Field(default=0.95, ge=-1, le=1)
 
     def resolved(self, folder: Path) -> Self:
-        """Return the same with an absolute path, a relative one from `folder` on."""
+        """Return the same section with an absolute path; a relative one starts at `folder`."""
         return self.model_copy(update={"near_pictures": clip_name_from(folder, self.near_pictures)})
 
 
+class RacingSection(Document):
+    """`racing:` candidates are scored on block after block of samples, until their rank is clear (search/racing.py).
+
+    The first block has `first` samples of all tasks together; after each further one a candidate has seen `growth`
+    times as many, up to the share `limit` of the samples of a generation. `error` bounds the probability that the worse
+    of two candidates is taken for the better one at any time of a race. `order` says which samples come first. With
+    `smooth`, the estimate for a candidate also uses what is known of candidates near it.
+    """
+
+    first: int = Field(default=10, ge=2)
+    growth: float = Field(default=2.0, gt=1)
+    error: float = Field(default=0.1, gt=0, lt=1)
+    limit: float = Field(default=0.2, gt=0, le=1)
+    order: str = INFORMATIVE
+    smooth: bool = True
+
+    @field_validator("order")
+    @classmethod
+    def _known(cls, order: str) -> str:
+        return known_row(order, ORDERS, "order")
+
+
+class BudgetSection(Document):
+    """`budget:` when a search ends, at least one bound: before the generation with which the first would be passed.
+
+    What has been spent is read from the journal, so that a resumed run ends where the uninterrupted one would have.
+    `patience` is a number of generations in a row without an improvement of more than `min_improvement`.
+    """
+
+    candidates: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+    seconds: float | None = Field(default=None, gt=0)
+    patience: int | None = Field(default=None, ge=1)
+    min_improvement: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Self:
+        if all(getattr(self, name) is None for name in _BOUNDS):
+            raise PydanticCustomError("budget", "needs a bound: {bounds}", {"bounds": ", ".join(_BOUNDS)})
+        if self.min_improvement and self.patience is None:
+            raise PydanticCustomError("budget", "min_improvement: says what patience waits for; set patience")
+        return self
+
+    def spent(self, journal: Journal, upcoming: NextGeneration) -> str | None:
+        """Return which bound ends the search before the next generation; None where it continues.
+
+        `journal` holds all entries before that generation, and may hold more.
+        """
+        if self.candidates is not None and upcoming.before + upcoming.candidates > self.candidates:
+            return "candidates"
+        if upcoming.number == 0:
+            # A search without a candidate has no result, whatever its parents have cost.
+            return None
+        entries = [entry for entry in journal.entries if _is_before(entry, upcoming)]
+        tokens = sum(entry.evaluation.tokens for entry in entries if entry.evaluation)
+        if self.tokens is not None and tokens + sum(each.tokens for each in journal.parents.values()) >= self.tokens:
+            return "tokens"
+        if self.seconds is not None and sum(entry.wall_s for entry in entries) >= self.seconds:
+            return "seconds"
+        if self.patience is not None and self._waited(entries, upcoming.number) >= self.patience:
+            return "patience"
+        return None
+
+    def generations(self, *, population: int) -> int | None:
+        """Return the largest number of generations; None where it is not known in advance."""
+        return None if self.candidates is None else self.candidates // population
+
+    def is_raised_from(self, before: "BudgetSection") -> bool:
+        """Return whether a search with the budget `before` can continue with this one, because no bound is lower."""
+        for name in _BOUNDS:
+            old, new = getattr(before, name), getattr(self, name)
+            if new is not None and (old is None or new < old):
+                return False
+        return self.min_improvement <= before.min_improvement
+
+    def _waited(self, entries: Sequence[Entry], generations: int) -> int:
+        """Return the number of generations since the best fitness improved: that of snapshots, where there are any."""
+        snapshots = any(entry.kind == "snapshot" for entry in entries)
+        found: dict[int, float] = {}
+        for entry in entries:
+            if entry.kind == ("snapshot" if snapshots else "candidate") and entry.evaluation:
+                found[entry.generation] = max(found.get(entry.generation, -math.inf), entry.evaluation.fitness)
+        best, waited = -math.inf, 0
+        for number in range(generations + snapshots):
+            fitness = found.get(number, -math.inf)
+            waited = 0 if fitness > best + self.min_improvement else waited + 1
+            best = best if waited else fitness
+        return waited
+
+
+def _is_before(entry: Entry, upcoming: NextGeneration) -> bool:
+    # The mean's snapshot of a generation is taken before its candidates; a part is within its candidate's line.
+    if entry.kind == "candidate":
+        return entry.generation < upcoming.number
+    return entry.kind == "snapshot" and entry.generation <= upcoming.number
+
+
 def task_of(name: str, info: ValidationInfo) -> Task | None:
-    """Return the task of that name; None where only another floor or another folder knows it."""
+    """Return the task of that name; None where it is the harness's, or a file of another folder."""
     folder: Path | None = (info.context or {}).get("folder")
     if is_harness_name(name):
-        # Whether it has documents to search with is known when the harness has loaded it.
+        # Only the harness knows whether it has documents to search with, once it has loaded the task.
         return None
     if not is_own_task(name):
         return TASKS[known_row(name, TASKS, "task")]
     try:
-        # Absolute: a folder of the current one would lose the slash that tells it from a task's name.
+        # Absolute: a folder in the current one would lose the slash that distinguishes it from a task's name.
         return get_task(str((folder / name).absolute())) if folder is not None else None
     except EvovlmError as error:
         raise PydanticCustomError("task", "{reason}", {"reason": str(error)}) from error
 
 
 def known_row(name: str, table: Mapping[str, object], what: str) -> str:
-    """Return the name. Raises PydanticCustomError, with the closest name, when it is none of the table's."""
+    """Return the name. Raises PydanticCustomError, with the closest name, when it is not in the table."""
     if name not in table:
         raise PydanticCustomError("row", "unknown {what}{hint}", {"what": what, "hint": did_you_mean(name, table)})
     return name

@@ -1,11 +1,11 @@
-"""`start:` of a search: the recipe that it begins at, in place of the middle of its space.
+"""`start:` of a search: the recipe that it begins at, instead of the middle of its space.
 
 start: {recipe: hand-made.yaml}
 start: {run: runs/evollm}
 start: {equal: 0.5}
 
-A run's config holds the whole recipe (`recipe: {kind: parameter_merge, ...}`), so that it does not matter what becomes
-of the file or of the other run.
+A run's config holds the whole recipe (`recipe: {kind: parameter_merge, ...}`), so that it does not depend on the file
+or the other run.
 """
 
 import json
@@ -17,18 +17,17 @@ from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError, RunMismatch
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.recipes.documents import load_recipe, recipe_from_values
+from evovlm.recipes.documents import Document, load_recipe, recipe_from_values
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.problems import problems_in
 from evovlm.recipes.space import Space
-from evovlm.runs.config.sections import Section
 from evovlm.runs.folder.layout import RESULT_FILE, winner_file
 
 
-class StartSection(Section):
-    """`start:` one of `recipe` (a file, or what stands in one), `run` (a finished run's folder) and `equal`.
+class StartSection(Document):
+    """`start:` one of `recipe` (a file, or the content of one), `run` (a finished run's folder) and `equal`.
 
-    `equal` is the weight that all sources begin with, their densities at 1 and all else at its defaults.
+    `equal` is the weight that all sources begin with; densities begin at 1, other numbers at their defaults.
     """
 
     recipe: str | dict[str, Any] | None = None
@@ -70,7 +69,7 @@ class StartSection(Section):
         return self.found(Path()) or space.equal_weights(self.equal or 0.0)
 
     def found(self, folder: Path) -> Recipe | None:
-        """Return the recipe, a relative path from `folder` on; None for equal weights.
+        """Return the recipe, with relative paths starting at `folder`; None for equal weights.
 
         Raises ConfigError for one that cannot be read, RunMismatch for a run without a winner.
         """
@@ -92,7 +91,7 @@ def _winner_of(run: Path) -> Path:
     """Return the file of a finished run's winner."""
     if not (run / RESULT_FILE).is_file():
         raise RunMismatch(
-            f"start.run: {run} holds no {RESULT_FILE}, and so no winner yet.\n"
+            f"start.run: {run} does not hold a {RESULT_FILE}, so it does not have a winner yet.\n"
             "    Name a finished run, or one of its recipes: `start: {recipe: RUN/best.yaml}`."
         )
     try:

@@ -15,8 +15,7 @@ from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, Recipe
-from evovlm.recipes.local_config import read_config
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.model_ref import ModelRef, read_config
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.run import Run
 from evovlm.runs.scores.saved import read_saved

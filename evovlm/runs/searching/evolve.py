@@ -19,8 +19,7 @@ from evovlm.foreign_code import require_allowed
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import PS, Recipe, Template
-from evovlm.runs.before.preflight import preflight_search
-from evovlm.runs.before.worker_room import worker_bytes
+from evovlm.runs.before.preflight import preflight_search, worker_bytes
 from evovlm.runs.config.hybrid import PATH, HybridConfig, load_search
 from evovlm.runs.config.kinds import config_from_mapping
 from evovlm.runs.config.search import SearchConfig, Winner

@@ -13,7 +13,7 @@ from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import Job, Rows, Workers
 from evovlm.recipes.candidate import Candidate, Evaluation, Failure
 from evovlm.recipes.kinds import Recipe
-from evovlm.runs.config.racing import RacingSection
+from evovlm.runs.config.sections import RacingSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import best_distinct
 from evovlm.runs.searching.samples import ORDERS, Ordering, Past, SampleParts

@@ -15,7 +15,7 @@ import numpy as np
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Evaluation
-from evovlm.runs.config.log import LogSection, WandbSection
+from evovlm.runs.config.execution import LogSection, WandbSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.searching.search import Observer
 from evovlm.search.loop import Generation
