@@ -1,4 +1,4 @@
-"""A hub of the test's own: huggingface_hub is pointed to it, with a cache and a login that nobody else sees."""
+"""A hub for one test: huggingface_hub uses it, with a separate cache and login."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`evovlm demo` on a pico zoo: what stands on stdout, what it writes, how it goes on, what it refuses."""
+"""`evovlm demo` on a pico zoo: what it prints, what it writes, how it resumes, what it refuses."""
 
 import json
 from collections.abc import Iterator

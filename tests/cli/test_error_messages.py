@@ -73,7 +73,7 @@ def other_architecture(folder: Path) -> None:
 
 def lock(folder: Path, _patch: pytest.MonkeyPatch) -> None:
     (folder / "run").mkdir()
-    # The system closes it with the process; a file object would be told of as forgotten.
+    # The system closes it with the process; Python would warn about a file object that is not closed.
     held = os.open(folder / "run" / ".lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(held, fcntl.LOCK_EX)
 

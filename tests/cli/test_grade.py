@@ -218,7 +218,7 @@ def test_a_harness_result_is_graded_where_its_rows_are(evovlm: Command, model: s
     assert float(str(found["score"])) >= theirs["acc"]
 
 
-# What a file holds, the row that is amiss (0: the file), and what is said of it.
+# The content of a file, the number of its wrong row (0: the file), and the message.
 BAD_LINES = {
     "no JSON": ('{"id": 1, "text": "a", "references": ["1"]}\n{"id": ', 2, "not JSON"),
     "no object": ("[1]\n", 1, "JSON object"),

@@ -1,4 +1,4 @@
-"""Ctrl-C: nothing is lost, and the run goes on to the same end."""
+"""Ctrl-C: nothing is lost, and the run resumes to the same result."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def rows_of(journal: Path) -> list[dict[str, object]]:
 
 
 def wait_for_lines(journal: Path, count: int, *, process: "subprocess.Popen[str] | None" = None) -> None:
-    """Wait until the journal has so many lines, or the process has ended."""
+    """Wait until the journal has `count` lines, or the process has ended."""
     until = time.monotonic() + PATIENCE_S
     while lines_in(journal) < count and (process is None or process.poll() is None):
         assert time.monotonic() < until, "the search does not get on"
@@ -44,7 +44,7 @@ def wait_for_lines(journal: Path, count: int, *, process: "subprocess.Popen[str]
 
 @contextmanager
 def interrupting(journal: Path, *, after_lines: int, by: signal.Signals = signal.SIGINT) -> Iterator[None]:
-    """Send this process SIGINT, as Ctrl-C does, or another signal, once the journal has so many lines."""
+    """Send this process SIGINT, as Ctrl-C does, or another signal, once the journal has `after_lines` lines."""
 
     def interrupt() -> None:
         wait_for_lines(journal, after_lines)

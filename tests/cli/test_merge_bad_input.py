@@ -1,4 +1,4 @@
-"""What can be wrong with a merge: exit code 2, one message, nothing half-written; Ctrl-C and kill are no worse."""
+"""Errors of a merge: exit code 2, one message, nothing half-written; the same after Ctrl-C and kill."""
 
 import errno
 import json

@@ -84,7 +84,7 @@ def test_on_a_terminal_the_display_is_live_with_generation_best_mean_and_time_le
 
 
 def write_slowly(console: Console, *, seconds: float, pieces: int) -> None:
-    """Let the display follow the writing of 4 tensors in equal pieces, spread over so many seconds."""
+    """Let the display follow the writing of 4 tensors in equal pieces, spread over this number of seconds."""
     now = 0.0
     progress = WriteProgress(title="writing out", console=console, clock=lambda: now)
     for piece in range(1, pieces + 1):
@@ -128,7 +128,7 @@ def test_a_first_piece_after_a_long_opening_tells_no_speed() -> None:
 
 
 def asked(n: int) -> AnswerProgress:
-    """Return how far a scoring of 40 questions is that has asked so many, of 10 tokens and 2 s each."""
+    """Return the progress of a scoring of 40 questions after this number of them, with 10 tokens and 2 s each."""
     return AnswerProgress(done=n, total=40, asked=n, tokens=10 * n, seconds=2.0 * n)
 
 

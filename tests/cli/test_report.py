@@ -23,7 +23,7 @@ def test_a_page_can_be_written_into_the_runs_folder_repeatedly(evovlm: Command, 
         assert made.out.strip() == str(finished / "report.html")
         assert "not yet scored on the report split: winner, math, ja, equal-weights" in made.err
     assert '<html lang="ja">' in (finished / "report.html").read_text()
-    # What it leaves there is in nobody's way.
+    # The files that it leaves there do not disturb other commands.
     assert evovlm("show", finished).code == 0
 
 

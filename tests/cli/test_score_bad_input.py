@@ -1,4 +1,4 @@
-"""What is amiss with the data of a task or with a model, as `evovlm score` and `evovlm ask` tell it."""
+"""Messages of `evovlm score` and `evovlm ask` about wrong data of a task and broken models."""
 
 import json
 import subprocess

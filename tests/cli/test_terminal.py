@@ -63,7 +63,7 @@ def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 65536)
     except OSError:
-        # How a terminal says on Linux that nobody has it open any more.
+        # On Linux, reading fails when no process has the terminal open.
         return b""
 
 
@@ -159,7 +159,7 @@ def test_completing_never_loads_torch() -> None:
 
 
 def test_the_shell_s_script_is_shown(tmp_path: Path) -> None:
-    # Which shell runs the tests is no matter of theirs.
+    # The shell that runs the tests does not matter.
     environment = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     shown = subprocess.run(
         [sys.executable, "-c", RUN, "--show-completion", "bash"], env=environment, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Two models on the same samples: McNemar's exact test, the paired bootstrap, and what is no comparison."""
+"""Two models on the same samples: McNemar's exact test, the paired bootstrap, and what cannot be compared."""
 
 import itertools
 

@@ -265,7 +265,7 @@ def test_numbers_that_are_not_finite_are_refused_unless_asked_for(tmp_path: Path
         with pytest.raises(BrokenCheckpoint, match=r"up_proj\.weight holds numbers that are not finite"):
             write_checkpoint(recipe, tmp_path / "out")
         write_checkpoint(recipe, tmp_path / f"out{scale}", allow_non_finite=True)
-    # Where the path does not lead, nobody looks.
+    # Blocks that are not on the path are not read.
     write_checkpoint(recipe_of((("a", 0, 1.0),), "stream", folder, a=folder), tmp_path / "out")
 
 

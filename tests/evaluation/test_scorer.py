@@ -62,7 +62,7 @@ def test_the_gate_counts_and_needs_no_reference(clip: str, pictures: tuple[Pictu
     best = max(pictures, key=lambda picture: free(shown(picture), "red").score)
     value = free(shown(best), "red").score
     assert gated(shown(best), "red") == SampleScore(score=0.0, ungated=value, japanese=False)
-    # A reference that is no Japanese asks for none, as for every metric.
+    # A reference that is not Japanese needs no Japanese answer, as for every metric.
     assert gated(shown(best, references=("red", "rouge")), "red").score == value
 
 

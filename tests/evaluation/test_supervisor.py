@@ -41,7 +41,7 @@ def fitnesses(outcomes: Sequence[Evaluation | Failure]) -> list[float | str]:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether there is no such process, or only what nobody has asked after."""
+    """Whether the process does not exist, or is a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):

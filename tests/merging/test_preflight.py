@@ -1,4 +1,4 @@
-"""A merge looked at before its weights are fetched: everything that stands against it, at once."""
+"""A merge checked before its weights are fetched: all problems at once."""
 
 import json
 import shutil

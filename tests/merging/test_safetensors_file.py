@@ -14,7 +14,7 @@ Header = Mapping[str, object]
 
 
 def write_file(file: Path, header: Header | str | bytes, *, size_bytes: int = 24) -> Path:
-    """Write a file with this header and so many bytes of tensors."""
+    """Write a file with this header and this number of bytes of tensors."""
     text = header if isinstance(header, bytes) else (header if isinstance(header, str) else json.dumps(header)).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size_bytes))
     return file

@@ -126,7 +126,7 @@ def test_attention_with_more_than_we_know_is_left_to_transformers(llm: LoadedMod
 
 
 def with_context(loaded: LoadedModel, n_tokens: int) -> LoadedModel:
-    """Return a model, which only its test has, as one that takes so many tokens."""
+    """Return the model with its context changed to this number of tokens."""
     loaded.model.config.get_text_config().max_position_embeddings = n_tokens
     return loaded
 

@@ -1,4 +1,4 @@
-"""Questions as prompts: what the processor makes of them, chat templates, and text that is no picture's place."""
+"""Questions as prompts: what the processor makes of them, chat templates, and text that is not a picture slot."""
 
 import json
 import weakref

@@ -48,7 +48,7 @@ class Given:
     tolerance: float
 
     def task_vectors(self) -> Parts:
-        """Return d_i = x_i - b in float32; the models themselves where there is no base."""
+        """Return d_i = x_i - b in float32; the models themselves without a base."""
         base = self.base if self.base is not None else [0.0] * len(self.models[0])
         return [[np.float32(x) - np.float32(b) for x, b in zip(model, base, strict=True)] for model in self.models]
 
@@ -169,7 +169,7 @@ def elected_sum(given: Given, parts: Parts) -> list[float]:
 
 
 def added(base: Vector | None, mix: Vector) -> list[float]:
-    """Return b + mix, or the mix where there is no base."""
+    """Return b + mix, or only the mix without a base."""
     return list(mix) if base is None else [b + m for b, m in zip(base, mix, strict=True)]
 
 
@@ -197,7 +197,7 @@ def drawn_parts(given: Given) -> Parts:
     for d, weight, density, key in zip(given.task_vectors(), given.weights, given.densities, given.keys, strict=True):
         kept = keep_drawn(key, density, len(d))
         if given.rescale == "density" and density > 0:
-            # Whoever is kept at less than 2^-24 was kept with that probability: there is no smaller draw.
+            # 2^-24 is the smallest draw: an entry kept with a lower probability was kept with that one.
             parts.append(scaled(d, kept, weight / max(density, 1 / _ALL_DRAWS)))
         elif given.rescale == "l1":
             parts.append(scaled(d, kept, l1_ratio([float(each) for each in d], kept), weight))

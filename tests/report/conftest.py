@@ -14,7 +14,7 @@ from tests.report.made_runs import everyones_answers, keep, make_run
 
 @pytest.fixture(scope="session")
 def bare_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, of which nobody has answered the report split; candidate 5 has failed."""
+    """A finished run without answers to the report split; candidate 5 has failed."""
     return make_run(tmp_path_factory.mktemp("bare") / "run", failed={5})
 
 

@@ -1,4 +1,4 @@
-"""A run that goes on, watched."""
+"""Watching a run that is not finished."""
 
 from pathlib import Path
 

@@ -30,7 +30,7 @@ def rules(*, smooth: bool = False) -> RacingSection:
 
 
 def some(share: float) -> list[float]:
-    """Right on so many of 100 samples."""
+    """Right on this share of 100 samples."""
     return [1.0] * round(100 * share) + [0.0] * round(100 * (1 - share))
 
 
@@ -135,7 +135,7 @@ def test_races_on_batches_see_no_more_than_the_batch_and_go_on_where_they_were_c
 
 
 def assert_it_replays(config: EvolveConfig, journal: Journal) -> None:
-    """Hold what an optimizer asks for, told each generation before, against the journal's genomes."""
+    """Compare the genomes of an optimizer that replays the generations with those of the journal."""
     space = config.space_for(journal.blocks)
     groups = [
         [each for each in journal.candidates if each.generation == n]

@@ -1,4 +1,4 @@
-"""When a search ends: by candidates, tokens, time or patience, read from the journal alone; raised, it goes on."""
+"""When a search ends: by candidates, tokens, time or patience, read only from the journal; with a raised budget it resumes."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A search with its folder, on pico models: what it writes, how it goes on after a stop, what it refuses."""
+"""A search with its folder, on pico models: what it writes, how it resumes after a stop, what it refuses."""
 
 import json
 import shutil

@@ -302,7 +302,7 @@ def test_a_hybrid_killed_at_random_moments_ends_with_the_journals_of_one_that_wa
         with start(config, run) as process:
             while process.poll() is None and n_lines(run) < wanted:
                 time.sleep(0.001)
-            time.sleep(moments.uniform(0.0, 0.1))
+            time.sleep(moments.uniform(0.0, 0.02))
             process.send_signal(signal.SIGKILL)
             process.wait()
     assert (run / "path/journal.jsonl").exists()

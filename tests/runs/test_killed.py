@@ -42,7 +42,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_journal_of_one_that_was_no
         with start(config, run) as process:
             while process.poll() is None and n_lines(run / "journal.jsonl") < wanted:
                 time.sleep(0.001)
-            time.sleep(moments.uniform(0.0, 0.1))
+            time.sleep(moments.uniform(0.0, 0.02))
             process.send_signal(signal.SIGKILL)
             process.wait()
     assert n_lines(run / "journal.jsonl") > 1

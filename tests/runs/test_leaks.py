@@ -71,7 +71,7 @@ def warnings_of(path: Path) -> tuple[str, ...]:
 
 @pytest.fixture(autouse=True)
 def _no_hub_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What this machine has loaded before is no part of these tests.
+    # Data that this machine has loaded before must not matter.
     monkeypatch.setattr(task_module, "is_cached", lambda _hub_id: False)
 
 

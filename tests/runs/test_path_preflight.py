@@ -1,4 +1,4 @@
-"""What a search through layers needs, told before its models are fetched."""
+"""The needs of a search through layers, reported before its models are fetched."""
 
 import json
 from pathlib import Path

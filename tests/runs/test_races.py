@@ -1,4 +1,4 @@
-"""A search whose generations race, on pico models: what it journals, how it goes on after a stop, who wins."""
+"""A search whose generations race, on pico models: what it journals, how it resumes after a stop, who wins."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

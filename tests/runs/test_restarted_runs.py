@@ -17,7 +17,7 @@ from tests.runs.conftest import journal_rows, search_document, task_section
 
 
 class Watch:
-    """Notes what a progress display is told."""
+    """Notes what a progress display receives."""
 
     def __init__(self) -> None:
         self.at_most: list[tuple[int | None, int | None]] = []

@@ -1,4 +1,4 @@
-"""Scoring with every answer kept: a killed process goes on to the result of one that was not."""
+"""Scoring with every answer saved: a killed process resumes to the result of one that was not killed."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def request(folder: Path, *names: str, limit: int | None = None, split: Split = 
 
 
 def contents(saved: Path) -> dict[str, object]:
-    """Return what a folder holds, without what a clock told."""
+    """Return the content of a folder without measured times."""
     found: dict[str, object] = {}
     for path in sorted(saved.iterdir()):
         text = path.read_text(encoding="utf-8")
@@ -68,7 +68,7 @@ def figures(scores: Scores) -> object:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
-    """A scoring of both models that nobody interrupted."""
+    """A scoring of both models without interruption."""
     score_models(request(folder, "base", "math"), save=folder / "whole")
     return folder / "whole"
 
@@ -124,7 +124,7 @@ def test_answers_that_are_there_are_not_asked_for_again(
 
 
 def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let generation be interrupted behind so many batches."""
+    """Interrupt generation after this number of batches."""
     from evovlm.evaluation import answering
 
     generate, calls = answering.generate, []

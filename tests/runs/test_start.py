@@ -71,7 +71,7 @@ def test_a_search_starts_at_a_hand_made_recipe(models: Path, write_config: Write
     assert isinstance(found, ParameterMerge)
     assert found.recipe_id == recipe.recipe_id
     assert notes == ()
-    # From here on the file is no matter.
+    # From here on the file does not matter.
     (tmp_path / "made.yaml").unlink()
     again = config_from_mapping(config.as_mapping())
     assert isinstance(again, EvolveConfig)

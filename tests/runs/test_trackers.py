@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: what they are told is read back from their own files."""
+"""TensorBoard and Weights & Biases: what was logged is read back from their files."""
 
 import json
 import struct

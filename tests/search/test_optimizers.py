@@ -396,7 +396,7 @@ def test_a_space_of_binary_genes_alone_can_be_searched(kind: str) -> None:
 
 
 def test_catcma_s_probabilities_move_as_in_the_authors_package() -> None:
-    """Golden: `CatCMA` of the package cmaes 0.13.1, three variables of two categories, told the same generations."""
+    """Golden: `CatCMA` of the package cmaes 0.13.1, three variables of two categories, given the same generations."""
     from evovlm.search.categories import Categories
     from evovlm.seeding import generator
 

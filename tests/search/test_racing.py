@@ -1,4 +1,4 @@
-"""Racing: who stops, how sure that is, and what those are told who stopped."""
+"""Racing: who stops, with what confidence, and how stopped candidates rank."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_a_few_samples_that_all_agree_prove_nothing() -> None:
 
 
 def test_candidates_are_compared_on_the_samples_that_both_saw() -> None:
-    # The first saw hard samples alone; on those the second, which saw easy ones besides, is no better.
+    # The first saw only hard samples; on those the second, which also saw easy ones, is not better.
     hard, easy = [0.0] * 20, [1.0] * 20
     assert not confidently_ahead(table([hard + [np.nan] * 20, hard + easy]), level=0.05).any()
 

@@ -1,4 +1,4 @@
-"""The word problems: right by construction, told the same in both languages, and kept apart by split."""
+"""The word problems: right by construction, the same in both languages, and separated by split."""
 
 import json
 import re
