@@ -1,4 +1,4 @@
-"""When a search ends: by candidates, tokens, time or patience, read only from the journal; with a raised budget it resumes."""
+"""When a search ends: by candidates, tokens, time or patience, read from the journal; a raised budget resumes it."""
 
 import json
 import shutil

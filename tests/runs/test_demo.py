@@ -120,6 +120,7 @@ def test_the_written_model_is_the_winner_and_scores_as_reported(evovlm: Pipeline
     assert figures_of(scored.score) == figures(evovlm.winner)
 
 
+@pytest.mark.slow
 def test_a_demo_interrupted_continues_and_ends_the_same(evollm: PipelineResult, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         quick("evollm", tmp_path / "stopped", stop=10)

@@ -16,7 +16,7 @@ from evovlm.search.optimizer import Feedback, Start
 
 MIXED = ["catcma", "cma_margin"]
 
-# CatCMA of the package cmaes 0.13.1: three variables of 3, 2 and 4 categories, after each of six ranked generations of six.
+# CatCMA of the package cmaes 0.13.1: three variables of 3, 2 and 4 categories, after six ranked generations of six.
 START = [[0.5, 0.2, 0.3], [0.4, 0.6], [0.1, 0.2, 0.3, 0.4]]
 RANKED = [
     [[2, 0, 3], [1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 1], [1, 0, 1]],
