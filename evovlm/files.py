@@ -1,8 +1,8 @@
-"""Files and folders that are written whole or not at all, and the links that may be followed to read one.
+"""Writes files and folders whole or not at all, and says which links may be followed when files are read.
 
 A file is written beside its target under a random name and then renamed; a folder is built in a hidden sibling,
-`.NAME.partial`, which this process holds a lock on. Whatever the operating system refuses becomes an OutputError here.
-Nothing is opened through a link for writing.
+`.NAME.partial`, which the process locks. Every OSError about a target becomes an OutputError here. Nothing is opened
+through a link for writing.
 """
 
 import errno
@@ -21,7 +21,7 @@ _LOCK_FILE = ".evovlm-lock"
 _ATTEMPTS = 100
 _NAME_BYTES = 200
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.partial")
-# What file systems answer that cannot wait for a folder, or have no hard links.
+# Errors of file systems that cannot sync a folder, or do not have hard links.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EMLINK)
 
 
@@ -44,7 +44,7 @@ def write_new_file(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield an empty file beside `path`, which becomes `path` when the body ends well and is removed when it does not.
+    """Yield an empty file beside `path`, which becomes `path` when the body succeeds and is removed when it fails.
 
     Raises OutputExists when something with this name exists, OutputError when the file cannot be written.
     """
@@ -84,14 +84,14 @@ def refuse_existing(path: Path) -> None:
 
 
 def leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield what killed processes left of files that they were writing, each with the name it was to have."""
+    """Yield unfinished files of killed processes, each with the name of its target."""
     for path in folder.iterdir():
         if found := _LEFTOVER.fullmatch(path.name):
             yield path, found["name"]
 
 
 def append_to(path: Path, content: bytes) -> None:
-    """Append to a file, which is made if it does not exist, and wait until the content is on the disk.
+    """Append to a file, which is created if it does not exist, and wait until the content is on the disk.
 
     Raises OutputError when that fails; the file then ends where it ended before.
     """
@@ -128,7 +128,7 @@ def make_folder(folder: Path) -> None:
 
 
 def inner_folder(folder: Path, name: str) -> Path:
-    """Return a folder inside of `folder` that is to be written. Raises OutputError when it is a link."""
+    """Return a folder inside `folder` for writing. Raises OutputError when it is a link."""
     inner = folder / name
     if inner.is_symlink():
         raise OutputError(f"{inner} is a link, and nothing is written through it.\n    Remove it.")
@@ -142,11 +142,11 @@ def open_lock(file: Path) -> int:
 
 @contextmanager
 def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a hidden sibling of `out`, which becomes `out` when the body ends well and is removed when it does not.
+    """Yield a hidden sibling of `out`, which becomes `out` when the body succeeds and is removed when it fails.
 
-    What a killed process left there is replaced. With `overwrite` an existing model folder is replaced, once the new
-    one is complete. Raises OutputExists when `out` exists and may not be replaced, OutputError when it cannot be
-    written or another process is writing it.
+    An unfinished folder of a killed process is replaced. With `overwrite` an existing model folder is replaced, once
+    the new one is complete. Raises OutputExists when `out` exists and may not be replaced, OutputError when it cannot
+    be written or another process is writing it.
     """
     _check_target(out, overwrite=overwrite)
     partial, replaced = (out.with_name(f".{out.name}.{ending}") for ending in ("partial", "replaced"))
@@ -166,7 +166,7 @@ def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
             os.close(lock)
     finally:
-        # After a success, and where others wrote meanwhile, they are not empty and stay.
+        # After a success, and where other processes wrote meanwhile, they are not empty and stay.
         with suppress(OSError):
             for parent in parents:
                 parent.rmdir()
@@ -176,7 +176,7 @@ def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def explained(out: Path, *, kept: str = "nothing was written") -> Iterator[None]:
     """Turn an OSError about writing `out` into an OutputError that names `out`, the reason and what to do.
 
-    `kept` says what there is after a failure.
+    `kept` says what remains after a failure.
     """
     try:
         yield
@@ -222,7 +222,7 @@ def _reason(error: OSError, *, kept: str) -> str:
         case errno.ENOENT:
             return f"cannot be written: its folder does not exist{where}.\n    Make the folder, or choose another."
         case errno.EISDIR | errno.ENOTEMPTY:
-            return f"cannot be written: there is a folder of this name{where}.\n    Choose another name."
+            return f"cannot be written: a folder has this name{where}.\n    Choose another name."
         case errno.ENAMETOOLONG:
             return "cannot be written: the name is too long.\n    Choose a shorter one."
         case errno.ELOOP:
@@ -234,7 +234,7 @@ def _reason(error: OSError, *, kept: str) -> str:
 
 @contextmanager
 def _content_beside(path: Path, content: str | bytes) -> Iterator[Path]:
-    """Yield a file beside `path` that holds the content and is on the disk; it is removed if it is still there."""
+    """Yield a file beside `path` with the content, which is on the disk; it is removed unless it was renamed."""
     data = content.encode() if isinstance(content, str) else content
     with explained(path):
         descriptor, beside = _create_beside(path)
@@ -290,7 +290,7 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
 
 
 def _claim(partial: Path, out: Path) -> int:
-    """Make the folder, empty but for a lock file that is locked until the descriptor returned is closed."""
+    """Make the folder, empty except for a lock file, which is locked until the returned descriptor is closed."""
     for _ in range(_ATTEMPTS):
         if partial.is_symlink():
             raise OutputError(f"{out}: {partial} is a link, and nothing is written through it.\n    Remove it.")
@@ -306,7 +306,7 @@ def _claim(partial: Path, out: Path) -> int:
 
 
 def _locked(lock: int, partial: Path, out: Path) -> bool:
-    """Lock the file, and say whether it is still the folder's; raises OutputError when another process holds it."""
+    """Lock the file, and return whether it is still in the folder; raises OutputError when another process has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -336,7 +336,7 @@ def _empty(partial: Path) -> None:
 
 
 def _recover(out: Path, replaced: Path) -> None:
-    """Undo what a process left that was killed while it replaced a folder."""
+    """Restore the folder after a process was killed while it replaced it."""
     if replaced.is_dir() and not replaced.is_symlink() and not os.path.lexists(out):
         replaced.rename(out)
     shutil.rmtree(replaced, ignore_errors=True)

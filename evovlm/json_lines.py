@@ -1,4 +1,4 @@
-"""Files with one JSON object a line, appended line by line, that survive a killed process and a power cut."""
+"""Files with one JSON object per line, which survive a killed process and a power cut."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
 
 
 def whole_lines(content: bytes) -> list[bytes]:
-    """Return the lines of a file's content without a torn last one: without its end, or not JSON (zeros, say)."""
+    """Return the lines of a file's content without a torn last line, which has no end or is not JSON (zero bytes)."""
     lines = content.split(b"\n")[:-1]
     if lines:
         try:
@@ -29,7 +29,7 @@ def whole_lines(content: bytes) -> list[bytes]:
 
 
 def repaired_lines(path: Path) -> list[bytes]:
-    """Return the lines of a file that is to be continued, after a torn last one was cut off from it.
+    """Return the lines of a file that will be continued, after cutting off a torn last line.
 
     Raises OutputError when the file cannot be changed.
     """
@@ -37,6 +37,6 @@ def repaired_lines(path: Path) -> list[bytes]:
     lines = whole_lines(content)
     size_bytes = sum(len(line) + 1 for line in lines)
     if size_bytes < len(content):
-        # The process was stopped while it wrote: the row is made again.
+        # The process stopped while it wrote this row, which will be made again.
         cut_file(path, size_bytes=size_bytes)
     return lines

@@ -51,7 +51,7 @@ def grade(
     prediction_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the answers"))] = None,
     reference_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the references"))] = None,
     id_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the ids; by default a row's number"))] = None,
-    image_column: Annotated[str | None, typer.Option(help=_COLUMN.format("pictures' paths from the file on"))] = None,
+    image_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the pictures' paths"))] = None,
     choices_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the options of a question"))] = None,
     rows_at: Annotated[str | None, typer.Option(help="The place of the rows in a JSON object: KEY/KEY.")] = None,
     device: Annotated[str, typer.Option("--device", help="For clip_score: auto, cpu, cuda, cuda:1, ...")] = "auto",

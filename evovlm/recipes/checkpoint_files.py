@@ -1,4 +1,4 @@
-"""The files that a checkpoint consists of: what is fetched from the hub, merged, converted and published."""
+"""The files of a checkpoint, as they are fetched from the hub, merged, converted and published."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ _NEEDED = (
     "vocab.txt",
     "merges.txt",
 )
-# Card and texts; licences and notices hold for what is derived, too.
+# Card and texts; licences and notices also apply to derived models.
 _TEXTS = (
     CARD_FILE,
     RECIPE_FILE,
@@ -42,7 +42,7 @@ _TEXTS = (
     "Notice*",
     "USE_POLICY*",
 )
-# The index of the weights, and traces of a training.
+# The index of the weights, and files of a training run.
 _EXCLUDED = (
     "*.index.json",
     "adapter_config.json",
@@ -107,7 +107,7 @@ def find_support_files(folder: Path) -> SupportFiles:
 
 
 def host_files(host: Path) -> SupportFiles:
-    """Return the files that a merged model takes from its host; card and recipe are written anew.
+    """Return the files that a merged model takes from its host; card and recipe are written by the merge.
 
     Raises what `find_support_files` raises.
     """

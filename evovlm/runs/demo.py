@@ -9,6 +9,7 @@ from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import open_task
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
+from evovlm.files import inner_folder
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.recipes.documents import load_recipe
@@ -118,7 +119,7 @@ def run_pipeline(
     template = config.template(relative_to=None)
     evaluator = open_evaluator(config, template)
     searches = {
-        name: evolve(variant, out=out / name, resume=True, observer=observe(title), evaluator=evaluator)
+        name: evolve(variant, out=inner_folder(out, name), resume=True, observer=observe(title), evaluator=evaluator)
         for name, title, variant in (
             (RANDOM, "random search", _with_optimizer(config, "random")),
             (EVOLVED, "evolution", config),

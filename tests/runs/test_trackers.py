@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evovlm.errors import ConfigError
+from evovlm.errors import ConfigError, OutputError
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.config import execution
@@ -82,6 +82,21 @@ def test_tensorboard_has_every_generation_once_after_a_stop_too(
     assert list(drawn["fitness/best_so_far"].values()) == pytest.approx(best)
     assert {f"best/{TASK}", f"mean/{TASK}", "search/spread", "cost/seconds"} <= set(drawn)
     assert 0 < drawn["search/spread"][0] < 0.5
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_nothing_is_logged_through_a_link(
+    name: str, config: EvolveConfig, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    logged = config.logged(name)
+    with pytest.raises(KeyboardInterrupt):
+        evolve(config, out=run, evaluator=evaluator, observer=StopsAt(2))
+    (run / name).symlink_to(elsewhere)
+    with pytest.raises(OutputError, match=rf"{name} is a link"):
+        evolve(logged, out=run, resume=True, evaluator=evaluator)
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_wandb_offline_keeps_the_figures_in_the_run_s_folder_and_no_key(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from evovlm.errors import ConfigError
+from evovlm.files import explained, inner_folder
 from evovlm.recipes.candidate import Evaluation
 from evovlm.runs.config.execution import LogSection, WandbSection
 from evovlm.runs.folder.entries import Entry
@@ -156,8 +157,12 @@ def open_trackers(
     """Return the trackers of a run in `folder`; `stack` closes them."""
     trackers: list[Tracker] = []
     if section.tensorboard:
-        trackers.append(stack.enter_context(closing(TensorBoard(folder / TENSORBOARD_FOLDER))))
+        with explained(folder):
+            tensorboard = TensorBoard(inner_folder(folder, TENSORBOARD_FOLDER))
+        trackers.append(stack.enter_context(closing(tensorboard)))
     if section.wandb is not None:
+        # wandb writes into this folder.
+        inner_folder(folder, "wandb")
         wandb = WeightsAndBiases(section.wandb, folder=folder, config=config)
         trackers.append(stack.enter_context(closing(wandb)))
     return tuple(trackers)
