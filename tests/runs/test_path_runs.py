@@ -10,7 +10,7 @@ import yaml
 
 from evovlm.errors import AllCandidatesFailed, ConfigError, OutputExists, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPathMerge
@@ -145,7 +145,7 @@ def test_a_snapshot_that_another_search_would_not_look_at_is_refused(
     (tmp_path / "run").mkdir()
     content = "\n".join([*lines[:6], json.dumps(row), *lines[7:9]]) + "\n"
     (tmp_path / "run/journal.jsonl").write_text(content, encoding="utf-8")
-    with pytest.raises(RunMismatch, match="snapshot 4 is not the one"):
+    with pytest.raises(RunMismatch, match=r"snapshot 4 is not what .* now: genome\[0\] is 0\.\d+, but"):
         evolve(config, out=tmp_path / "run", resume=True, evaluator=stack)
 
 
@@ -158,7 +158,8 @@ def test_a_failed_candidate_and_a_failed_mean_are_recorded_and_the_run_continues
         calls.append(recipe)
         if len(calls) in (1, 3):
             return Failure(kind="not_finite", reason="the logits are not finite")
-        return Evaluation(scores={}, fitness=0.5, seconds={}, tokens=1)
+        score = TaskScore(score=0.5, ungated=0.5, japanese=1.0, per_sample=(0.5,), n=1)
+        return Evaluation(scores={stack.tasks[0].name: score}, fitness=0.5, seconds={}, tokens=1)
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     result = evolve(config, out=tmp_path / "run", evaluator=stack)

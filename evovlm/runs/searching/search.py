@@ -148,7 +148,7 @@ class Search:
             what = f"its genome has {len(entry.genome)} numbers, but this search's have {len(genome)}"
         else:
             gene = int(np.argmax(entry.genome != genome))
-            what = f"genome[{gene}] is {entry.genome[gene]!r}, but this search proposes {genome[gene]!r}"
+            what = f"genome[{gene}] is {float(entry.genome[gene])}, but this search proposes {float(genome[gene])}"
         raise RunMismatch(
             f"{self.journal.path}:{entry.line}: {entry.kind} {entry.index} is not what this search proposes now: "
             f"{what}.\n"
