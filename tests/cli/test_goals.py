@@ -60,9 +60,9 @@ def test_the_front_is_shown_and_a_candidate_of_it_exported(evovlm: Command, trad
 
 def test_export_says_what_it_lacks(evovlm: Command, finished: Path) -> None:
     for arguments, words in (
-        ([finished], "--pick says which candidate"),
-        ([finished / "best.yaml"], "--format says which tool"),
-        ([finished / "best.yaml", "--pick", "best"], "no run's folder"),
+        ([finished], "Choose a candidate with --pick"),
+        ([finished / "best.yaml"], "Choose a tool with --format"),
+        ([finished / "best.yaml", "--pick", "best"], "is not a run's folder"),
         ([finished, "--pick", "knee"], "no Pareto front"),
     ):
         refused = evovlm("export", *arguments)
