@@ -222,7 +222,9 @@ class Run:
     @property
     def goals(self) -> tuple[str, ...]:
         """The tasks whose trade-off is searched for; empty if the search has a single goal."""
-        return self.objective.tasks if self.objective is not None and self.objective.pareto else ()
+        if not self.config.objective.pareto or self.objective is None:
+            return ()
+        return self.objective.tasks
 
     @property
     def warnings(self) -> tuple[str, ...]:

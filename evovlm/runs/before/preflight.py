@@ -204,8 +204,8 @@ def worker_room_problems(config: SearchConfig, found: Preflight, *, resident: Mo
     on_each = " on each device" if n_devices > 1 else ""
     return [
         NotEnoughRoom(
-            f"workers: each of {config.workers} models needs about {gigabytes(each)} of {resident.where}"
-            f", and {gigabytes(available)} are available{on_each}: {fit} fit.\n"
+            f"workers: {config.workers} models need about {gigabytes(each)} of {resident.where} each, and "
+            f"{gigabytes(available)} are available{on_each}: {fit} fit.\n"
             f"    Set workers to {max(fit, 1)}{' or fewer' if fit > 1 else ''}."
         )
     ]
