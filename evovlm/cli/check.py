@@ -1,7 +1,7 @@
 """`evovlm check RECIPE-or-CONFIG`: will this merge or search work? Answered before any weights are fetched."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evovlm.merging.before.findings import Preflight
+    from evovlm.merging.before.findings import ModelReport, Preflight
     from evovlm.runs.config.hybrid import HybridConfig
     from evovlm.runs.config.search import SearchConfig
 
@@ -95,10 +95,9 @@ def _with_code(found: "Preflight", config: "SearchConfig | HybridConfig") -> "Pr
     return replace(found, warnings=(*found.warnings, *warnings))
 
 
-def _print(console: "Console", found: "Preflight") -> None:
+def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
     from rich.markup import escape
 
-    from evovlm.cli.rendering import counted, result_text
     from evovlm.cli.tables import plain_table
     from evovlm.merging.before.needs import gigabytes
 
@@ -109,7 +108,7 @@ def _print(console: "Console", found: "Preflight") -> None:
         wraps = folds or heading == "blocks x hidden"
         # "apache-2.0" in one piece.
         table.add_column(heading, overflow="fold", no_wrap=not wraps, min_width=10 if folds else None)
-    for model in found.models:
+    for model in models:
         kinds = dict.fromkeys((model.model_type, model.text_model_type))
         table.add_row(
             model.name,
@@ -121,8 +120,15 @@ def _print(console: "Console", found: "Preflight") -> None:
             escape(model.licence),
             gigabytes(model.size_bytes),
         )
+    console.print(table)
+
+
+def _print(console: "Console", found: "Preflight") -> None:
+    from evovlm.cli.rendering import counted, result_text
+    from evovlm.merging.before.needs import gigabytes
+
     if found.models:
-        console.print(table)
+        _print_models(console, found.models)
     if found.result is not None:
         typer.echo(f"the result: {result_text(found.result)}")
     if found.search is not None:

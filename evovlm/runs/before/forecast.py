@@ -134,6 +134,13 @@ class _Asked(NamedTuple):
     others: int
     samples: tuple[int, ...]
 
+    def spent(self, merge: Span, costs: Sequence[SampleCost]) -> tuple[Span, Span]:
+        """Return the tokens and the seconds that they cost, for the seconds of a merge and the costs of each task."""
+        tokens, seconds = Span(), merge.times(self.candidates + self.others)
+        for cost, count in zip(costs, self.samples, strict=True):
+            tokens, seconds = tokens.plus(cost.tokens.times(count)), seconds.plus(cost.seconds.times(count))
+        return tokens, seconds
+
 
 def _forecast(config: SearchConfig) -> _Found:
     found = preflight_search(config)
@@ -147,18 +154,12 @@ def _forecast(config: SearchConfig) -> _Found:
     own = _of_candidate(config, parts)
     merge = timed_merge(evaluator, start)
     costs = [timed_answers(task, evaluator.loaded, at_once=n) for task, n in zip(evaluator.tasks, own, strict=True)]
-
-    def spent(asked: _Asked) -> tuple[Span, Span]:
-        tokens, seconds = Span(), merge.times(asked.candidates + asked.others)
-        for cost, count in zip(costs, asked.samples, strict=True):
-            tokens, seconds = tokens.plus(cost.tokens.times(count)), seconds.plus(cost.seconds.times(count))
-        return tokens, seconds
-
     population = config.population(dim=space.dim)
-    one = spent(_Asked(candidates=population, others=0, samples=tuple(population * count for count in own)))
-    generations = _generations(config, population=population, tokens=one[0], seconds=one[1])
+    one = _Asked(candidates=population, others=0, samples=tuple(population * count for count in own))
+    tokens, seconds = one.spent(merge, costs)
+    generations = _generations(config, population=population, tokens=tokens, seconds=seconds)
     asked = _asked(config, parts, candidates=population * (generations or 1), generations=generations or 1)
-    tokens, seconds = spent(asked)
+    tokens, seconds = asked.spent(merge, costs)
     line = _line_bytes(
         sizes, own, dim=space.dim, partial=config.racing is not None or parts.of_candidates(0) is not None
     )

@@ -12,6 +12,7 @@ from evovlm.merging.before.needs import ModelMemory, gigabytes, room_problems
 from evovlm.merging.before.preflight import Gathered, check_out, preflight_recipe
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
 from evovlm.recipes.kinds import Template
+from evovlm.recipes.space import Space
 from evovlm.resources import available_memory_bytes, free_disk_bytes
 from evovlm.runs.before.leaks import leak_warnings
 from evovlm.runs.config.hybrid import HybridConfig
@@ -34,8 +35,9 @@ def preflight_search(config: SearchConfig | HybridConfig, *, out: Path | None = 
     Both stages of a hybrid are checked; the second one's models are all of its models. The warnings also say which
     report samples the search would see. Raises nothing that the user can fix: it is among the problems.
     """
-    first, *further = (_preflight_stage(stage, out=out) for stage in config.stages.values())
-    return reduce(_together, further, first)
+    *before, last = config.stages.values()
+    found = [*(_preflight_stage(stage, out=None) for stage in before), _preflight_stage(last, out=out)]
+    return reduce(_together, found)
 
 
 def _together(before: Preflight, last: Preflight) -> Preflight:
@@ -68,13 +70,7 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
         blocks = _blocks(template, found)
         if blocks is not None:
             space = config.space_for(blocks)
-            population, same = config.population(dim=space.dim), config.optimizer.keeps_population
-            size = SearchSize(
-                genes=space.dim,
-                categorical=int((space.levels > 0).sum()),
-                population=population,
-                generations=config.budget.generations(population=population) if same else None,
-            )
+            size = _size_of(config, space)
             notes = (*config.start_notes(space), *config.notes)
             # It may need a package that is not installed.
             config.new_optimizer(space)
@@ -89,6 +85,16 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
         problems.append(error)
     warnings = (*found.warnings, *notes, *leaks)
     return replace(found, problems=(*found.problems, *problems), warnings=warnings, search=size)
+
+
+def _size_of(config: SearchConfig, space: Space) -> SearchSize:
+    population, same = config.population(dim=space.dim), config.optimizer.keeps_population
+    return SearchSize(
+        genes=space.dim,
+        categorical=int((space.levels > 0).sum()),
+        population=population,
+        generations=config.budget.generations(population=population) if same else None,
+    )
 
 
 def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
