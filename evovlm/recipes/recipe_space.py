@@ -91,6 +91,7 @@ class RecipeSpace(Space):
 
         Raises ValueError when the genome has another shape or leaves the cube.
         """
+        self.check(genome)
         parameters = self.numbers.decode(genome[: self.numbers.dim])
         chosen = {
             choice.name: choice.value(x)
