@@ -187,7 +187,7 @@ def _forecast(config: SearchConfig) -> _Found:
 
 
 def _without_foreign_metrics(choices: Sequence[TaskChoice]) -> tuple[TaskChoice, ...]:
-    """Return the tasks with a built-in metric instead of a script's, because a dry run does not run code that a file names.
+    """Return the tasks with a built-in metric instead of a script's: a dry run does not run code that a file names.
 
     Raises CodeNotAllowed for a task file of the harness, which cannot be asked without running it.
     """
