@@ -39,7 +39,7 @@ def write_new_file(path: Path, content: str | bytes) -> None:
     """Write a file as `write_file` does; raises OutputExists when something with this name exists."""
     refuse_existing(path)
     with _content_beside(path, content) as beside:
-        publish_new_file(beside, path)
+        _publish_new_file(beside, path)
 
 
 @contextmanager
@@ -54,27 +54,10 @@ def new_file(path: Path) -> Iterator[Path]:
         os.close(descriptor)
     try:
         yield beside
-        publish_new_file(beside, path)
+        _publish_new_file(beside, path)
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-
-
-def publish_new_file(beside: Path, path: Path) -> None:
-    """Give a finished file its final name. Raises OutputExists when the name is taken, OutputError as `new_file`."""
-    with explained(path):
-        try:
-            # Unlike renaming, this never replaces what another process wrote meanwhile.
-            os.link(beside, path)
-        except FileExistsError:
-            refuse_existing(path)
-            raise
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-            refuse_existing(path)
-            beside.replace(path)
-        _sync_folder(path.parent)
 
 
 def refuse_existing(path: Path) -> None:
@@ -249,6 +232,23 @@ def _content_beside(path: Path, content: str | bytes) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _publish_new_file(beside: Path, path: Path) -> None:
+    """Give a finished file its final name. Raises OutputExists when the name is taken, OutputError as `new_file`."""
+    with explained(path):
+        try:
+            # Unlike renaming, this never replaces what another process wrote meanwhile.
+            os.link(beside, path)
+        except FileExistsError:
+            refuse_existing(path)
+            raise
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            refuse_existing(path)
+            beside.replace(path)
+        _sync_folder(path.parent)
 
 
 def _create_beside(path: Path) -> tuple[int, Path]:

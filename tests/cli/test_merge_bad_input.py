@@ -150,7 +150,7 @@ def numbers(weight: object = 0.7, density: object = 0.5) -> dict[str, object]:
 
 CASES = (
     Case(name="truncated shard", damage=cut_last_shard, says=("/ja/model-0", "cut off; fetch it again")),
-    Case(name="missing shard", damage=lose_last_shard, says=("/ja: ", "index.json names model-0", "not there")),
+    Case(name="missing shard", damage=lose_last_shard, says=("/ja: ", "index.json names model-0", "does not exist")),
     Case(
         name="overlapping offsets",
         damage=lambda model: change_header(model, data_offsets=[0, 128]),
@@ -268,7 +268,7 @@ def test_a_models_own_folder_is_never_replaced(evovlm: Command, folder: Path) ->
     for name in ("base", "ja"):
         (folder / name / "config.json").touch()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    refused(evovlm("merge", recipe, "--out", folder / "ja", "--overwrite"), "ja holds 'ja'", "Name another folder")
+    refused(evovlm("merge", recipe, "--out", folder / "ja", "--overwrite"), "ja contains 'ja'", "Name another folder")
     nested = shutil.copytree(folder / "base", folder / "base" / "inner")
     inner = write_recipe(folder, base="base/inner", host="base/inner")
     refused(evovlm("merge", inner, "--out", folder / "base", "--overwrite"), "holds 'base/inner'")

@@ -138,7 +138,7 @@ def test_two_models_are_compared_and_several_tasks_named_at_once(models: Path, p
     for part in (*names, "accuracy, robust extractor, script gate", "accuracy, robust extractor, no gate"):
         assert part in result.stdout
     assert result.stdout.count("p = ") == 2
-    assert result.stdout.count("alike") == 2
+    assert result.stdout.count("equal") == 2
     twice = run(models / "base", "--task", "word_problems_ja,word_problems_ja")
     assert isinstance(twice.exception, ConfigError)
 
