@@ -15,6 +15,7 @@ from evovlm.cli.app import app
 from evovlm.errors import (
     AllCandidatesFailed,
     BrokenCheckpoint,
+    CodeNotAllowed,
     ConfigError,
     EvovlmError,
     IncompatibleModels,
@@ -55,11 +56,20 @@ def searching(damage: Callable[[Path, pytest.MonkeyPatch], object], *flags: str)
         config = write_config(folder / "search.yaml", models=folder, problems=folder / "problems.jsonl")
         document = yaml.safe_load(config.read_text())
         document["merge"]["sources"].pop("ja")
+        document["tasks"] = [{"name": "word_problems_ja", "data": str(folder / "problems.jsonl")}]
         config.write_text(yaml.safe_dump(document))
         damage(folder, patch)
         return ["evolve", str(config), "--out", str(folder / "run"), *flags]
 
     return prepare
+
+
+def scoring_with_code(folder: Path, _patch: pytest.MonkeyPatch) -> list[str]:
+    (folder / "metric.py").write_text("")
+    (folder / "rows.jsonl").write_text('{"question": "1と2で?", "answer": "3"}\n', encoding="utf-8")
+    task = "name: own\nsplits: {report: rows.jsonl}\nmetric: evaluate:./metric.py\nprompt: zoo-problem-ja\n"
+    (folder / "own.yaml").write_text(task)
+    return ["score", str(folder / "ja"), "--task", str(folder / "own.yaml")]
 
 
 def pickle_it(folder: Path) -> None:
@@ -146,6 +156,11 @@ CASES = (
         kind=TaskError,
         prepare=lambda folder, _: ["score", str(folder / "ja"), "--task", "mgsm_jp"],
         says=("There is no task 'mgsm_jp'", "did you mean 'mgsm_ja'?", "`evovlm tasks` lists them"),
+    ),
+    Case(
+        kind=CodeNotAllowed,
+        prepare=scoring_with_code,
+        says=("would run code from these files:", "metric.py", "add --allow-code"),
     ),
     Case(
         kind=OutputError,

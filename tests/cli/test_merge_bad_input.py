@@ -271,7 +271,7 @@ def test_a_models_own_folder_is_never_replaced(evovlm: Command, folder: Path) ->
     refused(evovlm("merge", recipe, "--out", folder / "ja", "--overwrite"), "ja contains 'ja'", "Name another folder")
     nested = shutil.copytree(folder / "base", folder / "base" / "inner")
     inner = write_recipe(folder, base="base/inner", host="base/inner")
-    refused(evovlm("merge", inner, "--out", folder / "base", "--overwrite"), "holds 'base/inner'")
+    refused(evovlm("merge", inner, "--out", folder / "base", "--overwrite"), "contains 'base/inner'")
     shutil.rmtree(nested)
     write_recipe(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

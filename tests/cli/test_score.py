@@ -167,7 +167,7 @@ def test_a_task_of_the_harness_is_scored_beside_ours(
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     )
     name = f"lm_eval:{task}#acc,none"
-    arguments = ("--task", name, "--save", tmp_path / "saved")
+    arguments = ("--task", name, "--allow-code", "--save", tmp_path / "saved")
     told = run_words(models / "base", problems, *arguments)
     assert told.exit_code == 0, told.output
     assert "acc, filter none" in told.stdout
