@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from evovlm.merging.arithmetic.combination import Combination, Election, KeepBetween, Term
-from evovlm.merging.arithmetic.gpu import GpuCombiner
 from evovlm.merging.arithmetic.method_functions import MethodInputs
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.arithmetic.selection import NOTHING, Cut
 from evovlm.merging.arithmetic.task_vector import TaskVectors
+from evovlm.merging.gpu import GpuCombiner
 from evovlm.merging.models.row_plan import RowPlan
 from evovlm.recipes.recipe import MergeSettings
 

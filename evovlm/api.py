@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.before.preflight import preflight_recipe
-from evovlm.merging.checkpoint.writer import WrittenCheckpoint, write_checkpoint
+from evovlm.merging.writer import WrittenCheckpoint, write_checkpoint
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.hybrid import load_search

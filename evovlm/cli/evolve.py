@@ -65,7 +65,7 @@ def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
     from evovlm.cli.progress import WriteProgress
     from evovlm.cli.rendering import result_text
     from evovlm.merging.before.preflight import preflight_recipe
-    from evovlm.merging.checkpoint.writer import write_checkpoint
+    from evovlm.merging.writer import write_checkpoint
 
     size = None if recipe.path is None else preflight_recipe(recipe).result
     if size is not None:

@@ -13,7 +13,7 @@ import typer
 from evovlm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from evovlm.merging.checkpoint.writer import WrittenCheckpoint
+    from evovlm.merging.writer import WrittenCheckpoint
 
 _UNITS = {
     "": 1,
@@ -49,7 +49,7 @@ def merge(
     with stopping(f"stopped; nothing was written to {out}."), closing(progress):
         from evovlm.merging.arithmetic.methods import METHODS
         from evovlm.merging.before.preflight import preflight_recipe
-        from evovlm.merging.checkpoint.writer import write_checkpoint
+        from evovlm.merging.writer import write_checkpoint
         from evovlm.recipes.documents import load_recipe
 
         loaded = load_recipe(recipe, methods=METHODS)

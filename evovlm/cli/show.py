@@ -20,7 +20,7 @@ def show(
         show_recipe(run, svg=svg, as_json=as_json)
         return
     from evovlm.cli.show_run import print_run, run_document
-    from evovlm.runs.folder.journal_check import check_scores
+    from evovlm.runs.journal_check import check_scores
     from evovlm.runs.run import Run
 
     found = Run.open(run)

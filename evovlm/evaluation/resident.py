@@ -35,7 +35,7 @@ from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
 from evovlm.resources import available_memory_bytes
 
 if TYPE_CHECKING:
-    from evovlm.merging.arithmetic.gpu import GpuMerger
+    from evovlm.merging.gpu import GpuMerger
 
 
 class Resident(Protocol):
@@ -160,7 +160,7 @@ def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) ->
     if loaded.device.type != "cuda" or loaded.is_spread:
         return None
     # Needs Triton, which an installation for a CPU may lack.
-    from evovlm.merging.arithmetic.gpu import GpuMerger
+    from evovlm.merging.gpu import GpuMerger
 
     return GpuMerger(merger, {name: writer.on_device(name) for name in merger.tensor_names})
 

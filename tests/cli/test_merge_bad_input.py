@@ -17,8 +17,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from evovlm.merging import writer
 from evovlm.merging.before import preflight
-from evovlm.merging.checkpoint import safetensors_writer, writer
+from evovlm.merging.checkpoint import safetensors_writer
 from tests.cli.conftest import Command, Outcome
 from tests.pico import pico_llm
 

@@ -14,7 +14,7 @@ from evovlm.evaluation.answering import PreparedSamples, score_model
 from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.resident import load_merged
-from evovlm.merging.checkpoint.writer import write_checkpoint
+from evovlm.merging.writer import write_checkpoint
 from evovlm.models import prompt as prompt_module
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.pictures.feature_store import ProcessedPictures

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Llam
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels
 from evovlm.evaluation.resident import load_recipe_model
-from evovlm.merging.checkpoint.writer import write_checkpoint
+from evovlm.merging.writer import write_checkpoint
 from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.decoding.stock import Greedy, generate_stock
 from evovlm.models.loading import LoadedModel, load_model

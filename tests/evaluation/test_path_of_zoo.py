@@ -11,7 +11,7 @@ from evovlm.assets import asset_path
 from evovlm.evaluation.answering import SampleTask
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.resident import load_recipe_model
-from evovlm.merging.checkpoint.writer import write_checkpoint
+from evovlm.merging.writer import write_checkpoint
 from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from evovlm.evaluation.resident import load_merged
-from evovlm.merging.checkpoint.writer import write_checkpoint
+from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import LoadedModel
 from evovlm.recipes.recipe import ParameterMerge
 from tests.merging.recipes import make_recipe

@@ -14,8 +14,8 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.merge import Merger
+from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters

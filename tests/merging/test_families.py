@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.tensor_names import BackboneLayout
+from evovlm.merging.writer import write_checkpoint
 from evovlm.models.backbone import Backbone
 from evovlm.models.loading import load_model
 from evovlm.recipes.families import ANY_BLOCK, MODEL_TYPES, TEXT_FAMILIES, VLM_FAMILIES, backbone_settings

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evovlm.merging.checkpoint.model_card import model_card
+from evovlm.merging.model_card import model_card
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters

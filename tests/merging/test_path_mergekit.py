@@ -9,8 +9,8 @@ import yaml
 from safetensors.torch import load_file
 
 from evovlm.errors import ConfigError
-from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.paths.mergekit import path_to_mergekit
+from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.layer_path import LayerPathMerge, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
 from tests.golden import path_files

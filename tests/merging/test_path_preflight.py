@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from evovlm.errors import ConfigError, IncompatibleModels, ModelNotFound, NotEnoughRoom, OutputExists
 from evovlm.merging.before import needs
 from evovlm.merging.before.preflight import preflight_recipe
-from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.paths.plan import PathPlan
+from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPathMerge, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef

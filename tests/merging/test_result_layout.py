@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.checkpoint.writer import write_checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.result_layout import result_config
+from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.families import TEXT_FAMILIES, backbone_settings
 from tests.merging.recipes import make_recipe, merge_all
 from tests.pico import pico_llm, pico_vlm

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
 from evovlm.errors import BrokenCheckpoint, OutputExists
-from evovlm.merging.checkpoint import writer
+from evovlm.merging import writer
 from evovlm.merging.checkpoint.safetensors_file import tensor_places
 from evovlm.merging.checkpoint.shards import KeptBytes
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.checkpoint.writer import write_checkpoint
+from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.model_ref import ModelRef
 from tests.merging.recipes import make_recipe, merge_all

@@ -15,8 +15,8 @@ from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.sections import RacingSection
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run
+from evovlm.runs.samples import SampleParts
 from evovlm.runs.searching.evolve import evolve
-from evovlm.runs.searching.samples import SampleParts
 from evovlm.search.loop import replayed
 from tests.runs.conftest import TASK, journal_rows, racing_document
 from tests.runs.test_races import run_race

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.merging.checkpoint.writer import write_checkpoint
+from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import load_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import ParameterMerge

@@ -19,8 +19,8 @@ from evovlm.runs.config.kinds import config_from_mapping, load_config
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.run import Run
+from evovlm.runs.samples import SampleParts
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
-from evovlm.runs.searching.samples import SampleParts
 from tests.runs.conftest import TASK, WriteConfig, journal_rows, search_document, task_section
 from tests.runs.path_searches import StopAt, path_document, write_problems
 

@@ -8,7 +8,7 @@ import pytest
 
 from evovlm.runs.run import PEAK_MEMORY, Run
 from evovlm.runs.searching.evolve import RunResult
-from evovlm.runs.searching.workers import peak_memory
+from evovlm.runs.workers import peak_memory
 
 
 def test_the_peak_of_this_process_is_between_what_python_with_torch_needs_and_all_there_is() -> None:

@@ -19,8 +19,8 @@ from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.sections import RacingSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import read_journal
+from evovlm.runs.samples import SampleParts
 from evovlm.runs.searching.evolve import RunResult, evolve
-from evovlm.runs.searching.samples import SampleParts
 from evovlm.runs.searching.scoring import Races
 from tests.runs.conftest import TASK, WriteConfig, journal_rows
 

@@ -17,7 +17,7 @@ from evovlm.errors import ConfigError, ModelNotFound, NotEnoughRoom
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.searching.evolve import RunResult, evolve
-from evovlm.runs.searching.workers import open_workers
+from evovlm.runs.workers import open_workers
 from evovlm.search.loop import Generation
 from tests.runs.conftest import journal_rows
 

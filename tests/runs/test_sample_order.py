@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.recipes.candidate import TaskScore
-from evovlm.runs.searching.samples import ORDERS, Ordering, Past
+from evovlm.runs.samples import ORDERS, Ordering, Past
 
 
 def scored(

@@ -15,6 +15,7 @@ from evovlm.errors import ConfigError, ModelNotFound, NotEnoughRoom, RunError
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.workers import local as local_workers
 from evovlm.evaluation.workers.local import LocalProcesses
+from evovlm.runs import workers as run_workers
 from evovlm.runs.before import preflight
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.execution import RaySection
@@ -23,9 +24,8 @@ from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.folder.entries import Entry
-from evovlm.runs.searching import workers as run_workers
 from evovlm.runs.searching.evolve import RunResult, evolve
-from evovlm.runs.searching.workers import open_workers
+from evovlm.runs.workers import open_workers
 from evovlm.search.loop import Generation
 from tests.runs.conftest import WriteConfig, journal_rows, task_section
 

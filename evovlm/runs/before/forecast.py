@@ -21,8 +21,8 @@ from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Entry, entry_row
-from evovlm.runs.searching.samples import SampleParts
-from evovlm.runs.searching.workers import peak_memory
+from evovlm.runs.samples import SampleParts
+from evovlm.runs.workers import peak_memory
 from evovlm.search.racing import looks
 from evovlm.tasks.catalogue import code_of_tasks
 from evovlm.tasks.harness_name import is_harness_name

@@ -17,8 +17,8 @@ from evovlm.resources import available_memory_bytes, free_disk_bytes
 from evovlm.runs.before.leaks import leak_warnings
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.searching.samples import SampleParts
-from evovlm.runs.searching.workers import check_device, device_of
+from evovlm.runs.samples import SampleParts
+from evovlm.runs.workers import check_device, device_of
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split

@@ -23,7 +23,7 @@ from evovlm.recipes.documents import Document
 from evovlm.recipes.problems import did_you_mean
 from evovlm.runs.config.sections import RacingSection, TaskSection, task_of
 from evovlm.runs.folder.entries import Parent
-from evovlm.runs.searching.samples import INFORMATIVE
+from evovlm.runs.samples import INFORMATIVE
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.own.task_file import is_own_task

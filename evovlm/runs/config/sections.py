@@ -21,7 +21,7 @@ from evovlm.recipes.documents import Document
 from evovlm.recipes.problems import did_you_mean
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal
-from evovlm.runs.searching.samples import INFORMATIVE, ORDERS
+from evovlm.runs.samples import INFORMATIVE, ORDERS
 from evovlm.search.loop import NextGeneration
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.harness_name import HarnessName, is_harness_name

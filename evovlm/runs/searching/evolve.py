@@ -25,7 +25,6 @@ from evovlm.runs.config.kinds import config_from_mapping
 from evovlm.runs.config.search import SearchConfig, Winner
 from evovlm.runs.folder.entries import Parent
 from evovlm.runs.folder.journal import Journal, read_journal
-from evovlm.runs.folder.journal_check import check_journal, check_recipes
 from evovlm.runs.folder.layout import (
     BEST_FILE,
     CONFIG_FILE,
@@ -37,12 +36,13 @@ from evovlm.runs.folder.layout import (
     locked,
     winner_file,
 )
+from evovlm.runs.journal_check import check_journal, check_recipes
 from evovlm.runs.run import PEAK_MEMORY, FrontPoint, Rescored, Run
+from evovlm.runs.samples import SampleParts
 from evovlm.runs.searching.parents import measured_parents
-from evovlm.runs.searching.samples import SampleParts
 from evovlm.runs.searching.scoring import Races, Scoring
 from evovlm.runs.searching.search import Observer, Search
-from evovlm.runs.searching.workers import open_workers, opening_of, peak_memory
+from evovlm.runs.workers import open_workers, opening_of, peak_memory
 from evovlm.tasks.catalogue import code_of_tasks
 
 _RULE = "A budget may only be raised, the first stage's only until the second begins."

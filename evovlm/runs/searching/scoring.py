@@ -16,7 +16,7 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.sections import RacingSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import best_distinct
-from evovlm.runs.searching.samples import ORDERS, Ordering, Past, SampleParts
+from evovlm.runs.samples import ORDERS, Ordering, Past, SampleParts
 from evovlm.search.loop import Outcome
 from evovlm.search.racing import (
     Flags,

@@ -9,12 +9,12 @@ from typing import Protocol
 
 from evovlm.errors import OutputExists
 from evovlm.files import check_space, explained, new_folder
-from evovlm.merging.checkpoint.model_card import model_card
-from evovlm.merging.checkpoint.parameter_content import ParameterContent
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.shards import KeptBytes, ShardedWriter, WriteObserver, check_kept, copy_kept, open_shards
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
+from evovlm.merging.model_card import model_card
+from evovlm.merging.parameter_content import ParameterContent
 from evovlm.merging.paths.content import PathContent
 from evovlm.merging.paths.plan import PathPlan
 from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE, copy_files, host_files
