@@ -9,7 +9,7 @@ import yaml
 
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import load_recipe
-from tests.cli.conftest import TASK, Command, short_task, write_config
+from tests.cli.conftest import TASK, TASK_FILE, Command, short_task, write_config
 
 FILES = {"config.yaml", "journal.jsonl", "best.yaml", "mean.yaml", "result.json"}
 
@@ -37,11 +37,13 @@ def test_what_to_type_next_scores_the_winner_on_what_is_reported(
     evovlm: Command, models: Path, problems: Path, tmp_path: Path
 ) -> None:
     numbers = tmp_path / "my problems.jsonl"
-    numbers.write_text('{"question": "7と8で?", "answer_number": 15}\n', encoding="utf-8")
-    tasks = [{"name": "gsm8k_ja", "data": str(numbers), "decoding": "search"}]
+    numbers.write_text('{"id": "a", "question": "7と8で?", "number": 15, "answer_number": 15}\n', encoding="utf-8")
+    search_only = TASK_FILE.format(name="mine", language="ja").replace(", report: reported.jsonl", "")
+    (tmp_path / "mine.yaml").write_text(search_only.replace("problems.jsonl", numbers.name), encoding="utf-8")
+    tasks = [{"name": str(tmp_path / "mine.yaml")}]
     config = tmp_path / "search.yaml"
     for report, commands in (
-        # gsm8k_ja has no report split: nothing that would be refused is advised.
+        # This task has no report split: nothing that would be refused is advised.
         ([], []),
         ([{"name": "mgsm_ja", "data": str(numbers)}], [["--task", "mgsm_ja", "--data", f"mgsm_ja={numbers}"]]),
     ):
