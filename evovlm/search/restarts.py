@@ -37,7 +37,7 @@ class _Plan(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Run:
+class _Attempt:
     """One start and its progress: `level` is the median fitness of its last generation."""
 
     plan: _Plan
@@ -61,51 +61,51 @@ class _Restarted:
         self._start = start
         self._draws = generator("cma_restarts", start.seed)
         self._first = _Plan(start.generation_size, start.sigma, large=False)
-        self._ended: list[_Run] = []
-        self._run = self._begun(self._first, start.initial, seed=start.seed)
+        self._ended: list[_Attempt] = []
+        self._current = self._begun(self._first, start.initial, seed=start.seed)
 
     @property
     def population(self) -> int:
         """Number of genomes in the next generation."""
-        return self._run.strategy.population
+        return self._current.strategy.population
 
     @property
     def mean(self) -> Genome:
         """The mean of the start with the highest median fitness."""
         # Of equals, the latest, which may still move.
-        return max([self._run, *reversed(self._ended)], key=lambda run: run.level).strategy.mean
+        return max([self._current, *reversed(self._ended)], key=lambda attempt: attempt.level).strategy.mean
 
     @property
     def figures(self) -> Mapping[str, float]:
         """The figures of the current start, and its number `restarts`, from 0."""
-        return {**self._run.strategy.figures, "restarts": float(len(self._ended))}
+        return {**self._current.strategy.figures, "restarts": float(len(self._ended))}
 
     def ask(self) -> tuple[Genome, ...]:
         """Return the next generation."""
-        return self._run.strategy.ask()
+        return self._current.strategy.ask()
 
     def tell(self, genomes: Sequence[Genome], feedback: Sequence[Feedback]) -> None:
         """Update this start; restart if it ended. Raises ValueError unless they are the genomes of the last `ask`."""
-        run = self._run
-        run.strategy.tell(genomes, feedback)
-        run.evaluations += len(feedback)
-        run.level = median(each.fitness for each in feedback)
-        if run.strategy.has_ended() or run.evaluations >= run.plan.at_most:
-            self._ended.append(run)
+        attempt = self._current
+        attempt.strategy.tell(genomes, feedback)
+        attempt.evaluations += len(feedback)
+        attempt.level = median(each.fitness for each in feedback)
+        if attempt.strategy.has_ended() or attempt.evaluations >= attempt.plan.at_most:
+            self._ended.append(attempt)
             number = len(self._ended)
             point = self._draws.random(self._start.dim)
-            self._run = self._begun(self._next(), point, seed=derive_seed("cma_restart", self._start.seed, number))
+            self._current = self._begun(self._next(), point, seed=derive_seed("cma_restart", self._start.seed, number))
 
-    def _begun(self, plan: _Plan, initial: Genome, *, seed: int) -> _Run:
+    def _begun(self, plan: _Plan, initial: Genome, *, seed: int) -> _Attempt:
         start = replace(self._start, initial=initial, seed=seed, population=plan.population, sigma=plan.sigma)
-        return _Run(plan=plan, strategy=_Strategy(start))
+        return _Attempt(plan=plan, strategy=_Strategy(start))
 
     def _spent(self, *, large: bool) -> int:
-        return sum(run.evaluations for run in self._ended if run.plan.large is large)
+        return sum(attempt.evaluations for attempt in self._ended if attempt.plan.large is large)
 
     @property
     def _doubled(self) -> _Plan:
-        n_large = sum(run.plan.large for run in self._ended)
+        n_large = sum(attempt.plan.large for attempt in self._ended)
         return self._first._replace(population=self._first.population * 2 ** (n_large + 1), large=True)
 
     @abstractmethod

@@ -144,13 +144,13 @@ def split_keys() -> frozenset[str]:
     return frozenset(scene.spec.key for split in PLANS for scene, _, _ in _split_scenes(split))
 
 
-class _Asked(NamedTuple):
+class _SceneQuestion(NamedTuple):
     scene: Scene
     about_colour: bool
     question: int
 
 
-def _split_scenes(split: str) -> Iterator[_Asked]:
+def _split_scenes(split: str) -> Iterator[_SceneQuestion]:
     for artist, plan in PLANS[split].items():
         rng = generator("emoji", split, artist, _SPLIT_SEED)
         concepts = all_concepts()
@@ -160,9 +160,9 @@ def _split_scenes(split: str) -> Iterator[_Asked]:
         shown += [[concept] for concept in _drawn(rng, culture, plan.culture)]
         shown += [_drawn(rng, culture if rng.random() < 0.35 else concepts, 2) for _ in range(plan.pairs)]
         for named in shown:
-            yield _Asked(random_scene(rng, named, artist=artist), False, int(rng.integers(12)))
+            yield _SceneQuestion(random_scene(rng, named, artist=artist), False, int(rng.integers(12)))
         for named in ([concept] for concept in _drawn(rng, concepts, plan.colours)):
-            yield _Asked(random_scene(rng, named, artist=artist, plain=True), True, int(rng.integers(12)))
+            yield _SceneQuestion(random_scene(rng, named, artist=artist, plain=True), True, int(rng.integers(12)))
 
 
 def _drawn(rng: np.random.Generator, concepts: Sequence[Concept], count: int) -> list[Concept]:

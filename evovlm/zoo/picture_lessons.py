@@ -26,7 +26,7 @@ from evovlm.zoo.vision import PicturePool
 IMAGE_TOKEN = "<image>"  # noqa: S105
 
 
-class Row(NamedTuple):
+class LessonRow(NamedTuple):
     """One training sequence; `picture` is a row of the features, or None for text alone."""
 
     prompt: list[int]
@@ -60,7 +60,7 @@ class Lessons:
         self._rng = rng
         self._image_id = image_token_id(tokenizer)
 
-    def batch(self, *, stage: int) -> list[Row]:
+    def batch(self, *, stage: int) -> list[LessonRow]:
         """Return the rows of one step."""
         texts = self._texts if stage == 2 else 0
         pictures = self._rng.integers(len(self.scenes), size=self._size - texts).tolist()
@@ -70,7 +70,7 @@ class Lessons:
         answers = self._tokenizer([answer for _, answer in asked], add_special_tokens=False).input_ids
         end = self._tokenizer.eos_token_id
         return [
-            Row(self._spread(prompt), [*answer, end], picture)
+            LessonRow(self._spread(prompt), [*answer, end], picture)
             for prompt, answer, picture in zip(prompts, answers, [*pictures, *[None] * texts], strict=True)
         ]
 
@@ -113,7 +113,7 @@ class Alignment:
             for concept in all_concepts()
         }
 
-    def loss(self, rows: Sequence[Row], *, stage: int) -> Tensor:
+    def loss(self, rows: Sequence[LessonRow], *, stage: int) -> Tensor:
         """Return the mean squared distance, relative to the mean square of the emoji: all-zero tokens give 1.
 
         Of the embeddings in stage 1; in stage 2 of what the first blocks make of them, the trained and the ancestor's.
@@ -144,7 +144,7 @@ def _first_blocks(model: LlavaForConditionalGeneration, *, count: int) -> Mistra
     return part
 
 
-def answer_loss(model: LlavaForConditionalGeneration, rows: Sequence[Row], features: Tensor) -> Tensor:
+def answer_loss(model: LlavaForConditionalGeneration, rows: Sequence[LessonRow], features: Tensor) -> Tensor:
     """Return the mean next-token loss over only the answers."""
     length = max(len(row.prompt) + len(row.answer) for row in rows)
     # Padding is on the right, after all tokens that count: causal attention needs no mask for it.
