@@ -1,4 +1,4 @@
-"""The config of a hybrid: a search in parameter space, whose winner is then the host of one through layers.
+"""The config of a hybrid: a search in parameter space, whose winner is then the host of a search through layers.
 
 format: 1
 kind: hybrid
