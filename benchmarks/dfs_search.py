@@ -105,8 +105,7 @@ def main() -> None:
     arguments = parsed()
     loaded = load_config(CONFIG)
     config = changed(loaded.resolved(relative_to=CONFIG.parent), arguments)
-    template = config.template(relative_to=None)
-    evaluator = open_evaluator(config, template)
+    evaluator = open_evaluator(config)
     task = open_task(TaskChoice(name=config.tasks[0].name, limit=arguments.report), Split.REPORT).prepare(
         evaluator.loaded
     )

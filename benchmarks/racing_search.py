@@ -241,7 +241,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     arguments = parsed()
     config = load_config(arguments.config).resolved(relative_to=arguments.config.parent)
-    evaluator = open_evaluator(config, config.template(relative_to=None))
+    evaluator = open_evaluator(config)
     task = open_task(TaskChoice(name=config.tasks[0].name, limit=arguments.report), Split.REPORT).prepare(
         evaluator.loaded
     )

@@ -134,7 +134,7 @@ def main() -> None:
             "tasks": [task.model_copy(update={"limit": arguments.limit}) for task in loaded.tasks],
         }
     )
-    evaluator = open_evaluator(config, config.template(relative_to=None))
+    evaluator = open_evaluator(config)
     task = open_task(TaskChoice(name=config.tasks[0].name, limit=arguments.report), Split.REPORT).prepare(
         evaluator.loaded
     )

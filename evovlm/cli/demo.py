@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evovlm.cli.progress import SearchProgress, Waiting
-    from evovlm.runs.demo import Example, PipelineResult
+    from evovlm.runs.demo import AnsweredSample, PipelineResult
     from evovlm.runs.scores.standings import Standing
 
 
@@ -112,7 +112,7 @@ def _label(standing: "Standing", result: "PipelineResult") -> str:
     return {"winner": "evolved merge", "random": "random search"}.get(standing.name, "equal-weights merge")
 
 
-def _print_example(console: "Console", example: "Example") -> None:
+def _print_example(console: "Console", example: "AnsweredSample") -> None:
     from rich.table import Table
     from rich.text import Text
 

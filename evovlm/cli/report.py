@@ -1,6 +1,7 @@
 """`evovlm report RUN...`: a run, or several side by side, as one HTML file to look at."""
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,24 +51,29 @@ def report(
     content = _read(runs)
     write_file(page, _html(content, language=lang))
     files = write_figures(figures, content, language=lang) if figures is not None else ()
-    missing = [] if several else _missing(content)
-    if as_json:
-        written = {"page": str(page), "figures": [str(file) for file in files], "unscored": missing}
-        typer.echo(json.dumps(written, ensure_ascii=False))
-    else:
-        typer.echo(str(page))
-        if figures is not None:
-            typer.echo(f"{figures}: {len(files)} figures")
     if figures is not None and png_language(lang) != lang:
         typer.echo(
             "this machine does not have a Japanese font: the words in the PNG files are English, those in the SVG "
             "files Japanese.\n    Install one, such as: apt-get install fonts-noto-cjk",
             err=True,
         )
-    if missing and not as_json:
-        typer.echo(f"not yet scored on the report split: {', '.join(missing)}. `--score` scores them.", err=True)
+    _print_written(page, figures, files, missing=[] if several else _missing(content), as_json=as_json)
     if open_it:
         typer.launch(page.resolve().as_uri())
+
+
+def _print_written(
+    page: Path, figures: Path | None, files: Sequence[Path], *, missing: list[str], as_json: bool
+) -> None:
+    if as_json:
+        written = {"page": str(page), "figures": [str(file) for file in files], "unscored": missing}
+        typer.echo(json.dumps(written, ensure_ascii=False))
+        return
+    typer.echo(str(page))
+    if figures is not None:
+        typer.echo(f"{figures}: {len(files)} figures")
+    if missing:
+        typer.echo(f"not yet scored on the report split: {', '.join(missing)}. `--score` scores them.", err=True)
 
 
 def _score(runs: list[Path], *, allow_code: bool) -> None:

@@ -63,7 +63,7 @@ PIPELINES: Mapping[str, Pipeline] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class AnsweredSample:
     """One report sample with every model's answer."""
 
     question: str
@@ -81,7 +81,7 @@ class PipelineResult:
     candidates: int
     search_fitness: float
     standings: tuple[Standing, ...]
-    examples: tuple[Example, ...]
+    examples: tuple[AnsweredSample, ...]
     run_folder: Path
     model_folder: Path
 
@@ -116,8 +116,7 @@ def run_pipeline(
     Raises RunMismatch when the folder was made with other settings, OutputExists when its model is another.
     """
     config = demo_config(pipeline, quick=quick, seed=seed)
-    template = config.template(relative_to=None)
-    evaluator = open_evaluator(config, template)
+    evaluator = open_evaluator(config)
     searches = {
         name: evolve(variant, out=inner_folder(out, name), resume=True, observer=observe(title), evaluator=evaluator)
         for name, title, variant in (
@@ -186,7 +185,7 @@ def _figures(standing: Standing) -> Mapping[str, object]:
     return {**figures, CULTURE: standing.subsets[CULTURE]} if CULTURE in standing.subsets else figures
 
 
-def _examples(answered: Sequence[Answered]) -> tuple[Example, ...]:
+def _examples(answered: Sequence[Answered]) -> tuple[AnsweredSample, ...]:
     """Return samples spread over the set: first those that only the evolved merge answers right, then others."""
     parents = [each for each in answered if each.contender.role == "parent"]
     child = next(each for each in answered if each.contender.role == "winner").scored.answers
@@ -198,7 +197,7 @@ def _examples(answered: Sequence[Answered]) -> tuple[Example, ...]:
     spread = max(1, len(child) // (4 * EXAMPLES))
     chosen = sorted(range(0, len(child), spread), key=order)[:EXAMPLES]
     return tuple(
-        Example(
+        AnsweredSample(
             question=child[index].sample.question,
             reference=child[index].sample.references[0],
             answers={

@@ -13,23 +13,22 @@ from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.merging.merge import default_threads
 from evovlm.models.loading import SPREAD
-from evovlm.recipes.kinds import Template
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Parent
 
 
-def opening_of(
-    config: SearchConfig, template: Template, *, parents: Mapping[str, Parent], allow_code: bool = False
-) -> EvaluatorOpening:
+def opening_of(config: SearchConfig, *, parents: Mapping[str, Parent], allow_code: bool = False) -> EvaluatorOpening:
     """Return what each worker of a search opens; `parents` are the scores that constraints refer to."""
     return EvaluatorOpening(
-        template=template, tasks=config.task_choices(), objective=config.goal(parents), allow_code=allow_code
+        template=config.template(relative_to=None),
+        tasks=config.task_choices(),
+        objective=config.goal(parents),
+        allow_code=allow_code,
     )
 
 
 def open_workers(
     config: SearchConfig,
-    template: Template,
     *,
     parents: Mapping[str, Parent],
     memory_bytes: int | None = None,
@@ -40,8 +39,8 @@ def open_workers(
     Raises ConfigError for settings that exclude each other or a Ray cluster that cannot be reached, NotEnoughRoom for
     more workers than fit into a cluster, and what opening the models raises.
     """
-    opening = opening_of(config, template, parents=parents, allow_code=allow_code)
-    check_device(config, template)
+    opening = opening_of(config, parents=parents, allow_code=allow_code)
+    check_device(config)
     if config.ray is not None:
         # Ray is an extra.
         from evovlm.evaluation.workers.ray import RayActors, RaySettings
@@ -61,11 +60,11 @@ def open_workers(
     return Supervisor.open(processes, time_limit_s=config.time_limit_s)
 
 
-def check_device(config: SearchConfig, template: Template) -> None:
+def check_device(config: SearchConfig) -> None:
     """Raise ConfigError when a model is to be spread over all devices, and cannot be, or is not the only one."""
     if config.device != SPREAD:
         return
-    if template.keeps_every_source:
+    if config.template(relative_to=None).keeps_every_source:
         raise ConfigError(
             f"device: {SPREAD} cannot spread a path, whose blocks come from several models. Set device to auto."
         )

@@ -22,7 +22,7 @@ from evovlm.merging.arithmetic.selection import NOTHING, Cut
 from evovlm.merging.arithmetic.task_vector import TaskVectors
 from evovlm.merging.gpu import GpuCombiner, GpuMerger, GpuTensors, is_combinable
 from evovlm.merging.merge import Merger
-from evovlm.merging.models.row_plan import RowPlan, Run
+from evovlm.merging.models.row_plan import RowPlan, SharedRows
 from evovlm.recipes.recipe import MergeSettings, SourceParameters
 from tests.merging.recipes import Collected, make_recipe
 from tests.merging.vectors import InMemory, carried_out, method_inputs, stored, task_vectors
@@ -161,10 +161,10 @@ def test_runs_that_begin_and_end_anywhere(method: str, columns: int) -> None:
     models = family(2, [torch.bfloat16, torch.bfloat16, torch.float32], shape=(rows, columns))
     labels = ("base", "sources.s0", "sources.s1")
     runs = (
-        Run(1, 3, dict(zip(labels, (5, 0, 7), strict=True))),
-        Run(5, 200, dict(zip(labels, (16, 15, 13), strict=True))),
-        Run(208, 64, dict(zip(labels, (208, 200, 216), strict=True))),
-        Run(290, 1, dict(zip(labels, (299, 290, 298), strict=True))),
+        SharedRows(1, 3, dict(zip(labels, (5, 0, 7), strict=True))),
+        SharedRows(5, 200, dict(zip(labels, (16, 15, 13), strict=True))),
+        SharedRows(208, 64, dict(zip(labels, (208, 200, 216), strict=True))),
+        SharedRows(290, 1, dict(zip(labels, (299, 290, 298), strict=True))),
     )
     vectors = TaskVectors(
         name="t",

@@ -119,7 +119,7 @@ def config(write_config: WriteConfig) -> EvolveConfig:
 def evaluator(models: Path) -> Evaluator:
     """The evaluator of the small search, opened once for all tests."""
     opened = EvolveConfig.model_validate(search_document(models)).resolved(relative_to=None)
-    return open_evaluator(opened, opened.template(relative_to=None))
+    return open_evaluator(opened)
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +138,7 @@ def races(models: Path) -> EvolveConfig:
 @pytest.fixture(scope="session")
 def racer(races: EvolveConfig) -> Evaluator:
     """Its evaluator."""
-    return open_evaluator(races, races.template(relative_to=None))
+    return open_evaluator(races)
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,7 @@ def traded(models: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
         ],
     }
     config = EvolveConfig.model_validate(document).resolved(relative_to=None)
-    evaluator = open_evaluator(config, config.template(relative_to=None))
+    evaluator = open_evaluator(config)
     return evolve(config, out=tmp_path_factory.mktemp("traded") / "run", evaluator=evaluator)
 
 
@@ -220,7 +220,7 @@ def test_nsga2_resumes_where_it_was_cut_with_several_goals_and_with_one(
 ) -> None:
     pytest.importorskip("pymoo", reason='needs the extra: pip install "evovlm[pareto]"')
     config = two_goals(write_config, models, "nsga2", pareto=pareto)
-    evaluator = open_evaluator(config, config.template(relative_to=None))
+    evaluator = open_evaluator(config)
     watch = Warned()
     result = evolve(config, out=tmp_path / "whole", evaluator=evaluator, observer=watch)
     assert not any("objective.pareto" in each for each in watch.warnings)
@@ -236,7 +236,7 @@ def test_a_run_warns_at_its_start_of_a_front_that_it_does_not_seek(
     write_config: WriteConfig, models: Path, tmp_path: Path
 ) -> None:
     config = two_goals(write_config, models, "random", pareto=True)
-    evaluator = open_evaluator(config, config.template(relative_to=None))
+    evaluator = open_evaluator(config)
     watch = Warned()
     assert evolve(config, out=tmp_path / "run", evaluator=evaluator, observer=watch).front
     assert [each for each in watch.warnings if "random uses only the fitness" in each] == list(config.notes)

@@ -234,5 +234,5 @@ def test_a_named_decoding_is_the_one_that_a_search_uses(
 
     monkeypatch.setattr(Evaluator, "open", opening)
     config = load_config(write_config({"tasks": [{"name": "gsm8k_ja", "data": "ja.jsonl", "decoding": "search"}]}))
-    open_evaluator(config, config.template(relative_to=None))
+    open_evaluator(config)
     assert [choice.decoding for choice in opened] == ["search"]  # type: ignore[attr-defined]

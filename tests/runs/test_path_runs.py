@@ -39,7 +39,7 @@ def config(models: Path, problems: Path) -> PathConfig:
 
 @pytest.fixture(scope="module")
 def stack(config: PathConfig) -> Evaluator:
-    return open_evaluator(config, config.template(relative_to=None))
+    return open_evaluator(config)
 
 
 @pytest.fixture(scope="module")

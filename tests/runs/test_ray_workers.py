@@ -94,10 +94,9 @@ def test_a_model_that_a_node_does_not_have_is_reported_with_node_and_path(
     shutil.copytree(models / "math", tmp_path / "gone")
     merge = config.merge.model_copy(update={"sources": {**config.merge.sources, "math": str(tmp_path / "gone")}})
     searched = on_ray(config.model_copy(update={"merge": merge}), workers=1).resolved(relative_to=None)
-    template = searched.template(relative_to=None)
     shutil.rmtree(tmp_path / "gone")
     with pytest.raises(ModelNotFound, match=r"(?s)on the Ray node \d+\.\d+\.\d+\.\d+: .*gone.*on every node"):
-        open_workers(searched, template, parents={})
+        open_workers(searched, parents={})
 
 
 def test_more_workers_than_the_cluster_has_room_for_are_refused_with_how_many_fit(
@@ -114,14 +113,12 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused_with_how_many_fi
 
 def test_workers_without_a_gpu_have_to_fit_in_the_memory_of_the_nodes(config: EvolveConfig, cluster: Any) -> None:
     searched = on_ray(config, workers=2).resolved(relative_to=None)
-    template = searched.template(relative_to=None)
     with pytest.raises(NotEnoughRoom, match=r"2 workers with 0.5 CPUs and 1000000.0 GB of memory each do not .* 0 fit"):
-        open_workers(searched, template, parents={}, memory_bytes=10**15)
+        open_workers(searched, parents={}, memory_bytes=10**15)
     # With GPUs, models are in theirs.
     with pytest.raises(NotEnoughRoom, match=r"2 workers with 0.5 CPUs and 1 GPUs each do not fit"):
         open_workers(
             on_ray(config, workers=2, gpus_per_worker=1.0).resolved(relative_to=None),
-            template,
             parents={},
             memory_bytes=10**15,
         )
@@ -131,7 +128,7 @@ def unreachable(config: EvolveConfig, settings: Mapping[str, object]) -> str:
     """Return what is said of a cluster that is not there."""
     searched = on_ray(config, workers=2, **settings).resolved(relative_to=None)
     with pytest.raises(ConfigError) as caught:
-        open_workers(searched, searched.template(relative_to=None), parents={})
+        open_workers(searched, parents={})
     return str(caught.value)
 
 

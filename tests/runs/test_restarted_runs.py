@@ -46,7 +46,7 @@ def restarting(models: Path, kind: str = "cma_ipop", **budget: int) -> EvolveCon
 @pytest.fixture(scope="module")
 def opened(models: Path) -> Evaluator:
     config = restarting(models, candidates=30)
-    return open_evaluator(config, config.template(relative_to=None))
+    return open_evaluator(config)
 
 
 @pytest.fixture(scope="module")

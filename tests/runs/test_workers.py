@@ -132,11 +132,10 @@ def test_a_model_that_no_worker_can_open_is_reported_with_its_real_cause(
     shutil.copytree(models / "math", tmp_path / "gone")
     merge = config.merge.model_copy(update={"sources": {**config.merge.sources, "math": str(tmp_path / "gone")}})
     searched = config.model_copy(update={"merge": merge, "workers": 2}).resolved(relative_to=None)
-    template = searched.template(relative_to=None)
     # Gone between the look at the headers, which would tell of it, and the opening.
     shutil.rmtree(tmp_path / "gone")
     with pytest.raises(ModelNotFound, match="gone"):
-        open_workers(searched, template, parents={})
+        open_workers(searched, parents={})
 
 
 def test_how_a_search_is_executed_is_not_part_of_its_identity(config: EvolveConfig, write_config: WriteConfig) -> None:

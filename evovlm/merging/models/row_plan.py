@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Run(NamedTuple):
+class SharedRows(NamedTuple):
     """Consecutive rows that are merged.
 
     Rows `row` .. `row + n_rows - 1` of the result are merged from as many rows of each model, from `starts[model]` on;
@@ -36,13 +36,13 @@ class RowPlan:
     """
 
     n_rows: int
-    runs: tuple[Run, ...]
+    runs: tuple[SharedRows, ...]
     new: tuple[NewRow, ...] = ()
 
     @staticmethod
     def leading(n_rows: int, *, of: int, models: tuple[str, ...]) -> "RowPlan":
         """Return the plan that merges the first `n_rows` rows by index and keeps the host's rows up to `of`."""
-        run = Run(row=0, n_rows=n_rows, starts=dict.fromkeys(models, 0))
+        run = SharedRows(row=0, n_rows=n_rows, starts=dict.fromkeys(models, 0))
         return RowPlan(n_rows=of, runs=(run,) if n_rows else ())
 
     def kept(self, n_host: int) -> tuple[range, ...]:

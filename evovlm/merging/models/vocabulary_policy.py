@@ -13,7 +13,7 @@ import numpy as np
 
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.models.compatibility import NamedCheckpoint, grouped
-from evovlm.merging.models.row_plan import NewRow, RowPlan, Run
+from evovlm.merging.models.row_plan import NewRow, RowPlan, SharedRows
 from evovlm.merging.models.tensor_names import EMBEDDING, VOCABULARY_TENSORS
 from evovlm.merging.models.vocabulary import NewToken, Tokens, read_tokens
 from evovlm.recipes.recipe import Vocabulary
@@ -319,7 +319,7 @@ def _find_overlap(known: Mapping[str, _KnownModel]) -> _TokenOverlap:
     )
 
 
-def _shared_runs(overlap: _TokenOverlap) -> tuple[Run, ...]:
+def _shared_runs(overlap: _TokenOverlap) -> tuple[SharedRows, ...]:
     """Return the maximal runs of the host's rows whose tokens all models have."""
     host = overlap.rows["host"]
     # If two tokens have the same row, the model uses it for the added one.
@@ -337,7 +337,7 @@ def _shared_runs(overlap: _TokenOverlap) -> tuple[Run, ...]:
     breaks = np.flatnonzero((np.diff(table, axis=0) != 1).any(axis=1)) + 1
     starts, stops = [0, *breaks.tolist()], [*breaks.tolist(), len(table)]
     return tuple(
-        Run(
+        SharedRows(
             row=int(table[start, 0]),
             n_rows=stop - start,
             starts={label: int(table[start, 1 + place]) for place, label in enumerate(labels)},

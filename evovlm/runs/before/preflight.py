@@ -54,7 +54,7 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
     problems: list[EvovlmError] = []
     resident: ModelMemory | None = None
     try:
-        check_device(config, template)
+        check_device(config)
         resident = _resident(config.device)
     except ConfigError as error:
         problems.append(error)

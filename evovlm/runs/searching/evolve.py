@@ -18,7 +18,7 @@ from evovlm.files import explained, inner_folder, write_file
 from evovlm.foreign_code import require_allowed
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import recipe_to_yaml
-from evovlm.recipes.kinds import PS, Recipe, Template
+from evovlm.recipes.kinds import PS, Recipe
 from evovlm.runs.before.preflight import preflight_search, worker_bytes
 from evovlm.runs.config.hybrid import PATH, HybridConfig, load_search
 from evovlm.runs.config.kinds import config_from_mapping
@@ -40,7 +40,7 @@ from evovlm.runs.journal_check import check_journal, check_recipes
 from evovlm.runs.run import PEAK_MEMORY, FrontPoint, Rescored, Run
 from evovlm.runs.samples import SampleParts
 from evovlm.runs.searching.parents import measured_parents
-from evovlm.runs.searching.scoring import Races, Scoring
+from evovlm.runs.searching.scoring import CandidateScoring, Races
 from evovlm.runs.searching.search import Observer, Search
 from evovlm.runs.workers import open_workers, opening_of, peak_memory
 from evovlm.tasks.catalogue import code_of_tasks
@@ -121,16 +121,14 @@ def evolve(
     """Run a search in the folder `out`, or continue the one that it holds; return the result of a finished one.
 
     Relative models and data of the config start at `relative_to`. An evaluator that is already open for this config may
-    be passed in; otherwise the config's workers are opened, and closed when this returns or raises.
-
-    With `allow_code`, metric scripts and harness task files that the config names are run.
+    be passed in; otherwise the config's workers are opened, and closed when this returns or raises. With `allow_code`,
+    metric scripts and harness task files that the config names are run.
 
     Raises OutputExists if the folder exists and `resume` is not set, RunMismatch if the folder's config is another one,
     RunError if another process runs there, AllCandidatesFailed if a whole generation failed, and what opening the
     models raises.
     """
     config = config.resolved(relative_to=relative_to)
-    template = config.template(relative_to=None)
     config.log.check_installed()
     check_folder(out, resume=resume)
     if (out / JOURNAL_FILE).exists():
@@ -142,15 +140,7 @@ def evolve(
         if journal is not None:
             check_journal(journal, config)
         if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
-            journal = _searched(
-                out,
-                config=config,
-                template=template,
-                journal=journal,
-                observer=observer,
-                evaluator=evaluator,
-                allow_code=allow_code,
-            )
+            journal = _searched(out, config, journal, observer=observer, evaluator=evaluator, allow_code=allow_code)
             # Measured once the workers have ended too.
             peak = peak_memory()
         else:
@@ -161,10 +151,9 @@ def evolve(
 
 def _searched(
     out: Path,
-    *,
     config: SearchConfig,
-    template: Template,
     journal: Journal | None,
+    *,
     observer: Observer | None,
     evaluator: Evaluator | None,
     allow_code: bool,
@@ -182,7 +171,7 @@ def _searched(
     parents = measured_parents(config, known=known, allow_code=allow_code)
     workers: Workers
     if evaluator is None:
-        workers = open_workers(config, template, parents=parents, memory_bytes=memory_bytes, allow_code=allow_code)
+        workers = open_workers(config, parents=parents, memory_bytes=memory_bytes, allow_code=allow_code)
     else:
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
     with closing(workers):
@@ -228,7 +217,7 @@ def open_search(
     for source in [name for name in parents if name not in journal.parents]:
         journal.append_parent(parents[source])
     races = _races(config, workers=workers, parts=parts, objective=config.goal(parents))
-    scoring = Scoring(workers=workers, parts=parts, races=races)
+    scoring = CandidateScoring(workers=workers, parts=parts, races=races)
     return Search(config=config, space=space, population=population, scoring=scoring, journal=journal)
 
 
@@ -263,11 +252,9 @@ def _recorded(journal: Journal) -> SearchConfig:
     return config_from_mapping(journal.config)
 
 
-def open_evaluator(
-    config: SearchConfig, template: Template, *, parents: Mapping[str, Parent] | None = None
-) -> Evaluator:
-    """Open the models and tasks of a config in this process; `parents` are the scores that its constraints refer to."""
-    return opening_of(config, template, parents=parents or {}).open(WorkerSettings(device=config.device)).evaluator
+def open_evaluator(config: SearchConfig) -> Evaluator:
+    """Open the models and tasks of a resolved config in this process, without the scores of parents."""
+    return opening_of(config, parents={}).open(WorkerSettings(device=config.device)).evaluator
 
 
 def _written_result(run: Run, *, peak: Mapping[str, int] | None) -> RunResult:

@@ -259,7 +259,7 @@ class Races:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Scoring:
+class CandidateScoring:
     """Scores recipes on parts of the samples and remembers the outcomes; with `races`, generations race."""
 
     workers: Workers

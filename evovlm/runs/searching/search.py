@@ -14,7 +14,7 @@ from evovlm.recipes.space import Space
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Entry, Stop
 from evovlm.runs.folder.journal import Journal
-from evovlm.runs.searching.scoring import Scoring
+from evovlm.runs.searching.scoring import CandidateScoring
 from evovlm.search.loop import Generation, NextGeneration, Outcome, Proposal, replayed, search
 
 
@@ -44,7 +44,7 @@ class Search:
     config: SearchConfig
     space: Space
     population: int
-    scoring: Scoring
+    scoring: CandidateScoring
     journal: Journal
     _clock: float = field(default_factory=time.monotonic, init=False)
 
