@@ -204,7 +204,7 @@ def test_a_journal_whose_genomes_are_others_is_refused(
     row = json.loads(lines[2])
     row["genome"][0] += 1e-12
     path.write_text("\n".join([*lines[:2], json.dumps(row), *lines[3:9]]) + "\n", encoding="utf-8")
-    with pytest.raises(RunMismatch, match="candidate 1 is not the one"):
+    with pytest.raises(RunMismatch, match="candidate 1 is not what"):
         evolve(config, out=finished.folder, resume=True, evaluator=evaluator)
 
 
