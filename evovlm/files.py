@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -175,6 +176,25 @@ def check_space(out: Path, folder: Path, *, needed_bytes: int) -> None:
             f"{out}: the disk has {free / 1e9:.2f} GB free, and {needed_bytes / 1e9:.2f} GB are needed.\n"
             "    Free some space, or choose another disk."
         )
+
+
+def read_foreign(path: Path, *, limit_bytes: int) -> bytes:
+    """Return the content of a file from someone else.
+
+    Raises OSError for anything but a regular file of at most `limit_bytes`: pipes and devices would be read forever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        check_foreign(os.fstat(descriptor), path, limit_bytes=limit_bytes)
+        return stream.read(limit_bytes + 1)
+
+
+def check_foreign(state: os.stat_result, path: Path, *, limit_bytes: int) -> None:
+    """Raise OSError unless this is the state of a regular file of at most `limit_bytes`."""
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, not a file", str(path))
+    if state.st_size > limit_bytes:
+        raise OSError(errno.EFBIG, f"it has {state.st_size} bytes, more than the {limit_bytes} allowed", str(path))
 
 
 def leads_outside(path: Path, folder: Path) -> bool:

@@ -18,6 +18,7 @@ from evovlm.files import (
     leftovers,
     new_file,
     new_folder,
+    read_foreign,
     write_file,
     write_new_file,
 )
@@ -265,3 +266,16 @@ def test_a_link_may_point_inside_the_folder_and_into_the_blobs_of_the_same_repos
         (folder / "link").unlink()
     assert not leads_outside(folder / "own", folder)
     assert leads_outside(folder / "../own", folder)
+
+
+def test_a_foreign_file_is_read_only_if_it_is_regular_and_of_bounded_size(tmp_path: Path) -> None:
+    file, pipe, link = tmp_path / "file", tmp_path / "pipe", tmp_path / "zero"
+    file.write_bytes(b"content")
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    assert read_foreign(file, limit_bytes=7) == b"content"
+    with pytest.raises(OSError, match="has 7 bytes, more than the 6 allowed"):
+        read_foreign(file, limit_bytes=6)
+    for odd in (pipe, link, tmp_path):
+        with pytest.raises(OSError, match=r"not a file|Is a directory"):
+            read_foreign(odd, limit_bytes=100)

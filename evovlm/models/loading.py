@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, PickledWeights, UnknownArchitecture
 from evovlm.recipes.families import has_vision
+from evovlm.recipes.model_config import read_model_config
 
 SPREAD = "auto-map"
 """All GPUs of the machine as one device: the package accelerate divides a model's blocks among them."""
@@ -96,7 +97,7 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     place = choose_device("auto" if is_spread else device)
     if is_spread:
         _check_accelerate()
-    config = _read_config(folder)
+    config = read_model_config(folder)
     _check_names_no_code(folder, config)
     _check_files(folder)
     model_type = config.get("model_type")
@@ -203,7 +204,7 @@ def _load_weights(
 def _config_for_weights(folder: Path, config: Mapping[str, Any]) -> Any:
     """Return `config` as transformers' own object, with the vocabulary of the weights in `folder`."""
     plain = json.loads(json.dumps(config))
-    stored = _text_part(_read_config(folder))
+    stored = _text_part(read_model_config(folder))
     if "vocab_size" in stored:
         _text_part(plain)["vocab_size"] = stored["vocab_size"]
     return _untyped(CONFIG_MAPPING)[plain["model_type"]].from_dict(plain)
@@ -216,21 +217,6 @@ def _text_part(config: Any) -> Any:
 def _untyped(part: Any) -> Any:
     """Return a part of transformers that has no types, or wrong ones."""
     return part
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise BrokenCheckpoint(
-            f"{folder}: config.json was not found. A model folder holds config, tokenizer and weights."
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BrokenCheckpoint(f"{path}: cannot be read as JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise BrokenCheckpoint(f"{path}: should hold a JSON object.")
-    return config
 
 
 def _check_names_no_code(folder: Path, config: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """A model as people write it (`zoo:NAME`, a folder, or a hub id with an optional `@revision`), and its config.json."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.assets import asset_path
-from evovlm.errors import ModelNotFound
+from evovlm.errors import BrokenCheckpoint, ModelNotFound
 from evovlm.recipes.hub import HubModel, cached_folder, fetch
+from evovlm.recipes.model_config import read_model_config
 
 _ZOO = "zoo:"
 _DTYPES = {"float64", "float32", "float16", "bfloat16"}
@@ -101,15 +101,14 @@ def read_config(ref: ModelRef) -> Mapping[str, Any] | None:
 
 
 def config_in(folder: Path | None) -> Mapping[str, Any] | None:
-    """Return the config.json of a model's folder; None where it is missing or cannot be read as JSON."""
+    """Return the config.json of a model's folder; None where it is missing or broken."""
     if folder is None or not (folder / "config.json").is_file():
         return None
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
+        return read_model_config(folder)
+    except BrokenCheckpoint:
         # Opening the checkpoint reports what is wrong with it.
         return None
-    return config if isinstance(config, dict) else None
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

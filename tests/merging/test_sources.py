@@ -98,7 +98,7 @@ def test_pickled_weights_are_refused_with_a_way_out(models: Path, tmp_path: Path
     ("damage", "match"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
-        (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json was not found"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "a JSON object"),
         (lambda folder: cut(folder / "model.safetensors", 3), "not a safetensors file"),

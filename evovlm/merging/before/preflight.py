@@ -18,6 +18,7 @@ from evovlm.merging.before.needs import ModelMemory, Needs, find_needs, memory_w
 from evovlm.merging.checkpoint.licences import Licence, forbids_sharing, licence_of, most_restrictive
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.compatibility import NamedCheckpoint, find_warnings, tensor_problems
+from evovlm.merging.models.config_check import check_config
 from evovlm.merging.models.result_layout import ResultLayout
 from evovlm.merging.models.tensor_names import EMBEDDING
 from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
@@ -155,6 +156,7 @@ def _compare(
     found.warnings += find_warnings(others, host, config_from=template.config_from)
     for model in (host, *others):
         found.attempt(partial(_check_dtypes, model.checkpoint))
+        found.attempt(partial(check_config, model.checkpoint))
 
 
 def _plan(
@@ -285,6 +287,8 @@ def _compare_path(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint],
         found.attempt(partial(_check_dtypes, model.checkpoint))
     if problems or len(models) < len(recipe.models()):
         return None
+    for model in models.values():
+        found.attempt(partial(check_config, model.checkpoint))
     plan = found.attempt(lambda: PathPlan.of(recipe, models))
     if plan is None:
         return None

@@ -4,7 +4,6 @@ A merge is derived from all of its models, so the strictest licence among them a
 not legal advice.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 
 from evovlm.assets import asset_path
 from evovlm.recipes.checkpoint_files import CARD_FILE
+from evovlm.recipes.model_ref import config_in
 
 UNKNOWN = "unknown"
 OWN = "apache-2.0"
@@ -128,7 +128,7 @@ def licence_of(folder: Path) -> Licence:
     if name in (None, "other"):
         name = _text(found.get("license_name")) or name
     if name is None:
-        name = _text(_config(folder).get("license"))
+        name = _text((config_in(folder) or {}).get("license"))
     if name is None:
         return Licence(id=OWN if folder.parent == asset_path("zoo") else UNKNOWN)
     plain = name.lower()
@@ -179,14 +179,6 @@ def _front_matter(card: Path) -> Mapping[str, object]:
     try:
         found = yaml.safe_load(parts[0].removeprefix("---"))
     except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _config(folder: Path) -> Mapping[str, object]:
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -3,7 +3,6 @@
 Of a model on the hub, the places can be read from the headers alone, without the weights.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from evovlm.errors import BrokenCheckpoint, ModelError, PickledWeights, UnknownArchitecture
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace, hold_the_same, tensor_places
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
-from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_outside
+from evovlm.recipes.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_outside
 from evovlm.recipes.hub import HubModel, fetch, has_weights, look_up, read_header
+from evovlm.recipes.model_config import read_model_config
 from evovlm.recipes.model_ref import ModelRef
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Checkpoint:
 
     @staticmethod
     def _of(folder: Path, find_places: Callable[[Path], Mapping[str, TensorPlace]]) -> "Checkpoint":
-        config = _read_json(folder / CONFIG_FILE)
+        config = read_model_config(folder)
         places = find_places(folder)
         try:
             layout = BackboneLayout.from_config(config, places)
@@ -128,19 +128,6 @@ class Checkpoint:
     def read(self, backbone_name: str) -> "torch.Tensor":
         """Return a backbone tensor as stored."""
         return self.place(backbone_name).read()
-
-
-def _read_json(file: Path) -> Mapping[str, Any]:
-    if not file.is_file():
-        raise BrokenCheckpoint(f"{file.parent}: {file.name} is missing; a model folder has config.json and weights.")
-    refuse_outside(file, file.parent)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BrokenCheckpoint(f"{file}: cannot be read as JSON ({error}).") from error
-    if not isinstance(found, dict):
-        raise BrokenCheckpoint(f"{file}: should contain a JSON object.")
-    return found
 
 
 def _is_embedding(head: TensorPlace, embedding: TensorPlace) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.config_check import check_config
 from evovlm.merging.models.tensor_names import HEAD
 from evovlm.recipes.families import MEANING_OF_SHAPES, backbone_settings
 
@@ -27,10 +28,16 @@ class NamedCheckpoint:
 
 
 def check_tensors(models: Iterable[NamedCheckpoint], host: NamedCheckpoint) -> None:
-    """Raise IncompatibleModels unless all models have the host's backbone: blocks, tensors and meaning of shapes."""
+    """Raise IncompatibleModels unless all models have the host's backbone: blocks, tensors and meaning of shapes.
+
+    Raises BrokenCheckpoint when the config.json of one contradicts its tensors.
+    """
+    models = tuple(models)
     for model in models:
         for problem in tensor_problems(model, host):
             raise problem
+    for model in (host, *models):
+        check_config(model.checkpoint)
 
 
 def tensor_problems(model: NamedCheckpoint, host: NamedCheckpoint) -> Iterator[IncompatibleModels]:

@@ -13,6 +13,7 @@ from evovlm.merging.checkpoint.safetensors_file import TensorPlace
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.compatibility import NamedCheckpoint, differing_settings
+from evovlm.merging.models.config_check import check_config
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, natural_order
 from evovlm.merging.paths.config import attention_kinds, kind_in, path_config
 from evovlm.merging.paths.fold import UNCHANGED, Change, PathFold, fold_path, running_products
@@ -69,6 +70,8 @@ class PathPlan:
             models[name] = NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
         for problem in path_problems(recipe, models):
             raise problem
+        for checkpoint in opened.values():
+            check_config(checkpoint)
         return PathPlan.of(recipe, models)
 
     @staticmethod
