@@ -114,7 +114,9 @@ def make_folder(folder: Path) -> None:
 def inner_folder(folder: Path, name: str) -> Path:
     """Return a folder inside `folder` for writing. Raises OutputError when it is a link."""
     inner = folder / name
-    if inner.is_symlink():
+    with explained(folder):
+        is_link = inner.is_symlink()
+    if is_link:
         raise OutputError(f"{inner} is a link, and nothing is written through it.\n    Remove it.")
     return inner
 
