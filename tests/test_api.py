@@ -21,7 +21,7 @@ from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run, RunCandidate
 from evovlm.runs.searching.evolve import evolve
 from evovlm.search.loop import Outcome
-from tests.cli.conftest import models, problems, write_config
+from tests.cli.conftest import TASK, models, problems, write_config
 from tests.cli.test_path_searches import hybrid_search
 
 __all__ = ["models", "problems"]
@@ -76,7 +76,7 @@ def test_a_run_is_loaded_with_its_recipes_and_scores(models: Path, problems: Pat
         entry.recipe_id for entry in read_journal(tmp_path / "run" / "journal.jsonl").candidates
     ]
     for each in run.candidates:
-        assert each.fitness == each.scores["word_problems_ja"].score
+        assert each.fitness == each.scores[TASK].score
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.winner = None
 
