@@ -100,13 +100,7 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     config = read_model_config(folder)
     _check_names_no_code(folder, config)
     _check_files(folder)
-    model_type = config.get("model_type")
-    sees = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and has_vision(config)
-    if not sees and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UnknownArchitecture(
-            f"{folder}: config.json says model_type '{model_type}', which the installed transformers does not know.\n"
-            "    Models that bring their own code are not loaded."
-        )
+    sees = _sees(folder, config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(override.tokenizer if override else folder, trust_remote_code=False)
         processor = _untyped(AutoProcessor).from_pretrained(folder, trust_remote_code=False) if sees else None
@@ -126,6 +120,19 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     else:
         model = model.to(place)
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, processor=processor, folder=folder)
+
+
+def _sees(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether the model of a config takes pictures; raises UnknownArchitecture for one of neither kind."""
+    model_type = config.get("model_type")
+    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and has_vision(config):
+        return True
+    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return False
+    raise UnknownArchitecture(
+        f"{folder}: config.json says model_type '{model_type}', which the installed transformers does not know.\n"
+        "    Models that bring their own code are not loaded."
+    )
 
 
 def load_like(loaded: LoadedModel, *, config: Mapping[str, Any]) -> LoadedModel:
