@@ -21,9 +21,14 @@
 A message says where, what was found, what was needed, and what to do. The command line prints it and exits with 2.
 """
 
+from evovlm.masking import masked
+
 
 class EvovlmError(Exception):
-    """An error that the user can fix."""
+    """An error that the user can fix. Its message has no secrets, whatever it quotes."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))
 
 
 def first_line(error: BaseException) -> str:

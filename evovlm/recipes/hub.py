@@ -230,7 +230,8 @@ def errors_of_the_hub() -> tuple[type[Exception], ...]:
 
     # huggingface_hub has changed its HTTP library between versions; the library's base error always has this name.
     network: type[Exception] = vars(errors)["HTTPError"]
-    return (network, errors.HFValidationError, errors.RevisionResolutionError, OSError)
+    # A token that is not ASCII cannot be a header.
+    return (network, errors.HFValidationError, errors.RevisionResolutionError, OSError, UnicodeEncodeError)
 
 
 def _explained(model: HubModel, error: Exception, *, file: str | None = None) -> ModelNotFound:

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from evovlm import __version__
 from evovlm.assets import asset_path
+from evovlm.masking import masked
 from evovlm.recipes.hub import cache_folder
 from evovlm.resources import available_memory_bytes, free_disk_bytes
 from evovlm.tasks.emoji_pictures import noto_font
@@ -159,7 +160,7 @@ def _amount(name: str, size_bytes: int | None, remedy: str) -> Finding:
 def _hub() -> Iterator[Finding]:
     from huggingface_hub import constants, get_token
 
-    yield Finding(topic="hub", name="address", state="ok", found=str(constants.ENDPOINT))
+    yield Finding(topic="hub", name="address", state="ok", found=masked(str(constants.ENDPOINT)))
     cache = cache_folder()
     place = next(path for path in (cache, *cache.parents) if path.exists())
     may_write = os.access(place, os.W_OK)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evovlm.errors import BrokenCheckpoint, OutputError, OutputExists, PickledWeights, first_line
+from evovlm.masking import masked
 from evovlm.merging.checkpoint.licences import UNKNOWN, licence_of
 from evovlm.merging.checkpoint.safetensors_file import tensor_places
 from evovlm.recipes.checkpoint_files import (
@@ -109,7 +110,7 @@ def publish(publication: Publication, repo_id: str, *, private: bool) -> str:
     except refusals as error:
         reason = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         raise _explained(repo_id, reason) from error
-    return f"{constants.ENDPOINT}/{repo_id}"
+    return masked(f"{constants.ENDPOINT}/{repo_id}")
 
 
 def check_repo_id(repo_id: str) -> None:
