@@ -228,11 +228,11 @@ class Run:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What `check` says of the searches: rope, vocabularies, report samples that the search sees.
+        """What `check` reports on the searches: rope, vocabularies, report samples that the search sees.
 
-        All models should be at hand: nothing is fetched. Pictures are not compared by a model, which takes minutes.
+        All models must be on this machine: nothing is fetched. Pictures are not compared, which would take minutes.
         """
-        # It imports what the workers need.
+        # It imports torch.
         from evovlm.runs.before.preflight import preflight_search
 
         found: dict[str, None] = {}

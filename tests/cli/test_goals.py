@@ -58,7 +58,7 @@ def test_the_front_is_shown_and_a_candidate_of_it_exported(evovlm: Command, trad
     assert (again.code, "exists already" in again.err) == (2, True)
 
 
-def test_export_says_what_it_lacks(evovlm: Command, finished: Path) -> None:
+def test_export_says_what_is_missing(evovlm: Command, finished: Path) -> None:
     for arguments, words in (
         ([finished], "Choose a candidate with --pick"),
         ([finished / "best.yaml"], "Choose a tool with --format"),

@@ -27,7 +27,7 @@ N_BLOCKS = 6
 TASK = "word_problems_ja"
 OTHER_TASK = "word_problems_en"
 LUCK = -0.125
-"""By how much those scored again are worse than the search took them for."""
+"""The difference between the second scores of the best candidates and the estimates of the search."""
 
 
 def document(**changes: object) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The page in Debian's chromium: nothing is asked for, nothing is complained of, filters work, hostile text is text."""
+"""The page in Debian's chromium: nothing is fetched, no errors are logged, filters work, hostile text is text."""
 
 import shutil
 from collections.abc import Iterator

@@ -72,7 +72,7 @@ def test_a_races_savings_are_of_all_samples_for_every_candidate(tmp_path: Path) 
     assert read_course(_with(run, config_of())).savings is None
 
 
-def test_the_best_that_were_scored_again_stand_beside_what_the_search_took_them_for(tmp_path: Path) -> None:
+def test_the_best_that_were_scored_again_come_with_the_estimates_of_the_search(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", racing={}, rescore=2)
     course = read_course(Run.open(run))
     best = sorted(course.candidates, key=lambda row: -(row.fitness or 0))[:2]

@@ -1,4 +1,4 @@
-"""A winner's numbers, and the merges that it is held against."""
+"""A winner's numbers, and the merges that it is compared with."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Who is held against the winner, and where the answers are."""
+"""The models that the winner is compared with, and where their answers are."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from evovlm.runs.scores.contenders import contenders_of, report_tasks, score_mis
 from tests.report.made_runs import config_of, everyones_answers, keep, make_run
 
 
-def test_the_winner_is_held_against_every_parent_and_the_equal_weights_merge(tmp_path: Path) -> None:
+def test_the_winner_is_compared_with_every_parent_and_the_equal_weights_merge(tmp_path: Path) -> None:
     bare_run = make_run(tmp_path / "run")
     contenders = contenders_of(Run.open(bare_run))
     assert [(each.name, each.role) for each in contenders] == [

@@ -65,7 +65,7 @@ class Journal:
     def open(cls, path: Path) -> "Journal":
         """Open a journal to continue it; a torn last line is cut off.
 
-        Raises RunMismatch when the file is no journal of this format or was changed.
+        Raises RunMismatch when the file is not a journal of this format, or was changed.
         """
         # Read first: what is not a journal stays as it is.
         journal = read_journal(path)
@@ -132,7 +132,7 @@ class Journal:
     def take(self, row: Mapping[str, Any], *, line: int) -> None:
         """Take the next line of the file. Raises RunMismatch for a line that cannot follow those before it.
 
-        Raises KeyError, TypeError, ValueError or AttributeError for what is no line of a journal.
+        Raises KeyError, TypeError, ValueError or AttributeError for other values.
         """
         match row["kind"]:
             case "retry":
