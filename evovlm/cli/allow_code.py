@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.rendering import echo
+
 if TYPE_CHECKING:
     from evovlm.foreign_code import ForeignCode
 
@@ -18,7 +20,6 @@ AllowCode = Annotated[
 
 def announce(found: "Iterable[ForeignCode]") -> None:
     """Print which files the command is about to run."""
-    from evovlm.cli.rendering import without_controls
 
     for each in dict.fromkeys(found):
-        typer.echo(without_controls(f"running code: {each}"), err=True)
+        echo(f"running code: {each}", err=True)

@@ -19,6 +19,7 @@ from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
 from evovlm.cli.optimizers import optimizers
 from evovlm.cli.push import push
+from evovlm.cli.rendering import echo
 from evovlm.cli.report import report
 from evovlm.cli.score import score
 from evovlm.cli.show import show
@@ -69,7 +70,7 @@ def root(
     if version:
         from evovlm import __version__
 
-        typer.echo(f"evovlm {__version__}")
+        echo(f"evovlm {__version__}")
         raise typer.Exit
 
 
@@ -92,8 +93,6 @@ def main() -> None:
         _check_current_folder()
         app()
     except EvovlmError as error:
-        from evovlm.cli.rendering import without_controls
-
         # A message may quote a file from a stranger.
-        typer.echo(without_controls(f"error: {error}"), err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(2)

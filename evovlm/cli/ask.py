@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.completion import complete_models, complete_prompts
+from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
     from evovlm.evaluation.asking import Manner
@@ -73,7 +74,7 @@ def ask(
         check_manner(loaded, manner)
         if prompt is None and chosen != CHAT:
             why = "the model has no chat template" if chosen == PLAIN else "the embedded models were trained on it"
-            typer.echo(f"prompt: {chosen} ({why}; choose another with --prompt)", err=True)
+            echo(f"prompt: {chosen} ({why}; choose another with --prompt)", err=True)
         for text in _questions(question):
             _answer(loaded, text, manner=manner, decoding=decoding, as_json=as_json)
 
@@ -94,7 +95,7 @@ def _questions(question: str | None) -> Iterator[str]:
 
 
 def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "Decoding", as_json: bool) -> None:
-    from evovlm.cli.rendering import json_text, without_controls
+    from evovlm.cli.rendering import without_controls
     from evovlm.evaluation.asking import answer_question
 
     started = False
@@ -112,7 +113,7 @@ def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "De
         loaded, manner.question(text), decoding=decoding, on_text=(lambda _: None) if as_json else show
     )
     if not as_json:
-        typer.echo()
+        echo()
         return
     row = {
         "question": text,
@@ -120,4 +121,4 @@ def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "De
         "tokens": generated.tokens,
         "seconds": round(time.perf_counter() - began, 4),
     }
-    typer.echo(json_text(row))
+    echo(json_text(row))

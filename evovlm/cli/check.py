@@ -1,11 +1,12 @@
 """`evovlm check RECIPE-or-CONFIG`: will this merge or search work? Answered before any weights are fetched."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +45,7 @@ def check(
     with Waiting("reading configs, tokenizers and headers"):
         found = _look(recipe, out=out, near_pictures=near_pictures, near_threshold=near_threshold)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), ensure_ascii=False))
+        echo(json_text(found.as_json()))
     else:
         from rich.console import Console
 
@@ -96,9 +97,7 @@ def _with_code(found: "Preflight", config: "SearchConfig | HybridConfig") -> "Pr
 
 
 def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
-    from rich.markup import escape
-
-    from evovlm.cli.tables import plain_table
+    from evovlm.cli.tables import cell, plain_table
     from evovlm.merging.before.needs import gigabytes
 
     # A terminal has 80 columns.
@@ -112,12 +111,12 @@ def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
         kinds = dict.fromkeys((model.model_type, model.text_model_type))
         table.add_row(
             model.name,
-            escape(model.text),
-            "\n".join(kinds),
+            cell(model.text),
+            cell("\n".join(kinds)),
             f"{model.n_blocks} x {model.hidden_size}",
             str(model.vocabulary_rows),
-            escape(model.dtype),
-            escape(model.licence),
+            cell(model.dtype),
+            cell(model.licence),
             gigabytes(model.size_bytes),
         )
     console.print(table)
@@ -130,14 +129,14 @@ def _print(console: "Console", found: "Preflight") -> None:
     if found.models:
         _print_models(console, found.models)
     if found.result is not None:
-        typer.echo(f"the result: {result_text(found.result)}")
+        echo(f"the result: {result_text(found.result)}")
     if found.search is not None:
         size = found.search
         picked = f" ({size.categorical} of them choose among options)" if size.categorical else ""
         held = ""
         if size.generations is not None:
             held = f", {counted(size.generations, 'generation')} in the budget"
-        typer.echo(f"the search: {size.genes} genes{picked}, {size.population} candidates a generation{held}")
+        echo(f"the search: {size.genes} genes{picked}, {size.population} candidates a generation{held}")
     if found.needs is not None:
         needs = found.needs
         to_write = "to write, at most" if found.result is not None and found.result.at_most else "to write"
@@ -147,12 +146,12 @@ def _print(console: "Console", found: "Preflight") -> None:
             ("memory, about", needs.memory_bytes, needs.memory_available_bytes),
         ):
             there = "" if free is None else f" ({gigabytes(free)} free)"
-            typer.echo(f"{what}: {gigabytes(needed)}{there}")
+            echo(f"{what}: {gigabytes(needed)}{there}")
     for reason in found.licence.reasons:
-        typer.echo(f"licence: {reason}")
+        echo(f"licence: {reason}")
     for warning in found.warnings:
-        typer.echo(f"warning: {warning}")
+        echo(f"warning: {warning}")
     for problem in found.problems:
-        typer.echo(f"error: {problem}")
+        echo(f"error: {problem}")
     if not found.problems:
-        typer.echo("no other problems found." if found.warnings else "no problems found.")
+        echo("no other problems found." if found.warnings else "no problems found.")

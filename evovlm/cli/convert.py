@@ -1,10 +1,11 @@
 """`evovlm convert MODEL --out DIR`: rewrite pickled weights as safetensors."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from evovlm.cli.rendering import echo, json_text
 
 
 def convert(
@@ -21,7 +22,7 @@ def convert(
 
         converted = convert_checkpoint(parse_model_ref(model, relative_to=None), out)
     for note in converted.notes:
-        typer.echo(f"warning: {note}", err=True)
+        echo(f"warning: {note}", err=True)
     if as_json:
         result = {
             "folder": str(converted.folder),
@@ -29,9 +30,9 @@ def convert(
             "n_tensors": converted.n_tensors,
             "size_bytes": converted.size_bytes,
         }
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        echo(json_text(result))
         return
-    typer.echo(
+    echo(
         f"{converted.folder}\n  {converted.n_tensors} tensors in {len(converted.files)} safetensors "
         f"file{'s' if len(converted.files) > 1 else ''}, {converted.size_bytes / 1e6:.1f} MB"
     )

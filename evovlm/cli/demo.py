@@ -1,12 +1,13 @@
 """`evovlm demo`: evolve a Japanese math LLM and a Japanese VLM from the embedded models."""
 
-import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +57,7 @@ def demo(
                 pipeline, out=folder, quick=quick, seed=seed, observe=observe, say=say
             )
     if as_json:
-        typer.echo(json.dumps({name: result.as_json() for name, result in results.items()}, ensure_ascii=False))
+        echo(json_text({name: result.as_json() for name, result in results.items()}))
         return
     from rich.console import Console
 
@@ -128,14 +129,14 @@ def _print_example(console: "Console", example: "AnsweredSample") -> None:
 
 
 def _print_next(results: "list[PipelineResult]", *, seconds: float) -> None:
-    typer.echo(f"{seconds:.0f} s. Scores are x 100. Everything is in:")
+    echo(f"{seconds:.0f} s. Scores are x 100. Everything is in:")
     for result in results:
-        typer.echo(f"  {result.run_folder}   the search: journal.jsonl, best.yaml (the recipe), config.yaml")
-        typer.echo(f"  {result.model_folder}   the merged model, an ordinary checkpoint")
+        echo(f"  {result.run_folder}   the search: journal.jsonl, best.yaml (the recipe), config.yaml")
+        echo(f"  {result.model_folder}   the merged model, an ordinary checkpoint")
     first = results[0]
-    typer.echo("\nNext:")
-    typer.echo(f"  evovlm show {first.run_folder}")
-    typer.echo(f"  evovlm report {first.run_folder} --score    # a page to look at")
-    typer.echo(f"  evovlm score {first.model_folder} --task {first.task}")
-    typer.echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model    # after changing its numbers")
-    typer.echo(f"  evovlm evolve {first.run_folder / 'config.yaml'} --out my-run    # your own search: edit a copy")
+    echo("\nNext:")
+    echo(f"  evovlm show {first.run_folder}")
+    echo(f"  evovlm report {first.run_folder} --score    # a page to look at")
+    echo(f"  evovlm score {first.model_folder} --task {first.task}")
+    echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model    # after changing its numbers")
+    echo(f"  evovlm evolve {first.run_folder / 'config.yaml'} --out my-run    # your own search: edit a copy")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.rendering import echo, json_text
+
 if TYPE_CHECKING:
     from evovlm.runs.doctor import Examination
 
@@ -17,14 +19,13 @@ def doctor(
 ) -> None:
     """Look at this machine: versions, devices, memory, disk, hub, fonts; exit 2 when something essential is broken."""
     from evovlm.cli.progress import Waiting
-    from evovlm.cli.rendering import json_text
 
     with Waiting("looking at this machine"):
         from evovlm.runs.doctor import examine
 
         found = examine(Path())
     if as_json:
-        typer.echo(json_text(found.as_json()))
+        echo(json_text(found.as_json()))
     else:
         _print(found)
     if not found.is_well:
@@ -32,15 +33,14 @@ def doctor(
 
 
 def _print(found: "Examination") -> None:
-    from evovlm.cli.rendering import without_controls
 
     topic = ""
     for finding in found.findings:
         if finding.topic != topic:
             topic = finding.topic
-            typer.echo(f"{topic}:")
-        typer.echo(without_controls(f"  {_MARKS[finding.state]}  {finding.name}: {finding.found}"))
+            echo(f"{topic}:")
+        echo(f"  {_MARKS[finding.state]}  {finding.name}: {finding.found}")
         if finding.remedy is not None:
-            typer.echo(without_controls(f"        {finding.remedy}"))
+            echo(f"        {finding.remedy}")
     broken = sum(finding.state == "broken" for finding in found.findings)
-    typer.echo(f"\n{broken} things are broken (!!)." if broken else "\nevovlm can run here; -- marks what is optional.")
+    echo(f"\n{broken} things are broken (!!)." if broken else "\nevovlm can run here; -- marks what is optional.")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+from evovlm.cli.rendering import echo
 
 if TYPE_CHECKING:
     from evovlm.runs.before.forecast import Forecast, Span
@@ -20,11 +20,11 @@ def dry_run(config: "SearchConfig | HybridConfig", *, relative_to: Path, as_json
     if as_json:
         found = {name: each.as_json() for name, each in stages.items()}
         # A search of one stage does not name it.
-        typer.echo(json.dumps(found.get("", found)))
+        echo(json.dumps(found.get("", found)))
         return
     for name, each in stages.items():
         if name:
-            typer.echo(f"stage {name}:")
+            echo(f"stage {name}:")
         _print(each)
 
 
@@ -35,16 +35,16 @@ def _print(found: "Forecast") -> None:
     generations = "generations until patience ends it"
     if found.generations is not None:
         generations = counted(found.generations, "generation")
-    typer.echo(f"{found.genes} genes, {generations} of {found.population}: {found.candidates} candidates")
-    typer.echo(f"samples: {found.samples:,}")
+    echo(f"{found.genes} genes, {generations} of {found.population}: {found.candidates} candidates")
+    echo(f"samples: {found.samples:,}")
     for task in found.tasks:
-        typer.echo(
+        echo(
             f"  {task.name}: {task.samples_per_candidate} a candidate, {task.samples:,} in all, "
             f"{_span(task.tokens_per_sample, '.0f')} tokens and {_span(task.seconds_per_sample, '.3g')} s a sample"
         )
-    typer.echo(f"tokens: {_span(found.tokens, ',.0f')}")
-    typer.echo(f"time: {duration(found.seconds.low)} to {duration(found.seconds.high)}, after opening the models")
-    typer.echo(f"  merging: {_span(found.merge_seconds, '.3g')} s a candidate")
+    echo(f"tokens: {_span(found.tokens, ',.0f')}")
+    echo(f"time: {duration(found.seconds.low)} to {duration(found.seconds.high)}, after opening the models")
+    echo(f"  merging: {_span(found.merge_seconds, '.3g')} s a candidate")
     for what, size in (
         ("to fetch", found.download_bytes),
         ("the journal", found.journal_bytes),
@@ -53,10 +53,10 @@ def _print(found: "Forecast") -> None:
         ("memory of the GPU", found.device_bytes),
     ):
         if size is not None:
-            typer.echo(f"{what}: {gigabytes(size)}")
-    typer.echo("assumed:")
+            echo(f"{what}: {gigabytes(size)}")
+    echo("assumed:")
     for assumption in found.assumptions:
-        typer.echo(f"  {assumption}")
+        echo(f"  {assumption}")
 
 
 def _span(span: "Span", form: str) -> str:

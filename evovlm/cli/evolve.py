@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.allow_code import AllowCode, announce
+from evovlm.cli.rendering import echo
 
 if TYPE_CHECKING:
     from evovlm.recipes.kinds import Recipe
@@ -55,7 +56,7 @@ def evolve(
         if checkpoint is not None:
             _write_winner(result.recipe, checkpoint)
     if as_json:
-        typer.echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
+        echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
         return
     _print(result, as_given=out)
     _print_next(loaded, result, out=out, checkpoint=checkpoint, relative_to=config.parent)
@@ -70,7 +71,7 @@ def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
     size = None if recipe.path is None else preflight_recipe(recipe).result
     if size is not None:
         # In parameter space the result is as large as its host.
-        typer.echo(f"the result: {result_text(size)}", err=True)
+        echo(f"the result: {result_text(size)}", err=True)
     with closing(WriteProgress(title=f"writing {checkpoint.name}")) as progress:
         write_checkpoint(recipe, checkpoint, observer=progress)
 
@@ -107,28 +108,24 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
     from evovlm.cli.rendering import percent
 
     failed = f", {result.failures} failed" if result.failures else ""
-    typer.echo(
-        f"{result.winner} of {result.candidates} candidates{failed}: fitness {percent(result.fitness)} (search split)"
-    )
+    echo(f"{result.winner} of {result.candidates} candidates{failed}: fitness {percent(result.fitness)} (search split)")
     for each in result.rescored:
         who = "the mean" if each.candidate is None else f"candidate {each.candidate}"
         seen = "" if each.search_fitness is None else f", after {percent(each.search_fitness)} in the search"
-        typer.echo(f"  scored again in full: {who}, {percent(each.fitness)}{seen}")
+        echo(f"  scored again in full: {who}, {percent(each.fitness)}{seen}")
     for name, score in result.evaluation.scores.items():
-        typer.echo(
-            f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})"
-        )
+        echo(f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})")
     if result.fitness < 0:
-        typer.echo("every candidate violates a constraint: this one violates them least.")
+        echo("every candidate violates a constraint: this one violates them least.")
     if result.stopped_by not in (None, "candidates"):
-        typer.echo(f"ended by its budget of {result.stopped_by}.")
+        echo(f"ended by its budget of {result.stopped_by}.")
     if result.front:
         from rich.console import Console
 
         from evovlm.cli.tables import print_front
 
         print_front(Console(), result.front, goals=tuple(result.front[0].goals))
-        typer.echo(f"to take one: evovlm export {as_given} --pick CANDIDATE --out recipe.yaml")
+        echo(f"to take one: evovlm export {as_given} --pick CANDIDATE --out recipe.yaml")
 
 
 def _print_next(
@@ -139,17 +136,17 @@ def _print_next(
     checkpoint: Path | None,
     relative_to: Path,
 ) -> None:
-    typer.echo("\nNext:")
-    typer.echo(f"  evovlm show {out}")
+    echo("\nNext:")
+    echo(f"  evovlm show {out}")
     folder = checkpoint or out / "model"
     if checkpoint is None:
-        typer.echo(f"  evovlm merge {result.recipe_file} --out {folder}")
+        echo(f"  evovlm merge {result.recipe_file} --out {folder}")
     first = next(iter(loaded.stages.values()))
     commands = _score_commands(first.resolved(relative_to=relative_to), folder)
     for command in commands:
-        typer.echo(f"  {command}")
+        echo(f"  {command}")
     # A page has answers only if there are tasks to report on.
-    typer.echo(f"  evovlm report {out}{' --score' if commands else ''}    # a page to look at")
+    echo(f"  evovlm report {out}{' --score' if commands else ''}    # a page to look at")
 
 
 def _score_commands(config: "SearchConfig", model: Path) -> list[str]:

@@ -1,11 +1,12 @@
 """`evovlm export RECIPE-or-RUN`: a candidate of a run as a recipe, or a recipe or run in another tool's format."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
     from evovlm.recipes.kinds import Recipe
@@ -53,8 +54,9 @@ def export(
             "text": text,
             **({} if index is None else {"candidate": index}),
         }
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        echo(json_text(result))
     else:
+        # A recipe's YAML is for files, too, and escapes what a terminal obeys.
         typer.echo(text if out is None else str(out), nl=out is not None)
 
 
@@ -71,10 +73,10 @@ def _export_run(run: Path, *, pick: str | None, out: Path | None, as_json: bool)
     studies = export_to_optuna(run, out=out)
     if as_json:
         result = {"format": Format.OPTUNA.value, "file": str(out), "studies": [asdict(study) for study in studies]}
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        echo(json_text(result))
         return
     for study in studies:
-        typer.echo(f"{out}: study {study.name}, {study.trials} trials ({study.failed} failed)")
+        echo(f"{out}: study {study.name}, {study.trials} trials ({study.failed} failed)")
 
 
 def _recipe(path: Path, *, pick: str | None, form: Format | None) -> tuple["Recipe", int | None]:

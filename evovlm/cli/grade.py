@@ -8,6 +8,7 @@ import typer
 
 from evovlm.cli.allow_code import AllowCode, announce
 from evovlm.cli.completion import complete_extractors, complete_gates, complete_metrics
+from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
     from evovlm.evaluation.comparison import Comparison
@@ -61,7 +62,6 @@ def grade(
 ) -> None:
     """Score saved predictions, without any model; compare two files of the same samples."""
     from evovlm.cli.progress import Waiting
-    from evovlm.cli.rendering import json_text
     from evovlm.errors import ConfigError
     from evovlm.evaluation.grading import ScoringChoice, compare_graded
     from evovlm.evaluation.grading import grade as grade_predictions
@@ -96,7 +96,7 @@ def grade(
     if save is not None:
         write_new_file(save, _saved_lines(graded[0]))
     if as_json:
-        typer.echo(json_text(_as_json(files, graded, compared)))
+        echo(json_text(_as_json(files, graded, compared)))
         return
     _print(files, graded, compared)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.completion import complete_methods, complete_models, complete_tasks
+from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
     from evovlm.runs.config.new import Kind
@@ -50,7 +51,6 @@ def init(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a commented config of a search; on a terminal, ask for what the flags leave open."""
-    from evovlm.cli.rendering import json_text
     from evovlm.files import refuse_existing
     from evovlm.runs.config.new import NewSearch, write_search
 
@@ -80,9 +80,9 @@ def init(
     )
     write_search(new, out)
     if as_json:
-        typer.echo(json_text({"file": str(out), "kind": chosen, "sources": sources, "tasks": list(tasks)}))
+        echo(json_text({"file": str(out), "kind": chosen, "sources": sources, "tasks": list(tasks)}))
         return
-    typer.echo(f"{out}\n\nNext:\n  evovlm check {out}\n  evovlm evolve {out} --out runs/{out.stem}")
+    echo(f"{out}\n\nNext:\n  evovlm check {out}\n  evovlm evolve {out} --out runs/{out.stem}")
 
 
 def _check_flags(
@@ -120,7 +120,7 @@ def _number(text: str) -> int:
 
 def _ask(question: str, default: str) -> str:
     # Questions go where results do not.
-    typer.echo(f"{question} [{default}]: ", nl=False, err=True)
+    echo(f"{question} [{default}]: ", nl=False, err=True)
     answer = sys.stdin.readline()
     if not answer:
         raise typer.Abort

@@ -1,8 +1,6 @@
 """`evovlm merge RECIPE --out DIR`: write the model that a recipe describes."""
 
-import json
 import re
-import sys
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.rendering import echo, json_text
 from evovlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def merge(
         found.raise_problems()
         # In parameter space the result is as large as its host.
         if found.result is not None and loaded.path is not None:
-            typer.echo(f"the result: {result_text(found.result)}", err=True)
+            echo(f"the result: {result_text(found.result)}", err=True)
         written = write_checkpoint(
             loaded,
             out,
@@ -68,8 +67,8 @@ def merge(
             observer=progress,
         )
     for warning in written.warnings:
-        typer.echo(f"warning: {warning}", file=sys.stderr)
-    typer.echo(_as_json(written) if as_json else _as_text(written))
+        echo(f"warning: {warning}", err=True)
+    echo(_as_json(written) if as_json else _as_text(written))
 
 
 def _as_json(written: "WrittenCheckpoint") -> str:
@@ -81,7 +80,7 @@ def _as_json(written: "WrittenCheckpoint") -> str:
         "size_bytes": written.size_bytes,
         "warnings": list(written.warnings),
     }
-    return json.dumps(result, ensure_ascii=False)
+    return json_text(result)
 
 
 def _as_text(written: "WrittenCheckpoint") -> str:

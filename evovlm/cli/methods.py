@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.rendering import echo
+
 if TYPE_CHECKING:
     from evovlm.merging.arithmetic.methods import Method
 
@@ -18,7 +20,7 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the tabl
     from evovlm.merging.arithmetic.methods import METHODS
 
     if as_json:
-        typer.echo(json.dumps([_row(method) for method in METHODS.values()], ensure_ascii=False, allow_nan=False))
+        echo(json.dumps([_row(method) for method in METHODS.values()], ensure_ascii=False, allow_nan=False))
         return
     from rich.console import Console
 

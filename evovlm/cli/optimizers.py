@@ -1,10 +1,11 @@
 """`evovlm optimizers`: list the optimizers."""
 
 import inspect
-import json
 from typing import Annotated
 
 import typer
+
+from evovlm.cli.rendering import echo, json_text
 
 
 def optimizers(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
@@ -21,7 +22,7 @@ def optimizers(as_json: Annotated[bool, typer.Option("--json", help="Print the t
         for name, optimizer in OPTIMIZERS.items()
     ]
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        echo(json_text(rows))
         return
     from rich.console import Console
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.rendering import echo, json_text
+
 if TYPE_CHECKING:
     from evovlm.runs.publishing import Publication
 
@@ -19,7 +21,6 @@ def push(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Publish a merged model on the hub with its card; shows files, sizes and licence first, and asks."""
-    from evovlm.cli.rendering import json_text
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
     from evovlm.runs.publishing import check_repo_id, look_at_publication, publish
@@ -41,17 +42,16 @@ def push(
     if as_json:
         result = {"repo_id": repo_id, "url": url, "private": private, "published": url is not None}
         about = {"files": dict(found.files), "left_out": list(found.left_out), "size_bytes": found.size_bytes}
-        typer.echo(json_text({**result, **about, "licence": found.licence, "warnings": list(found.warnings)}))
+        echo(json_text({**result, **about, "licence": found.licence, "warnings": list(found.warnings)}))
     else:
-        typer.echo("nothing was sent (--dry-run)." if url is None else url)
+        echo("nothing was sent (--dry-run)." if url is None else url)
 
 
 def _describe(found: "Publication", repo_id: str, *, private: bool) -> None:
     """Print on the standard error what is going to be sent."""
-    from evovlm.cli.rendering import without_controls
 
     def say(text: str) -> None:
-        typer.echo(without_controls(text), err=True)
+        echo(text, err=True)
 
     say(f"{found.folder} -> {repo_id} ({'private' if private else 'public'})")
     for name, size_bytes in found.files.items():

@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from evovlm.merging.before.findings import ResultSize
 
@@ -62,6 +64,11 @@ def duration(seconds: float) -> str:
 def without_controls(text: str) -> str:
     """Return the text without control characters (line ends and tabs stay), so that a terminal can show it."""
     return _CONTROLS.sub("", text)
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a text, which may quote a file or a model, without control characters."""
+    typer.echo(without_controls(text), err=err, nl=nl)
 
 
 def json_text(value: object) -> str:

@@ -1,6 +1,5 @@
 """`evovlm report RUN...`: a run, or several side by side, as one HTML file to look at."""
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.allow_code import AllowCode, announce
+from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
     from evovlm.report.content import RunContent, RunsContent
@@ -52,7 +52,7 @@ def report(
     write_file(page, _html(content, language=lang))
     files = write_figures(figures, content, language=lang) if figures is not None else ()
     if figures is not None and png_language(lang) != lang:
-        typer.echo(
+        echo(
             "this machine does not have a Japanese font: the words in the PNG files are English, those in the SVG "
             "files Japanese.\n    Install one, such as: apt-get install fonts-noto-cjk",
             err=True,
@@ -67,13 +67,13 @@ def _print_written(
 ) -> None:
     if as_json:
         written = {"page": str(page), "figures": [str(file) for file in files], "unscored": missing}
-        typer.echo(json.dumps(written, ensure_ascii=False))
+        echo(json_text(written))
         return
-    typer.echo(str(page))
+    echo(str(page))
     if figures is not None:
-        typer.echo(f"{figures}: {len(files)} figures")
+        echo(f"{figures}: {len(files)} figures")
     if missing:
-        typer.echo(f"not yet scored on the report split: {', '.join(missing)}. `--score` scores them.", err=True)
+        echo(f"not yet scored on the report split: {', '.join(missing)}. `--score` scores them.", err=True)
 
 
 def _score(runs: list[Path], *, allow_code: bool) -> None:

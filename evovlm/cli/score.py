@@ -8,6 +8,7 @@ import typer
 
 from evovlm.cli.allow_code import AllowCode, announce
 from evovlm.cli.completion import complete_models, complete_prompts, complete_tasks
+from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
     from evovlm.evaluation.answers import ScoredTask
@@ -62,7 +63,6 @@ def score(
 ) -> None:
     """Score models on the report split of one or more tasks, and compare each pair."""
     from evovlm.cli.progress import ScoreProgress
-    from evovlm.cli.rendering import json_text
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
     from evovlm.foreign_code import require_allowed
@@ -99,7 +99,7 @@ def score(
             observer=progress,
         )
     if as_json:
-        typer.echo(json_text(scores.as_json()))
+        echo(json_text(scores.as_json()))
         return
     _print(scores, split=split, decoding=decoding, prompt=prompt)
 

@@ -1,10 +1,11 @@
 """`evovlm show RUN-or-RECIPE`: what a run found so far, or what a recipe says."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from evovlm.cli.rendering import echo, json_text
 
 
 def show(
@@ -28,6 +29,6 @@ def show(
     if found.objective is not None:
         check_scores(found.journal, found.objective)
     if as_json:
-        typer.echo(json.dumps(run_document(found, top=top), ensure_ascii=False))
+        echo(json_text(run_document(found, top=top)))
     else:
         print_run(found, top=top)

@@ -1,10 +1,9 @@
 """A recipe, shown to people: for a path, which block of which model is at each hop, and its scale."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,11 +29,11 @@ def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
             raise ConfigError(f"{file}: a merge in parameter space has no path to draw; leave --svg out.")
         write_new_file(svg, path_svg(recipe.path))
     if as_json:
-        typer.echo(json.dumps(_as_json(recipe), ensure_ascii=False))
+        echo(json_text(_as_json(recipe)))
     elif recipe.path is None:
         from evovlm.recipes.documents import recipe_to_yaml
 
-        typer.echo(f"recipe {recipe.recipe_id}\n{recipe_to_yaml(recipe)}", nl=False)
+        echo(f"recipe {recipe.recipe_id}\n{recipe_to_yaml(recipe)}", nl=False)
     else:
         _print_path(recipe)
 
@@ -53,11 +52,11 @@ def _print_path(recipe: "LayerPathMerge | HybridMerge") -> None:
     from rich.console import Console
 
     path = recipe.path
-    typer.echo(f"recipe {recipe.recipe_id}: {len(path)} hops through {len(path.blocks)} blocks, {_target(recipe)}")
+    echo(f"recipe {recipe.recipe_id}: {len(path)} hops through {len(path.blocks)} blocks, {_target(recipe)}")
     for part, ref in recipe.models().items():
-        typer.echo(f"  {part}: {ref.text}")
+        echo(f"  {part}: {ref.text}")
     Console().print(path_table(path))
-    typer.echo(_repeats(path))
+    echo(_repeats(path))
 
 
 def path_table(path: "LayerPath") -> "Table":

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from evovlm.cli.rendering import counted, duration, percent, spark_line
 from evovlm.cli.show_recipe import path_table
-from evovlm.cli.tables import plain_table, print_front, print_line
+from evovlm.cli.tables import cell, plain_table, print_front, print_line
 from evovlm.recipes.kinds import PS
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
@@ -148,7 +148,7 @@ def _print_candidates(console: Console, run: Run, shown: Sequence[Entry]) -> Non
     if in_part:
         table.add_column("samples", justify="right")
     for name in names:
-        table.add_column(f"{name} (ungated, Japanese)", justify="right")
+        table.add_column(cell(f"{name} (ungated, Japanese)"), justify="right")
     for entry, evaluation in rows:
         cells = [
             f"{percent(score.score)} ({percent(score.ungated)}, {100 * score.japanese:.0f} %)"

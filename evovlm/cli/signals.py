@@ -9,6 +9,8 @@ from types import FrameType
 
 import typer
 
+from evovlm.cli.rendering import echo
+
 INTERRUPTED = 130
 TERMINATED = 143
 """The exit codes of a command that a signal ended, as shells have them: 128 and the signal's number."""
@@ -34,7 +36,7 @@ def stopping(text: str | None = None, *, flag: str | None = None) -> Iterator[No
         yield
     except KeyboardInterrupt as stopped:
         said = f"\nstopped; nothing is lost. To continue:\n    {_typed_with(flag)}" if text is None else text
-        typer.echo(said, err=True)
+        echo(said, err=True)
         raise typer.Exit(TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,9 +1,10 @@
 """`evovlm spaces`: the table of search spaces."""
 
-import json
 from typing import Annotated
 
 import typer
+
+from evovlm.cli.rendering import echo, json_text
 
 _EXAMPLE_BLOCKS = 32
 
@@ -36,7 +37,7 @@ def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table
         for name, space in paths.items()
     ]
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        echo(json_text(rows))
         return
     from rich.console import Console
 

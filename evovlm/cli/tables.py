@@ -26,6 +26,11 @@ def plain_table(*headings: str, gap: int = 1, apart: bool = False) -> Table:
     return Table(*headings, box=SIMPLE_HEAD, padding=(0, gap, int(apart), 0))
 
 
+def cell(text: str) -> Text:
+    """Return a text that may come from a file as a cell or heading: it is not read as markup or as a command."""
+    return Text(without_controls(text))
+
+
 def print_line(console: Console, text: str) -> None:
     """Print one line as it is: no markup, no commands to the terminal, not broken."""
     console.print(without_controls(text), markup=False, highlight=False, soft_wrap=True)
@@ -43,7 +48,7 @@ def print_scores(console: Console, title: str, rows: Sequence[tuple[str, "TaskSc
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, score in rows:
-        table.add_row(Text(without_controls(name)), *_cells(score)[: len(headings)])
+        table.add_row(cell(name), *_cells(score)[: len(headings)])
     print_line(console, title)
     if console.measure(table, options=console.options.update(max_width=_WIDE)).maximum <= console.width:
         console.print(table)
@@ -95,7 +100,7 @@ def print_front(console: Console, front: Sequence["FrontPoint"], *, goals: Seque
     table.add_column("candidate", justify="right")
     table.add_column("recipe")
     for goal in goals:
-        table.add_column(goal, justify="right")
+        table.add_column(cell(goal), justify="right")
     for point in front:
         table.add_row(str(point.entry.index), point.entry.recipe_id, *(percent(point.goals[goal]) for goal in goals))
     console.print(table)

@@ -4,17 +4,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.rendering import echo, json_text
+
 if TYPE_CHECKING:
     from evovlm.tasks.task import Task
 
 
 def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
     """List the tasks: their questions, their splits, how answers are scored, and where the data comes from."""
-    from evovlm.cli.rendering import json_text
     from evovlm.tasks.catalogue import TASKS
 
     if as_json:
-        typer.echo(json_text([_as_json(task) for task in TASKS.values()]))
+        echo(json_text([_as_json(task) for task in TASKS.values()]))
         return
     from rich.console import Console
     from rich.padding import Padding
@@ -31,7 +32,7 @@ def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table 
         console.print(Padding(Text(f"{task.description}\n{about}"), (0, 0, 0, 4)))
     for names in sorted({task.contaminated for task in TASKS.values() if task.contaminated}):
         trained = ", ".join(task.name for task in TASKS.values() if task.contaminated == names)
-        typer.echo(f"Trained on the data of {trained}, so that a score there says little: {', '.join(names)}")
+        echo(f"Trained on the data of {trained}, so that a score there says little: {', '.join(names)}")
 
 
 def _as_json(task: "Task") -> dict[str, object]:

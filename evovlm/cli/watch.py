@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.rendering import echo
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -45,12 +47,12 @@ def watch(
                 if live is not None:
                     live.update(_view(content, page), refresh=True)
                 else:
-                    typer.echo(_line(content))
+                    echo(_line(content))
                 if content is not None and to_open:
                     to_open = False
                     typer.launch(page.resolve().as_uri())
     except KeyboardInterrupt:
-        typer.echo(f"\nstopped watching; the run itself continues. Its page so far: {page}", err=True)
+        echo(f"\nstopped watching; the run itself continues. Its page so far: {page}", err=True)
 
 
 def _line(content: "RunContent | None") -> str:

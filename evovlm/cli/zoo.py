@@ -1,10 +1,11 @@
 """`evovlm zoo`: the embedded models; `evovlm zoo build` makes them again."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from evovlm.cli.rendering import echo, json_text
 
 zoo = typer.Typer(name="zoo", help="The embedded models and tasks.", rich_markup_mode=None)
 
@@ -22,7 +23,7 @@ def listing(
 
     models = load_catalogue()
     if as_json:
-        typer.echo(json.dumps([asdict(model) for model in models], ensure_ascii=False))
+        echo(json_text([asdict(model) for model in models]))
         return
     from rich.console import Console
     from rich.padding import Padding
@@ -61,4 +62,4 @@ def build(
     console = stderr_console()
     folder = out or asset_path("zoo")
     build_zoo(folder, seed=seed, report=lambda line: console.print(line, markup=False, highlight=False))
-    typer.echo(json.dumps({"folder": str(folder)}, ensure_ascii=False) if as_json else str(folder))
+    echo(json_text({"folder": str(folder)}) if as_json else str(folder))

@@ -31,6 +31,8 @@ HOSTILE = (
     "</script></table></main>",
     "{{ 7*7 }}{% raw %}",
     '" onmouseover="window.hacked=3',
+    r"\immediate\write18{touch hacked} $\href{javascript:window.hacked=4}{x}$ \(\unicode{x202e}\)",
+    "[x](javascript:window.hacked=5) <svg/onload=window.hacked=6>",
     "\u202egnp.exe\u202c \u2066x\u2069 \x1b[2J\x00",
 )
 
