@@ -7,16 +7,14 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from evovlm.runs.config.kinds import load_config
-from evovlm.runs.searching.evolve import evolve
+from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.journal import Journal
 from tests.cli.conftest import Command, write_config
 
 PATIENCE_S = 120.0
@@ -42,18 +40,22 @@ def wait_for_lines(journal: Path, count: int, *, process: "subprocess.Popen[str]
         time.sleep(0.002)
 
 
-@contextmanager
-def interrupting(journal: Path, *, after_lines: int, by: signal.Signals = signal.SIGINT) -> Iterator[None]:
-    """Send this process SIGINT, as Ctrl-C does, or another signal, once the journal has `after_lines` lines."""
+@pytest.fixture
+def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[signal.Signals], None]:
+    """Send this process a signal, as Ctrl-C sends SIGINT, once, right after its journal's third candidate."""
 
-    def interrupt() -> None:
-        wait_for_lines(journal, after_lines)
-        os.kill(os.getpid(), by)
+    def arm(by: signal.Signals) -> None:
+        append, entries = Journal.append, list[Entry]()
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    yield
-    thread.join()
+        def interrupted(self: Journal, entry: Entry) -> None:
+            append(self, entry)
+            entries.append(entry)
+            if len(entries) == 3:
+                os.kill(os.getpid(), by)
+
+        monkeypatch.setattr(Journal, "append", interrupted)
+
+    return arm
 
 
 def start(*arguments: str | Path) -> "subprocess.Popen[str]":
@@ -65,25 +67,19 @@ def start(*arguments: str | Path) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with search.yaml and its finished run in run/: its answers are long enough to be interrupted."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    tasks = [{"name": "word_problems_ja", "data": str(problems)}]
-    evolve(
-        load_config(write_config(folder / "search.yaml", models=models, problems=problems, tasks=tasks)),
-        out=folder / "run",
-    )
-    return folder
-
-
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_with_its_code_and_a_command_that_resumes_to_the_same_journal(
-    evovlm: Command, uninterrupted: Path, tmp_path: Path, by: signal.Signals, code: int
+    evovlm: Command,
+    config: Path,
+    finished_once: Path,
+    interrupting: Callable[[signal.Signals], None],
+    tmp_path: Path,
+    by: signal.Signals,
+    code: int,
 ) -> None:
     run = tmp_path / "a run"
-    with interrupting(run / "journal.jsonl", after_lines=4, by=by):
-        stopped = evovlm("evolve", uninterrupted / "search.yaml", "--out", run)
+    interrupting(by)
+    stopped = evovlm("evolve", config, "--out", run)
     assert stopped.code == code, stopped
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert "Traceback" not in stopped.err
@@ -91,13 +87,13 @@ def test_a_signal_stops_with_its_code_and_a_command_that_resumes_to_the_same_jou
     advice = re.search(r"^    evovlm (evolve .*--resume)$", stopped.err, re.MULTILINE)
     assert advice is not None, stopped.err
     before = lines_in(run / "journal.jsonl")
-    assert 4 <= before < 9
+    assert before == 4
     resumed = evovlm(*shlex.split(advice[1]))
     assert resumed.code == 0, resumed.err
     assert f"resuming after {before - 1} of 8 candidates" in resumed.err
-    assert rows_of(run / "journal.jsonl") == rows_of(uninterrupted / "run" / "journal.jsonl")
+    assert rows_of(run / "journal.jsonl") == rows_of(finished_once / "run" / "journal.jsonl")
     for name in ("best.yaml", "mean.yaml"):
-        ours, theirs = ((folder / name).read_text() for folder in (run, uninterrupted / "run"))
+        ours, theirs = ((folder / name).read_text() for folder in (run, finished_once / "run"))
         assert ours.split("parameters:")[1] == theirs.split("parameters:")[1]
 
 
