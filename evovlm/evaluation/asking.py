@@ -1,5 +1,6 @@
 """One question from a person to a model: in which prompt, with which pictures."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def open_pictures(places: Sequence[str]) -> tuple[ImageSource, ...]:
         if is_web_address(place):
             pictures.append(fetch_picture(place))
             continue
-        if not Path(place).is_file():
+        if not os.path.isfile(place):  # noqa: PTH113 (also False for a name that is too long)
             raise TaskError(f"{place}: this picture was not found. Name a file, or an http(s) address.")
         picture = PictureFile(path=Path(place))
         picture.load()

@@ -14,9 +14,9 @@ from evovlm.errors import RunMismatch, TaskError
 from evovlm.evaluation.answers import Answer, ScoredTask
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.scoring import SampleScore
-from evovlm.tasks.own.tables import read_files
-from evovlm.tasks.pictures import PictureFile
-from evovlm.tasks.row import listed
+from evovlm.tasks.own.tables import check_cells, file_text, parsed, read_files
+from evovlm.tasks.pictures import PictureFile, picture_path
+from evovlm.tasks.row import Row, listed
 from evovlm.tasks.sample import Sample, check_samples
 
 
@@ -118,29 +118,24 @@ def read_predictions(
     numbered from 1. Raises TaskError, with file and line, for a file that cannot be read, a missing column, an id that
     is used twice in a task, or no rows.
     """
-    rows = list(_rows_inside(path, rows_at) if rows_at else _rows_of(path))
+    rows = list(_rows_inside(path, rows_at) if rows_at else read_files(path))
     if not rows:
         raise TaskError(f"{path}: no rows were found. Give a file of predictions, one in each row.")
     found = _find_columns(rows, columns or Columns(), path=path, needs_references=needs_references)
     predictions = tuple(
-        _prediction(cells, found, where=where, number=number, folder=path.parent)
-        for number, (where, cells) in enumerate(rows, start=1)
+        _prediction(row, found, number=number, folder=path.parent) for number, row in enumerate(rows, start=1)
     )
     for task in {each.task for each in predictions}:
         check_samples(tuple(each.sample for each in predictions if each.task == task), where=str(path))
     return predictions
 
 
-def _rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for row in read_files(path):
-        yield row.where, row.cells
-
-
-def _rows_inside(path: Path, rows_at: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows_inside(path: Path, rows_at: str) -> Iterator[Row]:
     try:
-        place = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = file_text(path)
+    except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read as JSON ({error}). Give an intact file.") from error
+    place = parsed(text, where=str(path))
     for key in rows_at.split("/"):
         if not isinstance(place, dict) or key not in place:
             keys = ", ".join(map(str, place)) if isinstance(place, dict) else f"a {type(place).__name__}"
@@ -154,13 +149,13 @@ def _rows_inside(path: Path, rows_at: str) -> Iterator[tuple[str, Mapping[str, A
             f"{path}: --rows-at {rows_at} should lead to a list of JSON objects, one for each row; found {found}."
         )
     for number, cells in enumerate(place, start=1):
-        yield f"{path}, {rows_at}, row {number}", cells
+        row = Row(cells=cells, where=f"{path}, {rows_at}, row {number}", folder=path.parent)
+        check_cells(row)
+        yield row
 
 
-def _find_columns(
-    rows: Sequence[tuple[str, Mapping[str, Any]]], columns: Columns, *, path: Path, needs_references: bool
-) -> Columns:
-    there = {str(name): None for _, cells in rows for name in cells}
+def _find_columns(rows: Sequence[Row], columns: Columns, *, path: Path, needs_references: bool) -> Columns:
+    there = {str(name): None for row in rows for name in row.cells}
 
     def find(what: str, named: str | None, *, needed: bool = False) -> str | None:
         if named is not None and named not in there:
@@ -182,7 +177,9 @@ def _find_columns(
     )
 
 
-def _prediction(cells: Mapping[str, Any], columns: Columns, *, where: str, number: int, folder: Path) -> Prediction:
+def _prediction(row: Row, columns: Columns, *, number: int, folder: Path) -> Prediction:
+    cells, where = row.cells, row.where
+
     def cell(column: str | None) -> Any:
         return None if column is None else cells.get(column)
 
@@ -193,7 +190,10 @@ def _prediction(cells: Mapping[str, Any], columns: Columns, *, where: str, numbe
         id=str(number) if named is None else str(named),
         question=str(cells.get("question") or ""),
         references=_texts(cell(columns.reference), where=where),
-        images=tuple(_picture(name, folder=folder, where=where) for name in _texts(cell(columns.image), where=where)),
+        images=tuple(
+            PictureFile(path=picture_path(name, folder=folder, where=where).resolve())
+            for name in _texts(cell(columns.image), where=where)
+        ),
         choices=_texts(listed(cell(columns.choices)), where=where),
         tags=frozenset(_texts(cells.get("tags"), where=where)),
     )
@@ -210,12 +210,3 @@ def _texts(cell: Any, *, where: str) -> tuple[str, ...]:
         if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)):
             raise TaskError(f"{where}: should hold texts or numbers, but holds {value!r:.60}.")
     return tuple(map(str, values))
-
-
-def _picture(name: str, *, folder: Path, where: str) -> PictureFile:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise TaskError(
-            f"{where}: the picture {name!r} is outside {folder}. Copy it there, and name it relative to it."
-        )
-    return PictureFile(path=path)

@@ -70,7 +70,10 @@ def _open_clip_scorer(scoring: Scoring, clip_model: str, *, device: str) -> Scor
             return Measured(values=(0.0,) * len(sample.references), unscored="no text")
         new = {image.key: image for image in sample.images if image.key not in pictures}
         if new:
-            rows = clip.embed_images([image.load() for image in new.values()])
+            try:
+                rows = clip.embed_images([image.load() for image in new.values()])
+            except TaskError as error:
+                return Measured(values=(0.0,) * max(1, len(sample.references)), unscored=str(error))
             pictures.update(zip(new, rows, strict=True))
         cosines = torch.stack([pictures[image.key] for image in sample.images]) @ clip.embed_texts([text])[0]
         value = float((_CLIP_SCORE_FACTOR * cosines.clamp(min=0.0)).clamp(max=1.0).mean())

@@ -7,8 +7,10 @@ found here.
 
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from evovlm.errors import TaskError
 from evovlm.tasks.pictures import content_key
 from evovlm.tasks.sample import Sample
 
@@ -49,7 +51,7 @@ _MEANING: Mapping[str, str] = {
 def overlaps(search: Sequence[Sample], report: Sequence[Sample]) -> tuple[Overlap, ...]:
     """Return the overlaps between the samples of a search and those of a report; empty if they share nothing.
 
-    Raises TaskError when a picture cannot be read.
+    Pictures that cannot be read are not compared: their samples will be unscored.
     """
     kinds: list[tuple[str, Callable[[Sample], Iterable[str]]]] = [("origins", _origin), ("questions", _question)]
     if are_few(search) and are_few(report):
@@ -81,7 +83,9 @@ def _question(sample: Sample) -> Iterable[str]:
 
 
 def _pictures(sample: Sample) -> Iterable[str]:
-    return map(content_key, sample.images)
+    for image in sample.images:
+        with suppress(TaskError):
+            yield content_key(image)
 
 
 def normalised(question: str) -> str:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evovlm.errors import TaskError
-from evovlm.files import leads_outside
+from evovlm.errors import TaskError, first_line
+from evovlm.files import leads_outside, read_foreign
 from evovlm.tasks.sample import ImageSource
 
 if TYPE_CHECKING:
@@ -25,9 +25,27 @@ if TYPE_CHECKING:
 MOST_PIXELS = 89_478_485
 """Larger pictures are refused. This is Pillow's limit: a small file may be crafted to fill the memory."""
 
+_MOST_BYTES = 1_000_000_000
 _BRIGHTEST = 255
-# Errors that Pillow's decoders raise for broken files; UnidentifiedImageError is an OSError.
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+# Errors that Pillow's decoders raise for broken files; UnidentifiedImageError is an OSError, NotImplementedError a
+# RuntimeError, IndexError and KeyError are LookupErrors, OverflowError and ZeroDivisionError ArithmeticErrors.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
+# Pillow starts Ghostscript, which runs the file as a program.
+_PROGRAMS = frozenset({"EPS"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +61,11 @@ class PictureFile:
 
     def load(self) -> "Image.Image":
         """Read the picture as RGB. Raises TaskError when it is missing or cannot be read."""
-        return _decode(self.path, where=str(self.path))
+        try:
+            content = read_foreign(self.path, limit_bytes=_MOST_BYTES)
+        except OSError as error:
+            raise TaskError(f"{self.path}: is not a readable picture ({error}). Give an intact file.") from error
+        return _decode(content, where=str(self.path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +82,7 @@ class EncodedPicture:
 
     def load(self) -> "Image.Image":
         """Decode the picture as RGB. Raises TaskError when the bytes are not a picture."""
-        return _decode(io.BytesIO(self.content), where=self.where)
+        return _decode(self.content, where=self.where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,7 +110,12 @@ class StoredPicture:
 
     def source(self) -> ImageSource:
         """Fetch it from the table. Raises TaskError when there is no picture."""
-        (row,) = self.table.with_format("arrow").select_columns([self.column])[[self.index]].to_pylist()
+        import pyarrow  # type: ignore[import-untyped]
+
+        try:
+            (row,) = self.table.with_format("arrow").select_columns([self.column])[[self.index]].to_pylist()
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise TaskError(f"{self.where}, {self.column}: cannot be read ({first_line(error)}).") from error
         cell = row[self.column] if self.position is None else row[self.column][self.position]
         return picture_from_cell(cell, folder=self.folder, where=f"{self.where}, {self.column}")
 
@@ -122,7 +149,7 @@ def content_key(picture: ImageSource) -> str:
         return content_key(picture.source())
     if isinstance(picture, PictureFile):
         try:
-            return _hash(picture.path.read_bytes())
+            return _hash(read_foreign(picture.path, limit_bytes=_MOST_BYTES))
         except OSError as error:
             raise TaskError(f"{picture.path}: cannot be read ({error}). Give an intact picture.") from error
     return picture.key
@@ -132,10 +159,15 @@ def _hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _file_inside(folder: Path, name: str, *, where: str) -> Path:
+def picture_path(name: str, *, folder: Path, where: str) -> Path:
+    """Return the path of a picture that a row names, whether or not it exists.
+
+    Raises TaskError, naming `where`, for a path outside `folder` and for a text that cannot be a path.
+    """
     path = folder / name
     try:
-        is_inside, is_there = not leads_outside(path, folder), path.is_file()
+        # Raises ValueError for a zero character.
+        is_inside = not leads_outside(path, folder)
     except (OSError, ValueError) as error:
         raise TaskError(f"{where}: {name[:80]!r} is not the path of a picture ({error}).") from error
     if not is_inside:
@@ -143,26 +175,38 @@ def _file_inside(folder: Path, name: str, *, where: str) -> Path:
             f"{where}: the picture {name!r} is outside {folder}, and a data set may name only files inside its own "
             "folder. Copy the picture there and give its path relative to that folder."
         )
+    return path
+
+
+def _file_inside(folder: Path, name: str, *, where: str) -> Path:
+    path = picture_path(name, folder=folder, where=where)
+    try:
+        is_there = path.is_file()
+    except OSError as error:
+        raise TaskError(f"{where}: {name[:80]!r} is not the path of a picture ({error}).") from error
     if not is_there:
         raise TaskError(f"{where}: there is no picture {path}. Put it there, or correct its name.")
     return path
 
 
-def _decode(source: Path | io.BytesIO, *, where: str) -> "Image.Image":
+def _decode(content: bytes, *, where: str) -> "Image.Image":
     from PIL import Image, ImageOps
 
+    Image.init()
     try:
         with warnings.catch_warnings():
             # The limit below replaces Pillow's warning about large pictures; broken EXIF data does not matter here.
             warnings.simplefilter("ignore")
-            with Image.open(source) as picture:
+            with Image.open(
+                io.BytesIO(content), formats=[each for each in Image.ID if each not in _PROGRAMS]
+            ) as picture:
                 if picture.width * picture.height > MOST_PIXELS:
                     raise _too_large(where, f"{picture.width} x {picture.height} pixels")
                 return _as_rgb(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError as error:
         raise _too_large(where, "far too many pixels") from error
     except _UNREADABLE as error:
-        raise TaskError(f"{where}: is not a readable picture ({error}). Give an intact file.") from error
+        raise TaskError(f"{where}: is not a readable picture ({first_line(error)}). Give an intact file.") from error
 
 
 def _too_large(where: str, size: str) -> TaskError:

@@ -1,6 +1,7 @@
 """One row of a data set, with its location for error messages."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from evovlm.errors import TaskError
 from evovlm.tasks.pictures import picture_from_cell
 from evovlm.tasks.sample import ImageSource, letter_of
+
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +50,12 @@ class Row:
         """Return the number in a column's text, without commas. Raises TaskError when it is not a number."""
         number = text.strip().replace(",", "")
         try:
-            float(number)
+            if not math.isfinite(float(number)):
+                raise ValueError
         except ValueError as problem:
-            raise TaskError(f"{self.where}: '{column}' should be a number, and is {text!r}. Correct it.") from problem
+            raise TaskError(
+                f"{self.where}: '{column}' should be a number, and is {text!r:.80}. Correct it."
+            ) from problem
         return number
 
     def texts(self, column: str) -> tuple[str, ...]:
@@ -75,9 +81,10 @@ class Row:
     def letter(self, column: str, *, n_choices: int) -> str:
         """Return the letter of the choice whose index, from 0, is in a column. Raises TaskError for a wrong index."""
         text = self.text(column)
-        if not text.isdecimal() or not int(text) < n_choices:
+        if not text.isdecimal() or len(text) > _MOST_DIGITS or not int(text) < n_choices:
             raise TaskError(
-                f"{self.where}: '{column}' should be the index of one of {n_choices} choices, from 0, and is {text}."
+                f"{self.where}: '{column}' should be the index of one of {n_choices} choices, from 0, and is "
+                f"{text:.80}."
             )
         return letter_of(int(text))
 

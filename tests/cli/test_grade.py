@@ -310,6 +310,25 @@ def test_predictions_of_no_known_task_need_a_metric(evovlm: Command, tmp_path: P
         assert "--metric" in done.err
 
 
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ('{"text": "\\ud800", "answer": "1"}', "rows.jsonl:1: 'text' contains half a character"),
+        ('{"image": "a\\u0000", "text": "1", "answer": "1"}', "rows.jsonl:1: 'a\\x00' is not the path of a picture"),
+        ('{"image": "../a.png", "text": "1", "answer": "1"}', "rows.jsonl:1: the picture '../a.png' is outside"),
+        ('{"text": "1", "answer": ' + "[" * 500 + "]" * 500 + "}", "rows.jsonl:1: 'answer' is nested more than 100"),
+    ],
+)
+def test_rows_that_could_not_be_saved_are_named(evovlm: Command, tmp_path: Path, row: str, hint: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(row + "\n")
+    (tmp_path / "rows.json").write_text(f'{{"rows": [{row}]}}')
+    done = evovlm("grade", tmp_path / "rows.jsonl", "--metric", "accuracy", "--save", tmp_path / "out.jsonl")
+    assert (done.code, hint in done.err) == (2, True)
+    assert not (tmp_path / "out.jsonl").exists()
+    done = evovlm("grade", tmp_path / "rows.json", "--rows-at", "rows", "--metric", "accuracy")
+    assert (done.code, hint.partition(": ")[2] in done.err) == (2, True)
+
+
 def test_a_missing_file_is_reported(evovlm: Command, tmp_path: Path) -> None:
     done = evovlm("grade", tmp_path / "nothing.jsonl")
     assert done.code == 2

@@ -85,8 +85,9 @@ def test_what_cannot_score_is_reported_before_anything_is_scored(tmp_path: Path)
             open_scorer(scoring, device="cpu")
 
 
-def test_a_picture_that_cannot_be_read_is_reported(clip: str, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_read_leaves_its_sample_unscored(clip: str, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     score = open_scorer(Scoring(metric="clip_score", clip_model=clip), device="cpu")
-    with pytest.raises(TaskError, match=r"broken\.png"):
-        score(shown(PictureFile(path=tmp_path / "broken.png")), "赤い")
+    found = score(shown(PictureFile(path=tmp_path / "broken.png")), "赤い")
+    assert found.score == 0
+    assert "broken.png: is not a readable picture" in str(found.unscored)

@@ -83,3 +83,10 @@ def test_a_picture_that_the_processor_refuses_is_reported(tmp_path: Path) -> Non
     loaded = load_model(pico_vlm(tmp_path / "m", family="qwen2_vl"), device="cpu")
     with pytest.raises(UnfitPicture, match=r"does not accept the picture .*aspect ratio"):
         see_pictures(loaded, [Image.new("RGB", (3000, 2))])
+
+
+def test_a_picture_that_the_vision_encoder_cannot_take_is_refused_alone(tmp_path: Path) -> None:
+    loaded = load_model(pico_vlm(tmp_path / "m", family="mistral3"), device="cpu")
+    with pytest.raises(UnfitPicture, match="the model cannot process the picture"):
+        see_pictures(loaded, [Image.new("RGB", (1, 1))])
+    assert len(see_pictures(loaded, [Image.new("RGB", (64, 48))])[0]) == 4

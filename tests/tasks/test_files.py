@@ -1,5 +1,6 @@
 """Files of task data: what is read from each kind, and how broken ones are named."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,84 @@ def test_a_list_of_structures_may_come_as_a_structure_of_lists() -> None:
     columns = {"qas": {"question": ["何?", "誰?"], "answer": ["犬", "猫"]}}
     row = Row(cells=columns, where="row 1")
     assert row.mappings("qas") == ({"question": "何?", "answer": "犬"}, {"question": "誰?", "answer": "猫"})
+
+
+def nested(levels: int) -> str:
+    return '{"q": ' + "[" * levels + "]" * levels + "}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"q": "\\ud800"}', r"a\.jsonl:1: 'q' contains half a character \('\\ud800'\)"),
+        ("a.jsonl", b'{"q": 1, "\\udfff": 2}', r"contains half a character"),
+        ("a.json", b'[{"q": [["\\udbff"]]}]', r"entry 1: 'q' contains half a character"),
+        ("a.jsonl", nested(102).encode(), r"a\.jsonl:1: 'q' is nested more than 100 levels deep"),
+        ("a.jsonl", nested(900).encode(), r"a\.jsonl:1: 'q' is nested more than 100 levels deep"),
+        ("a.csv", b"q\n\xff\xfe\n", r"a\.csv: cannot be read \('utf-8' codec"),
+    ],
+)
+def test_cells_that_could_not_be_saved_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TaskError, match=message):
+        cells(tmp_path / name)
+
+
+def test_cells_may_be_nested_and_contain_any_character(tmp_path: Path) -> None:
+    found = cells(write(tmp_path / "a.jsonl", nested(99) + '\n{"q": "\\ud83d\\ude00\\u0000"}'))
+    assert found[1] == {"q": "\U0001f600\0"}
+
+
+def test_pipes_devices_and_folders_are_not_read_as_tables(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "zeros.csv").symlink_to("/dev/zero")
+    (tmp_path / "pipes" / "x").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipes" / "a.parquet")
+    for name in ("pipe.jsonl", "zeros.csv", "pipes"):
+        with pytest.raises(TaskError, match="a folder, a pipe or a device"):
+            cells(tmp_path / name)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(TaskError, match="there is no task data"):
+        cells(tmp_path / "folder.csv")
+
+
+def test_names_that_no_file_can_have_are_refused(tmp_path: Path) -> None:
+    for name in ("x" * 5000 + ".csv", "a\0.csv", "~nouser/a.csv"):
+        with pytest.raises(TaskError, match=r"no such file or folder|cannot be read"):
+            cells(tmp_path / name)
+
+
+def test_a_folder_saved_by_datasets_is_read_or_refused(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"q": ["何?"]}).save_to_disk(str(tmp_path / "saved"))
+    assert cells(tmp_path / "saved") == [{"q": "何?"}]
+    (data,) = (tmp_path / "saved").glob("*.arrow")
+    state = (tmp_path / "saved" / "state.json").read_text()
+    for broken in ("{}", "[]", "[" * 100_000, '{"_data_files": [{"filename": "../x.arrow"}]}', "\ud800"):
+        (tmp_path / "saved" / "state.json").write_text(broken, errors="replace")
+        with pytest.raises(TaskError, match="is not an intact folder saved by `datasets`"):
+            cells(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text(state)
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(TaskError, match="is not an intact folder saved by `datasets`"):
+        cells(tmp_path / "saved")
+
+
+def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"q": pyarrow.array([b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for content in (whole, whole[:-20], b"PAR1" + whole[100:]):
+        (tmp_path / "a.parquet").write_bytes(content)
+        with pytest.raises(TaskError, match=r"a\.parquet: is not an intact Parquet file"):
+            cells(tmp_path / "a.parquet")
+
+
+def test_numbers_and_indexes_out_of_bounds_are_refused() -> None:
+    row = Row(cells={"n": "1e999", "i": "9" * 5000}, where="row 1")
+    with pytest.raises(TaskError, match="row 1: 'n' should be a number"):
+        row.number("n")
+    with pytest.raises(TaskError, match="row 1: 'i' should be the index of one of 4 choices"):
+        row.letter("i", n_choices=4)

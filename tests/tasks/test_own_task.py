@@ -11,6 +11,7 @@ from evovlm.errors import ConfigError, TaskError
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.tasks.metrics.table import METRICS
+from evovlm.tasks.own.task_file import load_own_task
 from evovlm.tasks.task import Decoding, Sample, Split
 from tests.tasks.sample_files import red
 
@@ -194,3 +195,39 @@ def test_broken_rows_are_named(tmp_path: Path, row: dict[str, object], message: 
 def test_a_file_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml"):
         get_task("gone.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'data: "a\\0b"\nsplits: {report: rows.jsonl}',
+        f"data: {'x' * 5000}\nsplits: {{report: rows.jsonl}}",
+        f"splits: {{report: {'x' * 5000}}}",
+        'splits: {report: "a\\0"}',
+        "data: ~nouser\nsplits: {report: rows.jsonl}",
+        "data: /dev\nsplits: {report: zero}",
+    ],
+)
+def test_data_that_no_file_can_be_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\nprompt: zoo-problem-ja\nmetric: rouge_l_ja\n{text}\n")
+    with pytest.raises((ConfigError, TaskError)):
+        load_own_task(path, taken={}).samples(Split.REPORT)
+    with pytest.raises(TaskError, match="zero character"):
+        load_own_task(Path("a\0/b"), taken={})
+
+
+def test_links_that_lead_nowhere_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "report.csv").write_text("question,answer\n何?,犬\n")
+    (tmp_path / "gone.csv").symlink_to("nowhere")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    assert load_own_task(tmp_path, taken={}).samples(Split.REPORT)[0].question == "何?"
+
+
+def test_a_question_has_a_bounded_number_of_choices(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nsplits: {report: rows.jsonl}\ncolumns: {choices: c}\nprompt: zoo-problem-ja\nmetric: rouge_l_ja\n"
+    )
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "?", "answer": "1", "c": list(range(101))}))
+    with pytest.raises(TaskError, match=r"rows\.jsonl:1: has 101 choices, and at most 100 are read"):
+        load_own_task(tmp_path / "mine.yaml", taken={}).samples(Split.REPORT)

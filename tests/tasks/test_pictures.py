@@ -1,8 +1,10 @@
 """Pictures of every kind come out as RGB; those that cannot be read, or lie elsewhere, are named."""
 
 import io
+import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +152,35 @@ def test_equal_pictures_share_their_content_wherever_they_lie(tmp_path: Path) ->
     assert first.key != second.key
     assert content_key(first) == content_key(second) == content_key(picture)
     assert content_key(encoded(Image.new("RGB", (2, 2)), "PNG")) != content_key(picture)
+
+
+def test_pipes_devices_and_names_that_no_file_can_have_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "folder.png", "x" * 5000 + ".png", "a\0.png", "~nouser/a.png"):
+        with pytest.raises(TaskError, match=r"row 1: .*(there is no picture|is not the path of a picture)"):
+            picture_from_cell(name, folder=tmp_path, where="row 1")
+    with pytest.raises(TaskError, match="a folder, a pipe or a device"):
+        PictureFile(path=tmp_path / "pipe.png").load()
+    with pytest.raises(TaskError, match="a folder, a pipe or a device"):
+        PictureFile(path=Path("/dev/zero")).load()
+    with pytest.raises(TaskError, match="a folder, a pipe or a device"):
+        content_key(PictureFile(path=tmp_path / "pipe.png"))
+
+
+def test_a_picture_that_is_a_program_is_refused() -> None:
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    with pytest.raises(TaskError, match="is not a readable picture"):
+        EncodedPicture(content=program, where="row 1").load()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "ICO", "PPM", "TGA", "JPEG2000"])
+def test_a_damaged_picture_is_read_or_refused(form: str) -> None:
+    whole = bytearray(encoded(Image.new("RGB", (16, 16), (9, 99, 199)), form).content)
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = whole.copy()
+        for place in random.integers(len(whole), size=4):
+            damaged[place] = random.integers(256)
+        with suppress(TaskError):
+            assert EncodedPicture(content=bytes(damaged), where="row 1").load().mode == "RGB"

@@ -5,16 +5,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture
+from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture, first_line
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import ProcessedPictures
 from evovlm.recipes.families import VLM_FAMILIES, VlmFamily
 
+# What transformers and torch raise for pictures that they cannot process, and for settings that do not fit.
+_REFUSALS = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+_PLAIN_SIZE = (224, 224)
+
 
 class UnfitPicture(Exception):
-    """The model's processor refuses a picture."""
+    """The model or its processor cannot process a picture."""
 
 
 def family_of(loaded: LoadedModel) -> VlmFamily:
@@ -38,15 +43,24 @@ def see_pictures(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, 
     all these layers are concatenated. Pictures of different questions are never in one batch: that would change the
     features' last bits, so that scores would depend on the other samples.
 
-    Raises UnknownArchitecture for a model without a family, UnfitPicture for a picture that its processor refuses,
-    BrokenCheckpoint when processor and model do not fit, ModelError for features that are not finite.
+    Raises UnknownArchitecture for a model without a family, UnfitPicture for a picture that model or processor refuse,
+    BrokenCheckpoint when they cannot process an ordinary picture either, ModelError for features that are not finite.
     """
     family_of(loaded)
+    try:
+        return _seen(loaded, pictures)
+    except BrokenCheckpoint as broken:
+        try:
+            _seen(loaded, [Image.new("RGB", _PLAIN_SIZE)])
+        except (BrokenCheckpoint, UnfitPicture):
+            raise broken from broken.__cause__
+        reason = first_line(broken.__cause__ or broken)
+        raise UnfitPicture(f"the model cannot process the picture ({reason})") from broken
+
+
+def _seen(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, ProcessedPictures]:
     inputs, texts = _processed(loaded, pictures)
-    takes = inspect.signature(loaded.model.model.get_image_features).parameters
-    found = loaded.model.model.get_image_features(
-        **{name: _placed(value, loaded) for name, value in inputs.items() if name in takes}, return_dict=True
-    )
+    found = _model_output(loaded, inputs)
     layers = (found.pooler_output, *(getattr(found, "deepstack_features", None) or ()))
     features = torch.cat([_rows(layer) for layer in layers], dim=1)
     if not bool(torch.isfinite(features).all()):
@@ -64,6 +78,21 @@ def see_pictures(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, 
     return features, ProcessedPictures(texts=texts, n_tokens=n_tokens, grid=inputs.get("image_grid_thw"))
 
 
+def _model_output(loaded: LoadedModel, inputs: Mapping[str, Any]) -> Any:
+    """Return the output of the vision encoder and the projector for what the processor made."""
+    takes = inspect.signature(loaded.model.model.get_image_features).parameters
+    placed = {name: _placed(value, loaded) for name, value in inputs.items() if name in takes}
+    try:
+        return loaded.model.model.get_image_features(**placed, return_dict=True)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except (ValueError, *_REFUSALS) as error:
+        raise BrokenCheckpoint(
+            f"{loaded.folder}: its vision encoder does not take what its processor makes ({first_line(error)}).\n"
+            "    Correct patch_size, size and spatial_merge_size of the processor."
+        ) from error
+
+
 def _processed(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """Return the processor's output for the pictures of one question, and its text in place of each."""
     processor: Any = loaded.processor
@@ -76,7 +105,9 @@ def _processed(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Mapping[st
         )
     except ValueError as error:
         raise UnfitPicture(f"the model's processor does not accept the picture ({error})") from error
-    except (TypeError, AttributeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except _REFUSALS as error:
         raise BrokenCheckpoint(
             f"{loaded.folder}: its processor cannot process a picture ({error}).\n"
             "    A key is missing in its processor_config.json or preprocessor_config.json, often patch_size."

@@ -5,17 +5,23 @@ read_files(Path("mgsm_ja.tsv"), columns=("question", "answer_number"))
 """
 
 import csv
+import io
 import json
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from evovlm.errors import TaskError
-from evovlm.files import leads_outside
+from evovlm.errors import TaskError, first_line
+from evovlm.files import check_foreign, leads_outside, read_foreign
 from evovlm.tasks.hub import table_rows
 from evovlm.tasks.row import Row
 
 FileStates: TypeAlias = tuple[tuple[str, int, int, int], ...]
+
+_MOST_BYTES = 1_000_000_000
+_MOST_ROWS = 10_000_000
+_DEEPEST = 100
 
 
 def read_files(path: Path, *, columns: tuple[str, ...] = (), parts: tuple[str, ...] = ()) -> Iterator[Row]:
@@ -24,24 +30,69 @@ def read_files(path: Path, *, columns: tuple[str, ...] = (), parts: tuple[str, .
     `columns` names the columns of a table without a header. In a folder with a file or folder for each split, the
     first of `parts` that exists is read. A folder is one saved by `datasets`, an image folder (with a `metadata.jsonl`
     or `metadata.csv`, whose `file_name` becomes `image`), or files, read in the order of their names. Pictures given as
-    paths must be in the file's folder. Raises TaskError when nothing is found, or a file cannot be read.
+    paths must be in the file's folder. Raises TaskError when nothing is found, or a file cannot be read: also for pipes
+    and devices, for text files above 1 GB, and for cells that are nested too deeply or are not valid Unicode.
     """
-    place = part_of(path, parts)
-    refuse_outside(place, path)
-    if place.is_dir():
-        yield from _read_folder(place, columns)
-        return
-    if not place.is_file():
-        raise TaskError(f"{place}: there is no such file or folder. Give the path of one that holds data.")
-    reader = _READERS.get(place.suffix.lower())
+    try:
+        place = part_of(path, parts)
+        refuse_outside(place, path)
+        for row in _read_folder(place, columns) if place.is_dir() else _read_file(place, columns):
+            check_cells(row)
+            yield row
+    except OSError as error:
+        raise TaskError(
+            f"{path}: cannot be read ({error.strerror or error}). Check its name and permissions."
+        ) from error
+
+
+def check_cells(row: Row) -> None:
+    """Raise TaskError for cells that could not be shown or saved: nested too deeply, or halves of surrogate pairs."""
+    level: list[tuple[object, object]] = [(column, value) for column, value in row.cells.items()]
+    level.extend((column, column) for column in row.cells)
+    depth = 0
+    while level:
+        depth += 1
+        inner: list[tuple[object, object]] = []
+        for column, value in level:
+            if isinstance(value, str):
+                _check_text(value, column=column, where=row.where)
+            elif isinstance(value, Mapping):
+                inner.extend((column, each) for pair in value.items() for each in pair)
+            elif isinstance(value, (list, tuple)):
+                inner.extend((column, each) for each in value)
+        if inner and depth > _DEEPEST:
+            raise TaskError(f"{row.where}: {inner[0][0]!a:.80} is nested more than {_DEEPEST} levels deep. Correct it.")
+        level = inner
+
+
+def _check_text(text: str, *, column: object, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TaskError(
+            f"{where}: {column!a:.80} contains half a character ({text[error.start]!a}), which is not valid Unicode. "
+            "Correct it."
+        ) from error
+
+
+def _read_file(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
+    try:
+        state = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise TaskError(f"{path}: there is no such file or folder. Give the path of one that holds data.") from error
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise TaskError(
-            f"{place}: '{place.suffix}' files cannot be read. Task data is one of {', '.join(sorted(_READERS))}."
+            f"{path}: '{path.suffix}' files cannot be read. Task data is one of {', '.join(sorted(_READERS))}."
         )
     try:
-        yield from reader(place, columns)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TaskError(f"{place}: cannot be read ({error}). Give an intact file.") from error
+        # Parquet is read in parts, so that its size does not matter.
+        check_foreign(state, path, limit_bytes=state.st_size)
+        yield from reader(path, columns)
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read ({error.strerror or error}). Give an intact file.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TaskError(f"{path}: cannot be read ({error}). Give an intact file.") from error
 
 
 def part_of(path: Path, parts: tuple[str, ...]) -> Path:
@@ -55,28 +106,33 @@ def part_of(path: Path, parts: tuple[str, ...]) -> Path:
 
 
 def file_states(path: Path) -> FileStates:
-    """Return what tells whether a file, or the tables in a folder and its folders, have changed: empty for neither."""
-    files = [path] if path.is_file() else []
-    if path.is_dir():
-        files = [each for pattern in ("*", "*/*") for each in path.glob(pattern) if each.suffix.lower() in _STORED]
-    states = ((str(file), file.stat()) for file in sorted(files))
-    return tuple((name, state.st_ino, state.st_mtime_ns, state.st_size) for name, state in states)
+    """Return what shows whether a file, or the tables in a folder and its folders, have changed: empty for neither.
+
+    Raises TaskError when the folder cannot be read.
+    """
+    try:
+        files = [path] if path.is_file() else []
+        if path.is_dir():
+            files = [each for pattern in ("*", "*/*") for each in path.glob(pattern) if each.suffix.lower() in _STORED]
+        # A link may lead to a file that does not exist.
+        states = ((str(file), file.stat()) for file in sorted(files) if file.exists())
+        return tuple((name, state.st_ino, state.st_mtime_ns, state.st_size) for name, state in states)
+    except OSError as error:
+        raise TaskError(
+            f"{path}: cannot be read ({error.strerror or error}). Check its name and permissions."
+        ) from error
 
 
 def _read_folder(folder: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     if (folder / "dataset_dict.json").is_file():
         raise TaskError(f"{folder}: holds several splits saved by `datasets`. Name the folder of one of them.")
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
-        import datasets
-
-        for file in folder.iterdir():
-            refuse_outside(file, folder)
-        yield from table_rows(datasets.load_from_disk(str(folder)), where=str(folder), folder=folder)
+        yield from _read_saved(folder)
         return
     for name in ("metadata.jsonl", "metadata.csv"):
         if (folder / name).is_file():
             refuse_outside(folder / name, folder)
-            for row in read_files(folder / name):
+            for row in _read_file(folder / name, ()):
                 yield Row(cells={**row.cells, "image": row.text("file_name")}, where=row.where, folder=folder)
             return
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _READERS)
@@ -84,7 +140,35 @@ def _read_folder(folder: Path, columns: tuple[str, ...]) -> Iterator[Row]:
         raise TaskError(f"{folder}: there is no task data. Put {', '.join(sorted(_READERS))} files there.")
     for path in files:
         refuse_outside(path, folder)
-        yield from read_files(path, columns=columns)
+        yield from _read_file(path, columns)
+
+
+def _read_saved(folder: Path) -> Iterator[Row]:
+    """Yield the rows of a folder saved by `datasets`, which lists its files in state.json."""
+    import datasets
+    import pyarrow  # type: ignore[import-untyped]
+    from datasets.exceptions import DatasetsError
+
+    for file in folder.iterdir():
+        refuse_outside(file, folder)
+        if not stat.S_ISREG(file.stat().st_mode) and not file.is_dir():
+            raise TaskError(f"{file}: is a pipe or a device, not a file. Remove it.")
+    # What `datasets` and pyarrow raise for broken files: KeyError and TypeError for missing or wrong entries.
+    broken = (DatasetsError, pyarrow.ArrowException, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+    try:
+        state = json.loads(read_foreign(folder / "state.json", limit_bytes=_MOST_BYTES))
+        names = [each["filename"] for each in state["_data_files"]]
+        if any(Path(name).name != name for name in names):
+            raise ValueError("state.json names files outside of the folder")
+        table = datasets.load_from_disk(str(folder))
+        if not isinstance(table, datasets.Dataset):
+            raise TypeError("it is not one table")
+    except broken as error:
+        raise TaskError(f"{folder}: is not an intact folder saved by `datasets` ({first_line(error)}).") from error
+    try:
+        yield from table_rows(table, where=str(folder), folder=folder)
+    except (pyarrow.ArrowException, UnicodeDecodeError, OverflowError) as error:
+        raise TaskError(f"{folder}: is not an intact folder saved by `datasets` ({first_line(error)}).") from error
 
 
 def refuse_outside(path: Path, folder: Path) -> None:
@@ -97,20 +181,20 @@ def refuse_outside(path: Path, folder: Path) -> None:
 
 def _json_lines(path: Path, _columns: tuple[str, ...]) -> Iterator[Row]:
     # str.splitlines would also split at characters such as U+2028, which a JSON text may contain.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(file_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}:{number}"
-            yield _json_row(_parsed(line, where=where), where=where, path=path)
+            yield _json_row(parsed(line, where=where), where=where, path=path)
 
 
 def _json_list(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    text = _text(path)
+    text = file_text(path)
     if not text.lstrip().startswith("["):
         _refuse_one_object(text, path=path)
         # Some data sets are JSON lines under this name.
         yield from _json_lines(path, columns)
         return
-    for number, row in enumerate(_parsed(text, where=str(path)), start=1):
+    for number, row in enumerate(parsed(text, where=str(path)), start=1):
         yield _json_row(row, where=f"{path}, entry {number}", path=path)
 
 
@@ -128,11 +212,13 @@ def _refuse_one_object(text: str, *, path: Path) -> None:
     )
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8-sig")
+def file_text(path: Path) -> str:
+    """Return the text of a file (UTF-8). Raises OSError as `read_foreign` does, UnicodeDecodeError for other bytes."""
+    return read_foreign(path, limit_bytes=_MOST_BYTES).decode("utf-8-sig")
 
 
-def _parsed(text: str, *, where: str) -> Any:
+def parsed(text: str, *, where: str) -> Any:
+    """Return what a JSON text says. Raises TaskError, naming `where`, for anything else."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -152,15 +238,14 @@ def _json_row(value: object, *, where: str, path: Path) -> Row:
 
 
 def _tab_separated(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    numbered = enumerate(_text(path).split("\n"), start=1)
+    numbered = enumerate(file_text(path).split("\n"), start=1)
     # A file written on Windows ends its lines with \r\n.
     yield from _table([(n, line.rstrip("\r").split("\t")) for n, line in numbered if line.strip()], columns, path)
 
 
 def _comma_separated(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        yield from _table([(reader.line_num, cells) for cells in reader if cells], columns, path)
+    reader = csv.reader(io.StringIO(file_text(path), newline=""))
+    yield from _table([(reader.line_num, cells) for cells in reader if cells], columns, path)
 
 
 def _table(lines: list[tuple[int, list[str]]], columns: tuple[str, ...], path: Path) -> Iterator[Row]:
@@ -181,18 +266,21 @@ def _table(lines: list[tuple[int, list[str]]], columns: tuple[str, ...], path: P
 
 
 def _parquet(path: Path, _columns: tuple[str, ...]) -> Iterator[Row]:
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > _MOST_ROWS:
+                raise TaskError(f"{path}: has {file.metadata.num_rows:,} rows, and at most {_MOST_ROWS:,} are read.")
             for batch in file.iter_batches(batch_size=64):
                 for cells in batch.to_pylist():
                     number += 1
                     yield Row(cells=cells, where=f"{path}, row {number}", folder=path.parent)
-    except pyarrow.ArrowException as error:
-        raise TaskError(f"{path}: is not an intact Parquet file ({error}).") from error
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        # ValueError: two columns of one name, or texts that are not UTF-8; OverflowError: dates after the year 9999.
+        raise TaskError(f"{path}: is not an intact Parquet file ({first_line(error)}).") from error
 
 
 _READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {

@@ -48,6 +48,7 @@ from evovlm.tasks.task import Decoding, Task
 
 _CHOICE = "multiple_choice"
 _ACCURACY = "accuracy"
+_MOST_CHOICES = 100
 _Columns = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
@@ -223,11 +224,21 @@ def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
     An unchanged file or folder is not read again. Raises ConfigError with every problem of the file, TaskError for a
     folder whose content is not clear.
     """
+    if "\0" in str(path):
+        raise TaskError(f"{str(path)!r}: there is no such task, as no path contains a zero character.")
     return _load_task(path, frozenset(taken), file_states(path))
 
 
 @lru_cache(maxsize=32)
 def _load_task(path: Path, taken: frozenset[str], _states: FileStates) -> Task:
+    try:
+        return _read_task(path, taken)
+    except OSError as error:
+        # A name that is too long, or a folder that may not be read.
+        raise TaskError(f"{path}: its data cannot be read ({error}). Check names and permissions.") from error
+
+
+def _read_task(path: Path, taken: frozenset[str]) -> Task:
     folder = path if path.is_dir() else path.parent
     document = describe_folder(path, taken=taken) if path.is_dir() else read_yaml(path)
     try:
@@ -256,6 +267,8 @@ def _loader(own: OwnTask, published: Published, folder: Path) -> Callable[[Split
 def _sample(row: Row, own: OwnTask, number: int) -> Sample:
     columns = own.columns
     choices = row.texts(columns.choices) if columns.choices is not None else ()
+    if len(choices) > _MOST_CHOICES:
+        raise TaskError(f"{row.where}: has {len(choices)} choices, and at most {_MOST_CHOICES} are read.")
     return Sample(
         id=row.text(columns.id) if columns.id is not None else f"{number:04d}",
         question=row.text(columns.question),
