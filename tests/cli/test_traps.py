@@ -271,6 +271,21 @@ def test_the_traps_fire_where_the_user_allows_it(evovlm: Command, traps: Folder)
     assert traps.fired == ["metric"]
 
 
+@pytest.mark.slow
+def test_a_report_of_saved_scores_runs_nothing(evovlm: Command, traps: Folder) -> None:
+    done = evovlm("report", "run", "--score", "--allow-code")
+    assert done.code == 0, done
+    assert f"running code: {traps.path}/metric.py" in done.err
+    assert traps.fired == ["metric"]
+    (traps.marks / "metric").unlink()
+    for flags in ([], ["--json"]):
+        again = evovlm("report", "run", *flags)
+        assert again.code == 0, again
+        assert "not yet scored" not in again.err
+    assert traps.fired == []
+    assert "50.0" in Path("run/report.html").read_text(encoding="utf-8")
+
+
 def test_check_says_which_code_a_search_runs(evovlm: Command, traps: Folder) -> None:
     done = evovlm("check", "search.yaml")
     assert done.code == 0, done
