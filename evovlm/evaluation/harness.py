@@ -13,15 +13,16 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches
-from evovlm.foreign_code import require_allowed
+from evovlm.foreign_code import ForeignCode, require_allowed
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.tasks.harness_name import HARNESS, HarnessName
@@ -43,13 +44,14 @@ class HarnessTask:
     filter_name: str
     limit: int | None
     task: Any
+    allow_code: bool = False
 
     @classmethod
     def open(cls, choice: TaskChoice, split: Split, *, allow_code: bool = False) -> "HarnessTask":
         """Load the task and its documents.
 
-        Raises CodeNotAllowed for a task file without `allow_code`, TaskError when the task, split, metric or filter
-        does not exist.
+        Raises CodeNotAllowed for a task file, or a task that loads a metric's script, without `allow_code`; TaskError
+        for a task that runs what models write, or when the task, split, metric or filter does not exist.
 
         The report split is what the harness itself scores: the test documents, or the validation documents if there are
         no test documents. The search split is another one: the validation documents, else the training documents; none
@@ -58,19 +60,21 @@ class HarnessTask:
         if any(each is not None for each in (choice.data, choice.decoding, choice.prompt, choice.metric)):
             raise TaskError(f"{choice.name}: a harness task has its own data, decoding and prompt; leave yours out.")
         wanted = HarnessName.parse(choice.name)
-        task = _load_task(wanted, allow_code=allow_code)
-        if split is Split.SEARCH:
-            _keep_from_the_report(task, name=choice.name)
-        opened = cls(
-            name=choice.name,
-            metric=_chosen_metric(task, wanted.metric, name=choice.name),
-            filter_name=_chosen(
-                wanted.filter_name, [each.name for each in task._filters], what="filter", name=choice.name
-            ),
-            limit=choice.limit,
-            task=task,
-        )
-        opened._build_requests()
+        with _refused_scripts(choice.name, allow_code=allow_code):
+            task = _load_task(wanted, allow_code=allow_code)
+            if split is Split.SEARCH:
+                _keep_from_the_report(task, name=choice.name)
+            opened = cls(
+                name=choice.name,
+                metric=_chosen_metric(task, wanted.metric, name=choice.name),
+                filter_name=_chosen(
+                    wanted.filter_name, [each.name for each in task._filters], what="filter", name=choice.name
+                ),
+                limit=choice.limit,
+                task=task,
+                allow_code=allow_code,
+            )
+            opened._build_requests()
         return opened
 
     @property
@@ -142,9 +146,10 @@ class PreparedHarnessTask:
         batches = batches or Batches(device=loaded.device)
         model = HarnessModel(loaded, encoder=self.encoder, batches=batches)
         task = self.opened.task
-        found = evaluate(
-            lm=model, task_dict={"tasks": {task.task_name: task}}, limit=self.opened.limit, bootstrap_iters=0
-        )
+        with _refused_scripts(self.name, allow_code=self.opened.allow_code):
+            found = evaluate(
+                lm=model, task_dict={"tasks": {task.task_name: task}}, limit=self.opened.limit, bootstrap_iters=0
+            )
         rows = [row for row in found["samples"][task.task_name] if row["filter"] == self.opened.filter_name]
         answers = tuple(self._answer(row) for row in sorted(rows, key=lambda row: int(row["doc_id"])))
         return ScoredTask(
@@ -184,6 +189,36 @@ class PreparedHarnessTask:
         )
 
 
+@contextmanager
+def _refused_scripts(name: str, *, allow_code: bool) -> Iterator[None]:
+    """Refuse the metric scripts that a task of the harness has `evaluate` load, without `allow_code`.
+
+    A task names such a metric by a word, which is a folder of the current one if there is one, else a script of the
+    hub.
+    """
+    if allow_code:
+        yield
+        return
+    from evaluate import loading
+
+    refused: list[ForeignCode] = []
+
+    def refuse(path: str, *_: object, **__: object) -> None:
+        found = str(Path(path).absolute()) if Path(path).exists() else f"hub:{path}"
+        refused.append(ForeignCode(file=found, used_for=f"loaded by {name}"))
+        require_allowed(refused, allow_code=False)
+
+    library: Any = loading
+    before = library.evaluation_module_factory
+    library.evaluation_module_factory = refuse
+    try:
+        yield
+    finally:
+        library.evaluation_module_factory = before
+        # The task may have caught the refusal and raised something else.
+        require_allowed(refused, allow_code=False)
+
+
 def _said(row: Mapping[str, Any]) -> str:
     """Return what the model generated, or the choice that it finds most likely."""
     answers = [answers[0] for answers in row["resps"]]
@@ -217,7 +252,7 @@ def _load_task(name: HarnessName, *, allow_code: bool) -> Any:
             raise TaskError(f"{HARNESS}{spec}: the harness does not have this task. `lm_eval ls tasks` lists them.")
         tasks = manager.load([spec])["tasks"]
     except (
-        *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, IndexError),
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, IndexError, RuntimeError),
         *(YAMLError, TemplateError, DatasetGenerationError),
     ) as error:
         raise TaskError(
@@ -227,7 +262,12 @@ def _load_task(name: HarnessName, *, allow_code: bool) -> Any:
     if len(tasks) != 1:
         members = ", ".join(sorted(tasks)[:8])
         raise TaskError(f"{HARNESS}{spec}: is a group of {len(tasks)} tasks. Name its tasks: {members} ...")
-    return next(iter(tasks.values()))
+    task = next(iter(tasks.values()))
+    if getattr(task, "UNSAFE_CODE", False):
+        raise TaskError(
+            f"{HARNESS}{spec}: runs code that the model writes, which evovlm does not do. Name another task."
+        )
+    return task
 
 
 def _keep_from_the_report(task: Any, *, name: str) -> None:

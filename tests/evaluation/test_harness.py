@@ -13,6 +13,7 @@ from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.recipes.candidate import Evaluation
+from evovlm.tasks.harness_name import HarnessName
 from evovlm.tasks.task import Split
 from tests.evaluation.test_evaluator import recipe, template
 
@@ -250,3 +251,34 @@ def test_no_task_file_runs_unless_the_user_allows_it(files: Path) -> None:
     assert not ran.exists()
     open_task(TaskChoice(name=name), Split.REPORT, allow_code=True)
     assert ran.exists()
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_task_loads_no_metric_script_unless_the_user_allows_it(
+    files: Path, monkeypatch: pytest.MonkeyPatch, swallowed: bool
+) -> None:
+    """A task of the harness asks `evaluate` for rouge; a folder of that name is in the current one."""
+    ran = files / "ran"
+    (files / "rouge").mkdir()
+    (files / "rouge" / "rouge.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
+    loading = "import evaluate\nevaluate.load('rouge')\n"
+    if swallowed:
+        loading = "import evaluate\ntry:\n    evaluate.load('rouge')\nexcept Exception:\n    raise RuntimeError\n"
+    (files / f"asks_{swallowed}.py").write_text(f"{loading}def text(doc):\n    return 'x'\n", encoding="utf-8")
+    name = task_file(files, {**GENERATED, "doc_to_text": None})
+    path = Path(name.removeprefix("lm_eval:"))
+    path.write_text(f"{path.read_text()}doc_to_text: !function asks_{swallowed}.text\n", encoding="utf-8")
+    monkeypatch.chdir(files)
+    # As if the file came with the harness.
+    monkeypatch.setattr(HarnessName, "code", ())
+    with pytest.raises(CodeNotAllowed, match=rf"{files}/rouge \(loaded by lm_eval:"):
+        open_task(TaskChoice(name=name), Split.REPORT)
+    assert not ran.exists()
+    with pytest.raises(TaskError, match="cannot load it"):
+        open_task(TaskChoice(name=name), Split.REPORT, allow_code=True)
+    assert ran.exists()
+
+
+def test_a_task_that_runs_what_models_write_is_refused(files: Path) -> None:
+    with pytest.raises(TaskError, match="runs code that the model writes"):
+        open_task(TaskChoice(name=task_file(files, GENERATED, unsafe_code=True)), Split.REPORT, allow_code=True)
