@@ -14,7 +14,7 @@ from evovlm.errors import RunMismatch, TaskError
 from evovlm.evaluation.answers import Answer, ScoredTask
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.scoring import SampleScore
-from evovlm.tasks.own.tables import check_cells, file_text, parsed, read_files
+from evovlm.tasks.own.tables import check_cells, file_text, read_files
 from evovlm.tasks.pictures import PictureFile, picture_path
 from evovlm.tasks.row import Row, listed
 from evovlm.tasks.sample import Sample, check_samples
@@ -132,10 +132,9 @@ def read_predictions(
 
 def _rows_inside(path: Path, rows_at: str) -> Iterator[Row]:
     try:
-        text = file_text(path)
-    except (OSError, UnicodeDecodeError) as error:
+        place = json.loads(file_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise TaskError(f"{path}: cannot be read as JSON ({error}). Give an intact file.") from error
-    place = parsed(text, where=str(path))
     for key in rows_at.split("/"):
         if not isinstance(place, dict) or key not in place:
             keys = ", ".join(map(str, place)) if isinstance(place, dict) else f"a {type(place).__name__}"

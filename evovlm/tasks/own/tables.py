@@ -184,7 +184,7 @@ def _json_lines(path: Path, _columns: tuple[str, ...]) -> Iterator[Row]:
     for number, line in enumerate(file_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}:{number}"
-            yield _json_row(parsed(line, where=where), where=where, path=path)
+            yield _json_row(_parsed(line, where=where), where=where, path=path)
 
 
 def _json_list(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
@@ -194,7 +194,7 @@ def _json_list(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
         # Some data sets are JSON lines under this name.
         yield from _json_lines(path, columns)
         return
-    for number, row in enumerate(parsed(text, where=str(path)), start=1):
+    for number, row in enumerate(_parsed(text, where=str(path)), start=1):
         yield _json_row(row, where=f"{path}, entry {number}", path=path)
 
 
@@ -217,8 +217,7 @@ def file_text(path: Path) -> str:
     return read_foreign(path, limit_bytes=_MOST_BYTES).decode("utf-8-sig")
 
 
-def parsed(text: str, *, where: str) -> Any:
-    """Return what a JSON text says. Raises TaskError, naming `where`, for anything else."""
+def _parsed(text: str, *, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
