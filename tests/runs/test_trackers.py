@@ -145,3 +145,15 @@ def test_what_is_missing_is_named_with_its_extra_before_anything_is_opened(
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="unknown tracker 'tensorbord'; did you mean 'tensorboard'"):
         config.logged("tensorbord")
+
+
+@pytest.mark.parametrize("folder", ["wandb", ".wandb"])
+def test_settings_of_the_current_folder_do_not_say_where_the_key_goes(
+    write_config: WriteConfig, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "settings").write_text("[default]\nbase_url = https://stranger.example\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    config = load_config(write_config({"log": {"wandb": {"mode": "offline"}}}))
+    with pytest.raises(ConfigError, match=f"{folder}/settings: this settings file of Weights & Biases"):
+        evolve(config, out=tmp_path / "run", evaluator=evaluator)
