@@ -9,6 +9,7 @@ from pathlib import Path
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.before.preflight import preflight_recipe
 from evovlm.merging.writer import WrittenCheckpoint, write_checkpoint
+from evovlm.models.loading import check_fit
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.hybrid import load_search
@@ -83,7 +84,7 @@ def merge(recipe: Recipe | str | Path, *, out: str | Path, overwrite: bool = Fal
     """
     loaded = load_recipe(Path(recipe), methods=METHODS) if isinstance(recipe, str | Path) else recipe
     preflight_recipe(loaded, out=Path(out), may_exist=overwrite).raise_problems()
-    return write_checkpoint(loaded, Path(out), overwrite=overwrite)
+    return write_checkpoint(loaded, Path(out), overwrite=overwrite, check=check_fit)
 
 
 def score(

@@ -49,6 +49,7 @@ def merge(
         from evovlm.merging.arithmetic.methods import METHODS
         from evovlm.merging.before.preflight import preflight_recipe
         from evovlm.merging.writer import write_checkpoint
+        from evovlm.models.loading import check_fit
         from evovlm.recipes.documents import load_recipe
 
         loaded = load_recipe(recipe, methods=METHODS)
@@ -64,6 +65,7 @@ def merge(
             shard_bytes=shard_bytes,
             overwrite=overwrite,
             allow_non_finite=allow_non_finite,
+            check=check_fit,
             observer=progress,
         )
     for warning in written.warnings:

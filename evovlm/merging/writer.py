@@ -1,13 +1,13 @@
 """Writes a merged model as an ordinary checkpoint folder, which appears complete or not at all."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from evovlm.errors import OutputExists
+from evovlm.errors import ModelError, OutputExists
 from evovlm.files import check_space, explained, new_folder
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.shards import KeptBytes, ShardedWriter, WriteObserver, check_kept, copy_kept, open_shards
@@ -62,6 +62,7 @@ def write_checkpoint(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     allow_non_finite: bool = False,
+    check: Callable[[Path], None] | None = None,
     observer: WriteObserver | None = None,
 ) -> WrittenCheckpoint:
     """Merge as the recipe says and write the result to the folder `out`, new or (with `overwrite`) in place of a model.
@@ -70,6 +71,7 @@ def write_checkpoint(
     what the recipe changes in config and tokenizer (`config_from`, `vocabulary: union`, the blocks of a path);
     `recipe.yaml` and a model card are added. The work is done in a sibling folder, which a killed process leaves behind
     and the next one removes; it also holds the first stage of a hybrid until the second is written.
+    `check` looks at the complete folder before it gets its name; when it raises a ModelError, nothing is left.
     `merger` saves opening the models of a merge in parameter space again, and has its own `allow_non_finite`.
     Raises OutputExists when `out` exists and may not be replaced, OutputError when it cannot be written, ModelError or
     ConfigError when the recipe cannot be merged.
@@ -97,6 +99,8 @@ def write_checkpoint(
             (partial / RECIPE_FILE).write_text(recipe_text, encoding="utf-8")
             card = model_card(recipe, recipe_text=recipe_text, warnings=content.warnings)
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
+        if check is not None:
+            _check_result(check, partial, out=out, host=content.host.folder)
     return WrittenCheckpoint(
         folder=out,
         recipe_id=recipe.recipe_id,
@@ -105,6 +109,17 @@ def write_checkpoint(
         size_bytes=size_bytes,
         warnings=(*content.warnings, *taken.notes),
     )
+
+
+def _check_result(check: Callable[[Path], None], partial: Path, *, out: Path, host: Path) -> None:
+    try:
+        check(partial)
+    except ModelError as error:
+        reason = str(error).replace(str(partial), str(out))
+        raise type(error)(
+            f"{out}: the result does not load, and nothing was written. Its config is that of the host {host}.\n"
+            f"    {reason}"
+        ) from error
 
 
 @contextmanager

@@ -6,8 +6,20 @@ from typing import Any, Protocol
 from jinja2.exceptions import TemplateError
 
 from evovlm.errors import TaskError
+from evovlm.models.chat_template import bounded_template
 from evovlm.models.loading import LoadedModel
 
+# A template is a small program: it divides, subscripts, recurses, calls methods.
+_RAISED_BY_TEMPLATES = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 PLACE = "<image>"
 """Marks the place of a picture in a prompt that is not written for one model."""
 
@@ -78,8 +90,11 @@ def _split_chat(loaded: LoadedModel, question: ModelQuestion) -> list[str]:
     messages = [] if question.system is None else [_message(loaded, "system", _plain(question.system, tokens))]
     messages.append(_message(loaded, "user", _plain(question.text, tokens), n_pictures=n_pictures))
     try:
-        text: str = writer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except (TemplateError, TypeError, ValueError) as error:
+        with bounded_template(writer.chat_template) as template:
+            text: str = writer.apply_chat_template(
+                messages, chat_template=template, add_generation_prompt=True, tokenize=False
+            )
+    except _RAISED_BY_TEMPLATES as error:
         raise TaskError(
             f"{loaded.folder}: its chat template does not take the question ({error}).\n"
             "    Name a written-out prompt (--prompt, or `prompt:`; docs/scoring.md lists them)."

@@ -1,29 +1,45 @@
 """Loads a model folder with stock transformers, for generation: safetensors only, no remote code."""
 
 import json
-from collections.abc import Collection, Mapping
+import logging
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from safetensors import safe_open
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity
 
-from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, PickledWeights, UnknownArchitecture
+from evovlm.errors import BrokenCheckpoint, ConfigError, EvovlmError, NotEnoughRoom, PickledWeights, UnknownArchitecture
+from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_weight_map
 from evovlm.recipes.families import has_vision
-from evovlm.recipes.model_config import read_model_config
+from evovlm.recipes.model_config import check_generation_config, read_model_config
 
 SPREAD = "auto-map"
 """All GPUs of the machine as one device: the package accelerate divides a model's blocks among them."""
 
+_SHOWN = 300
+_MOST_TIMES = 2
+_TRIED_TOKENS = 8
+_IN_BLOCK = re.compile(r"\.\d+\.")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -97,29 +113,170 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     place = choose_device("auto" if is_spread else device)
     if is_spread:
         _check_accelerate()
-    config = read_model_config(folder)
-    _check_names_no_code(folder, config)
     _check_files(folder)
-    sees = _sees(folder, config)
-    try:
+    sees = _check_config(folder)
+    _empty_model(folder, sees=sees)
+    dtype = torch.float32 if place.type == "cpu" else "auto"
+    with _quiet(), foreign_model(folder):
         tokenizer = AutoTokenizer.from_pretrained(override.tokenizer if override else folder, trust_remote_code=False)
         processor = _untyped(AutoProcessor).from_pretrained(folder, trust_remote_code=False) if sees else None
         if override and processor is not None:
             processor.tokenizer = tokenizer
-        dtype = torch.float32 if place.type == "cpu" else "auto"
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
         model = _load_weights(
             folder, sees=sees, dtype=dtype, override=override, device_map="auto" if is_spread else None
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BrokenCheckpoint(f"{folder}: transformers cannot load it: {error}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if is_spread:
         # With a single device, transformers notes no map.
         _check_placed(folder, getattr(model, "hf_device_map", {}), on=place)
     else:
         model = model.to(place)
-    return LoadedModel(model=model.eval(), tokenizer=tokenizer, processor=processor, folder=folder)
+    loaded = LoadedModel(model=model.eval(), tokenizer=tokenizer, processor=processor, folder=folder)
+    _try(loaded)
+    return loaded
+
+
+def _try(loaded: LoadedModel) -> None:
+    """Generate two tokens: settings that no one checks before (a window of 0, say) fail here, with the folder's name.
+
+    Raises BrokenCheckpoint.
+    """
+    ids = torch.zeros((1, _TRIED_TOKENS), dtype=torch.long, device=loaded.device)
+    with _quiet(), foreign_model(loaded.folder), torch.inference_mode():
+        loaded.tokenizer("a")
+        loaded.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=2,
+            pad_token_id=loaded.tokenizer.pad_token_id,
+        )
+
+
+@contextmanager
+def foreign_model(folder: Path) -> Iterator[None]:
+    """Turn what transformers and tokenizers raise while they read a model folder into BrokenCheckpoint.
+
+    They check few of the values that they read: a wrong one may raise any exception (tokenizers raises plain
+    `Exception`, and for some files its Rust code panics). Only calls of these libraries belong inside.
+    """
+    try:
+        yield
+    except EvovlmError:
+        raise
+    except Exception as error:
+        raise BrokenCheckpoint(_unreadable(folder, error)) from error
+    except BaseException as error:
+        # pyo3 offers no class to name, and derives it from BaseException.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise BrokenCheckpoint(_unreadable(folder, error)) from error
+
+
+def _unreadable(folder: Path, error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    shown = f"{text[:_SHOWN]}..." if len(text) > _SHOWN else text or "no reason given"
+    return (
+        f"{folder}: transformers cannot load it: {type(error).__name__}: {shown}\n"
+        "    Correct its config or tokenizer files, or fetch the model again."
+    )
+
+
+def check_fit(folder: Path) -> None:
+    """Load the model in `folder` without reading its weights: does its config fit the tensors beside it?
+
+    Raises BrokenCheckpoint, which names a tensor and both shapes, when they contradict each other, and what
+    `load_model` raises for a model that transformers cannot load. Quantised weights are not compared.
+    """
+    sees = _check_config(folder)
+    empty = _empty_model(folder, sees=sees)
+    if empty is None:
+        return
+    # Each stand-in has the shape of a tensor and takes the memory of one number.
+    weights = {name: torch.zeros(()).expand(shape) for name, shape in _stored_shapes(folder).items()}
+    with _quiet(), foreign_model(folder):
+        _, report = type(empty).from_pretrained(
+            None,
+            config=empty.config,
+            state_dict=weights,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    _check_report(folder, report)
+
+
+def _empty_model(folder: Path, *, sees: bool) -> Any:
+    """Return the model of a folder's config without memory for its weights, None for quantised weights.
+
+    Raises BrokenCheckpoint when it is much larger than the weights: what is missing would be filled with random
+    numbers, which takes memory and time.
+    """
+    if read_model_config(folder).get("quantization_config") is not None:
+        return None
+    stored = sum(math.prod(shape) for shape in _stored_shapes(folder).values())
+    with _quiet(), foreign_model(folder):
+        config = _untyped(AutoConfig).from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"), no_init_weights():
+            auto = _untyped(AutoModelForImageTextToText if sees else AutoModelForCausalLM)
+            empty = auto.from_config(config, trust_remote_code=False)
+    needed = sum(parameter.numel() for parameter in empty.parameters())
+    if needed > _MOST_TIMES * stored:
+        raise BrokenCheckpoint(
+            f"{folder / CONFIG_FILE}: describes a model of {needed} numbers, but the weights beside it have {stored}.\n"
+            "    Correct config.json, or fetch the model again."
+        )
+    return empty
+
+
+def _stored_shapes(folder: Path) -> Mapping[str, Sequence[int]]:
+    """Return the shape of each tensor in the files that transformers loads."""
+    files = [folder / SINGLE_FILE]
+    if not files[0].is_file() and (folder / INDEX_FILE).is_file():
+        files = [folder / name for name in sorted(set(read_weight_map(folder / INDEX_FILE).values()))]
+    found: dict[str, Sequence[int]] = {}
+    with foreign_model(folder):
+        for file in files:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                    found[name] = opened.get_slice(name).get_shape()
+    return found
+
+
+def _check_report(folder: Path, report: Mapping[str, Any], written: Collection[str] = ()) -> None:
+    """Raise BrokenCheckpoint when tensors are missing, have other shapes than the config's, or do not belong to it."""
+    for name, stored, needed in sorted(report["mismatched_keys"]):
+        raise BrokenCheckpoint(
+            f"{folder / CONFIG_FILE}: contradicts the weights beside it: {name} has shape {list(stored)}, and the "
+            f"config needs {list(needed)}.\n    Correct config.json, or fetch the model again."
+        )
+    # transformers fills missing tensors with random numbers, and leaves out blocks beyond those of the config.
+    missing = sorted(set(report["missing_keys"]) - set(written))
+    if missing:
+        raise BrokenCheckpoint(
+            f"{folder}: its weights lack {len(missing)} tensors that config.json asks for, the first is {missing[0]}.\n"
+            "    Fetch the checkpoint again, or correct its config.json."
+        )
+    surplus = sorted(name for name in report["unexpected_keys"] if _IN_BLOCK.search(name) and "inv_freq" not in name)
+    if surplus:
+        raise BrokenCheckpoint(
+            f"{folder}: its weights have {len(surplus)} tensors in blocks that the model of its config.json lacks, the "
+            f"first is {surplus[0]}.\n    Correct config.json, or fetch the model again."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from logging what the caller reports."""
+    _untyped(disable_progress_bar)()
+    before = get_verbosity()
+    _untyped(set_verbosity)(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        _untyped(set_verbosity)(before)
 
 
 def _sees(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -180,7 +337,6 @@ def _check_placed(folder: Path, places: Mapping[str, object], *, on: torch.devic
 def _load_weights(
     folder: Path, *, sees: bool, dtype: torch.dtype | str, override: Override | None, device_map: str | None
 ) -> Any:
-    _untyped(disable_progress_bar)()
     auto = _untyped(AutoModelForImageTextToText if sees else AutoModelForCausalLM)
     config = _config_for_weights(folder, override.config) if override else None
     model, report = auto.from_pretrained(
@@ -191,14 +347,10 @@ def _load_weights(
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        # The report below names them; transformers would only log them.
+        ignore_mismatched_sizes=True,
     )
-    # transformers fills missing tensors with random numbers and raises nothing.
-    missing = sorted(set(report["missing_keys"]) - set(override.written if override else ()))
-    if missing:
-        raise BrokenCheckpoint(
-            f"{folder}: its weights lack {len(missing)} tensors that config.json asks for, the first is {missing[0]}.\n"
-            "    Fetch the checkpoint again, or correct its config.json."
-        )
+    _check_report(folder, report, written=override.written if override else ())
     if override:
         # transformers has not tied a head that the weights contain and the override ties.
         model.tie_weights()
@@ -224,6 +376,14 @@ def _text_part(config: Any) -> Any:
 def _untyped(part: Any) -> Any:
     """Return a part of transformers that has no types, or wrong ones."""
     return part
+
+
+def _check_config(folder: Path) -> bool:
+    """Check that transformers can load the model of a folder's config.json; return whether it sees pictures."""
+    config = read_model_config(folder)
+    check_generation_config(folder)
+    _check_names_no_code(folder, config)
+    return _sees(folder, config)
 
 
 def _check_names_no_code(folder: Path, config: Mapping[str, Any]) -> None:

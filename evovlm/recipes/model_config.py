@@ -4,6 +4,7 @@ Everything that reads a config.json reads it here, so that the rest of the packa
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from evovlm.errors import BrokenCheckpoint
 from evovlm.files import read_foreign
 from evovlm.recipes.checkpoint_files import CONFIG_FILE, refuse_outside
 
+GENERATION_CONFIG_FILE = "generation_config.json"
 CONFIG_LIMIT_BYTES = 20_000_000
 TOKENIZER_LIMIT_BYTES = 500_000_000
 MOST_BLOCKS = 2_000
@@ -57,6 +59,13 @@ _PICTURE = _Kind(
 )
 _POSITIVE = _Kind(needed="a number above 0", holds=lambda value: _is_number(value) and value > 0)
 _NOT_NEGATIVE = _Kind(needed="a number of at least 0", holds=lambda value: _is_number(value) and value >= 0)
+_TOKENS = _Kind(
+    needed="the number of a token, a list of them, or null",
+    holds=lambda value: (
+        value is None
+        or all(_is_int(each, -1, _LARGEST_SIZE) for each in (value if isinstance(value, list) else [value]))
+    ),
+)
 _FLAG = _Kind(needed="true or false", holds=lambda value: isinstance(value, bool))
 _TEXT = _Kind(needed="a text", holds=lambda value: isinstance(value, str))
 _OBJECT = _Kind(needed="a JSON object", holds=lambda value: isinstance(value, dict))
@@ -106,6 +115,9 @@ _KINDS: Mapping[str, _Kind] = {
     "rope_scaling": _or_null(_OBJECT),
     "rope_parameters": _or_null(_OBJECT),
     "rope_type": _or_null(_TEXT),
+    "eos_token_id": _TOKENS,
+    "pad_token_id": _TOKENS,
+    "bos_token_id": _TOKENS,
     "deepstack_visual_indexes": _Kind(
         needed=f"a list of at most {MOST_BLOCKS} whole numbers",
         holds=lambda value: (
@@ -147,6 +159,13 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     config = read_model_json(file)
     _check(file, config, inside="", depth=0)
     return config
+
+
+def check_generation_config(folder: Path) -> None:
+    """Raise BrokenCheckpoint, as `read_model_config` does, for the generation_config.json of a folder that has one."""
+    file = folder / GENERATION_CONFIG_FILE
+    if os.path.lexists(file):
+        _check(file, read_model_json(file), inside="", depth=0)
 
 
 def _check(file: Path, settings: Mapping[str, Any], *, inside: str, depth: int) -> None:

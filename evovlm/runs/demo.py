@@ -12,6 +12,7 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.files import inner_folder
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.writer import write_checkpoint
+from evovlm.models.loading import check_fit
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef
@@ -211,6 +212,6 @@ def _examples(answered: Sequence[Answered]) -> tuple[AnsweredSample, ...]:
 
 def _write_model(recipe: Recipe, folder: Path) -> None:
     if not folder.exists():
-        write_checkpoint(recipe, folder)
+        write_checkpoint(recipe, folder, check=check_fit)
     elif load_recipe(folder / "recipe.yaml", methods=METHODS).recipe_id != recipe.recipe_id:
         raise OutputExists(f"{folder} holds another model. Remove it, or give the demo another folder with --out.")
