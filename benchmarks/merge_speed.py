@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +175,7 @@ def candidates(folder: Path, method: str, *, count: int = 4) -> list[float]:
             for name in SOURCES
         }
         started = time.perf_counter()
-        merger.merge(recipe.with_parameters(numbers), _ParameterSink(writer))
+        merger.merge(replace(recipe, parameters=numbers), _ParameterSink(writer))
         seconds.append(time.perf_counter() - started)
     return seconds
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 AllowCode = Annotated[
     bool,
     typer.Option(
-        "--allow-code", help="Run the code of metric scripts and of lm_eval task files that are named; read it first."
+        "--allow-code", help="Allow the named metric scripts and lm_eval task files to run their code; read it first."
     ),
 ]
 

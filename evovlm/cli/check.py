@@ -22,13 +22,13 @@ FAILED = 2
 def check(
     recipe: Annotated[Path, typer.Argument(help="A recipe or the config of a search (YAML).")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where the result is to be written: is there enough space?")
+        Path | None, typer.Option("--out", help="The folder of the result, to check that there is enough space.")
     ] = None,
     near_pictures: Annotated[
         str | None,
         typer.Option(
             "--near-pictures",
-            help="Of a search: report pictures that an open_clip model finds similar to report pictures.",
+            help="For a search: list pictures that this open_clip model finds similar to pictures of the report split.",
         ),
     ] = None,
     near_threshold: Annotated[
@@ -69,7 +69,10 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
         return _with_code(preflight_search(config, out=out), config)
     if near_pictures is not None or near_threshold is not None:
-        raise ConfigError(f"{path}: is not the config of a search, so there are no pictures to compare.")
+        raise ConfigError(
+            f"{path}: is not the config of a search, so there are no pictures to compare.\n"
+            "    Leave out --near-pictures and --near-threshold."
+        )
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.merging.before.preflight import preflight_recipe
 
@@ -90,9 +93,9 @@ def _with_code(found: "Preflight", config: "SearchConfig | HybridConfig") -> "Pr
             code = code_of_tasks([name])
         except EvovlmError as error:
             return replace(found, problems=tuple({str(each): each for each in (*found.problems, error)}.values()))
-        warnings += [f"this search runs code: {each}; read it, then give evolve --allow-code" for each in code]
+        warnings += [f"this search runs code: {each}; read it, then pass --allow-code to evolve" for each in code]
         if is_harness_name(name) and HarnessName.parse(name).file is None:
-            warnings.append(f"{name}: not looked at, because that would run the harness's code")
+            warnings.append(f"{name}: not checked, because that would run the harness's code")
     return replace(found, warnings=(*found.warnings, *warnings))
 
 

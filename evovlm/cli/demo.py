@@ -21,7 +21,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A smaller search, under 2 minutes on 2 cores.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="The seed of the searches.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="The folder for the runs and models.")] = Path("demo"),
-    only: Annotated[str | None, typer.Option("--only", help="evollm or evovlm.")] = None,
+    only: Annotated[str | None, typer.Option("--only", help="Run only one of the two: evollm or evovlm.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Evolve a Japanese math LLM and a Japanese VLM from embedded models, on any machine, in minutes."""

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def evolve(
-    config: Annotated[Path, typer.Argument(help="A search (YAML); configs/ holds examples.")],
+    config: Annotated[Path, typer.Argument(help="The config of a search (YAML); configs/ holds examples.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="Write the winner's model to this folder.")
     ] = None,
     log: Annotated[
-        list[str] | None, typer.Option("--log", help="Also send the course to tensorboard or wandb.")
+        list[str] | None, typer.Option("--log", help="Also log the progress to tensorboard or wandb; may be repeated.")
     ] = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate what the run would cost, from a short calibration.")
@@ -34,7 +34,7 @@ def evolve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, help="How many models work at a time; the result is the same."),
+        typer.Option("--workers", min=1, help="The number of models evaluated at a time; does not change the result."),
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
@@ -151,7 +151,7 @@ def _print_next(
 
 
 def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
-    """Return the commands that score the winner on the tasks that the report is on."""
+    """Return the commands that score the winner on the tasks of the report."""
     from evovlm.runs.scores.contenders import report_tasks
 
     commands = []

@@ -27,7 +27,9 @@ def export(
     ] = None,
     pick: Annotated[
         str | None,
-        typer.Option("--pick", help="Of a run: best, knee (of its Pareto front), task=NAME, or a candidate's number."),
+        typer.Option(
+            "--pick", help="Which candidate of a run: best, knee (of its Pareto front), task=NAME, or its number."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The new file to write; without it, a recipe is printed.")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evovlm.evaluation.comparison import Comparison
     from evovlm.evaluation.grading import Graded
 
-_COLUMN = "The column with {}; by default the usual names are tried."
+_COLUMN = "The column with {}; default: the first of the usual names that exists."
 
 
 def grade(
@@ -26,8 +26,8 @@ def grade(
         typer.Option(
             "--metric",
             "-m",
-            help="accuracy, rouge_l_ja, rouge_1_ja, rouge_2_ja, char_f1, exact_match, multiple_choice, jdocqa, "
-            "clip_score or evaluate:NAME_OR_PATH; default: the task's own.",
+            help="A metric (docs/scoring.md lists them), such as accuracy or rouge_l_ja, or evaluate:NAME_OR_PATH; "
+            "default: the task's own.",
             autocompletion=complete_metrics,
         ),
     ] = None,
@@ -51,10 +51,10 @@ def grade(
     ] = None,
     prediction_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the answers"))] = None,
     reference_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the references"))] = None,
-    id_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the ids; by default a row's number"))] = None,
+    id_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the ids") + " Without it: row numbers.")] = None,
     image_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the pictures' paths"))] = None,
     choices_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the options of a question"))] = None,
-    rows_at: Annotated[str | None, typer.Option(help="The place of the rows in a JSON object: KEY/KEY.")] = None,
+    rows_at: Annotated[str | None, typer.Option(help="Where the rows are in a JSON object: KEY/KEY.")] = None,
     device: Annotated[str, typer.Option("--device", help="For clip_score: auto, cpu, cuda, cuda:1, ...")] = "auto",
     save: Annotated[Path | None, typer.Option("--save", help="Write every answer's score to this JSONL file.")] = None,
     allow_code: AllowCode = False,

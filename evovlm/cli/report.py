@@ -21,7 +21,7 @@ def report(
         typer.Option("--out", help="The new HTML file [default: RUN/report.html, of several runs comparison.html]."),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    lang: Annotated[str, typer.Option("--lang", help="en or ja.")] = "en",
+    lang: Annotated[str, typer.Option("--lang", help="The language of the page: en or ja.")] = "en",
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Also write every figure into this new folder, as SVG and PNG.")
     ] = None,

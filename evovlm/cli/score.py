@@ -35,17 +35,17 @@ def score(
     ],
     split: Annotated[str, typer.Option("--split", help="report or search.")] = "report",
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Score only this many samples of each task, the first ones.")
+        int | None, typer.Option("--limit", min=1, help="Score only the first samples of each task, this many.")
     ] = None,
     decoding: Annotated[
         str | None,
-        typer.Option("--decoding", help="search: the shorter decoding of searches, where a task has one."),
+        typer.Option("--decoding", help="search: the shorter decoding of searches, if the task has one."),
     ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
             "--prompt",
-            help="Another prompt than the tasks': chat, a name, or a template with {input} and <image>.",
+            help="A prompt to use instead of the tasks' own: chat, a name, or a template with {input} and <image>.",
             autocompletion=complete_prompts,
         ),
     ] = None,

@@ -136,7 +136,7 @@ def _print_head(console: Console, run: Run) -> None:
 
 
 def _print_candidates(console: Console, run: Run, shown: Sequence[Entry]) -> None:
-    batches = "" if run.config.batch is None else f", each generation on {run.config.batch} other samples"
+    batches = "" if run.config.batch is None else f", each generation on {run.config.batch} new samples"
     print_line(console, f"best candidates, search split{batches}")
     rows = [(entry, entry.evaluation) for entry in shown if entry.evaluation]
     table = plain_table()
@@ -163,7 +163,7 @@ def _print_candidates(console: Console, run: Run, shown: Sequence[Entry]) -> Non
 
 
 def _print_winner(console: Console, run: Run) -> None:
-    print_line(console, f"{_WINNERS[run.winner_kind]}, its numbers")
+    print_line(console, f"the numbers of {_WINNERS[run.winner_kind]}")
     found = run.description
     table = plain_table()
     # One row per unit: a model has dozens of blocks, and a terminal has 80 columns.
@@ -199,7 +199,7 @@ def _print_curve(console: Console, run: Run) -> None:
     best, mean = _curves(run)
     snapshots = list(run.snapshots.values())
     low, high = min([*mean, *snapshots]), max([*best, *snapshots])
-    print_line(console, f"by generation, from {percent(low)} to {percent(high)}")
+    print_line(console, f"by generation, on a scale from {percent(low)} to {percent(high)}")
     for name, values in (("best so far", best), ("mean", mean), ("validation", snapshots)):
         if not values:
             continue

@@ -1,5 +1,6 @@
-"""`evovlm spaces`: the table of search spaces."""
+"""`evovlm spaces`: the table of search spaces, and the kinds of search that other packages add."""
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -15,8 +16,9 @@ def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table
     from evovlm.recipes.model_ref import ModelRef
     from evovlm.recipes.path_space import SCALES, PathSpace
     from evovlm.recipes.space_kinds import SPACES, search_space
+    from evovlm.runs.config.kinds import BUILT_IN_KINDS, SEARCH_KINDS
 
-    rows: list[dict[str, str | int]] = [
+    rows: list[dict[str, str | int | None]] = [
         {
             "name": name,
             "summary": " ".join([kind.summary, *(f"({each}: {number})" for each, number in kind.options.items())]),
@@ -36,6 +38,16 @@ def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table
         }
         for name, space in paths.items()
     ]
+    # How many numbers another kind of search has depends on its own config.
+    rows += [
+        {
+            "name": f"merge.kind {name}",
+            "summary": (inspect.getdoc(kind) or "").partition("\n")[0],
+            "dim_for_two_sources_of_32_blocks": None,
+        }
+        for name, kind in SEARCH_KINDS.items()
+        if name not in BUILT_IN_KINDS
+    ]
     if as_json:
         echo(json_text(rows))
         return
@@ -45,5 +57,5 @@ def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table
 
     table = plain_table("space", "what it searches", "numbers (2 sources, 32 blocks)", apart=True)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row.values()))
+        table.add_row(*("" if cell is None else str(cell) for cell in row.values()))
     Console().print(table)

@@ -18,12 +18,12 @@ def watch(
     run: Annotated[Path, typer.Argument(help="The folder of a run in progress.")],
     out: Annotated[Path | None, typer.Option("--out", help="The page's file [default: RUN/report.html].")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    lang: Annotated[str, typer.Option("--lang", help="en or ja.")] = "en",
-    every: Annotated[int, typer.Option("--every", min=1, help="The seconds between two looks.")] = 5,
+    lang: Annotated[str, typer.Option("--lang", help="The language of the page: en or ja.")] = "en",
+    every: Annotated[int, typer.Option("--every", min=1, help="The seconds between two updates.")] = 5,
 ) -> None:
-    """Follow a run until it ends: its page reloads itself, the terminal shows the course. Ctrl-C stops watching.
+    """Follow a run until it ends: its page reloads itself, the terminal shows its progress.
 
-    The run itself is left alone.
+    Ctrl-C stops watching; the run itself continues.
     """
     from rich.console import Console
     from rich.live import Live
@@ -39,7 +39,7 @@ def watch(
     page = out or run / PAGE_FILE
     console = Console()
     to_open = open_it
-    # Without a terminal nothing can be redrawn: each look is a line.
+    # Without a terminal nothing can be redrawn: each update is a line.
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     try:
         with live or nullcontext():

@@ -266,22 +266,22 @@ class LayerPathDocument(Document):
         )
 
 
+def without_ps(sources: dict[str, str]) -> dict[str, str]:
+    """Return the sources of a path that follows a merge. Raises PydanticCustomError if a model takes its name."""
+    if PS in sources:
+        raise PydanticCustomError(
+            "source", "'{name}' is the first stage's result; give another name to the model", {"name": PS}
+        )
+    return sources
+
+
 class PathStageDocument(LayerPathDocument):
     """The second stage of a hybrid: `ps` is the first stage's result, which is a source, and the host by default."""
 
     format: Literal[1] = 1
     host: ModelText = PS
-    sources: dict[SourceName, ModelText] = Field(default_factory=dict)
+    sources: Annotated[dict[SourceName, ModelText], AfterValidator(without_ps)] = Field(default_factory=dict)
     path: list[Annotated[LayerStep, PlainValidator(_as_stage_step)]] = Field(min_length=1)
-
-    @field_validator("sources")
-    @classmethod
-    def _leaves_ps_alone(cls, sources: dict[str, str]) -> dict[str, str]:
-        if PS in sources:
-            raise PydanticCustomError(
-                "source", "'{name}' is the first stage's result; give another name to the model", {"name": PS}
-            )
-        return sources
 
 
 class StageDocument(RecipeDocument):

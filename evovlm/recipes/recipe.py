@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
 from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, ValidationInfo
@@ -390,10 +390,6 @@ class ParameterMerge(MergeTemplate):
             **config_from,
             "parameters": {name: self.parameters[name].as_values() for name in self.sources},
         }
-
-    def with_parameters(self, parameters: Mapping[str, SourceParameters]) -> "ParameterMerge":
-        """Return the same merge with other numbers."""
-        return replace(self, parameters=parameters)
 
     def unit_lengths(self) -> frozenset[int]:
         """The lengths of the lists among the parameters; each should be the model's number of units, L + 2."""

@@ -82,7 +82,7 @@ def test_a_search_through_layers_ends_in_a_stock_model(
     shown = evovlm("show", tmp_path / "run")
     assert shown.code == 0, shown
     assert f"the mean that did best on the validation samples: a path of {len(recipe.path)} hops" in shown.out
-    assert "each generation on 1 other samples" in shown.out
+    assert "each generation on 1 new samples" in shown.out
     assert "  validation " in shown.out
     assert ("the second stage (path) of two; the first: evovlm show " in shown.out) == (search is hybrid_search)
     assert json.loads(evovlm("show", tmp_path / "run", "--json").out)["path"] == recipe.path.canonical()

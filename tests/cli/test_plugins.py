@@ -66,6 +66,9 @@ def test_the_tables_and_completion_show_the_rows_of_another_package(evovlm: Comm
     for command, row in SHOWN.items():
         assert row in [each["name"] for each in json.loads(evovlm(command, "--json").out)]
     assert complete_methods("halv") == ["halved"]
+    kind = json.loads(evovlm("spaces", "--json").out)[-1]
+    assert (kind["name"], kind["summary"]) == ("merge.kind line", "A whole search along a line.")
+    assert "merge.kind line" in evovlm("spaces").out
 
 
 @pytest.mark.usefixtures("_installed")

@@ -300,7 +300,7 @@ def test_a_whole_model_by_every_method(models: Path, method: str) -> None:
     if "weight" in row.parameters and method != "passthrough":
         # One source alone, and per unit.
         alone = {name: SourceParameters(weight=float(name == "math")) for name in numbers}
-        recipes.append(recipe.with_parameters(alone))
+        recipes.append(replace(recipe, parameters=alone))
     merger = Merger.open(recipe, threads=1 + (n - 1))
     wanted, rest = Collected(merger), Collected(merger)
     parameters = {name: tensor.clone().to(DEVICE) for name, tensor in rest.tensors.items()}
@@ -357,7 +357,7 @@ def test_a_candidate_that_failed_leaves_nothing_behind(models: Path) -> None:
     gpu = GpuMerger(merger, {name: tensor.to(DEVICE).view(-1) for name, tensor in rest.tensors.items()})
     assert not gpu.merge(recipe, rest)
     usual = {name: SourceParameters(weight=0.5) for name in recipe.parameters}
-    assert gpu.merge(recipe.with_parameters(usual), rest)
+    assert gpu.merge(replace(recipe, parameters=usual), rest)
 
 
 class _Names:

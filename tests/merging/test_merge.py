@@ -88,7 +88,7 @@ def test_a_draw_whose_upper_bits_are_the_limits_is_decided_by_the_rest(models: P
     drawn = draws(draw_key(recipe.seed, "math", name), start=0, size=48 * 32)
     for near in (int(drawn[3]), int(drawn[3]) + 1):
         # The limit is this draw, which is not kept then, or the next number, so that it is.
-        exact = recipe.with_parameters({"math": SourceParameters(weight=0.7, density=near / 2**24)})
+        exact = replace(recipe, parameters={"math": SourceParameters(weight=0.7, density=near / 2**24)})
         merged = merge_all(exact, merger=merger)
         assert same_bytes(merged, merge_all(exact))
         changed = merged[name].flatten()[3] != whole(models, "base")[name].flatten()[3]
@@ -109,7 +109,7 @@ def test_merging_again_gives_the_same_and_other_numbers_something_else(models: P
     recipe = make_recipe(models, {"math": (0.7, 0.5), "ja": (0.45, 0.5)})
     merger = Merger.open(recipe)
     first = merge_all(recipe, merger=merger)
-    other = recipe.with_parameters({name: SourceParameters(weight=0.1, density=0.9) for name in recipe.sources})
+    other = replace(recipe, parameters={name: SourceParameters(weight=0.1, density=0.9) for name in recipe.sources})
     assert not same_bytes(first, merge_all(other, merger=merger))
     assert same_bytes(first, merge_all(recipe, merger=merger))
 
@@ -120,7 +120,7 @@ WEIGHTED = [name for name, method in METHODS.items() if "weight" in method.param
 @pytest.mark.parametrize("method", [name for name in WEIGHTED if METHODS[name].needs_base])
 def test_no_weight_gives_the_base_bit_for_bit(models: Path, method: str) -> None:
     recipe = recipe_of(models, method)
-    without = recipe.with_parameters({name: SourceParameters(weight=0.0) for name in recipe.sources})
+    without = replace(recipe, parameters={name: SourceParameters(weight=0.0) for name in recipe.sources})
     assert same_bytes(merge_all(without), whole(models, "base"))
 
 
@@ -142,7 +142,7 @@ def test_a_source_alone_is_itself_after_and_before_other_candidates(models: Path
     for _ in range(2):
         for alone in recipe.sources:
             numbers = {name: SourceParameters(weight=float(name == alone)) for name in recipe.sources}
-            assert same_bytes(merge_all(recipe.with_parameters(numbers), merger=merger), whole(models, alone))
+            assert same_bytes(merge_all(replace(recipe, parameters=numbers), merger=merger), whole(models, alone))
         assert same_bytes(merge_all(recipe, merger=merger), usual)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -442,7 +443,7 @@ def test_a_recipe_goes_to_mergekit_and_back(
             name: live(getattr(numbers, parameter)) for name, numbers in recipe.parameters.items()
         }
     # Numbers of units where a component has no tensor are not written; all else is the same recipe.
-    assert again.with_parameters(recipe.parameters).recipe_id == recipe.recipe_id
+    assert replace(again, parameters=recipe.parameters).recipe_id == recipe.recipe_id
     if not any(
         isinstance(getattr(each, name), ByComponent) for each in drawn.values() for name in limits | {"weight": 0}
     ):

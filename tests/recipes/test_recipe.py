@@ -1,6 +1,7 @@
 """Recipes as values."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_a_template_and_parameters_make_the_recipe_again() -> None:
     recipe = make()
     assert type(recipe.template) is MergeTemplate
     assert recipe.template.recipe(recipe.parameters) == recipe
-    assert recipe.with_parameters(make(weight=0.1).parameters) == make(weight=0.1)
+    assert replace(recipe, parameters=make(weight=0.1).parameters) == make(weight=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Where a search starts: at a recipe, at another run's winner, at equal weights; and what does not fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,9 @@ def test_a_search_starts_at_a_hand_made_recipe(models: Path, write_config: Write
 def test_a_small_number_of_a_recipe_stays_a_number(models: Path, write_config: WriteConfig, tmp_path: Path) -> None:
     # YAML 1.1 takes 1e-05 for text.
     numbers = {name: SourceParameters(weight=1e-05, density=0.5) for name in MADE}
-    (tmp_path / "made.yaml").write_text(recipe_to_yaml(hand_made(models).with_parameters(numbers)), encoding="utf-8")
+    (tmp_path / "made.yaml").write_text(
+        recipe_to_yaml(replace(hand_made(models), parameters=numbers)), encoding="utf-8"
+    )
     config = load_config(write_config({"start": {"recipe": "made.yaml"}})).resolved(relative_to=tmp_path)
     assert isinstance(config, EvolveConfig)
     assert started(config).initial.tolist() == [1e-05, 0.5, 1e-05, 0.5]

@@ -13,7 +13,7 @@ from evovlm.recipes.yaml_text import KeyPath
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """A model in one part of the file, with the parameters below it."""
+    """A model in one slice of the file, with the parameters below it."""
 
     model: str
     parameters: Mapping[str, object]
@@ -21,7 +21,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Slice:
     """A slice of the result, `n_blocks` long; the only one of a file with `models:`, with None for all blocks."""
 
     sources: tuple[Input, ...]
@@ -37,7 +37,7 @@ class Inputs:
     `names` has a recipe's name for each source; `default_host` gives the config where the file does not say more.
     """
 
-    parts: tuple[Part, ...]
+    slices: tuple[Slice, ...]
     base: str | None
     sources: tuple[str, ...]
     names: Mapping[str, str]
@@ -57,8 +57,8 @@ def find_inputs(document: MergekitDocument, method: MergekitMethod) -> Inputs:
     """
     if document.form is None:
         raise Refusal((), "exactly one of models and slices says what is merged.")
-    parts = _whole_model(document) if document.form == "models" else _slices(document)
-    merged = tuple(source.model for source in parts[0].sources)
+    slices = _whole_model(document) if document.form == "models" else _slices(document)
+    merged = tuple(source.model for source in slices[0].sources)
     base = document.base_model
     if method.base == "required" and (base is None or base not in merged):
         missing = "missing" if base is None else f"'{base}' is not among the sources of the slices"
@@ -72,7 +72,7 @@ def find_inputs(document: MergekitDocument, method: MergekitMethod) -> Inputs:
             f"{document.form}: {document.merge_method} merges {_count(method)}, not {len(sources)}.",
         )
     return Inputs(
-        parts=parts,
+        slices=slices,
         base=own_base,
         sources=sources,
         names=_names(sources, document.evovlm.sources),
@@ -80,7 +80,7 @@ def find_inputs(document: MergekitDocument, method: MergekitMethod) -> Inputs:
     )
 
 
-def _whole_model(document: MergekitDocument) -> tuple[Part, ...]:
+def _whole_model(document: MergekitDocument) -> tuple[Slice, ...]:
     entries: Sequence[ModelEntry] = document.models or ()
     sources = [
         Input(model=entry.model, parameters=entry.parameters or {}, place=("models", index))
@@ -90,11 +90,11 @@ def _whole_model(document: MergekitDocument) -> tuple[Part, ...]:
     if base is not None and all(source.model != base for source in sources):
         sources.append(Input(model=base, parameters={}, place=("base_model",)))
     _refuse_repeated(sources)
-    return (Part(sources=tuple(sources), parameters={}, place=("models",), n_blocks=None),)
+    return (Slice(sources=tuple(sources), parameters={}, place=("models",), n_blocks=None),)
 
 
-def _slices(document: MergekitDocument) -> tuple[Part, ...]:
-    parts: list[Part] = []
+def _slices(document: MergekitDocument) -> tuple[Slice, ...]:
+    slices: list[Slice] = []
     start = 0
     for index, each in enumerate(document.slices or ()):
         place: KeyPath = ("slices", index)
@@ -105,12 +105,12 @@ def _slices(document: MergekitDocument) -> tuple[Part, ...]:
         _refuse_repeated(sources)
         if each.base_model not in (None, document.base_model):
             raise Refusal((*place, "base_model"), "base_model: a recipe has one base for all slices.")
-        if parts:
-            _refuse_others(sources, parts[0].sources, place=(*place, "sources"))
+        if slices:
+            _refuse_others(sources, slices[0].sources, place=(*place, "sources"))
         end = _end_of(each.sources, start=start, place=(*place, "sources"))
-        parts.append(Part(sources=sources, parameters=each.parameters or {}, place=place, n_blocks=end - start))
+        slices.append(Slice(sources=sources, parameters=each.parameters or {}, place=place, n_blocks=end - start))
         start = end
-    return tuple(parts)
+    return tuple(slices)
 
 
 def _end_of(sources: Sequence[SliceSource], *, start: int, place: KeyPath) -> int:

@@ -45,10 +45,10 @@ class Reading:
             n_blocks = count_blocks(config) if config is not None else None
             if config is not None and n_blocks is not None:
                 model_type = str(text_config(config).get("model_type"))
-                lengths = [part.n_blocks or n_blocks for part in inputs.parts]
+                lengths = [each.n_blocks or n_blocks for each in inputs.slices]
                 if sum(lengths) != n_blocks:
                     raise Refusal(
-                        (*inputs.parts[-1].sources[0].place, "layer_range"),
+                        (*inputs.slices[-1].sources[0].place, "layer_range"),
                         f"layer_range: the slices have {sum(lengths)} blocks, '{ref.text}' has {n_blocks}; a recipe "
                         "merges whole models.",
                     )
@@ -112,13 +112,13 @@ class Reading:
 
     def place_of(self, name: str, source: str | None = None) -> KeyPath:
         """Return where the parameter is first given, for a message."""
-        for part in range(len(self.inputs.parts)):
+        for part in range(len(self.inputs.slices)):
             for scope in self._scopes(name, part, source):
                 return scope.place
         return ("parameters",)
 
     def _scopes(self, name: str, part: int, source: str | None) -> list[Scope]:
-        here = self.inputs.parts[part]
+        here = self.inputs.slices[part]
         levels: list[tuple[KeyPath, Mapping[str, object]]] = [
             ((*each.place, "parameters"), each.parameters) for each in here.sources if each.model == source
         ]
@@ -127,18 +127,18 @@ class Reading:
         return [Scope((*place, name), given[name]) for place, given in levels if name in given]
 
     def _place_of_source(self, source: str) -> KeyPath:
-        return next(each.place for each in self.inputs.parts[0].sources if each.model == source)
+        return next(each.place for each in self.inputs.slices[0].sources if each.model == source)
 
 
 def _place_of_varying(document: MergekitDocument, inputs: Inputs) -> KeyPath | None:
     """Return the first place where a parameter that counts has more than one value; slices always have."""
-    if inputs.parts[0].n_blocks is not None:
-        return inputs.parts[0].place
+    if inputs.slices[0].n_blocks is not None:
+        return inputs.slices[0].place
     method = MERGEKIT_METHODS[document.merge_method]
     counting = {*method.source_parameters, *method.shared_parameters}
     levels: list[tuple[KeyPath, Mapping[str, object]]] = [
         ((*source.place, "parameters"), source.parameters)
-        for source in inputs.parts[0].sources
+        for source in inputs.slices[0].sources
         if source.model != inputs.base
     ]
     levels.append((("parameters",), document.parameters or {}))

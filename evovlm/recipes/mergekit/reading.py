@@ -158,9 +158,9 @@ class _Reader:
         levels: list[tuple[KeyPath, Mapping[str, object], set[str]]] = [
             (("parameters",), self.document.parameters or {}, of_sources | shared)
         ]
-        for part in inputs.parts:
-            levels.append(((*part.place, "parameters"), part.parameters, of_sources | shared))
-            levels += [((*each.place, "parameters"), each.parameters, of_sources) for each in part.sources]
+        for each_slice in inputs.slices:
+            levels.append(((*each_slice.place, "parameters"), each_slice.parameters, of_sources | shared))
+            levels += [((*each.place, "parameters"), each.parameters, of_sources) for each in each_slice.sources]
         for place, given, used in levels:
             for name in sorted(set(given) - used - harmless):
                 why = f"mergekit's {self.document.merge_method} ignores it here"

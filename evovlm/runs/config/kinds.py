@@ -1,7 +1,7 @@
 """The kinds of search, and reading the config of one.
 
 `merge.kind` of a config says which kind it is. A kind is one class, which reads its part of the config and gives the
-space that is searched; a further one is one file, and one row of `SEARCH_KINDS`.
+space that is searched; a further one is one file, and one row of `BUILT_IN_KINDS`.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,10 @@ from evovlm.runs.config.search import SearchConfig
 PARAMETERS = "parameters"
 """The kind of a merge that does not name one."""
 
-SEARCH_KINDS: Mapping[str, type[SearchConfig]] = PluginTable(
-    "evovlm.searches", {PARAMETERS: EvolveConfig, "layer_path": PathConfig}, row_type=type
-)
+BUILT_IN_KINDS: Mapping[str, type[SearchConfig]] = {PARAMETERS: EvolveConfig, "layer_path": PathConfig}
+"""evovlm's own kinds; the table of spaces lists what each can search."""
+
+SEARCH_KINDS: Mapping[str, type[SearchConfig]] = PluginTable("evovlm.searches", BUILT_IN_KINDS, row_type=type)
 """The class that reads a config, by its `merge.kind`."""
 
 

@@ -16,13 +16,13 @@ winner: snapshot
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.documents import Document, ModelText, SourceName, StageDocument
+from evovlm.recipes.documents import Document, ModelText, SourceName, StageDocument, without_ps
 from evovlm.recipes.kinds import PS, PathTemplate
 from evovlm.recipes.layer_path import ScaleTarget
 from evovlm.recipes.model_ref import ModelRef, count_blocks, parse_model_ref, read_config
@@ -49,17 +49,8 @@ class PathMergeDocument(Document):
     kind: Literal["layer_path"]
     ps: StageDocument | None = None
     host: ModelText | None = None
-    sources: dict[SourceName, ModelText] = Field(min_length=1)
+    sources: Annotated[dict[SourceName, ModelText], AfterValidator(without_ps)] = Field(min_length=1)
     scale_target: ScaleTarget
-
-    @field_validator("sources")
-    @classmethod
-    def _leave_ps_alone(cls, sources: dict[str, str]) -> dict[str, str]:
-        if PS in sources:
-            raise PydanticCustomError(
-                "source", "'{name}' is the first stage's result; give another name to the model", {"name": PS}
-            )
-        return sources
 
     @property
     def source_names(self) -> tuple[str, ...]:
