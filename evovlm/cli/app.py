@@ -23,6 +23,7 @@ from evovlm.cli.rendering import echo
 from evovlm.cli.report import report
 from evovlm.cli.score import score
 from evovlm.cli.show import show
+from evovlm.cli.signals import ending_cleanly
 from evovlm.cli.spaces import spaces
 from evovlm.cli.tasks import tasks
 from evovlm.cli.watch import watch
@@ -85,13 +86,14 @@ def _check_current_folder() -> None:
 
 
 def main() -> None:
-    """Run the command line: exit code 0 done, 2 an error that the user can fix, 130 interrupted, 143 terminated."""
+    """Run the command line: exit code 0 done, 2 an error that the user can fix, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."""
     # OpenMP threads that spin while they wait slow a busy machine down (measured: 1.8 s becomes 12 s and more).
     # The library reads this once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _check_current_folder()
-        app()
+        with ending_cleanly():
+            app()
     except EvovlmError as error:
         # A message may quote a file from a stranger.
         echo(f"error: {error}", err=True)

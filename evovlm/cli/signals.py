@@ -1,45 +1,87 @@
-"""How long commands end on Ctrl-C and SIGTERM."""
+"""How commands end on Ctrl-C, SIGTERM and SIGHUP."""
 
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import typer
 
-from evovlm.cli.rendering import echo
-
 INTERRUPTED = 130
-TERMINATED = 143
-"""The exit codes of a command that a signal ended, as shells have them: 128 and the signal's number."""
+"""The exit code of a command that Ctrl-C ended: 128 and the signal's number, as shells have it."""
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as batch systems send it before they kill."""
+class Ended(KeyboardInterrupt):
+    """SIGTERM, as batch systems send it before they kill, or SIGHUP, when the terminal is closed.
+
+    `code` is the exit code: 143 or 129.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+
+@contextmanager
+def ending_cleanly() -> Iterator[None]:
+    """End the process with the signal's exit code on SIGTERM or SIGHUP: unfinished files are removed on the way.
+
+    Only the main thread may use this.
+    """
+    with _on_signals(SystemExit):
+        yield
 
 
 @contextmanager
 def stopping(text: str | None = None, *, flag: str | None = None) -> Iterator[None]:
-    """End the command with the signal's exit code on Ctrl-C or SIGTERM, after its displays are closed.
+    """End the command with the signal's exit code on Ctrl-C, SIGTERM or SIGHUP, after its displays are closed.
 
     `text` is what is said then; without it, that nothing is lost, and the command that continues: the one that was
     typed, with `flag` added. Only the main thread may use this.
     """
+    with _on_signals(Ended):
+        try:
+            yield
+        except KeyboardInterrupt as stopped:
+            said = f"\nstopped; nothing is lost. To continue:\n    {_typed_with(flag)}" if text is None else text
+            typer.echo(said, err=True)
+            raise typer.Exit(stopped.code if isinstance(stopped, Ended) else INTERRUPTED) from None
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+@contextmanager
+def _on_signals(ended: Callable[[int], BaseException]) -> Iterator[None]:
+    """Raise `ended`, with the exit code, on SIGTERM or SIGHUP; one that the parent ignores (nohup) stays ignored."""
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+    before = {each: signal.getsignal(each) for each in _ENDING}
+    caught = [each for each in _ENDING if before[each] != signal.SIG_IGN]
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in caught:
+            # Both signals often come together; the first one counts.
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGHUP:
+            _detach(terminals)
+        raise ended(128 + number)
+
+    for each in caught:
+        signal.signal(each, end)
     try:
         yield
-    except KeyboardInterrupt as stopped:
-        said = f"\nstopped; nothing is lost. To continue:\n    {_typed_with(flag)}" if text is None else text
-        echo(said, err=True)
-        raise typer.Exit(TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each in caught:
+            signal.signal(each, before[each])
+
+
+def _detach(terminals: list[int]) -> None:
+    """Discard what is still written to a terminal that is closed: writing to it would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in terminals:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def _typed_with(flag: str | None) -> str:

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from evovlm.errors import RunMismatch
+from evovlm.errors import RunError, RunMismatch
 from evovlm.files import write_file
 from evovlm.report.content import RunContent
 from evovlm.report.page import run_page
 from evovlm.report.reading import read_run
+from evovlm.runs.folder.layout import CONFIG_FILE, JOURNAL_FILE, is_locked
 from evovlm.runs.run import Run, journal_files
 
 
@@ -17,24 +18,49 @@ def watch_run(
 ) -> Iterator[RunContent | None]:
     """Rewrite `page` whenever the run has made progress, and yield its content; None before the first candidate.
 
-    Ends with the run; the last page no longer reloads itself. Raises RunMismatch for a folder that does not exist,
-    and what `read_run` raises for a journal that was changed.
+    Ends with the run; the last page no longer reloads itself. Raises RunMismatch for a folder that does not exist or is
+    not a run's, RunError once no process works in the folder of an unfinished run, and what `read_run` raises for a
+    journal that was changed.
     """
     if not folder.is_dir():
         raise RunMismatch(f"{folder}: this folder does not exist. Name the folder that `evovlm evolve --out` writes.")
     seen: tuple[int, ...] | None = None
     while True:
+        # Asked first: a process that ends afterwards has written everything by the time the files are read.
+        in_progress = _in_progress(folder)
         sizes = _sizes(folder)
-        if sizes != seen:
+        if sizes != seen or not in_progress:
             seen = sizes
             content = _content(folder)
             if content is not None:
-                reload_s = None if content.finished else every_s
+                reload_s = every_s if in_progress and not content.finished else None
                 write_file(page, run_page(content, language=language, reload_s=reload_s))
             yield content
             if content is not None and content.finished:
                 return
+            if not in_progress:
+                raise _stopped(folder, content)
         sleep(every_s)
+
+
+def _in_progress(folder: Path) -> bool:
+    try:
+        return is_locked(folder)
+    except OSError as error:
+        raise RunMismatch(f"{folder}: its lock file cannot be opened ({error.strerror}). Remove it.") from error
+
+
+def _stopped(folder: Path, content: RunContent | None) -> RunError:
+    if content is None and not journal_files(folder):
+        return RunMismatch(
+            f"{folder} holds no {JOURNAL_FILE}, and no search works in it.\n"
+            "    Name the folder that `evovlm evolve --out` writes."
+        )
+    n_candidates = 0 if content is None else len(content.last.course.candidates)
+    return RunError(
+        f"{folder}: the run has stopped after {n_candidates} candidates, before its end, and no process works in it.\n"
+        f"    `evovlm evolve {folder / CONFIG_FILE} --out {folder} --resume` continues it."
+    )
 
 
 def _content(folder: Path) -> RunContent | None:

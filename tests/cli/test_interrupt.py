@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from evovlm.cli.signals import stopping
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal
 from tests.cli.conftest import Command, write_config
@@ -67,7 +68,7 @@ def start(*arguments: str | Path) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_with_its_code_and_a_command_that_resumes_to_the_same_journal(
     evovlm: Command,
     config: Path,
@@ -82,6 +83,7 @@ def test_a_signal_stops_with_its_code_and_a_command_that_resumes_to_the_same_jou
     stopped = evovlm("evolve", config, "--out", run)
     assert stopped.code == code, stopped
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     assert "Traceback" not in stopped.err
     assert stopped.out == ""
     advice = re.search(r"^    evovlm (evolve .*--resume)$", stopped.err, re.MULTILINE)
@@ -119,3 +121,27 @@ def test_a_real_process_takes_ctrl_c_and_refuses_a_second_one_beside_it(
     assert out == ""
     assert "Traceback" not in err
     assert "--resume" in err
+
+
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_in_any_command_ends_it_without_a_traceback(
+    evovlm: Command, monkeypatch: pytest.MonkeyPatch, by: signal.Signals, code: int
+) -> None:
+    def interrupted(*_: object, **_options: object) -> None:
+        os.kill(os.getpid(), by)
+        time.sleep(PATIENCE_S)
+
+    monkeypatch.setattr("evovlm.evaluation.predictions.read_predictions", interrupted)
+    stopped = evovlm("grade", "rows.jsonl", "--metric", "accuracy")
+    assert (stopped.code, stopped.out) == (code, "")
+    assert "Traceback" not in stopped.err
+
+
+def test_what_the_parent_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ PAGE_FILE = "report.html"
 LOCK_FILE = ".lock"
 
 _ABSENT = "(absent)"
+_GLANCE_S = 0.1
 
 
 def winner_file(winner: str) -> str:
@@ -72,9 +74,29 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def is_locked(folder: Path) -> bool:
+    """Return whether a process is working in a run's folder. Raises OSError for a lock file that cannot be opened."""
+    try:
+        lock = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _take(lock: int, folder: Path) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # `is_locked` of a process that watches holds it for a moment.
+            time.sleep(_GLANCE_S)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RunError(
             f"{folder}: another process is working in it.\n    Wait for it or stop it; `evovlm show` works meanwhile."
