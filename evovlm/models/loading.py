@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, EvovlmError, NotEnoughRoom, PickledWeights, UnknownArchitecture
-from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_weight_map
+from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_odd_files
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.model_config import check_generation_config, read_model_config
 
@@ -399,6 +399,8 @@ def _check_names_no_code(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_files(folder: Path) -> None:
+    if folder.is_dir():
+        refuse_odd_files(folder)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise BrokenCheckpoint(
             f"{folder}: no tokenizer was found (looked for {', '.join(_TOKENIZER_FILES)}).\n"

@@ -79,6 +79,8 @@ def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) 
     texts = [text for each in shown for text in each.texts]
     text = parts[0] + "".join(seen_as + part for seen_as, part in zip(texts, parts[1:], strict=True))
     ids = token_ids(loaded, text, chat=question.chat)
+    if not ids:
+        return Unanswerable(reason="the model's tokenizer makes no tokens of the prompt")
     longest = context_tokens(loaded)
     if longest is not None and len(ids) >= longest:
         return Unanswerable(

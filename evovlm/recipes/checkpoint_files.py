@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from evovlm.errors import BrokenCheckpoint
-from evovlm.files import leads_outside
+from evovlm.files import check_foreign, leads_outside
 
 CARD_FILE = "README.md"
 RECIPE_FILE = "recipe.yaml"
@@ -17,6 +18,9 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
+
+TEXT_LIMIT_BYTES = 500_000_000
+"""The largest file beside the weights: the largest published tokenizers have a tenth of it."""
 
 # What loads and runs the model: config, tokenizer, processor, chat templates. No code, no weights.
 _NEEDED = (
@@ -117,6 +121,26 @@ def host_files(host: Path) -> SupportFiles:
         files={name: path for name, path in found.files.items() if name not in own},
         left_out=tuple(name for name in found.left_out if name not in own),
     )
+
+
+def refuse_odd_files(folder: Path) -> None:
+    """Raise BrokenCheckpoint when a pipe, a device, a folder or a huge text has the name of a file of a model.
+
+    Reading one would wait forever or fill the memory. Weights may have any size.
+    """
+    for path in sorted(folder.iterdir()):
+        is_weights = path.suffix == ".safetensors"
+        if not is_weights and not _matches(path.name, (*_NEEDED, *_TEXTS)):
+            continue
+        try:
+            check_foreign(path.stat(), path, limit_bytes=sys.maxsize if is_weights else TEXT_LIMIT_BYTES)
+        except FileNotFoundError:
+            # A link to nothing: reading or copying it reports that.
+            continue
+        except OSError as error:
+            raise BrokenCheckpoint(
+                f"{path}: cannot be read: {error.strerror or error}.\n    Fetch the model again, or remove it."
+            ) from error
 
 
 def copy_files(files: Mapping[str, Path], folder: Path) -> None:

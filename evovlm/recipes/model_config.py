@@ -16,7 +16,6 @@ from evovlm.recipes.checkpoint_files import CONFIG_FILE, refuse_outside
 
 GENERATION_CONFIG_FILE = "generation_config.json"
 CONFIG_LIMIT_BYTES = 20_000_000
-TOKENIZER_LIMIT_BYTES = 500_000_000
 MOST_BLOCKS = 2_000
 """More blocks than any published model or path has; each costs time and memory before a weight is read."""
 _LARGEST_SIZE = 100_000_000

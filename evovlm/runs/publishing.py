@@ -153,7 +153,7 @@ def _check_whole(folder: Path, chosen: Mapping[str, Path]) -> None:
         raise BrokenCheckpoint(f"{folder}: has no tokenizer ({', '.join(_TOKENIZERS)}). Merge the model again.")
     try:
         json.loads(chosen[CONFIG_FILE].read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenCheckpoint(f"{folder}: {CONFIG_FILE} cannot be read as JSON ({error}).") from error
 
 

@@ -1,5 +1,7 @@
 """What a merged model takes of its host besides the weights."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,11 @@ from evovlm.errors import BrokenCheckpoint
 from evovlm.recipes.checkpoint_files import (
     CARD_FILE,
     RECIPE_FILE,
+    TEXT_LIMIT_BYTES,
     copy_files,
     find_support_files,
     host_files,
+    refuse_odd_files,
     support_names,
 )
 
@@ -144,3 +148,31 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").symlink_to(tmp_path / "none")
     with pytest.raises(BrokenCheckpoint, match=r"tokenizer\.json: is a link to a file that does not exist"):
         host_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.model", "model.safetensors", "chat_template.jinja", "README.md"]
+)
+@pytest.mark.parametrize("odd", ["pipe", "folder", "socket", "device"])
+def test_what_is_not_a_file_is_refused_at_once(tmp_path: Path, name: str, odd: str) -> None:
+    path = tmp_path / name
+    if odd == "pipe":
+        os.mkfifo(path)
+    elif odd == "folder":
+        path.mkdir()
+    elif odd == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(BrokenCheckpoint, match=rf"{name}: cannot be read: it is a folder, a pipe or a device"):
+        refuse_odd_files(tmp_path)
+
+
+def test_a_huge_text_is_refused_and_huge_weights_are_not(tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "model.safetensors"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(TEXT_LIMIT_BYTES + 1)
+    with pytest.raises(BrokenCheckpoint, match=r"tokenizer\.json: cannot be read: it has 500000001 bytes"):
+        refuse_odd_files(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    refuse_odd_files(tmp_path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evovlm.errors import BrokenCheckpoint, ModelError, PickledWeights, UnknownArchitecture
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace, hold_the_same, tensor_places
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
-from evovlm.recipes.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_outside
+from evovlm.recipes.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_odd_files, refuse_outside
 from evovlm.recipes.hub import HubModel, fetch, has_weights, look_up, read_header
 from evovlm.recipes.model_config import read_model_config
 from evovlm.recipes.model_ref import ModelRef
@@ -70,6 +70,7 @@ class Checkpoint:
 
     @staticmethod
     def _of(folder: Path, find_places: Callable[[Path], Mapping[str, TensorPlace]]) -> "Checkpoint":
+        refuse_odd_files(folder)
         config = read_model_config(folder)
         places = find_places(folder)
         try:

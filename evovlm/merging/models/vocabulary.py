@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evovlm.errors import BrokenCheckpoint
+from evovlm.recipes.checkpoint_files import TEXT_LIMIT_BYTES
+from evovlm.recipes.model_config import read_model_json
 
 TOKENIZER_FILE = "tokenizer.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -32,6 +34,8 @@ _COPIED = (
     "chat_template.jinja",
 )
 _MAIN_FILES = (TOKENIZER_FILE, SENTENCEPIECE_FILE, VOCABULARY_FILE)
+# A stranger's tokenizer may have any value anywhere; sentencepiece raises OSError and RuntimeError.
+_RAISED_BY_TOKENIZERS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError)
 _PLAIN_ENTRY: Mapping[str, Any] = {
     "single_word": False,
     "lstrip": False,
@@ -100,7 +104,7 @@ def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Tokens:
 def _checked(read: Any, file: Path) -> Tokens:
     try:
         found: Tokens = read(file)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (BrokenCheckpoint, *_RAISED_BY_TOKENIZERS) as error:
         raise BrokenCheckpoint(
             f"{file}: cannot be read as a tokenizer ({error}).\n"
             "    Fetch it again: its tokens are needed to match the rows of the embedding."
@@ -153,10 +157,7 @@ def _entry(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _json(file: Path) -> Mapping[str, Any]:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError("not a JSON object")
-    return found
+    return read_model_json(file, limit_bytes=TEXT_LIMIT_BYTES)
 
 
 def union_tokenizer(host_folder: Path, new_tokens: Sequence[NewToken], out_folder: Path) -> None:
@@ -185,8 +186,7 @@ def union_tokenizer(host_folder: Path, new_tokens: Sequence[NewToken], out_folde
 
 
 def _read_or_empty(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found
+    return read_model_json(file, limit_bytes=TEXT_LIMIT_BYTES) if file.is_file() else {}
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
