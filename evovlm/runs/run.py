@@ -386,7 +386,8 @@ class Run:
                 known = feasible.setdefault(entry.recipe_id, entry)
                 if samples[known.index] < samples[entry.index]:
                     feasible[entry.recipe_id] = entry
-        return [entry for entry in feasible.values() if samples[entry.index] == max(samples.values())]
+        most = max(samples.values(), default=0)
+        return [entry for entry in feasible.values() if samples[entry.index] == most]
 
     def pick(self, wanted: str) -> RunCandidate:
         """Return a candidate by what it is good at.
