@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from evovlm.files import append_to, cut_file
+from evovlm.files import append_to, cut_file, read_foreign
+from evovlm.foreign_json import LIMIT_BYTES
 
 
 def json_line(row: Mapping[str, object]) -> str:
@@ -25,6 +26,9 @@ def whole_lines(content: bytes) -> list[bytes]:
             json.loads(lines[-1])
         except ValueError:
             del lines[-1]
+        except RecursionError:
+            # It is whole; whoever reads the line refuses it.
+            pass
     return lines
 
 
@@ -33,7 +37,7 @@ def repaired_lines(path: Path) -> list[bytes]:
 
     Raises OutputError when the file cannot be changed.
     """
-    content = path.read_bytes() if path.exists() else b""
+    content = read_foreign(path, limit_bytes=LIMIT_BYTES) if path.exists() else b""
     lines = whole_lines(content)
     size_bytes = sum(len(line) + 1 for line in lines)
     if size_bytes < len(content):

@@ -12,6 +12,7 @@ from typing import Any
 
 from evovlm.errors import RunMismatch, TaskError
 from evovlm.evaluation.answers import Answer, ScoredTask
+from evovlm.foreign_json import JsonObject, parse_json
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.scoring import SampleScore
 from evovlm.tasks.own.tables import check_cells, file_text, read_files
@@ -31,11 +32,10 @@ def parse_answers(text: str, *, where: str) -> tuple[Answer, ...]:
     # str.splitlines would also cut at characters that an answer may contain.
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
-            answers.append(_answer(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
+            answers.append(_answer(JsonObject.of(parse_json(line))))
+        except ValueError as error:
             raise RunMismatch(
-                f"{where}:{number}: is not a prediction ({type(error).__name__}: {error}).\n"
-                "    The file was changed; score into a new folder."
+                f"{where}:{number}: is not a prediction ({error}).\n    The file was changed; score into a new folder."
             ) from error
     return tuple(answers)
 
@@ -59,22 +59,22 @@ def _row(scored: ScoredTask, answer: Answer) -> Mapping[str, object]:
     }
 
 
-def _answer(row: Mapping[str, Any]) -> Answer:
+def _answer(row: JsonObject) -> Answer:
     return Answer(
         sample=Sample(
-            id=row["id"],
-            question=row["question"],
-            references=tuple(row["references"]),
-            tags=frozenset(row["tags"]),
-            choices=tuple(row["choices"]),
+            id=row.text("id"),
+            question=row.text("question"),
+            references=row.texts("references"),
+            tags=frozenset(row.texts("tags")),
+            choices=row.texts("choices"),
         ),
-        text=row["text"],
+        text=row.text("text"),
         score=SampleScore(
-            score=row["score"],
-            ungated=row["ungated"],
-            japanese=row["japanese"],
-            extracted=row["extracted"],
-            unscored=row["unscored"],
+            score=row.number("score", low=0, high=1),
+            ungated=row.number("ungated", low=0, high=1),
+            japanese=row.flag("japanese"),
+            extracted=row.optional_text("extracted"),
+            unscored=row.optional_text("unscored"),
         ),
     )
 
@@ -132,8 +132,8 @@ def read_predictions(
 
 def _rows_inside(path: Path, rows_at: str) -> Iterator[Row]:
     try:
-        place = json.loads(file_text(path))
-    except (OSError, ValueError, RecursionError) as error:
+        place = parse_json(file_text(path))
+    except (OSError, ValueError) as error:
         raise TaskError(f"{path}: cannot be read as JSON ({error}). Give an intact file.") from error
     for key in rows_at.split("/"):
         if not isinstance(place, dict) or key not in place:

@@ -1,6 +1,11 @@
-"""YAML read the strict way: safe, YAML 1.2 scalars, no key twice, and every key's line known."""
+"""YAML read the strict way: safe, YAML 1.2 scalars, no key twice, and every key's line known.
+
+A file may come from anyone: it is bounded in size, in depth and in the length of its numbers, and has only the types
+of JSON.
+"""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +14,17 @@ from typing import TypeAlias
 import yaml
 
 from evovlm.errors import ConfigError
+from evovlm.files import read_foreign
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
+LIMIT_BYTES = 1_000_000
+"""Several times the longest recipe (every component of every block by itself); reading a megabyte takes seconds."""
 _MOST_NODES = 1_000_000
 """Far more than any recipe has; a few lines of aliases of aliases can expand to billions."""
+_DEEPEST = 30
+_MOST_DIGITS = 20
+"""Of a whole number: those of 64 bits."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -22,6 +33,7 @@ class _StrictLoader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 (the base class declares it without ClassVar)
 
 
+_TAG = "tag:yaml.org,2002:"
 _SCALARS = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
@@ -34,20 +46,20 @@ _SCALARS = {
 }
 for _tag, (_pattern, _first) in _SCALARS.items():
     _StrictLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), ["" if c == "\0" else c for c in _first]
+        f"{_TAG}{_tag}", re.compile(f"(?:{_pattern})$"), ["" if c == "\0" else c for c in _first]
     )
 
 
 def read_yaml(path: Path) -> object:
     """Return what the YAML file says, as plain Python values.
 
-    Raises ConfigError when the file cannot be read, is not YAML, holds more than one document, refers to itself, or
-    gives a key twice; the message has the line.
+    Raises ConfigError when the file cannot be read, is not YAML, holds more than one document, refers to itself, gives
+    a key twice, or has other types than JSON; the message has the line.
     """
     root = _compose(path)
     if root is None:
         return None
-    _check_keys(path, root)
+    _check_values(path, root)
     loader = _StrictLoader("")
     try:
         return loader.construct_document(root)
@@ -85,18 +97,20 @@ def key_lines(path: Path) -> Mapping[KeyPath, int]:
 
 def _compose(path: Path) -> yaml.Node | None:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_foreign(path, limit_bytes=LIMIT_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a text file ({error}).") from error
     try:
         root = yaml.compose(text, Loader=_StrictLoader)
+        nodes = 0 if root is None else _size(root, {})
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(path, error) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # PyYAML lets through what chr() raises for an escape beyond Unicode.
         raise ConfigError(f"{path}: not YAML ({error}).") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: is nested too deeply to be read. Write it flat.") from error
-    if root is not None and _size(root, {}) > _MOST_NODES:
+    if nodes > _MOST_NODES:
         raise ConfigError(
             f"{path}: expands to more than {_MOST_NODES:,} values, because its aliases (*name) repeat parts that "
             "repeat others. Write the values out."
@@ -116,10 +130,16 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
 
 def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> ConfigError:
     line = error.problem_mark.line + 1 if error.problem_mark else 1
+    if error.context == "expected a single document in the stream":
+        return ConfigError(
+            f"{path}:{line}: a second document begins here (---), and one file holds one recipe or search.\n"
+            "    Write each document into its own file."
+        )
     return ConfigError(f"{path}:{line}: not YAML ({error.problem or error}).")
 
 
-def _check_keys(path: Path, root: yaml.Node) -> None:
+def _check_values(path: Path, root: yaml.Node) -> None:
+    """Raise ConfigError for what JSON does not have, for depth, and for keys that are given twice."""
     problems: list[str] = []
     _find_repeated_keys(root, (), problems, path)
     if problems:
@@ -127,8 +147,14 @@ def _check_keys(path: Path, root: yaml.Node) -> None:
 
 
 def _find_repeated_keys(node: yaml.Node, above: tuple[int, ...], problems: list[str], path: Path) -> None:
+    line = node.start_mark.line + 1
     if id(node) in above:
-        raise ConfigError(f"{path}:{node.start_mark.line + 1}: this part of the file contains itself.")
+        raise ConfigError(f"{path}:{line}: this part of the file contains itself.")
+    if len(above) > _DEEPEST:
+        raise ConfigError(f"{path}:{line}: is nested more than {_DEEPEST} levels deep. Write it flat.")
+    found = _wrong_value(node)
+    if found is not None:
+        raise ConfigError(f"{path}:{line}: {found}.")
     inside = (*above, id(node))
     if isinstance(node, yaml.SequenceNode):
         for child in node.value:
@@ -137,11 +163,48 @@ def _find_repeated_keys(node: yaml.Node, above: tuple[int, ...], problems: list[
         first_lines: dict[str, int] = {}
         for key, child in node.value:
             line = key.start_mark.line + 1
+            wrong = _wrong_key(key)
+            if wrong is not None:
+                raise ConfigError(f"{path}:{line}: {wrong}.")
             name = str(key.value)
             if name in first_lines:
                 problems.append(f"{path}:{line}: '{name}' was already given in line {first_lines[name]}.")
             first_lines.setdefault(name, line)
             _find_repeated_keys(child, inside, problems, path)
+
+
+def _wrong_key(key: yaml.Node) -> str | None:
+    if not isinstance(key, yaml.ScalarNode):
+        return "a list or a mapping cannot be a key; write a name"
+    if key.value == "<<" and key.style is None:
+        return "merge keys (<<) are not supported; write the keys out"
+    return _wrong_value(key)
+
+
+def _wrong_value(node: yaml.Node) -> str | None:
+    """Return what is wrong with a node, apart from what is inside it; None if nothing is."""
+    kind = node.tag.removeprefix(_TAG)
+    if isinstance(node, yaml.CollectionNode):
+        usual = "seq" if isinstance(node, yaml.SequenceNode) else "map"
+        return None if kind == usual else f"the tag {_shown_tag(node)} is not supported; leave it out"
+    text: str = node.value
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        return "a text has half a surrogate pair, which is not a character"
+    if kind == "str":
+        return None
+    if kind not in _SCALARS:
+        return f"the tag {_shown_tag(node)} is not supported; leave it out"
+    if re.fullmatch(_SCALARS[kind][0], text) is None:
+        return f"'{text[:20]}' is not a value of the tag {_shown_tag(node)}; leave the tag out"
+    if kind == "int" and len(text.lstrip("+-")) > _MOST_DIGITS:
+        return f"the number {text[:20]}... has more than {_MOST_DIGITS} digits"
+    if kind == "float" and "n" not in text.lower() and math.isinf(float(text)):
+        return f"the number {text[:20]} is too large"
+    return None
+
+
+def _shown_tag(node: yaml.Node) -> str:
+    return node.tag.replace(_TAG, "!!", 1)[:40]
 
 
 def _collect_lines(node: yaml.Node, place: KeyPath, lines: dict[KeyPath, int]) -> None:

@@ -5,7 +5,6 @@ writes its result. Nothing in the folder is changed, and no model is loaded.
 """
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from evovlm.errors import ConfigError, RunError, RunMismatch
 from evovlm.evaluation.objective import Constraint, Objective
+from evovlm.foreign_json import read_json
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.kinds import PS, Recipe, Template
 from evovlm.recipes.model_ref import ModelRef
@@ -133,7 +133,21 @@ class Run:
     @classmethod
     def _read(cls, file: Path) -> "Run":
         journal = read_journal(file)
-        return cls(folder=file.parent, config=config_from_mapping(journal.config), journal=journal)
+        run = cls(folder=file.parent, config=config_from_mapping(journal.config), journal=journal)
+        run._check_shape()
+        return run
+
+    def _check_shape(self) -> None:
+        """Raise RunMismatch where the header or the genomes do not suit the config."""
+        blocks, sources = self.journal.blocks, self.template.shaped_like
+        differ = not self.template.keeps_every_source and len(set(blocks.values())) > 1
+        if set(blocks) != set(sources) or differ:
+            needed = f"the sources are {', '.join(sources)}{', with equal numbers' if differ else ''}"
+            raise changed(self.journal.path, 1, f"blocks is {dict(blocks)}, but {needed}")
+        first = next(iter(self.journal.entries), None)
+        if first is not None and len(first.genome) != self.space.dim:
+            found = f"its genome has {len(first.genome)} numbers, and this search's have {self.space.dim}"
+            raise changed(self.journal.path, first.line or 0, f"{first.kind} {first.index}: {found}")
 
     def check_begun(self) -> None:
         """Raise RunMismatch if there is no candidate yet."""
@@ -180,7 +194,7 @@ class Run:
         It depends on the machine, so it is in result.json and not in the journal.
         """
         try:
-            result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))
+            result = read_json(self.folder / RESULT_FILE)
         except (OSError, ValueError):
             return {}
         found = result.get(PEAK_MEMORY) if isinstance(result, dict) else None

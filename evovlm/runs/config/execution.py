@@ -26,6 +26,10 @@ from evovlm.recipes.documents import Document
 from evovlm.recipes.problems import did_you_mean
 
 EXECUTION_KEYS = ("workers", "ray", "time_limit_s")
+MOST_WORKERS = 1_000
+"""Of one machine; each is a process with a model of its own."""
+_MOST_ACTORS = 100_000
+_LONGEST_S = 10_000_000.0
 
 
 class RaySection(Document):
@@ -35,17 +39,17 @@ class RaySection(Document):
     """
 
     address: str = "auto"
-    workers: int = Field(ge=1)
-    gpus_per_worker: float | None = Field(default=None, ge=0)
-    cpus_per_worker: float = Field(default=1.0, gt=0)
+    workers: int = Field(ge=1, le=_MOST_ACTORS)
+    gpus_per_worker: float | None = Field(default=None, ge=0, le=1_000)
+    cpus_per_worker: float = Field(default=1.0, gt=0, le=10_000)
 
 
 class ExecutionConfig(Document):
     """The keys of a search that say how it is carried out."""
 
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     ray: RaySection | None = None
-    time_limit_s: float | None = Field(default=None, gt=0)
+    time_limit_s: float | None = Field(default=None, gt=0, le=_LONGEST_S)
 
     @field_validator("ray")
     @classmethod

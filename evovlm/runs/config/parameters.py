@@ -29,6 +29,7 @@ from pydantic_core import PydanticCustomError
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS, Method, get_method
 from evovlm.recipes.documents import MergeDocument
+from evovlm.recipes.model_config import MOST_BLOCKS
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeSettings, MergeTemplate, ParameterMerge, SourceParameters
 from evovlm.recipes.recipe_space import CHOOSABLE, CONFIG_FROM, HOST, METHOD, SETTINGS, RecipeSpace, setting_field
@@ -50,8 +51,8 @@ class SpaceSection(SearchedSection):
     """
 
     kind: str = "model"
-    knots: int | None = Field(default=None, ge=2)
-    group: int | None = Field(default=None, ge=1)
+    knots: int | None = Field(default=None, ge=2, le=MOST_BLOCKS)
+    group: int | None = Field(default=None, ge=1, le=MOST_BLOCKS)
     weight: list[float] = Field(default=list(RANGES["weight"]), min_length=2, max_length=2)
     density: list[float] = Field(default=list(RANGES["density"]), min_length=2, max_length=2)
     gamma: list[float] = Field(default=list(RANGES["gamma"]), min_length=2, max_length=2)

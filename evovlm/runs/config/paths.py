@@ -28,8 +28,8 @@ from evovlm.recipes.layer_path import ScaleTarget
 from evovlm.recipes.model_ref import ModelRef, count_blocks, parse_model_ref, read_config
 from evovlm.recipes.path_space import PATH_SIGMA, SCALES, PathSpace
 from evovlm.recipes.recipe import ParameterMerge
-from evovlm.runs.config.search import OptimizerSection, SearchConfig, SearchedSection, Winner
-from evovlm.runs.config.sections import BudgetSection, known_row
+from evovlm.runs.config.search import LARGEST_POPULATION, OptimizerSection, SearchConfig, SearchedSection, Winner
+from evovlm.runs.config.sections import MOST, BudgetSection, known_row
 
 UNKNOWN_HOST = "unknown_host"
 """The validation context's key for a first stage with problems, so that a missing host is not one more problem."""
@@ -37,6 +37,8 @@ UNKNOWN_HOST = "unknown_host"
 _SAMPLES = 200
 _GENERATIONS = 100
 _POPULATION = 128
+_MOST_REPETITIONS = 100
+"""The paper has 3; each adds two genes for every block of every source."""
 
 
 class PathMergeDocument(Document):
@@ -71,7 +73,7 @@ class PathSpaceSection(SearchedSection):
     """`space:` which paths there are; see `PathSpace`. `scale` is the range of a scale."""
 
     kind: Literal["path"] = "path"
-    repetitions: int = Field(default=3, ge=1)
+    repetitions: int = Field(default=3, ge=1, le=_MOST_REPETITIONS)
     scales: str = "per_position"
     scale: list[float] = Field(default=[0.5, 1.5], min_length=2, max_length=2)
     host_start: float = 2.0
@@ -99,7 +101,7 @@ class PathOptimizerSection(OptimizerSection):
 
     kind: str = "catcma"
     sigma: float = Field(default=PATH_SIGMA, gt=0, le=1)
-    population: int | None = _POPULATION
+    population: int | None = Field(default=_POPULATION, le=LARGEST_POPULATION)
 
 
 class PathConfig(SearchConfig):
@@ -109,8 +111,8 @@ class PathConfig(SearchConfig):
     space: PathSpaceSection = PathSpaceSection()
     optimizer: PathOptimizerSection = PathOptimizerSection()
     budget: BudgetSection = BudgetSection(candidates=_GENERATIONS * _POPULATION)
-    batch: int | None = Field(default=_SAMPLES, ge=1)
-    validation: int | None = Field(default=_SAMPLES, ge=1)
+    batch: int | None = Field(default=_SAMPLES, ge=1, le=MOST)
+    validation: int | None = Field(default=_SAMPLES, ge=1, le=MOST)
     winner: Winner = Field(default="snapshot", validate_default=True)
 
     @field_validator("merge")

@@ -20,6 +20,7 @@ from evovlm.recipes.space import Space
 from evovlm.runs.config.execution import EXECUTION_KEYS, ExecutionConfig, LogSection
 from evovlm.runs.config.objective import ObjectiveSection, Parents, result_name
 from evovlm.runs.config.sections import (
+    MOST,
     BudgetSection,
     GuardSection,
     RacingSection,
@@ -34,6 +35,7 @@ from evovlm.search.optimizer import DEFAULT_SIGMA, Optimizer, OptimizerFactory, 
 from evovlm.tasks.harness_name import is_harness_name
 
 SMALLEST_POPULATION = 4
+LARGEST_POPULATION = 100_000
 RESCORED_AFTER_RACES = 3
 _NO_GAP = 1e-6
 
@@ -45,7 +47,7 @@ class OptimizerSection(Document):
 
     kind: str = "cma"
     sigma: float = Field(default=DEFAULT_SIGMA, gt=0, le=1)
-    population: int | None = None
+    population: int | None = Field(default=None, le=LARGEST_POPULATION)
 
     @field_validator("kind")
     @classmethod
@@ -103,10 +105,10 @@ class SearchConfig(ExecutionConfig):
     tasks: list[TaskSection] = Field(min_length=1)
     report: list[ReportSection] = Field(default=[])
     guard: GuardSection | None = None
-    batch: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1, le=MOST)
     racing: RacingSection | None = None
-    validation: int | None = Field(default=None, ge=1, validate_default=True)
-    rescore: int | None = Field(default=None, ge=0)
+    validation: int | None = Field(default=None, ge=1, le=MOST, validate_default=True)
+    rescore: int | None = Field(default=None, ge=0, le=MOST)
     winner: Winner = Field(default="best", validate_default=True)
     device: str = "auto"
     objective: ObjectiveSection = ObjectiveSection()

@@ -31,6 +31,8 @@ from evovlm.tasks.published import is_on_hub
 from evovlm.tasks.task import Split, Task
 
 _BOUNDS = ("candidates", "tokens", "seconds", "patience")
+MOST = 1_000_000_000
+"""Of samples and candidates: far more than any search has."""
 
 
 class ReportSection(Document):
@@ -84,8 +86,8 @@ class TaskSection(ReportSection):
     split: ClassVar[Split] = Split.SEARCH
     without_it: ClassVar[str] = "this task has only a report split, which no search may see; score the winner on it"
 
-    weight: float = Field(default=1.0, ge=0)
-    limit: int | None = Field(default=None, ge=1)
+    weight: float = Field(default=1.0, ge=0, le=MOST)
+    limit: int | None = Field(default=None, ge=1, le=MOST)
     decoding: str | None = None
     prompt: str | None = None
 
@@ -131,8 +133,8 @@ class RacingSection(Document):
     `smooth`, the estimate for a candidate also uses what is known of candidates near it.
     """
 
-    first: int = Field(default=10, ge=2)
-    growth: float = Field(default=2.0, gt=1)
+    first: int = Field(default=10, ge=2, le=MOST)
+    growth: float = Field(default=2.0, gt=1, le=MOST)
     error: float = Field(default=0.1, gt=0, lt=1)
     limit: float = Field(default=0.2, gt=0, le=1)
     order: str = INFORMATIVE
@@ -151,10 +153,10 @@ class BudgetSection(Document):
     `patience` is a number of generations in a row without an improvement of more than `min_improvement`.
     """
 
-    candidates: int | None = Field(default=None, ge=1)
-    tokens: int | None = Field(default=None, ge=1)
-    seconds: float | None = Field(default=None, gt=0)
-    patience: int | None = Field(default=None, ge=1)
+    candidates: int | None = Field(default=None, ge=1, le=MOST)
+    tokens: int | None = Field(default=None, ge=1, le=10**15)
+    seconds: float | None = Field(default=None, gt=0, le=MOST)
+    patience: int | None = Field(default=None, ge=1, le=MOST)
     min_improvement: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")

@@ -8,7 +8,6 @@ A run's config holds the whole recipe (`recipe: {kind: parameter_merge, ...}`), 
 or the other run.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +15,7 @@ from pydantic import ValidationError, ValidationInfo, field_validator, model_val
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError, RunMismatch
+from evovlm.foreign_json import read_json
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import Document, load_recipe, recipe_from_values
 from evovlm.recipes.kinds import Recipe
@@ -95,7 +95,7 @@ def _winner_of(run: Path) -> Path:
             "    Name a finished run, or one of its recipes: `start: {recipe: RUN/best.yaml}`."
         )
     try:
-        result = json.loads((run / RESULT_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
+        result = read_json(run / RESULT_FILE)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{run / RESULT_FILE}: cannot be read as JSON ({error}).") from error
     return run / winner_file(str(result.get("winner")) if isinstance(result, dict) else "")

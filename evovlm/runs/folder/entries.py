@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from evovlm.foreign_json import JsonObject
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
 from evovlm.search.loop import Outcome
 
+KINDS = ("candidate", "part", "rescored", "snapshot", "mean")
+REASONS = ("candidates", "tokens", "seconds", "patience")
+"""The keys of the budget that may end a search."""
 WALL = "wall"
 """The key in a line's `seconds` of the wall-clock time since the line before."""
 
@@ -85,27 +88,32 @@ def entry_row(entry: Entry) -> Mapping[str, object]:
     }
 
 
-def entry_of(row: Mapping[str, Any], *, line: int) -> Entry:
-    """Return the entry that plain values describe. Raises KeyError, TypeError or ValueError for other values."""
+def entry_of(row: JsonObject, *, line: int) -> Entry:
+    """Return the entry that a line describes. Raises ValueError, with the field, for any other values."""
+    kind, status, seconds = row.text("kind"), row.text("status"), _seconds_of(row)
+    for key, found, known in (("kind", kind, KINDS), ("status", status, ("failed", "evaluated"))):
+        if found not in known:
+            raise ValueError(f"{key} is {found!r:.40}; it should be one of {', '.join(known)}")
     outcome: Outcome
-    if row["status"] == "failed":
-        outcome = Failure(kind=row["failure"]["kind"], reason=row["failure"]["reason"])
+    if status == "failed":
+        failure = row.inside("failure")
+        outcome = Failure(kind=failure.text("kind"), reason=failure.text("reason"))
     else:
         outcome = Evaluation(
-            fitness=row["fitness"],
-            goals=tuple(row.get("goals", ())),
-            tokens=row["tokens"],
-            scores=_scores_of(row["scores"]),
-            seconds={stage: value for stage, value in row["seconds"].items() if stage != WALL},
+            fitness=row.number("fitness"),
+            goals=row.numbers("goals") if "goals" in row.values else (),
+            tokens=row.count("tokens"),
+            scores=_scores_of(row),
+            seconds={stage: value for stage, value in seconds.items() if stage != WALL},
         )
     return Entry(
-        kind=row["kind"],
-        index=row["index"],
-        generation=row["generation"],
-        genome=np.array(row["genome"], dtype=np.float64),
-        recipe_id=row["recipe_id"],
+        kind=kind,
+        index=row.count("index"),
+        generation=row.count("generation"),
+        genome=np.array(row.numbers("genome", low=0, high=1), dtype=np.float64),
+        recipe_id=row.text("recipe_id"),
         outcome=outcome,
-        wall_s=row.get("seconds", {}).get(WALL, 0.0),
+        wall_s=seconds.get(WALL, 0.0),
         line=line,
     )
 
@@ -121,11 +129,19 @@ def parent_row(parent: Parent) -> Mapping[str, object]:
     }
 
 
-def parent_of(row: Mapping[str, Any]) -> Parent:
-    """Return the parent that plain values describe. Raises KeyError, TypeError or ValueError for other values."""
+def parent_of(row: JsonObject) -> Parent:
+    """Return the parent that a line describes. Raises ValueError, with the field, for any other values."""
     return Parent(
-        source=row["source"], scores=_scores_of(row["scores"]), tokens=row["tokens"], seconds=dict(row["seconds"])
+        source=row.text("source"), scores=_scores_of(row), tokens=row.count("tokens"), seconds=_seconds_of(row)
     )
+
+
+def stop_of(row: JsonObject) -> Stop:
+    """Return the stop that a line describes. Raises ValueError, with the field, for any other values."""
+    reason = row.text("reason")
+    if reason not in REASONS:
+        raise ValueError(f"reason is {reason!r:.40}; it should be one of {', '.join(REASONS)}")
+    return Stop(reason=reason, generation=row.count("generation"))
 
 
 def stop_row(stop: Stop) -> Mapping[str, object]:
@@ -148,19 +164,33 @@ def _score_rows(scores: Mapping[str, TaskScore]) -> Mapping[str, object]:
     }
 
 
-def _scores_of(rows: Mapping[str, Any]) -> Mapping[str, TaskScore]:
-    return {
-        name: TaskScore(
-            score=score["score"],
-            ungated=score["ungated"],
-            japanese=score["japanese"],
-            n=score["n"],
-            unscored=score["unscored"],
-            per_sample=tuple(score["per_sample"]),
-            rows=tuple(score["rows"]) if "rows" in score else None,
-        )
-        for name, score in rows.items()
-    }
+def _scores_of(row: JsonObject) -> Mapping[str, TaskScore]:
+    scores = row.inside("scores")
+    return {name: _score_of(scores.inside(name)) for name in scores.values}
+
+
+def _score_of(row: JsonObject) -> TaskScore:
+    n = row.count("n", low=1)
+    score = TaskScore(
+        score=row.number("score", low=0, high=1),
+        ungated=row.number("ungated", low=0, high=1),
+        japanese=row.number("japanese", low=0, high=1),
+        n=n,
+        unscored=row.count("unscored", high=n),
+        per_sample=row.numbers("per_sample", low=0, high=1),
+        rows=row.counts("rows") if "rows" in row.values else None,
+    )
+    for key, count in (("per_sample", len(score.per_sample)), ("rows", n if score.rows is None else len(score.rows))):
+        if count != n:
+            raise ValueError(f"{row.where}{key} has {count} numbers, but n is {n}")
+    if score.rows is not None and len(set(score.rows)) < len(score.rows):
+        raise ValueError(f"{row.where}rows names a sample twice")
+    return score
+
+
+def _seconds_of(row: JsonObject) -> Mapping[str, float]:
+    seconds = row.inside("seconds")
+    return {stage: seconds.number(stage, low=0) for stage in seconds.values}
 
 
 def _rounded(seconds: Mapping[str, float]) -> Mapping[str, float]:

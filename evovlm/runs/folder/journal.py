@@ -25,12 +25,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from evovlm.errors import RunMismatch
-from evovlm.files import write_file
+from evovlm.files import read_foreign, write_file
+from evovlm.foreign_json import LIMIT_BYTES, JsonObject, parse_json
 from evovlm.json_lines import append_row, json_line, repaired_lines, whole_lines
-from evovlm.runs.folder.entries import Entry, Parent, Stop, entry_of, entry_row, parent_of, parent_row, stop_row
+from evovlm.recipes.model_config import MOST_BLOCKS
+from evovlm.runs.folder.entries import (
+    Entry,
+    Parent,
+    Stop,
+    entry_of,
+    entry_row,
+    parent_of,
+    parent_row,
+    stop_of,
+    stop_row,
+)
 
 FORMAT = 1
 OF_A_CANDIDATE = ("part", "rescored")
@@ -129,29 +140,66 @@ class Journal:
         append_row(self.path, {"kind": "retry", "generation": generation})
         self.entries = _without(self.entries, generation)
 
-    def take(self, row: Mapping[str, Any], *, line: int) -> None:
+    def take(self, row: JsonObject, *, line: int) -> None:
         """Take the next line of the file. Raises RunMismatch for a line that cannot follow those before it.
 
-        Raises KeyError, TypeError, ValueError or AttributeError for other values.
+        Raises ValueError, with the field, for what is not a line of a journal.
         """
-        match row["kind"]:
+        match row.text("kind"):
             case "retry":
-                self.entries = _without(self.entries, row["generation"])
+                generation = row.count("generation")
+                self._check_failed(generation, line=line)
+                self.entries = _without(self.entries, generation)
             case "budget":
-                self._take_budget(row["budget"])
+                self._take_budget(row.inside("budget").values)
             case "parent":
-                self.parents[row["source"]] = parent_of(row)
+                parent = parent_of(row)
+                self.parents[parent.source] = parent
             case "stop":
-                self.stop = Stop(reason=row["reason"], generation=row["generation"])
+                self.stop = stop_of(row)
             case _:
                 entry = entry_of(row, line=line)
+                self._check_form(entry, line=line)
                 self._check_place(entry, line=line)
                 self.entries.append(entry)
 
+    def _check_failed(self, generation: int, *, line: int) -> None:
+        """Raise RunMismatch unless this is the last generation, and everything in it failed."""
+        candidates = self.candidates
+        last = [entry for entry in candidates if entry.generation == candidates[-1].generation]
+        if not last or last[0].generation != generation or self.mean or any(entry.evaluation for entry in last):
+            raise changed(
+                self.path,
+                line,
+                f"takes back generation {generation}, which is not a last generation in which all candidates failed",
+            )
+
+    def _check_form(self, entry: Entry, *, line: int) -> None:
+        """Raise RunMismatch unless the entry has as many numbers as those before it, and scores of the same tasks."""
+        first = next(iter(self.entries), entry)
+        if len(entry.genome) != len(first.genome):
+            found = f"its genome has {len(entry.genome)} numbers, and the first one has {len(first.genome)}"
+            raise changed(self.path, line, f"{entry.kind} {entry.index}: {found}")
+        scored = next((each.evaluation for each in self.entries if each.evaluation), entry.evaluation)
+        if scored is None or entry.evaluation is None:
+            return
+        for what, have, need in (
+            ("scores of", list(entry.evaluation.scores), list(scored.scores)),
+            ("goals:", len(entry.evaluation.goals), len(scored.goals)),
+        ):
+            if have != need:
+                raise changed(self.path, line, f"{entry.kind} {entry.index}: has {what} {have}, and the first {need}")
+
     def _check_place(self, entry: Entry, *, line: int) -> None:
         """Raise RunMismatch where lines are missing, too many, or in another order."""
+        if self.mean is not None:
+            raise changed(self.path, line, f"{entry.kind} {entry.index} comes after the end of the search")
         last = next((each for each in reversed(self.entries) if each.kind == "candidate"), None)
         expected = 0 if last is None else last.index + 1
+        if entry.kind == "rescored" and not any(
+            each.index == entry.index and each.evaluation for each in self.candidates
+        ):
+            raise changed(self.path, line, f"rescored {entry.index}: no candidate of this index was evaluated")
         if entry.kind not in OF_A_CANDIDATE and entry.index != expected:
             raise changed(
                 self.path,
@@ -166,8 +214,6 @@ class Journal:
             raise changed(
                 self.path, line, f"candidate {entry.index} is of generation {entry.generation}, but follows {before}"
             )
-        if self.entries and self.entries[-1].kind == "mean":
-            raise changed(self.path, line, f"candidate {entry.index} comes after the end of the search")
 
     def _take_budget(self, budget: Mapping[str, object]) -> None:
         self.config = {**self.config, "budget": dict(budget)}
@@ -180,7 +226,11 @@ def read_journal(path: Path) -> Journal:
 
     Raises RunMismatch as `Journal.open` does.
     """
-    return _read(path, whole_lines(path.read_bytes()))
+    try:
+        content = read_foreign(path, limit_bytes=LIMIT_BYTES)
+    except OSError as error:
+        raise RunMismatch(f"{path}: cannot be read ({error.strerror or error}).") from error
+    return _read(path, whole_lines(content))
 
 
 def best_distinct(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
@@ -200,34 +250,38 @@ def config_hash(config: Mapping[str, object]) -> str:
 
 def _read(path: Path, lines: Sequence[bytes]) -> Journal:
     rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
-    if not rows or rows[0].get("kind") != "header" or rows[0].get("format") != FORMAT:
+    header = rows[0].values if rows else {}
+    if header.get("kind") != "header" or header.get("format") != FORMAT:
         raise RunMismatch(f"{path}: does not begin like a journal of format {FORMAT}. Start again in a new folder.")
-    config = rows[0].get("config")
-    if not isinstance(config, dict) or rows[0].get("config_hash") != config_hash(config):
+    config = header.get("config")
+    if not isinstance(config, dict) or header.get("config_hash") != config_hash(config):
         raise changed(path, 1, "the config in its header is not the one that the run was started with")
-    blocks = rows[0].get("blocks")
-    if not isinstance(blocks, dict) or not blocks:
+    if not header.get("blocks"):
         raise RunMismatch(
             f"{path}: an earlier version wrote it, without the models' numbers of blocks.\n"
             "    Continue with that version, or start again in a new folder."
         )
-    journal = Journal(path=path, config=config, entries=[], blocks=blocks)
-    for number, row in enumerate(rows[1:], start=2):
+    journal = Journal(path=path, config=config, entries=[], blocks={})
+    for number, row in enumerate(rows, start=1):
         try:
-            journal.take(row, line=number)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise changed(path, number, f"is not a line of a journal ({type(error).__name__}: {error})") from error
+            if number == 1:
+                blocks = row.inside("blocks")
+                journal.blocks = {name: blocks.count(name, low=1, high=MOST_BLOCKS) for name in blocks.values}
+            else:
+                journal.take(row, line=number)
+        except ValueError as error:
+            raise changed(path, number, f"is not a line of a journal ({error})") from error
     return journal
 
 
-def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _parsed(path: Path, number: int, line: bytes) -> JsonObject:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise changed(path, number, f"is not JSON ({error})") from error
     if not isinstance(row, dict):
         raise changed(path, number, "is not a JSON object")
-    return row
+    return JsonObject(row)
 
 
 def changed(path: Path, line: int, reason: str) -> RunMismatch:

@@ -14,7 +14,8 @@ from evovlm.errors import RunMismatch
 from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.batches import Batch
 from evovlm.evaluation.predictions import parse_answers, prediction_lines
-from evovlm.files import explained, write_file
+from evovlm.files import explained, read_foreign, write_file
+from evovlm.foreign_json import LIMIT_BYTES, JsonObject, parse_json, read_json
 from evovlm.json_lines import append_row, repaired_lines
 from evovlm.runs.folder.layout import changed_keys, holds_nothing, locked
 
@@ -52,11 +53,17 @@ class BatchFile:
 
 def _batch(path: Path, line: bytes) -> Batch:
     try:
-        row = json.loads(line)
-        return Batch(
-            rows=tuple(row["rows"]), answers=tuple(row["answers"]), tokens=row["tokens"], seconds=row["seconds"]
+        row = JsonObject.of(parse_json(line))
+        batch = Batch(
+            rows=row.counts("rows"),
+            answers=row.texts_or_numbers("answers"),
+            tokens=row.count("tokens"),
+            seconds=row.number("seconds", low=0),
         )
-    except (ValueError, KeyError, TypeError) as error:
+        if len(batch.rows) != len(batch.answers):
+            raise ValueError(f"it has {len(batch.rows)} rows, but {len(batch.answers)} answers")
+        return batch
+    except ValueError as error:
         raise RunMismatch(f"{path}: a line is not a batch of answers ({error}). Score into a new folder.") from error
 
 
@@ -95,22 +102,26 @@ class SavedScores:
     def finished(self, model: int, task: int) -> ScoredTask | None:
         """Return a finished task from its predictions. Raises RunMismatch when they were changed."""
         file = self._file(model, task)
-        recorded = self._summary["finished"].get(file.name)
-        if recorded is None:
+        if file.name not in self._summary["finished"]:
             return None
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        answers = parse_answers(text, where=str(file))
-        if len(answers) != recorded["n"]:
-            raise RunMismatch(f"{file}: holds {len(answers)} predictions of {recorded['n']}. Score into a new folder.")
-        return ScoredTask(
-            name=recorded["task"],
-            metric=recorded["metric"],
-            measured=recorded["measured"],
-            gate=recorded["gate"],
-            answers=answers,
-            tokens=recorded["tokens"],
-            seconds=recorded["seconds"],
-        )
+        try:
+            recorded = JsonObject(self._summary["finished"]).inside(file.name)
+            n, seconds = recorded.count("n", low=1), recorded.inside("seconds")
+            text = read_foreign(file, limit_bytes=LIMIT_BYTES).decode("utf-8")
+            scored = ScoredTask(
+                name=recorded.text("task"),
+                metric=recorded.text("metric"),
+                measured=recorded.text("measured"),
+                gate=recorded.optional_text("gate"),
+                answers=parse_answers(text, where=str(file)),
+                tokens=recorded.count("tokens"),
+                seconds={stage: seconds.number(stage, low=0) for stage in seconds.values},
+            )
+        except (OSError, ValueError) as error:
+            raise RunMismatch(f"{file}: was changed ({error}). Score into a new folder.") from error
+        if len(scored.answers) != n:
+            raise RunMismatch(f"{file}: holds {len(scored.answers)} predictions of {n}. Score into a new folder.")
+        return scored
 
     def finish(self, scores: Mapping[str, object]) -> None:
         """Write the scores of all models."""
@@ -165,14 +176,16 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
             return None
         raise RunMismatch(f"{folder} holds no {SUMMARY_FILE} to continue. Name the folder of a scoring.")
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        known = summary["format"] == FORMAT and isinstance(summary["settings"], dict)
-        known = known and isinstance(summary["finished"], dict)
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise RunMismatch(f"{path}: is not a summary of format {FORMAT}. Score into a new folder.")
-    return dict(summary)
+        summary = JsonObject.of(read_json(path))
+        summary.count("format", low=FORMAT, high=FORMAT)
+        summary.inside("finished")
+        settings = summary.inside("settings")
+        for key, name in (("models", "model"), ("tasks", "task")):
+            for each in settings.objects(key):
+                each.text(name)
+    except (OSError, ValueError) as error:
+        raise RunMismatch(f"{path}: is not a summary of format {FORMAT} ({error}). Score into a new folder.") from error
+    return dict(summary.values)
 
 
 def _plain(text: str) -> str:

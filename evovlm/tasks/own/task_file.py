@@ -70,9 +70,9 @@ class ColumnsSection(_Section):
 class DecodingSection(_Section):
     """`decoding:` how an answer is generated."""
 
-    max_new_tokens: int = Field(default=256, ge=1)
-    beams: int = Field(default=1, ge=1)
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=256, ge=1, le=1_000_000)
+    beams: int = Field(default=1, ge=1, le=1_000)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=1_000)
     stop: list[str] = Field(default=[])
 
 
