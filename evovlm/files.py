@@ -21,6 +21,8 @@ from evovlm.errors import OutputError, OutputExists
 _LOCK_FILE = ".evovlm-lock"
 _ATTEMPTS = 100
 _NAME_BYTES = 200
+_LONGEST_NAME_BYTES = 255
+_LONGEST_PATH_BYTES = 4000
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.partial")
 # Errors of file systems that cannot sync a folder, or do not have hard links.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EMLINK)
@@ -197,6 +199,27 @@ def check_foreign(state: os.stat_result, path: Path, *, limit_bytes: int) -> Non
         raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, not a file", str(path))
     if state.st_size > limit_bytes:
         raise OSError(errno.EFBIG, f"it has {state.st_size} bytes, more than the {limit_bytes} allowed", str(path))
+
+
+def name_problem(text: str) -> str | None:
+    """Return why no file or folder can have this path; None where one can."""
+    if "\0" in text:
+        return "has a NUL character"
+    try:
+        parts = [os.fsencode(part) for part in text.split("/")]
+    except UnicodeEncodeError:
+        return "has half a surrogate pair, which is not a character"
+    if any(len(part) > _LONGEST_NAME_BYTES for part in parts) or sum(map(len, parts)) > _LONGEST_PATH_BYTES:
+        return f"is too long: a path has names of at most {_LONGEST_NAME_BYTES} bytes"
+    return None
+
+
+def expanded(path: Path) -> Path:
+    """Return the path with `~` and `~user` replaced; a user who does not exist is part of an ordinary name."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def leads_outside(path: Path, folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """The `evovlm` command. Every subcommand imports what it needs when it runs, so that `--help` answers at once."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -97,4 +98,10 @@ def main() -> None:
     except EvovlmError as error:
         # A message may quote a file from a stranger.
         echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        # The arguments and the files that they name have many paths, and looking for one that no file can have fails.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        typer.echo(f"error: {str(error.filename)[:100]}...: the name is too long. Choose a shorter one.", err=True)
         sys.exit(2)

@@ -40,10 +40,12 @@ def ask(
         ),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", help="The system message of a chat.")] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The most tokens of an answer.")] = 512,
-    beams: Annotated[int, typer.Option("--beams", min=1, help="The number of beams of the search.")] = 1,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, max=1_000_000, help="The most tokens of an answer.")
+    ] = 512,
+    beams: Annotated[int, typer.Option("--beams", min=1, max=1_000, help="The number of beams of the search.")] = 1,
     repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", min=0.01, help="Values above 1 reduce repetition.")
+        float, typer.Option("--repetition-penalty", min=0.01, max=1_000, help="Values above 1 reduce repetition.")
     ] = 1.0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,

@@ -34,7 +34,9 @@ def evolve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, help="The number of models evaluated at a time; does not change the result."),
+        typer.Option(
+            "--workers", min=1, max=1_000, help="The number of models evaluated at a time; does not change the result."
+        ),
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:

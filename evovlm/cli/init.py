@@ -45,7 +45,8 @@ def init(
         str, typer.Option("--method", help="How to merge (`evovlm methods`).", autocompletion=complete_methods)
     ] = "dare_ties",
     budget: Annotated[
-        int | None, typer.Option("--budget", min=1, help="The number of candidates to try; default 100.")
+        int | None,
+        typer.Option("--budget", min=1, max=10**9, help="The number of candidates to try; default 100."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("search.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

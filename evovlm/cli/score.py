@@ -35,7 +35,8 @@ def score(
     ],
     split: Annotated[str, typer.Option("--split", help="report or search.")] = "report",
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Score only the first samples of each task, this many.")
+        int | None,
+        typer.Option("--limit", min=1, max=10**9, help="Score only the first samples of each task, this many."),
     ] = None,
     decoding: Annotated[
         str | None,

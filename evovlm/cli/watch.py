@@ -19,7 +19,7 @@ def watch(
     out: Annotated[Path | None, typer.Option("--out", help="The page's file [default: RUN/report.html].")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     lang: Annotated[str, typer.Option("--lang", help="The language of the page: en or ja.")] = "en",
-    every: Annotated[int, typer.Option("--every", min=1, help="The seconds between two updates.")] = 5,
+    every: Annotated[int, typer.Option("--every", min=1, max=86_400, help="The seconds between two updates.")] = 5,
 ) -> None:
     """Follow a run until it ends: its page reloads itself, the terminal shows its progress.
 

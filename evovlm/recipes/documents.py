@@ -39,6 +39,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError, ModelNotFound
+from evovlm.files import name_problem
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
@@ -77,7 +78,15 @@ def _may_be_had(text: str, info: ValidationInfo) -> str:
     return text
 
 
-ModelText = Annotated[str, Field(min_length=1), AfterValidator(_may_be_had)]
+def _may_be_a_path(text: str) -> str:
+    problem = name_problem(text)
+    if problem is not None:
+        raise PydanticCustomError("path", "{problem}", {"problem": problem})
+    return text
+
+
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_may_be_a_path)]
+ModelText = Annotated[PathText, AfterValidator(_may_be_had)]
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 

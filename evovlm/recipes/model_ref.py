@@ -8,12 +8,14 @@ from typing import Any
 
 from evovlm.assets import asset_path
 from evovlm.errors import BrokenCheckpoint, ModelNotFound
+from evovlm.files import expanded, name_problem
 from evovlm.recipes.hub import HubModel, cached_folder, fetch
 from evovlm.recipes.model_config import read_model_config
 
 _ZOO = "zoo:"
 _DTYPES = {"float64", "float32", "float16", "bfloat16"}
-_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
+_HUB_ID = re.compile(r"(?P<id>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]{1,200}))?", re.ASCII)
+_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class ModelRef:
 
     def local_folder(self) -> Path | None:
         """Return the folder this names if it is there already; never touches the network."""
+        if name_problem(self.text) is not None:
+            return None
         in_zoo = self.text.startswith(_ZOO)
         folder = asset_path(f"zoo/{self.text.removeprefix(_ZOO)}") if in_zoo else self._as_path()
         return folder if folder.is_dir() else None
@@ -57,6 +61,9 @@ class ModelRef:
         folder = self.local_folder()
         if folder is not None:
             return folder
+        problem = name_problem(self.text)
+        if problem is not None:
+            raise ModelNotFound(f"Model {self.text[:_SHOWN]!r}: the name {problem}.")
         if self.text.startswith(_ZOO):
             raise ModelNotFound(self._missing_from_zoo())
         hub = None if self.text.startswith((".", "/", "~")) else _HUB_ID.fullmatch(self.text)
@@ -76,7 +83,7 @@ class ModelRef:
         return found if isinstance(found, Path) else cached_folder(found)
 
     def _as_path(self) -> Path:
-        path = Path(self.text).expanduser()
+        path = expanded(Path(self.text))
         return path if path.is_absolute() or self.origin is None else self.origin / path
 
     def _missing_from_zoo(self) -> str:

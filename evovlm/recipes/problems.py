@@ -13,6 +13,7 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.yaml_text import KeyPath, key_lines
 
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+_SHOWN = 200
 _NO_MAPPING = ("model_type", "dataclass_type", "dict_type")
 
 
@@ -72,7 +73,7 @@ def _describe(found: ErrorDetails, model: type[BaseModel] | None) -> str:
         return f"{key}: missing"
     message = found["msg"]
     given = found["input"]
-    shown = "" if isinstance(given, (Mapping, list, tuple)) else f" (found {given!r})"
+    shown = "" if isinstance(given, (Mapping, list, tuple)) else f" (found {given!r:.{_SHOWN}})"
     return f"{key or 'the file'}: {message[:1].lower()}{message[1:]}{shown}"
 
 

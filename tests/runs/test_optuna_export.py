@@ -146,11 +146,11 @@ def test_a_file_is_never_overwritten_nor_left_half_written(config: EvolveConfig,
     with pytest.raises(OutputError, match=r"absent/study\.db: cannot be written"):
         export_to_optuna(run, out=tmp_path / "absent/study.db")
     torn = written_run(tmp_path / "torn", config, [evaluation(0.5), evaluation(0.25)])
-    # A genome of another length than the first, as no search writes it: the second trial fails to be made.
+    # A genome of another length than the first, as no search writes it.
     lines = (torn / "journal.jsonl").read_text().splitlines()
     lines[2] = lines[2].replace("[0.1, 0.1, 0.1, 0.1]", "[0.1]")
     (torn / "journal.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(RunMismatch, match="its genome has 1 numbers, and the first one has 4"):
         export_to_optuna(torn, out=tmp_path / "torn.db")
     assert not list(tmp_path.glob("torn.db*"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from evovlm.errors import ConfigError
-from evovlm.files import explained, new_file
+from evovlm.files import expanded, explained, new_file
 from evovlm.recipes.model_ref import parse_model_ref
 from evovlm.recipes.yaml_text import scalar_text
 from evovlm.runs.config.hybrid import load_search
@@ -120,5 +120,5 @@ def _task(name: str, folder: Path) -> str:
 
 def _from(folder: Path, path: Path) -> str:
     """Return a path as it is written in a file of `folder`: always with a slash."""
-    written = Path(os.path.relpath(path.expanduser().resolve(), folder.resolve())).as_posix()
+    written = Path(os.path.relpath(expanded(path).resolve(), folder.resolve())).as_posix()
     return written if written.startswith("..") else f"./{written}"

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import EvovlmError, TaskError
-from evovlm.recipes.documents import Document
+from evovlm.recipes.documents import Document, PathText
 from evovlm.recipes.problems import did_you_mean
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal
@@ -45,8 +45,8 @@ class ReportSection(Document):
     split: ClassVar[Split] = Split.REPORT
     without_it: ClassVar[str] = "this task has no report split"
 
-    name: str
-    data: str | None = None
+    name: PathText
+    data: PathText | None = None
 
     @field_validator("name")
     @classmethod
@@ -116,7 +116,7 @@ class GuardSection(Document):
     cosine of `threshold` or more are reported.
     """
 
-    near_pictures: str
+    near_pictures: PathText
     threshold: float = Field(default=0.95, ge=-1, le=1)
 
     def resolved(self, folder: Path) -> Self:

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from evovlm.errors import ConfigError, RunMismatch
 from evovlm.foreign_json import read_json
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.recipes.documents import Document, load_recipe, recipe_from_values
+from evovlm.recipes.documents import Document, PathText, load_recipe, recipe_from_values
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.problems import problems_in
 from evovlm.recipes.space import Space
@@ -30,8 +30,8 @@ class StartSection(Document):
     `equal` is the weight that all sources begin with; densities begin at 1, other numbers at their defaults.
     """
 
-    recipe: str | dict[str, Any] | None = None
-    run: str | None = None
+    recipe: PathText | dict[str, Any] | None = None
+    run: PathText | None = None
     equal: float | None = None
 
     @field_validator("recipe", "run")

@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import TaskError
+from evovlm.recipes.documents import PathText
 from evovlm.recipes.problems import did_you_mean, report_problems
 from evovlm.recipes.yaml_text import read_yaml
 from evovlm.tasks.harness_name import is_harness_name
@@ -79,8 +80,8 @@ class DecodingSection(_Section):
 class SplitsSection(_Section):
     """`splits:` the data that a search may see, and the data that is reported."""
 
-    search: str | None = None
-    report: str | None = None
+    search: PathText | None = None
+    report: PathText | None = None
 
     @model_validator(mode="after")
     def _differ(self) -> "SplitsSection":
@@ -95,13 +96,13 @@ class OwnTask(_Section):
     """A whole file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    data: str = "."
+    data: PathText = "."
     config: str | None = None
     splits: SplitsSection
     columns: ColumnsSection = ColumnsSection()
     prompt: str = CHAT
-    metric: str
-    clip_model: str | None = None
+    metric: PathText
+    clip_model: PathText | None = None
     extractor: str = "robust"
     gate: str | None = None
     decoding: DecodingSection = DecodingSection()

@@ -1,0 +1,320 @@
+"""Valid files, mutated at random: every command ends with exit code 0 or 2, soon, and never with a traceback."""
+
+import copy
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from tests.cli.conftest import Command, write_config
+
+pytestmark = pytest.mark.slow
+
+LONGEST_S = 20.0
+VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 2, 3.5, 10**9, 10**18, 10**30, -0.5, 1e308, math.inf, math.nan),
+    *("", "x", "x" * 5000, "~nobody/x", "a\0b", "../..", "/dev/zero", "zoo:x", "org/name", "日本語"),
+    *([], [1], [[]], {}, {"a": 1}, {"": None}, [None] * 3),
+)
+"""What a value is replaced by: other types, sizes, names."""
+SNIPPETS = (
+    *(b"", b"\0", b"\xff", b"\t", b"\r", b"\n", b"\xe2\x80\xa8", b"{", b"}", b"[", b"]" * 3, b"-", b",", b":"),
+    *(b'"', b"'", b"&a *a", b"\n\n---\n", b"<<: {}", b"!!int x", b"!!python/name:os.system", b"[" * 3000),
+    *(b"- " * 500, b"9" * 5000, b"1e999", b"NaN", b"\\ud800", b"null", b"true"),
+)
+"""What a part of a file is replaced by."""
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def seeded(seed: int) -> random.Random:
+    """Return what draws a case; a seed is reported for one that fails."""
+    return random.Random(seed)  # noqa: S311
+
+
+def many(count: int) -> Callable[[Any], Any]:
+    """Return the settings of a test with that many cases, the same ones each time."""
+    return settings(
+        max_examples=count,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of keys to every value inside."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*above, key)
+        yield from places(inner, (*above, key))
+
+
+def changed_document(document: Any, draw: random.Random) -> Any:
+    """Return the document with one or two values replaced, removed, or moved to another key."""
+    found = copy.deepcopy(document)
+    for _ in range(draw.choice((1, 1, 2))):
+        *above, key = draw.choice(list(places(found)) or [("x",)])
+        inner = found
+        for each in above:
+            inner = inner[each]
+        action = draw.random()
+        if action < 0.7 or not isinstance(inner, dict):
+            inner[key] = copy.deepcopy(draw.choice(VALUES))
+        elif action < 0.85:
+            del inner[key]
+        else:
+            inner[str(draw.choice(("x", key, "<<", "kind", "1")))] = inner.pop(key)
+        if not found:
+            return found
+    return found
+
+
+def changed_bytes(content: bytes, draw: random.Random) -> bytes:
+    """Return the content with a few parts replaced."""
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        at = draw.randrange(len(content) + 1)
+        content = content[:at] + draw.choice(SNIPPETS) + content[at + draw.choice((0, 0, 1, 5, 40)) :]
+    return content
+
+
+def as_yaml(document: Any, draw: random.Random) -> bytes:
+    """Return a mutated document as YAML, mutated as values or as text."""
+    if draw.random() < 0.75:
+        return yaml.safe_dump(changed_document(document, draw), sort_keys=False, allow_unicode=True).encode()
+    return changed_bytes(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode(), draw)
+
+
+def as_json_lines(rows: list[Any], draw: random.Random) -> bytes:
+    """Return rows as lines of JSON, one of them mutated as values, or all of them as text."""
+    lines = [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+    if draw.random() < 0.75:
+        number = draw.randrange(len(rows))
+        lines[number] = json.dumps(changed_document(rows[number], draw)).encode()
+    elif draw.random() < 0.5:
+        draw.shuffle(lines)
+        lines = [*lines[: draw.randrange(len(lines) + 1)], draw.choice(lines)]
+    content = b"".join(line + b"\n" for line in lines)
+    return content if draw.random() < 0.75 else changed_bytes(content, draw)
+
+
+class Bounded:
+    """Runs commands, and checks how each ends."""
+
+    def __init__(self, evovlm: Command) -> None:
+        self._evovlm = evovlm
+
+    def __call__(self, *arguments: str | Path) -> None:
+        begun = time.monotonic()
+        outcome = self._evovlm(*arguments)
+        assert outcome.code in (0, 2), outcome
+        assert "Traceback" not in outcome.err
+        assert time.monotonic() - begun < LONGEST_S
+
+
+@pytest.fixture
+def bounded(evovlm: Command) -> Bounded:
+    return Bounded(evovlm)
+
+
+def recipes(models: Path) -> Mapping[str, Any]:
+    """Return a recipe of each kind, and mergekit's."""
+    names = {name: str(models / name) for name in ("base", "math", "ja")}
+    merge = {
+        "kind": "parameter_merge",
+        "base": names["base"],
+        "sources": {"math": names["math"], "ja": names["ja"]},
+        "method": "dare_ties",
+        "settings": {"normalize": True, "lambda": 1.0},
+        "seed": 3,
+        "parameters": {
+            "math": {"weight": 0.7, "density": [0.5, 0.5, 0.5, 0.5]},
+            "ja": {"weight": {"attention": 0.1, "mlp": 0.2, "norms": 0.3, "rest": 0.4}},
+        },
+    }
+    path = {
+        "kind": "layer_path",
+        "host": names["math"],
+        "sources": {"math": names["math"], "ja": names["ja"]},
+        "scale_target": "pending",
+        "path": [["math", 0, 1.0], ["ja", 1, 0.9], ["math", 1, 1.0]],
+    }
+    inner = {key: value for key, value in path.items() if key != "host"}
+    stages = {"ps": merge, "path": {**inner, "path": [["ps", 0, 1.0], ["ja", 1, 0.9], ["ps", 1, 1.0]]}}
+    mergekit = {
+        "merge_method": "dare_ties",
+        "base_model": names["base"],
+        "models": [{"model": names["math"], "parameters": {"weight": 0.5, "density": [0.1, 1.0]}}],
+        "parameters": {"normalize": True},
+        "dtype": "float32",
+    }
+    return {
+        "merge": {"format": 1, **merge},
+        "path": {"format": 1, **path},
+        "hybrid": {"format": 1, "kind": "hybrid", "stages": stages},
+        "mergekit": mergekit,
+    }
+
+
+@many(800)
+@given(seed=SEEDS)
+def test_recipes(seed: int, bounded: Bounded, models: Path, tmp_path: Path) -> None:
+    draw = seeded(seed)
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(as_yaml(draw.choice(list(recipes(models).values())), draw))
+    bounded("show" if draw.random() < 0.5 else "check", path)
+    if path.stat().st_size and draw.random() < 0.05:
+        bounded("merge", path, "--dry-run", "--out", tmp_path / "merged")
+
+
+def searches(models: Path, problems: Path, folder: Path) -> Mapping[str, Any]:
+    """Return a config of each kind."""
+    base = yaml.safe_load(write_config(folder / "search.yaml", models=models, problems=problems).read_text())
+    sources = {"math": str(models / "math"), "ja": str(models / "ja")}
+    path = {
+        **base,
+        "merge": {"kind": "layer_path", "host": sources["math"], "sources": sources, "scale_target": "pending"},
+        "space": {"kind": "path", "repetitions": 2, "scales": "per_position", "scale": [0.5, 1.5]},
+        "optimizer": {"kind": "cma_margin", "sigma": 0.1, "population": 4},
+        "batch": 2,
+        "validation": 1,
+        "winner": "snapshot",
+    }
+    rich = {
+        **base,
+        "space": {"kind": "component x interpolated", "knots": 2, "weight": [0, 1], "fixed": {"ja.density": 1.0}},
+        "workers": 1,
+        "time_limit_s": 60,
+        "rescore": 2,
+        "racing": {"first": 2, "growth": 2.0, "limit": 1.0, "order": "shuffled"},
+        "objective": {"combine": "mean", "constraints": [{**_constraint(problems), "at_least": 0.1}]},
+        "start": {"equal": 0.5},
+        "log": {"tensorboard": False},
+    }
+    return {"parameters": base, "path": path, "rich": rich}
+
+
+def _constraint(problems: Path) -> dict[str, str]:
+    return {"task": str(problems.with_name("short_problems.yaml")), "measure": "japanese"}
+
+
+@many(600)
+@given(seed=SEEDS)
+def test_configs(seed: int, bounded: Bounded, models: Path, problems: Path, tmp_path: Path) -> None:
+    draw = seeded(seed)
+    document = draw.choice(list(searches(models, problems, tmp_path).values()))
+    path = tmp_path / "search.yaml"
+    path.write_bytes(as_yaml(document, draw))
+    bounded("check", path)
+
+
+@many(600)
+@given(seed=SEEDS)
+def test_journals(seed: int, bounded: Bounded, finished_once: Path, tmp_path: Path) -> None:
+    draw = seeded(seed)
+    run = tmp_path / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(finished_once / "run", run)
+    rows = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    (run / "journal.jsonl").write_bytes(as_json_lines(rows, draw))
+    if draw.random() < 0.2:
+        (run / "result.json").write_bytes(as_json_lines([json.loads((run / "result.json").read_bytes())], draw))
+    bounded("show", run, *(["--json"] if draw.random() < 0.3 else []))
+    if draw.random() < 0.2:
+        bounded("report", run)
+    if draw.random() < 0.1:
+        bounded("export", run, "--out", run / "exported.yaml")
+    if draw.random() < 0.1:
+        bounded("evolve", finished_once / "search.yaml", "--out", run, "--resume", "--dry-run")
+
+
+@many(500)
+@given(seed=SEEDS)
+def test_predictions(seed: int, bounded: Bounded, tmp_path: Path) -> None:
+    draw = seeded(seed)
+    rows = [
+        {"id": f"p{n}", "question": "1+2?", "references": ["3"], "choices": [], "text": "答えは3です", "tags": []}
+        for n in range(3)
+    ]
+    path = tmp_path / draw.choice(("answers.jsonl", "answers.json", "answers.csv"))
+    content = as_json_lines(rows, draw)
+    if path.suffix == ".json":
+        content = changed_bytes(json.dumps(rows).encode(), draw)
+    elif path.suffix == ".csv":
+        content = changed_bytes("id,text,references\np1,答えは3,3\np2,4,4\n".encode(), draw)
+    path.write_bytes(content)
+    bounded("grade", path, "--metric", draw.choice(("accuracy", "rouge_l_ja")))
+
+
+TASK = {
+    "name": "own",
+    "data": ".",
+    "splits": {"search": "rows.jsonl", "report": "more.jsonl"},
+    "columns": {"question": "question", "answer": "answer", "id": "id", "choices": "choices", "tags": ["tag"]},
+    "prompt": "chat",
+    "metric": "accuracy",
+    "extractor": "robust",
+    "gate": "script",
+    "decoding": {"max_new_tokens": 8, "beams": 1, "repetition_penalty": 1.0, "stop": ["\n"]},
+}
+
+
+@many(400)
+@given(seed=SEEDS)
+def test_task_files_and_tables(seed: int, bounded: Bounded, models: Path, tmp_path: Path) -> None:
+    draw = seeded(seed)
+    rows = [{"id": f"{n}", "question": "1+2?", "answer": "3", "choices": ["a", "b"], "tag": "t"} for n in range(3)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps({**row, "question": "2+2?"}) + "\n" for row in rows))
+    task = tmp_path / "own.yaml"
+    is_table = draw.random() < 0.5
+    task.write_bytes(yaml.safe_dump(TASK).encode() if is_table else as_yaml(TASK, draw))
+    plain = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_bytes(as_json_lines(rows, draw) if is_table else plain)
+    config = write_config(
+        tmp_path / "search.yaml", models=models, problems=tmp_path / "unused", tasks=[{"name": str(task)}]
+    )
+    bounded("check", config)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@many(60)
+@given(seed=SEEDS)
+def test_model_folders(name: str, seed: int, bounded: Bounded, models: Path, tmp_path: Path) -> None:
+    draw = seeded(seed)
+    folder = tmp_path / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(models / "math", folder)
+    file = folder / name
+    document = json.loads(file.read_bytes()) if file.is_file() else {"max_length": 20, "eos_token_id": 2}
+    file.write_bytes(as_json_lines([document], draw))
+    document = dict(recipes(models)["merge"], sources={"math": str(folder), "ja": str(models / "ja")})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(document))
+    bounded("check", recipe)
+
+
+def test_the_files_that_are_mutated_are_valid(
+    evovlm: Command, models: Path, problems: Path, finished_once: Path, tmp_path: Path
+) -> None:
+    for name, document in recipes(models).items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(document))
+        assert evovlm("check", path).code == 0, name
+        assert recipe_to_yaml(load_recipe(path))
+    for name, document in searches(models, problems, tmp_path).items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(document))
+        outcome = evovlm("check", path)
+        assert outcome.code == 0, (name, outcome.err)
+    assert evovlm("show", finished_once / "run").code == 0
