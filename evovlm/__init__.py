@@ -7,8 +7,8 @@
     evovlm.merge(run.winner, out="models/mine")            # write a recipe's model
     evovlm.score("models/mine", tasks="word_problems_ja")  # how good it is
 
-`evovlm.Recipe` is what a recipe is. These do what the commands of the same names do. Whatever the user can mend is
-raised as an `evovlm.errors.EvovlmError`. Nothing heavy is loaded before one of them is used.
+The functions do what the commands of the same names do; `evovlm.Recipe` is the type of a recipe. Everything that a user
+can fix is raised as an `evovlm.errors.EvovlmError`. No heavy package is loaded before one of them is used.
 """
 
 import importlib

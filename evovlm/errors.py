@@ -50,7 +50,7 @@ class ModelNotFound(ModelError):
 
 
 class BrokenCheckpoint(ModelError):
-    """A model folder lacks a part."""
+    """A model folder is incomplete or damaged."""
 
 
 class PickledWeights(ModelError):

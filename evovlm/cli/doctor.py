@@ -17,10 +17,10 @@ _MARKS = {"ok": "ok", "optional": "--", "broken": "!!"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look at this machine: versions, devices, memory, disk, hub, fonts; exit 2 when something essential is broken."""
+    """Check this machine: versions, devices, memory, disk, hub, fonts; exit 2 when something essential is broken."""
     from evovlm.cli.progress import Waiting
 
-    with Waiting("looking at this machine"):
+    with Waiting("checking this machine"):
         from evovlm.runs.doctor import examine
 
         found = examine(Path())
@@ -28,7 +28,7 @@ def doctor(
         echo(json_text(found.as_json()))
     else:
         _print(found)
-    if not found.is_well:
+    if not found.can_run:
         raise typer.Exit(FAILED)
 
 
@@ -43,4 +43,8 @@ def _print(found: "Examination") -> None:
         if finding.remedy is not None:
             echo(f"        {finding.remedy}")
     broken = sum(finding.state == "broken" for finding in found.findings)
-    echo(f"\n{broken} things are broken (!!)." if broken else "\nevovlm can run here; -- marks what is optional.")
+    echo(
+        f"\n{broken} broken (!!): evovlm cannot run here until this is fixed."
+        if broken
+        else "\nevovlm can run here; -- marks what is optional."
+    )

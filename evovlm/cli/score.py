@@ -83,7 +83,7 @@ def score(
     from evovlm.runs.scores.score_models import ask_models
 
     progress = ScoreProgress()
-    stopped = "\nstopped; with --save DIR it could be continued." if save is None else None
+    stopped = "\nstopped; a scoring with --save DIR can be continued." if save is None else None
     with stopping(stopped, flag="--resume"), closing(progress):
         scores = ask_models(
             models,

@@ -32,7 +32,7 @@ def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table 
         console.print(Padding(Text(f"{task.description}\n{about}"), (0, 0, 0, 4)))
     for names in sorted({task.contaminated for task in TASKS.values() if task.contaminated}):
         trained = ", ".join(task.name for task in TASKS.values() if task.contaminated == names)
-        echo(f"Trained on the data of {trained}, so that a score there says little: {', '.join(names)}")
+        echo(f"Trained on the data of {trained}, so their scores there mean little: {', '.join(names)}")
 
 
 def _as_json(task: "Task") -> dict[str, object]:
@@ -66,5 +66,5 @@ def _place(task: "Task") -> str:
     if task.is_local:
         return "comes with evovlm"
     if task.hub_id is None:
-        return "name its file by --data"
+        return "needs --data NAME=FILE"
     return f"{task.hub_id}{' (cached)' if task.is_cached else ''}"

@@ -62,11 +62,13 @@ def _line(content: "RunContent | None") -> str:
     if content is None:
         return "no candidate yet"
     stage, points = content.last, content.last.course.points
-    said = f"best {percent(points[-1].best_so_far)}, mean {percent(points[-1].mean)}" if points else "all failed so far"
+    scores = (
+        f"best {percent(points[-1].best_so_far)}, mean {percent(points[-1].mean)}" if points else "all failed so far"
+    )
     failed = f", {content.failed} failed" if content.failed else ""
     name = f"{stage.name}: " if stage.name else ""
     state = ", finished" if content.finished else ""
-    return f"{name}{_done(stage)} candidates{failed}, generation {stage.generations - 1}, {said}{state}"
+    return f"{name}{_done(stage)} candidates{failed}, generation {stage.generations - 1}, {scores}{state}"
 
 
 def _done(stage: "Stage") -> str:

@@ -59,7 +59,7 @@ def difference_interval(first: Sequence[float], second: Sequence[float]) -> Inte
 def resampled_means(values: Floats) -> Floats:
     """Return the means of 2000 bootstrap resamples of `values`, shape (2000,).
 
-    The draw depends only on the number of values, so two models' scores on the same samples are resampled alike.
+    The draw depends only on the number of values, so scores of two models on the same samples are resampled equally.
     """
     draws = generator("bootstrap", len(values))
     means = np.empty(_RESAMPLES)

@@ -1,4 +1,4 @@
-"""The merger: opens models once and merges them again and again with other numbers."""
+"""The merger: opens models once and merges them repeatedly with different numbers."""
 
 import math
 import os

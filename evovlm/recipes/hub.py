@@ -243,7 +243,7 @@ def _explained(model: HubModel, error: Exception, *, file: str | None = None) ->
         what += f", {found}"
     if isinstance(error, errors.GatedRepoError):
         return ModelNotFound(
-            f"{what}: the model is gated: its conditions are not accepted yet, or nobody is logged in.\n"
+            f"{what}: the model is gated: you have not accepted its conditions, or are not logged in.\n"
             f"    Accept them on {constants.ENDPOINT}/{model.id}, then run `hf auth login`."
         )
     if isinstance(error, errors.RevisionNotFoundError):

@@ -31,7 +31,7 @@ _THRESHOLD = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleRule:
-    """One way to say the scales of a path.
+    """One way to encode the scales of a path.
 
     `count` (positions, blocks) is its number of genes. `scales` (genes, hops, space) gives the scale before each hop;
     hops are positions in the order of the path. `first` (space) is the gene of scale 1.
@@ -45,7 +45,7 @@ class ScaleRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathSpace(Space):
-    """The paths through the sources of `template` that have as many `blocks`, by name, laid out in that order.
+    """The paths through the sources of `template`; `blocks` has the number of blocks of each, in the order of layout.
 
     The host's first block comes first on every path and its last block last; they take their positions in the
     first repetition and have no gene. `scale_range` bounds the scales, which begin at 1. A search begins with the
@@ -75,15 +75,15 @@ class PathSpace(Space):
         if self.repetitions < 1:
             raise ConfigError(f"repetitions: {self.repetitions} is below 1.")
         if self.scales not in SCALES:
-            raise ConfigError(f"scales: '{self.scales}' is unknown; there are {', '.join(SCALES)}.")
+            raise ConfigError(f"scales: '{self.scales}' is unknown. Choose one of {', '.join(SCALES)}.")
         low, high = self.scale_range
         if not (math.isfinite(low) and math.isfinite(high) and low <= 1.0 <= high and low < high):
-            raise ConfigError(f"scale: [{low}, {high}] is not a range around 1, where every scale begins.")
+            raise ConfigError(f"scale: [{low}, {high}] does not contain 1, where every scale begins.")
         object.__setattr__(self, "blocks", dict(self.blocks))
 
     @property
     def host(self) -> str:
-        """The source that the host is."""
+        """The name of the source that is the host."""
         return self.template.host_source
 
     @property
@@ -93,15 +93,15 @@ class PathSpace(Space):
 
     @property
     def n_positions(self) -> int:
-        """T: how many positions there are, the host's first and last block among them."""
+        """T: the number of positions, including those of the host's first and last block."""
         return self.repetitions * sum(self.blocks.values())
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """One for each position but two, then those of the scales.
+        """One gene for each position except two, then the genes of the scales.
 
         `source.block3.2` says whether the second repetition's block is on the path, `scale.source.block3.2` is its
-        scale. Genes that say scales in another way are `scale.0`, `scale.1`, ...
+        scale. Genes that encode scales in another way are `scale.0`, `scale.1`, ...
         """
         places = [
             f"{source}.block{layer}.{repetition + 1}"
@@ -156,7 +156,7 @@ class PathSpace(Space):
     def largest(self) -> LayerPathMerge | HybridMerge:
         """The path through every position; no checkpoint of the space is larger.
 
-        Its scales are 0.5 and 2 in turn where genes say them, so that what keeps such paths from being checkpoints
+        Its scales are 0.5 and 2 alternately where genes give them, so that what keeps such paths from being checkpoints
         keeps this one: a scale in front of the first block can part a head from the embedding it shares.
         """
         first, last = self._ends

@@ -1,4 +1,4 @@
-"""A search space whose points are recipes: the numbers of a template, and what is chosen of its method and settings."""
+"""A search space whose points are recipes: the numbers of a template, and the method and settings that are chosen."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -28,32 +28,32 @@ CONFIG_FROM = "config_from"
 HOST = "host"
 SETTINGS = tuple(each.name.rstrip("_") for each in fields(MergeSettings))
 CHOOSABLE = (METHOD, CONFIG_FROM, *SETTINGS)
-"""What of a recipe may be chosen: its method, whose rope it takes, and every setting."""
+"""What can be chosen in a recipe: its method, whose rope it takes, and every setting."""
 
 ALL_UNITS = "all units"
 """The only unit of a space in which units share their numbers."""
 
 
 class MethodUse(Protocol):
-    """What of a recipe makes a difference to a method."""
+    """What in a recipe makes a difference to a method."""
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Which parameters of a source."""
+        """The parameters of a source that it uses."""
         ...
 
     @property
     def settings(self) -> frozenset[str]:
-        """Which fields of `MergeSettings`."""
+        """The fields of `MergeSettings` that it uses."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeSpace(Space):
-    """Genes of numbers, then those of choices; what they do not say is the template's.
+    """Genes of numbers, then genes of choices; everything else is as in the template.
 
-    `uses` has a row for each method that a recipe may have. What makes no difference to a recipe's method is at its
-    default there, so that one merge has one recipe. `start` is the point that a search starts from (None: the middle
+    `uses` has a row for each method that a recipe may have. What makes no difference to a recipe's method has its
+    default, so that one merge has one recipe. `start` is the point that a search starts from (None: the middle
     of everything). Raises ConfigError for a space without a gene.
     """
 
@@ -71,7 +71,7 @@ class RecipeSpace(Space):
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """Those of numbers, then those of choices."""
+        """The genes of numbers, then the genes of choices."""
         return (*self.numbers.genes, *self.choices)
 
     @property
@@ -136,7 +136,7 @@ class RecipeSpace(Space):
     def equal_weights(self, weight: float) -> ParameterMerge:
         """Return the recipe in which every source has the same weight, and all other searched numbers their defaults.
 
-        What the space keeps fixed is what it is there.
+        Fixed numbers keep their values.
         """
         middle = self.numbers.decode(self.numbers.initial)
         plain = {name: row.default for name, row in SOURCE_PARAMETERS.items()} | {"weight": weight}
@@ -192,7 +192,7 @@ class RecipeSpace(Space):
         return recipe
 
     def chosen(self, recipe: ParameterMerge) -> Mapping[str, object]:
-        """Return what a recipe of this space has of its choices, by name."""
+        """Return the options that a recipe of this space has chosen, by name."""
         found = {METHOD: recipe.method, CONFIG_FROM: recipe.config_from or HOST}
         for name in SETTINGS:
             if setting_field(name) in self.uses[recipe.method].settings:
@@ -217,7 +217,7 @@ class RecipeSpace(Space):
 
 
 def setting_field(name: str) -> str:
-    """Return what a setting is called in `MergeSettings`: as in a file, but for lambda."""
+    """Return a setting's name in `MergeSettings`: the name in a file, except for lambda."""
     return "lambda_" if name == "lambda" else name
 
 

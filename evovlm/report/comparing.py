@@ -54,12 +54,12 @@ def _bands(opened: Sequence[Run], runs: Sequence[RunContent], labels: Sequence[s
 
 def _kind(run: Run) -> str:
     """Return a run's configs without the seed and without the second stage's recipe, which depends on it."""
-    said = []
+    configs = []
     for search in run.searches.values():
         config = {**search.journal.config, "seed": None}
         merge = config.get("merge")
-        said.append({**config, "merge": {**merge, "ps": None}} if isinstance(merge, dict) else config)
-    return json.dumps(said, sort_keys=True)
+        configs.append({**config, "merge": {**merge, "ps": None}} if isinstance(merge, dict) else config)
+    return json.dumps(configs, sort_keys=True)
 
 
 def _band(runs: Sequence[RunContent], labels: Sequence[str]) -> Band:

@@ -80,8 +80,8 @@ class Stage:
     """One search: the whole run, or a stage of a hybrid (`name`: `ps` or `path`; empty for a whole run).
 
     `folder` is where its journal is. `winner` says which entry won (best, rescored, mean, snapshot), None while there
-    is none. A search of parameters has `numbers` and what it has `chosen`, one through layers a `path`. `said` is what
-    it was asked, in a few words by key.
+    is none. A search of parameters has `numbers` and what it has `chosen`, one through layers a `path`. `settings`
+    are those of the search, in a few words by key.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Stage:
     winner: str | None
     winner_fitness: float | None
     recipe_id: str | None
-    said: Mapping[str, str]
+    settings: Mapping[str, str]
     course: Course
     numbers: tuple[Numbers, ...]
     chosen: Mapping[str, str]

@@ -87,7 +87,7 @@ def _stage(name: str, run: Run) -> Stage:
         winner="rescored" if entry is not None and entry.kind == "rescored" else run.winner_kind if entry else None,
         winner_fitness=run.fitness,
         recipe_id=run.winner.recipe_id if run.winner else None,
-        said=_said(run.config),
+        settings=_settings(run.config),
         course=read_course(run),
         numbers=numbers_of(run),
         chosen={name: "default" if option is None else str(option) for name, option in run.description.chosen.items()},
@@ -117,18 +117,18 @@ def numbers_of(run: Run) -> tuple[Numbers, ...]:
     )
 
 
-def _said(config: SearchConfig) -> Mapping[str, str]:
+def _settings(config: SearchConfig) -> Mapping[str, str]:
     """Return the settings of a search in a few words."""
     optimizer = config.optimizer
-    said = {
+    found = {
         "method": config.method,
         "space": config.space.kind,
         "optimizer": f"{optimizer.kind}, sigma {optimizer.sigma:.3g}",
         "seed": str(config.seed),
         "device": config.device,
     }
-    said |= {"batch": str(config.batch)} if config.batch is not None else {}
-    return said | ({"validation": str(config.validation)} if config.validation is not None else {})
+    found |= {"batch": str(config.batch)} if config.batch is not None else {}
+    return found | ({"validation": str(config.validation)} if config.validation is not None else {})
 
 
 def _cost(run: Run) -> Cost:

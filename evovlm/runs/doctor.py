@@ -39,18 +39,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examination:
-    """All findings; `is_well` unless something essential is broken."""
+    """All findings; `can_run` is False if something essential is broken."""
 
     findings: tuple[Finding, ...]
 
     @property
-    def is_well(self) -> bool:
+    def can_run(self) -> bool:
         """Whether evovlm can run here."""
         return all(finding.state != "broken" for finding in self.findings)
 
     def as_json(self) -> Mapping[str, object]:
         """Return it as plain values."""
-        return {"ok": self.is_well, "findings": [asdict(finding) for finding in self.findings]}
+        return {"ok": self.can_run, "findings": [asdict(finding) for finding in self.findings]}
 
 
 def examine(folder: Path) -> Examination:
@@ -62,7 +62,7 @@ def examine(folder: Path) -> Examination:
             *_versions(),
             *loading,
             *(_devices() if torch_loads else ()),
-            *_room(folder),
+            *_memory_and_disk(folder),
             *_hub(),
             *_assets(),
         )
@@ -138,7 +138,7 @@ def _devices() -> Iterator[Finding]:
         yield Finding(topic="devices", name=f"cuda:{index}", state="ok", found=found)
 
 
-def _room(folder: Path) -> Iterator[Finding]:
+def _memory_and_disk(folder: Path) -> Iterator[Finding]:
     memory = available_memory_bytes()
     yield _amount("memory", memory, "close other programs, or take a larger machine")
     yield _amount(f"disk of {folder.absolute()}", free_disk_bytes(folder), "free some space, or work on another disk")
@@ -149,11 +149,15 @@ def _room(folder: Path) -> Iterator[Finding]:
 
 def _amount(name: str, size_bytes: int | None, remedy: str) -> Finding:
     if size_bytes is None:
-        return Finding(topic="room", name=name, state="ok", found="unknown on this machine")
+        return Finding(topic="memory and disk", name=name, state="ok", found="unknown on this machine")
     enough = size_bytes >= _FREE_NEEDED_BYTES
     found = f"{size_bytes / 1e9:.1f} GB free"
     return Finding(
-        topic="room", name=name, state="ok" if enough else "optional", found=found, remedy=None if enough else remedy
+        topic="memory and disk",
+        name=name,
+        state="ok" if enough else "optional",
+        found=found,
+        remedy=None if enough else remedy,
     )
 
 

@@ -123,7 +123,7 @@ def check_repo_id(repo_id: str) -> None:
         raise OutputError(f"{repo_id}: offline mode is on, and nothing can be sent. Unset HF_HUB_OFFLINE.")
     if get_token() is None:
         raise OutputError(
-            f"{repo_id}: nobody is logged in to the hub ({constants.ENDPOINT}).\n"
+            f"{repo_id}: not logged in to the hub ({constants.ENDPOINT}).\n"
             "    Run `hf auth login` with a token that may write, or set HF_TOKEN."
         )
 

@@ -110,7 +110,7 @@ def shared(archive: Sequence[PerSample]) -> npt.NDArray[np.float64]:
     scores = _filled(archive)
     scores = scores - np.minimum(scores.min(axis=0), 0.0)
     total = scores.sum(axis=0)
-    # If all are wrong on a sample, nobody gets a share of it.
+    # If all are wrong on a sample, no genome gets a share of it.
     shares: npt.NDArray[np.float64] = scores / np.where(total > 0, total, 1.0)
     return shares
 

@@ -17,7 +17,7 @@ With some hundreds, as here, wider steps get several times closer to the front (
 
 
 class Nsga2(KeepsBest):
-    """NSGA-II: keeps a generation's number of genomes, first those that no other genome dominates.
+    """NSGA-II: keeps as many genomes as a generation has, first those that no other genome dominates.
 
     The first generation is the initial genome and draws around it, as in CMA-ES; each next one is made from the kept
     genomes by simulated binary crossover and polynomial mutation. Without goals, the fitness is the only goal. A gene

@@ -1,4 +1,4 @@
-"""The tasks there are, one row each."""
+"""The table of tasks: one row for each."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -76,7 +76,7 @@ _EMOJI_JA = Task(
 )
 _GSM8K_JA = Task(
     name="gsm8k_ja",
-    description="GSM8K test 250-1318 in Japanese, what the paper searches with",
+    description="GSM8K test 250-1318 in Japanese, the paper's search set",
     prompt="ja-alpaca-cot",
     scoring=Scoring(metric="accuracy", gate="script"),
     decoding=_PAPER_MATH,
@@ -90,7 +90,7 @@ _GSM8K_JA = Task(
 )
 _MGSM_JA = Task(
     name="mgsm_ja",
-    description="MGSM in Japanese, what the paper reports",
+    description="MGSM in Japanese, the paper's report set",
     prompt="ja-alpaca-cot",
     scoring=Scoring(metric="accuracy", extractor="paper", gate="fasttext"),
     decoding=_PAPER_MATH,
@@ -201,7 +201,7 @@ _ROWS = (
     replace(
         _GSM8K_JA,
         name="mawps_ja",
-        description="MAWPS made Japanese, one-step word problems (GitHub)",
+        description="MAWPS adapted to Japanese, one-step word problems (GitHub)",
         load=mawps_ja.load,
         hub_id=mawps_ja.DATA.hub_id,
         sizes={Split.SEARCH: 1000},
@@ -227,7 +227,7 @@ _ROWS = (
     replace(
         _JA_VLM_BENCH,
         name="heron_bench",
-        description="Japanese Heron-Bench, held against GPT-4's answers by ROUGE-L",
+        description="Japanese Heron-Bench, compared with GPT-4's answers by ROUGE-L",
         scoring=Scoring(metric="rouge_l_ja", gate="script"),
         load=heron_bench.load,
         hub_id=heron_bench.DATA.hub_id,
@@ -283,7 +283,7 @@ TASKS: Mapping[str, Task] = PluginTable("evovlm.tasks", {task.name: task for tas
 def get_task(name: str) -> Task:
     """Return the task of that name, or of the YAML file or folder of that path.
 
-    Raises TaskError naming the closest one when there is none, ConfigError with every problem of the file.
+    Raises TaskError naming the closest name when the task does not exist, ConfigError with every problem of the file.
     """
     if is_own_task(name):
         return load_own_task(Path(name), taken=TASKS)

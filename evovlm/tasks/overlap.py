@@ -35,9 +35,9 @@ class Overlap:
         """Return the warning for the user; `search` and `report` name the two sets."""
         pairs = ", ".join(f"{seen} = {reported}" for seen, reported in self.examples)
         return (
-            f"{search} shows a search {self.count} of the samples that {report} reports on ({_MEANING[self.kind]}): "
-            f"{pairs}{', ...' if self.count > len(self.examples) else ''}. A score on {report} would flatter the "
-            "winner: search on other samples, or report on other ones."
+            f"a search on {search} sees {self.count} of the report samples of {report} ({_MEANING[self.kind]}): "
+            f"{pairs}{', ...' if self.count > len(self.examples) else ''}. The winner's score on {report} would be too "
+            "high: use different samples for the search or for the report."
         )
 
 

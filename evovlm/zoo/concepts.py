@@ -173,8 +173,8 @@ def japanese_concept_texts(rng: np.random.Generator, count: int) -> Iterator[Con
 def describe(rng: np.random.Generator, concept: Concept) -> list[str]:
     """Draw the words that describe a concept: its emoji as people write it in text, its keywords, rarely a name.
 
-    Keywords are of either language, and one of them is the concept's own where it has such. Names are rare because
-    whoever may copy a name learns no concept: pictures would then enter as English spellings.
+    Keywords are of either language, and one of them is the concept's own if it has one. Names are rare, because a model
+    that can copy a name does not learn the concept: pictures would then enter as English spellings.
     """
     draw = rng.random()
     if draw < 0.1:

@@ -139,7 +139,7 @@ def test_near_pictures_of_a_search_are_reported_on_request(
     assert "look like" not in evovlm("check", config).out
     shown = evovlm("check", config, "--near-pictures", clip, "--near-threshold", 0.99)
     assert shown.code == 0, shown
-    assert "seen shows a search pictures that look like those of 1 of the samples" in shown.out
+    assert "a search on seen sees pictures similar to those of 1 of the report samples" in shown.out
     alone = evovlm("check", config, "--near-threshold", 0.99)
     assert alone.code == 2
     assert "needs a model" in alone.err

@@ -34,7 +34,7 @@ def findings(evovlm: Command) -> tuple[int, Mapping[str, Mapping[str, str]]]:
     return shown.code, {each["name"]: each for each in found["findings"]}
 
 
-def test_everything_is_looked_at_and_this_machine_is_well(evovlm: Command) -> None:
+def test_everything_is_looked_at_and_this_machine_can_run(evovlm: Command) -> None:
     code, found = findings(evovlm)
     assert code == 0
     for name in ("evovlm", "python", "torch", "transformers", "cma", "typer", "cpu", "memory", "cache", "login"):

@@ -59,7 +59,7 @@ def test_a_changed_task_is_read_again(evovlm: Command, search: Path, opened: Cou
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"id": "seen", "question": "test 0?", "answer": 0}) + "\n")
     opened.clear()
-    assert "own shows a search 1 of the samples" in evovlm("check", search).out
+    assert "a search on own sees 1 of the report samples" in evovlm("check", search).out
     assert {name: opened[name] for name in NAMES} == {
         "own.yaml": 0,
         "train.jsonl": 1,

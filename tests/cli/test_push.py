@@ -241,4 +241,4 @@ def test_a_missing_login_network_or_id_is_reported(
     unreachable = silent_on_the_token(evovlm("push", merged, REPO, "--yes"))
     assert (unreachable.code, "Check the connection" in unreachable.err) == (2, True)
     monkeypatch.delenv("HF_TOKEN")
-    assert "nobody is logged in" in evovlm("push", merged, REPO, "--yes").err
+    assert "not logged in to the hub" in evovlm("push", merged, REPO, "--yes").err

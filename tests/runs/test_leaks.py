@@ -84,9 +84,7 @@ def test_a_search_on_its_own_report_split_is_reported(write_config: WriteConfig)
 
     data = str(embedded_file("word_problems_ja.report"))
     (warning,) = warnings_of(write_config({"tasks": [{"name": "word_problems_ja", "data": data, "limit": 5}]}))
-    assert (
-        "word_problems_ja shows a search 5 of the samples that word_problems_ja reports on (the same words)" in warning
-    )
+    assert "a search on word_problems_ja sees 5 of the report samples of word_problems_ja (the same words)" in warning
 
 
 def test_translations_of_one_set_count_as_the_same_samples(write_config: WriteConfig, tmp_path: Path) -> None:
@@ -101,7 +99,7 @@ def test_translations_of_one_set_count_as_the_same_samples(write_config: WriteCo
         }
     )
     (warning,) = warnings_of(config)
-    assert "gsm8k_ja shows a search 2 of the samples that gsm8k reports on" in warning
+    assert "a search on gsm8k_ja sees 2 of the report samples of gsm8k" in warning
     assert "0001 = 0251, 0002 = 0252" in warning
 
 
@@ -111,11 +109,11 @@ def test_a_task_of_one_s_own_runs_and_its_overlap_is_said_first(write_config: Wr
     assert resolved.tasks[0].name == str(tmp_path / "mine.yaml")
     assert config_from_mapping(resolved.as_mapping()).as_mapping() == resolved.as_mapping()
     found = preflight_search(resolved)
-    assert any("mine shows a search 1 of the samples that mine reports on" in warning for warning in found.warnings)
+    assert any("a search on mine sees 1 of the report samples of mine" in warning for warning in found.warnings)
     assert found.problems == ()
     listener = Listener()
     result = evolve(config, out=tmp_path / "run", relative_to=tmp_path, observer=listener)
-    assert any("mine shows a search 1 of" in warning for warning in listener.warnings)
+    assert any("a search on mine sees 1 of" in warning for warning in listener.warnings)
     assert list(result.evaluation.scores) == ["mine"]
     assert read_journal(tmp_path / "run" / "journal.jsonl").config == resolved.as_mapping()
     again = evolve(config, out=tmp_path / "run", relative_to=tmp_path, resume=True)
@@ -140,12 +138,12 @@ def test_similar_pictures_are_reported_on_request(write_config: WriteConfig, tmp
     assert resolved.guard is not None
     assert resolved.guard.near_pictures == str(tmp_path / "clip")
     assert config_from_mapping(resolved.as_mapping()).as_mapping() == resolved.as_mapping()
-    (warning,) = [each for each in leak_warnings(resolved) if "that seen reports on" in each]
-    assert "seen shows a search pictures that look like those of 1 of the samples that seen reports on" in warning
+    (warning,) = [each for each in leak_warnings(resolved) if "report samples of seen" in each]
+    assert "a search on seen sees pictures similar to those of 1 of the report samples of seen" in warning
     assert "a cosine of 0.999 or more): s0 ~ s4 (" in warning
     assert warning in preflight_search(resolved).warnings
     everything = leak_warnings(resolved.guarded(near_pictures=None, threshold=-1.0))
-    (warning,) = [each for each in everything if "that seen reports on" in each]
+    (warning,) = [each for each in everything if "report samples of seen" in each]
     assert "2 of the samples" in warning
     assert warning.count("~") == 3
 
@@ -159,7 +157,7 @@ def test_a_machine_without_the_font_compares_the_other_pictures(
     warnings = warnings_of(write_config({"tasks": [{"name": "emoji_ja", "limit": 2}], "guard": guard}))
     counted = [each for each in warnings if "could not be compared with those of emoji_ja" in each]
     assert [NOTO_FONT_VARIABLE in each for each in counted] == [True, True]
-    assert "samples that emoji_ja reports on" in counted[0]
+    assert "report samples of emoji_ja" in counted[0]
 
 
 def test_without_pictures_no_model_for_them_is_loaded(write_config: WriteConfig) -> None:

@@ -66,11 +66,11 @@ TWO = [{"name": "word_problems_ja"}, {"name": "word_problems_en", "weight": 2}]
         ({"budget": {"min_improvement": 0.1, "tokens": 5}}, r"budget: min_improvement: .*set patience"),
         (
             {"budget": {"patience": 2}, "batch": 2, "winner": "mean"},
-            r"validation: is what budget.patience compares generations on",
+            r"validation: is missing: budget.patience compares generations",
         ),
         (
             {"budget": {"patience": 2}, "racing": {}},
-            r"validation: is what budget.patience compares generations on, .* \(`racing`\)",
+            r"validation: is missing: budget.patience compares generations, .* \(`racing`\)",
         ),
         *(
             (

@@ -231,7 +231,7 @@ def test_a_recipe_of_another_search_is_not_a_candidate(config: PathConfig, stack
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"winner": "best"}, "winner: candidates of two generations are scored on other samples"),
+        ({"winner": "best"}, "winner: candidates of two generations are scored on different samples"),
         ({"validation": None}, "winner: is the mean that did best on the validation samples; set"),
         ({"space": {"kind": "layer"}}, "space.kind"),
         ({"space": {"scales": "per_pair"}}, "space.scales: unknown scales; did you mean 'per_position'"),

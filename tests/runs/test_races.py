@@ -350,8 +350,8 @@ def test_the_weights_of_tasks_decide_who_stops() -> None:
         ({"racing": {"error": 0.0}}, r"racing\.error"),
         ({"racing": {"blocks": 3}}, r"racing\.blocks"),
         ({"rescore": -1}, r"rescore"),
-        ({"racing": {}, "rescore": 0}, r"(?s)winner.*other samples \(`racing`\)"),
-        ({"batch": 2}, r"(?s)winner.*other samples \(`batch`\)"),
+        ({"racing": {}, "rescore": 0}, r"(?s)winner.*different samples \(`racing`\)"),
+        ({"batch": 2}, r"(?s)winner.*different samples \(`batch`\)"),
     ],
 )
 def test_rules_that_make_no_race_are_refused(

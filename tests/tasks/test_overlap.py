@@ -45,7 +45,7 @@ def test_the_same_origin_is_found_in_another_language() -> None:
     (found,) = overlaps(search, report)
     assert found == Overlap(kind="origins", count=4, examples=(("s1", "r1"), ("s2", "r2"), ("s3", "r3")))
     message = found.message(search="gsm8k_ja", report="gsm8k")
-    assert "gsm8k_ja shows a search 4 of the samples that gsm8k reports on" in message
+    assert "a search on gsm8k_ja sees 4 of the report samples of gsm8k" in message
     assert "s1 = r1, s2 = r2, s3 = r3, ..." in message
 
 

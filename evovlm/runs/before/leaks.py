@@ -67,9 +67,9 @@ def _near(search: _Named, report: _Named, near: NearImages) -> Iterator[str]:
         shown += ["..."] if len(pairs) > _N_EXAMPLES else []
         count = len({pair.report_id for pair in pairs})
         yield (
-            f"{search.name} shows a search pictures that look like those of {count} of the samples that {report.name} "
-            f"reports on (a cosine of {near.threshold:g} or more): {', '.join(shown)}. "
-            "Look at them; if they are the same, search on other samples, or report on other ones."
+            f"a search on {search.name} sees pictures similar to those of {count} of the report samples of "
+            f"{report.name} (a cosine of {near.threshold:g} or more): {', '.join(shown)}. "
+            "Look at them; if they are the same, use different samples for the search or for the report."
         )
 
 

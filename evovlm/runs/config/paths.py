@@ -150,7 +150,7 @@ class PathConfig(SearchConfig):
         return self.merge.model_copy(update=changes)
 
     def whole_space(self, blocks: Mapping[str, int]) -> PathSpace:
-        """Return the paths of a resolved search through sources of as many blocks, which are laid out in that order."""
+        """Return the space of a resolved search; `blocks` has each source's number of blocks, in layout order."""
         return PathSpace(
             template=self.template(relative_to=None),
             blocks=blocks,

@@ -149,7 +149,7 @@ class SearchConfig(ExecutionConfig):
         if budget is not None and budget.patience is not None and others and validation is None:
             raise PydanticCustomError(
                 "validation",
-                "is what budget.patience compares generations on, whose candidates are scored on other samples "
+                "is missing: budget.patience compares generations, whose candidates are scored on different samples "
                 "(`{others}`); set it, or leave patience out",
                 {"others": others},
             )
@@ -157,14 +157,14 @@ class SearchConfig(ExecutionConfig):
 
     @field_validator("winner")
     @classmethod
-    def _can_be_told(cls, winner: Winner, info: ValidationInfo) -> Winner:
+    def _can_be_compared(cls, winner: Winner, info: ValidationInfo) -> Winner:
         if winner == "snapshot" and info.data.get("validation") is None:
             raise PydanticCustomError("winner", "is the mean that did best on the validation samples; set `validation`")
         others = _on_other_samples(info)
         if winner == "best" and others and not _rescored(info.data.get("rescore"), racing=others == "racing"):
             raise PydanticCustomError(
                 "winner",
-                "candidates of two generations are scored on other samples (`{others}`); "
+                "candidates of two generations are scored on different samples (`{others}`); "
                 "take snapshot or mean, or set `rescore`",
                 {"others": others},
             )

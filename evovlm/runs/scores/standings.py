@@ -63,7 +63,7 @@ def standing_of(each: Answered, *, winner: Answered | None = None) -> Standing:
 
 
 def compared(first: ScoredTask, second: ScoredTask) -> Comparison | None:
-    """Return two models' answers compared sample by sample; None when they answered other samples."""
+    """Return two models' answers compared sample by sample; None when they answered different samples."""
     scores = [{answer.sample.id: answer.score.score for answer in each.answers} for each in (first, second)]
     try:
         return compare_by_id(*scores)

@@ -1,6 +1,6 @@
 """Scores recipes on the samples of their generation; no recipe is scored twice on the same samples.
 
-With `racing`, the candidates of a generation are scored on the same blocks of samples, as far as ranking them takes.
+With `racing`, the candidates of a generation are scored on the same blocks of samples, as many as ranking them needs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +58,7 @@ class Races:
     def outcomes(self, candidates: Sequence[Candidate], *, note: Note) -> Iterator[Outcome]:
         """Let the candidates of one generation race, and yield their outcomes in their order.
 
-        Each candidate's scores on a block are given to `note`, which must have them remembered. An outcome's fitness is
+        Each candidate's scores on a block are given to `note`, which must store them. An outcome's fitness is
         the estimate for all samples of the race; its scores are those on the samples that the candidate saw.
         """
         blocks = self._order(candidates[0].generation)
@@ -73,7 +73,7 @@ class Races:
     def best(self, count: int) -> tuple[Entry, ...]:
         """Return the `count` candidates of the search that are most likely the best, of different recipes.
 
-        Each generation's fitnesses are means over other samples, so the estimate corrects for how easy the samples are.
+        Each generation's fitnesses are means over new samples, so the estimate corrects for how easy the samples are.
         Candidates that violate a constraint come last.
         """
         known = self._evaluated()[-_MODELLED:]

@@ -81,7 +81,7 @@ EXTRACTORS: Mapping[str, Callable[[str], float | None]] = {"paper": extract_pape
 
 def _plain(text: str) -> str:
     """Normalise widths, signs and LaTeX fractions; drop further questions that the model asks itself."""
-    characters = (_alike(character) for character in text)
+    characters = (_normalised(character) for character in text)
     plain = _FRACTION.sub(_slashed, "".join(characters).translate(_SAME_SIGN))
     plain = _PART_OF.sub(lambda found: f"{_numeral(found[2]):.0f}/{_numeral(found[1]):.0f}", plain)
     plain = _MIXED.sub(_improper, plain)
@@ -89,7 +89,7 @@ def _plain(text: str) -> str:
     return plain.lstrip()[: asked_again.start()] if asked_again else plain
 
 
-def _alike(character: str) -> str:
+def _normalised(character: str) -> str:
     kind = unicodedata.decomposition(character)
     if kind.startswith(_LEFT_ALONE):
         return character

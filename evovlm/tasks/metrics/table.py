@@ -85,7 +85,7 @@ def score_answer(scoring: Scoring, sample: Sample, text: str) -> SampleScore:
 
 
 def gated(measured: Measured, *, sample: Sample, text: str, gate: str | None, numeric: bool) -> SampleScore:
-    """Return the score of what was measured, after the gate. Without a gate, Japanese is told by the script."""
+    """Return the score of what was measured, after the gate. Without a gate, the script decides what is Japanese."""
     chosen = GATES[gate or "script"]
     japanese = chosen.passes(text, for_numbers=numeric)
     # A reference such as "UFO" is not Japanese and needs no Japanese answer; without references nothing is exempt.

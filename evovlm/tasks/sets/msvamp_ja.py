@@ -1,4 +1,4 @@
-"""MSVAMP in Japanese: 1,000 short word problems, translated by machine. To search with: nothing of it is GSM8K's.
+"""MSVAMP in Japanese: 1,000 short word problems, translated by machine. For searches: none are from GSM8K.
 
 {"m_query": "ジュリアは月曜日に18人の子供と鬼ごっこをしました。火曜日には...", "query": "julia played tag with 18 ...",
  "equation": "- number0 number1", "response": "8.0"}     Mathoctopus/MSVAMP (ja); microsoft/MathOctopus (GitHub)
