@@ -177,7 +177,7 @@ def test_a_path_of_no_such_space_is_not_encoded(steps: list[tuple[str, int, floa
         ({"blocks": {"b": 4}}, "'a' is not among the sources b"),
         ({"blocks": {"a": 1, "b": 4}}, "has one block"),
         ({"repetitions": 0}, "below 1"),
-        ({"scales": "all"}, "there are none, per_position"),
+        ({"scales": "all"}, "Choose one of none, per_position"),
         ({"scale_range": (1.5, 2.0)}, "does not contain 1"),
         ({"scale_range": (1.0, 1.0)}, "does not contain 1"),
     ],

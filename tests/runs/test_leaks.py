@@ -144,7 +144,7 @@ def test_similar_pictures_are_reported_on_request(write_config: WriteConfig, tmp
     assert warning in preflight_search(resolved).warnings
     everything = leak_warnings(resolved.guarded(near_pictures=None, threshold=-1.0))
     (warning,) = [each for each in everything if "report samples of seen" in each]
-    assert "2 of the samples" in warning
+    assert "2 of the report samples" in warning
     assert warning.count("~") == 3
 
 

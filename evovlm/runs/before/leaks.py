@@ -59,7 +59,7 @@ def _near(search: _Named, report: _Named, near: NearImages) -> Iterator[str]:
     pairs, not_compared = near.compare(search.samples, report.samples)
     if not_compared:
         yield (
-            f"{len(not_compared)} of the {len(report.samples)} samples that {report.name} reports on have pictures "
+            f"{len(not_compared)} of the {len(report.samples)} report samples of {report.name} have pictures "
             f"that could not be compared with those of {search.name}: {next(iter(not_compared.values()))}"
         )
     if pairs:
