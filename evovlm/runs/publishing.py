@@ -4,7 +4,6 @@ The card is sent last. A repository with a card is a finished publication and is
 that contains nothing else is an interrupted publication and is continued.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evovlm.errors import BrokenCheckpoint, OutputError, OutputExists, PickledWeights, first_line
+from evovlm.foreign_json import read_json
 from evovlm.masking import masked
 from evovlm.merging.checkpoint.licences import UNKNOWN, licence_of
 from evovlm.merging.checkpoint.safetensors_file import tensor_places
@@ -152,8 +152,8 @@ def _check_whole(folder: Path, chosen: Mapping[str, Path]) -> None:
     if not any(name in chosen for name in _TOKENIZERS):
         raise BrokenCheckpoint(f"{folder}: has no tokenizer ({', '.join(_TOKENIZERS)}). Merge the model again.")
     try:
-        json.loads(chosen[CONFIG_FILE].read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        read_json(chosen[CONFIG_FILE])
+    except (OSError, ValueError) as error:
         raise BrokenCheckpoint(f"{folder}: {CONFIG_FILE} cannot be read as JSON ({error}).") from error
 
 

@@ -1,5 +1,6 @@
 """What models say of their licences, and which of them binds a merge."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,14 @@ def test_the_order_is_the_one_that_people_expect() -> None:
     assert ranks == sorted(set(ranks))
     assert KNOWN["mit"] == KNOWN["apache-2.0"]
     assert forbids_sharing({name: Licence(id=name) for name in KNOWN}) == ["cc-by-nd-4.0", "cc-by-nc-nd-4.0"]
+
+
+@pytest.mark.parametrize(
+    "front", ["!!bool maybe", "!!int abc", "!!timestamp foo", "[" * 2000, "9" * 5000, "!!binary é"]
+)
+def test_a_card_that_cannot_be_read_names_no_licence(tmp_path: Path, front: str) -> None:
+    (tmp_path / "README.md").write_text(f"---\nlicense: apache-2.0\nother: {front}\n---\n", encoding="utf-8")
+    assert licence_of(tmp_path).id == "unknown"
+    (tmp_path / "README.md").unlink()
+    os.mkfifo(tmp_path / "README.md")
+    assert licence_of(tmp_path).id == "unknown"

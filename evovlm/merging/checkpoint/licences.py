@@ -12,6 +12,7 @@ from typing import NamedTuple
 import yaml
 
 from evovlm.assets import asset_path
+from evovlm.files import read_foreign
 from evovlm.recipes.checkpoint_files import CARD_FILE
 from evovlm.recipes.model_ref import config_in
 
@@ -20,6 +21,7 @@ OWN = "apache-2.0"
 """The licence of the embedded models, which is this project's."""
 
 _LARGEST_FRONT_MATTER = 200_000
+_LARGEST_CARD_BYTES = 20_000_000
 
 
 class Terms(NamedTuple):
@@ -169,8 +171,7 @@ def forbids_sharing(licences: Mapping[str, Licence]) -> Sequence[str]:
 def _front_matter(card: Path) -> Mapping[str, object]:
     """Return the YAML between the first two lines of dashes; nothing when it cannot be read."""
     try:
-        with card.open(encoding="utf-8") as stream:
-            text = stream.read(_LARGEST_FRONT_MATTER)
+        text = read_foreign(card, limit_bytes=_LARGEST_CARD_BYTES).decode("utf-8")[:_LARGEST_FRONT_MATTER]
     except (OSError, UnicodeDecodeError):
         return {}
     parts = text.split("\n---", 1)
@@ -178,7 +179,8 @@ def _front_matter(card: Path) -> Mapping[str, object]:
         return {}
     try:
         found = yaml.safe_load(parts[0].removeprefix("---"))
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError, KeyError, AttributeError, TypeError, OverflowError):
+        # What PyYAML raises for values that do not suit their tags (`!!bool maybe`), too.
         return {}
     return found if isinstance(found, dict) else {}
 
