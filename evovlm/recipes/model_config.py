@@ -65,6 +65,7 @@ _TOKENS = _Kind(
         or all(_is_int(each, -1, _LARGEST_SIZE) for each in (value if isinstance(value, list) else [value]))
     ),
 )
+_TOKEN = _or_null(_size(_LARGEST_SIZE, low=0))
 _FLAG = _Kind(needed="true or false", holds=lambda value: isinstance(value, bool))
 _TEXT = _Kind(needed="a text", holds=lambda value: isinstance(value, str))
 _OBJECT = _Kind(needed="a JSON object", holds=lambda value: isinstance(value, dict))
@@ -117,6 +118,11 @@ _KINDS: Mapping[str, _Kind] = {
     "eos_token_id": _TOKENS,
     "pad_token_id": _TOKENS,
     "bos_token_id": _TOKENS,
+    "image_token_index": _TOKEN,
+    "image_token_id": _TOKEN,
+    "video_token_id": _TOKEN,
+    "vision_start_token_id": _TOKEN,
+    "vision_end_token_id": _TOKEN,
     "deepstack_visual_indexes": _Kind(
         needed=f"a list of at most {MOST_BLOCKS} whole numbers",
         holds=lambda value: (

@@ -44,6 +44,7 @@ def test_a_sound_config_is_returned_as_it_is(tmp_path: Path, config: dict[str, o
         ({"layer_types": [1]}, "layer_types is [1]"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings"),
         ({"model_type": {}}, "model_type is {}; it should be a text"),
+        ({"image_token_index": -1}, "image_token_index is -1"),
         ({"eos_token_id": ["x"]}, "eos_token_id"),
     ],
 )
