@@ -304,9 +304,9 @@ def load_like(loaded: LoadedModel, *, config: Mapping[str, Any]) -> LoadedModel:
             f"    Leave config_from out, or name another device than {SPREAD}."
         )
     ours = loaded.model
-    known = _untyped(CONFIG_MAPPING)[config["model_type"]].from_dict(json.loads(json.dumps(config)))
     # The new parameters are replaced below, so that their memory is never filled.
-    with no_init_weights():
+    with foreign_model(loaded.folder), no_init_weights():
+        known = _untyped(CONFIG_MAPPING)[config["model_type"]].from_dict(json.loads(json.dumps(config)))
         model = _untyped(AutoModelForImageTextToText if loaded.sees else AutoModelForCausalLM).from_config(
             known, dtype=ours.dtype, trust_remote_code=False
         )

@@ -141,6 +141,7 @@ def read_model_json(file: Path, *, limit_bytes: int = CONFIG_LIMIT_BYTES) -> dic
     """
     refuse_outside(file, file.parent)
     try:
+        # Not `parse_json`: sound models have infinite numbers, and a model_max_length of 31 digits.
         found = json.loads(read_foreign(file, limit_bytes=limit_bytes).decode("utf-8"))
     except FileNotFoundError as error:
         raise BrokenCheckpoint(
