@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,8 +42,10 @@ def wait_for_lines(journal: Path, count: int, *, process: "subprocess.Popen[str]
 
 
 @pytest.fixture
-def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[signal.Signals], None]:
+def interrupting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[signal.Signals], None]]:
     """Send this process a signal, as Ctrl-C sends SIGINT, once, right after its journal's third candidate."""
+    # A shell has its background jobs ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def arm(by: signal.Signals) -> None:
         append, entries = Journal.append, list[Entry]()
@@ -56,7 +58,8 @@ def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[signal.Signals], 
 
         monkeypatch.setattr(Journal, "append", interrupted)
 
-    return arm
+    yield arm
+    signal.signal(signal.SIGINT, before)
 
 
 def start(*arguments: str | Path) -> "subprocess.Popen[str]":

@@ -228,5 +228,7 @@ def test_another_width_is_an_error_whatever_the_policy(models: Path, tmp_path: P
     weights = load_file(tmp_path / "odd" / "model.safetensors")
     weights[EMBEDDING] = torch.zeros(ROWS, 31)
     save_file(weights, tmp_path / "odd" / "model.safetensors")
+    config = tmp_path / "odd" / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": 31'))
     with pytest.raises(IncompatibleModels, match=rf"has shape \[{ROWS}, 32\].*\[{ROWS}, 31\]"):
         Merger.open(over_base(models, tmp_path, "odd", vocabulary="host"))
