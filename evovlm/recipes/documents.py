@@ -347,9 +347,9 @@ def recipe_from_text(text: object, path: Path, *, methods: Collection[str] = ())
         return recipe_from_mergekit(text, path, methods=methods)
     kind = text.get("kind") if isinstance(text, Mapping) else None
     if isinstance(kind, str) and kind not in _DOCUMENTS:
-        raise report_places(
-            path, [(("kind",), f"kind: unknown kind '{kind}'{did_you_mean(kind, map(str, _DOCUMENTS))}")]
-        )
+        search = " This is the config of a search: `evovlm evolve` runs it." if kind == "evolve" else ""
+        known = did_you_mean(kind, map(str, _DOCUMENTS))
+        raise report_places(path, [(("kind",), f"kind: unknown kind '{kind}'{known}{search}")])
     try:
         return recipe_from_values(text, relative_to=path.parent, methods=methods)
     except ValidationError as error:

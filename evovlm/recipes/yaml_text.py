@@ -98,6 +98,8 @@ def key_lines(path: Path) -> Mapping[KeyPath, int]:
 def _compose(path: Path) -> yaml.Node | None:
     try:
         text = read_foreign(path, limit_bytes=LIMIT_BYTES).decode("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: this file does not exist. Check its name and folder.") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a text file ({error}).") from error
     try:

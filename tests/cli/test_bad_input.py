@@ -151,3 +151,11 @@ def test_a_journal_that_was_changed_is_refused(evovlm: Command, config: Path, fi
     changed = [*lines[:2], json.dumps(row) + "\n", *lines[3:-1]]
     (finished / "journal.jsonl").write_text("".join(changed))
     refused(evovlm("evolve", config, "--out", finished, "--resume"), "candidate 1", "changed")
+
+
+def test_a_missing_file_and_a_search_in_place_of_a_recipe_are_explained(evovlm: Command, tmp_path: Path) -> None:
+    missing = evovlm("check", tmp_path / "none.yaml")
+    assert (missing.code, "none.yaml: this file does not exist." in missing.err) == (2, True)
+    (tmp_path / "search.yaml").write_text("format: 1\nkind: evolve\n")
+    refused = evovlm("merge", tmp_path / "search.yaml", "--out", tmp_path / "out")
+    assert (refused.code, "`evovlm evolve` runs it" in refused.err) == (2, True)
