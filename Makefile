@@ -7,7 +7,7 @@ DEV := $(VENV)/.dev
 # uv takes about a minute to install, pip about nine; uv itself is installed into the environment.
 INSTALL := $(BIN)/python -m uv pip install --python $(BIN)/python -c constraints.txt
 
-.PHONY: demo test slow gpu check format bench zoo clean
+.PHONY: demo test slow gpu torture check format bench zoo clean
 
 demo: $(READY)
 	$(BIN)/evovlm demo
@@ -25,6 +25,10 @@ slow: $(DEV)
 
 gpu: $(DEV)
 	$(BIN)/pytest -m gpu
+
+# Kills, full disks, two processes at once: about half an hour. docs/reliability.md has its figures.
+torture: $(DEV)
+	$(BIN)/python -m tests.torture --kills 50
 
 check: $(DEV)
 	$(BIN)/ruff check
