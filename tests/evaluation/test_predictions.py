@@ -1,5 +1,7 @@
 """Predictions are written as rows of JSON and read back the same."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,3 +50,27 @@ def test_answers_come_back_as_they_were(answers: list[Answer]) -> None:
 def test_what_is_not_a_prediction_is_reported_with_its_line(line: str) -> None:
     with pytest.raises(RunMismatch, match=r"answers\.jsonl:1: is not a prediction"):
         parse_answers(line + "\n", where="answers.jsonl")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": 3},
+        {"references": "2"},
+        {"references": [2]},
+        {"score": "1"},
+        {"score": True},
+        {"score": float("nan")},
+        {"japanese": 1},
+        {"text": "\ud800"},
+        {"unscored": []},
+    ],
+)
+def test_a_prediction_with_a_value_of_a_wrong_type_is_reported(change: dict[str, object]) -> None:
+    row = {
+        **{"id": "a", "question": "?", "references": ["2"], "tags": [], "choices": [], "text": "2", "extracted": "2"},
+        **{"score": 1.0, "ungated": 1.0, "japanese": True, "unscored": None},
+    }
+    assert parse_answers(json.dumps(row) + "\n", where="answers.jsonl")
+    with pytest.raises(RunMismatch, match=r"answers\.jsonl:1: is not a prediction"):
+        parse_answers(json.dumps({**row, **change}) + "\n", where="answers.jsonl")
