@@ -174,8 +174,9 @@ def test_recipes(seed: int, bounded: Bounded, models: Path, tmp_path: Path) -> N
     path = tmp_path / "recipe.yaml"
     path.write_bytes(as_yaml(draw.choice(list(recipes(models).values())), draw))
     bounded("show" if draw.random() < 0.5 else "check", path)
-    if path.stat().st_size and draw.random() < 0.05:
-        bounded("merge", path, "--dry-run", "--out", tmp_path / "merged")
+    if draw.random() < 0.1:
+        shutil.rmtree(tmp_path / "merged", ignore_errors=True)
+        bounded("merge", path, "--out", tmp_path / "merged")
 
 
 def searches(models: Path, problems: Path, folder: Path) -> Mapping[str, Any]:
@@ -235,8 +236,8 @@ def test_journals(seed: int, bounded: Bounded, finished_once: Path, tmp_path: Pa
         bounded("report", run)
     if draw.random() < 0.1:
         bounded("export", run, "--out", run / "exported.yaml")
-    if draw.random() < 0.1:
-        bounded("evolve", finished_once / "search.yaml", "--out", run, "--resume", "--dry-run")
+    if draw.random() < 0.3:
+        bounded("evolve", finished_once / "search.yaml", "--out", run, "--resume")
 
 
 @many(500)
@@ -302,6 +303,8 @@ def test_model_folders(name: str, seed: int, bounded: Bounded, models: Path, tmp
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(document))
     bounded("check", recipe)
+    if draw.random() < 0.3:
+        bounded("ask", folder, "hi", "--max-new-tokens", "2", "--device", "cpu")
 
 
 def test_the_files_that_are_mutated_are_valid(
