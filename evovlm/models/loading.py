@@ -29,7 +29,14 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, EvovlmError, NotEnoughRoom, PickledWeights, UnknownArchitecture
-from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_odd_files
+from evovlm.recipes.checkpoint_files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    SINGLE_FILE,
+    read_weight_map,
+    refuse_odd_files,
+    refuse_outside,
+)
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.model_config import check_generation_config, read_model_config
 
@@ -239,6 +246,7 @@ def _stored_shapes(folder: Path) -> Mapping[str, Sequence[int]]:
     found: dict[str, Sequence[int]] = {}
     with foreign_model(folder):
         for file in files:
+            refuse_outside(file, folder)
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 (not a mapping)
                     found[name] = opened.get_slice(name).get_shape()

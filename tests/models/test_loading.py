@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, PickledWeights, UnknownArchitecture
-from evovlm.models.loading import choose_device, load_model
+from evovlm.models.loading import check_fit, choose_device, load_model
 
 
 def copied(folder: Path, to: Path, *, without: str = "") -> Path:
@@ -104,3 +104,36 @@ def test_a_config_that_names_code_of_the_hub_is_refused(llm_folder: Path, tmp_pa
     (folder / "config.json").write_text(json.dumps(config | {key: "kernels-community/flash-attn2"}), encoding="utf-8")
     with pytest.raises(UnknownArchitecture, match=f"{key}: kernels-community"):
         load_model(folder, device="cpu")
+
+
+def test_weights_are_not_read_through_a_link_out_of_the_folder(llm_folder: Path, tmp_path: Path) -> None:
+    folder = copied(llm_folder, tmp_path / "m", without="*.safetensors")
+    (folder / "model.safetensors").symlink_to(llm_folder / "model.safetensors")
+    with pytest.raises(BrokenCheckpoint, match="leads out of the model's folder"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("intermediate_size", 40, r"config.json: contradicts the weights .* has shape \[32, 48\]"),
+        ("num_hidden_layers", 1, "tensors in blocks that the model of its config.json lacks"),
+        ("num_hidden_layers", 4, "its weights lack [0-9]+ tensors"),
+        ("hidden_size", 10**7, "describes a model of [0-9]+ numbers, but the weights beside it have [0-9]+"),
+    ],
+)
+def test_a_config_that_contradicts_the_weights_is_refused(
+    llm_folder: Path, tmp_path: Path, key: str, value: int, says: str
+) -> None:
+    folder = copied(llm_folder, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}), encoding="utf-8")
+    with pytest.raises(BrokenCheckpoint, match=says):
+        check_fit(folder)
+    with pytest.raises(BrokenCheckpoint, match=says):
+        load_model(folder, device="cpu")
+
+
+def test_a_model_fits_its_own_weights(llm_folder: Path, vlm_folder: Path) -> None:
+    check_fit(llm_folder)
+    check_fit(vlm_folder)
