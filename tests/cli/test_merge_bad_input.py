@@ -403,7 +403,7 @@ def test_a_real_process_is_stopped_and_leaves_no_model(evovlm: Command, folder: 
             assert time.monotonic() < until, "the merge does not get on"
             time.sleep(0.01)
         beside = evovlm("merge", recipe, "--out", out)
-        refused(beside, "out: another process is writing a model there now")
+        refused(beside, "out: another process is writing there now")
         process.send_signal(sent)
         printed, err = process.communicate(timeout=PATIENCE_S)
     finally:
