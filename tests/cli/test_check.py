@@ -1,11 +1,8 @@
 """`evovlm check`: the problems of a merge or a search."""
 
 import json
-import os
-import threading
 from pathlib import Path
 
-import pytest
 import yaml
 from PIL import Image
 
@@ -147,23 +144,3 @@ def test_near_pictures_of_a_search_are_reported_on_request(
     refused = evovlm("check", recipe, "--near-pictures", clip)
     assert refused.code == 2
     assert "is not the config of a search" in refused.err
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-@pytest.mark.parametrize("command", ["check", "evolve"])
-def test_a_config_is_read_once(evovlm: Command, config: Path, tmp_path: Path, command: str) -> None:
-    pipe, again = tmp_path / "pipe.yaml", tmp_path / "again.yaml"
-    os.mkfifo(pipe)
-    again.write_text("read: again")
-
-    def write() -> None:
-        pipe.write_text(config.read_text())
-        # The reader has opened the pipe by now: only a second reading finds this.
-        again.replace(pipe)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    options = ["--out", tmp_path / "run"] if command == "evolve" else []
-    done = evovlm(command, pipe, *options)
-    writer.join()
-    assert done.code == 0, done.err

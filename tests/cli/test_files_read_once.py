@@ -1,4 +1,4 @@
-"""A command reads each of a user's task files once, and the samples of each split once."""
+"""A command reads its config once, each of a user's task files once, and the samples of each split once."""
 
 import json
 import sys
@@ -10,11 +10,12 @@ import pytest
 from tests.cli.conftest import Command, write_config
 
 OPENED: Counter[str] = Counter()
+CONFIG = "search.yaml"
 NAMES = ("own.yaml", "train.jsonl", "test.jsonl")
 
 
 def _count(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "open" and str(arguments[0]).endswith(NAMES):
+    if event == "open" and str(arguments[0]).endswith((CONFIG, *NAMES)):
         OPENED[Path(str(arguments[0])).name] += 1
 
 
@@ -41,6 +42,16 @@ def search(models: Path, problems: Path, tmp_path: Path) -> Path:
         encoding="utf-8",
     )
     return write_config(tmp_path / "search.yaml", models=models, problems=problems, tasks=[{"name": "own.yaml"}])
+
+
+@pytest.mark.parametrize("command", ["check", "evolve"])
+def test_a_command_reads_its_config_once(
+    evovlm: Command, search: Path, opened: Counter[str], tmp_path: Path, command: str
+) -> None:
+    opened.clear()
+    options = ["--out", tmp_path / "run"] if command == "evolve" else []
+    assert evovlm(command, search, *options).code == 0
+    assert opened[CONFIG] == 1
 
 
 def test_a_search_reads_a_task_and_its_samples_once(

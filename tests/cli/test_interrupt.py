@@ -41,11 +41,19 @@ def wait_for_lines(journal: Path, count: int, *, process: "subprocess.Popen[str]
         time.sleep(0.002)
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal() -> Iterator[None]:
+    """Take no signal as ignored: a shell has its background jobs ignore SIGINT, and `nohup` ignores SIGHUP."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {each: signal.signal(each, handler) for each, handler in usual.items()}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
 @pytest.fixture
-def interrupting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[signal.Signals], None]]:
+def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[signal.Signals], None]:
     """Send this process a signal, as Ctrl-C sends SIGINT, once, right after its journal's third candidate."""
-    # A shell has its background jobs ignore SIGINT.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def arm(by: signal.Signals) -> None:
         append, entries = Journal.append, list[Entry]()
@@ -58,8 +66,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[signal.S
 
         monkeypatch.setattr(Journal, "append", interrupted)
 
-    yield arm
-    signal.signal(signal.SIGINT, before)
+    return arm
 
 
 def start(*arguments: str | Path) -> "subprocess.Popen[str]":
