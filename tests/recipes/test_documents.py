@@ -128,7 +128,7 @@ def test_a_file_that_declares_more_than_it_contains_is_refused(tmp_path: Path) -
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: this file does not exist"):
         load_recipe(tmp_path / "nowhere.yaml")
 
 

@@ -110,7 +110,7 @@ def test_a_key_given_twice_and_a_missing_file_are_named(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("format: 1\nseed: 1\nseed: 2\n", encoding="utf-8")
     assert "twice.yaml:3: 'seed' was already given in line 2" in problems_of(path)
-    assert "gone.yaml: cannot be read" in problems_of(tmp_path / "gone.yaml")
+    assert "gone.yaml: this file does not exist" in problems_of(tmp_path / "gone.yaml")
 
 
 def test_a_resolved_config_reads_back_the_same_from_any_folder(
