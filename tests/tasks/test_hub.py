@@ -108,7 +108,7 @@ def test_a_set_is_loaded_once_and_then_served_without_the_hub(hub: Hub) -> None:
     for data, offline in (("", True), ("cached:", False), (f"hub:openai/gsm8k@{commit_of(hub.gsm8k)}", True)):
         assert hub.load("gsm8k", "search", data, offline=offline) == first
     other = hub.load("gsm8k", "report", f"hub:@{'0' * 40}", offline=True)
-    assert f"the cache holds {commit_of(hub.gsm8k)} instead" in str(other["error"])
+    assert f"the cache has {commit_of(hub.gsm8k)} instead" in str(other["error"])
 
 
 @pytest.mark.slow
