@@ -1,6 +1,5 @@
 """`evovlm grade FILE`: score saved predictions, and compare two files."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +10,8 @@ from evovlm.cli.completion import complete_extractors, complete_gates, complete_
 from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
+    from evovlm.evaluation.answers import ScoredTask
     from evovlm.evaluation.comparison import Comparison
-    from evovlm.evaluation.grading import Graded
 
 _COLUMN = "The column with {}; default: the first of the usual names that exists."
 
@@ -65,7 +64,7 @@ def grade(
     from evovlm.errors import ConfigError
     from evovlm.evaluation.grading import ScoringChoice, compare_graded
     from evovlm.evaluation.grading import grade as grade_predictions
-    from evovlm.evaluation.predictions import Columns, read_predictions
+    from evovlm.evaluation.predictions import Columns, prediction_lines, read_predictions
     from evovlm.files import refuse_existing, write_new_file
     from evovlm.foreign_code import require_allowed
     from evovlm.tasks.metrics.library_metric import PREFIX, metric_code
@@ -94,7 +93,7 @@ def grade(
             graded.append(grade_predictions(read, choice, device=device, allow_code=allow_code))
     compared = compare_graded(*graded) if len(graded) == 2 else {}
     if save is not None:
-        write_new_file(save, _saved_lines(graded[0]))
+        write_new_file(save, "".join(map(prediction_lines, graded[0])))
     if as_json:
         echo(json_text(_as_json(files, graded, compared)))
         return
@@ -102,68 +101,45 @@ def grade(
 
 
 def _as_json(
-    files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dict[str | None, Comparison]"
+    files: list[Path], graded: "list[tuple[ScoredTask, ...]]", compared: "dict[str, Comparison]"
 ) -> dict[str, object]:
     from dataclasses import asdict
 
     from evovlm.evaluation.answers import figures
 
-    def row(each: "Graded") -> dict[str, object]:
+    def row(each: "ScoredTask") -> dict[str, object]:
         reasons = {reason: len(ids) for reason, ids in each.unscored.items()}
-        measured = {"task": each.task, "measured": str(each.scoring)}
-        return {**measured, **figures(each.score, metric=each.scoring.metric), "reasons": reasons}
+        measured = {"task": each.name or None, "measured": each.measured}
+        return {**measured, **figures(each.score, metric=each.metric), "reasons": reasons}
 
     return {
         "files": [
             {"file": str(file), "tasks": [row(each) for each in of_file]}
             for file, of_file in zip(files, graded, strict=True)
         ],
-        "comparisons": [{"task": task, **asdict(found)} for task, found in compared.items()],
+        "comparisons": [{"task": task or None, **asdict(found)} for task, found in compared.items()],
     }
 
 
-def _print(files: list[Path], graded: "list[tuple[Graded, ...]]", compared: "dict[str | None, Comparison]") -> None:
+def _print(files: list[Path], graded: "list[tuple[ScoredTask, ...]]", compared: "dict[str, Comparison]") -> None:
     from rich.console import Console
 
     from evovlm.cli.tables import comparison_text, print_line, print_scores, unscored_lines
 
     console = Console()
-    tasks = dict.fromkeys((each.task, each.scoring) for of_file in graded for each in of_file)
-    for task, scoring in tasks:
+    tasks = dict.fromkeys((each.name, each.measured) for of_file in graded for each in of_file)
+    for task, measured in tasks:
         chosen = [
             (file.name, each)
             for file, of_file in zip(files, graded, strict=True)
             for each in of_file
-            if (each.task, each.scoring) == (task, scoring)
+            if (each.name, each.measured) == (task, measured)
         ]
-        title = str(scoring) if task is None else f"{task}: {scoring}"
+        title = f"{task}: {measured}" if task else measured
         print_scores(console, title, [(name, each.score) for name, each in chosen], of="file")
         for name, each in chosen:
             for line in unscored_lines(each.unscored, n=each.score.n):
                 print_line(console, f"{name}: {line}")
     for task, found in compared.items():
         what = comparison_text(files[0].name, files[1].name, found)
-        print_line(console, what if task is None else f"{task}: {what}")
-
-
-def _saved_lines(graded: "tuple[Graded, ...]") -> str:
-    rows = [
-        {
-            **({} if each.task is None else {"task": each.task}),
-            "id": prediction.sample.id,
-            "question": prediction.sample.question,
-            "references": list(prediction.sample.references),
-            "tags": sorted(prediction.sample.tags),
-            "choices": list(prediction.sample.choices),
-            "text": prediction.text,
-            "extracted": score.extracted,
-            "gate": each.scoring.gate,
-            "score": score.score,
-            "ungated": score.ungated,
-            "japanese": score.japanese,
-            "unscored": score.unscored,
-        }
-        for each in graded
-        for prediction, score in zip(each.predictions, each.scores, strict=True)
-    ]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        print_line(console, f"{task}: {what}" if task else what)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from evovlm.errors import ModelError, TaskError
-from evovlm.evaluation.answers import Answer, OpenTask, ScoredTask, TaskChoice
+from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
@@ -21,7 +21,7 @@ from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
 from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.library_metric import PREFIX
-from evovlm.tasks.metrics.scoring import SampleScore
+from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.task import Decoding, Sample, Split, Task
 
 
@@ -104,7 +104,7 @@ class PreparedSamples:
     opened: SampleTask
     prompts: tuple[Prompt | Unanswerable, ...]
     scorer: Scorer
-    _scored: dict[tuple[int, str], SampleScore] = field(default_factory=dict)
+    _scored: dict[tuple[int, str], Answer] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -144,10 +144,7 @@ class PreparedSamples:
         answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)
         texts = dict(zip(asked, answered, strict=True))
         scoring = time.perf_counter()
-        answers = tuple(
-            Answer(sample=sample, text=texts.get(index, ""), score=self._score(index, texts.get(index)))
-            for index, sample in enumerate(self.samples)
-        )
+        answers = tuple(self._scored_answer(index, texts.get(index)) for index in range(self.n_samples))
         seconds = {"generate": batches.seconds, "score": time.perf_counter() - scoring}
         return ScoredTask(
             name=self.name,
@@ -159,14 +156,14 @@ class PreparedSamples:
             seconds=seconds,
         )
 
-    def _score(self, index: int, text: str | None) -> SampleScore:
-        prompt = self.prompts[index]
+    def _scored_answer(self, index: int, text: str | None) -> Answer:
+        sample, prompt = self.samples[index], self.prompts[index]
         if text is None:
             reason = prompt.reason if isinstance(prompt, Unanswerable) else "no answer"
-            return SampleScore(score=0.0, ungated=0.0, japanese=False, unscored=reason)
+            return Answer(sample=sample, text="", score=0.0, ungated=0.0, japanese=False, unscored=reason)
         key = (index, text)
         if key not in self._scored:
-            self._scored[key] = self.scorer(self.samples[index], text)
+            self._scored[key] = self.scorer(sample, text)
         return self._scored[key]
 
 

@@ -1,19 +1,19 @@
-"""What is asked and what was answered: a choice of tasks, a task opened and prepared, its answers and their scores."""
+"""What is asked and how well it was answered: a choice of tasks, a task opened and prepared, its scored answers."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from evovlm.evaluation.comparison import Comparison, compare_by_id
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.metrics.rouge import bootstrap_mid
-from evovlm.tasks.metrics.scoring import SampleScore
+from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.metrics.table import METRICS
-from evovlm.tasks.sample import Sample
 
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Batches
@@ -90,19 +90,11 @@ class PreparedTask(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One sample's answer and what it scored."""
-
-    sample: Sample
-    text: str
-    score: SampleScore
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredTask:
     """All answers to a task, in the task's order, how they were scored, and what they cost.
 
-    `measured` describes the whole scoring for people, the `metric` and the `gate` included.
+    The `name` is empty for saved answers that do not name a task. `measured` describes the whole scoring for people,
+    the `metric` and the `gate` included.
     """
 
     name: str
@@ -110,18 +102,18 @@ class ScoredTask:
     measured: str
     gate: str | None
     answers: tuple[Answer, ...]
-    tokens: int
-    seconds: Mapping[str, float]
+    tokens: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> TaskScore:
         """The means over all samples."""
-        return task_score([answer.score for answer in self.answers])
+        return task_score(self.answers)
 
     def tagged(self, tag: str) -> TaskScore | None:
         """The means over the samples with this tag; None without such a sample."""
-        scores = [answer.score for answer in self.answers if tag in answer.sample.tags]
-        return task_score(scores) if scores else None
+        tagged = [answer for answer in self.answers if tag in answer.sample.tags]
+        return task_score(tagged) if tagged else None
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -131,19 +123,33 @@ class ScoredTask:
     @property
     def unscored(self) -> Mapping[str, tuple[str, ...]]:
         """The ids of the samples without a score, by reason; the most frequent reason comes first."""
-        return unscored_by_reason((answer.sample.id, answer.score) for answer in self.answers)
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for answer in self.answers:
+            if answer.unscored is not None:
+                found[answer.unscored].append(answer.sample.id)
+        return {reason: tuple(found[reason]) for reason in sorted(found, key=lambda reason: -len(found[reason]))}
+
+    @property
+    def by_id(self) -> Mapping[str, Answer]:
+        """The answers by their samples' ids."""
+        return {answer.sample.id: answer for answer in self.answers}
+
+    def compared(self, other: ScoredTask) -> Comparison:
+        """Compare the scores with another model's, sample by sample. Raises TaskError for different samples."""
+        ours, theirs = ({name: answer.score for name, answer in each.by_id.items()} for each in (self, other))
+        return compare_by_id(ours, theirs)
 
 
-def task_score(scores: Sequence[SampleScore]) -> TaskScore:
-    """Return the means of the scores of one or more samples."""
-    n = len(scores)
+def task_score(answers: Sequence[Answer]) -> TaskScore:
+    """Return the means of the scores of one or more answers."""
+    n = len(answers)
     return TaskScore(
-        score=sum(score.score for score in scores) / n,
-        ungated=sum(score.ungated for score in scores) / n,
-        japanese=sum(score.japanese for score in scores) / n,
-        per_sample=tuple(score.score for score in scores),
+        score=sum(answer.score for answer in answers) / n,
+        ungated=sum(answer.ungated for answer in answers) / n,
+        japanese=sum(answer.japanese for answer in answers) / n,
+        per_sample=tuple(answer.score for answer in answers),
         n=n,
-        unscored=sum(score.unscored is not None for score in scores),
+        unscored=sum(answer.unscored is not None for answer in answers),
     )
 
 
@@ -163,12 +169,3 @@ def figures(score: TaskScore, *, metric: str) -> Mapping[str, object]:
         "n": score.n,
         "unscored": score.unscored,
     }
-
-
-def unscored_by_reason(scores: Iterable[tuple[str, SampleScore]]) -> Mapping[str, tuple[str, ...]]:
-    """Return the ids of the samples without a score, by reason; the most frequent reason comes first."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for name, score in scores:
-        if score.unscored is not None:
-            found[score.unscored].append(name)
-    return {reason: tuple(found[reason]) for reason in sorted(found, key=lambda reason: -len(found[reason]))}

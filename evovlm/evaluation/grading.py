@@ -1,16 +1,15 @@
 """Scores saved predictions, without a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.answers import task_score, unscored_by_reason
-from evovlm.evaluation.comparison import Comparison, compare_by_id
+from evovlm.evaluation.answers import ScoredTask
+from evovlm.evaluation.comparison import Comparison
 from evovlm.evaluation.predictions import Prediction
 from evovlm.evaluation.scorer import Scorer, open_scorer
-from evovlm.recipes.candidate import TaskScore
 from evovlm.tasks.catalogue import TASKS
-from evovlm.tasks.metrics.scoring import SampleScore, Scoring
+from evovlm.tasks.metrics.scoring import Answer, Scoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,36 +33,10 @@ class ScoringChoice:
         return scoring if self.gate is None else replace(scoring, gate=None if self.gate == "none" else self.gate)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Graded:
-    """The predictions of one task (None if they do not name one) and their scores, in the same order."""
-
-    task: str | None
-    scoring: Scoring
-    predictions: tuple[Prediction, ...]
-    scores: tuple[SampleScore, ...]
-
-    @property
-    def score(self) -> TaskScore:
-        """The means over all predictions."""
-        return task_score(self.scores)
-
-    @property
-    def unscored(self) -> Mapping[str, tuple[str, ...]]:
-        """The ids of the samples without a score, by reason; the most frequent reason comes first."""
-        return unscored_by_reason(
-            (each.sample.id, found) for each, found in zip(self.predictions, self.scores, strict=True)
-        )
-
-    def by_id(self) -> dict[str, float]:
-        """The scores by their samples' ids."""
-        return {each.sample.id: found.score for each, found in zip(self.predictions, self.scores, strict=True)}
-
-
 def grade(
     predictions: Sequence[Prediction], choice: ScoringChoice, *, device: str = "auto", allow_code: bool = False
-) -> tuple[Graded, ...]:
-    """Score predictions, task by task in the order of their first prediction.
+) -> tuple[ScoredTask, ...]:
+    """Score predictions, task by task in the order of their first prediction; a task that is not named has no name.
 
     Raises TaskError, naming the row, for references that the metric cannot compare with, and what `open_scorer` does.
     """
@@ -73,30 +46,34 @@ def grade(
         scoring: open_scorer(scoring, device=device, allow_code=allow_code)
         for scoring in dict.fromkeys(scorings.values())
     }
-    graded = []
-    for task, scoring in scorings.items():
-        chosen = tuple(each for each in predictions if each.task == task)
-        scores = tuple(_score(scorers[scoring], each) for each in chosen)
-        graded.append(Graded(task=task, scoring=scoring, predictions=chosen, scores=scores))
-    return tuple(graded)
+    return tuple(
+        ScoredTask(
+            name=task or "",
+            metric=scoring.metric,
+            measured=str(scoring),
+            gate=scoring.gate,
+            answers=tuple(_score(scorers[scoring], each) for each in predictions if each.task == task),
+        )
+        for task, scoring in scorings.items()
+    )
 
 
-def compare_graded(first: Sequence[Graded], second: Sequence[Graded]) -> dict[str | None, Comparison]:
+def compare_graded(first: Sequence[ScoredTask], second: Sequence[ScoredTask]) -> dict[str, Comparison]:
     """Compare two models task by task; if each has a single task, these are compared whatever their names.
 
     Raises TaskError when they have no task in common, or different samples.
     """
     if len(first) == len(second) == 1:
-        return {first[0].task: compare_by_id(first[0].by_id(), second[0].by_id())}
-    others = {each.task: each for each in second}
-    shared = [each for each in first if each.task in others]
+        return {first[0].name: first[0].compared(second[0])}
+    others = {each.name: each for each in second}
+    shared = [each for each in first if each.name in others]
     if not shared:
-        sides = [", ".join(str(each.task) for each in side) for side in (first, second)]
+        sides = [", ".join(each.name or "rows without a task" for each in side) for side in (first, second)]
         raise TaskError(f"No task to compare: the first file has {sides[0]}, the second has {sides[1]}.")
-    return {each.task: compare_by_id(each.by_id(), others[each.task].by_id()) for each in shared}
+    return {each.name: each.compared(others[each.name]) for each in shared}
 
 
-def _score(scorer: Scorer, prediction: Prediction) -> SampleScore:
+def _score(scorer: Scorer, prediction: Prediction) -> Answer:
     try:
         return scorer(prediction.sample, prediction.text)
     except TaskError as error:

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice
+from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches
 from evovlm.foreign_code import ForeignCode, require_allowed
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.tasks.harness_name import HARNESS, HarnessName
 from evovlm.tasks.metrics.japanese import GATES
-from evovlm.tasks.metrics.scoring import SampleScore
+from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.sample import Sample, Split
 
 _INSTALL = 'pip install "evovlm[lm-eval]"'
@@ -166,17 +166,14 @@ class PreparedHarnessTask:
         text = _said(row)
         value = self._value(row)
         filtered = row["filtered_resps"][0]
-        score = SampleScore(
-            score=value,
-            ungated=value,
-            japanese=GATES["script"].passes(text),
-            extracted=filtered if isinstance(filtered, str) else None,
-        )
         question = str(row["arguments"][0][0])
         return Answer(
             sample=Sample(id=str(row["doc_id"]), question=question, references=(str(row["target"]),)),
             text=text,
-            score=score,
+            score=value,
+            ungated=value,
+            japanese=GATES["script"].passes(text),
+            extracted=filtered if isinstance(filtered, str) else None,
         )
 
     def _value(self, row: Mapping[str, Any]) -> float:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.errors import RunMismatch, TaskError
-from evovlm.evaluation.answers import Answer, ScoredTask
+from evovlm.evaluation.answers import ScoredTask
 from evovlm.foreign_json import JsonObject, parse_json
 from evovlm.recipes.problems import did_you_mean
-from evovlm.tasks.metrics.scoring import SampleScore
+from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.own.tables import check_cells, file_text, read_files
 from evovlm.tasks.pictures import PictureFile, picture_path
 from evovlm.tasks.row import Row, listed
@@ -41,21 +41,21 @@ def parse_answers(text: str, *, where: str) -> tuple[Answer, ...]:
 
 
 def _row(scored: ScoredTask, answer: Answer) -> Mapping[str, object]:
-    sample, score = answer.sample, answer.score
+    sample = answer.sample
     return {
-        "task": scored.name,
+        **({"task": scored.name} if scored.name else {}),
         "id": sample.id,
         "question": sample.question,
         "references": list(sample.references),
         "tags": sorted(sample.tags),
         "choices": list(sample.choices),
         "text": answer.text,
-        "extracted": score.extracted,
+        "extracted": answer.extracted,
         "gate": scored.gate,
-        "score": score.score,
-        "ungated": score.ungated,
-        "japanese": score.japanese,
-        "unscored": score.unscored,
+        "score": answer.score,
+        "ungated": answer.ungated,
+        "japanese": answer.japanese,
+        "unscored": answer.unscored,
     }
 
 
@@ -69,13 +69,11 @@ def _answer(row: JsonObject) -> Answer:
             choices=row.texts("choices"),
         ),
         text=row.text("text"),
-        score=SampleScore(
-            score=row.number("score", low=0, high=1),
-            ungated=row.number("ungated", low=0, high=1),
-            japanese=row.flag("japanese"),
-            extracted=row.optional_text("extracted"),
-            unscored=row.optional_text("unscored"),
-        ),
+        score=row.number("score", low=0, high=1),
+        ungated=row.number("ungated", low=0, high=1),
+        japanese=row.flag("japanese"),
+        extracted=row.optional_text("extracted"),
+        unscored=row.optional_text("unscored"),
     )
 
 

@@ -6,11 +6,11 @@ from typing import TypeAlias
 
 from evovlm.errors import TaskError
 from evovlm.tasks.metrics.library_metric import PREFIX, LibraryMetric, metric_code, open_library_metric
-from evovlm.tasks.metrics.scoring import Measured, SampleScore, Scoring
+from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
 from evovlm.tasks.metrics.table import Metric, check_scoring, gated, score_answer
 from evovlm.tasks.sample import Sample
 
-Scorer: TypeAlias = Callable[[Sample, str], SampleScore]
+Scorer: TypeAlias = Callable[[Sample, str], Answer]
 
 # Hessel et al. 2021 (CLIPScore), equation 1: w = 2.5 stretches cosines, which rarely exceed 0.4.
 _CLIP_SCORE_FACTOR = 2.5
@@ -44,7 +44,7 @@ def open_scorer(scoring: Scoring, *, device: str = "auto", allow_code: bool = Fa
 
 
 def _library_scorer(scoring: Scoring, metric: LibraryMetric) -> Scorer:
-    def score(sample: Sample, text: str) -> SampleScore:
+    def score(sample: Sample, text: str) -> Answer:
         measured = Measured(values=metric.values(references=sample.references, text=text))
         return gated(measured, sample=sample, text=text, gate=scoring.gate, numeric=False)
 
@@ -79,7 +79,7 @@ def _open_clip_scorer(scoring: Scoring, clip_model: str, *, device: str) -> Scor
         value = float((_CLIP_SCORE_FACTOR * cosines.clamp(min=0.0)).clamp(max=1.0).mean())
         return Measured(values=(value,) * max(1, len(sample.references)))
 
-    def score(sample: Sample, text: str) -> SampleScore:
+    def score(sample: Sample, text: str) -> Answer:
         return gated(measure(sample, text), sample=sample, text=text, gate=scoring.gate, numeric=False)
 
     return score

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice
+from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.report.content import AnswerCell, AnswerRow, Confusion, TaskReport
 from evovlm.report.pictures import Pictures, open_pictures
 from evovlm.runs.scores.contenders import Role
 from evovlm.runs.scores.standings import Answered, standing_of
+from evovlm.tasks.metrics.scoring import Answer
 
 _MOST_ROWS = 1000
 """The most samples of a task that the page lists."""
@@ -26,7 +27,7 @@ def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
     """Return a task's report; `answered` is not empty, and begins with the winner if it has answered."""
     first = answered[0].scored
     winner = answered[0] if answered[0].contender.role == "winner" else None
-    by_id = [each.by_id for each in answered]
+    by_id = [each.scored.by_id for each in answered]
     shared = [answer.sample.id for answer in first.answers if all(answer.sample.id in found for found in by_id)]
     shown = shared[:_MOST_ROWS]
     limit = _limit(by_id, shown)
@@ -83,13 +84,12 @@ def _row(
 
 
 def _cell(answer: Answer, limit: int) -> AnswerCell:
-    score = answer.score
     return AnswerCell(
         text=answer.text if len(answer.text) <= limit else answer.text[:limit] + "…",
-        score=score.score,
-        extracted=score.extracted,
-        passed=score.japanese,
-        unscored=score.unscored,
+        score=answer.score,
+        extracted=answer.extracted,
+        passed=answer.japanese,
+        unscored=answer.unscored,
     )
 
 
@@ -133,7 +133,7 @@ def _matrix(scored: ScoredTask, names: Sequence[str]) -> tuple[tuple[int, ...], 
         right = answer.sample.references[0] if answer.sample.references else None
         if right in places:
             # A right answer may be another word for the name.
-            said = right if answer.score.score == 1.0 else answer.text.strip().rstrip("。.")
+            said = right if answer.score == 1.0 else answer.text.strip().rstrip("。.")
             counts[places[right]][places.get(said, len(names))] += 1
     return tuple(map(tuple, counts))
 
@@ -142,7 +142,7 @@ def _pairs(scored: ScoredTask) -> tuple[tuple[str, str, int], ...]:
     said = Counter(
         (answer.sample.references[0], answer.text.strip()[: 2 * _LONGEST_NAME])
         for answer in scored.answers
-        if answer.sample.references and answer.score.score < 1.0 and answer.text.strip()
+        if answer.sample.references and answer.score < 1.0 and answer.text.strip()
     )
     ranked = sorted(said.items(), key=lambda each: (-each[1], each[0]))
     return tuple((right, answer, times) for (right, answer), times in ranked[:_MOST_PAIRS])

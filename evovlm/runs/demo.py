@@ -192,8 +192,8 @@ def _examples(answered: Sequence[Answered]) -> tuple[AnsweredSample, ...]:
     child = next(each for each in answered if each.contender.role == "winner").scored.answers
 
     def order(index: int) -> tuple[bool, int]:
-        best_parent = max(each.scored.answers[index].score.score for each in parents)
-        return not (child[index].score.score == 1.0 and best_parent < 1.0), index
+        best_parent = max(each.scored.answers[index].score for each in parents)
+        return not (child[index].score == 1.0 and best_parent < 1.0), index
 
     spread = max(1, len(child) // (4 * EXAMPLES))
     chosen = sorted(range(0, len(child), spread), key=order)[:EXAMPLES]

@@ -1,6 +1,7 @@
 """Scoring a model as it is: choices of tasks, tags, and what is refused before a model is loaded."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from PIL import Image
 
 from evovlm.errors import CodeNotAllowed, TaskError
 from evovlm.evaluation.answering import open_task, open_tasks, score_model
-from evovlm.evaluation.answers import Answer, ScoredTask, TaskChoice, task_score
+from evovlm.evaluation.answers import ScoredTask, TaskChoice, task_score
 from evovlm.models.loading import load_model
-from evovlm.tasks.metrics.scoring import SampleScore
+from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.task import Sample, Split
 from tests.pico_clip import pico_clip
+
+PEACH = Sample(id="p0", question="?", references=("桃",))
 
 
 def test_a_model_is_scored_on_every_task_with_its_answers_in_order(
@@ -47,10 +50,8 @@ def test_tags_have_scores_of_their_own() -> None:
 def test_means_keep_gated_ungated_and_japanese_apart() -> None:
     means = task_score(
         [
-            SampleScore(score=1.0, ungated=1.0, japanese=True),
-            SampleScore(score=0.0, ungated=1.0, japanese=False),
-            SampleScore(score=0.0, ungated=0.0, japanese=True),
-            SampleScore(score=0.0, ungated=0.0, japanese=False),
+            Answer(sample=PEACH, text="", score=score, ungated=ungated, japanese=japanese)
+            for score, ungated, japanese in [(1.0, 1.0, True), (0.0, 1.0, False), (0.0, 0.0, True), (0.0, 0.0, False)]
         ]
     )
     assert (means.score, means.ungated, means.japanese, means.n) == (0.25, 0.5, 0.5, 4)
@@ -69,9 +70,7 @@ def test_a_task_is_opened_without_a_model(problems: Path, tmp_path: Path) -> Non
 def _scored(rows: list[tuple[str, set[str], float]]) -> ScoredTask:
     answers = tuple(
         Answer(
-            sample=Sample(id=name, question="?", references=("桃",), tags=frozenset(tags)),
-            text="桃",
-            score=SampleScore(score=score, ungated=score, japanese=True),
+            sample=replace(PEACH, id=name, tags=frozenset(tags)), text="桃", score=score, ungated=score, japanese=True
         )
         for name, tags, score in rows
     )
@@ -98,8 +97,8 @@ def test_an_own_task_is_scored_by_the_clip_model_beside_it(models: Path, tmp_pat
     (scored,) = score_model(load_model(models / "vlm", device="cpu"), tasks=[TaskChoice(name=str(path))])
     assert scored.measured == f"clip_score, {tmp_path}/colours/clip, no gate"
     (answer,) = scored.answers
-    assert 0 <= answer.score.score <= 1
-    assert answer.score.unscored is None or not answer.text
+    assert 0 <= answer.score <= 1
+    assert answer.unscored is None or not answer.text
 
 
 def test_code_that_the_user_has_not_allowed_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_model_scores_what_the_harnesss_own_model_scores(
     first = "whole" if settings is GENERATED else "none"
     wanted = wanted or ("exact_match" if settings is GENERATED else "acc")
     rows = [row for row in theirs["samples"]["local"] if row["filter"] == (chosen or first)]
-    assert [answer.score.score for answer in ours.answers] == [float(row[wanted]) for row in rows]
+    assert [answer.score for answer in ours.answers] == [float(row[wanted]) for row in rows]
     assert [answer.sample.question for answer in ours.answers] == [row["arguments"][0][0] for row in rows]
     if settings is GENERATED:
         assert [answer.text for answer in ours.answers] == [row["resps"][0][0].strip() for row in rows]

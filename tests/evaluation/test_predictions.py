@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import RunMismatch
-from evovlm.evaluation.answers import Answer, ScoredTask
+from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.predictions import parse_answers, prediction_lines
-from evovlm.tasks.metrics.scoring import SampleScore
+from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.sample import Sample
 
 # What UTF-8 can hold: lone surrogates stand in no file.
@@ -27,14 +27,11 @@ ANSWERS = st.builds(
         origin=st.none(),
     ),
     text=TEXT,
-    score=st.builds(
-        SampleScore,
-        score=st.floats(0, 1),
-        ungated=st.floats(0, 1),
-        japanese=st.booleans(),
-        extracted=st.none() | TEXT,
-        unscored=st.none() | TEXT,
-    ),
+    score=st.floats(0, 1),
+    ungated=st.floats(0, 1),
+    japanese=st.booleans(),
+    extracted=st.none() | TEXT,
+    unscored=st.none() | TEXT,
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evovlm.evaluation.answers import Answer, ScoredTask
+from evovlm.evaluation.answers import ScoredTask
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
@@ -20,7 +20,7 @@ from evovlm.runs.run import Run
 from evovlm.runs.scores.contenders import Contender, contenders_of
 from evovlm.runs.scores.saved import saving
 from evovlm.search.loop import Outcome, Proposal, search
-from evovlm.tasks.metrics.scoring import SampleScore
+from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.sample import Sample
 
 N_BLOCKS = 6
@@ -231,9 +231,14 @@ def _write_search(
 def answer(number: int, text: str, *, score: float = 1.0, **sample: object) -> Answer:
     """Return an answer to question `number`."""
     values = {"id": f"q{number}", "question": f"{number}に1を足すと?", "references": (str(number + 1),), **sample}
-    japanese = score > 0
-    found = SampleScore(score=score, ungated=score, japanese=japanese, extracted=str(number + 1))
-    return Answer(sample=Sample(**values), text=text, score=found)
+    return Answer(
+        sample=Sample(**values),
+        text=text,
+        score=score,
+        ungated=score,
+        japanese=score > 0,
+        extracted=str(number + 1),
+    )
 
 
 def scored(answers: Sequence[Answer], *, name: str = TASK, metric: str = "accuracy") -> ScoredTask:

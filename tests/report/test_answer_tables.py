@@ -35,7 +35,7 @@ def test_scores_intervals_and_tests_are_the_evaluations_own() -> None:
         assert standing.name == name
         assert standing.score == task.score.score
         assert standing.interval == mean_interval(task.score.per_sample)
-    scores = [{each.sample.id: each.score.score for each in answers[name].answers} for name in ("winner", "math")]
+    scores = [{each.sample.id: each.score for each in answers[name].answers} for name in ("winner", "math")]
     assert report.standings[0].against is None
     assert report.standings[1].against == compare_by_id(*scores)
     assert report.binary

@@ -39,7 +39,7 @@ def test_winners_are_compared_pair_by_pair_on_the_report_split(tmp_path: Path) -
     found = read_runs([first, second])
     (pair,) = found.pairs
     assert (pair.first, pair.second) == ("a/run", "b/run")
-    scores = [{each.sample.id: each.score.score for each in task.answers} for task in (ours, theirs)]
+    scores = [{each.sample.id: each.score for each in task.answers} for task in (ours, theirs)]
     assert pair.comparison == compare_by_id(*scores)
     html = runs_page(found, language="en")
     _tags(html)

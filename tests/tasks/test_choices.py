@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from evovlm.errors import TaskError
 from evovlm.tasks.metrics.choices import read_choice
-from evovlm.tasks.metrics.scoring import SampleScore, Scoring
+from evovlm.tasks.metrics.scoring import Answer, Scoring
 from evovlm.tasks.metrics.table import score_answer
 from evovlm.tasks.sample import Sample
 
@@ -104,8 +104,8 @@ def test_no_option_found_is_unscored_and_a_wrong_one_is_wrong() -> None:
     scoring = Scoring(metric="multiple_choice", gate="script")
     assert score_answer(scoring, sample, "B").score == 1.0
     assert score_answer(scoring, sample, "C").unscored is None
-    assert score_answer(scoring, sample, "わかりません") == SampleScore(
-        score=0.0, ungated=0.0, japanese=True, unscored="no option found"
+    assert score_answer(scoring, sample, "わかりません") == Answer(
+        sample=sample, text="わかりません", score=0.0, ungated=0.0, japanese=True, unscored="no option found"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import evovlm.tasks.evaluate_modules
 from evovlm.errors import CodeNotAllowed, TaskError
 from evovlm.evaluation.scorer import check_scorer, open_scorer
-from evovlm.tasks.metrics.scoring import SampleScore, Scoring
+from evovlm.tasks.metrics.scoring import Answer, Scoring
 from evovlm.tasks.metrics.table import score_answer
 from evovlm.tasks.sample import Sample
 
@@ -41,7 +41,7 @@ def script(folder: Path, *, result: str = HALF, kind: str = "string", references
     return path
 
 
-def score(metric: str, text: str = "猫", *references: str) -> SampleScore:
+def score(metric: str, text: str = "猫", *references: str) -> Answer:
     sample = Sample(id="1", question="", references=references or ("赤い猫",))
     return open_scorer(Scoring(metric=metric), allow_code=True)(sample, text)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from evovlm.errors import TaskError
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.rouge import bootstrap_mid, rouge_l, words
-from evovlm.tasks.metrics.scoring import SampleScore, Scoring
+from evovlm.tasks.metrics.scoring import Answer, Scoring
 from evovlm.tasks.metrics.table import METRICS, score_answer, score_answers
 from evovlm.tasks.sample import Sample
 
@@ -22,8 +22,29 @@ def asked(*references: str) -> Sample:
     return Sample(id="1", question="", references=references)
 
 
-def score(scoring: Scoring, reference: str, text: str) -> SampleScore:
+def score(scoring: Scoring, reference: str, text: str) -> Answer:
     return score_answer(scoring, asked(reference), text)
+
+
+def answer(
+    reference: str,
+    text: str,
+    *,
+    score: float,
+    ungated: float,
+    japanese: bool = True,
+    extracted: str | None = None,
+    unscored: str | None = None,
+) -> Answer:
+    return Answer(
+        sample=asked(reference),
+        text=text,
+        score=score,
+        ungated=ungated,
+        japanese=japanese,
+        extracted=extracted,
+        unscored=unscored,
+    )
 
 
 # Reference, answer, ROUGE-1, ROUGE-2, ROUGE-L.
@@ -85,23 +106,21 @@ def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(reference: str, tex
 
 
 def test_an_answer_in_another_language_scores_nothing_and_keeps_what_it_would_have_had() -> None:
-    assert score(NUMBERS_JA, "12", "The answer is 12.") == SampleScore(
-        score=0.0, ungated=1.0, japanese=False, extracted="12"
-    )
+    text = "The answer is 12."
+    assert score(NUMBERS_JA, "12", text) == answer("12", text, score=0.0, ungated=1.0, japanese=False, extracted="12")
     assert score(PAPER_NUMBERS, "12", "The answer is 12.").score == 0.0
     assert score(NUMBERS, "12", "The answer is 12.").score == 1.0
 
 
 def test_the_paper_misreads_comma_groups() -> None:
     text = "答えは1,000円です。"
-    assert score(NUMBERS_JA, "1000", text) == SampleScore(score=1.0, ungated=1.0, japanese=True, extracted="1000")
-    assert score(PAPER_NUMBERS, "1000", text) == SampleScore(score=0.0, ungated=0.0, japanese=True, extracted="0")
+    assert score(NUMBERS_JA, "1000", text) == answer("1000", text, score=1.0, ungated=1.0, extracted="1000")
+    assert score(PAPER_NUMBERS, "1000", text) == answer("1000", text, score=0.0, ungated=0.0, extracted="0")
 
 
 def test_without_a_number_nothing_is_extracted() -> None:
-    assert score(NUMBERS_JA, "3", "わかりません") == SampleScore(
-        score=0.0, ungated=0.0, japanese=True, unscored="no number found"
-    )
+    nothing = answer("3", "わかりません", score=0.0, ungated=0.0, unscored="no number found")
+    assert score(NUMBERS_JA, "3", "わかりません") == nothing
 
 
 def test_fasttext_blanks_a_short_name_against_a_japanese_reference_and_the_script_gate_does_not() -> None:
@@ -112,7 +131,7 @@ def test_fasttext_blanks_a_short_name_against_a_japanese_reference_and_the_scrip
 
 def test_a_reference_that_is_not_japanese_asks_for_no_japanese() -> None:
     for scoring in (PAPER_WORDS, WORDS_JA):
-        assert score(scoring, "UFO", "UFO") == SampleScore(score=1.0, ungated=1.0, japanese=True)
+        assert score(scoring, "UFO", "UFO") == answer("UFO", "UFO", score=1.0, ungated=1.0)
 
 
 def test_the_best_of_several_references_counts() -> None:
@@ -120,7 +139,7 @@ def test_the_best_of_several_references_counts() -> None:
     assert score_answer(NUMBERS, asked("3", "4"), "4").score == 1.0
     # The foreign reference alone may be matched in its language.
     mixed = score_answer(WORDS_JA, asked("天狗", "tengu"), "tengu")
-    assert mixed == SampleScore(score=1.0, ungated=1.0, japanese=False)
+    assert (mixed.score, mixed.ungated, mixed.japanese) == (1.0, 1.0, False)
 
 
 @settings(max_examples=40, deadline=None)
@@ -160,7 +179,8 @@ def test_a_metric_that_takes_a_model_says_how_to_open_it() -> None:
 
 
 def test_without_references_nothing_is_right_and_nothing_exempts() -> None:
-    assert score_answer(WORDS_JA, asked(), "tengu") == SampleScore(score=0.0, ungated=0.0, japanese=False)
+    found = score_answer(WORDS_JA, asked(), "tengu")
+    assert (found.score, found.ungated, found.japanese) == (0.0, 0.0, False)
 
 
 def test_the_bootstrap_median_is_near_the_mean_and_leaves_the_global_generator_alone() -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.answers import Answer, ScoredTask
-from evovlm.evaluation.comparison import Comparison, compare_by_id
+from evovlm.evaluation.answers import ScoredTask
+from evovlm.evaluation.comparison import Comparison
 from evovlm.evaluation.intervals import Interval, mean_interval
 from evovlm.runs.scores.contenders import Contender, Role
 
@@ -16,11 +16,6 @@ class Answered:
 
     contender: Contender
     scored: ScoredTask
-
-    @property
-    def by_id(self) -> Mapping[str, Answer]:
-        """Its answers by the samples' ids."""
-        return {answer.sample.id: answer for answer in self.scored.answers}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +59,7 @@ def standing_of(each: Answered, *, winner: Answered | None = None) -> Standing:
 
 def compared(first: ScoredTask, second: ScoredTask) -> Comparison | None:
     """Return two models' answers compared sample by sample; None when they answered different samples."""
-    scores = [{answer.sample.id: answer.score.score for answer in each.answers} for each in (first, second)]
     try:
-        return compare_by_id(*scores)
+        return first.compared(second)
     except TaskError:
         return None

@@ -1,7 +1,9 @@
-"""How answers are scored (metric, extractor, language gate), and the score of one answer."""
+"""How answers are scored (metric, extractor, language gate), and one answer with its score."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from evovlm.tasks.sample import Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +31,8 @@ class Scoring:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleScore:
-    """The score of one answer, in [0, 1].
+class Answer:
+    """A model's answer to one sample, and its `score` in [0, 1].
 
     `ungated` is the score in any language; `japanese` whether the answer is Japanese, or need not be because no
     reference is; `extracted` the part that the metric read, if it reads one. `unscored` says why there is nothing to
@@ -38,6 +40,8 @@ class SampleScore:
     wrong ones.
     """
 
+    sample: Sample
+    text: str
     score: float
     ungated: float
     japanese: bool

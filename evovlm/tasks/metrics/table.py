@@ -17,7 +17,7 @@ from evovlm.tasks.metrics.choices import read_choice
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.rouge import rouge_1, rouge_2, rouge_l
-from evovlm.tasks.metrics.scoring import Measured, SampleScore, Scoring
+from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
 from evovlm.tasks.metrics.text_match import char_f1, exact_match, jdocqa_value
 from evovlm.tasks.sample import Sample
 
@@ -63,13 +63,13 @@ def check_scoring(scoring: Scoring) -> Metric:
     return metric
 
 
-def score_answers(scoring: Scoring, samples: Sequence[Sample], texts: Sequence[str]) -> tuple[SampleScore, ...]:
+def score_answers(scoring: Scoring, samples: Sequence[Sample], texts: Sequence[str]) -> tuple[Answer, ...]:
     """Score one answer per sample. Raises what `score_answer` does, and ValueError for unequal lengths."""
     check_scoring(scoring)
     return tuple(score_answer(scoring, sample, text) for sample, text in zip(samples, texts, strict=True))
 
 
-def score_answer(scoring: Scoring, sample: Sample, text: str) -> SampleScore:
+def score_answer(scoring: Scoring, sample: Sample, text: str) -> Answer:
     """Score one answer.
 
     Raises TaskError when there is no such metric, it takes a model or runs a script, or the references are not what it
@@ -84,15 +84,17 @@ def score_answer(scoring: Scoring, sample: Sample, text: str) -> SampleScore:
     return gated(measured, sample=sample, text=text, gate=scoring.gate, numeric=metric.numeric)
 
 
-def gated(measured: Measured, *, sample: Sample, text: str, gate: str | None, numeric: bool) -> SampleScore:
-    """Return the score of what was measured, after the gate. Without a gate, the script decides what is Japanese."""
+def gated(measured: Measured, *, sample: Sample, text: str, gate: str | None, numeric: bool) -> Answer:
+    """Return the answer with what it scores after the gate. Without a gate, the script decides what is Japanese."""
     chosen = GATES[gate or "script"]
     japanese = chosen.passes(text, for_numbers=numeric)
     # A reference such as "UFO" is not Japanese and needs no Japanese answer; without references nothing is exempt.
     free = [not numeric and not chosen.passes(reference) for reference in sample.references] or [False]
     values = measured.values or (0.0,)
     kept = [value for value, exempt in zip(values, free, strict=True) if japanese or exempt or gate is None]
-    return SampleScore(
+    return Answer(
+        sample=sample,
+        text=text,
         score=max(kept, default=0.0),
         ungated=max(values),
         japanese=japanese or (gate is not None and all(free)),
