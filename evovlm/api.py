@@ -6,10 +6,10 @@ The examples of these docstrings run one after the other in the tests, in an emp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from evovlm.evaluation.loadable import check_loads
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.before.preflight import preflight_recipe
 from evovlm.merging.writer import WrittenCheckpoint, write_checkpoint
-from evovlm.models.loading import check_fit
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.hybrid import load_search
@@ -84,7 +84,7 @@ def merge(recipe: Recipe | str | Path, *, out: str | Path, overwrite: bool = Fal
     """
     loaded = load_recipe(Path(recipe), methods=METHODS) if isinstance(recipe, str | Path) else recipe
     preflight_recipe(loaded, out=Path(out), may_exist=overwrite).raise_problems()
-    return write_checkpoint(loaded, Path(out), overwrite=overwrite, check=check_fit)
+    return write_checkpoint(loaded, Path(out), overwrite=overwrite, check=check_loads)
 
 
 def score(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evovlm.merging.before.findings import ModelReport, Preflight
+    from evovlm.recipes.kinds import Recipe
     from evovlm.runs.config.hybrid import HybridConfig
     from evovlm.runs.config.search import SearchConfig
 
@@ -67,7 +68,8 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
 
         config = search_from_text(document, path).resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
-        return _with_code(preflight_search(config, out=out), config)
+        recipes = [stage.template(relative_to=None).first_recipe() for stage in config.stages.values()]
+        return _with_code(_with_hosts(preflight_search(config, out=out), recipes), config)
     if near_pictures is not None or near_threshold is not None:
         raise ConfigError(
             f"{path}: is not the config of a search, so there are no pictures to compare.\n"
@@ -76,7 +78,20 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.merging.before.preflight import preflight_recipe
 
-    return preflight_recipe(recipe_from_text(document, path, methods=METHODS), out=out)
+    loaded = recipe_from_text(document, path, methods=METHODS)
+    return _with_hosts(preflight_recipe(loaded, out=out), [loaded])
+
+
+def _with_hosts(found: "Preflight", recipes: "Sequence[Recipe]") -> "Preflight":
+    """Return the findings with the reasons why a host does not load, which other problems would explain already."""
+    from dataclasses import replace
+
+    from evovlm.evaluation.loadable import host_problems
+
+    if found.problems:
+        return found
+    problems = {str(each): each for recipe in recipes for each in host_problems(recipe)}
+    return replace(found, problems=tuple(problems.values()))
 
 
 def _with_code(found: "Preflight", config: "SearchConfig | HybridConfig") -> "Preflight":

@@ -67,16 +67,16 @@ def evolve(
 def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
     from evovlm.cli.progress import WriteProgress
     from evovlm.cli.rendering import result_text
+    from evovlm.evaluation.loadable import check_loads
     from evovlm.merging.before.preflight import preflight_recipe
     from evovlm.merging.writer import write_checkpoint
-    from evovlm.models.loading import check_fit
 
     size = None if recipe.path is None else preflight_recipe(recipe).result
     if size is not None:
         # In parameter space the result is as large as its host.
         echo(f"the result: {result_text(size)}", err=True)
     with closing(WriteProgress(title=f"writing {checkpoint.name}")) as progress:
-        write_checkpoint(recipe, checkpoint, check=check_fit, observer=progress)
+        write_checkpoint(recipe, checkpoint, check=check_loads, observer=progress)
 
 
 def _search(

@@ -46,10 +46,10 @@ def merge(
     progress = WriteProgress(title=f"writing {out.name}")
     # Inside `stopping`: users may interrupt the loading of the numerical libraries, too.
     with stopping(f"stopped; nothing was written to {out}."), closing(progress):
+        from evovlm.evaluation.loadable import check_loads
         from evovlm.merging.arithmetic.methods import METHODS
         from evovlm.merging.before.preflight import preflight_recipe
         from evovlm.merging.writer import write_checkpoint
-        from evovlm.models.loading import check_fit
         from evovlm.recipes.documents import load_recipe
 
         loaded = load_recipe(recipe, methods=METHODS)
@@ -65,7 +65,7 @@ def merge(
             shard_bytes=shard_bytes,
             overwrite=overwrite,
             allow_non_finite=allow_non_finite,
-            check=check_fit,
+            check=check_loads,
             observer=progress,
         )
     for warning in written.warnings:

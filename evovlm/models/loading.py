@@ -122,7 +122,7 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
         _check_accelerate()
     _check_files(folder)
     sees = _check_config(folder)
-    _empty_model(folder, sees=sees)
+    _empty_model(folder, sees=sees, shapes=_stored_shapes(folder))
     dtype = torch.float32 if place.type == "cpu" else "auto"
     with _quiet(), foreign_model(folder):
         tokenizer = AutoTokenizer.from_pretrained(override.tokenizer if override else folder, trust_remote_code=False)
@@ -191,18 +191,18 @@ def _unreadable(folder: Path, error: BaseException) -> str:
     )
 
 
-def check_fit(folder: Path) -> None:
-    """Load the model in `folder` without reading its weights: does its config fit the tensors beside it?
+def check_fit(folder: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Load the model in `folder` without its weights: does its config fit the `shapes` of its tensors, by name on disk?
 
     Raises BrokenCheckpoint, which names a tensor and both shapes, when they contradict each other, and what
     `load_model` raises for a model that transformers cannot load. Quantised weights are not compared.
     """
     sees = _check_config(folder)
-    empty = _empty_model(folder, sees=sees)
+    empty = _empty_model(folder, sees=sees, shapes=shapes)
     if empty is None:
         return
     # Each stand-in has the shape of a tensor and takes the memory of one number.
-    weights = {name: torch.zeros(()).expand(shape) for name, shape in _stored_shapes(folder).items()}
+    weights = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
     with _quiet(), foreign_model(folder):
         _, report = type(empty).from_pretrained(
             None,
@@ -215,7 +215,7 @@ def check_fit(folder: Path) -> None:
     _check_report(folder, report)
 
 
-def _empty_model(folder: Path, *, sees: bool) -> Any:
+def _empty_model(folder: Path, *, sees: bool, shapes: Mapping[str, Sequence[int]]) -> Any:
     """Return the model of a folder's config without memory for its weights, None for quantised weights.
 
     Raises BrokenCheckpoint when it is much larger than the weights: what is missing would be filled with random
@@ -223,7 +223,7 @@ def _empty_model(folder: Path, *, sees: bool) -> Any:
     """
     if read_model_config(folder).get("quantization_config") is not None:
         return None
-    stored = sum(math.prod(shape) for shape in _stored_shapes(folder).values())
+    stored = sum(math.prod(shape) for shape in shapes.values())
     with _quiet(), foreign_model(folder):
         config = _untyped(AutoConfig).from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"), no_init_weights():

@@ -9,10 +9,10 @@ from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import open_task
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
+from evovlm.evaluation.loadable import check_loads
 from evovlm.files import inner_folder
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.writer import write_checkpoint
-from evovlm.models.loading import check_fit
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef
@@ -212,6 +212,6 @@ def _examples(answered: Sequence[Answered]) -> tuple[AnsweredSample, ...]:
 
 def _write_model(recipe: Recipe, folder: Path) -> None:
     if not folder.exists():
-        write_checkpoint(recipe, folder, check=check_fit)
+        write_checkpoint(recipe, folder, check=check_loads)
     elif load_recipe(folder / "recipe.yaml", methods=METHODS).recipe_id != recipe.recipe_id:
         raise OutputExists(f"{folder} holds another model. Remove it, or give the demo another folder with --out.")
