@@ -32,7 +32,7 @@ from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.folder.layout import JOURNAL_FILE
-from evovlm.runs.searching.evolve import RunResult, evolve, evolve_hybrid
+from evovlm.runs.searching.evolve import RunResult, evolve, run_search
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.task import Split
 
@@ -131,7 +131,7 @@ def paid(config: Config, samples: int) -> Config:
     return config.model_copy(update={"budget": budget})
 
 
-def run_search(kind: str, hybrid: HybridConfig, *, pipeline: Pipeline, seed: int, out: Path) -> RunResult:
+def run_kind(kind: str, hybrid: HybridConfig, *, pipeline: Pipeline, seed: int, out: Path) -> RunResult:
     """Run a search of this kind with the cost of the config's first stage, or read its result."""
     ps, path = (stage.model_copy(update={"seed": seed}) for stage in (hybrid.ps, hybrid.path))
     samples = Cost.of(ps).total(ps.budget.candidates)
@@ -141,7 +141,7 @@ def run_search(kind: str, hybrid: HybridConfig, *, pipeline: Pipeline, seed: int
         return evolve(paid(alone(path, pipeline.sources), samples), out=out, resume=True)
     first = paid(ps, samples // 2)
     left = samples - Cost.of(first).total(first.budget.candidates)
-    return evolve_hybrid(HybridConfig(ps=first, path=paid(path, left)), out=out, resume=True)
+    return run_search(HybridConfig(ps=first, path=paid(path, left)), out=out, resume=True)
 
 
 def score(result: RunResult, *, task: str, limit: int | None) -> Run:
@@ -210,7 +210,7 @@ def main() -> None:
                 for seed in range(arguments.seeds):
                     began = time.monotonic()
                     out = folder / f"{name}-{kind}-{seed}"
-                    result = run_search(kind, hybrid, pipeline=pipeline, seed=seed, out=out)
+                    result = run_kind(kind, hybrid, pipeline=pipeline, seed=seed, out=out)
                     runs.append(score(result, task=hybrid.ps.tasks[0].name, limit=arguments.report))
                     told = f"{100 * runs[-1].held_out.score:.1f}, {runs[-1].scored} samples"
                     print(f"{name} {kind} {seed}: {told}, {time.monotonic() - began:.0f} s", file=sys.stderr)

@@ -28,7 +28,7 @@ from evovlm.evaluation.comparison import compare
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.files import write_file
-from evovlm.recipes.candidate import Evaluation, Genome, TaskScore
+from evovlm.recipes.candidate import Evaluation, Genome, Outcome, TaskScore
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
@@ -37,7 +37,7 @@ from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, best_distinct, read_journal
 from evovlm.runs.folder.layout import JOURNAL_FILE
 from evovlm.runs.searching.evolve import evolve, open_evaluator
-from evovlm.search.loop import NextGeneration, Outcome, Proposal, search
+from evovlm.search.loop import NextGeneration, Proposal, search
 from evovlm.tasks.task import Split
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -14,13 +14,12 @@ import evovlm
 from evovlm import api
 from evovlm.api import load_run
 from evovlm.errors import ConfigError, OutputExists, RunMismatch, TaskError
-from evovlm.recipes.candidate import Failure
+from evovlm.recipes.candidate import Failure, Outcome
 from evovlm.recipes.kinds import HybridMerge, ParameterMerge
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.run import Run, RunCandidate
 from evovlm.runs.searching.evolve import evolve
-from evovlm.search.loop import Outcome
 from tests.cli.conftest import TASK, models, problems, write_config
 from tests.cli.test_path_searches import hybrid_search
 

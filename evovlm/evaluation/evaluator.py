@@ -13,7 +13,7 @@ from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.resident import Resident, open_resident
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.candidate import Evaluation, Failure, Outcome
 from evovlm.recipes.kinds import PathTemplate, Recipe
 from evovlm.recipes.recipe import MergeTemplate
 from evovlm.tasks.task import Split
@@ -70,7 +70,7 @@ class Evaluator:
         parts = tuple(task.part(chosen) for task, chosen in zip(self.tasks, rows, strict=True))
         return replace(self, tasks=parts, rows=tuple(tuple(chosen) for chosen in rows))
 
-    def evaluate(self, recipe: Recipe) -> Evaluation | Failure:
+    def evaluate(self, recipe: Recipe) -> Outcome:
         """Merge, generate and score; a candidate that cannot be scored is a Failure, not an exception.
 
         Raises ConfigError for a recipe that cannot be a candidate of this search: one of another template, or one with

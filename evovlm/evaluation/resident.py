@@ -67,7 +67,7 @@ class Resident(Protocol):
 
 def open_resident(template: MergeTemplate | PathTemplate, *, device: str, n_sharing: int) -> Resident:
     """Load what a template's recipes need; `n_sharing` processes share the machine's memory, including this one."""
-    if isinstance(template, PathTemplate):
+    if template.keeps_every_source:
         return ResidentStack.open(template, device=device)
     return ResidentModel.open(template, device=device, n_sharing=n_sharing)
 

@@ -67,6 +67,16 @@ class Evaluation:
     goals: tuple[float, ...] = ()
 
     @property
+    def evaluation(self) -> "Evaluation":
+        """Itself; None for a failure."""
+        return self
+
+    @property
+    def failure(self) -> None:
+        """None: it did not fail."""
+        return None
+
+    @property
     def n_samples(self) -> int:
         """The number of samples it was scored on, over all tasks; a race ends before all of them."""
         return sum(score.n for score in self.scores.values())
@@ -78,3 +88,17 @@ class Failure:
 
     reason: str
     kind: str
+
+    @property
+    def evaluation(self) -> None:
+        """None: there are no scores."""
+        return None
+
+    @property
+    def failure(self) -> "Failure":
+        """Itself; None for an evaluation."""
+        return self
+
+
+Outcome: TypeAlias = Evaluation | Failure
+"""What comes back for a candidate."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
@@ -108,7 +108,7 @@ class PathTemplate:
     host: ModelRef | None = None
     ps: ParameterMerge | None = None
 
-    keeps_every_source: ClassVar[bool] = True
+    keeps_every_source: ClassVar[Literal[True]] = True
     """Whether a search holds every source in memory, rather than one merged model."""
 
     def __post_init__(self) -> None:

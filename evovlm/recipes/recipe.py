@@ -241,7 +241,7 @@ class MergeTemplate:
     vocabulary: Vocabulary | None = None
     config_from: str | None = None
 
-    keeps_every_source: ClassVar[bool] = False
+    keeps_every_source: ClassVar[Literal[False]] = False
     """Whether a search holds every source in memory, rather than one merged model."""
 
     def __post_init__(self) -> None:

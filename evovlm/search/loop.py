@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from evovlm.errors import AllCandidatesFailed, RunMismatch
-from evovlm.recipes.candidate import Evaluation, Failure, Genome
+from evovlm.recipes.candidate import Evaluation, Genome, Outcome
 from evovlm.search.optimizer import Feedback, Optimizer
-
-Outcome = Evaluation | Failure
 
 _REASONS = 3
 
@@ -88,10 +86,10 @@ def feedback_on(outcomes: Sequence[Outcome], *, generation: int) -> list[Feedbac
 
     Raises AllCandidatesFailed when all outcomes are failures.
     """
-    known = [outcome for outcome in outcomes if isinstance(outcome, Evaluation)]
+    known = [outcome.evaluation for outcome in outcomes if outcome.evaluation]
     if not known:
         # Only the first line of each error: the others advise on the command in which it was first raised.
-        reasons = sorted({outcome.reason.partition("\n")[0] for outcome in outcomes if isinstance(outcome, Failure)})
+        reasons = sorted({each.failure.reason.partition("\n")[0] for each in outcomes if each.failure})
         raise AllCandidatesFailed(
             "\n    ".join(
                 [
@@ -105,7 +103,7 @@ def feedback_on(outcomes: Sequence[Outcome], *, generation: int) -> list[Feedbac
         fitness=min(each.fitness for each in known),
         goals=tuple(min(values) for values in zip(*(each.goals for each in known), strict=True)),
     )
-    return [_feedback_on(outcome) if isinstance(outcome, Evaluation) else worst for outcome in outcomes]
+    return [_feedback_on(each.evaluation) if each.evaluation else worst for each in outcomes]
 
 
 def _feedback_on(evaluation: Evaluation) -> Feedback:

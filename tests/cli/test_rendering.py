@@ -12,9 +12,9 @@ from rich.console import Console
 from evovlm.cli.progress import ScoreProgress, SearchProgress, WriteProgress
 from evovlm.cli.rendering import duration, json_text, spark_line, without_controls
 from evovlm.evaluation.batches import AnswerProgress
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.candidate import Evaluation, Failure, Outcome
 from evovlm.runs.folder.entries import Entry
-from evovlm.search.loop import Generation, Outcome
+from evovlm.search.loop import Generation
 
 GOOD = Evaluation(scores={}, fitness=0.5, seconds={}, tokens=0)
 BAD = Failure(kind="not_finite", reason="the merged weights are not finite")

@@ -32,9 +32,10 @@ from tests.pico import pico_llm
 __all__ = ["open_hub"]
 
 
-def template_of(base: str, *sources: str) -> MergeTemplate:
+def recipe_of(base: str, *sources: str) -> ParameterMerge:
     refs = {f"s{number}": ModelRef(text=text) for number, text in enumerate(sources)}
-    return MergeTemplate(base=ModelRef(text=base), host=ModelRef(text=base), sources=refs, method="dare_ties")
+    template = MergeTemplate(base=ModelRef(text=base), host=ModelRef(text=base), sources=refs, method="dare_ties")
+    return template.first_recipe()
 
 
 def test_a_fitting_merge_is_described_without_problems(models: Path, tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_shape_that_differs_in_every_block_is_reported_once(models: Path, tmp_
     weights = load_file(wide / "model.safetensors")
     wider = {name: torch.zeros(96, 32) if "up_proj" in name else weight for name, weight in weights.items()}
     save_file(wider, wide / "model.safetensors")
-    found = preflight(template_of(str(models / "base"), str(wide)))
+    found = preflight(recipe_of(str(models / "base"), str(wide)))
     assert len(found.problems) == 1
     assert "layers.0.mlp.up_proj.weight has shape" in str(found.problems[0])
     assert "The same holds for 1 more block." in str(found.problems[0])
@@ -118,7 +119,7 @@ def test_a_pair_that_does_not_fit_is_refused_before_the_download(open_hub: OpenH
     base = card(pico_llm(tmp_path / "base", vocab_rows=40_000), "license: apache-2.0")
     other = card(pico_llm(tmp_path / "other", vocab_rows=39_000, n_blocks=3), "license: cc-by-nc-nd-4.0")
     hub = open_hub({"org/base": base, "org/other": other})
-    found = preflight(template_of("org/base", "org/other"))
+    found = preflight(recipe_of("org/base", "org/other"))
     with pytest.raises(ModelError, match="has 3 blocks"):
         found.raise_problems()
     source = found.models[-1]

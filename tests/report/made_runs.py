@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from evovlm.evaluation.answers import ScoredTask
-from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
+from evovlm.recipes.candidate import Evaluation, Failure, Genome, Outcome, TaskScore
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.hybrid import PATH, HybridConfig
@@ -19,7 +19,7 @@ from evovlm.runs.folder.journal import Journal, best_distinct
 from evovlm.runs.run import Run
 from evovlm.runs.scores.contenders import Contender, contenders_of
 from evovlm.runs.scores.saved import saving
-from evovlm.search.loop import Outcome, Proposal, search
+from evovlm.search.loop import Proposal, search
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.sample import Sample
 

@@ -24,7 +24,7 @@ from evovlm.runs.config.kinds import load_config
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.optuna_export import export_to_optuna
 from evovlm.runs.run import Run
-from evovlm.runs.searching.evolve import RunResult, evolve_hybrid
+from evovlm.runs.searching.evolve import RunResult, run_search
 from evovlm.seeding import generator
 from tests.pico import pico_llm
 from tests.pico_zoo import picture_row, write_rows
@@ -51,7 +51,7 @@ def config(models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def whole(config: HybridConfig, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return evolve_hybrid(config, out=tmp_path_factory.mktemp("runs") / "whole")
+    return run_search(config, out=tmp_path_factory.mktemp("runs") / "whole")
 
 
 def test_a_winner_with_a_tiny_number_is_what_the_second_stage_begins_with(config: HybridConfig) -> None:
@@ -123,18 +123,18 @@ def test_a_hybrid_interrupted_in_either_stage_and_resumed_ends_with_the_same_jou
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        evolve_hybrid(config, out=out, observe=lambda name: StopAt(stop) if name == stage else None)
+        run_search(config, out=out, observe=lambda name: StopAt(stop) if name == stage else None)
     assert (out / "path/journal.jsonl").exists() == (stage == "path")
     run = Run.open(out)
     assert (run.stage_name, run.finished, len(run.candidates)) == (stage, False, stop + 1)
-    evolve_hybrid(config, out=out, resume=True)
+    run_search(config, out=out, resume=True)
     for name in ("ps", "path"):
         assert journal_rows(out / name) == journal_rows(whole.folder / name)
     assert (out / "best.yaml").read_text() == (whole.folder / "best.yaml").read_text()
 
 
 def test_resuming_a_finished_hybrid_tells_its_result(config: HybridConfig, whole: RunResult) -> None:
-    assert evolve_hybrid(config, out=whole.folder, resume=True).as_json() == whole.as_json()
+    assert run_search(config, out=whole.folder, resume=True).as_json() == whole.as_json()
 
 
 def with_budgets(models: Path, problems: Path, path: Path, *, ps: int, second: int) -> HybridConfig:
@@ -153,9 +153,9 @@ def test_before_the_second_stage_both_budgets_may_be_raised_and_the_run_ends_as_
 ) -> None:
     out, raised = tmp_path / "run", with_budgets(models, problems, tmp_path / "raised.yaml", ps=12, second=12)
     with pytest.raises(KeyboardInterrupt):
-        evolve_hybrid(config, out=out, observe=lambda name: StopAt(6) if name == "ps" else None)
-    evolve_hybrid(raised, out=out, resume=True)
-    fresh = evolve_hybrid(raised, out=tmp_path / "fresh")
+        run_search(config, out=out, observe=lambda name: StopAt(6) if name == "ps" else None)
+    run_search(raised, out=out, resume=True)
+    fresh = run_search(raised, out=tmp_path / "fresh")
     for stage in ("ps", "path"):
         assert len(recipe_ids(out / stage)) == 12
         assert recipe_ids(out / stage) == recipe_ids(fresh.folder / stage)
@@ -168,13 +168,11 @@ def test_of_a_finished_hybrid_the_second_stage_goes_further_and_the_first_does_n
     out = tmp_path / "run"
     shutil.copytree(whole.folder, out)
     with pytest.raises(RunMismatch, match=r"(?s)stages\.ps\.budget\.candidates: 8 -> 12.*until the second begins"):
-        evolve_hybrid(with_budgets(models, problems, tmp_path / "first.yaml", ps=12, second=12), out=out, resume=True)
+        run_search(with_budgets(models, problems, tmp_path / "first.yaml", ps=12, second=12), out=out, resume=True)
     with pytest.raises(RunMismatch, match=r"(?s)stages\.path\.budget\.candidates: 8 -> 4.*may only be raised"):
-        evolve_hybrid(with_budgets(models, problems, tmp_path / "less.yaml", ps=8, second=4), out=out, resume=True)
+        run_search(with_budgets(models, problems, tmp_path / "less.yaml", ps=8, second=4), out=out, resume=True)
     assert recipe_ids(out / "path") == recipe_ids(whole.folder / "path")
-    result = evolve_hybrid(
-        with_budgets(models, problems, tmp_path / "second.yaml", ps=8, second=12), out=out, resume=True
-    )
+    result = run_search(with_budgets(models, problems, tmp_path / "second.yaml", ps=8, second=12), out=out, resume=True)
     assert result.candidates == 20
     assert recipe_ids(out / "path")[:8] == recipe_ids(whole.folder / "path")
     assert journal_rows(out / "ps") == journal_rows(whole.folder / "ps")
@@ -184,11 +182,11 @@ def test_an_existing_hybrid_is_not_overwritten_and_another_config_does_not_resum
     models: Path, problems: Path, config: HybridConfig, whole: RunResult, tmp_path: Path
 ) -> None:
     with pytest.raises(OutputExists, match="--resume"):
-        evolve_hybrid(config, out=whole.folder)
+        run_search(config, out=whole.folder)
     document = hybrid_document(models, problems)
     document["stages"]["path"]["batch"] = 2  # type: ignore[index]
     with pytest.raises(RunMismatch, match=r"stages\.path\.batch: 3 -> 2"):
-        evolve_hybrid(loaded(tmp_path / "other.yaml", document), out=whole.folder, resume=True)
+        run_search(loaded(tmp_path / "other.yaml", document), out=whole.folder, resume=True)
 
 
 def test_what_does_not_fit_in_the_second_stage_is_found_before_the_first(
@@ -198,14 +196,14 @@ def test_what_does_not_fit_in_the_second_stage_is_found_before_the_first(
     document = hybrid_document(models, problems)
     document["stages"]["path"]["merge"]["sources"] = {"ja": str(other)}  # type: ignore[index]
     with pytest.raises(IncompatibleModels):
-        evolve_hybrid(loaded(tmp_path / "hybrid.yaml", document), out=tmp_path / "run")
+        run_search(loaded(tmp_path / "hybrid.yaml", document), out=tmp_path / "run")
     assert not (tmp_path / "run/ps").exists()
 
 
 def test_the_first_stage_s_result_may_be_no_host(models: Path, problems: Path, tmp_path: Path) -> None:
     document = hybrid_document(models, problems)
     document["stages"]["path"]["merge"]["host"] = str(models / "ja")  # type: ignore[index]
-    result = evolve_hybrid(loaded(tmp_path / "hybrid.yaml", document), out=tmp_path / "run")
+    result = run_search(loaded(tmp_path / "hybrid.yaml", document), out=tmp_path / "run")
     assert isinstance(result.recipe, HybridMerge)
     assert result.recipe.path.steps[0].source == "ja"
 
@@ -272,7 +270,7 @@ def test_a_hybrid_of_a_model_that_sees(models: Path, tmp_path: Path) -> None:
     }
     ps["budget"] = path["budget"] = {"candidates": 4}
     path |= {"batch": 2, "validation": 2}
-    result = evolve_hybrid(loaded(tmp_path / "seeing.yaml", document), out=tmp_path / "run")
+    result = run_search(loaded(tmp_path / "seeing.yaml", document), out=tmp_path / "run")
     assert isinstance(result.recipe, HybridMerge)
     assert load_recipe_model(result.recipe, device="cpu").sees
 

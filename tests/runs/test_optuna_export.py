@@ -15,13 +15,12 @@ from typer.testing import CliRunner
 from evovlm.cli.app import app
 from evovlm.errors import ConfigError, OutputError, OutputExists, RunMismatch
 from evovlm.evaluation.evaluator import Evaluator
-from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
+from evovlm.recipes.candidate import Evaluation, Failure, Outcome, TaskScore
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.optuna_export import Study, export_to_optuna
 from evovlm.runs.searching.evolve import evolve
-from evovlm.search.loop import Outcome
 from tests.runs.conftest import TASK
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from evovlm.errors import AllCandidatesFailed
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.candidate import Evaluation, Failure, Outcome
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.loop import Generation, NextGeneration, Outcome, Proposal, feedback_on, search
+from evovlm.search.loop import Generation, NextGeneration, Proposal, feedback_on, search
 from evovlm.search.optimizer import Start
 
 

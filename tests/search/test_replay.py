@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from evovlm.errors import AllCandidatesFailed, RunMismatch
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.candidate import Evaluation, Failure, Outcome
 from evovlm.search.catalogue import OPTIMIZERS
-from evovlm.search.loop import Generation, Outcome, Proposal, replayed, search
+from evovlm.search.loop import Generation, Proposal, replayed, search
 from evovlm.search.optimizer import Optimizer, Start
 
 KINDS = sorted(OPTIMIZERS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from evovlm.errors import EvovlmError
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.candidate import Failure, Outcome
 from evovlm.recipes.kinds import Recipe
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Workers(Protocol):
         """What can be merged but may harm the result."""
         ...
 
-    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
+    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Yield the outcome of each job in the order of the jobs, as soon as those before it are done."""
         ...
 
@@ -120,7 +120,7 @@ class InProcess:
         """What can be merged but may harm the result."""
         return self.evaluator.resident.warnings
 
-    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
+    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Yield the outcome of each job, one after another."""
         for job in jobs:
             yield self._outcome(job)
@@ -128,7 +128,7 @@ class InProcess:
     def close(self) -> None:
         """Do nothing: the evaluator belongs to the caller."""
 
-    def _outcome(self, job: Job) -> Evaluation | Failure:
+    def _outcome(self, job: Job) -> Outcome:
         try:
             return self._on(job.rows).evaluate(job.recipe)
         except EvovlmError as error:

@@ -18,7 +18,7 @@ import evovlm
 from evovlm.errors import ConfigError, EvovlmError, NotEnoughRoom, first_line
 from evovlm.evaluation.workers.jobs import Job, Opening, Workers, WorkerSettings
 from evovlm.evaluation.workers.supervisor import Lost, Refused, Report, Welcome
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.candidate import Outcome
 
 AUTO = "auto"
 LOCAL = "local"
@@ -67,7 +67,7 @@ class RayWorker:
             return Refused(error=_of_node(error))
         return Welcome.of(self._workers)
 
-    def outcome(self, job: Job) -> Evaluation | Failure:
+    def outcome(self, job: Job) -> Outcome:
         """Do a job; the worker must be open."""
         if self._workers is None:
             raise RuntimeError("a worker must be opened before it gets a job")

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 
 from evovlm.errors import EvovlmError, RunError
 from evovlm.evaluation.workers.jobs import Job, Workers
-from evovlm.recipes.candidate import Evaluation, Failure
+from evovlm.recipes.candidate import Failure, Outcome
 
 _OPENINGS = 3
 """How often in a row a slot's worker may be lost while it opens, before the slot is given up."""
@@ -56,7 +56,7 @@ class Lost:
     how: str
 
 
-Report: TypeAlias = Welcome | Refused | Lost | Evaluation | Failure
+Report: TypeAlias = Welcome | Refused | Lost | Outcome
 
 
 class WorkerPool(Protocol):
@@ -103,7 +103,7 @@ class _Round:
     """The jobs of one call: those that wait, and the outcomes so far, by the jobs' numbers."""
 
     waiting: deque[_QueuedJob]
-    found: dict[int, Evaluation | Failure] = field(default_factory=dict)
+    found: dict[int, Outcome] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -168,7 +168,7 @@ class Supervisor:
         """What can be merged but may harm the result."""
         return self._welcome.warnings
 
-    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Evaluation | Failure]:
+    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Yield the outcome of each job in the order of the jobs, as soon as those before it are done.
 
         Raises the error of opening, or RunError, when no worker is left and none can be started.
@@ -217,7 +217,8 @@ class Supervisor:
                 case Lost(how=how):
                     self._replace(number, how=how, failure=_LOST)
                 case _:
-                    self._note(number, report, again=isinstance(report, Failure) and report.kind in _AGAIN)
+                    failed = report.failure
+                    self._note(number, report, again=failed is not None and failed.kind in _AGAIN)
 
     def _end_late_ones(self) -> None:
         now = time.monotonic()
@@ -250,7 +251,7 @@ class Supervisor:
             raise error
         _log.warning("worker %d cannot be started again; the others continue without it: %s", number + 1, error)
 
-    def _note(self, number: int, outcome: Evaluation | Failure, *, again: bool) -> None:
+    def _note(self, number: int, outcome: Outcome, *, again: bool) -> None:
         """Take a slot's outcome; that of a round which the caller has left is dropped."""
         slot = self._slots[number]
         queued, this = slot.queued, slot.round

@@ -49,22 +49,21 @@ def preflight_recipe(
 
 
 def preflight(
-    template: MergeTemplate, *, out: Path | None = None, may_exist: bool = False, resident: ModelMemory | None = None
+    recipe: ParameterMerge, *, out: Path | None = None, may_exist: bool = False, resident: ModelMemory | None = None
 ) -> Preflight:
-    """Check a merge without fetching weights; a recipe's parameters are checked too.
+    """Check a merge without fetching weights.
 
     `out` is the target folder (None: not known yet; with `may_exist` it may be overwritten), `resident` says how a
     search keeps the model in memory. What the user can fix is not raised but returned among the problems.
     """
     found = Gathered()
-    method = found.attempt(lambda: get_method(template))
-    refs = _refs(template)
+    method = found.attempt(lambda: get_method(recipe))
+    refs = _refs(recipe)
     models = _open_all(refs, found)
     host = models.get("host")
     if host is not None:
-        _compare(template, host, [model for name, model in models.items() if name != "host"], found)
-    if isinstance(template, ParameterMerge):
-        _check_parameters(template, method, host, found)
+        _compare(recipe, host, [model for name, model in models.items() if name != "host"], found)
+    _check_parameters(recipe, method, host, found)
     reports = tuple(_report_of(model, refs[name], found) for name, model in models.items())
     check_out(out, found, may_exist=may_exist)
     needs = None

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evovlm.foreign_json import JsonObject
-from evovlm.recipes.candidate import Evaluation, Failure, Genome, TaskScore
-from evovlm.search.loop import Outcome
+from evovlm.recipes.candidate import Evaluation, Failure, Genome, Outcome, TaskScore
 
 KINDS = ("candidate", "part", "rescored", "snapshot", "mean")
 REASONS = ("candidates", "tokens", "seconds", "patience")
@@ -37,12 +36,12 @@ class Entry:
     @property
     def evaluation(self) -> Evaluation | None:
         """The scores and the fitness; None if it failed."""
-        return self.outcome if isinstance(self.outcome, Evaluation) else None
+        return self.outcome.evaluation
 
     @property
     def failure(self) -> Failure | None:
         """Why there are no scores; None if there are."""
-        return self.outcome if isinstance(self.outcome, Failure) else None
+        return self.outcome.failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +73,7 @@ def entry_row(entry: Entry) -> Mapping[str, object]:
     }
     wall = {WALL: entry.wall_s} if entry.wall_s else {}
     outcome = entry.outcome
-    if isinstance(outcome, Failure):
+    if outcome.evaluation is None:
         failure = {"kind": outcome.kind, "reason": outcome.reason}
         return {**row, "status": "failed", "failure": failure, "seconds": wall}
     figures = {"fitness": outcome.fitness, **({"goals": list(outcome.goals)} if outcome.goals else {})}

@@ -18,9 +18,9 @@ from evovlm.files import explained, inner_folder, write_file
 from evovlm.foreign_code import require_allowed
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.documents import recipe_to_yaml
-from evovlm.recipes.kinds import PS, Recipe
+from evovlm.recipes.kinds import Recipe
 from evovlm.runs.before.preflight import preflight_search, worker_bytes
-from evovlm.runs.config.hybrid import PATH, HybridConfig, load_search
+from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.runs.config.kinds import config_from_mapping
 from evovlm.runs.config.search import SearchConfig, Winner
 from evovlm.runs.folder.entries import Parent
@@ -300,76 +300,71 @@ def run_search(
     observe: Callable[[str], Observer | None] = lambda _: None,
     allow_code: bool = False,
 ) -> RunResult:
-    """Run the config's search, or the two searches of a hybrid; raises what they raise.
+    """Run the config's search, or a hybrid's stages one after the other, or continue where they stopped.
 
-    `observe` gives the observer of a stage by its name, which is empty for a single search.
+    `observe` gives the observer of a stage by its name, which is empty for a single search. Raises what `evolve`
+    raises; problems of a later stage are found before the first begins.
     """
-    if isinstance(config, HybridConfig):
-        return evolve_hybrid(
-            config, out=out, relative_to=relative_to, resume=resume, observe=observe, allow_code=allow_code
+    if "" in config.stages:
+        search = config.stage("")
+        return evolve(
+            search, out=out, relative_to=relative_to, resume=resume, observer=observe(""), allow_code=allow_code
         )
-    return evolve(config, out=out, relative_to=relative_to, resume=resume, observer=observe(""), allow_code=allow_code)
-
-
-def evolve_hybrid(
-    config: HybridConfig,
-    *,
-    out: Path,
-    relative_to: Path | None = None,
-    resume: bool = False,
-    observe: Callable[[str], Observer | None] = lambda _: None,
-    allow_code: bool = False,
-) -> RunResult:
-    """Run both stages in the folder `out`, or continue where they stopped; `observe` gives a stage's observer.
-
-    Raises what `evolve` raises; problems of the second stage are found before the first begins.
-    """
     config = config.resolved(relative_to=relative_to)
+    names = list(config.stages)
     with explained(out):
-        began = (out / CONFIG_FILE).exists() and (out / PS).exists()
+        began = (out / CONFIG_FILE).exists() and (out / names[0]).exists()
     if not began:
         check_folder(out, resume=resume)
     elif not resume:
         raise OutputExists(f"{out} already holds a run.\n    Add --resume to continue it, or name another folder.")
     else:
-        _check_same_hybrid(out, config)
+        _check_same_stages(out, config)
     with locked(out):
-        if not (out / PATH / JOURNAL_FILE).exists():
-            names = (task.name for stage in config.stages.values() for task in stage.tasks)
-            require_allowed(code_of_tasks(names), allow_code=allow_code)
+        if not _has_begun(out, names[-1]):
+            tasks = (task.name for stage in config.stages.values() for task in stage.tasks)
+            require_allowed(code_of_tasks(tasks), allow_code=allow_code)
             preflight_search(config).raise_problems()
         write_file(out / CONFIG_FILE, config.to_yaml())
-        first = evolve(config.ps, out=inner_folder(out, PS), resume=True, observer=observe(PS), allow_code=allow_code)
-        second_config = config.stage(PATH, after=first.recipe)
-        second = evolve(
-            second_config, out=inner_folder(out, PATH), resume=True, observer=observe(PATH), allow_code=allow_code
-        )
-        return _written_result_of_both(out, first=first, second=second)
+        results: dict[str, RunResult] = {}
+        winner: Recipe | None = None
+        for name in names:
+            stage, folder = config.stage(name, after=winner), inner_folder(out, name)
+            results[name] = evolve(stage, out=folder, resume=True, observer=observe(name), allow_code=allow_code)
+            winner = results[name].recipe
+        return _written_result_of_stages(out, results)
 
 
-def _check_same_hybrid(out: Path, config: HybridConfig) -> None:
+def _check_same_stages(out: Path, config: SearchConfig | HybridConfig) -> None:
     """Raise RunMismatch unless the run in `out` has the same config, or one that differs in smaller budgets."""
-    recorded = load_search(out / CONFIG_FILE)
-    raised = []
-    if isinstance(recorded, HybridConfig):
-        # Another winner of the first stage would change the host of the second.
-        if config.ps.budget.is_raised_from(recorded.ps.budget) and not (out / PATH / JOURNAL_FILE).exists():
-            raised.append(f"stages.{PS}.budget")
-        if config.path.budget.is_raised_from(recorded.path.budget):
-            raised.append(f"stages.{PATH}.budget")
+    recorded, names = load_search(out / CONFIG_FILE), list(config.stages)
+    raised = [
+        f"stages.{name}.budget"
+        for place, name in enumerate(names)
+        if name in recorded.stages
+        and config.stages[name].budget.is_raised_from(recorded.stages[name].budget)
+        # Another winner of this stage would change the host of the next one.
+        and not any(_has_begun(out, later) for later in names[place + 1 :])
+    ]
     check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping(), raised=raised, rule=_RULE)
 
 
-def _written_result_of_both(out: Path, *, first: RunResult, second: RunResult) -> RunResult:
+def _has_begun(out: Path, stage: str) -> bool:
+    return (out / stage / JOURNAL_FILE).exists()
+
+
+def _written_result_of_stages(out: Path, results: Mapping[str, RunResult]) -> RunResult:
+    """Write and return the last stage's result, with the cost of all stages."""
+    found = list(results.values())
     result = replace(
-        second,
+        found[-1],
         folder=out,
-        candidates=first.candidates + second.candidates,
-        failures=first.failures + second.failures,
-        tokens=first.tokens + second.tokens,
+        candidates=sum(each.candidates for each in found),
+        failures=sum(each.failures for each in found),
+        tokens=sum(each.tokens for each in found),
     )
     write_file(result.recipe_file, recipe_to_yaml(result.recipe, folder=out))
-    stages = {PS: first.as_json(), PATH: second.as_json()}
+    stages = {name: each.as_json() for name, each in results.items()}
     text = json.dumps({**result.as_json(), "stages": stages}, ensure_ascii=False, indent=1)
     write_file(out / RESULT_FILE, text + "\n")
     return result

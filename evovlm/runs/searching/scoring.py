@@ -11,13 +11,12 @@ import numpy as np
 
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import Job, Rows, Workers
-from evovlm.recipes.candidate import Candidate, Evaluation, Failure
+from evovlm.recipes.candidate import Candidate, Evaluation, Outcome
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.config.sections import RacingSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import best_distinct
 from evovlm.runs.samples import ORDERS, Ordering, Past, SampleParts
-from evovlm.search.loop import Outcome
 from evovlm.search.racing import (
     Flags,
     Floats,
@@ -197,7 +196,7 @@ class Races:
         for each in candidates:
             outcome = joined[each.index]
             if outcome is None:
-                yield next(part for part in self._blocks[each.index] if isinstance(part, Failure))
+                yield next(part for part in self._blocks[each.index] if part.failure)
             else:
                 yield replace(outcome, fitness=fitness[each.index])
 
@@ -227,12 +226,12 @@ class Races:
     def _joined(self, candidate: Candidate) -> Evaluation | None:
         """Return what a candidate scored on all its blocks together; None if it failed on one."""
         parts = self._blocks[candidate.index]
-        evaluated = [part for part in parts if isinstance(part, Evaluation)]
+        evaluated = [part.evaluation for part in parts if part.evaluation]
         return self.objective.joined(evaluated) if len(evaluated) == len(parts) else None
 
     def _table(self, candidates: Sequence[Candidate]) -> Table:
         """Return what candidates, none of which failed, scored on the blocks."""
-        parts = [[part for part in self._blocks[each.index] if isinstance(part, Evaluation)] for each in candidates]
+        parts = [[part.evaluation for part in self._blocks[each.index] if part.evaluation] for each in candidates]
         longest = max(parts, key=len)
         names = tuple(self.parts.sizes)
         tasks = [task for part in longest for task, name in enumerate(names) for _ in range(part.scores[name].n)]
@@ -312,4 +311,4 @@ class CandidateScoring:
 
 def free_of_charge(outcome: Outcome) -> Outcome:
     """Return a known outcome again, this time without cost."""
-    return replace(outcome, seconds={}, tokens=0) if isinstance(outcome, Evaluation) else outcome
+    return replace(outcome.evaluation, seconds={}, tokens=0) if outcome.evaluation else outcome

@@ -8,14 +8,14 @@ from typing import Protocol
 import numpy as np
 
 from evovlm.errors import RunMismatch
-from evovlm.recipes.candidate import Candidate, Genome
+from evovlm.recipes.candidate import Candidate, Genome, Outcome
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.space import Space
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Entry, Stop
 from evovlm.runs.folder.journal import Journal
 from evovlm.runs.searching.scoring import CandidateScoring
-from evovlm.search.loop import Generation, NextGeneration, Outcome, Proposal, replayed, search
+from evovlm.search.loop import Generation, NextGeneration, Proposal, replayed, search
 
 
 class Observer(Protocol):

@@ -135,7 +135,7 @@ class TrackingObserver:
 
     def generation_ended(self, generation: Generation) -> None:
         """Send a generation's figures to the trackers."""
-        known = [outcome for outcome in generation.outcomes if isinstance(outcome, Evaluation)]
+        known = [outcome.evaluation for outcome in generation.outcomes if outcome.evaluation]
         self._best = max(self._best, *(each.fitness for each in known))
         figures = {
             "fitness/best_so_far": self._best,
