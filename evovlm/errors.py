@@ -23,6 +23,22 @@ A message says where, what was found, what was needed, and what to do. The comma
 
 from evovlm.masking import masked
 
+FOREIGN_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What code of another package, or a script that a user allowed, raises when it is wrong."""
+
 
 class EvovlmError(Exception):
     """An error that the user can fix. Its message has no secrets, whatever it quotes."""

@@ -12,27 +12,12 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from evovlm.errors import PluginError, first_line
+from evovlm.errors import FOREIGN_ERRORS, PluginError, first_line
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 Row = TypeVar("Row")
-
-# What the import of another package can raise.
-_THEIR_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 
 
 class PluginTable(Mapping[str, Row], Generic[Row]):
@@ -83,7 +68,7 @@ class PluginTable(Mapping[str, Row], Generic[Row]):
     def _load(self, point: "EntryPoint") -> Row:
         try:
             row = point.load()
-        except _THEIR_ERRORS as error:
+        except FOREIGN_ERRORS as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise self._problem(
                 point, f"{point.value} cannot be imported ({reason}). Update or fix the package"

@@ -64,10 +64,7 @@ def _candidate_row(run: Run, entry: Entry) -> Mapping[str, object]:
         "index": entry.index,
         "recipe_id": entry.recipe_id,
         "fitness": entry.evaluation.fitness if entry.evaluation else None,
-        "scores": {
-            name: {"score": score.score, "ungated": score.ungated, "japanese": score.japanese, "n": score.n}
-            for name, score in scores.items()
-        },
+        "scores": {name: score.figures() for name, score in scores.items()},
         "violated": [str(each) for each in run.violated(entry)],
     }
 

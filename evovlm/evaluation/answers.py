@@ -162,10 +162,4 @@ def figures(score: TaskScore, *, metric: str) -> Mapping[str, object]:
     found: dict[str, object] = {"score": score.score, "interval": list(mean_interval(score.per_sample))}
     if metric in METRICS and METRICS[metric].bootstrapped:
         found["bootstrap_mid"] = bootstrap_mid(score.per_sample)
-    return {
-        **found,
-        "ungated": score.ungated,
-        "japanese": score.japanese,
-        "n": score.n,
-        "unscored": score.unscored,
-    }
+    return {**found, **score.figures(), "unscored": score.unscored}

@@ -51,6 +51,10 @@ class TaskScore:
     unscored: int = 0
     rows: tuple[int, ...] | None = None
 
+    def figures(self) -> dict[str, object]:
+        """Return the means and the number of samples as plain values."""
+        return {"score": self.score, "ungated": self.ungated, "japanese": self.japanese, "n": self.n}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:

@@ -5,8 +5,11 @@ from xml.sax.saxutils import escape
 
 from evovlm.recipes.layer_path import LayerPath
 
-SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
-"""Okabe and Ito's palette, which people with any colour vision can distinguish; the last is grey instead of black."""
+SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b87f00", "#3a96cf", "#7a7a7a")
+"""Okabe and Ito's palette, which people with any colour vision can distinguish.
+
+Orange and sky blue are darker, so that they can be seen on white, and the last is grey instead of black.
+"""
 
 _STEP, _ROW, _LEFT, _TOP, _BELOW = 16, 10, 44, 34, 64
 _SCALE_HEIGHT = 26.0

@@ -50,28 +50,28 @@ class Palette:
     paper: str
     series: tuple[str, ...]
 
+    def variables(self) -> Mapping[str, str]:
+        """Return the colour of each CSS variable of the page."""
+        series = {f"--series-{number}": colour for number, colour in enumerate(self.series)}
+        return {"--ink": self.ink, "--muted": self.muted, "--grid": self.grid, "--paper": self.paper, **series}
 
-PRINTED = Palette(
+
+LIGHT = Palette(
     ink="#1b1f24",
     muted="#5c6670",
-    grid="#d9dee3",
+    grid="#dfe3e8",
     paper="#ffffff",
     series=SERIES_COLOURS,
 )
+"""The colours of files, and of the page where it is not dark."""
 _ON_PAGE = Palette(
     ink="#010203",
     muted="#010204",
     grid="#010205",
     paper="#010206",
-    series=tuple(f"#0102{10 + number:02x}" for number in range(len(PRINTED.series))),
+    series=tuple(f"#0102{10 + number:02x}" for number in range(len(LIGHT.series))),
 )
-_VARIABLES: Mapping[str, str] = {
-    _ON_PAGE.ink: "var(--ink)",
-    _ON_PAGE.muted: "var(--muted)",
-    _ON_PAGE.grid: "var(--grid)",
-    _ON_PAGE.paper: "var(--paper)",
-    **{colour: f"var(--series-{number})" for number, colour in enumerate(_ON_PAGE.series)},
-}
+_VARIABLES: Mapping[str, str] = {colour: f"var({name})" for name, colour in _ON_PAGE.variables().items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def page_pen(say: Say) -> Pen:
 
 def file_pen(say: Say) -> Pen:
     """Return the pen for figures in files."""
-    return Pen(say=say, palette=PRINTED, titled=True)
+    return Pen(say=say, palette=LIGHT, titled=True)
 
 
 @contextmanager

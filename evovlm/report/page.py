@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from evovlm import __version__
 from evovlm.recipes.kinds import PS
 from evovlm.report.content import RIGHT_FROM, RunContent, RunsContent, Stage, TaskReport
-from evovlm.report.drawing import Drawing, Pen, inline_svg, page_pen, style
+from evovlm.report.drawing import LIGHT, Drawing, Pen, inline_svg, page_pen, style
 from evovlm.report.recipe_figures import recipe_drawings, unit_text
 from evovlm.report.result_figures import (
     bands_drawing,
@@ -150,7 +150,9 @@ def _view(drawing: Drawing, prefix: str) -> FigureView:
 
 
 def _render(template: str, pen: Pen, *, language: str, reload_s: int | None, **values: object) -> str:
-    css, script = ((_TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
+    sheet, script = ((_TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
+    colours = "; ".join(f"{name}: {colour}" for name, colour in LIGHT.variables().items())
+    css = f":root {{ {colours} }}\n{sheet}"
     return (
         _environment()
         .get_template(template)

@@ -151,10 +151,7 @@ def stop_row(stop: Stop) -> Mapping[str, object]:
 def _score_rows(scores: Mapping[str, TaskScore]) -> Mapping[str, object]:
     return {
         name: {
-            "score": score.score,
-            "ungated": score.ungated,
-            "japanese": score.japanese,
-            "n": score.n,
+            **score.figures(),
             "unscored": score.unscored,
             "per_sample": list(score.per_sample),
             **({} if score.rows is None else {"rows": list(score.rows)}),

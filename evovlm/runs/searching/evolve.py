@@ -84,10 +84,6 @@ class RunResult:
 
     def as_json(self) -> Mapping[str, object]:
         """Return it as plain values."""
-        scores = {
-            name: {"score": score.score, "ungated": score.ungated, "japanese": score.japanese, "n": score.n}
-            for name, score in self.evaluation.scores.items()
-        }
         again: dict[str, object] = {}
         if self.rescored:
             again = {"rescored_fitness": self.fitness, "rescored": [each.as_json() for each in self.rescored]}
@@ -98,7 +94,7 @@ class RunResult:
             "recipe_id": self.recipe.recipe_id,
             "search_fitness": self.search_fitness,
             **again,
-            "search_scores": scores,
+            "search_scores": {name: score.figures() for name, score in self.evaluation.scores.items()},
             "candidates": self.candidates,
             "failures": self.failures,
             "tokens": self.tokens,

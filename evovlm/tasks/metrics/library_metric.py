@@ -15,28 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from evovlm.errors import TaskError, first_line
+from evovlm.errors import FOREIGN_ERRORS, TaskError, first_line
 from evovlm.foreign_code import ForeignCode, read_start, require_allowed
 
 PREFIX = "evaluate:"
 
 _NAME = re.compile(
     r"evaluate:(?P<place>[^#*]+)(?:#(?P<key>[^#*]+))?(?:\*(?P<factor>[0-9]*\.?[0-9]+(?:[eE]-?[0-9]+)?))?"
-)
-# A script is anybody's code, and fails in any of these ways.
-_THEIR_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
 )
 _ROUNDING = 1e-6
 # As evaluate's get_imports has them: a file beside the script, and an import whose comment says where to fetch it.
@@ -138,7 +123,7 @@ def _load(name: str) -> Any:
 
     try:
         module = evaluate.load(place if path is None else str(path.resolve()), keep_in_memory=True)
-    except _THEIR_ERRORS as error:
+    except FOREIGN_ERRORS as error:
         raise TaskError(
             f"{name}: evaluate cannot load it ({first_line(error)}).\n"
             "    Correct the script, or without a connection save it and name its path: evaluate:PATH.py"
@@ -170,7 +155,7 @@ def _value(module: Any, name: str, *, reference: str, text: str) -> float:
     several = not any(_is_text(features["references"]) for features in _feature_sets(module))
     try:
         results = module.compute(predictions=[text], references=[[reference]] if several else [reference])
-    except _THEIR_ERRORS as error:
+    except FOREIGN_ERRORS as error:
         raise TaskError(
             f"{name}: failed on the answer {text[:60]!r} with the reference {reference[:60]!r}: {first_line(error)}"
         ) from error

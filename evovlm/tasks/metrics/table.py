@@ -150,23 +150,13 @@ _ROWS = (
         numeric=True,
         measure=_accuracy,
     ),
-    Metric(
-        name="rouge_l_ja",
-        description="as in the paper: ROUGE-L (F1) over MeCab words",
-        bootstrapped=True,
-        measure=partial(_by_reference, rouge_l),
-    ),
-    Metric(
-        name="rouge_1_ja",
-        description="ROUGE-1 (F1) over MeCab words",
-        bootstrapped=True,
-        measure=partial(_by_reference, rouge_1),
-    ),
-    Metric(
-        name="rouge_2_ja",
-        description="ROUGE-2 (F1) over MeCab words",
-        bootstrapped=True,
-        measure=partial(_by_reference, rouge_2),
+    *(
+        Metric(name=name, description=description, bootstrapped=True, measure=partial(_by_reference, value))
+        for name, description, value in (
+            ("rouge_l_ja", "as in the paper: ROUGE-L (F1) over MeCab words", rouge_l),
+            ("rouge_1_ja", "ROUGE-1 (F1) over MeCab words", rouge_1),
+            ("rouge_2_ja", "ROUGE-2 (F1) over MeCab words", rouge_2),
+        )
     ),
     Metric(
         name="char_f1",
