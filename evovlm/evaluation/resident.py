@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,11 +23,12 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.compatibility import NamedCheckpoint
 from evovlm.merging.models.tensor_names import HEAD
-from evovlm.merging.models.vocabulary import union_tokenizer
+from evovlm.merging.models.vocabulary import extend_tokenizer
 from evovlm.merging.paths.plan import path_problems
 from evovlm.models.backbone import ParameterWriter
 from evovlm.models.layer_stack import LayerStack
 from evovlm.models.loading import LoadedModel, Override, load_like, load_model
+from evovlm.recipes.checkpoint_files import CONFIG_FILE, copy_files, host_files
 from evovlm.recipes.kinds import PS, HybridMerge, PathTemplate, Recipe, parameter_merge_only
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef, read_config, stored_dtype
@@ -190,17 +191,24 @@ class _ParameterSink:
 def _load_result(merger: Merger, *, device: str) -> LoadedModel:
     """Return the host, loaded with the config, tokens and number of rows of the merges of `merger`."""
     host, result = merger.host, merger.result
-    if result.is_hosts and not result.new_tokens:
+    if result.is_hosts and not result.new_tokens and result.chat is None:
         return load_model(host.folder, device=device)
     written = [host.layout.memory_name(name) for name in result.tensor_names]
     with TemporaryDirectory() as scratch:
         tokenizer = host.folder
-        if result.new_tokens:
+        if result.new_tokens or result.chat is not None:
             tokenizer = Path(scratch)
-            union_tokenizer(host.folder, result.new_tokens, tokenizer)
+            copy_files(host_files(host.folder).files, tokenizer)
+            if result.new_tokens:
+                extend_tokenizer(tokenizer, result.new_tokens)
             # transformers may look up the model's tokenizer in the config.
-            (tokenizer / "config.json").write_text(json.dumps(result.config), encoding="utf-8")
+            (tokenizer / CONFIG_FILE).write_text(json.dumps(result.config), encoding="utf-8")
         override = Override(config=result.config, written=written, tokenizer=tokenizer)
+        if result.chat is not None:
+            rows = merger.token_rows()
+            result.chat.write(tokenizer, rows)
+            generation = result.chat.generation_config(rows)
+            override = replace(override, generation=generation, chat_template=result.chat.template)
         return load_model(host.folder, device=device, override=override)
 
 

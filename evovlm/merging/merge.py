@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
@@ -16,11 +16,12 @@ from evovlm.merging.arithmetic.method_functions import MethodInputs
 from evovlm.merging.arithmetic.methods import Method, check_parameters, get_method
 from evovlm.merging.arithmetic.task_vector import ModelTensor, Stretch, TaskVectors
 from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.chat_change import chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, check_tensors, find_warnings
 from evovlm.merging.models.result_layout import ResultLayout
 from evovlm.merging.models.row_plan import RowPlan
 from evovlm.merging.models.tensor_names import component_of, unit_index
-from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
+from evovlm.merging.models.vocabulary_policy import plan_rows, token_rows, vocabulary_warnings
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeTemplate, ParameterMerge, value_at
 
@@ -109,11 +110,10 @@ class Merger:
         sources = [named(f"sources.{name}", plain.sources[name]) for name in names]
         others = [*([base] if base else []), *sources]
         check_tensors(others, host)
-        result = ResultLayout.plan(
-            base=base, host=host, sources=sources, vocabulary=plain.vocabulary, config_from=plain.config_from
-        )
+        result = ResultLayout.plan(plain, base=base, host=host, sources=sources)
+        vocabulary, new = plain.vocabulary, result.new_tokens
         rows = {
-            name: plan_rows(name, base=base, host=host, sources=sources, vocabulary=plain.vocabulary)
+            name: plan_rows(name, base=base, host=host, sources=sources, vocabulary=vocabulary, new=new)
             for name in result.tensor_names
         }
         return Merger(
@@ -125,7 +125,9 @@ class Merger:
             rows=rows,
             warnings=(
                 *find_warnings(others, host, config_from=plain.config_from),
-                *vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=plain.vocabulary),
+                *vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=vocabulary, new=new),
+                *chat_warnings(plain, host=host, sources=sources),
+                *(result.chat.notes if result.chat is not None else ()),
             ),
             threads=threads or default_threads(),
             allow_non_finite=allow_non_finite,
@@ -146,11 +148,7 @@ class Merger:
         if template.config_from != own.config_from:
             models = dict(self._models)
             result = ResultLayout.plan(
-                host=models.pop("host"),
-                base=models.pop("base", None),
-                sources=models.values(),
-                vocabulary=own.vocabulary,
-                config_from=template.config_from,
+                template, host=models.pop("host"), base=models.pop("base", None), sources=models.values()
             )
         if result.tensor_names != self.result.tensor_names:
             raise ConfigError(
@@ -168,6 +166,10 @@ class Merger:
     def tensor_names(self) -> tuple[str, ...]:
         """The backbone names of the merged tensors, in the model's order, without a tied head."""
         return tuple(self.rows)
+
+    def token_rows(self) -> Mapping[str, int]:
+        """Return the row of each token of the result."""
+        return token_rows(self._models["host"], self.result.new_tokens)
 
     def merge(self, recipe: ParameterMerge, sink: Sink) -> None:
         """Pass every merged entry to `sink`, in the host's dtype; rows that are not merged are left out.

@@ -12,7 +12,7 @@ from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.shards import KeptBytes, ShardedWriter
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.merging.models.vocabulary import union_tokenizer
+from evovlm.merging.models.vocabulary import extend_tokenizer
 from evovlm.recipes.recipe import ParameterMerge
 
 
@@ -65,13 +65,15 @@ class ParameterContent:
             sink.write(name, start, values)
 
     def write_files(self, folder: Path) -> None:
-        """Write config and tokenizer where they differ from the host's."""
+        """Change config, tokenizer and generation config where they differ from the host's, which the folder holds."""
         result = self.merger.result
         if not result.is_hosts:
             text = json.dumps(result.config, ensure_ascii=False, indent=2) + "\n"
             (folder / "config.json").write_text(text, encoding="utf-8")
         if result.new_tokens:
-            union_tokenizer(self.host.folder, result.new_tokens, folder)
+            extend_tokenizer(folder, result.new_tokens)
+        if result.chat is not None:
+            result.chat.write(folder, self.merger.token_rows())
 
     def _kept_rows(self) -> Iterator[KeptBytes]:
         for name, plan in self.merger.rows.items():

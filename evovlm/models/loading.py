@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    GenerationConfig,
 )
 from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import (
@@ -98,12 +99,15 @@ class Override:
 
     `config` replaces its config.json; a vocabulary of another size grows or shrinks the embedding. The parameters in
     `written` get their values later, so that the weights need not contain them. `tokenizer` is the folder that the
-    tokenizer is read from.
+    tokenizer is read from, `chat_template` the processor's template (None: its own), `generation` the content of
+    generation_config.json (None: the folder's).
     """
 
     config: Mapping[str, Any]
     written: Collection[str]
     tokenizer: Path
+    chat_template: str | Mapping[str, str] | None = None
+    generation: Mapping[str, Any] | None = None
 
 
 def load_model(folder: Path, *, device: str = "auto", override: Override | None = None) -> LoadedModel:
@@ -129,6 +133,7 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
         processor = _untyped(AutoProcessor).from_pretrained(folder, trust_remote_code=False) if sees else None
         if override and processor is not None:
             processor.tokenizer = tokenizer
+            processor.chat_template = override.chat_template or processor.chat_template
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         model = _load_weights(
@@ -365,6 +370,8 @@ def _load_weights(
         n_rows = _text_part(override.config).get("vocab_size")
         if n_rows is not None and n_rows != model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(n_rows, mean_resizing=False)
+        if override.generation is not None:
+            model.generation_config = _untyped(GenerationConfig).from_dict(dict(override.generation))
     return model
 
 

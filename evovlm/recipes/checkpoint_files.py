@@ -55,7 +55,8 @@ _EXCLUDED = (
     "*_results.json",
     "requirements*.txt",
 )
-_TEMPLATES = "additional_chat_templates"
+TEMPLATES_FOLDER = "additional_chat_templates"
+"""The folder of further chat templates."""
 _TOKENIZER_MARKER = "tokenizer_config.json"
 
 
@@ -178,7 +179,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def _goes_along(path: PurePosixPath, tokenizers: Collection[str]) -> bool:
     inside = path.parent.as_posix()
-    if inside == _TEMPLATES:
+    if inside == TEMPLATES_FOLDER:
         return path.suffix == ".jinja"
     if inside != "." and inside not in tokenizers:
         return False

@@ -32,9 +32,11 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
 )
 from pydantic_core import PydanticCustomError
 
@@ -60,6 +62,7 @@ from evovlm.recipes.recipe import (
 from evovlm.recipes.yaml_text import read_yaml, scalar_text
 
 _METHODS = "methods"
+_LATER_KEYS = ("chat_template", "generation")
 FOLDER = "folder"
 """The validation context's key for the file's folder: with it, every model must be a folder or a hub id."""
 RELATIVE_TO = "relative_to"
@@ -111,6 +114,14 @@ class MergeDocument(Document):
     seed: int = 0
     vocabulary: Vocabulary | None = None
     config_from: str | None = None
+    chat_template: str | None = None
+    generation: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out keys that were added to the format later where they are not given: journals hold every default."""
+        found: dict[str, object] = plain(self)
+        return {key: value for key, value in found.items() if key not in _LATER_KEYS or value is not None}
 
     @field_validator("method")
     @classmethod
@@ -142,6 +153,8 @@ class MergeDocument(Document):
             seed=self.seed,
             vocabulary=self.vocabulary,
             config_from=self.config_from,
+            chat_template=self.chat_template,
+            generation=self.generation,
         )
 
 

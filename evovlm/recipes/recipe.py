@@ -30,6 +30,11 @@ COMPONENTS: tuple[Component, ...] = ("attention", "mlp", "norms", "rest")
 
 _FIRST_SETTINGS = ("rescale", "normalize", "lambda_")
 _FIRST_PARAMETERS = ("weight", "density")
+# Fields that count for a recipe's id only where they are given.
+_LATER_CHOICES = ("config_from", "chat_template", "generation")
+
+HOST, AUTO = "host", "auto"
+"""What `config_from`, `chat_template` and `generation` may name beside a model of the merge."""
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -229,7 +234,9 @@ class MergeTemplate:
     `host` gives config, tokenizer, processor and unmerged tensors; `base` is what task vectors are taken from;
     `seed` names the random draws of DARE and DELLA; `vocabulary` says what to do when vocabularies differ;
     `config_from` names the model ("base", "host" or a source) whose rope, sliding window, norm eps and tied head the
-    result takes (None: the host's).
+    result takes (None: the host's); `chat_template` the model, or "auto", whose chat template it takes (None: the
+    host's); `generation` the model, or "auto", whose generation_config.json and stop tokens it takes (None: as
+    `chat_template` says). "auto" is what all sources agree on.
     """
 
     host: ModelRef
@@ -240,16 +247,23 @@ class MergeTemplate:
     seed: int = 0
     vocabulary: Vocabulary | None = None
     config_from: str | None = None
+    chat_template: str | None = None
+    generation: str | None = None
 
     keeps_every_source: ClassVar[Literal[False]] = False
     """Whether a search holds every source in memory, rather than one merged model."""
 
     def __post_init__(self) -> None:
-        if self.config_from == "host":
-            object.__setattr__(self, "config_from", None)
-        known = {*self.sources, *(["base"] if self.base else [])}
-        if self.config_from is not None and self.config_from not in known:
-            raise ConfigError(f"config_from: '{self.config_from}' is not one of host, {', '.join(sorted(known))}.")
+        for name in ("config_from", "chat_template"):
+            if getattr(self, name) == HOST:
+                object.__setattr__(self, name, None)
+        if self.generation == (self.chat_template or HOST):
+            object.__setattr__(self, "generation", None)
+        known = sorted({*self.sources, *(["base"] if self.base else [])})
+        for name, further in (("config_from", [HOST]), ("chat_template", [AUTO, HOST]), ("generation", [AUTO, HOST])):
+            given = getattr(self, name)
+            if given is not None and given not in (*known, *further):
+                raise ConfigError(f"{name}: '{given}' is not one of {', '.join([*further, *known])}.")
         if not self.sources:
             raise ConfigError("sources: a merge needs at least one source.")
         check_source_names(self.sources)
@@ -280,17 +294,7 @@ class MergeTemplate:
 
     def recipe(self, parameters: Mapping[str, SourceParameters]) -> "ParameterMerge":
         """Return the recipe that this template and `parameters` (one entry per source) make."""
-        return ParameterMerge(
-            host=self.host,
-            sources=self.sources,
-            method=self.method,
-            base=self.base,
-            settings=self.settings,
-            seed=self.seed,
-            vocabulary=self.vocabulary,
-            config_from=self.config_from,
-            parameters=parameters,
-        )
+        return ParameterMerge(**_fixed(self), parameters=parameters)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,16 +332,7 @@ class ParameterMerge(MergeTemplate):
     @property
     def template(self) -> MergeTemplate:
         """The recipe without its parameters."""
-        return MergeTemplate(
-            host=self.host,
-            sources=self.sources,
-            method=self.method,
-            base=self.base,
-            settings=self.settings,
-            seed=self.seed,
-            vocabulary=self.vocabulary,
-            config_from=self.config_from,
-        )
+        return MergeTemplate(**_fixed(self))
 
     @property
     def recipe_id(self) -> str:
@@ -357,9 +352,7 @@ class ParameterMerge(MergeTemplate):
             "vocabulary": self.vocabulary,
             "parameters": {name: _canonical_parameters(numbers) for name, numbers in self.parameters.items()},
         }
-        if self.config_from is not None:
-            canonical["config_from"] = self.config_from
-        return recipe_digest(canonical)
+        return recipe_digest(canonical | self._given(_LATER_CHOICES))
 
     @property
     def made_by(self) -> str:
@@ -374,8 +367,6 @@ class ParameterMerge(MergeTemplate):
     def as_values(self, text: Callable[[ModelRef], str] = lambda ref: ref.text) -> dict[str, Any]:
         """Return the recipe as the plain values of its file; `text` says how a model is written."""
         base = {"base": text(self.base)} if self.base is not None else {}
-        vocabulary = {"vocabulary": self.vocabulary} if self.vocabulary is not None else {}
-        config_from = {"config_from": self.config_from} if self.config_from is not None else {}
         first = {name: getattr(self.settings, name) for name in _FIRST_SETTINGS}
         return {
             "format": 1,
@@ -386,15 +377,23 @@ class ParameterMerge(MergeTemplate):
             "method": self.method,
             "settings": {name.rstrip("_"): value for name, value in {**first, **self.settings.changed()}.items()},
             "seed": self.seed,
-            **vocabulary,
-            **config_from,
+            **self._given(("vocabulary", *_LATER_CHOICES)),
             "parameters": {name: self.parameters[name].as_values() for name in self.sources},
         }
+
+    def _given(self, names: Iterable[str]) -> dict[str, object]:
+        found = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
     def unit_lengths(self) -> frozenset[int]:
         """The lengths of the lists among the parameters; each should be the model's number of units, L + 2."""
         values = (getattr(numbers, name) for numbers in self.parameters.values() for name in SOURCE_PARAMETERS)
         return frozenset(len(part) for value in values for part in parts_of(value) if isinstance(part, tuple))
+
+
+def _fixed(template: MergeTemplate) -> dict[str, Any]:
+    """Return the fields of a template, also of a recipe's."""
+    return {each.name: getattr(template, each.name) for each in fields(MergeTemplate)}
 
 
 def _canonical_parameters(numbers: SourceParameters) -> Mapping[str, object]:

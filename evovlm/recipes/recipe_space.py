@@ -11,6 +11,7 @@ from evovlm.recipes.candidate import Genome
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.recipe import (
     COMPONENTS,
+    HOST,
     SOURCE_PARAMETERS,
     Component,
     MergeSettings,
@@ -25,7 +26,6 @@ from evovlm.recipes.unit_ties import unit_name, units_of
 
 METHOD = "method"
 CONFIG_FROM = "config_from"
-HOST = "host"
 SETTINGS = tuple(each.name.rstrip("_") for each in fields(MergeSettings))
 CHOOSABLE = (METHOD, CONFIG_FROM, *SETTINGS)
 """What can be chosen in a recipe: its method, whose rope it takes, and every setting."""

@@ -12,8 +12,8 @@ from evovlm.merging.models.vocabulary import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     NewToken,
+    extend_tokenizer,
     read_tokens,
-    union_tokenizer,
 )
 from tests.merging.test_vocabulary import trained_sentencepiece
 from tests.pico import pico_tokenizer
@@ -36,8 +36,8 @@ def saved(folder: Path) -> Path:
 
 def test_new_tokens_encode_to_their_rows_and_old_ones_as_before(tmp_path: Path) -> None:
     host = saved(tmp_path / "host")
-    (tmp_path / "out").mkdir()
-    union_tokenizer(host, new_tokens(ROWS), tmp_path / "out")
+    shutil.copytree(host, tmp_path / "out")
+    extend_tokenizer(tmp_path / "out", new_tokens(ROWS))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer("<|start|>百 <call>", add_special_tokens=False).input_ids == [
         ROWS,
@@ -56,7 +56,7 @@ def test_every_file_that_lists_added_tokens_gets_them(tmp_path: Path) -> None:
     (host / TOKENIZER_CONFIG_FILE).write_text(json.dumps({**config, "added_tokens_decoder": decoder}))
     (host / ADDED_TOKENS_FILE).write_text(json.dumps({"<pad>": 3}))
     shutil.copytree(host, tmp_path / "out")
-    union_tokenizer(host, new_tokens(ROWS), tmp_path / "out")
+    extend_tokenizer(tmp_path / "out", new_tokens(ROWS))
     written = json.loads((tmp_path / "out" / TOKENIZER_CONFIG_FILE).read_text())
     assert written["added_tokens_decoder"] == {
         **decoder,
@@ -71,8 +71,8 @@ def test_every_file_that_lists_added_tokens_gets_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])
 def test_without_new_tokens_it_stays_the_same(tmp_path: Path, name: str) -> None:
     host = saved(tmp_path / "host")
-    (tmp_path / "out").mkdir()
-    union_tokenizer(host, [], tmp_path / "out")
+    shutil.copytree(host, tmp_path / "out")
+    extend_tokenizer(tmp_path / "out", [])
     assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((host / name).read_text())
 
 
@@ -81,8 +81,8 @@ def test_a_sentencepiece_model_gets_its_lists_beside_it(tmp_path: Path) -> None:
     first = pieces.get_piece_size()
     config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (tmp_path / "host" / TOKENIZER_CONFIG_FILE).write_text(json.dumps(config))
-    (tmp_path / "out").mkdir()
-    union_tokenizer(tmp_path / "host", new_tokens(first), tmp_path / "out")
+    shutil.copytree(tmp_path / "host", tmp_path / "out")
+    extend_tokenizer(tmp_path / "out", new_tokens(first))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer("りんご<|start|>みかん<call>").input_ids[-1] == first + 1
     assert tokenizer.convert_tokens_to_ids("<|start|>") == first

@@ -17,6 +17,7 @@ from evovlm.merging.before.findings import ModelReport, Preflight, ResultSize
 from evovlm.merging.before.needs import ModelMemory, Needs, find_needs, memory_warnings, room_problems
 from evovlm.merging.checkpoint.licences import Licence, forbids_sharing, licence_of, most_restrictive
 from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.chat_change import chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, find_warnings, tensor_problems
 from evovlm.merging.models.config_check import check_config
 from evovlm.merging.models.result_layout import ResultLayout
@@ -167,15 +168,16 @@ def _plan(
     found: Gathered,
 ) -> None:
     """Plan result and rows as the merger will; raises problems of the result as a whole."""
-    result = ResultLayout.plan(
-        base=base, host=host, sources=sources, vocabulary=template.vocabulary, config_from=template.config_from
-    )
+    result = ResultLayout.plan(template, base=base, host=host, sources=sources)
+    vocabulary, new = template.vocabulary, result.new_tokens
     planned = [
-        found.attempt(partial(plan_rows, name, base=base, host=host, sources=sources, vocabulary=template.vocabulary))
+        found.attempt(partial(plan_rows, name, base=base, host=host, sources=sources, vocabulary=vocabulary, new=new))
         for name in result.tensor_names
     ]
     if None not in planned:
-        found.warnings += vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=template.vocabulary)
+        found.warnings += vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=vocabulary, new=new)
+    found.warnings += chat_warnings(template, host=host, sources=sources)
+    found.warnings += result.chat.notes if result.chat is not None else ()
 
 
 def _check_dtypes(checkpoint: Checkpoint) -> None:

@@ -8,9 +8,10 @@ from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.config_check import check_config
 from evovlm.merging.models.tensor_names import HEAD
-from evovlm.recipes.families import MEANING_OF_SHAPES, backbone_settings
+from evovlm.recipes.families import MEANING_OF_SHAPES, TEXT_FAMILIES, backbone_settings
 
 _SHOWN = 4
+_POSITIONS = "max_position_embeddings"
 # `config_from` cannot choose these: the host's code computes with them.
 _ALWAYS_THE_HOSTS = ("model_type", "hidden_act")
 
@@ -89,7 +90,11 @@ def differing_settings(models: Iterable[NamedCheckpoint]) -> Iterator[tuple[str,
 
 def _settings(model: NamedCheckpoint) -> Mapping[str, Any]:
     layout = model.checkpoint.layout
-    return {**backbone_settings(layout.text_config, layout.text_model_type), "tie_word_embeddings": layout.tied}
+    return {
+        **backbone_settings(layout.text_config, layout.text_model_type),
+        _POSITIONS: layout.text_config.get(_POSITIONS) or TEXT_FAMILIES[layout.text_model_type].positions,
+        "tie_word_embeddings": layout.tied,
+    }
 
 
 def _taken(setting: str, config_from: str | None) -> str:

@@ -7,15 +7,17 @@ from typing import Any
 
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.chat_change import ChatChange, plan_chat
 from evovlm.merging.models.compatibility import NamedCheckpoint
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout
 from evovlm.merging.models.vocabulary import NewToken
-from evovlm.merging.models.vocabulary_policy import new_tokens
+from evovlm.merging.models.vocabulary_policy import new_tokens, token_rows
 from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, TEXT_FAMILIES, backbone_settings, rope_kind
-from evovlm.recipes.recipe import Vocabulary
+from evovlm.recipes.recipe import MergeTemplate
 
 _TIE = "tie_word_embeddings"
 _VOCAB_SIZE = "vocab_size"
+_STOPS = "eos_token_id"
 _ROPE_KEYS = ("rope_parameters", "rope_theta", "rope_scaling", "rope_local_base_freq")
 _WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "sliding_window_pattern")
 _NORM_EPS = "rms_norm_eps"
@@ -31,7 +33,7 @@ class ResultLayout:
     `config` is its config.json, the same object as the host's if nothing differs (`is_hosts`). `tied` says that its
     head is its embedding; `tensor_names` are its backbone's tensors, by backbone name and in the model's order, and
     can differ from the host's only by the head. `new_tokens` are added to the host's tokenizer, `n_rows` is the number
-    of embedding rows.
+    of embedding rows. `chat` says what its files say about chatting in place of the host's (None: nothing).
     """
 
     config: Mapping[str, Any]
@@ -40,32 +42,36 @@ class ResultLayout:
     tensor_names: tuple[str, ...]
     n_rows: int
     new_tokens: tuple[NewToken, ...] = ()
+    chat: ChatChange | None = None
 
     @staticmethod
     def plan(
+        template: MergeTemplate,
         *,
         base: NamedCheckpoint | None,
         host: NamedCheckpoint,
         sources: Iterable[NamedCheckpoint],
-        vocabulary: Vocabulary | None,
-        config_from: str | None,
     ) -> "ResultLayout":
-        """Return the layout of the merge of these models, `vocabulary` and `config_from` as in a recipe.
+        """Return the layout of the template's merges of these models.
 
-        Raises IncompatibleModels when the host's architecture cannot have the chosen config, or tokens cannot be added.
+        Raises IncompatibleModels when the host's architecture cannot have the chosen config, or tokens cannot be added;
+        ConfigError when the chosen model has no chat template, or the sources do not agree on one.
         """
         sources = tuple(sources)
         named = {model.name: model for model in ([base] if base else []) + list(sources)}
         donor = host
-        if config_from is not None:
-            donor = named["base" if config_from == "base" else f"sources.{config_from}"]
-        new = new_tokens(base, host, sources) if vocabulary == "union" else ()
+        if template.config_from is not None:
+            donor = named["base" if template.config_from == "base" else f"sources.{template.config_from}"]
+        chat = plan_chat(template, base=base, host=host, sources=sources)
+        new = new_tokens(template, base=base, host=host, sources=sources, wanted=chat.tokens if chat else frozenset())
         own_rows = host.checkpoint.shape(EMBEDDING)[0]
         n_rows = max([own_rows, *(token.row + 1 for token in new)])
-        is_hosts = donor.checkpoint is host.checkpoint and n_rows == own_rows
+        stops = chat.stop_ids(token_rows(host, new)) if chat is not None else None
+        is_hosts = donor.checkpoint is host.checkpoint and n_rows == own_rows and stops is None
         config: Mapping[str, Any] = host.checkpoint.config
         if not is_hosts:
-            config = _with_vocab_size(result_config(host.checkpoint, donor.checkpoint), host.checkpoint, n_rows)
+            changed = _with_vocab_size(result_config(host.checkpoint, donor.checkpoint), host.checkpoint, n_rows)
+            config = changed if stops is None else _with_stops(changed, stops)
         tied = donor.checkpoint.layout.tied
         names = tuple(name for name in host.checkpoint.backbone_names() if name != HEAD)
         return ResultLayout(
@@ -75,6 +81,7 @@ class ResultLayout:
             tensor_names=names if tied else (*names, HEAD),
             n_rows=n_rows,
             new_tokens=new,
+            chat=chat,
         )
 
 
@@ -182,4 +189,12 @@ def _with_vocab_size(config: dict[str, Any], host: Checkpoint, n_rows: int) -> d
         text[_VOCAB_SIZE] = n_rows
         if _VOCAB_SIZE in config:
             config[_VOCAB_SIZE] = n_rows
+    return config
+
+
+def _with_stops(config: dict[str, Any], stops: int | list[int]) -> dict[str, Any]:
+    """Let config.json name the stop tokens of generation_config.json, where it names any."""
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict) and _STOPS in part:
+            part[_STOPS] = stops
     return config

@@ -5,7 +5,6 @@ vocab.json; added_tokens.json and tokenizer_config.json name the tokens added to
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,16 +22,6 @@ ADDED_TOKENS_FILE = "added_tokens.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 ADDED_TOKENS_KEY = "added_tokens_decoder"
 
-_COPIED = (
-    TOKENIZER_FILE,
-    SENTENCEPIECE_FILE,
-    VOCABULARY_FILE,
-    ADDED_TOKENS_FILE,
-    TOKENIZER_CONFIG_FILE,
-    "merges.txt",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 _MAIN_FILES = (TOKENIZER_FILE, SENTENCEPIECE_FILE, VOCABULARY_FILE)
 # A stranger's tokenizer may have any value anywhere; sentencepiece raises OSError and RuntimeError.
 _RAISED_BY_TOKENIZERS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError)
@@ -160,29 +149,26 @@ def _json(file: Path) -> Mapping[str, Any]:
     return read_model_json(file, limit_bytes=TEXT_LIMIT_BYTES)
 
 
-def union_tokenizer(host_folder: Path, new_tokens: Sequence[NewToken], out_folder: Path) -> None:
-    """Write the host's tokenizer with `new_tokens` added into an existing folder; files there are replaced.
+def extend_tokenizer(folder: Path, new_tokens: Sequence[NewToken]) -> None:
+    """Add `new_tokens` to the tokenizer in a folder.
 
     Every file that lists added tokens gets them, each matched in a text as in the model it comes from. A tokenizer that
     is only a SentencePiece model gets both lists beside it.
     """
-    for name in _COPIED:
-        if (host_folder / name).is_file():
-            shutil.copyfile(host_folder / name, out_folder / name)
-    tokenizer_file = out_folder / TOKENIZER_FILE
+    tokenizer_file = folder / TOKENIZER_FILE
     is_whole = tokenizer_file.is_file()
     if is_whole:
         tokenizer = _read_or_empty(tokenizer_file)
         entries = [{"id": token.row, "content": token.token, **token.entry} for token in new_tokens]
         _write(tokenizer_file, {**tokenizer, "added_tokens": [*(tokenizer.get("added_tokens") or []), *entries]})
-    config = _read_or_empty(out_folder / TOKENIZER_CONFIG_FILE)
+    config = _read_or_empty(folder / TOKENIZER_CONFIG_FILE)
     if ADDED_TOKENS_KEY in config or not is_whole:
         decoder = {str(token.row): {"content": token.token, **token.entry} for token in new_tokens}
         known = config.get(ADDED_TOKENS_KEY) or {}
-        _write(out_folder / TOKENIZER_CONFIG_FILE, {**config, ADDED_TOKENS_KEY: {**known, **decoder}})
-    if (out_folder / ADDED_TOKENS_FILE).is_file() or not is_whole:
+        _write(folder / TOKENIZER_CONFIG_FILE, {**config, ADDED_TOKENS_KEY: {**known, **decoder}})
+    if (folder / ADDED_TOKENS_FILE).is_file() or not is_whole:
         rows = {token.token: token.row for token in new_tokens}
-        _write(out_folder / ADDED_TOKENS_FILE, {**_read_or_empty(out_folder / ADDED_TOKENS_FILE), **rows})
+        _write(folder / ADDED_TOKENS_FILE, {**_read_or_empty(folder / ADDED_TOKENS_FILE), **rows})
 
 
 def _read_or_empty(file: Path) -> dict[str, Any]:

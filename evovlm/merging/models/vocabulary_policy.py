@@ -5,7 +5,7 @@ merges by token, whatever differs; `base_rows` merges by row number; `union` is 
 that the host lacks. Padding, and rows of tokens that not every model has, stay the host's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from evovlm.merging.models.compatibility import NamedCheckpoint, grouped
 from evovlm.merging.models.row_plan import NewRow, RowPlan, SharedRows
 from evovlm.merging.models.tensor_names import EMBEDDING, VOCABULARY_TENSORS
 from evovlm.merging.models.vocabulary import NewToken, Tokens, read_tokens
-from evovlm.recipes.recipe import Vocabulary
+from evovlm.recipes.recipe import MergeTemplate, Vocabulary
 
 LEAST_SHARED = 0.5
 """If a smaller share of the host's ordinary tokens is merged, a warning says that texts may be garbled."""
@@ -57,8 +57,9 @@ def plan_rows(
     host: NamedCheckpoint,
     sources: Iterable[NamedCheckpoint],
     vocabulary: Vocabulary | None,
+    new: Sequence[NewToken],
 ) -> RowPlan:
-    """Return how the rows of a tensor of the result are made; `name` is its backbone name.
+    """Return how the rows of a tensor of the result are made; `name` is its backbone name, `new` are the new tokens.
 
     Models are called "base", "host" and "sources.NAME" in the plan. Everything is one run if all models have the same
     row counts and tokens, and for all tensors except embedding and head. Raises IncompatibleModels when the rows cannot
@@ -78,32 +79,44 @@ def plan_rows(
     overlap = _find_overlap(known)
     if vocabulary is None and not overlap.same:
         raise _differing(name, models, overlap)
-    runs = _shared_runs(overlap)
-    if vocabulary != "union":
-        return RowPlan(n_rows=n_host, runs=runs)
-    new = tuple(NewRow(row=token.row, origins=token.origins) for token in new_tokens(base, host, sources))
-    return RowPlan(n_rows=max([n_host, *(row.row + 1 for row in new)]), runs=runs, new=new)
+    rows = tuple(NewRow(row=token.row, origins=token.origins) for token in new)
+    return RowPlan(n_rows=max([n_host, *(row.row + 1 for row in rows)]), runs=_shared_runs(overlap), new=rows)
 
 
 def new_tokens(
-    base: NamedCheckpoint | None, host: NamedCheckpoint, sources: Iterable[NamedCheckpoint]
+    template: MergeTemplate,
+    *,
+    base: NamedCheckpoint | None,
+    host: NamedCheckpoint,
+    sources: Iterable[NamedCheckpoint],
+    wanted: Collection[str],
 ) -> tuple[NewToken, ...]:
-    """Return the added tokens of base and sources that the host lacks, each with its row in the result.
+    """Return the tokens that the result has and the host lacks, each with its row in the result.
 
-    They take the rows after the host's last token: first its padding, then new rows, because tokenizers number added
-    tokens without gaps. Raises IncompatibleModels when the host also lacks an ordinary token or has no tokenizer, or
-    when one of the rows is in use.
+    They are the `wanted` ones, which a chat template or a stop needs, and under `vocabulary: union` all added tokens of
+    base and sources. They take the rows after the host's last token: first its padding, then new rows, because
+    tokenizers number added tokens without gaps. Raises IncompatibleModels when the host has no tokenizer or one of the
+    rows is in use; under `union` also when it lacks an ordinary token, under `base_rows` when any token is new.
     """
+    union = template.vocabulary == "union"
+    if not union and not wanted:
+        return ()
     models = _ordered(base, host, sources)
-    known = _with_tokens(EMBEDDING, models)
     own = read_tokens(host.checkpoint.folder)
+    if template.vocabulary == "base_rows":
+        raise IncompatibleModels(
+            f"chat_template: needs the tokens {_listed(wanted)}, which {host} lacks, and `vocabulary: base_rows` adds "
+            "no rows.\n    Set `vocabulary: host` in the recipe."
+        )
+    known = _with_tokens(EMBEDDING, models)
     if known is None or own is None:
         raise IncompatibleModels(
-            f"{host} has no tokenizer, to which `vocabulary: union` would add tokens.\n"
+            f"{host} has no tokenizer, to which {'`vocabulary: union`' if union else 'the chat template'} would add "
+            "tokens.\n"
             "    Copy the tokenizer files of the model it was made from into its folder, or name another host."
         )
     overlap = _find_overlap(known)
-    if overlap.foreign:
+    if union and overlap.foreign:
         raise IncompatibleModels(
             f"`vocabulary: union` can add special tokens, but {_counts_text(models, overlap)}: {len(overlap.foreign)} "
             f"ordinary tokens ({_listed(overlap.foreign)}) are unknown to the host's tokenizer, which cannot learn "
@@ -113,11 +126,19 @@ def new_tokens(
     entries: dict[str, Mapping[str, Any]] = {}
     for label, model in known.items():
         tokens = model.tokens
-        lacking = [token for token in tokens.added if token not in own.rows] if tokens is not None else []
+        added = tokens.added if tokens is not None else ()
+        lacking = [token for token in added if token not in own.rows and (union or token in wanted)]
         for token in sorted(lacking, key=lambda each: overlap.rows[label].get(each, -1)):
             if token in overlap.rows[label] and tokens is not None:
                 origins.setdefault(token, []).append((label, overlap.rows[label][token]))
                 entries.setdefault(token, tokens.added[token])
+    without_row = sorted(set(wanted) - origins.keys())
+    if without_row:
+        raise IncompatibleModels(
+            f"chat_template: needs the tokens {_listed(without_row)}, which {host} lacks, and which no other model has "
+            "as added tokens with an embedding row.\n"
+            "    Let a model that has them be the host, or remove chat_template from the recipe."
+        )
     first = max(own.rows.values()) + 1
     found = tuple(
         NewToken(token, first + place, tuple(places), entries[token])
@@ -127,12 +148,19 @@ def new_tokens(
     return found
 
 
+def token_rows(host: NamedCheckpoint, new: Iterable[NewToken]) -> Mapping[str, int]:
+    """Return the row of each token of the result: the host's and the new ones."""
+    own = read_tokens(host.checkpoint.folder)
+    return {**(own.rows if own is not None else {}), **{token.token: token.row for token in new}}
+
+
 def vocabulary_warnings(
     *,
     base: NamedCheckpoint | None,
     host: NamedCheckpoint,
     sources: Iterable[NamedCheckpoint],
     vocabulary: Vocabulary | None,
+    new: Sequence[NewToken],
 ) -> tuple[str, ...]:
     """Return what can be merged about the vocabularies but may harm the result; `plan_rows` must accept the models."""
     models = _ordered(base, host, sources)
@@ -144,6 +172,12 @@ def vocabulary_warnings(
         if read_tokens(model.checkpoint.folder) is None
     ]
     known = _with_tokens(EMBEDDING, models)
+    if new:
+        before, after = host.checkpoint.shape(EMBEDDING)[0], max(token.row for token in new) + 1
+        grown = f"; vocab_size grows from {before} to {after}" if after > before else ", which were padding"
+        rows = f"the rows {new[0].row} to {new[-1].row}" if len(new) > 1 else f"the row {new[0].row}"
+        many = f"{len(new)} added tokens" if len(new) > 1 else "the added token"
+        found.append(f"{many} ({_listed(token.token for token in new)}) take{'s' * (len(new) == 1)} {rows}{grown}.")
     if known is None or vocabulary is None:
         return tuple(found)
     overlap = _find_overlap(known)
@@ -154,13 +188,6 @@ def vocabulary_warnings(
         found.append(
             f"only {n_shared} of the host's {n_host} ordinary tokens are in all models: most rows of its embedding "
             "stay as they are while the blocks change, so its texts may be garbled."
-        )
-    if vocabulary == "union" and (new := new_tokens(base, host, sources)):
-        before, after = host.checkpoint.shape(EMBEDDING)[0], max(token.row for token in new) + 1
-        grown = f"; vocab_size grows from {before} to {after}" if after > before else ", which were padding"
-        found.append(
-            f"{len(new)} added tokens ({_listed(token.token for token in new)}) take the rows {new[0].row} to "
-            f"{new[-1].row}{grown}."
         )
     return tuple(found)
 
@@ -224,7 +251,7 @@ def _check_free(host: NamedCheckpoint, own: Tokens, new: Sequence[NewToken]) -> 
     if new and beyond:
         raise IncompatibleModels(
             f"{host} has {n_rows} embedding rows, but its tokenizer has tokens after them: {_listed(beyond)}.\n"
-            "    `vocabulary: union` cannot add tokens to it; set `vocabulary: host` in the recipe."
+            "    Tokens cannot be added to it; set `vocabulary: host` in the recipe."
         )
     taken = {token.row: token.token for token in new}
     for config in (host.checkpoint.config, host.checkpoint.layout.text_config):

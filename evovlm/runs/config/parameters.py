@@ -31,8 +31,15 @@ from evovlm.merging.arithmetic.methods import METHODS, Method, get_method
 from evovlm.recipes.documents import MergeDocument
 from evovlm.recipes.model_config import MOST_BLOCKS
 from evovlm.recipes.problems import did_you_mean
-from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeSettings, MergeTemplate, ParameterMerge, SourceParameters
-from evovlm.recipes.recipe_space import CHOOSABLE, CONFIG_FROM, HOST, METHOD, SETTINGS, RecipeSpace, setting_field
+from evovlm.recipes.recipe import (
+    HOST,
+    SOURCE_PARAMETERS,
+    MergeSettings,
+    MergeTemplate,
+    ParameterMerge,
+    SourceParameters,
+)
+from evovlm.recipes.recipe_space import CHOOSABLE, CONFIG_FROM, METHOD, SETTINGS, RecipeSpace, setting_field
 from evovlm.recipes.space import Gene, Range
 from evovlm.recipes.space_kinds import RANGES, SPACES, range_problem, search_space
 from evovlm.runs.config.search import SearchConfig, SearchedSection
