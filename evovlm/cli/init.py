@@ -79,7 +79,8 @@ def init(
         tasks=tuple(tasks),
         candidates=budget,
     )
-    write_search(new, out)
+    for note in write_search(new, out):
+        echo(f"warning: {note}", err=True)
     if as_json:
         echo(json_text({"file": str(out), "kind": chosen, "sources": sources, "tasks": list(tasks)}))
         return

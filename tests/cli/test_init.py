@@ -31,6 +31,15 @@ def test_a_search_of_embedded_language_models_passes_check(evovlm: Command, tmp_
     assert sum("#" in line for line in out.read_text().splitlines()) > 10
 
 
+def test_a_budget_of_few_or_broken_generations_is_written_and_warned_about(evovlm: Command, tmp_path: Path) -> None:
+    made = evovlm(*LLM, "--task", "word_problems_ja", "--budget", "25", "--out", tmp_path / "mine.yaml")
+    assert made.code == 0, made
+    assert "budget.candidates: 25 is rounded down to 22, whole generations of 11." in made.err
+    assert "Set it to 55 (5 generations) or more." in made.err
+    checked = evovlm("check", tmp_path / "mine.yaml")
+    assert all(line.removeprefix("warning: ") in checked.out for line in made.err.splitlines())
+
+
 def test_a_search_of_an_embedded_vlm_passes_check(evovlm: Command, tmp_path: Path) -> None:
     out = tmp_path / "mine.yaml"
     flags = ("--base", "zoo:base", "--host", "zoo:vlm", "--source", "zoo:ja", "--task", "emoji_ja")

@@ -163,6 +163,33 @@ def test_a_shipped_config_is_valid_without_the_hub(path: Path, monkeypatch: pyte
         assert config_from_mapping(resolved.as_mapping()) == resolved
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_search_has_whole_generations_and_at_least_five(path: Path) -> None:
+    for stage in load_search(path).resolved(relative_to=path.parent).stages.values():
+        sources = stage.template(relative_to=None).shaped_like
+        n_blocks = 6 if path.stem.startswith("demo-") else 32
+        assert stage.notes_for(stage.whole_space(dict.fromkeys(sources, n_blocks))) == ()
+
+
+def test_a_budget_is_rounded_visibly_and_fewer_than_five_generations_are_warned_about(
+    write_config: WriteConfig,
+) -> None:
+    def notes(candidates: int, **optimizer: object) -> tuple[str, ...]:
+        changes = {"budget": {"candidates": candidates}, "optimizer": {"population": 10, **optimizer}}
+        config = load_config(write_config(changes)).resolved(relative_to=None)
+        return config.notes_for(config.whole_space(config.least_blocks(relative_to=None)))
+
+    assert notes(50) == ()
+    assert notes(59) == ("budget.candidates: 59 is rounded down to 50, whole generations of 10.",)
+    assert notes(20) == (
+        "budget.candidates: 20 candidates in generations of 10 are too few to evolve. Set it to 50 (5 generations) or "
+        "more.",
+    )
+    assert len(notes(21)) == 2
+    # With restarts, generations grow.
+    assert notes(21, kind="cma_ipop") == ()
+
+
 def test_the_paper_s_runs_have_the_paper_s_settings() -> None:
     configs = {path.stem: load_search(path) for path in SHIPPED if path.stem.startswith("paper-")}
     assert set(configs) == {"paper-evollm", "paper-evovlm", "paper-dfs", "paper-hybrid", "paper-hybrid-vlm"}
@@ -172,13 +199,14 @@ def test_the_paper_s_runs_have_the_paper_s_settings() -> None:
     # The first stages are the paper's merges of parameters, word for word.
     for first, whole in ((hybrid.ps, configs["paper-evollm"]), (seeing.ps, configs["paper-evovlm"])):
         assert first.as_mapping() == whole.as_mapping()
-    for config, population in ((hybrid.ps, 9), (seeing.ps, 8)):
+    # 1000 trials in the paper, here in whole generations.
+    for config, population, candidates in ((hybrid.ps, 9, 999), (seeing.ps, 8, 1000)):
         assert isinstance(config, EvolveConfig)
         space = config.whole_space(dict.fromkeys(config.merge.sources, 32))
         assert config.population(dim=space.dim) == population
         assert np.array_equal(space.initial, np.full(space.dim, 0.5))
         assert config.optimizer.sigma == pytest.approx(1 / 6, abs=1e-3)
-        assert config.budget.candidates == 1000
+        assert config.budget.candidates == candidates
         assert config.winner == "best"
         assert config.merge.method == "dare_ties"
         assert config.merge.vocabulary is not None
@@ -216,7 +244,7 @@ def test_the_demo_that_trades_two_tasks_has_a_front_sought() -> None:
     assert traded.goal({}).tasks == ("emoji_ja", "word_problems_ja")
     assert traded.objective.pareto
     assert traded.optimizer.factory.takes_goals
-    assert traded.notes == ()
+    assert traded.notes_for(traded.whole_space(dict.fromkeys(traded.merge.sources, 6))) == ()
 
 
 def test_a_task_of_the_harness_is_named_from_anywhere(write_config: WriteConfig, tmp_path: Path) -> None:

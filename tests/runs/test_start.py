@@ -59,7 +59,8 @@ class Warnings:
 def begun(config: EvolveConfig) -> tuple[Recipe, tuple[str, ...]]:
     """Return the recipe that a search starts at, and what is said about it."""
     space = started(config)
-    return space.decode(space.initial), config.start_notes(space)
+    notes = (note for note in config.notes_for(space) if note.startswith("start:"))
+    return space.decode(space.initial), tuple(notes)
 
 
 def test_a_search_starts_at_a_hand_made_recipe(models: Path, write_config: WriteConfig, tmp_path: Path) -> None:

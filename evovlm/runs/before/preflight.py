@@ -71,7 +71,7 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
         if blocks is not None:
             space = config.space_for(blocks)
             size = _size_of(config, space)
-            notes = (*config.start_notes(space), *config.notes)
+            notes = config.notes_for(space)
             # It may need a package that is not installed.
             config.new_optimizer(space)
     except ConfigError as error:

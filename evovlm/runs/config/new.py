@@ -42,8 +42,8 @@ def source_name(model: str) -> str:
     return _NO_NAME.sub("-", last).strip("-_") or "source"
 
 
-def write_search(new: NewSearch, path: Path) -> None:
-    """Write the config to the new file `path`, with paths from its folder on.
+def write_search(new: NewSearch, path: Path) -> tuple[str, ...]:
+    """Write the config to the new file `path`, with paths from its folder on; return what may surprise the user.
 
     Raises OutputExists when the file exists, OutputError when it cannot be written, ConfigError with all problems of
     the search that can be found without its models; nothing is written then.
@@ -52,10 +52,12 @@ def write_search(new: NewSearch, path: Path) -> None:
         with explained(path):
             beside.write_text(search_text(new, folder=path.parent, file=path), encoding="utf-8")
         try:
-            load_search(beside)
+            (config,) = load_search(beside).stages.values()
         except ConfigError as error:
             reasons = str(error).replace(str(beside), str(path))
             raise ConfigError(f"no search can be made of this, and nothing was written. {reasons}") from error
+    resolved = config.resolved(relative_to=path.parent)
+    return resolved.notes_for(resolved.whole_space(resolved.least_blocks(relative_to=None)))
 
 
 def search_text(new: NewSearch, *, folder: Path, file: Path) -> str:

@@ -37,6 +37,8 @@ from evovlm.tasks.harness_name import is_harness_name
 SMALLEST_POPULATION = 4
 LARGEST_POPULATION = 100_000
 RESCORED_AFTER_RACES = 3
+LEAST_GENERATIONS = 5
+"""With fewer generations, a search is hardly better than its first, random one."""
 _NO_GAP = 1e-6
 
 Winner = Literal["best", "mean", "snapshot"]
@@ -181,9 +183,11 @@ class SearchConfig(ExecutionConfig):
         """The number of best candidates that are scored again in full."""
         return _rescored(self.rescore, racing=self.racing is not None)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Settings that work, but may not do what the user expects."""
+    def notes_for(self, space: Space) -> tuple[str, ...]:
+        """Return settings that work, but may not do what the user expects in `space`, which is this config's."""
+        return (*self._start_notes(space), *self._budget_notes(space), *self._goal_notes())
+
+    def _goal_notes(self) -> tuple[str, ...]:
         if not self.objective.pareto or self.optimizer.factory.takes_goals:
             return ()
         seeking = ", ".join(name for name, row in OPTIMIZERS.items() if row.takes_goals)
@@ -251,8 +255,8 @@ class SearchConfig(ExecutionConfig):
         except ConfigError as error:
             raise ConfigError(f"start: {error}") from error
 
-    def start_notes(self, space: Space) -> tuple[str, ...]:
-        """Return where a search of `space`, which is this config's, does not start exactly at the recipe asked for."""
+    def _start_notes(self, space: Space) -> tuple[str, ...]:
+        """Return where the search does not start exactly at the recipe asked for."""
         if self.start is None:
             return ()
         _, gap = space.nearest(self.start.recipe_in(space))
@@ -262,6 +266,24 @@ class SearchConfig(ExecutionConfig):
             f"start: this space holds the recipe to within {gap.size:.3g}, and the search starts at the nearest; "
             f"furthest is {gap.place}: {gap.given:g} there, {gap.taken:g} here.",
         )
+
+    def _budget_notes(self, space: Space) -> tuple[str, ...]:
+        """Return whether the budget is rounded to whole generations, and whether there are too few of them."""
+        candidates, population = self.budget.candidates, self.population(dim=space.dim)
+        generations = self.budget.generations(population=population)
+        if candidates is None or generations is None or not self.optimizer.keeps_population:
+            return ()
+        whole, notes = generations * population, []
+        if whole < candidates:
+            notes.append(
+                f"budget.candidates: {candidates} is rounded down to {whole}, whole generations of {population}."
+            )
+        if generations < LEAST_GENERATIONS:
+            notes.append(
+                f"budget.candidates: {whole} candidates in generations of {population} are too few to evolve. Set it "
+                f"to {LEAST_GENERATIONS * population} ({LEAST_GENERATIONS} generations) or more."
+            )
+        return tuple(notes)
 
     def task_choices(self) -> tuple[TaskChoice, ...]:
         """Return the tasks of a resolved search, as they are opened, in their order."""

@@ -172,7 +172,7 @@ def _searched(
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
     with closing(workers):
         run = open_search(out, config=config, workers=workers, journal=journal, parents=parents)
-        warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *config.start_notes(run.space), *config.notes)))
+        warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *config.notes_for(run.space))))
         with _tracked(observer, config=config, out=out) as watching:
             run.finish(observer=watching, warnings=warnings)
         return run.journal
