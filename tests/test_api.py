@@ -17,8 +17,9 @@ from evovlm.errors import ConfigError, OutputExists, RunMismatch, TaskError
 from evovlm.recipes.candidate import Failure, Outcome
 from evovlm.recipes.kinds import HybridMerge, ParameterMerge
 from evovlm.runs.config.kinds import load_config
+from evovlm.runs.findings import RunCandidate
 from evovlm.runs.folder.journal import Journal, read_journal
-from evovlm.runs.run import Run, RunCandidate
+from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import evolve
 from tests.cli.conftest import TASK, models, problems, write_config
 from tests.cli.test_path_searches import hybrid_search

@@ -1,6 +1,6 @@
 """The option `--allow-code` of the commands that score answers."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,8 +18,10 @@ AllowCode = Annotated[
 ]
 
 
-def announce(found: "Iterable[ForeignCode]") -> None:
-    """Print which files the command is about to run."""
+def announce_allowed(found: "Sequence[ForeignCode]", *, allow_code: bool) -> None:
+    """Print which files the command is about to run. Raises CodeNotAllowed if there are some, but not the option."""
+    from evovlm.foreign_code import require_allowed
 
+    require_allowed(found, allow_code=allow_code)
     for each in dict.fromkeys(found):
         echo(f"running code: {each}", err=True)

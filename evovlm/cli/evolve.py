@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.allow_code import AllowCode, announce
+from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.rendering import echo
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _search(
 
     if allow_code:
         stages = loaded.resolved(relative_to=config.parent).stages.values()
-        announce(code_of_tasks(task.name for stage in stages for task in stage.tasks))
+        announce_allowed(code_of_tasks(task.name for stage in stages for task in stage.tasks), allow_code=allow_code)
     shown: list[SearchProgress] = []
 
     def show(stage: str) -> SearchProgress:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.allow_code import AllowCode, announce
+from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.completion import complete_extractors, complete_gates, complete_metrics
 from evovlm.cli.rendering import echo, json_text
 
@@ -66,7 +66,6 @@ def grade(
     from evovlm.evaluation.grading import grade as grade_predictions
     from evovlm.evaluation.predictions import Columns, prediction_lines, read_predictions
     from evovlm.files import refuse_existing, write_new_file
-    from evovlm.foreign_code import require_allowed
     from evovlm.tasks.metrics.library_metric import PREFIX, metric_code
 
     if len(files) > 2 or (save is not None and len(files) > 1):
@@ -75,9 +74,7 @@ def grade(
     if save is not None:
         refuse_existing(save)
     if metric is not None and metric.startswith(PREFIX):
-        code = metric_code(metric)
-        require_allowed(code, allow_code=allow_code)
-        announce(code)
+        announce_allowed(metric_code(metric), allow_code=allow_code)
     choice = ScoringChoice(metric=metric, extractor=extractor, gate=gate, clip_model=clip_model)
     columns = Columns(
         prediction=prediction_column,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.allow_code import AllowCode, announce
+from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ def _print_written(
 def _score(runs: list[Path], *, allow_code: bool) -> None:
     from evovlm.cli.progress import ScoreProgress
     from evovlm.cli.signals import stopping
-    from evovlm.foreign_code import require_allowed
     from evovlm.runs.run import Run
     from evovlm.runs.scores.contenders import report_tasks, score_missing
     from evovlm.tasks.catalogue import code_of_tasks
@@ -90,8 +89,7 @@ def _score(runs: list[Path], *, allow_code: bool) -> None:
             run = Run.open(folder)
             run.check_begun()
             code = code_of_tasks(choice.name for choice in report_tasks(run.config))
-            require_allowed(code, allow_code=allow_code)
-            announce(code)
+            announce_allowed(code, allow_code=allow_code)
             score_missing(run, allow_code=allow_code, observer=progress)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.allow_code import AllowCode, announce
+from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.completion import complete_models, complete_prompts, complete_tasks
 from evovlm.cli.rendering import echo, json_text
 
@@ -66,7 +66,6 @@ def score(
     from evovlm.cli.progress import ScoreProgress
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
-    from evovlm.foreign_code import require_allowed
     from evovlm.tasks.catalogue import check_task_names, code_of_tasks
     from evovlm.tasks.task import parse_split
 
@@ -76,9 +75,7 @@ def score(
     places = _places(data or [], names)
     # A wrong name is reported before torch is loaded, which takes seconds.
     check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
-    code = code_of_tasks(names)
-    require_allowed(code, allow_code=allow_code)
-    announce(code)
+    announce_allowed(code_of_tasks(names), allow_code=allow_code)
 
     from evovlm.runs.scores.score_models import ask_models
 

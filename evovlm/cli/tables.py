@@ -13,7 +13,7 @@ from evovlm.cli.rendering import interval_text, percent, without_controls
 if TYPE_CHECKING:
     from evovlm.evaluation.comparison import Comparison
     from evovlm.recipes.candidate import TaskScore
-    from evovlm.runs.run import FrontPoint
+    from evovlm.runs.findings import FrontPoint
 
 _HEADINGS = ("score", "95 % interval", "ungated", "Japanese", "samples", "unscored")
 _WIDE = 10_000

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evovlm.evaluation.objective import Constraint
-from evovlm.runs.run import Rescored
+from evovlm.runs.findings import Rescored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from evovlm.merging.arithmetic.methods import METHODS, get_method
 from evovlm.recipes.recipe import COMPONENTS, ByComponent, ParameterMerge
 from evovlm.report.content import Numbers
 from evovlm.report.reading import numbers_of
-from evovlm.runs.run import Run, RunCandidate
+from evovlm.runs.findings import RunCandidate
+from evovlm.runs.run import Run
 from tests.report.made_runs import N_BLOCKS, config_of, make_run, make_trading_run
 
 

@@ -23,6 +23,7 @@ from evovlm.runs.before.preflight import preflight_search, worker_bytes
 from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.runs.config.kinds import config_from_mapping
 from evovlm.runs.config.search import SearchConfig, Winner
+from evovlm.runs.findings import FrontPoint, Rescored
 from evovlm.runs.folder.entries import Parent
 from evovlm.runs.folder.journal import Journal, read_journal
 from evovlm.runs.folder.layout import (
@@ -37,7 +38,7 @@ from evovlm.runs.folder.layout import (
     winner_file,
 )
 from evovlm.runs.journal_check import check_journal, check_recipes
-from evovlm.runs.run import PEAK_MEMORY, FrontPoint, Rescored, Run
+from evovlm.runs.run import PEAK_MEMORY, Run
 from evovlm.runs.samples import SampleParts
 from evovlm.runs.searching.parents import measured_parents
 from evovlm.runs.searching.scoring import CandidateScoring, Races
