@@ -72,7 +72,7 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
         return _with_code(_with_hosts(preflight_search(config, out=out), recipes), config)
     if near_pictures is not None or near_threshold is not None:
         raise ConfigError(
-            f"{path}: is not the config of a search, so there are no pictures to compare.\n"
+            f"{path}: is not the config of a search, so it does not have pictures to compare.\n"
             "    Leave out --near-pictures and --near-threshold."
         )
     from evovlm.merging.arithmetic.methods import METHODS

@@ -22,7 +22,7 @@ SILENT_S = 2.0
 _KNOWN_SHARE = 0.1
 """The speed of the first answers says little about the rest before this share of the questions is answered."""
 _LINE_EVERY_S = 10.0
-"""How often progress is printed where there is no terminal to draw it on."""
+"""How often progress is printed where the output is not a terminal."""
 
 
 def stderr_console() -> Console:

@@ -58,7 +58,7 @@ def compare(first: Sequence[float], second: Sequence[float], *, binary: bool) ->
 def compare_by_id(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
     """Compare two models' scores by their samples' ids; scores are binary if every one is 0 or 1.
 
-    Raises TaskError when they are not scores of the same samples, or there are no scores.
+    Raises TaskError for scores of different samples, or without any.
     """
     _check_same_samples(first, second)
     ids = sorted(first)

@@ -270,7 +270,7 @@ def _load_task(name: HarnessName, *, allow_code: bool) -> Any:
 def _keep_from_the_report(task: Any, *, name: str) -> None:
     """Let the task score documents that are not reported, and take its examples from them too.
 
-    Raises TaskError when there are no such documents.
+    Raises TaskError for a task without such documents.
     """
     config = task.config
     reported_split = config.test_split or config.validation_split

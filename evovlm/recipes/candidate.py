@@ -95,7 +95,7 @@ class Failure:
 
     @property
     def evaluation(self) -> None:
-        """None: there are no scores."""
+        """None: it was not scored."""
         return None
 
     @property

@@ -66,7 +66,7 @@ class RecipeSpace(Space):
     def __post_init__(self) -> None:
         if not self.dim:
             raise ConfigError(
-                "space: has nothing to search: every number is fixed or the method has none, and there are no choices."
+                "space: has nothing to search: every number is fixed or not used by the method, and no choice is given."
             )
 
     @property

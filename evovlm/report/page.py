@@ -114,7 +114,7 @@ def run_drawings(content: RunContent, pen: Pen) -> list[tuple[str, Drawing]]:
 
 
 def source_names(content: RunContent) -> list[str]:
-    """Return the names of all sources, or of all models if there are no sources."""
+    """Return the names of all sources, or of all models in a run without sources."""
     names = [model.part.split(".")[-1] for model in content.models if ".sources." in f".{model.part}"]
     return list(dict.fromkeys(names)) or [model.text for model in content.models]
 

@@ -1,9 +1,9 @@
 """A run's candidates as an Optuna study (SQLite), for optuna-dashboard and `optuna.visualization`; the extra `optuna`.
 
 Each candidate is a trial with the candidate's number. Its parameters are named after the genes; its values, all to be
-maximised, are the goals, or the fitness if there are no goals. Its user attributes are recipe_id, generation, fitness,
-tokens, and `score.TASK` and `samples.TASK` for each task; for a failed candidate, `failure` and `reason`. A journal
-does not record dates: a study begins in the year 2000, and each trial takes as long as its candidate took.
+maximised, are the goals, or the fitness in a search without goals. Its user attributes are recipe_id, generation,
+fitness, tokens, and `score.TASK` and `samples.TASK` for each task; for a failed candidate, `failure` and `reason`. A
+journal does not record dates: a study begins in the year 2000, and each trial takes as long as its candidate took.
 """
 
 from collections.abc import Iterator

@@ -77,7 +77,7 @@ class Run:
             raise changed(self.journal.path, first.line or 0, f"{first.kind} {first.index}: {found}")
 
     def check_begun(self) -> None:
-        """Raise RunMismatch if there is no candidate yet."""
+        """Raise RunMismatch before the first candidate."""
         if not self.journal.candidates:
             raise RunMismatch(f"{self.folder}: no candidate has been evaluated yet. Wait a little, or resume the run.")
 
@@ -306,7 +306,7 @@ class Run:
         """Return the Pareto front over tasks (None: the search's goals), the best in the first of them first.
 
         Candidates that violate a constraint are left out, and those that were scored on fewer samples than others. Of
-        candidates with the same recipe, the first counts. Empty where there are no goals.
+        candidates with the same recipe, the first counts. Empty in a search without goals.
         """
         names = self.goals if goals is None else goals
         points = [

@@ -96,7 +96,7 @@ def fixed(ordering: Ordering) -> list[int]:
 
 
 def informative(ordering: Ordering) -> list[int]:
-    """Return at random, first, the rows that can still distinguish candidates; every tenth row is one of the others.
+    """Return first, at random, the rows that can still distinguish candidates; every tenth row is one of the others.
 
     A row can distinguish them if no candidate has seen it yet, or if the better half of the last generation that saw it
     scored less than 0.9 on average. A search improves by solving more rows, and the next generation hardly ever loses

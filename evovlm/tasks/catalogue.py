@@ -289,7 +289,7 @@ def get_task(name: str) -> Task:
         return load_own_task(Path(name), taken=TASKS)
     if name not in TASKS:
         hint = f" The folder of that name is ./{name}." if Path(name).is_dir() else ""
-        raise TaskError(f"There is no task '{name}'{did_you_mean(name, TASKS)} `evovlm tasks` lists them.{hint}")
+        raise TaskError(f"Unknown task '{name}'{did_you_mean(name, TASKS)} `evovlm tasks` lists them.{hint}")
     return TASKS[name]
 
 

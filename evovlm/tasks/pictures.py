@@ -109,7 +109,7 @@ class StoredPicture:
         return self.source().load()
 
     def source(self) -> ImageSource:
-        """Fetch it from the table. Raises TaskError when there is no picture."""
+        """Fetch it from the table. Raises TaskError for a cell without a picture."""
         import pyarrow  # type: ignore[import-untyped]
 
         try:
@@ -185,7 +185,7 @@ def _file_inside(folder: Path, name: str, *, where: str) -> Path:
     except OSError as error:
         raise TaskError(f"{where}: {name[:80]!r} is not the path of a picture ({error}).") from error
     if not is_there:
-        raise TaskError(f"{where}: there is no picture {path}. Put it there, or correct its name.")
+        raise TaskError(f"{where}: the picture {path} does not exist. Put it there, or correct its name.")
     return path
 
 

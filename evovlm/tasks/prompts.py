@@ -109,7 +109,7 @@ def template_of(prompt: str) -> str:
         return prompt
     if prompt not in PROMPTS:
         raise TaskError(
-            f"There is no prompt {_shown(prompt)}. The prompts are: {CHAT}, {', '.join(sorted(PROMPTS))}. "
+            f"Unknown prompt {_shown(prompt)}. The prompts are: {CHAT}, {', '.join(sorted(PROMPTS))}. "
             f"A template of your own contains {SLOT}."
         )
     return PROMPTS[prompt]

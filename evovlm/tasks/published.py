@@ -62,7 +62,7 @@ class Published:
         ]
 
     def checked(self, samples: Iterator[Sample], *, split: Split, data: Path | None) -> tuple[Sample, ...]:
-        """Return the samples. Raises TaskError when there are no samples or an id occurs twice."""
+        """Return the samples. Raises TaskError without samples, or for an id that occurs twice."""
         where = str(data) if data not in (None, CACHED) else f"{self.hub_id} ({self.splits[split]})"
         return check_samples(tuple(samples), where=where)
 

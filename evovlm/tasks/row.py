@@ -43,7 +43,7 @@ class Row:
         return str(self.value(column))
 
     def number(self, column: str) -> str:
-        """Return the number in a column as text without commas. Raises TaskError when there is no number."""
+        """Return the number in a column as text without commas. Raises TaskError for a cell without a number."""
         return self.as_number(self.text(column), column)
 
     def as_number(self, text: str, column: str) -> str:
@@ -59,7 +59,7 @@ class Row:
         return number
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """Return the list in a column as texts; in a table it is JSON. Raises TaskError when there is no list."""
+        """Return the list in a column as texts; in a table it is JSON. Raises TaskError for a cell without a list."""
         value = listed(self.value(column))
         if not isinstance(value, (list, tuple)) or not value:
             raise TaskError(
@@ -69,7 +69,7 @@ class Row:
         return tuple(map(str, value))
 
     def mappings(self, column: str) -> tuple[Mapping[str, Any], ...]:
-        """Return the list of structures in a column. Raises TaskError when there is no such list."""
+        """Return the list of structures in a column. Raises TaskError for a cell without such a list."""
         value = self.value(column)
         if isinstance(value, dict) and all(isinstance(each, list) for each in value.values()):
             # `datasets` before version 4 gave a list of structures as a structure of lists.
@@ -89,7 +89,7 @@ class Row:
         return letter_of(int(text))
 
     def picture(self, column: str) -> ImageSource:
-        """Return the picture in a column. Raises TaskError when there is no picture."""
+        """Return the picture in a column. Raises TaskError for a cell without a picture."""
         return picture_from_cell(self.value(column), folder=self.folder, where=f"{self.where}, {column}")
 
     def pictures(self, columns: Iterable[str]) -> tuple[ImageSource, ...]:

@@ -22,7 +22,7 @@ def parse_split(text: str) -> Split:
     try:
         return Split(text)
     except ValueError as problem:
-        raise TaskError(f"There is no split '{text}'. A split is search or report.") from problem
+        raise TaskError(f"Unknown split '{text}'. A split is search or report.") from problem
 
 
 class ImageSource(Protocol):
@@ -65,7 +65,7 @@ def letter_of(index: int) -> str:
 def check_samples(samples: tuple[Sample, ...], *, where: str) -> tuple[Sample, ...]:
     """Return the samples. Raises TaskError, naming `where`, when it is empty or an id occurs twice."""
     if not samples:
-        raise TaskError(f"{where}: there are no samples. Give a file or folder that holds some.")
+        raise TaskError(f"{where}: has no samples. Give a file or folder that holds some.")
     seen: set[str] = set()
     for sample in samples:
         if sample.id in seen:

@@ -116,7 +116,7 @@ def test_a_picture_changes_the_answer(evovlm: Command, models: Path, picture: Pa
     [
         (("--image", "RED"), "takes no pictures"),
         (("--image", "nowhere.png"), "nowhere.png"),
-        (("--prompt", "ja-alpaka"), "no prompt 'ja-alpaka'"),
+        (("--prompt", "ja-alpaka"), "Unknown prompt 'ja-alpaka'"),
         (("--prompt", "chat"), "no chat template"),
         (("--system", "簡潔に。"), "--system"),
     ],

@@ -155,7 +155,7 @@ CASES = (
     Case(
         kind=TaskError,
         prepare=lambda folder, _: ["score", str(folder / "ja"), "--task", "mgsm_jp"],
-        says=("There is no task 'mgsm_jp'", "did you mean 'mgsm_ja'?", "`evovlm tasks` lists them"),
+        says=("Unknown task 'mgsm_jp'", "did you mean 'mgsm_ja'?", "`evovlm tasks` lists them"),
     ),
     Case(
         kind=CodeNotAllowed,

@@ -260,7 +260,7 @@ def test_a_wrong_file_is_reported_with_its_place(case: str, evovlm: Command, tmp
         (("--extractor", "robst"), "did you mean 'robust'"),
         (("--gate", "scrpt"), "did you mean 'script'"),
         (("--metric", "clip_score"), "--clip-model"),
-        (("--metric", "evaluate:./nothing.py"), "no metric script"),
+        (("--metric", "evaluate:./nothing.py"), "does not exist"),
         (("--prediction-column", "txt"), "did you mean 'text'"),
         (("--rows-at", "results"), "as JSON"),
         (("other.jsonl", "third.jsonl"), "3 files were named"),

@@ -80,7 +80,7 @@ def test_what_cannot_score_is_reported_before_anything_is_scored(tmp_path: Path)
         (Scoring(metric="clip_scor"), "did you mean 'clip_score'"),
         (Scoring(metric="accuracy", extractor="rob"), "extractor"),
         (Scoring(metric="accuracy", gate="scrip"), "did you mean 'script'"),
-        (Scoring(metric=f"evaluate:{tmp_path}/nothing.py"), "no metric script"),
+        (Scoring(metric=f"evaluate:{tmp_path}/nothing.py"), "does not exist"),
     ):
         with pytest.raises(TaskError, match=hint):
             open_scorer(scoring, device="cpu")

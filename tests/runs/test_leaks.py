@@ -179,7 +179,7 @@ def test_a_metric_that_is_missing_is_a_problem_and_none_is_run(write_config: Wri
     resolved = load_config(write_config({"tasks": [{"name": name}]})).resolved(relative_to=tmp_path)
     assert preflight_search(resolved).problems == ()
     (tmp_path / "trap.py").rename(tmp_path / "gone.py")
-    assert "no metric script" in str(preflight_search(resolved).problems[0])
+    assert "does not exist" in str(preflight_search(resolved).problems[0])
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_metric_that_is_missing_is_a_problem_and_none_is_run(write_config: Wri
         ({"tasks": [{"name": "gone.yaml"}]}, r"tasks\[0\].name: .*gone\.yaml"),
         ({"report": [{"name": "gsm8k_ja"}]}, r"report\[0\].name: .*no report split"),
         ({"report": [{"name": "mgsm_jp"}]}, r"report\[0\].name: .*did you mean 'mgsm_ja'"),
-        ({"report": [{"name": "mgsm_ja", "data": "gone.tsv"}]}, r"report\[0\].data: there is no such file"),
+        ({"report": [{"name": "mgsm_ja", "data": "gone.tsv"}]}, r"report\[0\].data: no such file"),
         ({"report": [{"name": "mgsm_ja"}, {"name": "mgsm_ja"}]}, r"report: a task is named twice"),
         ({"tasks": [{"name": "mine.yaml"}, {"name": "./mine.yaml"}]}, r"tasks: a task is named twice"),
     ],

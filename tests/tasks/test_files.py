@@ -74,7 +74,7 @@ def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_data_or_with_several_saved_splits_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="there is no task data"):
+    with pytest.raises(TaskError, match="no task data was found"):
         cells(tmp_path)
     with pytest.raises(TaskError, match="no such file or folder"):
         cells(tmp_path / "gone")
@@ -142,7 +142,7 @@ def test_pipes_devices_and_folders_are_not_read_as_tables(tmp_path: Path) -> Non
         with pytest.raises(TaskError, match="a folder, a pipe or a device"):
             cells(tmp_path / name)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(TaskError, match="there is no task data"):
+    with pytest.raises(TaskError, match="no task data was found"):
         cells(tmp_path / "folder.csv")
 
 

@@ -107,12 +107,12 @@ def test_a_name_that_cannot_be_read_is_an_error(name: str) -> None:
 
 
 def test_a_script_that_is_not_there_is_an_error_and_not_asked_of_the_hub(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="no metric script"):
+    with pytest.raises(TaskError, match="does not exist"):
         score(f"evaluate:{tmp_path / 'nothing.py'}")
 
 
 def test_a_folder_without_a_script_of_its_name_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="no metric script"):
+    with pytest.raises(TaskError, match="does not exist"):
         score(f"evaluate:{tmp_path}")
 
 

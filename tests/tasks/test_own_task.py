@@ -117,7 +117,7 @@ def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) 
         get_task(str(path))
     for line, words in (
         (1, "name: .*pattern"),
-        (2, "data: there is no such folder"),
+        (2, "data: no such folder"),
         (3, "splits: search and report are the same"),
         (4, "columns.qestion: unknown key; did you mean 'question'"),
         (5, "prompt: unknown prompt.*did you mean 'ja-shisa-vqa'"),
@@ -139,7 +139,7 @@ def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) 
         ({"splits": {"search": "dev"}}, "splits.search: there is no 'dev' in"),
         ({"columns": {"image": "photo"}, "prompt": "heron"}, "prompt: has no place for the pictures"),
         ({"metric": 3}, "metric: .*string"),
-        ({"metric": "evaluate:./gone.py"}, "metric: .*there is no metric script .*gone.py"),
+        ({"metric": "evaluate:./gone.py"}, "metric: .*the metric script .*gone.py does not exist"),
         ({"metric": "evaluate:#x"}, "metric: .*cannot be read"),
         ({"metric": "clip_score", "columns": {"image": "p"}}, "clip_model: missing, and clip_score takes an open_clip"),
         ({"metric": "clip_score", "clip_model": "a"}, "columns.image: missing, and clip_score is about pictures"),

@@ -130,7 +130,7 @@ def test_a_path_is_found_inside_its_folder_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("absent.png", r"there is no picture .*absent\.png"),
+        ("absent.png", r"the picture .*absent\.png does not exist"),
         ("a\0b.png", "is not the path of a picture"),
         ("x" * 5000, r"no picture|not the path of a picture"),
         ("", "is empty"),
@@ -158,7 +158,7 @@ def test_pipes_devices_and_names_that_no_file_can_have_are_refused(tmp_path: Pat
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     for name in ("pipe.png", "folder.png", "x" * 5000 + ".png", "a\0.png", "~nouser/a.png"):
-        with pytest.raises(TaskError, match=r"row 1: .*(there is no picture|is not the path of a picture)"):
+        with pytest.raises(TaskError, match=r"row 1: .*(the picture .* does not exist|is not the path of a picture)"):
             picture_from_cell(name, folder=tmp_path, where="row 1")
     with pytest.raises(TaskError, match="a folder, a pipe or a device"):
         PictureFile(path=tmp_path / "pipe.png").load()

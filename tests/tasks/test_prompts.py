@@ -103,5 +103,5 @@ def test_chat_leaves_all_to_the_model_s_own_template() -> None:
 
 
 def test_an_unknown_prompt_is_an_error() -> None:
-    with pytest.raises(TaskError, match=r"no prompt 'herron'. The prompts are: chat, .*heron"):
+    with pytest.raises(TaskError, match=r"Unknown prompt 'herron'. The prompts are: chat, .*heron"):
         ask("herron", asked(""))

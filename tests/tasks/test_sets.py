@@ -86,7 +86,7 @@ def test_a_row_without_a_column_names_the_row_and_what_it_has(task: Task, split:
 @pytest.mark.parametrize(("task", "split"), EVERY)
 def test_an_empty_split_is_an_error(task: Task, split: Split, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n", encoding="utf-8")
-    with pytest.raises(TaskError, match=r"rows\.jsonl: there are no samples"):
+    with pytest.raises(TaskError, match=r"rows\.jsonl: has no samples"):
         task.samples(split, data=tmp_path / "rows.jsonl")
 
 

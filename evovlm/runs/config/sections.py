@@ -61,7 +61,7 @@ class ReportSection(Document):
     def _is_there(cls, data: str | None, info: ValidationInfo) -> str | None:
         folder: Path | None = (info.context or {}).get("folder")
         if data is not None and folder is not None and not is_on_hub(data) and not (folder / data).exists():
-            raise PydanticCustomError("data", "there is no such file or folder")
+            raise PydanticCustomError("data", "no such file or folder")
         return data
 
     def resolved(self, folder: Path) -> Self:

@@ -39,7 +39,7 @@ class StartSection(Document):
     def _is_there(cls, given: str | dict[str, Any] | None, info: ValidationInfo) -> str | dict[str, Any] | None:
         folder: Path | None = (info.context or {}).get("folder")
         if isinstance(given, str) and folder is not None and not (folder / given).exists():
-            raise PydanticCustomError("start", "there is no such file or folder")
+            raise PydanticCustomError("start", "no such file or folder")
         return given
 
     @field_validator("recipe")

@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def failure(self) -> Failure | None:
-        """Why there are no scores; None if there are."""
+        """Why it has no scores; None if it has them."""
         return self.outcome.failure
 
 

@@ -1,6 +1,6 @@
 """The models that a run's winner is compared with on the report split, and where their answers are kept.
 
-RUN/scores/winner-1f2e3d4c5b6a/   answers of the winner, in the folder of a scoring (saved_scores.py)
+RUN/scores/winner-1f2e3d4c5b6a/   answers of the winner, in the folder of a scoring (saved.py)
 RUN/scores/winner-1f2e3d4c5b6a.yaml   its recipe
 RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that is not optimised
 """

@@ -65,7 +65,7 @@ def open_library_metric(name: str, *, allow_code: bool) -> LibraryMetric:
 def metric_code(name: str) -> tuple[ForeignCode, ...]:
     """Return the script that a metric would run, and the files that it has `evaluate` copy or fetch; runs nothing.
 
-    Raises TaskError when the name cannot be read or there is no such script.
+    Raises TaskError for a name that cannot be read, or a script that does not exist.
     """
     path = _local(name, Path())
     if path is None:
@@ -73,7 +73,7 @@ def metric_code(name: str) -> tuple[ForeignCode, ...]:
     script = path / f"{path.resolve().name}.py" if path.is_dir() else path
     if not script.is_file():
         raise TaskError(
-            f"{name}: there is no metric script {script}. Name a .py file, or a folder with one of its name."
+            f"{name}: the metric script {script} does not exist. Name a .py file, or a folder with one of its name."
         )
     more = [
         found["url"] or str(script.with_name(f"{found['module']}.py"))
@@ -89,7 +89,7 @@ def metric_code(name: str) -> tuple[ForeignCode, ...]:
 def metric_from(folder: Path, name: str) -> str:
     """Return a metric's name with its path, if it names one from `folder` on, absolute.
 
-    Raises TaskError when the name cannot be read, or there is no such script.
+    Raises TaskError for a name that cannot be read, or a script that does not exist.
     """
     path = _local(name, folder)
     return name if path is None else f"{PREFIX}{path.resolve()}{name.removeprefix(PREFIX + _parse(name).place)}"
@@ -102,7 +102,9 @@ def _local(name: str, folder: Path) -> Path | None:
     if path.exists():
         return path
     if place.startswith((".", "/", "~")) or place.endswith(".py") or place.count("/") > 1:
-        raise TaskError(f"{name}: there is no metric script {path}. Name a .py file, or a folder with one of its name.")
+        raise TaskError(
+            f"{name}: the metric script {path} does not exist. Name a .py file, or a folder with one of its name."
+        )
     return None
 
 

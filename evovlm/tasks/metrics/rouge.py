@@ -46,7 +46,7 @@ def bootstrap_mid(scores: Sequence[float], *, seed: int = 42) -> float:
 
     This is the aggregator of `rouge_score`, which draws from numpy's global generator. The generator is seeded as in
     the paper's code, and its state restored afterwards. The result differs from the mean only by sampling noise. Raises
-    ValueError when there are no scores.
+    ValueError without scores.
     """
     import numpy as np
     from rouge_score.scoring import BootstrapAggregator, Score

@@ -48,7 +48,7 @@ def get_metric(name: str) -> Metric:
         return Metric(name=name, description="a metric of the evaluate library", measure=None)
     if name not in METRICS:
         raise TaskError(
-            f"There is no metric '{name}'{did_you_mean(name, METRICS)} Those of `evaluate` are {PREFIX}NAME_OR_PATH."
+            f"Unknown metric '{name}'{did_you_mean(name, METRICS)} Those of `evaluate` are {PREFIX}NAME_OR_PATH."
         )
     return METRICS[name]
 
@@ -57,9 +57,9 @@ def check_scoring(scoring: Scoring) -> Metric:
     """Return the metric of a scoring. Raises TaskError for an unknown metric, extractor or gate."""
     metric = get_metric(scoring.metric)
     if scoring.extractor not in EXTRACTORS:
-        raise TaskError(f"There is no extractor '{scoring.extractor}'{did_you_mean(scoring.extractor, EXTRACTORS)}")
+        raise TaskError(f"Unknown extractor '{scoring.extractor}'{did_you_mean(scoring.extractor, EXTRACTORS)}")
     if scoring.gate is not None and scoring.gate not in GATES:
-        raise TaskError(f"There is no gate '{scoring.gate}'{did_you_mean(scoring.gate, [*GATES, 'none'])}")
+        raise TaskError(f"Unknown gate '{scoring.gate}'{did_you_mean(scoring.gate, [*GATES, 'none'])}")
     return metric
 
 
@@ -72,8 +72,8 @@ def score_answers(scoring: Scoring, samples: Sequence[Sample], texts: Sequence[s
 def score_answer(scoring: Scoring, sample: Sample, text: str) -> Answer:
     """Score one answer.
 
-    Raises TaskError when there is no such metric, it takes a model or runs a script, or the references are not what it
-    compares with.
+    Raises TaskError for an unknown metric, one that takes a model or runs a script, and references that it cannot
+    compare with.
     """
     metric = get_metric(scoring.metric)
     if metric.measure is None:

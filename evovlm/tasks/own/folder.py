@@ -58,7 +58,7 @@ _LOOKED_AT = 50
 def describe_folder(folder: Path, *, taken: Collection[str]) -> Mapping[str, object]:
     """Return the content of a task file for the folder: splits from file names, columns from their names, the metric.
 
-    Answers are compared by ROUGE-L, or by accuracy if there are no pictures and each of the first answers is a number.
+    Answers are compared by ROUGE-L, or by accuracy if it has no pictures and each of the first answers is a number.
     Raises TaskError when the files or columns are not clear.
     """
     splits = _splits(folder)

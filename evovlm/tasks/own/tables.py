@@ -79,7 +79,7 @@ def _read_file(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     try:
         state = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise TaskError(f"{path}: there is no such file or folder. Give the path of one that holds data.") from error
+        raise TaskError(f"{path}: no such file or folder. Give the path of one that holds data.") from error
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise TaskError(
@@ -137,7 +137,7 @@ def _read_folder(folder: Path, columns: tuple[str, ...]) -> Iterator[Row]:
             return
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _READERS)
     if not files:
-        raise TaskError(f"{folder}: there is no task data. Put {', '.join(sorted(_READERS))} files there.")
+        raise TaskError(f"{folder}: no task data was found. Put {', '.join(sorted(_READERS))} files there.")
     for path in files:
         refuse_outside(path, folder)
         yield from _read_file(path, columns)

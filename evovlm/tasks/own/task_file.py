@@ -148,7 +148,7 @@ class OwnTask(_Section):
     def _is_there(cls, data: str, info: ValidationInfo) -> str:
         folder = (info.context or {})["folder"] / data
         if not is_on_hub(data) and not folder.is_dir():
-            raise PydanticCustomError("data", "there is no such folder; name one, or hub:ID@REVISION")
+            raise PydanticCustomError("data", "no such folder; name one, or hub:ID@REVISION")
         return data
 
     @model_validator(mode="after")
@@ -226,7 +226,7 @@ def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
     folder whose content is not clear.
     """
     if "\0" in str(path):
-        raise TaskError(f"{str(path)!r}: there is no such task, as no path contains a zero character.")
+        raise TaskError(f"{str(path)!r}: not found, as no path contains a zero character.")
     return _load_task(path, frozenset(taken), file_states(path))
 
 
