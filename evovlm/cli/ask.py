@@ -64,13 +64,16 @@ def ask(
         template_of(prompt)
 
     from evovlm.evaluation.asking import Manner, check_manner, open_pictures, usual_prompt
-    from evovlm.runs.scores.score_models import load_scored
+    from evovlm.models.devices import device_name
+    from evovlm.runs.scores.score_models import find_model, load_found
 
+    found = find_model(model)
+    device_name(device)
     decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
     with stopping("\nstopped"):
-        pictures = open_pictures(image or [])
         with Waiting(f"loading {model}"):
-            loaded = load_scored(model, device=device)
+            pictures = open_pictures(image or [])
+            loaded = load_found(found, device=device)
         chosen = prompt or usual_prompt(loaded, model=model, pictures=bool(pictures))
         manner = Manner(prompt=chosen, system=system, images=pictures)
         check_manner(loaded, manner)

@@ -15,12 +15,17 @@ def convert(
 ) -> None:
     """Rewrite pickled weights (*.bin) as safetensors; pickles that contain more than tensors are refused."""
     from evovlm.cli.progress import Waiting
+    from evovlm.files import refuse_existing
+    from evovlm.recipes.model_ref import parse_model_ref
 
+    ref = parse_model_ref(model, relative_to=None)
+    # A wrong name is reported before torch is loaded, which takes seconds.
+    ref.find()
+    refuse_existing(out)
     with Waiting(f"rewriting {model}"):
         from evovlm.merging.checkpoint.conversion import convert_checkpoint
-        from evovlm.recipes.model_ref import parse_model_ref
 
-        converted = convert_checkpoint(parse_model_ref(model, relative_to=None), out)
+        converted = convert_checkpoint(ref, out)
     for note in converted.notes:
         echo(f"warning: {note}", err=True)
     if as_json:

@@ -1,12 +1,16 @@
-"""Asks a loaded model the questions of tasks: opened before any model, prepared once, answered for each candidate."""
+"""Asks a loaded model the questions of tasks: opened before any model, prepared once, answered for each candidate.
+
+Opening a task does not import torch, so that a mistake in a command is reported at once.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from evovlm.errors import ModelError, TaskError
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
@@ -14,15 +18,16 @@ from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.foreign_code import require_allowed
-from evovlm.models.decoding.generation import generate
-from evovlm.models.loading import LoadedModel
-from evovlm.models.pictures.feature_store import FeatureStore
-from evovlm.models.prompt import Prompt, Unanswerable, prepare_prompts
 from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.task import Decoding, Sample, Split, Task
+
+if TYPE_CHECKING:
+    from evovlm.models.loading import LoadedModel
+    from evovlm.models.pictures.feature_store import FeatureStore
+    from evovlm.models.prompt import Prompt, Unanswerable
 
 
 def open_tasks(choices: Sequence[TaskChoice], split: Split, *, allow_code: bool = False) -> list[OpenTask]:
@@ -53,7 +58,7 @@ class SampleTask:
     allow_code: bool = False
 
     @classmethod
-    def open(cls, choice: TaskChoice, split: Split, *, allow_code: bool = False) -> "SampleTask":
+    def open(cls, choice: TaskChoice, split: Split, *, allow_code: bool = False) -> SampleTask:
         """Read the samples.
 
         Raises CodeNotAllowed for a metric script without `allow_code`; TaskError for an unknown task or decoding,
@@ -85,13 +90,15 @@ class SampleTask:
             digest.update(json.dumps([*row, sample.references, sample.choices]).encode())
         return digest.hexdigest()
 
-    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedSamples":
+    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> PreparedSamples:
         """Turn the samples into prompts. Raises TaskError for a picture task and a model that takes no pictures."""
         if self.task.needs_images and not loaded.sees:
             raise TaskError(
                 f"task {self.name}: its samples have pictures, and {loaded.folder} takes no pictures.\n"
                 "    Name a vision-language model, or a text task."
             )
+        from evovlm.models.prompt import prepare_prompts
+
         prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples], store=store)
         scorer = open_scorer(self.task.scoring, device=str(loaded.device), allow_code=self.allow_code)
         return PreparedSamples(opened=self, prompts=prompts, scorer=scorer)
@@ -121,7 +128,7 @@ class PreparedSamples:
         """The number of samples."""
         return len(self.samples)
 
-    def part(self, rows: Sequence[int]) -> "PreparedSamples":
+    def part(self, rows: Sequence[int]) -> PreparedSamples:
         """Return the task with only these samples; nothing is prepared again."""
         samples = tuple(self.samples[row] for row in rows)
         return PreparedSamples(
@@ -132,6 +139,9 @@ class PreparedSamples:
 
     def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
         """Generate and score every answer. Raises FloatingPointError when the logits are not finite."""
+        from evovlm.models.decoding.generation import generate
+        from evovlm.models.prompt import Prompt
+
         asked = {index: prompt for index, prompt in enumerate(self.prompts) if isinstance(prompt, Prompt)}
         prompts = tuple(asked.values())
 
@@ -157,6 +167,8 @@ class PreparedSamples:
         )
 
     def _scored_answer(self, index: int, text: str | None) -> Answer:
+        from evovlm.models.prompt import Unanswerable
+
         sample, prompt = self.samples[index], self.prompts[index]
         if text is None:
             reason = prompt.reason if isinstance(prompt, Unanswerable) else "no answer"
@@ -175,6 +187,8 @@ def score_task(
     batches: Batches | None = None,
 ) -> ScoredTask:
     """Score a loaded model as it is on a task. Raises TaskError, and ModelError for logits that are not finite."""
+    import torch
+
     with torch.inference_mode():
         try:
             return opened.prepare(loaded, store=store).answer(loaded, batches=batches)
@@ -194,5 +208,7 @@ def score_model(
     loaded: LoadedModel, *, tasks: Sequence[TaskChoice], split: Split = Split.REPORT, allow_code: bool = False
 ) -> tuple[ScoredTask, ...]:
     """Score a loaded model as it is on a split of each task. Raises as `open_tasks` and `score_task` do."""
+    from evovlm.models.pictures.feature_store import FeatureStore
+
     store = FeatureStore()
     return tuple(score_task(task, loaded, store=store) for task in open_tasks(tasks, split, allow_code=allow_code))

@@ -1,26 +1,28 @@
 """One question from a person to a model: in which prompt, with which pictures."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-import torch
-
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import broken_logits
-from evovlm.models.decoding.generation import Generated, stream_answer
-from evovlm.models.decoding.stock import DecodingSettings
-from evovlm.models.loading import LoadedModel
-from evovlm.models.prompt import Unanswerable, prepare_prompts
 from evovlm.tasks.pictures import EncodedPicture, PictureFile
 from evovlm.tasks.prompts import CHAT, PLAIN, Question, ask
 from evovlm.tasks.sample import ImageSource, Sample
+
+if TYPE_CHECKING:
+    from evovlm.models.decoding.generation import Generated
+    from evovlm.models.decoding.stock import DecodingSettings
+    from evovlm.models.loading import LoadedModel
 
 MOST_BYTES = 32 * 2**20
 TIMEOUT_S = 30.0
@@ -89,6 +91,11 @@ def answer_question(
     Raises TaskError when the model cannot be asked this (a prompt longer than its context, for example), and ModelError
     when its logits are not finite.
     """
+    import torch
+
+    from evovlm.models.decoding.generation import stream_answer
+    from evovlm.models.prompt import Unanswerable, prepare_prompts
+
     with torch.inference_mode():
         (prompt,) = prepare_prompts(loaded, [question])
         if isinstance(prompt, Unanswerable):

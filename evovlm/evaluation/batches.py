@@ -1,15 +1,18 @@
 """Asks a model in batches that can be saved one by one, so that a killed run resumes where it stopped."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from evovlm.errors import RunMismatch
+
+if TYPE_CHECKING:
+    import torch
 
 # More than are decoded at once: while a batch is answered, prompts wait for slots of finished ones.
 _QUESTIONS_ON_CPU = 256

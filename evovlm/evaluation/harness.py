@@ -9,6 +9,8 @@ templates and functions run, and only where the user allowed it (foreign_code.py
 code that the user installed.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
@@ -17,18 +19,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches
 from evovlm.foreign_code import ForeignCode, require_allowed
-from evovlm.models.loading import LoadedModel
-from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.tasks.harness_name import HARNESS, HarnessName
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.sample import Sample, Split
+
+if TYPE_CHECKING:
+    from evovlm.models.loading import LoadedModel
+    from evovlm.models.pictures.feature_store import FeatureStore
 
 _INSTALL = 'pip install "evovlm[lm-eval]"'
 # The harness's own seed of the examples in a prompt.
@@ -47,7 +51,7 @@ class HarnessTask:
     allow_code: bool = False
 
     @classmethod
-    def open(cls, choice: TaskChoice, split: Split, *, allow_code: bool = False) -> "HarnessTask":
+    def open(cls, choice: TaskChoice, split: Split, *, allow_code: bool = False) -> HarnessTask:
         """Load the task and its documents.
 
         Raises CodeNotAllowed for a task file, or a task that loads a metric's script, without `allow_code`; TaskError
@@ -88,7 +92,7 @@ class HarnessTask:
         parts = [self.measured, str(self.task.VERSION), [repr(each.args) for each in self.task.instances]]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
-    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> "PreparedHarnessTask":  # noqa: ARG002
+    def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> PreparedHarnessTask:  # noqa: ARG002
         """Return the task for a model. Raises TaskError for one whose documents hold pictures or sounds."""
         if getattr(self.task, "MULTIMODAL", False):
             raise TaskError(f"{self.name}: its documents contain pictures or sounds. Name a harness task of text only.")
@@ -130,7 +134,7 @@ class PreparedHarnessTask:
         count = len(self.opened.task.eval_docs)
         return count if self.opened.limit is None else min(count, self.opened.limit)
 
-    def part(self, rows: Sequence[int]) -> "PreparedHarnessTask":  # noqa: ARG002 - rows are not supported
+    def part(self, rows: Sequence[int]) -> PreparedHarnessTask:  # noqa: ARG002 - rows are not supported
         """Raise TaskError: the harness asks a task as a whole."""
         raise TaskError(
             f"{self.name}: the harness asks a task only as a whole, so a search cannot use batches of it.\n"

@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, EvovlmError, NotEnoughRoom, PickledWeights, UnknownArchitecture
+from evovlm.models.devices import SPREAD, choose_device
 from evovlm.recipes.checkpoint_files import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -40,9 +41,6 @@ from evovlm.recipes.checkpoint_files import (
 )
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.model_config import check_generation_config, read_model_config
-
-SPREAD = "auto-map"
-"""All GPUs of the machine as one device: the package accelerate divides a model's blocks among them."""
 
 _SHOWN = 300
 _MOST_TIMES = 2
@@ -75,22 +73,6 @@ class LoadedModel:
     def is_spread(self) -> bool:
         """Whether its parameters are on several devices; its input then goes to `device`."""
         return len({parameter.device for parameter in self.model.parameters()}) > 1
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is the first CUDA device, or the CPU without one.
-
-    Raises ConfigError for a device that does not exist.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: '{name}' is not a device. Name auto, cpu, cuda, cuda:N or {SPREAD}.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: '{name}' was not found; this machine has {torch.cuda.device_count()} CUDA devices.")
-    return device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -7,8 +7,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import CubicSpline
-from scipy.optimize import lsq_linear
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.recipe import Component, UnitValues
@@ -79,6 +77,9 @@ class UnitTie:
         for column, place in enumerate(ends):
             excess[place, column] = 1.0 if wanted[place] == 0.0 else -1.0
         most = np.concatenate([np.ones(len(self.labels)), np.full(len(ends), np.inf)])
+        # scipy takes half a second to import, and only a start in this space needs it.
+        from scipy.optimize import lsq_linear
+
         solved = lsq_linear(np.hstack([factors, excess]), wanted, bounds=(0.0, most), method="bvls", tol=1e-15)
         numbers: list[float] = np.clip(low + solved.x[: len(self.labels)] * (high - low), low, high).tolist()
         return numbers
@@ -135,6 +136,9 @@ def tied_by_spline(n_blocks: int, *, knots: int) -> UnitTie:
             f"knots: {knots} is more than the models have blocks ({n_blocks}).\n"
             "    Take fewer knots, or the space `layer`, which has a number for each block."
         )
+    # scipy takes half a second to import.
+    from scipy.interpolate import CubicSpline
+
     basis = CubicSpline(np.linspace(0, n_blocks - 1, knots), np.eye(knots))(np.arange(n_blocks))
     rows = [_row(factors) for factors in basis]
     return _tie(tuple(f"{KNOT}{index}" for index in range(knots)), [rows[0], *rows, rows[-1]])

@@ -1,14 +1,16 @@
 """The demo: both pipelines on the embedded models, each against its sources and two baselines, on the report split."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evovlm.assets import asset_path
 from evovlm.errors import ConfigError, OutputExists
 from evovlm.evaluation.answering import open_task
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
-from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.loadable import check_loads
 from evovlm.files import inner_folder
 from evovlm.merging.arithmetic.methods import METHODS
@@ -24,6 +26,9 @@ from evovlm.runs.scores.standings import Answered, Standing, standing_of
 from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.runs.searching.search import Observer
 from evovlm.tasks.task import Split
+
+if TYPE_CHECKING:
+    from evovlm.evaluation.evaluator import Evaluator
 
 CULTURE = "culture"
 RANDOM, EVOLVED = "random", "evolved"

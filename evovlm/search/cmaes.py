@@ -3,19 +3,15 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from statistics import NormalDist
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from evovlm.recipes.candidate import Genome
 from evovlm.search.optimizer import Feedback, Start, check_asked
 from evovlm.seeding import generator
-
-with warnings.catch_warnings():
-    # pycma warns at import when matplotlib is missing; nothing here plots.
-    warnings.simplefilter("ignore")
-    import cma
 
 THRESHOLD = 0.5
 """A binary gene counts as 1 above it."""
@@ -47,11 +43,18 @@ class CmaEs:
     _options: ClassVar[Mapping[str, object]] = {}
 
     def __init__(self, start: Start) -> None:
-        draws = generator("cma", start.seed)
+        self._start = start
+        self._draws = generator("cma", start.seed)
         self._dim = start.dim
         # pycma does not adapt in one dimension; a second, unused coordinate costs nothing.
         unused = 0 if self._dim > 1 else 1
         self._levels = np.append(start.levels_of_genes, [0] * unused)
+        self._asked: list[Genome] = []
+
+    @cached_property
+    def _strategy(self) -> Any:
+        """pycma's strategy, made when it is first needed: pycma takes a second to import (scipy.stats, matplotlib)."""
+        start, draws = self._start, self._draws
         options = {
             "popsize": start.generation_size,
             # A separate stream: pycma would use numpy's global one, which belongs to the caller.
@@ -64,8 +67,12 @@ class CmaEs:
             "signals_filename": "",
             **self._options,
         }
-        self._strategy = cma.CMAEvolutionStrategy(np.append(start.initial, [0.5] * unused), start.sigma, options)
-        self._asked: list[Genome] = []
+        with warnings.catch_warnings():
+            # pycma warns at import when matplotlib is missing; nothing here plots.
+            warnings.simplefilter("ignore")
+            import cma
+        initial = np.append(start.initial, [0.5] * (len(self._levels) - self._dim))
+        return cma.CMAEvolutionStrategy(initial, start.sigma, options)
 
     @property
     def population(self) -> int:

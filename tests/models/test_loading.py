@@ -9,7 +9,8 @@ import torch
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, PickledWeights, UnknownArchitecture
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.models.loading import check_fit, choose_device, load_model
+from evovlm.models.devices import choose_device
+from evovlm.models.loading import check_fit, load_model
 
 
 def copied(folder: Path, to: Path, *, without: str = "") -> Path:

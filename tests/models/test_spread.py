@@ -10,7 +10,8 @@ from evovlm.evaluation.resident import ResidentModel
 from evovlm.models import loading
 from evovlm.models.decoding import greedy
 from evovlm.models.decoding.greedy import generate_greedy
-from evovlm.models.loading import SPREAD, LoadedModel, load_model
+from evovlm.models.devices import SPREAD
+from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, SourceParameters

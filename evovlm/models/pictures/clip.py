@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import dynamic_module_utils
 
 from evovlm.errors import BrokenCheckpoint, ModelNotFound, PickledWeights, UnknownArchitecture, first_line
-from evovlm.models.loading import choose_device
+from evovlm.models.devices import choose_device
 from evovlm.recipes.problems import did_you_mean
 
 _CONFIG = "open_clip_config.json"

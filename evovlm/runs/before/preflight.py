@@ -11,6 +11,7 @@ from evovlm.merging.before.findings import ModelReport, Preflight, SearchSize
 from evovlm.merging.before.needs import ModelMemory, gigabytes, room_problems
 from evovlm.merging.before.preflight import Gathered, check_out, preflight_recipe
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
+from evovlm.models.devices import SPREAD, device_name
 from evovlm.recipes.kinds import Template
 from evovlm.recipes.space import Space
 from evovlm.resources import available_memory_bytes, free_disk_bytes
@@ -108,14 +109,12 @@ def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
 
 
 def _resident(device: str) -> ModelMemory:
-    import torch
-
-    from evovlm.models.loading import SPREAD, choose_device
-
-    place = choose_device("auto" if device == SPREAD else device)
-    if place.type == "cpu":
+    place = device_name("auto" if device == SPREAD else device)
+    if place == "cpu":
         # On a CPU the model is loaded as float32, whatever dtype it is stored in.
         return ModelMemory(bytes_per_number=_FLOAT32_BYTES, where="memory", available_bytes=None)
+    import torch
+
     if device == SPREAD:
         free = sum(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
         return ModelMemory(bytes_per_number=None, where="all GPUs' memory", available_bytes=free)

@@ -3,7 +3,11 @@
 summary.json                        settings, versions, and the scores of finished tasks
 1-math-a.1-word_problems_ja.jsonl   the predictions of one model on one task, in the task's order
 1-math-a.2-emoji_ja.batches.jsonl   one line per batch of answers, of an unfinished task
+
+What is wrong with models, tasks or folders is reported before torch is imported, which takes seconds.
 """
+
+from __future__ import annotations
 
 import gc
 import hashlib
@@ -13,22 +17,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from evovlm.errors import ConfigError, OutputExists, TaskError
 from evovlm.evaluation.answering import open_tasks, score_task
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, figures
 from evovlm.evaluation.batches import AnswerProgress, Batches
 from evovlm.evaluation.comparison import Comparison, compare
-from evovlm.evaluation.resident import load_recipe_model
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.models.loading import LoadedModel, choose_device, load_model
-from evovlm.models.pictures.feature_store import FeatureStore
+from evovlm.models.devices import device_name
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.runs.scores.saved import SavedScores, saving
 from evovlm.tasks.sample import Split
+
+if TYPE_CHECKING:
+    from evovlm.models.loading import LoadedModel
 
 
 class ScoreObserver(Protocol):
@@ -120,8 +125,9 @@ def score_models(
         raise OutputExists(
             f"{save} exists already and is not overwritten.\n    Add --resume to continue, or choose another name."
         )
+    device_name(scoring.device)
     opened = open_tasks(scoring.tasks, scoring.split, allow_code=scoring.allow_code)
-    models = [_open_model(text) for text in scoring.models]
+    models = [find_model(text) for text in scoring.models]
     with _saved(scoring, opened, models, save=save) as saved:
         scored = tuple(
             ScoredModel(model=text, tasks=_score_model(place, opened, scoring=scoring, saved=saved, observer=observer))
@@ -183,6 +189,8 @@ def _score_model(
     observer: ScoreObserver | None,
 ) -> tuple[ScoredTask, ...]:
     """Score one model; it is in memory only while this runs."""
+    from evovlm.models.pictures.feature_store import FeatureStore
+
     loaded: LoadedModel | None = None
     scored: list[ScoredTask] = []
     store = FeatureStore()
@@ -192,7 +200,7 @@ def _score_model(
             if loaded is None:
                 if observer is not None:
                     observer.loading(model=scoring.models[place])
-                loaded = _load(_open_model(scoring.models[place]), device=scoring.device)
+                loaded = load_found(find_model(scoring.models[place]), device=scoring.device)
             if observer is not None:
                 observer.asking(model=scoring.models[place], task=task.name)
             log = saved.log(place, number) if saved is not None else None
@@ -228,8 +236,11 @@ def _compared(first: ScoredTask, second: ScoredTask) -> Comparison:
     return compare(ours, theirs, binary=all(value in (0.0, 1.0) for value in (*ours, *theirs)))
 
 
-def _open_model(text: str) -> ModelRef | Recipe:
-    """Return the recipe or reference that `text` names. Raises ConfigError and ModelNotFound; fetches nothing."""
+def find_model(text: str) -> ModelRef | Recipe:
+    """Return what `text` names: a recipe, a folder, a hub id or zoo:NAME. Raises ConfigError and ModelNotFound.
+
+    Nothing is fetched.
+    """
     if Path(text).suffix in (".yaml", ".yml") and Path(text).is_file():
         return load_recipe(Path(text), methods=METHODS)
     reference = parse_model_ref(text, relative_to=None)
@@ -237,15 +248,15 @@ def _open_model(text: str) -> ModelRef | Recipe:
     return reference
 
 
-def _load(model: ModelRef | Recipe, *, device: str) -> LoadedModel:
+def load_found(model: ModelRef | Recipe, *, device: str) -> LoadedModel:
+    """Load a model; a recipe is merged in memory."""
     if isinstance(model, ModelRef):
+        from evovlm.models.loading import load_model
+
         return load_model(model.resolve(), device=device)
+    from evovlm.evaluation.resident import load_recipe_model
+
     return load_recipe_model(model, device=device)
-
-
-def load_scored(text: str, *, device: str) -> LoadedModel:
-    """Load what `text` names: a folder, a hub id, zoo:NAME or a recipe, which is merged in memory."""
-    return _load(_open_model(text), device=device)
 
 
 def _identity(model: ModelRef | Recipe) -> str:
@@ -275,7 +286,7 @@ def _saved(
         return
     settings = {
         "split": scoring.split.value,
-        "device": choose_device(scoring.device).type,
+        "device": device_name(scoring.device).partition(":")[0],
         "models": [
             {"model": text, "identity": _identity(model)} for text, model in zip(scoring.models, models, strict=True)
         ],

@@ -4,14 +4,16 @@ A search: config.yaml, journal.jsonl, best.yaml, mean.yaml, result.json. A hybri
 search whose config holds the winner of the first), best.yaml (or mean.yaml) and result.json, which has both stages.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evovlm.errors import OutputExists, RunError, RunMismatch
-from evovlm.evaluation.evaluator import Evaluator
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import InProcess, Workers, WorkerSettings
 from evovlm.files import explained, inner_folder, write_file
@@ -40,11 +42,13 @@ from evovlm.runs.folder.layout import (
 from evovlm.runs.journal_check import check_journal, check_recipes
 from evovlm.runs.run import PEAK_MEMORY, Run
 from evovlm.runs.samples import SampleParts
-from evovlm.runs.searching.parents import measured_parents
 from evovlm.runs.searching.scoring import CandidateScoring, Races
 from evovlm.runs.searching.search import Observer, Search
 from evovlm.runs.workers import open_workers, opening_of, peak_memory
 from evovlm.tasks.catalogue import code_of_tasks
+
+if TYPE_CHECKING:
+    from evovlm.evaluation.evaluator import Evaluator
 
 _RULE = "A budget may only be raised, the first stage's only until the second begins."
 
@@ -164,6 +168,9 @@ def _searched(
         found = preflight_search(config)
         found.raise_problems()
         seen, memory_bytes = found.warnings, worker_bytes(found)
+    # It imports torch, after everything that can be refused without it.
+    from evovlm.runs.searching.parents import measured_parents
+
     known = {} if journal is None else journal.parents
     parents = measured_parents(config, known=known, allow_code=allow_code)
     workers: Workers
