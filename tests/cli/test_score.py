@@ -119,7 +119,7 @@ def test_ctrl_c_prints_the_command_that_resumes(
 
     arguments = ("score", models / "base", "--task", "word_problems_ja", "--data", f"word_problems_ja={problems}")
     with monkeypatch.context() as pressed:
-        pressed.setattr("evovlm.evaluation.answering.generate", interrupt)
+        pressed.setattr("evovlm.models.decoding.generation.generate", interrupt)
         lost = evovlm(*arguments, "--device", "cpu")
         stopped = evovlm(*arguments, "--device", "cpu", "--save", tmp_path / "my answers")
     assert (lost.code, stopped.code, stopped.out) == (130, 130, "")

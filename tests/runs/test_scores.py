@@ -125,9 +125,9 @@ def test_answers_that_are_there_are_not_asked_for_again(
 
 def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt generation after this number of batches."""
-    from evovlm.evaluation import answering
+    from evovlm.models.decoding import generation
 
-    generate, calls = answering.generate, []
+    generate, calls = generation.generate, []
 
     def interrupted(*arguments: object, **settings: object) -> object:
         calls.append(1)
@@ -135,19 +135,19 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return generate(*arguments, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(answering, "generate", interrupted)
+    monkeypatch.setattr(generation, "generate", interrupted)
 
 
 def count_prompts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    from evovlm.evaluation import answering
+    from evovlm.models.decoding import generation
 
-    generate, asked = answering.generate, list[int]()
+    generate, asked = generation.generate, list[int]()
 
     def counted(loaded: object, prompts: list[object], **settings: object) -> object:
         asked.append(len(prompts))
         return generate(loaded, prompts, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(answering, "generate", counted)
+    monkeypatch.setattr(generation, "generate", counted)
     return asked
 
 
