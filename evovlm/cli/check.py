@@ -56,6 +56,8 @@ def check(
 
 
 def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_threshold: float | None) -> "Preflight":
+    from dataclasses import replace
+
     from evovlm.errors import ConfigError
     from evovlm.recipes.documents import recipe_from_text
     from evovlm.recipes.yaml_text import read_yaml
@@ -78,8 +80,10 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.merging.before.preflight import preflight_recipe
 
-    loaded = recipe_from_text(document, path, methods=METHODS)
-    return _with_hosts(preflight_recipe(loaded, out=out), [loaded])
+    notes: list[str] = []
+    loaded = recipe_from_text(document, path, methods=METHODS, on_note=notes.append)
+    found = _with_hosts(preflight_recipe(loaded, out=out), [loaded])
+    return replace(found, warnings=(*notes, *found.warnings))
 
 
 def _with_hosts(found: "Preflight", recipes: "Sequence[Recipe]") -> "Preflight":

@@ -1,4 +1,4 @@
-"""`evovlm convert MODEL --out DIR`: rewrite pickled weights as safetensors."""
+"""`evovlm convert MODEL --out DIR`: rewrite pickled weights as safetensors; or mergekit-evolve's file as a search."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +9,29 @@ from evovlm.cli.rendering import echo, json_text
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="A folder or a hub id with pickled weights (*.bin).")],
-    out: Annotated[Path, typer.Option("--out", help="The new folder to write the model to.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder or a hub id with pickled weights (*.bin), or a config of mergekit-evolve (*.yaml)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The new folder for the model, or the new file for the search.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Rewrite pickled weights (*.bin) as safetensors; pickles that contain more than tensors are refused."""
+    """Rewrite pickled weights (*.bin) as safetensors; pickles that contain more than tensors are refused.
+
+    A config of mergekit-evolve becomes the config of a search.
+    """
     from evovlm.cli.progress import Waiting
     from evovlm.files import refuse_existing
     from evovlm.recipes.model_ref import parse_model_ref
+
+    if Path(model).suffix in (".yaml", ".yml"):
+        from evovlm.runs.config.genome import convert_genome
+
+        convert_genome(Path(model), out)
+        echo(json_text({"file": str(out)}) if as_json else f"{out}\n\nNext:\n  evovlm check {out}")
+        return
 
     ref = parse_model_ref(model, relative_to=None)
     # A wrong name is reported before torch is loaded, which takes seconds.

@@ -52,7 +52,7 @@ def merge(
         from evovlm.merging.writer import write_checkpoint
         from evovlm.recipes.documents import load_recipe
 
-        loaded = load_recipe(recipe, methods=METHODS)
+        loaded = load_recipe(recipe, methods=METHODS, on_note=lambda note: echo(f"warning: {note}", err=True))
         # Models that do not fit are refused before their weights are fetched.
         found = preflight_recipe(loaded, out=out, may_exist=overwrite)
         found.raise_problems()

@@ -22,7 +22,7 @@ path:
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,7 +45,7 @@ from evovlm.files import name_problem
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
-from evovlm.recipes.mergekit.reading import is_mergekit, recipe_from_mergekit
+from evovlm.recipes.mergekit.reading import is_mergekit, recipe_from_mergekit, refuse_other_tools
 from evovlm.recipes.model_ref import ModelRef, config_in, count_blocks, parse_model_ref, read_config
 from evovlm.recipes.problems import did_you_mean, report_places, report_problems
 from evovlm.recipes.recipe import (
@@ -345,19 +345,22 @@ _DOCUMENTS: Mapping[object, type[RecipeDocument] | type[LayerPathDocument] | typ
 }
 
 
-def load_recipe(path: Path, *, methods: Collection[str] = ()) -> Recipe:
+def load_recipe(path: Path, *, methods: Collection[str] = (), on_note: Callable[[str], None] | None = None) -> Recipe:
     """Return the recipe in the YAML file `path`; its relative model paths start at the file's folder.
 
-    A mergekit file is read as the recipe that it means. `methods` are the names that `method` may have (empty: any).
-    Raises ConfigError with all problems of the file.
+    A mergekit file is read as the recipe that it means. `methods` are the names that `method` may have (empty: any);
+    `on_note` gets what of a mergekit file changes nothing. Raises ConfigError with all problems of the file.
     """
-    return recipe_from_text(read_yaml(path), path, methods=methods)
+    return recipe_from_text(read_yaml(path), path, methods=methods, on_note=on_note)
 
 
-def recipe_from_text(text: object, path: Path, *, methods: Collection[str] = ()) -> Recipe:
+def recipe_from_text(
+    text: object, path: Path, *, methods: Collection[str] = (), on_note: Callable[[str], None] | None = None
+) -> Recipe:
     """Return the recipe of `text`, which was read from the YAML file `path`; see `load_recipe`."""
     if is_mergekit(text):
-        return recipe_from_mergekit(text, path, methods=methods)
+        return recipe_from_mergekit(text, path, methods=methods, on_note=on_note)
+    refuse_other_tools(text, path)
     kind = text.get("kind") if isinstance(text, Mapping) else None
     if isinstance(kind, str) and kind not in _DOCUMENTS:
         search = " This is the config of a search: `evovlm evolve` runs it." if kind == "evolve" else ""

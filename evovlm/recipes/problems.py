@@ -55,6 +55,11 @@ def report_places(path: Path, found: Iterable[tuple[KeyPath, str]]) -> ConfigErr
     return ConfigError("\n    ".join([f"{path} has {count}:", *(f"{path}:{line}: {text}" for line, text in problems)]))
 
 
+def line_of(path: Path, place: KeyPath) -> int:
+    """Return the line of a key path in a YAML file, or of the nearest key above it."""
+    return _line(place, key_lines(path))
+
+
 def _line(place: KeyPath, lines: Mapping[KeyPath, int]) -> int:
     while place not in lines:
         place = place[:-1]

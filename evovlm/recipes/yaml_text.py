@@ -28,7 +28,10 @@ _MOST_DIGITS = 20
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """A safe loader with YAML 1.2's scalars: `no` and `on` are text, `1e-3` is a number, `010` is text."""
+    """A safe loader with YAML 1.2's scalars: `no` and `on` are text, `1e-3` is a number, `010` is text.
+
+    Of YAML 1.1 it keeps merge keys (`<<: *name`), which people use to share settings.
+    """
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 (the base class declares it without ClassVar)
 
@@ -44,10 +47,12 @@ _SCALARS = {
     ),
     "null": (r"~|null|Null|NULL|", "~nN\0"),
 }
+_MERGE = f"{_TAG}merge"
 for _tag, (_pattern, _first) in _SCALARS.items():
     _StrictLoader.add_implicit_resolver(
         f"{_TAG}{_tag}", re.compile(f"(?:{_pattern})$"), ["" if c == "\0" else c for c in _first]
     )
+_StrictLoader.add_implicit_resolver(_MERGE, re.compile("<<$"), ["<"])
 
 
 def read_yaml(path: Path) -> object:
@@ -104,6 +109,8 @@ def _compose(path: Path) -> yaml.Node | None:
         raise ConfigError(f"{path}: cannot be read as a text file ({error}).") from error
     try:
         root = yaml.compose(text, Loader=_StrictLoader)
+        if root is not None:
+            _merge_keys(root, set())
         nodes = 0 if root is None else _size(root, {})
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(path, error) from error
@@ -118,6 +125,47 @@ def _compose(path: Path) -> yaml.Node | None:
             "repeat others. Write the values out."
         )
     return root
+
+
+def _merge_keys(node: yaml.Node, seen: set[int]) -> None:
+    """Replace each merge key inside a node by the keys that it stands for, after those that the mapping has itself.
+
+    Raises ConstructorError for a merge key of anything but mappings, or two in one mapping.
+    """
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))
+    for part in node.value:
+        *_, value = part if isinstance(part, tuple) else (part,)
+        if value.tag == _MERGE:
+            # As a value, it is a text like any other.
+            value.tag = f"{_TAG}str"
+        for child in part if isinstance(part, tuple) else (part,):
+            _merge_keys(child, seen)
+    if isinstance(node, yaml.MappingNode):
+        merged = [value for key, value in node.value if key.tag == _MERGE]
+        own = [pair for pair in node.value if pair[0].tag != _MERGE]
+        if len(merged) > 1:
+            raise _wrong_merge("is given twice in one mapping", merged[1])
+        node.value = own + (_merged_pairs(merged[0], {key.value for key, _ in own if _is_name(key)}) if merged else [])
+
+
+def _merged_pairs(value: yaml.Node, known: set[str]) -> list[tuple[yaml.Node, yaml.Node]]:
+    found: list[tuple[yaml.Node, yaml.Node]] = []
+    for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+        if not isinstance(each, yaml.MappingNode):
+            raise _wrong_merge("takes a mapping or a list of mappings, as in <<: *name", each)
+        found += [pair for pair in each.value if not _is_name(pair[0]) or pair[0].value not in known]
+        known |= {key.value for key, _ in each.value if _is_name(key)}
+    return found
+
+
+def _is_name(key: yaml.Node) -> bool:
+    return isinstance(key, yaml.ScalarNode)
+
+
+def _wrong_merge(what: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, f"the merge key << {what}", node.start_mark)
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
@@ -135,7 +183,8 @@ def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> ConfigError:
     if error.context == "expected a single document in the stream":
         return ConfigError(
             f"{path}:{line}: a second document begins here (---), and one file holds one recipe or search.\n"
-            "    Write each document into its own file."
+            "    Write each document into its own file. (Of mergekit-multi's merges, merge the first ones into "
+            "folders, and name these where a later one says their `name`.)"
         )
     return ConfigError(f"{path}:{line}: not YAML ({error.problem or error}).")
 
@@ -178,8 +227,6 @@ def _find_repeated_keys(node: yaml.Node, above: tuple[int, ...], problems: list[
 def _wrong_key(key: yaml.Node) -> str | None:
     if not isinstance(key, yaml.ScalarNode):
         return "a list or a mapping cannot be a key; write a name"
-    if key.value == "<<" and key.style is None:
-        return "merge keys (<<) are not supported; write the keys out"
     return _wrong_value(key)
 
 

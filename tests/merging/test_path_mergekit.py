@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 
 from evovlm.errors import ConfigError
 from evovlm.merging.paths.mergekit import path_to_mergekit
+from evovlm.merging.paths.plan import PathPlan
 from evovlm.merging.writer import write_checkpoint
+from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.layer_path import LayerPathMerge, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
 from tests.golden import path_files
@@ -44,6 +46,24 @@ def test_mergekit_writes_the_bytes_that_we_do(golden_models: Path, name: str, tm
 def test_the_exports_are_those_that_mergekit_read(golden_models: Path, name: str) -> None:
     text = path_files.exported(path_files.place(name, golden_models), golden_models)
     assert text == (path_files.FOLDER / "exported" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_export_is_read_back_as_the_same_recipe(golden_models: Path, name: str) -> None:
+    recipe = path_files.place(name, golden_models)
+    exported = golden_models / f"exported-{name}"
+    exported.write_text(path_to_mergekit(recipe), encoding="utf-8")
+    assert load_recipe(exported).recipe_id == recipe.recipe_id
+    # Without evovlm's part, too, the weights are the same.
+    document = yaml.safe_load(exported.read_text(encoding="utf-8"))
+    del document["evovlm"]
+    exported.write_text(yaml.safe_dump(document), encoding="utf-8")
+    found = load_recipe(exported)
+    assert isinstance(found, LayerPathMerge)
+    ours = PathPlan.open(recipe).tensors
+    for mine, theirs in zip(ours, PathPlan.open(found).tensors, strict=True):
+        assert (mine.planned, mine.place) == (theirs.planned, theirs.place)
+        assert mine.change.factor == pytest.approx(theirs.change.factor, rel=1e-12)
 
 
 def recipe_of(folder: Path, steps: Steps, *, target: ScaleTarget = "stream") -> LayerPathMerge:

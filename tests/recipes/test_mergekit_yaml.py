@@ -15,6 +15,8 @@ from evovlm.cli.app import app
 from evovlm.errors import ConfigError, OutputExists
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.kinds import Recipe, parameter_merge_only
+from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS
 from evovlm.recipes.mergekit.values import block_position, gradient_value
 from evovlm.recipes.mergekit.writing import recipe_to_mergekit
@@ -41,6 +43,10 @@ def models(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, text: str) -> ParameterMerge:
+    return parameter_merge_only(read_any(folder, text))
+
+
+def read_any(folder: Path, text: str) -> Recipe:
     path = folder / "file.yaml"
     path.write_text(text, encoding="utf-8")
     return load_recipe(path)
@@ -48,7 +54,7 @@ def read(folder: Path, text: str) -> ParameterMerge:
 
 def problems(folder: Path, text: str) -> list[str]:
     with pytest.raises(ConfigError) as error:
-        read(folder, text)
+        read_any(folder, text)
     return [line.strip().replace(f"{folder}/", "") for line in str(error.value).splitlines()]
 
 
@@ -96,7 +102,7 @@ def test_every_tensor_has_the_numbers_that_mergekit_resolves(file: str, models: 
 
 # Of the files that mergekit computed whole merges from, those that no recipe can state, and why.
 REFUSED = {
-    "passthrough": "sources: other models than in the first slice",
+    "passthrough": "'b' would give final norm and head, and 'a' the embedding",
     "passthrough_scale": "one number for a block's attention",
     "ties_rescale": "rescale: has no equal here but false",
     "nuslerp_columns": "nuslerp_row_wise: has no equal here but false",
@@ -200,6 +206,7 @@ def test_gradients_of_one_value_stay_one_number(models: Path) -> None:
         ("tokenizer: {source: union}", ("base", "union", None)),
         ("tokenizer_source: a", ("a", "host", "base")),
         ("tokenizer_source: base\nchat_template: null", ("base", "host", None)),
+        ("tokenizer_source: base\nchat_template: auto", ("base", "host", None)),
     ],
 )
 def test_the_tokenizer_source_becomes_host_and_vocabulary(
@@ -266,7 +273,11 @@ dtype: float32
         ("base_model: base\n", "", "1: base_model: missing; ties needs it."),
         ("dtype: float32", "dtype: bfloat16", "10: dtype: bfloat16, but a merge keeps its host's dtype, float32"),
         ("dtype: float32", "dtype: int8", "10: dtype: should be float32, float16"),
-        ("dtype: float32", "chat_template: auto", "10: chat_template: has no equal in a recipe"),
+        (
+            "dtype: float32",
+            "chat_template: chatml",
+            "10: chat_template: a written template and",
+        ),
         ("dtype: float32", "modules: {default: {}}", "10: modules: has no equal in a recipe"),
         ("dtype: float32", "tokenizer_source: c", "10: tokenizer_source: 'c' is not one of the models"),
         ("dtype: float32", "tokenizer: {source: base, tokens: {x: {source: a}}}", "10: tokenizer.tokens:"),
@@ -317,6 +328,37 @@ def test_what_has_no_equal_is_refused_with_its_line(old: str, new: str, expected
         ("[3, 5]", "[3, 3]", "6: layer_range: [3, 3], but here come blocks 3"),
         ("[3, 5]", "[3, 4]", "6: layer_range: the slices have 4 blocks, 'a' has 5"),
         ("  - sources:\n      - {model: a, layer_range: [3, 5]}\n", "", "4: layer_range: the slices have 3 blocks"),
+    ],
+)
+def test_slices_that_are_not_whole_models_are_refused(old: str, new: str, expected: str, models: Path) -> None:
+    text = SLICES.replace("passthrough", "karcher")
+    assert old in text
+    assert problems(models, text.replace(old, new))[1].startswith(f"file.yaml:{expected}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[3, 5]", "[3, 3]", "6: layer_range: [3, 3] has no blocks; the end is left out."),
+        (
+            "model: a, layer_range: [3",
+            "model: b, layer_range: [3",
+            "6: model: 'b' would give final norm and head, and 'a' the embedding",
+        ),
+        ("[3, 5]}", "[2, 5]}\nbase_model: b", "7: base_model: 'b' would give the config, and 'a' the embedding"),
+        ("[3, 5]}", "[2, 5]}\ntokenizer_source: union", "7: tokenizer_source: a path keeps the tokenizer"),
+        ("[3, 5]}", "[2, 5]}\nchat_template: auto", "7: chat_template: a path keeps the template of its host"),
+        (
+            "[3, 5]}",
+            "[2, 5]}\n      - {model: b, layer_range: [2, 5]}",
+            "5: sources: passthrough takes 1 model in a slice",
+        ),
+        ("[3, 5]}", "[2, 5], parameters: {scale: 0.5}}", "6: scale: multiplies model.layers.3.self_attn.q_proj."),
+        (
+            "[3, 5]}",
+            "[2, 5], parameters: {scale: [{filter: o_proj, value: 0}, {filter: down_proj, value: 0}, {value: 1}]}}",
+            "6: scale: no scales of a path multiply the weights like this",
+        ),
         ("dtype", "base_model: b\ndtype", None),
         ("[3, 5]}", "[3, 5]}\n    base_model: b", "7: base_model: a recipe has one base for all slices."),
         ("[3, 5]}", "[3, 5]}\n    residual_weight: 0.5", "7: slices[1].residual_weight: unknown key"),
@@ -325,7 +367,7 @@ def test_what_has_no_equal_is_refused_with_its_line(old: str, new: str, expected
         ("passthrough", "slerp\nbase_model: a", "3: slices: slerp merges 1 model besides the base, not 0."),
     ],
 )
-def test_slices_that_are_not_whole_models_are_refused(old: str, new: str, expected: str | None, models: Path) -> None:
+def test_slices_without_a_path_are_refused(old: str, new: str, expected: str | None, models: Path) -> None:
     assert old in SLICES
     if expected is None:
         assert read(models, SLICES.replace(old, new)).host.text == "b"
@@ -567,3 +609,69 @@ def test_the_command_prints_or_writes_and_never_overwrites(models: Path) -> None
         "file": None,
         "text": printed.stdout,
     }
+
+
+# ---- paths
+
+
+def path_in(folder: Path, text: str) -> list[tuple[str, int, float]]:
+    recipe = read_any(folder, text)
+    assert isinstance(recipe, LayerPathMerge)
+    return [(step.source, step.layer, step.scale) for step in recipe.path.steps]
+
+
+def test_slices_of_several_models_are_a_path(models: Path) -> None:
+    text = (
+        "merge_method: passthrough\ndtype: float32\nslices:\n"
+        "  - sources: [{model: a, layer_range: [0, 3]}]\n  - sources: [{model: b, layer_range: [1, 3]}]\n"
+        "  - sources: [{model: a, layer_range: [2, 5]}]\n"
+    )
+    blocks = [("a", 0), ("a", 1), ("a", 2), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("a", 4)]
+    assert path_in(models, text) == [(*block, 1.0) for block in blocks]
+    recipe = read_any(models, text + "base_model: a\n")
+    assert isinstance(recipe, LayerPathMerge)
+    assert (recipe.host.text, sorted(recipe.sources)) == ("a", ["a", "b"])
+    fewer = "merge_method: passthrough\ndtype: float32\nslices: [{sources: [{model: a, layer_range: [0, 3]}]}]\n"
+    assert path_in(models, fewer) == [("a", block, 1.0) for block in range(3)]
+
+
+def test_scales_of_slices_are_those_of_the_steps_after_them(models: Path) -> None:
+    text = (
+        "merge_method: passthrough\ndtype: float32\nslices:\n"
+        "  - sources: [{model: a, layer_range: [0, 2], parameters: {scale: [{filter: embed_tokens, value: 2}, "
+        "{filter: mlp.down_proj, value: 0.5}]}}]\n"
+        "  - sources: [{model: a, layer_range: [1, 2]}]\n"
+    )
+    assert path_in(models, text) == [("a", 0, 2.0), ("a", 1, 0.5), ("a", 1, 0.5)]
+    both = text.replace("{filter: embed_tokens, value: 2}, ", "{filter: o_proj, value: 0.5}, ").replace(
+        "[1, 2]}", "[1, 2], parameters: {scale: [{filter: o_proj, value: 0.25}, {filter: down_proj, value: 0.25}]}}"
+    )
+    assert path_in(models, both) == [("a", 0, 2.0), ("a", 1, 1.0), ("a", 1, 2.0)]
+
+
+# ---- other tools, and what changes nothing
+
+
+def test_a_lambda_that_the_method_ignores_is_a_note(models: Path) -> None:
+    path = models / "file.yaml"
+    path.write_text(
+        "merge_method: slerp\nbase_model: base\nmodels: [{model: base}, {model: a}]\n"
+        "parameters: {t: 0.5, lambda: 0.9}\n"
+    )
+    notes: list[str] = []
+    load_recipe(path, on_note=notes.append)
+    assert notes == [f"{path}:4: lambda: mergekit's slerp ignores it here, and so does the recipe"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base_model: a\ngate_mode: hidden\nexperts: [{source_model: b}]", "is a config of mergekit-moe, which builds"),
+        ("genome: {models: [a]}\ntasks: [x]", "is a config of mergekit-evolve, so it describes a search"),
+    ],
+)
+def test_files_of_other_tools_are_named(text: str, message: str, models: Path) -> None:
+    path = models / "file.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)

@@ -34,7 +34,9 @@ def _written(folder: Path, text: str) -> Path:
         (f"format: {'9' * 5000}", ":1: the number 99999999999999999999... has more than 20 digits"),
         (f"format: {'9' * 400}.5", "is too large"),
         ("format: 1e400", ":1: the number 1e400 is too large"),
-        ("a: &a {x: 1}\nb: {<<: *a}", ":2: merge keys (<<) are not supported; write the keys out"),
+        ("a: &a [1]\nb: {<<: *a}", ":1: not YAML (the merge key << takes a mapping or a list of mappings"),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a", ":1: not YAML (the merge key << is given twice in one mapping)"),
+        ("a: &a {b: {<<: *a}}", "contains itself"),
         ("? [a, b]\n: 1", ":1: a list or a mapping cannot be a key"),
         ("? {a: 1}\n: 1", ":1: a list or a mapping cannot be a key"),
         ('a: "\\ud800"', "surrogate"),
@@ -66,6 +68,19 @@ def test_tags_that_say_what_the_value_is_anyway_are_read(tmp_path: Path) -> None
     path = _written(tmp_path, "a: !!int 3\nb: !!str 4\nc: !!float 1e-3\nd: !!map {e: !!seq [!!bool true, !!null ~]}")
     assert read_yaml(path) == {"a": 3, "b": "4", "c": 1e-3, "d": {"e": [True, None]}}
     assert read_yaml(_written(tmp_path, "a: -18446744073709551615\n'<<': b")) == {"a": -18446744073709551615, "<<": "b"}
+
+
+def test_merge_keys_add_what_a_mapping_does_not_have_itself(tmp_path: Path) -> None:
+    text = "a: &a {x: 1, y: [2]}\nb: &b {<<: *a, x: 3}\nc:\n  <<: [*b, {z: 4, x: 5}]\n  y: 6\nd: <<\n"
+    path = _written(tmp_path, text)
+    assert read_yaml(path) == {
+        "a": {"x": 1, "y": [2]},
+        "b": {"x": 3, "y": [2]},
+        "c": {"x": 3, "y": 6, "z": 4},
+        "d": "<<",
+    }
+    assert key_lines(path)["b", "y", 0] == 1
+    assert key_lines(path)["c", "z"] == 4
 
 
 def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:

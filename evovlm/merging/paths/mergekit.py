@@ -120,11 +120,21 @@ def _factor(change: Change, number: int, family: TextFamily) -> float:
     return change.factor
 
 
+def _own(recipe: LayerPathMerge) -> Iterator[str]:
+    """Yield the part that mergekit ignores, with which evovlm reads the file as the same recipe again."""
+    yield "evovlm:"
+    yield f"  scale_target: {recipe.scale_target}"
+    yield f"  scales: [{', '.join(scalar_text_of(step.scale) for step in recipe.path.steps)}]"
+    yield "  sources:"
+    yield from (f"    {name}: {model_text(ref)}" for name, ref in recipe.sources.items())
+
+
 def _lines(recipe: LayerPathMerge, slices: list[_Slice]) -> Iterator[str]:
     yield f"# Written by evovlm from recipe {recipe.recipe_id}, for mergekit 0.1.5: mergekit-yaml THIS OUT"
     yield "merge_method: passthrough"
     yield f"base_model: {model_text(recipe.host)}"
     yield from dtype_lines(recipe.host)
+    yield from _own(recipe)
     yield "slices:"
     for each in slices:
         yield "  - sources:"

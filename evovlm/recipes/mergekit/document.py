@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
 
+from evovlm.recipes.layer_path import ScaleTarget
+from evovlm.recipes.recipe import AUTO
+
 
 def _as_model_text(value: object) -> str:
     """Return "path-or-id" or "id@revision" for what mergekit takes as a model."""
@@ -69,10 +72,15 @@ class TokenizerDocument(_Document):
 
 
 class OwnDocument(_Document):
-    """`evovlm:`, which mergekit ignores: what a recipe says beyond a mergekit file."""
+    """`evovlm:`, which mergekit ignores: what a recipe says beyond a mergekit file.
+
+    `scale_target` and `scales` (one per hop) are those of a path, whose weights the file's factors change.
+    """
 
     seed: int = 0
     sources: dict[str, str] = Field(default_factory=dict)
+    scale_target: ScaleTarget | None = None
+    scales: list[float] | None = None
 
 
 class MergekitDocument(_Document):
@@ -88,7 +96,7 @@ class MergekitDocument(_Document):
     out_dtype: str | None = None
     tokenizer_source: ModelText | None = None
     tokenizer: TokenizerDocument | None = None
-    chat_template: Any = None
+    chat_template: str | None = None
     name: str | None = None
     evovlm: OwnDocument = OwnDocument()
 
@@ -100,9 +108,14 @@ class MergekitDocument(_Document):
 
     @field_validator("chat_template")
     @classmethod
-    def _keeps_the_template(cls, value: object) -> None:
-        if value is not None:
-            raise PydanticCustomError("template", "has no equal in a recipe; a merge keeps its host's template")
+    def _is_chosen(cls, value: str | None) -> str | None:
+        if value not in (None, AUTO):
+            raise PydanticCustomError(
+                "template",
+                "a written template and the names of mergekit's own have no equal in a recipe; write auto, or name a "
+                "source as chat_template in a recipe of evovlm",
+            )
+        return value
 
     @field_validator("dtype", "out_dtype")
     @classmethod

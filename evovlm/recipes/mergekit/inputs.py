@@ -75,7 +75,7 @@ def find_inputs(document: MergekitDocument, method: MergekitMethod) -> Inputs:
         slices=slices,
         base=own_base,
         sources=sources,
-        names=_names(sources, document.evovlm.sources),
+        names=name_sources(sources, document.evovlm.sources),
         default_host=base if base is not None else sources[0],
     )
 
@@ -151,7 +151,7 @@ def _count(method: MergekitMethod) -> str:
     return f"{number} model{'' if number == '1' else 's'}" + (" besides the base" if method.base != "input" else "")
 
 
-def _names(sources: Sequence[str], given: Mapping[str, str]) -> Mapping[str, str]:
+def name_sources(sources: Sequence[str], given: Mapping[str, str]) -> Mapping[str, str]:
     """Return a name for each source: the one the file gives, else the last part of its path or id."""
     for name, model in given.items():
         place: KeyPath = ("evovlm", "sources", name)
@@ -159,10 +159,15 @@ def _names(sources: Sequence[str], given: Mapping[str, str]) -> Mapping[str, str
             raise Refusal(place, f"evovlm.sources.{name}: '{model}' is not a source.")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise Refusal(place, f"evovlm.sources: '{name}' is not a name; letters, digits, '-' and '_' make one.")
-    names = {model: name for name, model in given.items()}
-    taken = set(given)
-    for model in sources:
-        if model in names:
+    return {**{model: name for name, model in given.items()}, **source_names(sources, given)}
+
+
+def source_names(models: Sequence[str], given: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """Return a name for each model that is not among the `given` ones (by name): the last part of its path or id."""
+    named, taken = set((given or {}).values()), set(given or {})
+    names: dict[str, str] = {}
+    for model in models:
+        if model in named:
             continue
         last = PurePosixPath(model.partition("@")[0]).name
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-_") or "source"

@@ -6,22 +6,26 @@ models: [{model: mistralai/Mistral-7B-v0.1}, {model: augmxnt/shisa-gamma-7b-v1}]
 parameters: {t: [{filter: self_attn, value: [0, 0.5, 1]}, {value: 0.5}]}
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from evovlm.errors import ConfigError
+from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.mergekit.document import MergekitDocument
 from evovlm.recipes.mergekit.inputs import Inputs, find_inputs
 from evovlm.recipes.mergekit.methods import ALWAYS_IGNORED, MERGEKIT_METHODS, MergekitMethod
 from evovlm.recipes.mergekit.numbers import Reading
+from evovlm.recipes.mergekit.slices import is_path, path_of_slices
 from evovlm.recipes.mergekit.values import Refusal
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref, read_config, stored_dtype
-from evovlm.recipes.problems import did_you_mean, report_places, report_problems
+from evovlm.recipes.problems import did_you_mean, line_of, report_places, report_problems
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, Vocabulary, numbers_of
 from evovlm.recipes.yaml_text import KeyPath
+
+_LAMBDA = "lambda"
 
 
 def is_mergekit(document: object) -> bool:
@@ -29,15 +33,38 @@ def is_mergekit(document: object) -> bool:
     return isinstance(document, Mapping) and "merge_method" in document and "kind" not in document
 
 
-def recipe_from_mergekit(text: object, path: Path, *, methods: Collection[str] = ()) -> ParameterMerge:
+def refuse_other_tools(document: object, path: Path) -> None:
+    """Raise ConfigError, naming it, for a file of mergekit-moe, mergekit-evolve or mergekit-extract-lora."""
+    if not isinstance(document, Mapping) or "kind" in document:
+        return
+    if "experts" in document:
+        raise ConfigError(
+            f"{path}: is a config of mergekit-moe, which builds a mixture of experts out of whole models; evovlm does "
+            "not build one, it merges models of one architecture."
+        )
+    if "genome" in document:
+        raise ConfigError(
+            f"{path}: is a config of mergekit-evolve, so it describes a search and not one merge.\n"
+            "    `evovlm evolve` runs it, and `evovlm convert` writes it as a config of evovlm."
+        )
+
+
+def recipe_from_mergekit(
+    text: object,
+    path: Path,
+    *,
+    methods: Collection[str] = (),
+    on_note: Callable[[str], None] | None = None,
+) -> ParameterMerge | LayerPathMerge:
     """Return the recipe that `text`, read from the mergekit file `path`, means.
 
     Relative model paths start at the file's folder.
 
     Gradients, filters and slices are read for the model whose config.json is on this machine. mergekit's command-line
     options (--random-seed, --allow-crimes) are not part of its file; masks of DARE and DELLA are drawn from the
-    recipe's seed. `methods` are the names that a recipe's method may have (empty: any). Raises ConfigError with all
-    problems of the file: what mergekit would refuse too, what it would ignore in silence, and what a recipe cannot say.
+    recipe's seed. Slices of one model after another become a path. `methods` are the names that a recipe's method may
+    have (empty: any); `on_note` gets what is left out because it changes nothing. Raises ConfigError with all problems
+    of the file: what mergekit would refuse too, what it would ignore in silence, and what a recipe cannot say.
     """
     try:
         document = MergekitDocument.model_validate(text)
@@ -49,13 +76,18 @@ def recipe_from_mergekit(text: object, path: Path, *, methods: Collection[str] =
         reason = f"merge_method: '{document.merge_method}' has no equal here{hint}"
         raise report_places(path, [(("merge_method",), reason)])
     try:
-        return _Reader(path, document).recipe()
+        reader = _Reader(path, document)
+        recipe = reader.path_recipe() if is_path(document, path.parent) else reader.recipe()
     except Refusal as refusal:
         raise report_places(path, [(refusal.place, refusal.reason)]) from refusal
     except ConfigError as error:
         if str(error).startswith(str(path)):
             raise
         raise ConfigError(f"{path}: {error}") from error
+    if on_note is not None:
+        for place, note in reader.notes:
+            on_note(f"{path}:{line_of(path, place)}: {note}")
+    return recipe
 
 
 @contextmanager
@@ -74,6 +106,14 @@ class _Reader:
         self.document = document
         self.method: MergekitMethod = MERGEKIT_METHODS[document.merge_method]
         self.problems: list[Refusal] = []
+        self.notes: list[tuple[KeyPath, str]] = []
+
+    def path_recipe(self) -> LayerPathMerge:
+        recipe = path_of_slices(self.document, self.path.parent)
+        self._check_dtype(recipe.host)
+        if self.problems:
+            raise report_places(self.path, [(problem.place, problem.reason) for problem in self.problems])
+        return recipe
 
     def recipe(self) -> ParameterMerge:
         inputs = find_inputs(self.document, self.method)
@@ -99,6 +139,7 @@ class _Reader:
             seed=self.document.evovlm.seed,
             vocabulary=vocabulary,
             config_from=inputs.names.get(config_from, "base") if config_from is not None else None,
+            chat_template=self.document.chat_template,
             parameters={inputs.names[text]: parameters[text] for text in sources},
         )
 
@@ -164,6 +205,10 @@ class _Reader:
         for place, given, used in levels:
             for name in sorted(set(given) - used - harmless):
                 why = f"mergekit's {self.document.merge_method} ignores it here"
+                if name == _LAMBDA and name not in shared:
+                    # Shared by many files as part of a block of settings, it changes nothing there either.
+                    self.notes.append(((*place, name), f"{name}: {why}, and so does the recipe"))
+                    continue
                 hint = "; it belongs above the models" if name in shared else did_you_mean(name, used)
                 self.problems.append(Refusal((*place, name), f"{name}: {why}{hint}"))
 

@@ -16,6 +16,7 @@ from evovlm.recipes.mergekit.values import conditions_of
 from evovlm.recipes.model_ref import ModelRef, read_config, stored_dtype
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
+    AUTO,
     COMPONENTS,
     SOURCE_PARAMETERS,
     MergeSettings,
@@ -73,6 +74,8 @@ class _Writer:
             yield "      weight: 0.0"
         yield from self._shared()
         yield from self._tokenizer()
+        if self.recipe.chat_template is not None:
+            yield f"chat_template: {self.recipe.chat_template}"
         yield from self.dtypes
         yield "evovlm:"
         yield f"  seed: {self.recipe.seed}"
@@ -107,6 +110,11 @@ class _Writer:
             raise ConfigError("sources: a model is given twice, which mergekit refuses.")
         if recipe.vocabulary == "base_rows":
             raise ConfigError("vocabulary: base_rows has no equal in mergekit; host and union have.")
+        if recipe.chat_template not in (None, AUTO) or recipe.generation is not None:
+            raise ConfigError(
+                "chat_template: mergekit cannot take a template from a model of its choice, or generation settings; "
+                "export the recipe with `chat_template: auto`, or without."
+            )
         self._check_host()
 
     def _check_host(self) -> None:

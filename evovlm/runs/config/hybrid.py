@@ -30,6 +30,7 @@ from evovlm.recipes.kinds import PS, Recipe
 from evovlm.recipes.problems import problems_in, report_places, report_problems
 from evovlm.recipes.yaml_text import KeyPath, read_yaml
 from evovlm.runs.config.execution import EXECUTION_KEYS
+from evovlm.runs.config.genome import is_genome, search_of_genome
 from evovlm.runs.config.kinds import check_budget, config_from_text
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
@@ -136,7 +137,12 @@ def load_search(path: Path) -> SearchConfig | HybridConfig:
 
 
 def search_from_text(document: object, path: Path) -> SearchConfig | HybridConfig:
-    """Return the search of `document`, which was read from the YAML file `path`; see `load_search`."""
+    """Return the search of `document`, which was read from the YAML file `path`; see `load_search`.
+
+    A config of mergekit-evolve is read as the search that it means.
+    """
+    if is_genome(document):
+        document = search_of_genome(document, path)
     if not isinstance(document, Mapping) or document.get("kind") != KIND:
         return config_from_text(document, path)
     try:
