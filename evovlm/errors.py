@@ -85,6 +85,10 @@ class TaskError(EvovlmError):
     """A task or its data cannot be used as asked."""
 
 
+class NoChatTemplate(TaskError):
+    """A model is to be asked through its chat template, and does not have one."""
+
+
 class OutputError(EvovlmError):
     """A result cannot be written."""
 

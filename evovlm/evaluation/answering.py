@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from evovlm.errors import ModelError, TaskError
+from evovlm.errors import ModelError
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.foreign_code import require_allowed
+from evovlm.models.chat import no_eyes
 from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.library_metric import PREFIX
@@ -93,10 +94,7 @@ class SampleTask:
     def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> PreparedSamples:
         """Turn the samples into prompts. Raises TaskError for a picture task and a model that takes no pictures."""
         if self.task.needs_images and not loaded.sees:
-            raise TaskError(
-                f"task {self.name}: its samples have pictures, and {loaded.folder} takes no pictures.\n"
-                "    Name a vision-language model, or a text task."
-            )
+            raise no_eyes(loaded.folder, task=self.name)
         from evovlm.models.prompt import prepare_prompts
 
         prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples], store=store)

@@ -16,6 +16,7 @@ from evovlm.merging.arithmetic.method_functions import MethodInputs
 from evovlm.merging.arithmetic.methods import Method, check_parameters, get_method
 from evovlm.merging.arithmetic.task_vector import ModelTensor, Stretch, TaskVectors
 from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.ancestry import ancestry_warnings
 from evovlm.merging.models.chat_change import chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, check_tensors, find_warnings
 from evovlm.merging.models.result_layout import ResultLayout
@@ -128,6 +129,7 @@ class Merger:
                 *vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=vocabulary, new=new),
                 *chat_warnings(plain, host=host, sources=sources),
                 *(result.chat.notes if result.chat is not None else ()),
+                *ancestry_warnings(base=base, host=host, sources=sources),
             ),
             threads=threads or default_threads(),
             allow_non_finite=allow_non_finite,

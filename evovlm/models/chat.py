@@ -1,13 +1,12 @@
 """A question as text for a model, with places for its pictures; special tokens in its words stay plain text."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from jinja2.exceptions import TemplateError
 
-from evovlm.errors import TaskError
-from evovlm.models.chat_template import bounded_template
-from evovlm.models.loading import LoadedModel
+from evovlm.errors import NoChatTemplate, TaskError
 
 # A template is a small program: it divides, subscripts, recurses, calls methods.
 _RAISED_BY_TEMPLATES = (
@@ -33,6 +32,21 @@ class Picture(Protocol):
     def load(self) -> Any: ...
 
 
+class Speaker(Protocol):
+    """What a question is written for: a model's tokenizer, config, and processor where it sees pictures."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def processor(self) -> Any | None: ...
+    @property
+    def config(self) -> Any: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def sees(self) -> bool: ...
+
+
 class ModelQuestion(Protocol):
     """What a model is asked: a whole prompt with `<image>` where each picture goes, or a message for its template."""
 
@@ -46,7 +60,7 @@ class ModelQuestion(Protocol):
     def system(self) -> str | None: ...
 
 
-def split_at_places(loaded: LoadedModel, question: ModelQuestion) -> list[str]:
+def split_at_places(loaded: Speaker, question: ModelQuestion) -> list[str]:
     """Return the text before, between and after the places of the pictures: one more part than there are places.
 
     In a whole prompt the first places are those of the pictures, and further ones are plain text; with fewer places
@@ -64,7 +78,7 @@ def split_at_places(loaded: LoadedModel, question: ModelQuestion) -> list[str]:
     return [(end if place > 0 else "") + part + (begin if place < last else "") for place, part in enumerate(parts)]
 
 
-def token_ids(loaded: LoadedModel, text: str, *, chat: bool) -> list[int]:
+def token_ids(loaded: Speaker, text: str, *, chat: bool) -> list[int]:
     """Return a whole prompt's tokens, with the start token once, whether or not the text begins with it."""
     start = loaded.tokenizer.bos_token
     # A text model's template writes its start token itself; a processor adds what its template leaves out.
@@ -73,20 +87,31 @@ def token_ids(loaded: LoadedModel, text: str, *, chat: bool) -> list[int]:
     return ids
 
 
-def count_places(loaded: LoadedModel, ids: Sequence[int]) -> int:
+def count_places(loaded: Speaker, ids: Sequence[int]) -> int:
     """Return how many tokens of a prompt the model reads as those of pictures or videos."""
     return sum(ids.count(token) for token in _image_token_ids(loaded))
 
 
-def _split_chat(loaded: LoadedModel, question: ModelQuestion) -> list[str]:
+def no_eyes(folder: Path, *, task: str) -> TaskError:
+    """Return the error for a task with pictures and a model that takes none."""
+    return TaskError(
+        f"task {task}: its samples have pictures, and {folder} takes no pictures.\n"
+        "    Name a vision-language model, or a text task."
+    )
+
+
+def _split_chat(loaded: Speaker, question: ModelQuestion) -> list[str]:
     writer: Any = loaded.processor or loaded.tokenizer
     n_pictures = len(question.images)
     if not writer.chat_template:
-        raise TaskError(
+        raise NoChatTemplate(
             f"{loaded.folder}: has no chat template, which the prompt `chat` needs.\n"
             "    Name a written-out prompt (--prompt, or `prompt:`; docs/scoring.md lists them), or add a template."
         )
     tokens = _special_tokens(loaded) | _image_tokens(loaded)
+    # transformers takes most of a second to import.
+    from evovlm.models.chat_template import bounded_template
+
     messages = [] if question.system is None else [_message(loaded, "system", _plain(question.system, tokens))]
     messages.append(_message(loaded, "user", _plain(question.text, tokens), n_pictures=n_pictures))
     try:
@@ -108,26 +133,26 @@ def _split_chat(loaded: LoadedModel, question: ModelQuestion) -> list[str]:
     return parts
 
 
-def _message(loaded: LoadedModel, role: str, text: str, *, n_pictures: int = 0) -> dict[str, Any]:
+def _message(loaded: Speaker, role: str, text: str, *, n_pictures: int = 0) -> dict[str, Any]:
     if not loaded.sees:
         return {"role": role, "content": text}
     return {"role": role, "content": [{"type": "image"}] * n_pictures + [{"type": "text", "text": text}]}
 
 
-def _around_a_picture(loaded: LoadedModel) -> tuple[str, str]:
+def _around_a_picture(loaded: Speaker) -> tuple[str, str]:
     """Return what a chat template of the family writes before and after its image token (Qwen-VL does)."""
-    config, words = loaded.model.config, loaded.tokenizer.convert_ids_to_tokens
+    config, words = loaded.config, loaded.tokenizer.convert_ids_to_tokens
     ids = (getattr(config, "vision_start_token_id", None), getattr(config, "vision_end_token_id", None))
     begin, end = ("" if each is None or not loaded.sees else str(words(each)) for each in ids)
     return begin, end
 
 
-def _image_token_ids(loaded: LoadedModel) -> frozenset[int]:
-    ids = (getattr(loaded.model.config, name, None) for name in ("image_token_id", "video_token_id"))
+def _image_token_ids(loaded: Speaker) -> frozenset[int]:
+    ids = (getattr(loaded.config, name, None) for name in ("image_token_id", "video_token_id"))
     return frozenset(int(each) for each in ids if each is not None)
 
 
-def _image_tokens(loaded: LoadedModel) -> frozenset[str]:
+def _image_tokens(loaded: Speaker) -> frozenset[str]:
     """Return the texts of the tokens that stand for pictures and videos."""
     if loaded.processor is None:
         return frozenset()
@@ -136,7 +161,7 @@ def _image_tokens(loaded: LoadedModel) -> frozenset[str]:
     return frozenset(str(token) for token in tokens if token)
 
 
-def _special_tokens(loaded: LoadedModel) -> frozenset[str]:
+def _special_tokens(loaded: Speaker) -> frozenset[str]:
     added = loaded.tokenizer.added_tokens_decoder.values()
     return frozenset(loaded.tokenizer.all_special_tokens) | {token.content for token in added if token.special}
 

@@ -29,8 +29,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity
 
-from evovlm.errors import BrokenCheckpoint, ConfigError, EvovlmError, NotEnoughRoom, PickledWeights, UnknownArchitecture
+from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, PickledWeights, UnknownArchitecture
 from evovlm.models.devices import SPREAD, choose_device
+from evovlm.models.foreign import foreign_model
 from evovlm.recipes.checkpoint_files import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -42,7 +43,6 @@ from evovlm.recipes.checkpoint_files import (
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.model_config import check_generation_config, read_model_config
 
-_SHOWN = 300
 _MOST_TIMES = 2
 _TRIED_TOKENS = 8
 _IN_BLOCK = re.compile(r"\.\d+\.")
@@ -62,6 +62,11 @@ class LoadedModel:
     def sees(self) -> bool:
         """Whether the model takes pictures."""
         return self.processor is not None
+
+    @property
+    def config(self) -> Any:
+        """The model's config."""
+        return self.model.config
 
     @property
     def device(self) -> torch.device:
@@ -147,35 +152,6 @@ def _try(loaded: LoadedModel) -> None:
             max_new_tokens=2,
             pad_token_id=loaded.tokenizer.pad_token_id,
         )
-
-
-@contextmanager
-def foreign_model(folder: Path) -> Iterator[None]:
-    """Turn what transformers and tokenizers raise while they read a model folder into BrokenCheckpoint.
-
-    They check few of the values that they read: a wrong one may raise any exception (tokenizers raises plain
-    `Exception`, and for some files its Rust code panics). Only calls of these libraries belong inside.
-    """
-    try:
-        yield
-    except EvovlmError:
-        raise
-    except Exception as error:
-        raise BrokenCheckpoint(_unreadable(folder, error)) from error
-    except BaseException as error:
-        # pyo3 offers no class to name, and derives it from BaseException.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise BrokenCheckpoint(_unreadable(folder, error)) from error
-
-
-def _unreadable(folder: Path, error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    shown = f"{text[:_SHOWN]}..." if len(text) > _SHOWN else text or "no reason given"
-    return (
-        f"{folder}: transformers cannot load it: {type(error).__name__}: {shown}\n"
-        "    Correct its config or tokenizer files, or fetch the model again."
-    )
 
 
 def check_fit(folder: Path, shapes: Mapping[str, Sequence[int]]) -> None:

@@ -150,6 +150,11 @@ class PathTemplate:
         """Return for each source, in order, a model of its shape: for a first stage's result, that stage's host."""
         return {**({PS: self.ps.host} if self.ps else {}), **self.sources}
 
+    @property
+    def host_model(self) -> ModelRef:
+        """The host, or for a first stage's result the model that has its config and tokenizer."""
+        return self.source_models()[self.host_source]
+
     def first_recipe(self) -> LayerPathMerge | HybridMerge:
         """Return a recipe of this template that needs every one of its models: through the first block of each."""
         return self.recipe(LayerPath(steps=tuple(LayerStep(source=name, layer=0) for name in self.source_names)))

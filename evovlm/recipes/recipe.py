@@ -280,6 +280,11 @@ class MergeTemplate:
         return tuple(self.sources)
 
     @property
+    def host_model(self) -> ModelRef:
+        """The model whose config and tokenizer the result takes."""
+        return self.host
+
+    @property
     def shaped_like(self) -> Mapping[str, str]:
         """For each source, the part of the recipe whose model has as many blocks: here always the host."""
         return dict.fromkeys(self.sources, "host")

@@ -132,7 +132,8 @@ def test_near_pictures_of_a_search_are_reported_on_request(
     clip = pico_clip(tmp_path / "clip")
     config = write_config(tmp_path / "search.yaml", models=models, problems=problems)
     document = yaml.safe_load(config.read_text())
-    config.write_text(yaml.safe_dump({**document, "tasks": [{"name": "seen.yaml"}]}))
+    merge = {**document["merge"], "host": str(models / "vlm"), "sources": {"vlm": str(models / "vlm")}}
+    config.write_text(yaml.safe_dump({**document, "merge": merge, "tasks": [{"name": "seen.yaml"}]}))
     assert "look like" not in evovlm("check", config).out
     shown = evovlm("check", config, "--near-pictures", clip, "--near-threshold", 0.99)
     assert shown.code == 0, shown

@@ -21,6 +21,7 @@ from evovlm.errors import (
     IncompatibleModels,
     ModelError,
     ModelNotFound,
+    NoChatTemplate,
     NotEnoughRoom,
     OutputError,
     OutputExists,
@@ -156,6 +157,13 @@ CASES = (
         kind=TaskError,
         prepare=lambda folder, _: ["score", str(folder / "ja"), "--task", "mgsm_jp"],
         says=("Unknown task 'mgsm_jp'", "did you mean 'mgsm_ja'?", "`evovlm tasks` lists them"),
+    ),
+    Case(
+        kind=NoChatTemplate,
+        prepare=lambda folder, _: [
+            *("score", str(folder / "ja"), "--task", "word_problems_ja", "--limit", "1", "--prompt", "chat")
+        ],
+        says=("/ja: has no chat template, which the prompt `chat` needs", "Name a written-out prompt"),
     ),
     Case(
         kind=CodeNotAllowed,

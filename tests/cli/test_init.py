@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,9 @@ def test_own_models_and_own_data_are_found_from_the_config_s_folder(
     (tmp_path / "sums.csv").write_text("question,answer\n1+1?,2\n", encoding="utf-8")
     text.write_text("name: sums\nsplits: {search: sums.csv}\nmetric: accuracy\nprompt: '{input}'\n")
     task = "./my photos" if kind == "vlm" else "sums.yaml"
-    host = ("--host", str(models / "vlm")) if kind == "vlm" else ()
+    vlm = shutil.copytree(models / "vlm", tmp_path / "vlm")
+    (vlm / "chat_template.jinja").write_text("<image>{{ messages[0]['content'][-1]['text'] }}")
+    host = ("--host", str(vlm)) if kind == "vlm" else ()
     flags = ("--base", str(models / "base"), "--source", str(models / "ja"), "--task", task, *host)
     made = evovlm("init", kind, *flags, "--out", "configs/mine.yaml")
     assert made.code == 0, made

@@ -8,6 +8,7 @@ from evovlm.errors import EvovlmError, ModelError
 from evovlm.merging.before.needs import Needs
 from evovlm.merging.checkpoint.licences import Binding
 from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.chat_change import ChatChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class SearchSize:
 class Preflight:
     """What was found. `needs` and `result` are None if the models do not allow to compute them.
 
-    `search` is only for searches, else None.
+    `search` is only for searches, else None. `chat` is what the result takes in place of the host's chat template.
     """
 
     models: tuple[ModelReport, ...]
@@ -78,6 +79,7 @@ class Preflight:
     licence: Binding
     result: ResultSize | None = None
     search: SearchSize | None = None
+    chat: ChatChange | None = None
 
     def raise_problems(self) -> None:
         """Raise the problem that was found; several problems are raised as one error that lists them all."""

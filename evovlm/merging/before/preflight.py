@@ -17,7 +17,8 @@ from evovlm.merging.before.findings import ModelReport, Preflight, ResultSize
 from evovlm.merging.before.needs import ModelMemory, Needs, find_needs, memory_warnings, room_problems
 from evovlm.merging.checkpoint.licences import Licence, forbids_sharing, licence_of, most_restrictive
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.models.chat_change import chat_warnings
+from evovlm.merging.models.ancestry import ancestry_warnings
+from evovlm.merging.models.chat_change import ChatChange, chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, find_warnings, tensor_problems
 from evovlm.merging.models.config_check import check_config
 from evovlm.merging.models.result_layout import ResultLayout
@@ -104,15 +105,17 @@ def _summed_up(
         needs=needs,
         licence=most_restrictive(licences),
         result=result,
+        chat=found.chat,
     )
 
 
 class Gathered:
-    """Collects problems and warnings."""
+    """Collects problems and warnings, and what the result takes in place of the host's chat template."""
 
     def __init__(self) -> None:
         self.problems: list[EvovlmError] = []
         self.warnings: list[str] = []
+        self.chat: ChatChange | None = None
 
     def attempt(self, look: Callable[[], _Found]) -> _Found | None:
         """Return what `look` returns, None when it finds a problem."""
@@ -176,8 +179,10 @@ def _plan(
     ]
     if None not in planned:
         found.warnings += vocabulary_warnings(base=base, host=host, sources=sources, vocabulary=vocabulary, new=new)
+        found.warnings += ancestry_warnings(base=base, host=host, sources=sources)
     found.warnings += chat_warnings(template, host=host, sources=sources)
     found.warnings += result.chat.notes if result.chat is not None else ()
+    found.chat = result.chat
 
 
 def _check_dtypes(checkpoint: Checkpoint) -> None:

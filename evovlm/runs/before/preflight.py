@@ -5,14 +5,18 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
-from evovlm.errors import ConfigError, EvovlmError, NotEnoughRoom
+from evovlm.errors import ConfigError, EvovlmError, NoChatTemplate, NotEnoughRoom
 from evovlm.evaluation.scorer import check_scorer
 from evovlm.merging.before.findings import ModelReport, Preflight, SearchSize
 from evovlm.merging.before.needs import ModelMemory, gigabytes, room_problems
 from evovlm.merging.before.preflight import Gathered, check_out, preflight_recipe
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
+from evovlm.merging.models.chat_change import ChatChange
+from evovlm.merging.models.chat_files import ChatFiles
+from evovlm.models.asked_before import check_asked
 from evovlm.models.devices import SPREAD, device_name
 from evovlm.recipes.kinds import Template
+from evovlm.recipes.model_ref import ModelRef, config_in
 from evovlm.recipes.space import Space
 from evovlm.resources import available_memory_bytes, free_disk_bytes
 from evovlm.runs.before.leaks import leak_warnings
@@ -84,8 +88,63 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
         _check_sizes(config)
     except EvovlmError as error:
         problems.append(error)
-    warnings = (*found.warnings, *notes, *leaks)
-    return replace(found, problems=(*found.problems, *problems), warnings=warnings, search=size)
+    asked, refused = _asked(config, template, chat=found.chat)
+    warnings = (*found.warnings, *notes, *leaks, *asked)
+    every = {str(problem): problem for problem in (*found.problems, *problems, *refused)}
+    return replace(found, problems=tuple(every.values()), warnings=warnings, search=size)
+
+
+def _asked(
+    config: SearchConfig, template: Template, *, chat: ChatChange | None
+) -> tuple[Sequence[str], Sequence[EvovlmError]]:
+    """Return warnings and problems of asking the host the tasks' questions: their prompts, pictures and lengths."""
+    host = _host_folder(template)
+    warnings: list[str] = []
+    problems: list[EvovlmError] = []
+    for section in config.tasks:
+        if host is None or is_harness_name(section.name):
+            continue
+        try:
+            task = get_task(section.name).with_prompt(section.prompt)
+            data = Path(section.data) if section.data is not None else None
+            samples = task.samples(Split.SEARCH, limit=section.limit, data=data)
+            warnings += check_asked(
+                host,
+                [task.ask(sample) for sample in samples],
+                task=task.name,
+                chat_template=None if chat is None else chat.template,
+            )
+        except EvovlmError as error:
+            problems.append(error)
+    return warnings, [_with_templates(problem, template) for problem in problems]
+
+
+def _host_folder(template: Template) -> Path | None:
+    """Return the folder of the host, of which the config and the tokenizer are there; None where they are not."""
+    try:
+        return template.host_model.folder_at_hand()
+    except EvovlmError:
+        # The check of the merge reports it.
+        return None
+
+
+def _with_templates(problem: EvovlmError, template: Template) -> EvovlmError:
+    """Return the problem; where the host lacks a chat template, with the sources that have one."""
+    if not isinstance(problem, NoChatTemplate) or template.keeps_every_source:
+        return problem
+    having = [name for name, ref in template.sources.items() if _has_template(ref)]
+    if not having:
+        return problem
+    return NoChatTemplate(
+        f"{problem}\n    Sources that have one: {', '.join(having)}. `chat_template: {having[0]}` under `merge:` takes "
+        "it, with its stop tokens."
+    )
+
+
+def _has_template(ref: ModelRef) -> bool:
+    folder = ref.folder_at_hand()
+    config = config_in(folder)
+    return folder is not None and config is not None and ChatFiles.read(folder, config).template is not None
 
 
 def _size_of(config: SearchConfig, space: Space) -> SearchSize:
