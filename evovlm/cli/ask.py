@@ -65,15 +65,17 @@ def ask(
 
     from evovlm.evaluation.asking import Manner, check_manner, open_pictures, usual_prompt
     from evovlm.models.devices import device_name
-    from evovlm.runs.scores.score_models import find_model, load_found
+    from evovlm.runs.scores.score_models import find_model
 
     found = find_model(model)
     device_name(device)
     decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
     with stopping("\nstopped"):
         with Waiting(f"loading {model}"):
+            from evovlm.evaluation.resident import load_recipe_model
+
             pictures = open_pictures(image or [])
-            loaded = load_found(found, device=device)
+            loaded = load_recipe_model(found, device=device)
         chosen = prompt or usual_prompt(loaded, model=model, pictures=bool(pictures))
         manner = Manner(prompt=chosen, system=system, images=pictures)
         check_manner(loaded, manner)

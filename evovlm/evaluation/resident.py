@@ -268,12 +268,14 @@ class ResidentStack:
         raise ConfigError(f"recipe {recipe.recipe_id} is not a path through the models of this search.")
 
 
-def load_recipe_model(recipe: Recipe, *, device: str = "auto") -> LoadedModel:
-    """Return the model that a recipe describes, made in memory without writing files.
+def load_recipe_model(recipe: ModelRef | Recipe, *, device: str = "auto") -> LoadedModel:
+    """Return the model that a recipe describes, made in memory without writing files, or the model of a reference.
 
     Raises ConfigError when its weights are not finite or a block does not exist, ModelError when a model cannot be
     reached, read or combined with the others.
     """
+    if isinstance(recipe, ModelRef):
+        return load_model(recipe.resolve(), device=device)
     if recipe.path is None:
         return load_merged(recipe, device=device)
     stack = open_recipe_stack(recipe, device=device)

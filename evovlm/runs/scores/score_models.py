@@ -189,6 +189,7 @@ def _score_model(
     observer: ScoreObserver | None,
 ) -> tuple[ScoredTask, ...]:
     """Score one model; it is in memory only while this runs."""
+    from evovlm.evaluation.resident import load_recipe_model
     from evovlm.models.pictures.feature_store import FeatureStore
 
     loaded: LoadedModel | None = None
@@ -200,7 +201,7 @@ def _score_model(
             if loaded is None:
                 if observer is not None:
                     observer.loading(model=scoring.models[place])
-                loaded = load_found(find_model(scoring.models[place]), device=scoring.device)
+                loaded = load_recipe_model(find_model(scoring.models[place]), device=scoring.device)
             if observer is not None:
                 observer.asking(model=scoring.models[place], task=task.name)
             log = saved.log(place, number) if saved is not None else None
@@ -246,17 +247,6 @@ def find_model(text: str) -> ModelRef | Recipe:
     reference = parse_model_ref(text, relative_to=None)
     reference.find()
     return reference
-
-
-def load_found(model: ModelRef | Recipe, *, device: str) -> LoadedModel:
-    """Load a model; a recipe is merged in memory."""
-    if isinstance(model, ModelRef):
-        from evovlm.models.loading import load_model
-
-        return load_model(model.resolve(), device=device)
-    from evovlm.evaluation.resident import load_recipe_model
-
-    return load_recipe_model(model, device=device)
 
 
 def _identity(model: ModelRef | Recipe) -> str:

@@ -10,11 +10,9 @@ import torch
 from evovlm.evaluation.answering import open_tasks, score_task
 from evovlm.evaluation.answers import OpenTask, ScoredTask
 from evovlm.evaluation.evaluator import PLACES
-from evovlm.evaluation.resident import load_merged
-from evovlm.models.loading import LoadedModel, load_model
+from evovlm.evaluation.resident import load_recipe_model
+from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore
-from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Parent
 from evovlm.tasks.task import Split
@@ -38,7 +36,7 @@ def _measured(config: SearchConfig, source: str, tasks: Sequence[str], *, allow_
     # Read before the model is loaded.
     opened = open_tasks(config.task_choices(), Split.SEARCH, allow_code=allow_code)
     asked = [each for each in opened if each.name in tasks]
-    scored = _scored(asked, _loaded(config.source_alone(source), device=config.device))
+    scored = _scored(asked, load_recipe_model(config.source_alone(source), device=config.device))
     # The search's own model comes next, and may need the memory.
     gc.collect()
     torch.cuda.empty_cache()
@@ -57,9 +55,3 @@ def _measured(config: SearchConfig, source: str, tasks: Sequence[str], *, allow_
 def _scored(opened: Sequence[OpenTask], loaded: LoadedModel) -> tuple[ScoredTask, ...]:
     store = FeatureStore()
     return tuple(score_task(task, loaded, store=store) for task in opened)
-
-
-def _loaded(model: ModelRef | ParameterMerge, *, device: str) -> LoadedModel:
-    if isinstance(model, ModelRef):
-        return load_model(model.resolve(), device=device)
-    return load_merged(model, device=device)
