@@ -35,4 +35,5 @@ def _check(checkpoint: Checkpoint) -> None:
     # torch and transformers take seconds to import.
     from evovlm.models.loading import check_fit
 
-    check_fit(checkpoint.folder, {name: place.shape for name, place in checkpoint.places.items()})
+    shapes = {name: place.shape for name, place in checkpoint.places.items()}
+    check_fit(checkpoint.folder, shapes, config=checkpoint.config if checkpoint.has_own_config else None)

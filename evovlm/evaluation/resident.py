@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from evovlm.errors import ConfigError
+from evovlm.evaluation.opening import computed_weights, load_reference
 from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.buffers import Raw, widen
 from evovlm.merging.checkpoint.sources import Checkpoint
@@ -28,7 +29,7 @@ from evovlm.merging.paths.plan import path_problems
 from evovlm.models.backbone import ParameterWriter
 from evovlm.models.layer_stack import LayerStack
 from evovlm.models.loading import LoadedModel, Override, load_like, load_model
-from evovlm.recipes.checkpoint_files import CONFIG_FILE, copy_files, host_files
+from evovlm.recipes.checkpoint_files import CONFIG_FILE, copy_files
 from evovlm.recipes.kinds import PS, HybridMerge, PathTemplate, Recipe, parameter_merge_only
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef, read_config, stored_dtype
@@ -191,19 +192,20 @@ class _ParameterSink:
 def _load_result(merger: Merger, *, device: str) -> LoadedModel:
     """Return the host, loaded with the config, tokens and number of rows of the merges of `merger`."""
     host, result = merger.host, merger.result
-    if result.is_hosts and not result.new_tokens and result.chat is None:
+    is_hosts = result.is_hosts and not result.new_tokens and result.chat is None
+    if is_hosts and not (host.has_own_config or host.is_computed):
         return load_model(host.folder, device=device)
     written = [host.layout.memory_name(name) for name in result.tensor_names]
     with TemporaryDirectory() as scratch:
-        tokenizer = host.folder
+        tokenizer = host.tokenizer_folder
         if result.new_tokens or result.chat is not None:
             tokenizer = Path(scratch)
-            copy_files(host_files(host.folder).files, tokenizer)
+            copy_files(host.support_files().files, tokenizer)
             if result.new_tokens:
                 extend_tokenizer(tokenizer, result.new_tokens)
             # transformers may look up the model's tokenizer in the config.
             (tokenizer / CONFIG_FILE).write_text(json.dumps(result.config), encoding="utf-8")
-        override = Override(config=result.config, written=written, tokenizer=tokenizer)
+        override = Override(config=result.config, written=written, tokenizer=tokenizer, weights=computed_weights(host))
         if result.chat is not None:
             rows = merger.token_rows()
             result.chat.write(tokenizer, rows)
@@ -275,7 +277,7 @@ def load_recipe_model(recipe: ModelRef | Recipe, *, device: str = "auto") -> Loa
     reached, read or combined with the others.
     """
     if isinstance(recipe, ModelRef):
-        return load_model(recipe.resolve(), device=device)
+        return load_reference(recipe, device=device)
     if recipe.path is None:
         return load_merged(recipe, device=device)
     stack = open_recipe_stack(recipe, device=device)
@@ -301,12 +303,11 @@ def open_stack(host: ModelRef, sources: Mapping[str, ModelRef], *, device: str =
     Raises IncompatibleModels when the blocks do not fit, and what opening and loading models raises.
     """
     named = {"": host, **sources}
-    loaded: dict[Path, LoadedModel] = {}
+    loaded: dict[str, LoadedModel] = {}
     for ref in named.values():
-        folder = ref.resolve()
-        if folder not in loaded:
-            loaded[folder] = load_model(folder, device=device)
-    models = {name: loaded[ref.resolve()] for name, ref in named.items()}
+        if ref.identity not in loaded:
+            loaded[ref.identity] = load_reference(ref, device=device)
+    models = {name: loaded[ref.identity] for name, ref in named.items()}
     return LayerStack(models.pop(""), models, stored=_stored(host))
 
 
@@ -314,9 +315,9 @@ def _open_hybrid(recipe: HybridMerge, *, device: str) -> LayerStack:
     # The first stage's result has its host's shapes, so misfits are found before anything is merged.
     check_models(recipe.path_merge(recipe.ps.host))
     merged = load_merged(recipe.ps, device=device)
-    load = partial(load_model, device=device)
-    sources = {name: load(recipe.sources[name].resolve()) for name in recipe.path.sources if name != PS}
-    host = merged if recipe.host is None else load(recipe.host.resolve())
+    load = partial(load_reference, device=device)
+    sources = {name: load(recipe.sources[name]) for name in recipe.path.sources if name != PS}
+    host = merged if recipe.host is None else load(recipe.host)
     used = {PS: merged} if PS in recipe.path.sources else {}
     return LayerStack(host, {**used, **sources}, stored=_stored(recipe.host or recipe.ps.host))
 

@@ -102,7 +102,7 @@ class Merger:
 
         def named(name: str, ref: ModelRef) -> NamedCheckpoint:
             if ref not in opened:
-                opened[ref] = Checkpoint.open(ref.resolve())
+                opened[ref] = Checkpoint.open_model(ref)
             return NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
 
         base = named("base", plain.base) if plain.base is not None else None

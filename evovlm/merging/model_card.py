@@ -11,11 +11,11 @@ from typing import NamedTuple
 import yaml
 
 from evovlm import __version__
-from evovlm.errors import ModelNotFound
+from evovlm.errors import ModelError, ModelNotFound
 from evovlm.merging.checkpoint.licences import UNKNOWN, Binding, Licence, licence_of, most_restrictive
 from evovlm.recipes.hub import HubModel, hub_commit
 from evovlm.recipes.kinds import Recipe
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.model_ref import ModelRef, all_parts
 
 _HUB_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
 # Licences without an identifier on the hub: on a card they are `other` with a name.
@@ -74,7 +74,20 @@ def model_card(recipe: Recipe, *, recipe_text: str, warnings: Sequence[str]) -> 
 
 
 def _card_models(recipe: Recipe) -> Sequence[_CardModel]:
-    return [_card_model(_role(part), ref) for part, ref in recipe.models().items()]
+    return [
+        _card_model(role if number == 0 else f"{role}, its adapter", each)
+        for part, ref in recipe.models().items()
+        for role in [_role(part)]
+        for number, each in enumerate(_parts(ref))
+    ]
+
+
+def _parts(ref: ModelRef) -> Sequence[ModelRef]:
+    try:
+        return all_parts(ref)
+    except ModelError:
+        # The model was moved after the merge: only its name is known.
+        return ref.parts
 
 
 def _role(part: str) -> str:
@@ -92,7 +105,6 @@ def _card_model(role: str, ref: ModelRef) -> _CardModel:
         found = ref.find()
         folder = ref.folder_at_hand()
     except ModelNotFound:
-        # The model was moved after the merge: only its name is known.
         return _CardModel(role, ref.text, None, None, Licence(id=UNKNOWN))
     return _CardModel(
         role=role,

@@ -67,7 +67,7 @@ class ParameterContent:
     def write_files(self, folder: Path) -> None:
         """Change config, tokenizer and generation config where they differ from the host's, which the folder holds."""
         result = self.merger.result
-        if not result.is_hosts:
+        if not result.is_hosts or self.host.has_own_config:
             text = json.dumps(result.config, ensure_ascii=False, indent=2) + "\n"
             (folder / "config.json").write_text(text, encoding="utf-8")
         if result.new_tokens:

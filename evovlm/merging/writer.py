@@ -17,10 +17,10 @@ from evovlm.merging.model_card import model_card
 from evovlm.merging.parameter_content import ParameterContent
 from evovlm.merging.paths.content import PathContent
 from evovlm.merging.paths.plan import PathPlan
-from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE, copy_files, host_files
+from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE, copy_files
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.model_ref import ModelRef, all_parts
 
 SHARD_BYTES = 5_000_000_000
 # Headers, the recipe, the model card, and the file system's own data.
@@ -85,7 +85,7 @@ def write_checkpoint(
     ):
         made, copied, kept = content.made(), content.copied(), content.kept()
         size_bytes = sum(tensor.size_bytes for tensor in (*made, *copied))
-        taken = host_files(content.host.folder)
+        taken = content.host.support_files()
         beside = sum(file.stat().st_size for file in taken.files.values())
         recipe_text = recipe_to_yaml(recipe, folder=out)
         with explained(out):
@@ -149,9 +149,10 @@ def _refuse_inputs(recipe: Recipe, out: Path) -> None:
     if not out.is_dir():
         return
     replaced = out.resolve()
-    for ref in recipe.models().values():
-        folder = ref.resolve().resolve()
-        if folder.is_relative_to(replaced):
+    for part in (part for ref in recipe.models().values() for part in all_parts(ref)):
+        folder = part.folder_at_hand()
+        if folder is not None and folder.resolve().is_relative_to(replaced):
             raise OutputExists(
-                f"{out} contains '{ref.text}', which this recipe merges, and is not replaced.\n    Name another folder."
+                f"{out} contains '{part.text}', which this recipe merges, and is not replaced.\n"
+                "    Name another folder."
             )

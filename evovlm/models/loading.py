@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -41,7 +41,7 @@ from evovlm.recipes.checkpoint_files import (
     refuse_outside,
 )
 from evovlm.recipes.families import has_vision
-from evovlm.recipes.model_config import check_generation_config, read_model_config
+from evovlm.recipes.model_config import GENERATION_CONFIG_FILE, check_generation_config, read_model_config
 
 _MOST_TIMES = 2
 _TRIED_TOKENS = 8
@@ -80,6 +80,23 @@ class LoadedModel:
         return len({parameter.device for parameter in self.model.parameters()}) > 1
 
 
+class LazyTensor(Protocol):
+    """A tensor that is read when transformers asks for it, as it asks for those of a safetensors file."""
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        """Return the whole tensor: `index` is always `...`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Weights:
+    """The weights of a model that differ from those in its folder: tensors by their names on disk, and their config."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, LazyTensor]
+    shapes: Mapping[str, Sequence[int]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Override:
     """What a model is loaded with instead of what its folder holds.
@@ -87,7 +104,7 @@ class Override:
     `config` replaces its config.json; a vocabulary of another size grows or shrinks the embedding. The parameters in
     `written` get their values later, so that the weights need not contain them. `tokenizer` is the folder that the
     tokenizer is read from, `chat_template` the processor's template (None: its own), `generation` the content of
-    generation_config.json (None: the folder's).
+    generation_config.json (None: the folder's). `weights` replace its weights; each tensor is read while it is loaded.
     """
 
     config: Mapping[str, Any]
@@ -95,6 +112,7 @@ class Override:
     tokenizer: Path
     chat_template: str | Mapping[str, str] | None = None
     generation: Mapping[str, Any] | None = None
+    weights: Weights | None = None
 
 
 def load_model(folder: Path, *, device: str = "auto", override: Override | None = None) -> LoadedModel:
@@ -113,7 +131,11 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
         _check_accelerate()
     _check_files(folder)
     sees = _check_config(folder)
-    _empty_model(folder, sees=sees, shapes=_stored_shapes(folder))
+    weights = override.weights if override else None
+    if weights is None:
+        _empty_model(folder, config=None, sees=sees, shapes=_stored_shapes(folder))
+    else:
+        _empty_model(folder, config=weights.config, sees=sees, shapes=weights.shapes)
     dtype = torch.float32 if place.type == "cpu" else "auto"
     with _quiet(), foreign_model(folder):
         tokenizer = AutoTokenizer.from_pretrained(override.tokenizer if override else folder, trust_remote_code=False)
@@ -154,14 +176,15 @@ def _try(loaded: LoadedModel) -> None:
         )
 
 
-def check_fit(folder: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+def check_fit(folder: Path, shapes: Mapping[str, Sequence[int]], *, config: Mapping[str, Any] | None = None) -> None:
     """Load the model in `folder` without its weights: does its config fit the `shapes` of its tensors, by name on disk?
 
+    `config` replaces the config.json of the folder.
     Raises BrokenCheckpoint, which names a tensor and both shapes, when they contradict each other, and what
     `load_model` raises for a model that transformers cannot load. Quantised weights are not compared.
     """
     sees = _check_config(folder)
-    empty = _empty_model(folder, sees=sees, shapes=shapes)
+    empty = _empty_model(folder, config=config, sees=sees, shapes=shapes)
     if empty is None:
         return
     # Each stand-in has the shape of a tensor and takes the memory of one number.
@@ -178,20 +201,25 @@ def check_fit(folder: Path, shapes: Mapping[str, Sequence[int]]) -> None:
     _check_report(folder, report)
 
 
-def _empty_model(folder: Path, *, sees: bool, shapes: Mapping[str, Sequence[int]]) -> Any:
-    """Return the model of a folder's config without memory for its weights, None for quantised weights.
+def _empty_model(
+    folder: Path, *, config: Mapping[str, Any] | None, sees: bool, shapes: Mapping[str, Sequence[int]]
+) -> Any:
+    """Return the model of a config (None: the folder's) without memory for its weights, None for quantised weights.
 
     Raises BrokenCheckpoint when it is much larger than the weights: what is missing would be filled with random
     numbers, which takes memory and time.
     """
-    if read_model_config(folder).get("quantization_config") is not None:
+    if (config or read_model_config(folder)).get("quantization_config") is not None:
         return None
     stored = sum(math.prod(shape) for shape in shapes.values())
     with _quiet(), foreign_model(folder):
-        config = _untyped(AutoConfig).from_pretrained(folder, trust_remote_code=False)
+        if config is None:
+            known = _untyped(AutoConfig).from_pretrained(folder, trust_remote_code=False)
+        else:
+            known = _as_known(config)
         with torch.device("meta"), no_init_weights():
             auto = _untyped(AutoModelForImageTextToText if sees else AutoModelForCausalLM)
-            empty = auto.from_config(config, trust_remote_code=False)
+            empty = auto.from_config(known, trust_remote_code=False)
     needed = sum(parameter.numel() for parameter in empty.parameters())
     if needed > _MOST_TIMES * stored:
         raise BrokenCheckpoint(
@@ -277,7 +305,7 @@ def load_like(loaded: LoadedModel, *, config: Mapping[str, Any]) -> LoadedModel:
     ours = loaded.model
     # The new parameters are replaced below, so that their memory is never filled.
     with foreign_model(loaded.folder), no_init_weights():
-        known = _untyped(CONFIG_MAPPING)[config["model_type"]].from_dict(json.loads(json.dumps(config)))
+        known = _as_known(config)
         model = _untyped(AutoModelForImageTextToText if loaded.sees else AutoModelForCausalLM).from_config(
             known, dtype=ours.dtype, trust_remote_code=False
         )
@@ -309,10 +337,15 @@ def _load_weights(
     folder: Path, *, sees: bool, dtype: torch.dtype | str, override: Override | None, device_map: str | None
 ) -> Any:
     auto = _untyped(AutoModelForImageTextToText if sees else AutoModelForCausalLM)
-    config = _config_for_weights(folder, override.config) if override else None
+    config = _config_for_weights(folder, override) if override else None
+    tensors = override.weights.tensors if override and override.weights else None
+    if tensors is not None:
+        # Without a folder, transformers needs to be told which of its classes reads the config.
+        auto = auto._model_mapping[type(config)]
     model, report = auto.from_pretrained(
-        folder,
+        folder if tensors is None else None,
         config=config,
+        state_dict=tensors,
         dtype=dtype,
         device_map=device_map,
         use_safetensors=True,
@@ -322,6 +355,8 @@ def _load_weights(
         ignore_mismatched_sizes=True,
     )
     _check_report(folder, report, written=override.written if override else ())
+    if tensors is not None and (folder / GENERATION_CONFIG_FILE).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     if override:
         # transformers has not tied a head that the weights contain and the override ties.
         model.tie_weights()
@@ -333,13 +368,18 @@ def _load_weights(
     return model
 
 
-def _config_for_weights(folder: Path, config: Mapping[str, Any]) -> Any:
-    """Return `config` as transformers' own object, with the vocabulary of the weights in `folder`."""
-    plain = json.loads(json.dumps(config))
-    stored = _text_part(read_model_config(folder))
+def _config_for_weights(folder: Path, override: Override) -> Any:
+    """Return the config as transformers' own object, with the vocabulary of the weights that are loaded."""
+    plain = json.loads(json.dumps(override.config))
+    stored = _text_part(override.weights.config if override.weights else read_model_config(folder))
     if "vocab_size" in stored:
         _text_part(plain)["vocab_size"] = stored["vocab_size"]
-    return _untyped(CONFIG_MAPPING)[plain["model_type"]].from_dict(plain)
+    return _as_known(plain)
+
+
+def _as_known(config: Mapping[str, Any]) -> Any:
+    """Return a config.json as transformers' own object."""
+    return _untyped(CONFIG_MAPPING)[config["model_type"]].from_dict(json.loads(json.dumps(config)))
 
 
 def _text_part(config: Any) -> Any:

@@ -18,6 +18,9 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_PICKLE = "adapter_model.bin"
 
 TEXT_LIMIT_BYTES = 500_000_000
 """The largest file beside the weights: the largest published tokenizers have a tenth of it."""
@@ -49,7 +52,7 @@ _TEXTS = (
 # The index of the weights, and files of a training run.
 _EXCLUDED = (
     "*.index.json",
-    "adapter_config.json",
+    ADAPTER_CONFIG_FILE,
     "trainer_state.json",
     "training_args.json",
     "*_results.json",
@@ -57,6 +60,16 @@ _EXCLUDED = (
 )
 TEMPLATES_FOLDER = "additional_chat_templates"
 """The folder of further chat templates."""
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = (
+    *_VOCABULARIES,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+"""What an adapter's folder may replace of its base's files."""
 _TOKENIZER_MARKER = "tokenizer_config.json"
 
 
@@ -122,6 +135,31 @@ def host_files(host: Path) -> SupportFiles:
         files={name: path for name, path in found.files.items() if name not in own},
         left_out=tuple(name for name in found.left_out if name not in own),
     )
+
+
+def tokenizer_files(folder: Path) -> Mapping[str, Path]:
+    """Return the files of a tokenizer by name, nothing for a folder without a whole tokenizer.
+
+    Raises BrokenCheckpoint for one that is a link out of the folder.
+    """
+    found = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+    if not any(name in found for name in _VOCABULARIES):
+        return {}
+    for path in found.values():
+        refuse_outside(path, folder)
+    return found
+
+
+def holds_adapter(names: Collection[str]) -> bool:
+    """Whether files of these names make an adapter, not a whole model, which may also contain an adapter's config."""
+    weights = (SINGLE_FILE, INDEX_FILE, SINGLE_PICKLE, PICKLE_INDEX)
+    return ADAPTER_CONFIG_FILE in names and not any(name in names for name in weights)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder contains an adapter and not a whole model."""
+    # Most folders are models, whose files need not be listed.
+    return (folder / ADAPTER_CONFIG_FILE).is_file() and holds_adapter({path.name for path in folder.iterdir()})
 
 
 def refuse_odd_files(folder: Path) -> None:

@@ -46,7 +46,7 @@ from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
 from evovlm.recipes.mergekit.reading import is_mergekit, recipe_from_mergekit, refuse_other_tools
-from evovlm.recipes.model_ref import ModelRef, config_in, count_blocks, parse_model_ref, read_config
+from evovlm.recipes.model_ref import ModelRef, count_blocks, local_config, parse_model_ref, read_config
 from evovlm.recipes.problems import did_you_mean, report_places, report_problems
 from evovlm.recipes.recipe import (
     COMPONENTS,
@@ -73,7 +73,7 @@ def _may_be_had(text: str, info: ValidationInfo) -> str:
     folder: Path | None = (info.context or {}).get(FOLDER)
     if folder is not None:
         try:
-            parse_model_ref(text, relative_to=folder).find()
+            parse_model_ref(text, relative_to=folder).check_parts()
         except ModelNotFound as error:
             raise PydanticCustomError(
                 "model", "no such model. {reason}", {"reason": " ".join(str(error).split())}
@@ -199,7 +199,7 @@ def default_host(base: ModelRef | None, sources: Mapping[str, ModelRef]) -> Mode
 
     Reads only folders that exist already. Raises ConfigError when this leaves no choice or several.
     """
-    seeing = [ref for ref in sources.values() if has_vision(config_in(ref.local_folder()) or {})]
+    seeing = [ref for ref in sources.values() if has_vision(local_config(ref) or {})]
     if len(seeing) == 1:
         return seeing[0]
     if base is not None and not seeing:
@@ -398,11 +398,13 @@ def recipe_to_yaml(recipe: Recipe, *, folder: Path | None = None) -> str:
 
 
 def _written(ref: ModelRef, folder: Path | None) -> str:
-    local = ref.local_folder()
-    if folder is None or local is None or ref.text.startswith("zoo:") or Path(ref.text).is_absolute():
-        return ref.text
-    relative = os.path.relpath(local.resolve(), folder.resolve())
-    return relative if relative.startswith(".") else f"./{relative}"
+    def written(part: ModelRef, local: Path | None) -> str:
+        if folder is None or local is None or Path(part.text).is_absolute():
+            return part.text
+        relative = os.path.relpath(local.resolve(), folder.resolve())
+        return relative if relative.startswith(".") else f"./{relative}"
+
+    return ref.rewritten(written)
 
 
 def _lines(values: Mapping[str, Any], *, inside: str) -> Iterator[str]:

@@ -11,22 +11,36 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from evovlm.errors import BrokenCheckpoint, ModelError, ModelNotFound, PickledWeights, first_line
+from evovlm.errors import BrokenCheckpoint, ModelError, ModelNotFound, first_line
 from evovlm.recipes.checkpoint_files import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
     CONFIG_FILE,
     INDEX_FILE,
     PICKLE_INDEX,
     SINGLE_FILE,
     SINGLE_PICKLE,
+    holds_adapter,
+    is_adapter,
     read_weight_map,
     support_names,
 )
+from evovlm.recipes.missing_weights import explain_weights
 
-Wanted = Literal["weights", "headers", "pickles"]
-"""What to fetch besides config, tokenizer and card: safetensors weights, only their index, or pickled weights."""
+Wanted = Literal["weights", "headers", "pickles", "adapter", "adapter-headers"]
+"""What to fetch besides config, tokenizer and card.
+
+Safetensors weights, only their index, pickled weights, an adapter with its config, or only its config.
+"""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE_IN_URL = re.compile(r"/resolve/[^/]+/(?P<file>[^?#]+)")
+_STEP_FOLDER = re.compile(r"checkpoint-(?P<step>\d{1,12})/(?P<file>[^/]+)$")
+_MARKERS = (CONFIG_FILE, ADAPTER_CONFIG_FILE)
+_OF_ADAPTERS: Mapping[Wanted, Sequence[str]] = {
+    "adapter": (ADAPTER_CONFIG_FILE, ADAPTER_FILE),
+    "adapter-headers": (ADAPTER_CONFIG_FILE,),
+}
 _LOOK_UP_TIMEOUT_S = 20.0
 
 
@@ -90,15 +104,28 @@ def fetch(model: HubModel, *, wanted: Wanted = "weights") -> Path:
     return _download(model, [*support_names(listing.size_bytes), *_weight_files(model, listing, wanted=wanted)])
 
 
-def missing_bytes(model: HubModel, *, folder: Path) -> int:
-    """Return how many bytes of safetensors weights are not yet in the model's folder of the cache."""
+def is_adapter_on_hub(model: HubModel) -> bool:
+    """Whether a repository holds an adapter and not a whole model; where the hub cannot be reached, the cache's copy.
+
+    Never raises: fetching the model says what is wrong with it.
+    """
+    try:
+        return holds_adapter(look_up(model).size_bytes)
+    except ModelNotFound:
+        folder = cached_folder(model)
+        return folder is not None and is_adapter(folder)
+
+
+def missing_bytes(model: HubModel, *, wanted: Wanted = "weights") -> int:
+    """Return how many bytes of the `wanted` weights are not yet in the model's folder of the cache."""
     try:
         listing = look_up(model)
     except ModelNotFound:
         # The hub cannot be reached: nothing more can be fetched.
         return 0
-    names = _weight_files(model, listing, wanted="weights")
-    return sum(listing.size_bytes[name] for name in names if not (folder / name).exists())
+    names = _weight_files(model, listing, wanted=wanted)
+    folder = cached_folder(model)
+    return sum(listing.size_bytes[name] for name in names if folder is None or not (folder / name).exists())
 
 
 def cached_folder(model: HubModel) -> Path | None:
@@ -157,8 +184,13 @@ def read_header(model: HubModel, file: str, *, commit: str) -> Mapping[str, Head
 
 def _weight_files(model: HubModel, listing: HubListing, *, wanted: Wanted) -> Sequence[str]:
     """Return the weight files to fetch, in the order in which transformers looks for them: a single file first."""
-    single, index = (SINGLE_PICKLE, PICKLE_INDEX) if wanted == "pickles" else (SINGLE_FILE, INDEX_FILE)
     files = listing.size_bytes
+    if wanted in _OF_ADAPTERS:
+        names = _OF_ADAPTERS[wanted]
+        if any(name not in files for name in names):
+            raise _no_weights(model, listing, wanted=wanted)
+        return names
+    single, index = (SINGLE_PICKLE, PICKLE_INDEX) if wanted == "pickles" else (SINGLE_FILE, INDEX_FILE)
     if single in files:
         return [] if wanted == "headers" else [single]
     if index not in files:
@@ -178,16 +210,15 @@ def _no_weights(model: HubModel, listing: HubListing, *, wanted: Wanted) -> Mode
         return BrokenCheckpoint(
             f"Model '{model}': the hub has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}, so there is nothing to convert."
         )
-    if "adapter_config.json" in files:
-        return BrokenCheckpoint(f"Model '{model}': is an adapter (LoRA).\n    Merge it into its base model first.")
-    pickles = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
-    if pickles:
-        return PickledWeights(
-            f"Model '{model}': its weights on the hub are pickles ({', '.join(pickles[:3])}), which can run code when "
-            f"read; evovlm merges only safetensors.\n    `evovlm convert {model} --out DIR` reads nothing but tensors "
-            "from them; name DIR instead."
-        )
-    return BrokenCheckpoint(f"Model '{model}': the hub has neither {SINGLE_FILE} nor {INDEX_FILE} for it.")
+    steps = sorted(
+        {int(match["step"]) for name in files if (match := _STEP_FOLDER.match(name)) and match["file"] in _MARKERS}
+    )
+    return explain_weights(
+        f"Model '{model}' on the hub",
+        [name for name in files if "/" not in name],
+        to_convert=str(model),
+        steps=[f"checkpoint-{step}" for step in steps],
+    )
 
 
 def _download(model: HubModel, names: Sequence[str]) -> Path:
@@ -211,6 +242,8 @@ def _from_cache(model: HubModel, *, wanted: Wanted, reason: ModelNotFound) -> Pa
 
 
 def _lacking(folder: Path, *, wanted: Wanted) -> str | None:
+    if wanted in _OF_ADAPTERS:
+        return next((name for name in _OF_ADAPTERS[wanted] if not (folder / name).is_file()), None)
     if not (folder / CONFIG_FILE).is_file():
         return CONFIG_FILE
     if wanted == "headers":

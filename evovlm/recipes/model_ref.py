@@ -1,7 +1,11 @@
-"""A model as people write it (`zoo:NAME`, a folder, or a hub id with an optional `@revision`), and its config.json."""
+"""A model as people write it, and its config.json.
+
+It is `zoo:NAME`, a folder, or a hub id with an optional `@revision`; one of these with an adapter, `MODEL+ADAPTER`; or
+an adapter alone, whose adapter_config.json names its model.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +13,12 @@ from typing import Any
 from evovlm.assets import asset_path
 from evovlm.errors import BrokenCheckpoint, ModelNotFound
 from evovlm.files import expanded, name_problem
+from evovlm.recipes.checkpoint_files import ADAPTER_CONFIG_FILE, is_adapter
 from evovlm.recipes.hub import HubModel, cached_folder, fetch
-from evovlm.recipes.model_config import read_model_config
+from evovlm.recipes.model_config import read_model_config, read_model_json
 
 _ZOO = "zoo:"
+_JOINT = "+"
 _DTYPES = {"float64", "float32", "float16", "bfloat16"}
 _HUB_ID = re.compile(r"(?P<id>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]{1,200}))?", re.ASCII)
 _SHOWN = 200
@@ -32,11 +38,33 @@ class ModelRef:
     @property
     def identity(self) -> str:
         """What the reference means wherever it is written: the text, or for a folder that exists its absolute path."""
-        folder = None if self.text.startswith(_ZOO) else self.local_folder()
-        return self.text if folder is None else folder.resolve().as_posix()
+        return self.rewritten(lambda part, folder: part.text if folder is None else folder.resolve().as_posix())
+
+    @property
+    def parts(self) -> "tuple[ModelRef, ...]":
+        """The model and the adapter of `MODEL+ADAPTER`; else the reference itself, as for a folder with a plus sign."""
+        if _JOINT not in self.text or name_problem(self.text) is not None or self._as_path().is_dir():
+            return (self,)
+        texts = [part.strip() for part in self.text.split(_JOINT)]
+        return tuple(ModelRef(text=text, origin=self.origin) for text in texts) if all(texts) else (self,)
+
+    def rewritten(self, written: "Callable[[ModelRef, Path | None], str]") -> str:
+        """Return the reference as a text in which each part is what `written` returns for it.
+
+        `written` also gets the part's folder where it exists and is not in the zoo.
+        """
+        return _JOINT.join(
+            written(part, None if part.text.startswith(_ZOO) else part.local_folder()) for part in self.parts
+        )
+
+    def check_parts(self) -> None:
+        """Raise ModelNotFound when a part is neither a folder nor a hub id; never touches the network."""
+        parts = self.parts if len(self.parts) <= 2 else (self,)
+        for part in parts:
+            part.find()
 
     def local_folder(self) -> Path | None:
-        """Return the folder this names if it is there already; never touches the network."""
+        """Return the folder this names if it is there already, None for `MODEL+ADAPTER`; never touches the network."""
         if name_problem(self.text) is not None:
             return None
         in_zoo = self.text.startswith(_ZOO)
@@ -56,7 +84,7 @@ class ModelRef:
     def find(self) -> Path | HubModel:
         """Return the model's folder if it exists, else its location on the hub; never touches the network.
 
-        Raises ModelNotFound for a text that is neither.
+        Raises ModelNotFound for a text that is neither; of `MODEL+ADAPTER`, each of the `parts` can be found.
         """
         folder = self.local_folder()
         if folder is not None:
@@ -66,11 +94,17 @@ class ModelRef:
             raise ModelNotFound(f"Model {self.text[:_SHOWN]!r}: the name {problem}.")
         if self.text.startswith(_ZOO):
             raise ModelNotFound(self._missing_from_zoo())
+        if len(self.parts) != 1:
+            raise ModelNotFound(
+                f"Model '{self.text[:_SHOWN]}': a model takes one adapter (MODEL+ADAPTER), and here it takes none.\n"
+                "    Merge the adapter into its model first, with a recipe of this one source."
+            )
         hub = None if self.text.startswith((".", "/", "~")) else _HUB_ID.fullmatch(self.text)
         if hub is None:
             raise ModelNotFound(
                 f"Model '{self.text}': there is no folder {self._as_path()}.\n"
-                "    Name an existing folder, a hub id ('org/name' or 'org/name@revision') or 'zoo:NAME'."
+                "    Name an existing folder, a hub id ('org/name' or 'org/name@revision') or 'zoo:NAME'; with an "
+                "adapter, MODEL+ADAPTER."
             )
         return HubModel(id=hub["id"], revision=hub["revision"])
 
@@ -98,13 +132,62 @@ def parse_model_ref(text: str, *, relative_to: Path | None) -> ModelRef:
     return ModelRef(text=text.strip(), origin=relative_to)
 
 
+def with_adapter(ref: ModelRef) -> tuple[ModelRef, ModelRef | None]:
+    """Return the model and the adapter that a reference names, None for a model without one; never uses the network.
+
+    An adapter alone is looked into when its folder exists or is in the hub's cache. Raises ModelNotFound for what is
+    neither a folder nor a hub id, BrokenCheckpoint for an adapter that does not name its base.
+    """
+    if len(ref.parts) == 2:
+        model, adapter = ref.parts
+        return model, adapter
+    folder = ref.folder_at_hand()
+    if folder is None or not is_adapter(folder):
+        return ref, None
+    return _base_of(folder, on_hub=isinstance(ref.find(), HubModel)), ref
+
+
+def all_parts(ref: ModelRef) -> tuple[ModelRef, ...]:
+    """Return the model and, where there is one, the adapter of `with_adapter`, which says what it raises."""
+    model, adapter = with_adapter(ref)
+    return (model,) if adapter is None else (model, adapter)
+
+
+def _base_of(folder: Path, *, on_hub: bool) -> ModelRef:
+    """Return the model that the adapter in `folder` was trained on; a relative path starts at the folder."""
+    file = folder / ADAPTER_CONFIG_FILE
+    settings = read_model_json(file)
+    text, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if isinstance(text, str) and text:
+        local = ModelRef(text=text, origin=folder)
+        # A stranger's adapter must not lead to a folder of this machine.
+        if not on_hub and local.local_folder() is not None:
+            return local
+        found = f"{text}@{revision}" if isinstance(revision, str) and revision else text
+        if _HUB_ID.fullmatch(found):
+            return ModelRef(text=found, origin=folder)
+    raise BrokenCheckpoint(
+        f"{file}: its base_model_name_or_path is {str(text)[:_SHOWN]!r}, which is not a model on the hub.\n"
+        "    Name the model that it was trained on yourself: MODEL+ADAPTER."
+    )
+
+
 def read_config(ref: ModelRef) -> Mapping[str, Any] | None:
     """Return the model's config.json: from its folder, or from the hub's cache; None when it is in neither."""
     try:
-        folder = ref.folder_at_hand()
-    except ModelNotFound:
+        return config_in(with_adapter(ref)[0].folder_at_hand())
+    except (ModelNotFound, BrokenCheckpoint):
         return None
-    return config_in(folder)
+
+
+def local_config(ref: ModelRef) -> Mapping[str, Any] | None:
+    """Return the model's config.json as `read_config`, but only from a folder that is not in the hub's cache."""
+    if ref.parts[0].local_folder() is None:
+        return None
+    try:
+        return config_in(with_adapter(ref)[0].local_folder())
+    except (ModelNotFound, BrokenCheckpoint):
+        return None
 
 
 def config_in(folder: Path | None) -> Mapping[str, Any] | None:

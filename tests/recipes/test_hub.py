@@ -92,7 +92,7 @@ def test_a_part_in_the_cache_is_not_taken_for_the_model(
     model = HubModel(id="org/model")
     folder = fetch(model, wanted="headers")
     assert not any(name.endswith(".safetensors") for name in names(folder))
-    assert missing_bytes(model, folder=folder) == len("first") + len("second")
+    assert missing_bytes(model) == len("first") + len("second")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(model, wanted="headers") == folder
     with pytest.raises(ModelNotFound, match=r"offline mode is on[\s\S]*HF_HUB_OFFLINE[\s\S]*model-1\.safetensors"):

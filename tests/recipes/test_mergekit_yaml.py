@@ -266,6 +266,20 @@ dtype: float32
 
 
 @pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("b+org/lora", "b+org/lora"),
+        ("org/b@v1+org/lora", "org/b@v1+org/lora"),
+        ("{model: b, lora: org/lora}", "b+org/lora"),
+        ("{model: {path: b}, lora: {path: org/lora, revision: v2}}", "b+org/lora@v2"),
+    ],
+)
+def test_a_model_with_an_adapter_is_a_source(models: Path, written: str, text: str) -> None:
+    recipe = read(models, TIES.replace("- model: b", f"- model: {written}"))
+    assert {name: ref.text for name, ref in recipe.sources.items()} == {"a": "a", "lora": text}
+
+
+@pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
         ("method: ties", "method: tise", "1: merge_method: 'tise' has no equal here; did you mean 'ties'?"),
@@ -289,8 +303,11 @@ dtype: float32
         ("dtype: float32", "parameters: {normalize: maybe}", "10: should be true or false (found 'maybe')"),
         ("dtype: float32", "evovlm: {sources: {x: c}}", "10: evovlm.sources.x: 'c' is not a source."),
         ("- model: b", "- model: a", "7: model: 'a' is given twice."),
-        ("- model: b", "- model: b+org/lora", "7: models[1].model: a LoRA adapter has no equal here"),
-        ("- model: b", "- model: {model: b, lora: c}", "7: models[1].model: lora has no equal here"),
+        (
+            "- model: b",
+            "- model: {model: b, override_architecture: X}",
+            "7: models[1].model: override_architecture has no equal here",
+        ),
         ("      weight: 0.5\ndtype", "      density: 0.5\ndtype", "7: weight: missing for model.embed_tokens.weight"),
         (
             "      weight: 0.5\ndtype",

@@ -305,3 +305,39 @@ def variances(parts: Any, out: Any) -> None:
             difference = np.float64(parts[s, i]) - mean
             squares += difference * difference
         out[i] = np.float32(squares / k)
+
+
+@compiled
+def add_low_rank(values: Any, first: int, columns: int, left: Any, right: Any, scale: Any) -> None:
+    """Add `scale` times the entries from `first` on of left @ right (row-major, `columns` to a row) to `values`.
+
+    `left` is float32, (rows, rank), `right` float32, (rank, columns). Each entry is summed in float32 over the ranks in
+    their order, whatever part of the matrix is asked for.
+    """
+    n, done = len(values), 0
+    sums = np.empty(columns, dtype=np.float32)
+    while done < n:
+        row, start = (first + done) // columns, (first + done) % columns
+        width = min(columns - start, n - done)
+        for j in range(width):
+            sums[j] = np.float32(0)
+        for k in range(left.shape[1]):
+            factor = left[row, k]
+            for j in range(width):
+                sums[j] += factor * right[k, start + j]
+        for j in range(width):
+            values[done + j] += scale * sums[j]
+        done += width
+
+
+@compiled
+def scale_rows_to(values: Any, columns: int, lengths: Any) -> None:
+    """Scale each whole row of `values` (float32, (rows * columns,)) to its entry of `lengths` (float32, (rows,))."""
+    for row in range(len(lengths)):
+        total = 0.0
+        for j in range(columns):
+            value = np.float64(values[row * columns + j])
+            total += value * value
+        factor = lengths[row] / np.float32(np.sqrt(total)) if total > 0 else np.float32(np.nan)
+        for j in range(columns):
+            values[row * columns + j] *= factor

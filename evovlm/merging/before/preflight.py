@@ -5,7 +5,7 @@ Configs, tokenizers, cards and headers are read, no weights; all problems are fo
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from evovlm.merging.arithmetic.methods import Method, check_parameters, get_meth
 from evovlm.merging.before.findings import ModelReport, Preflight, ResultSize
 from evovlm.merging.before.needs import ModelMemory, Needs, find_needs, memory_warnings, room_problems
 from evovlm.merging.checkpoint.licences import Licence, forbids_sharing, licence_of, most_restrictive
-from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.checkpoint.sources import Checkpoint, find_adapter
 from evovlm.merging.models.ancestry import ancestry_warnings
 from evovlm.merging.models.chat_change import ChatChange, chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, find_warnings, tensor_problems
@@ -25,12 +25,13 @@ from evovlm.merging.models.result_layout import ResultLayout
 from evovlm.merging.models.tensor_names import EMBEDDING
 from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
 from evovlm.merging.paths.plan import PathPlan, path_problems
-from evovlm.recipes.hub import HubModel, hub_commit, missing_bytes
+from evovlm.recipes.hub import HubModel, Wanted, hub_commit, missing_bytes
 from evovlm.recipes.kinds import HybridMerge, Recipe
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 
+_WANTED: tuple[Wanted, Wanted] = ("weights", "adapter")
 _BLOCK = re.compile(r"\blayers\.\d+\.")
 _Found = TypeVar("_Found")
 
@@ -70,7 +71,13 @@ def preflight(
     check_out(out, found, may_exist=may_exist)
     needs = None
     if host is not None:
-        needs = _find_needs(host.checkpoint, reports, out=out, resident=resident)
+        needs = find_needs(
+            host.checkpoint,
+            n_models=len({report.text for report in reports}),
+            download_bytes=sum(_downloads((refs[name] for name in models), found).values()),
+            out=out,
+            resident=resident,
+        )
         found.problems += room_problems(needs, out=out)
         found.warnings += memory_warnings(needs, resident)
     return _summed_up(found, models, reports, needs=needs, result=ResultSize.like(host.checkpoint) if host else None)
@@ -93,7 +100,9 @@ def _summed_up(
     result: ResultSize | None,
 ) -> Preflight:
     """Return what was found, with the models' licences."""
-    licences = {model.text: licence_of(model.checkpoint.folder) for model in models.values()}
+    licences = {
+        text: licence_of(folder) for model in models.values() for text, folder in _folders(model.checkpoint, model.text)
+    }
     found.warnings += [
         f"the licence of {name} does not allow sharing changed versions: do not publish the merge."
         for name in forbids_sharing(licences)
@@ -208,15 +217,18 @@ def _check_parameters(
     ]
 
 
+def _folders(checkpoint: Checkpoint, text: str) -> Sequence[tuple[str, Path]]:
+    """Return the folders that a model consists of, each with what names it."""
+    if checkpoint.adapter is None:
+        return [(text, checkpoint.folder)]
+    return [(f"the base of {text}", checkpoint.folder), (text, checkpoint.adapter)]
+
+
 def _report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelReport:
     """Return a report of a model's headers and card."""
     checkpoint = model.checkpoint
-    on_hub = ref.find()
     codes = sorted({checkpoint.place(name).dtype_code for name in checkpoint.backbone_names()})
     shape = checkpoint.shape(EMBEDDING)
-    download = 0
-    if isinstance(on_hub, HubModel):
-        download = found.attempt(lambda: missing_bytes(on_hub, folder=checkpoint.folder)) or 0
     return ModelReport(
         name=model.name,
         text=model.text,
@@ -227,18 +239,22 @@ def _report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelR
         hidden_size=shape[-1],
         vocabulary_rows=shape[0],
         dtype=", ".join(codes),
-        licence=str(licence_of(checkpoint.folder)),
+        licence=" and ".join(dict.fromkeys(str(licence_of(folder)) for _, folder in _folders(checkpoint, model.text))),
         size_bytes=sum(place.size_bytes for place in checkpoint.places.values()),
-        download_bytes=download,
+        download_bytes=sum(_downloads([ref], found).values()),
     )
 
 
-def _find_needs(
-    host: Checkpoint, reports: Sequence[ModelReport], *, out: Path | None, resident: ModelMemory | None
-) -> Needs:
-    # A model may have several roles in the merge, and is fetched once.
-    downloads = {report.text: report.download_bytes for report in reports}
-    return find_needs(host, n_models=len(downloads), download_bytes=sum(downloads.values()), out=out, resident=resident)
+def _downloads(refs: Iterable[ModelRef], found: Gathered) -> Mapping[str, int]:
+    """Return the bytes to fetch of each model and adapter on the hub; it is fetched once, whatever its roles."""
+    missing: dict[str, int] = {}
+    for ref in refs:
+        parts = found.attempt(partial(find_adapter, ref))
+        for part, wanted in zip(parts or (), _WANTED, strict=False):
+            on_hub = part.find() if part is not None else None
+            if part is not None and isinstance(on_hub, HubModel) and part.text not in missing:
+                missing[part.text] = found.attempt(partial(missing_bytes, on_hub, wanted=wanted)) or 0
+    return missing
 
 
 def _without_repeats(problems: Sequence[EvovlmError]) -> Sequence[EvovlmError]:
@@ -278,7 +294,8 @@ def _preflight_path(
     check_out(out, found, may_exist=may_exist)
     needs = None
     if result is not None:
-        needs = _path_needs(models, reports, out=out, resident=resident, merged=merged)
+        download_bytes = sum(_downloads((refs[name] for name in models), found).values())
+        needs = _path_needs(models, download_bytes=download_bytes, out=out, resident=resident, merged=merged)
         needs = replace(needs, result_bytes=result.size_bytes, meanwhile_bytes=meanwhile_bytes)
         found.problems += room_problems(needs, out=out)
         found.warnings += memory_warnings(needs, resident)
@@ -304,14 +321,12 @@ def _compare_path(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint],
 
 def _path_needs(
     models: Mapping[str, NamedCheckpoint],
-    reports: tuple[ModelReport, ...],
     *,
+    download_bytes: int,
     out: Path | None,
     resident: ModelMemory | None,
     merged: Collection[str],
 ) -> Needs:
-    # A model may have several roles in the merge, and is fetched once.
-    downloads = {report.text: report.download_bytes for report in reports}
     # Every model is loaded once; a first stage's result is another model than its host.
     loaded = {(model.checkpoint.folder, name in merged): model.checkpoint for name, model in models.items()}
     host = models["host"].checkpoint
@@ -319,7 +334,7 @@ def _path_needs(
     return find_needs(
         host,
         n_models=1,
-        download_bytes=sum(downloads.values()),
+        download_bytes=download_bytes,
         out=out,
         resident=resident,
         beside=tuple(loaded.values()),
@@ -341,8 +356,8 @@ def _preflight_hybrid(
         merged=("sources.ps", *(["host"] if recipe.host is None else [])),
     )
     further = tuple(model for model in second.models if model.name not in ("host", "sources.ps") or recipe.host)
-    fetched = {model.text: model.download_bytes for model in (*first.models, *further)}
-    needs = second.needs and replace(second.needs, download_bytes=sum(fetched.values()))
+    refs = (*recipe.ps.models().values(), *recipe.sources.values(), *([recipe.host] if recipe.host else []))
+    needs = second.needs and replace(second.needs, download_bytes=sum(_downloads(refs, Gathered()).values()))
     models = (*(replace(model, name=f"ps.{model.name}") for model in first.models), *further)
     return replace(
         second,

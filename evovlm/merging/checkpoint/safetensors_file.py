@@ -57,6 +57,10 @@ _TORCH_NAMES: Mapping[str, str] = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
+PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
+"""The codes of the dtypes that merge."""
+DTYPE_CODES: Mapping[str, str] = {_TORCH_NAMES[code]: code for code in PLAIN_FLOATS}
+"""The codes of the dtypes that merge, by the names that a config.json and a recipe give them."""
 LENGTH_BYTES = 8
 """Bytes of the header's length, which comes first; the header is padded to a multiple of them."""
 METADATA = "__metadata__"

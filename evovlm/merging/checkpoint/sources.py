@@ -9,21 +9,40 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evovlm.errors import BrokenCheckpoint, ModelError, PickledWeights, UnknownArchitecture
-from evovlm.merging.checkpoint.safetensors_file import TensorPlace, hold_the_same, tensor_places
+from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture
+from evovlm.merging.checkpoint.adapters import Adapter
+from evovlm.merging.checkpoint.computed import CastPlace, ComputedPlace
+from evovlm.merging.checkpoint.quantised import plain_weights
+from evovlm.merging.checkpoint.safetensors_file import (
+    DTYPE_CODES,
+    PLAIN_FLOATS,
+    TensorPlace,
+    hold_the_same,
+    tensor_places,
+)
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
-from evovlm.recipes.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_weight_map, refuse_odd_files, refuse_outside
-from evovlm.recipes.hub import HubModel, fetch, has_weights, look_up, read_header
+from evovlm.recipes.checkpoint_files import (
+    ADAPTER_FILE,
+    INDEX_FILE,
+    SINGLE_FILE,
+    TOKENIZER_FILES,
+    SupportFiles,
+    host_files,
+    read_weight_map,
+    refuse_odd_files,
+    refuse_outside,
+    tokenizer_files,
+)
+from evovlm.recipes.hub import HubModel, fetch, has_weights, is_adapter_on_hub, look_up, read_header
+from evovlm.recipes.missing_weights import missing_weights
 from evovlm.recipes.model_config import read_model_config
-from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.model_ref import ModelRef, stored_dtype, with_adapter
 
 if TYPE_CHECKING:
     import torch
 
-PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
-"""safetensors' codes of the dtypes that merge."""
 _CONNECTIONS = 8
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +56,20 @@ class RemotePlace(TensorPlace):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A model folder: its config.json, its backbone's layout, and where every tensor is (by name on disk)."""
+    """A model: its config.json, its backbone's layout, and where every tensor is (by name on disk).
+
+    `folder` contains config and tokenizer; `adapter` is the folder of an adapter whose changes are in `places`, None
+    without one. `config` is that of the tensors: it differs from the file (`has_own_config`) where those are read as
+    something else than what is stored. `notes` say what.
+    """
 
     folder: Path
     config: Mapping[str, Any]
     layout: BackboneLayout
     places: Mapping[str, TensorPlace]
+    has_own_config: bool = False
+    adapter: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def open(folder: Path) -> "Checkpoint":
@@ -51,28 +78,55 @@ class Checkpoint:
         Raises BrokenCheckpoint when a part is missing or unreadable, PickledWeights when there are only pickles,
         UnknownArchitecture when the model's family is unknown.
         """
-        return Checkpoint._of(folder, _local_places)
+        return Checkpoint._of_folder(folder, _local_places)
+
+    @staticmethod
+    def open_model(ref: ModelRef) -> "Checkpoint":
+        """Open the model that a reference names, with its adapter; of a hub model, the weights are fetched first.
+
+        Raises what `open` raises, ModelNotFound when the model cannot be reached, IncompatibleModels for an adapter
+        that does not fit.
+        """
+        return Checkpoint._of_ref(ref, lambda part: Checkpoint.open(part.resolve()), _adapter_places)
 
     @staticmethod
     def open_headers(ref: ModelRef) -> "Checkpoint":
-        """Open a model as `open` does without fetching weights: of a hub model only the headers are read.
+        """Open a model as `open_model` does without fetching weights: of a hub model only the headers are read.
 
         Tensors whose weights are not on this machine have a shape, a dtype and a size; reading one raises ModelError.
-        Raises ModelNotFound when the model cannot be reached, and what `open` raises.
         """
-        found = ref.find()
-        if isinstance(found, Path):
-            return Checkpoint.open(found)
-        folder = fetch(found, wanted="headers")
-        if has_weights(folder):
-            return Checkpoint.open(folder)
-        return Checkpoint._of(folder, lambda there: _remote_places(found, there))
+        return Checkpoint._of_ref(ref, _open_headers, _adapter_headers)
 
     @staticmethod
-    def _of(folder: Path, find_places: Callable[[Path], Mapping[str, TensorPlace]]) -> "Checkpoint":
+    def _of_ref(
+        ref: ModelRef,
+        open_part: "Callable[[ModelRef], Checkpoint]",
+        read_adapter: Callable[[ModelRef], tuple[Path, Mapping[str, TensorPlace]]],
+    ) -> "Checkpoint":
+        model, adapter = find_adapter(ref)
+        if adapter is None:
+            return open_part(model)
+        folder, places = read_adapter(adapter)
+        return open_part(model).adapted(Adapter.read(folder, places))
+
+    @staticmethod
+    def _of_folder(folder: Path, find_places: Callable[[Path], Mapping[str, TensorPlace]]) -> "Checkpoint":
         refuse_odd_files(folder)
         config = read_model_config(folder)
-        places = find_places(folder)
+        plain = plain_weights(folder, config, find_places(folder))
+        changed = plain.config is not config
+        return Checkpoint._of(folder, plain.config, plain.places, has_own_config=changed, notes=plain.notes)
+
+    @staticmethod
+    def _of(
+        folder: Path,
+        config: Mapping[str, Any],
+        places: Mapping[str, TensorPlace],
+        *,
+        has_own_config: bool,
+        adapter: Path | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> "Checkpoint":
         try:
             layout = BackboneLayout.from_config(config, places)
         except (UnknownArchitecture, BrokenCheckpoint) as error:
@@ -81,13 +135,76 @@ class Checkpoint:
         if layout.tied and head is not None and not _is_embedding(head, places[layout.disk_name(EMBEDDING)]):
             # Like transformers, which does not tie a head with weights of its own, whatever config.json says.
             layout = replace(layout, tied=False)
-        checkpoint = Checkpoint(folder=folder, config=config, layout=layout, places=places)
+        checkpoint = Checkpoint(
+            folder=folder,
+            config=config,
+            layout=layout,
+            places=places,
+            has_own_config=has_own_config,
+            adapter=adapter,
+            notes=notes,
+        )
         if not layout.tied and layout.disk_name(HEAD) not in places:
             raise BrokenCheckpoint(
                 f"{folder}: {layout.disk_name(HEAD)} is missing, and config.json does not tie it to the embedding.\n"
                 "    Set tie_word_embeddings: true in its config.json if it should be."
             )
         return checkpoint
+
+    def adapted(self, adapter: Adapter) -> "Checkpoint":
+        """Return the model with an adapter's changes. Raises IncompatibleModels when the adapter does not fit."""
+        embedding, head = self.layout.disk_name(EMBEDDING), self.layout.disk_name(HEAD)
+        tied_head = head if self.layout.tied and head not in self.places else None
+        places = adapter.apply_to(self.places, where=str(self.folder), embedding=embedding, tied_head=tied_head)
+        config, n_rows = self.config, places[embedding].shape[0]
+        if n_rows != self.places[embedding].shape[0]:
+            # Tokens were added in the training.
+            config = _with_text_setting(config, "vocab_size", n_rows)
+        if tied_head is not None and tied_head in places and not _is_embedding(places[tied_head], places[embedding]):
+            config = _with_text_setting(config, "tie_word_embeddings", False)
+        return Checkpoint._of(
+            self.folder,
+            config,
+            places,
+            has_own_config=self.has_own_config or config is not self.config,
+            adapter=adapter.folder,
+            notes=self.notes,
+        )
+
+    def cast_to(self, dtype: str) -> "Checkpoint":
+        """Return the model with all its floats in a dtype ("bfloat16"), which its config then names too."""
+        code = DTYPE_CODES[dtype]
+        places = {
+            name: CastPlace.of(place, code) if place.dtype_code in PLAIN_FLOATS else place
+            for name, place in self.places.items()
+        }
+        if stored_dtype(self.config) in (None, dtype) and all(
+            places[name] is place for name, place in self.places.items()
+        ):
+            return self
+        config = _with_dtype(self.config, dtype)
+        if stored_dtype(config) is None:
+            config["dtype"] = dtype
+        return Checkpoint._of(self.folder, config, places, has_own_config=True, adapter=self.adapter, notes=self.notes)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether tensors are computed while they are read, so that transformers cannot read them from the files."""
+        return any(isinstance(place, ComputedPlace) for place in self.places.values()) or self.adapter is not None
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The folder of the tokenizer: the adapter's, if it brings one, else the model's."""
+        brings = self.adapter is not None and tokenizer_files(self.adapter)
+        return self.adapter if self.adapter is not None and brings else self.folder
+
+    def support_files(self) -> SupportFiles:
+        """Return the files that go with the weights in a merged model. Raises what `host_files` raises."""
+        found = host_files(self.folder)
+        if self.tokenizer_folder == self.folder:
+            return found
+        own = {name: path for name, path in found.files.items() if name not in TOKENIZER_FILES}
+        return replace(found, files={**own, **tokenizer_files(self.tokenizer_folder)})
 
     def backbone_names(self) -> tuple[str, ...]:
         """The backbone's tensors by their backbone names, in the model's order, without a tied head."""
@@ -131,6 +248,60 @@ class Checkpoint:
         return self.place(backbone_name).read()
 
 
+def find_adapter(ref: ModelRef) -> tuple[ModelRef, ModelRef | None]:
+    """Return the model and the adapter that a reference names, as `with_adapter`; the hub is asked, too."""
+    if len(ref.parts) == 1 and isinstance(found := ref.find(), HubModel) and is_adapter_on_hub(found):
+        # Its config names its model.
+        fetch(found, wanted="adapter-headers")
+    return with_adapter(ref)
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return a config that names `dtype` wherever it names one."""
+    return {
+        key: dtype if key in _DTYPE_KEYS else _with_dtype(own, dtype) if isinstance(own, Mapping) else own
+        for key, own in config.items()
+    }
+
+
+def _with_text_setting(config: Mapping[str, Any], key: str, value: object) -> dict[str, Any]:
+    """Return a config with a setting of the language model, wherever VLMs of any kind look for it."""
+    inner = config.get("text_config")
+    parts = {"text_config": {**inner, key: value}} if isinstance(inner, Mapping) else {}
+    return {**config, **parts, key: value}
+
+
+def _open_headers(model: ModelRef) -> Checkpoint:
+    found = model.find()
+    if isinstance(found, Path):
+        return Checkpoint.open(found)
+    folder = fetch(found, wanted="headers")
+    if has_weights(folder):
+        return Checkpoint.open(folder)
+    return Checkpoint._of_folder(folder, lambda there: _remote_places(found, there))
+
+
+def _adapter_places(adapter: ModelRef) -> tuple[Path, Mapping[str, TensorPlace]]:
+    """Return an adapter's folder and tensors, which are fetched where they are on the hub."""
+    found = adapter.find()
+    folder = found if isinstance(found, Path) else fetch(found, wanted="adapter")
+    refuse_odd_files(folder)
+    if not (folder / ADAPTER_FILE).is_file():
+        raise missing_weights(folder)
+    refuse_outside(folder / ADAPTER_FILE, folder)
+    return folder, tensor_places(folder / ADAPTER_FILE)
+
+
+def _adapter_headers(adapter: ModelRef) -> tuple[Path, Mapping[str, TensorPlace]]:
+    found = adapter.find()
+    if isinstance(found, Path):
+        return _adapter_places(adapter)
+    folder = fetch(found, wanted="adapter-headers")
+    if (folder / ADAPTER_FILE).is_file():
+        return _adapter_places(adapter)
+    return folder, _remote_file(found, ADAPTER_FILE, folder=folder, commit=look_up(found).commit)
+
+
 def _is_embedding(head: TensorPlace, embedding: TensorPlace) -> bool:
     if isinstance(head, RemotePlace):
         # Its bytes are still on the hub: until they are fetched, config.json is trusted.
@@ -143,7 +314,7 @@ def _local_places(folder: Path) -> Mapping[str, TensorPlace]:
         refuse_outside(folder / SINGLE_FILE, folder)
         return tensor_places(folder / SINGLE_FILE)
     if not (folder / INDEX_FILE).is_file():
-        raise _no_weights(folder)
+        raise missing_weights(folder)
     weight_map = read_weight_map(folder / INDEX_FILE)
     absent = sorted({shard for shard in weight_map.values() if not (folder / shard).is_file()})
     if absent:
@@ -164,18 +335,7 @@ def _remote_places(model: HubModel, folder: Path) -> Mapping[str, TensorPlace]:
     listing = look_up(model)
 
     def places_of(file: str) -> Mapping[str, TensorPlace]:
-        header = read_header(model, file, commit=listing.commit)
-        return {
-            name: RemotePlace(
-                file=folder / file,
-                name=name,
-                dtype_code=entry.dtype_code,
-                shape=entry.shape,
-                start=entry.start,
-                stop=entry.stop,
-            )
-            for name, entry in header.items()
-        }
+        return _remote_file(model, file, folder=folder, commit=listing.commit)
 
     if SINGLE_FILE in listing.size_bytes:
         return places_of(SINGLE_FILE)
@@ -186,6 +346,21 @@ def _remote_places(model: HubModel, folder: Path) -> Mapping[str, TensorPlace]:
     return _places_by_index(weight_map, found, where=str(model))
 
 
+def _remote_file(model: HubModel, file: str, *, folder: Path, commit: str) -> Mapping[str, TensorPlace]:
+    """Return the places of the tensors of one file; `folder` is in the cache."""
+    return {
+        name: RemotePlace(
+            file=folder / file,
+            name=name,
+            dtype_code=entry.dtype_code,
+            shape=entry.shape,
+            start=entry.start,
+            stop=entry.stop,
+        )
+        for name, entry in read_header(model, file, commit=commit).items()
+    }
+
+
 def _places_by_index(
     weight_map: Mapping[str, str], shards: Mapping[str, Mapping[str, TensorPlace]], *, where: str
 ) -> Mapping[str, TensorPlace]:
@@ -194,21 +369,3 @@ def _places_by_index(
         if name not in shards[shard]:
             raise BrokenCheckpoint(f"{where}: {shard} does not contain {name}, which {INDEX_FILE} lists.")
     return {name: shards[shard][name] for name, shard in weight_map.items()}
-
-
-def _no_weights(folder: Path) -> ModelError:
-    if (folder / "adapter_config.json").is_file():
-        return BrokenCheckpoint(
-            f"{folder}: contains an adapter (LoRA), not a model.\n    Merge it into its base model first."
-        )
-    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
-    if pickles or any(folder.glob("*.bin.index.json")):
-        named = ", ".join(pickles[:3]) or "*.bin"
-        return PickledWeights(
-            f"{folder}: its weights are pickles ({named}), which can run code when read; evovlm merges only "
-            f"safetensors.\n    `evovlm convert {folder} --out DIR` reads nothing but tensors from them; "
-            "name DIR instead."
-        )
-    return BrokenCheckpoint(
-        f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}.\n    Name a folder with safetensors weights."
-    )

@@ -252,7 +252,9 @@ def _lost_tokens(own: _Speaker, others: Sequence[_Speaker]) -> frozenset[str]:
 
 
 def _speaker(model: NamedCheckpoint) -> _Speaker:
-    return _Speaker(model, ChatFiles.read(model.checkpoint.folder, model.checkpoint.config))
+    checkpoint = model.checkpoint
+    files = ChatFiles.read(checkpoint.folder, checkpoint.config, tokenizer=checkpoint.tokenizer_folder)
+    return _Speaker(model, files)
 
 
 def _sees(speaker: _Speaker) -> bool:

@@ -47,13 +47,16 @@ class ChatFiles:
     tokens: Tokens | None
 
     @staticmethod
-    def read(folder: Path, config: Mapping[str, Any]) -> "ChatFiles":
-        """Return what the files of a folder with this config.json say. Raises BrokenCheckpoint for a broken one."""
+    def read(folder: Path, config: Mapping[str, Any], *, tokenizer: Path | None = None) -> "ChatFiles":
+        """Return what the files of a folder with this config.json say. Raises BrokenCheckpoint for a broken one.
+
+        `tokenizer` is the folder of the tokenizer and its templates (None: the same).
+        """
+        generation = _generation(folder)
+        folder = tokenizer or folder
         settings = json_or_empty(folder / TOKENIZER_CONFIG_FILE)
         known = {**json_or_empty(folder / MARKS_FILE), **settings}
         marks = {key: _content(value) for key, value in known.items() if key.endswith("_token")}
-        check_generation_config(folder)
-        generation = json_or_empty(folder / GENERATION_CONFIG_FILE)
         return ChatFiles(
             templates=_templates(folder, settings.get(TEMPLATE_KEY)),
             marks={key: text for key, text in marks.items() if text},
@@ -180,3 +183,8 @@ def _text(file: Path) -> str:
 
 def json_or_empty(file: Path) -> dict[str, Any]:
     return read_model_json(file) if file.is_file() else {}
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    check_generation_config(folder)
+    return json_or_empty(folder / GENERATION_CONFIG_FILE)

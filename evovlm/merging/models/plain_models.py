@@ -8,7 +8,8 @@ not describe is loaded to find out.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evovlm.merging.checkpoint.sources import PLAIN_FLOATS, Checkpoint
+from evovlm.merging.checkpoint.safetensors_file import PLAIN_FLOATS
+from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout
 from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION
 

@@ -102,7 +102,7 @@ def new_tokens(
     if not union and not wanted:
         return ()
     models = _ordered(base, host, sources)
-    own = read_tokens(host.checkpoint.folder)
+    own = read_tokens(host.checkpoint.tokenizer_folder)
     if template.vocabulary == "base_rows":
         raise IncompatibleModels(
             f"chat_template: needs the tokens {_listed(wanted)}, which {host} lacks, and `vocabulary: base_rows` adds "
@@ -150,7 +150,7 @@ def new_tokens(
 
 def token_rows(host: NamedCheckpoint, new: Iterable[NewToken]) -> Mapping[str, int]:
     """Return the row of each token of the result: the host's and the new ones."""
-    own = read_tokens(host.checkpoint.folder)
+    own = read_tokens(host.checkpoint.tokenizer_folder)
     return {**(own.rows if own is not None else {}), **{token.token: token.row for token in new}}
 
 
@@ -169,7 +169,7 @@ def vocabulary_warnings(
     found = [
         f"{model} has no tokenizer; its embedding rows are assumed to be for the same tokens as the others'."
         for model in models
-        if read_tokens(model.checkpoint.folder) is None
+        if read_tokens(model.checkpoint.tokenizer_folder) is None
     ]
     known = _with_tokens(EMBEDDING, models)
     if new:
@@ -283,7 +283,7 @@ def _other_tokens_by_number(models: Sequence[NamedCheckpoint]) -> tuple[str, ...
 
 
 def _tokens_by_row(model: NamedCheckpoint) -> Mapping[int, str]:
-    tokens = read_tokens(model.checkpoint.folder)
+    tokens = read_tokens(model.checkpoint.tokenizer_folder)
     return {row: token for token, row in tokens.rows.items()} if tokens is not None else {}
 
 
@@ -293,7 +293,9 @@ def _with_tokens(name: str, models: Sequence[NamedCheckpoint]) -> Mapping[str, _
     A model without a tokenizer takes the tokens of one with as many rows. Raises IncompatibleModels without such a one.
     """
     found = {
-        model.name: _KnownModel(str(model), model.checkpoint.shape(name)[0], read_tokens(model.checkpoint.folder))
+        model.name: _KnownModel(
+            str(model), model.checkpoint.shape(name)[0], read_tokens(model.checkpoint.tokenizer_folder)
+        )
         for model in models
     }
     # The host's tokens come first: the rows of the result are for them.

@@ -66,7 +66,7 @@ class PathPlan:
         models = {}
         for name, ref in recipe.models().items():
             if ref not in opened:
-                opened[ref] = Checkpoint.open(ref.resolve())
+                opened[ref] = Checkpoint.open_model(ref)
             models[name] = NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
         for problem in path_problems(recipe, models):
             raise problem

@@ -11,20 +11,20 @@ from evovlm.recipes.recipe import AUTO
 
 
 def _as_model_text(value: object) -> str:
-    """Return "path-or-id" or "id@revision" for what mergekit takes as a model."""
-    text = value if isinstance(value, str) else _from_mapping(value)
-    if "+" in text:
-        raise PydanticCustomError("lora", "a LoRA adapter has no equal here; merge it into its model first")
-    return text
+    """Return "path-or-id" or "id@revision", with "+adapter" after it, for what mergekit takes as a model."""
+    return value if isinstance(value, str) else _from_mapping(value)
 
 
 def _from_mapping(value: object) -> str:
     if not isinstance(value, Mapping) or "model" not in value:
         raise PydanticCustomError("model", "should be a model: a folder or a hub id")
-    for key in ("lora", "override_architecture"):
-        if value.get(key) is not None:
-            raise PydanticCustomError("model", "{key} has no equal here", {"key": key})
-    inner = value["model"]
+    if value.get("override_architecture") is not None:
+        raise PydanticCustomError("model", "{key} has no equal here", {"key": "override_architecture"})
+    model = _from_path(value["model"])
+    return model if value.get("lora") is None else f"{model}+{_from_path(value['lora'])}"
+
+
+def _from_path(inner: object) -> str:
     path = inner.get("path") if isinstance(inner, Mapping) else inner
     revision = inner.get("revision") if isinstance(inner, Mapping) else None
     if not isinstance(path, str) or not path:

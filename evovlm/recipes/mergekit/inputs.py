@@ -169,7 +169,7 @@ def source_names(models: Sequence[str], given: Mapping[str, str] | None = None) 
     for model in models:
         if model in named:
             continue
-        last = PurePosixPath(model.partition("@")[0]).name
+        last = PurePosixPath(model.rpartition("+")[2].partition("@")[0]).name
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-_") or "source"
         name, number = stem, 1
         while name in taken:

@@ -13,7 +13,7 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.families import has_vision
 from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
 from evovlm.recipes.mergekit.values import conditions_of
-from evovlm.recipes.model_ref import ModelRef, read_config, stored_dtype
+from evovlm.recipes.model_ref import ModelRef, all_parts, read_config, stored_dtype
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
     AUTO,
@@ -253,9 +253,9 @@ def check_nameable(name: str, ref: ModelRef) -> None:
     config = read_config(ref)
     if config is not None and has_vision(config):
         raise ConfigError(f"{name}: '{ref.text}' sees pictures; mergekit merges language models only.")
-    found = ref.find()
-    if isinstance(found, Path) and not {"+", "@"}.isdisjoint(_path(ref)):
-        raise ConfigError(f"{name}: mergekit cannot name the folder {_path(ref)}; it has a '+' or '@' in it.")
+    for part in all_parts(ref):
+        if isinstance(part.find(), Path) and not {"+", "@"}.isdisjoint(_path_of_part(part)):
+            raise ConfigError(f"{name}: mergekit cannot name the folder {_path_of_part(part)}; it has a '+' or '@'.")
 
 
 def dtype_lines(host: ModelRef) -> tuple[str, ...]:
@@ -268,6 +268,11 @@ def dtype_lines(host: ModelRef) -> tuple[str, ...]:
 
 
 def _path(ref: ModelRef) -> str:
+    """Return MODEL or MODEL+ADAPTER, which mergekit writes in the same way."""
+    return "+".join(map(_path_of_part, all_parts(ref)))
+
+
+def _path_of_part(ref: ModelRef) -> str:
     folder = ref.local_folder()
     return ref.text if folder is None else folder.resolve().as_posix()
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from evovlm.errors import ConfigError
 from evovlm.files import expanded, explained, new_file
-from evovlm.recipes.model_ref import parse_model_ref
+from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.recipes.yaml_text import scalar_text
 from evovlm.runs.config.hybrid import load_search
 from evovlm.tasks.own.task_file import is_own_task
@@ -111,9 +111,10 @@ _KINDS: Mapping[Kind, tuple[str, str]] = {
 
 
 def _model(text: str, folder: Path) -> str:
-    found = parse_model_ref(text, relative_to=None)
-    local = None if text.startswith("zoo:") else found.local_folder()
-    return scalar_text(found.text if local is None else _from(folder, local))
+    def written(part: ModelRef, local: Path | None) -> str:
+        return part.text if local is None else _from(folder, local)
+
+    return scalar_text(parse_model_ref(text, relative_to=None).rewritten(written))
 
 
 def _task(name: str, folder: Path) -> str:

@@ -28,7 +28,7 @@ from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.models.devices import device_name
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
-from evovlm.recipes.model_ref import ModelRef, parse_model_ref
+from evovlm.recipes.model_ref import ModelRef, all_parts, parse_model_ref
 from evovlm.runs.scores.saved import SavedScores, saving
 from evovlm.tasks.sample import Split
 
@@ -245,7 +245,7 @@ def find_model(text: str) -> ModelRef | Recipe:
     if Path(text).suffix in (".yaml", ".yml") and Path(text).is_file():
         return load_recipe(Path(text), methods=METHODS)
     reference = parse_model_ref(text, relative_to=None)
-    reference.find()
+    reference.check_parts()
     return reference
 
 
@@ -253,11 +253,11 @@ def _identity(model: ModelRef | Recipe) -> str:
     """Return an identity of a model's weights: a recipe's id; for a folder, its files' sizes and times too."""
     if not isinstance(model, ModelRef):
         return f"recipe {model.recipe_id}"
-    folder = model.local_folder()
-    if folder is None:
+    folders = [folder for part in all_parts(model) if (folder := part.local_folder()) is not None]
+    if not folders:
         return model.identity
     digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(folder.iterdir()):
+    for file in (file for folder in folders for file in sorted(folder.iterdir())):
         if file.suffix in (".json", ".safetensors", ".model"):
             digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
     return f"{model.identity} {digest.hexdigest()}"
