@@ -161,13 +161,9 @@ def _heat_map(
     longest = len(_text(0.0, numbers, signed=apart))
     if values.shape[1] * longest <= _MOST_WRITTEN - max(len(_label(each, pen)) for each in numbers.lines):
         for (row, column), value in np.ndenumerate(values):
-            if math.isnan(value):
-                continue
-            red, green, blue, _ = scale(norm(value))
-            # Relative luminance without gamma is enough to choose between black and white.
-            ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
-            text = _text(value, numbers, signed=apart)
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=7.5)
+            if not math.isnan(value):
+                text, ink = _text(value, numbers, signed=apart), _ink_on(scale(norm(value)))
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=7.5)
     axes.invert_yaxis()
     axes.set_yticks(np.arange(len(numbers.lines)) + 0.5, [_label(each, pen) for each in numbers.lines])
     _name_units(axes, numbers.units, pen, shift=0.5)
@@ -179,6 +175,13 @@ def _heat_map(
     bar.outline.set_visible(False)
     bar.minorticks_off()
     return figure
+
+
+def _ink_on(colour: tuple[float, float, float, float]) -> str:
+    """Return the colour of a text that can be read on this one."""
+    red, green, blue, _ = colour
+    # Relative luminance without gamma is enough to choose between black and white.
+    return "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
 
 
 def _route(path: LayerPath, pen: Pen) -> Drawing:

@@ -156,8 +156,7 @@ def _forecast(config: SearchConfig) -> _Found:
     costs = [timed_answers(task, evaluator.loaded, at_once=n) for task, n in zip(evaluator.tasks, own, strict=True)]
     population = config.population(dim=space.dim)
     one = _Asked(candidates=population, others=0, samples=tuple(population * count for count in own))
-    tokens, seconds = one.spent(merge, costs)
-    generations = _generations(config, population=population, tokens=tokens, seconds=seconds)
+    generations = _generations(config, one, merge=merge, costs=costs)
     asked = _asked(config, parts, candidates=population * (generations or 1), generations=generations or 1)
     tokens, seconds = asked.spent(merge, costs)
     line = _line_bytes(
@@ -219,10 +218,11 @@ def _asked(config: SearchConfig, parts: SampleParts, *, candidates: int, generat
     return _Asked(candidates=candidates, others=means + len(parents), samples=samples)
 
 
-def _generations(config: SearchConfig, *, population: int, tokens: Span, seconds: Span) -> int | None:
-    """Return the generations until the first bound is reached, by the middle of their estimated cost."""
+def _generations(config: SearchConfig, one: _Asked, *, merge: Span, costs: Sequence[SampleCost]) -> int | None:
+    """Return the generations until the first bound is reached, by the middle of the estimated cost of `one`."""
     budget = config.budget
-    bounds = [budget.generations(population=population)]
+    tokens, seconds = one.spent(merge, costs)
+    bounds = [budget.generations(population=one.candidates)]
     for bound, cost in ((budget.tokens, tokens), (budget.seconds, seconds)):
         if bound is not None and cost.middle > 0:
             bounds.append(max(1, math.ceil(bound / cost.middle)))
