@@ -7,7 +7,6 @@ model on a CPU decodes in several streams of one thread each.
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -21,12 +20,11 @@ from evovlm.models.decoding.slots import answer_limits, most_tokens, shape_of, s
 from evovlm.models.decoding.stock import Greedy, generate_stock
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
+from evovlm.models.threads import is_small, threads_each
 
 _TOKENS_BETWEEN_TEXT_CHECKS = 16
 _PROMPTS_PER_STREAM = 32
 _LEAST_SHARED_TOKENS = 16
-# The products of smaller models are too small to share between threads: each thread decodes other prompts instead.
-_SMALL_HIDDEN_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +177,8 @@ def _decode_all(request: _Request, numbers: Sequence[int], answers: _Answers, *,
     Which stream answers a prompt depends only on the numbers, so that a run can be repeated to the bit.
     """
     backbone = request.backbone
-    small = _is_small(hidden_size=backbone.embedding.embedding_dim, device=backbone.device)
+    # The products of small models are not shared between threads: each thread decodes other prompts instead.
+    small = is_small(hidden_size=backbone.embedding.embedding_dim, device=backbone.device)
     threads = torch.get_num_threads()
     n_streams = max(1, min(threads, len(numbers) // _PROMPTS_PER_STREAM)) if small else 1
     n_sharing = 1 if small else threads
@@ -189,7 +188,7 @@ def _decode_all(request: _Request, numbers: Sequence[int], answers: _Answers, *,
         own = numbers[first::n_streams]
         _decode_stream(request, own, answers, shared=shared, n_slots=min(len(own), max(1, n_slots // n_streams)))
 
-    with packed_attention(backbone), _threads_each(n_sharing):
+    with packed_attention(backbone), threads_each(n_sharing):
         if n_streams == 1:
             stream(0)
             return
@@ -233,19 +232,3 @@ def _shared_start(prompts: Sequence[Prompt], *, image_token: int | None) -> Tens
         pictures = (first[:n] == image_token).nonzero()
         n = int(pictures[0]) if len(pictures) else n
     return first[: n if n >= _LEAST_SHARED_TOKENS and len(prompts) > 1 else 0]
-
-
-def _is_small(*, hidden_size: int, device: torch.device) -> bool:
-    """Return whether one thread computes each product of such a model, which then does not depend on their number."""
-    return device.type == "cpu" and hidden_size < _SMALL_HIDDEN_SIZE
-
-
-@contextmanager
-def _threads_each(n: int) -> Iterator[None]:
-    """Let `n` threads share each product that this thread computes in the context."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

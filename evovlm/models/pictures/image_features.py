@@ -11,11 +11,14 @@ from torch import Tensor
 from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture, first_line
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import ProcessedPictures
+from evovlm.models.threads import is_small, threads_each
 from evovlm.recipes.families import VLM_FAMILIES, VlmFamily
 
 # What transformers and torch raise for pictures that they cannot process, and for settings that do not fit.
 _REFUSALS = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 _PLAIN_SIZE = (224, 224)
+# Qwen2-VL's vision encoder names its width `embed_dim`.
+_HIDDEN_SIZES = ("hidden_size", "embed_dim")
 
 
 class UnfitPicture(Exception):
@@ -47,6 +50,17 @@ def see_pictures(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, 
     BrokenCheckpoint when they cannot process an ordinary picture either, ModelError for features that are not finite.
     """
     family_of(loaded)
+    with threads_each(1 if _has_small_parts(loaded) else torch.get_num_threads()):
+        return _seen_or_refused(loaded, pictures)
+
+
+def _has_small_parts(loaded: LoadedModel) -> bool:
+    parts = (loaded.model.config.vision_config, loaded.model.config.text_config)
+    sizes = [getattr(part, key, None) or 0 for part in parts for key in _HIDDEN_SIZES]
+    return is_small(hidden_size=max(sizes), device=loaded.device)
+
+
+def _seen_or_refused(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, ProcessedPictures]:
     try:
         return _seen(loaded, pictures)
     except BrokenCheckpoint as broken:
