@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,9 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
+from evovlm.runs.folder.layout import PAGE_FILE
 from evovlm.runs.run import Run
-from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, WINNER, Contender, contenders_of
+from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, WINNER, Contender, contenders_of, keep_answers
 from evovlm.runs.scores.standings import Answered, Standing, standing_of
 from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.runs.searching.search import Observer
@@ -36,14 +38,22 @@ RANDOM, EVOLVED = "random", "evolved"
 EXAMPLES = 3
 
 
+class Size(StrEnum):
+    """How much the demo searches: in about two minutes, with the paper's settings (full), or only to try it (quick)."""
+
+    QUICK = "quick"
+    USUAL = "usual"
+    FULL = "full"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """One of the demo's two searches: its config in configs/, and its numbers of candidates, full and quick."""
+    """One of the demo's two searches: its configs in configs/, and the budget and samples of the quick one."""
 
     name: str
     title: str
-    config: str
-    candidates: int
+    usual: str
+    full: str
     quick_candidates: int
     quick_limit: int
 
@@ -52,16 +62,16 @@ PIPELINES: Mapping[str, Pipeline] = {
     "evollm": Pipeline(
         name="evollm",
         title="EvoLLM: a Japanese math LLM",
-        config="configs/demo-evollm.yaml",
-        candidates=105,
+        usual="configs/demo-small-evollm.yaml",
+        full="configs/demo-evollm.yaml",
         quick_candidates=30,
         quick_limit=80,
     ),
     "evovlm": Pipeline(
         name="evovlm",
         title="EvoVLM: a Japanese VLM",
-        config="configs/demo-evovlm.yaml",
-        candidates=96,
+        usual="configs/demo-small-evovlm.yaml",
+        full="configs/demo-evovlm.yaml",
         quick_candidates=24,
         quick_limit=120,
     ),
@@ -92,6 +102,11 @@ class PipelineResult:
     model_folder: Path
 
     @property
+    def page(self) -> Path:
+        """The file of the run's page."""
+        return self.run_folder / PAGE_FILE
+
+    @property
     def winner(self) -> Standing:
         """How well the evolved merge did."""
         return next(each for each in self.standings if each.role == "winner")
@@ -111,7 +126,7 @@ def run_pipeline(
     pipeline: Pipeline,
     *,
     out: Path,
-    quick: bool,
+    size: Size,
     seed: int,
     observe: Callable[[str], Observer],
     say: Callable[[str], None] = lambda _: None,
@@ -121,7 +136,7 @@ def run_pipeline(
     `observe` gives the observer of each search by its title; `say` takes the name of everything else that takes time.
     Raises RunMismatch when the folder was made with other settings, OutputExists when its model is another.
     """
-    config = demo_config(pipeline, quick=quick, seed=seed)
+    config = demo_config(pipeline, size=size, seed=seed)
     evaluator = open_evaluator(config)
     searches = {
         name: evolve(variant, out=inner_folder(out, name), resume=True, observer=observe(title), evaluator=evaluator)
@@ -131,11 +146,16 @@ def run_pipeline(
         )
     }
     say("scoring all models on the report split")
-    task = open_task(TaskChoice(name=config.tasks[0].name), Split.REPORT).prepare(evaluator.loaded)
+    run = Run.open(out / EVOLVED)
+    opened = open_task(TaskChoice(name=config.tasks[0].name), Split.REPORT)
+    task = opened.prepare(evaluator.loaded)
     answered = [
         Answered(contender=each, scored=_scored(evaluator, task, each, config=config))
-        for each in _contenders(Run.open(out / EVOLVED), searches[RANDOM].recipe)
+        for each in _contenders(run, searches[RANDOM].recipe)
     ]
+    for each in answered:
+        if each.contender.key != RANDOM:
+            keep_answers(each.contender, run, opened=[opened], scored=[each.scored])
     model = out / "model"
     _write_model(searches[EVOLVED].recipe, model)
     return PipelineResult(
@@ -151,14 +171,15 @@ def run_pipeline(
     )
 
 
-def demo_config(pipeline: Pipeline, *, quick: bool, seed: int) -> EvolveConfig:
-    """Return the pipeline's config with the demo's budget and the given seed of the search."""
-    config = load_config(asset_path(pipeline.config))
+def demo_config(pipeline: Pipeline, *, size: Size, seed: int) -> EvolveConfig:
+    """Return the pipeline's config with the given seed of the search."""
+    name = pipeline.usual if size is Size.USUAL else pipeline.full
+    config = load_config(asset_path(name))
     if not isinstance(config, EvolveConfig):
-        raise ConfigError(f"{pipeline.config}: the demo searches parameters, not paths.")
-    candidates = pipeline.quick_candidates if quick else pipeline.candidates
-    changes: dict[str, object] = {"seed": seed, "budget": config.budget.model_copy(update={"candidates": candidates})}
-    if quick:
+        raise ConfigError(f"{name}: the demo searches parameters, not paths.")
+    changes: dict[str, object] = {"seed": seed}
+    if size is Size.QUICK:
+        changes["budget"] = config.budget.model_copy(update={"candidates": pipeline.quick_candidates})
         changes["tasks"] = [task.model_copy(update={"limit": pipeline.quick_limit}) for task in config.tasks]
     return config.model_copy(update=changes)
 

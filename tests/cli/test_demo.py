@@ -50,9 +50,12 @@ def test_stdout_holds_both_tables_as_json_and_nothing_else(evovlm: Command, tmp_
     ):
         assert text in again.out
     next_commands = [line.split("#")[0].split() for line in again.out.splitlines() if line.startswith("  evovlm ")]
-    assert [command[1] for command in next_commands] == ["show", "report", "score", "merge", "evolve"]
-    load_recipe(Path(next_commands[3][2]))
-    load_config(Path(next_commands[4][2]))
+    assert [command[1] for command in next_commands] == ["show", "score", "merge", "evolve"]
+    load_recipe(Path(next_commands[2][2]))
+    load_config(Path(next_commands[3][2]))
+    page = Path(again.out.splitlines()[-1].strip())
+    assert page == tmp_path / "demo/evollm/evolved/report.html"
+    assert "equal weights" in page.read_text(encoding="utf-8")
     assert evovlm(*next_commands[0][1:]).code == 0
 
     other = evovlm("demo", "--quick", "--out", tmp_path / "demo", "--only", "evollm", "--seed", "1")
@@ -70,6 +73,11 @@ def test_ctrl_c_says_which_command_resumes(evovlm: Command, tmp_path: Path, monk
     assert stopped.code == 130
     assert stopped.out == ""
     assert f"evovlm demo --quick --seed 3 --out '{out}' --only evollm --json" in stopped.err
+
+
+def test_two_sizes_at_once_are_refused(evovlm: Command) -> None:
+    refused = evovlm("demo", "--full", "--quick")
+    assert (refused.code, refused.err) == (2, "error: --full and --quick: choose one.\n")
 
 
 def test_a_pipeline_that_does_not_exist_is_refused(evovlm: Command) -> None:

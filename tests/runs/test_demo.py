@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from evovlm import assets
+from evovlm.assets import asset_path
 from evovlm.errors import RunMismatch
 from evovlm.evaluation.answering import score_model
 from evovlm.evaluation.answers import TaskChoice
@@ -14,9 +15,14 @@ from evovlm.models.loading import load_model
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import SourceParameters
+from evovlm.report.reading import read_run
 from evovlm.runs.config.kinds import load_config
-from evovlm.runs.demo import PIPELINES, PipelineResult, demo_config, run_pipeline
+from evovlm.runs.config.search import LEAST_GENERATIONS
+from evovlm.runs.demo import PIPELINES, RANDOM, PipelineResult, Size, demo_config, run_pipeline
 from evovlm.runs.folder.entries import Entry
+from evovlm.runs.run import Run
+from evovlm.runs.scores import score_models
+from evovlm.runs.scores.contenders import score_missing
 from evovlm.runs.scores.standings import Standing
 from evovlm.search.loop import Generation
 from tests.pico_zoo import pico_zoo
@@ -62,7 +68,7 @@ def evovlm(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> PipelineResul
 
 
 def quick(name: str, out: Path, *, stop: int | None = None, seed: int = 0) -> PipelineResult:
-    return run_pipeline(PIPELINES[name], out=out, quick=True, seed=seed, observe=lambda _: Silent(stop=stop))
+    return run_pipeline(PIPELINES[name], out=out, size=Size.QUICK, seed=seed, observe=lambda _: Silent(stop=stop))
 
 
 def test_evollm_scores_sources_baselines_and_winner_on_the_report_split(evollm: PipelineResult) -> None:
@@ -120,6 +126,32 @@ def test_the_written_model_is_the_winner_and_scores_as_reported(evovlm: Pipeline
     assert figures_of(scored.score) == figures(evovlm.winner)
 
 
+def test_the_answers_are_kept_for_the_page_which_asks_no_model_again(
+    evollm: PipelineResult, evovlm: PipelineResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for result in (evollm, evovlm):
+        content = read_run(result.run_folder)
+        assert content.unscored == ()
+        (report,) = content.reports
+        kept = {each.name: figures(each) for each in report.standings}
+        assert kept == {each.name: figures(each) for each in result.standings if each.name != RANDOM}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(score_models, "load_model", refuse)
+    monkeypatch.setattr(score_models, "load_recipe_model", refuse)
+    score_missing(Run.open(evovlm.run_folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(PIPELINES))
+def test_the_usual_demo_runs_through(name: str, tmp_path: Path) -> None:
+    found = run_pipeline(PIPELINES[name], out=tmp_path, size=Size.USUAL, seed=0, observe=lambda _: Silent())
+    assert found.candidates == load_config(asset_path(PIPELINES[name].usual)).budget.candidates
+    assert len(Run.open(found.run_folder).rescored) == 4
+
+
 @pytest.mark.slow
 def test_a_demo_interrupted_continues_and_ends_the_same(evollm: PipelineResult, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -135,15 +167,13 @@ def test_a_demo_with_other_settings_in_the_same_folder_is_refused(evollm: Pipeli
 
 
 @pytest.mark.parametrize("name", list(PIPELINES))
-@pytest.mark.parametrize("is_quick", [True, False])
-def test_both_searches_spend_the_whole_budget_in_whole_generations(name: str, is_quick: bool) -> None:
-    pipeline = PIPELINES[name]
-    config = demo_config(pipeline, quick=is_quick, seed=5)
+@pytest.mark.parametrize("size", Size)
+def test_both_searches_spend_the_whole_budget_in_whole_generations(name: str, size: Size) -> None:
+    config = demo_config(PIPELINES[name], size=size, seed=5)
     population = config.population(dim=config.whole_space(dict.fromkeys(config.merge.sources, 6)).dim)
     assert config.seed == 5
-    assert config.budget.candidates == (pipeline.quick_candidates if is_quick else pipeline.candidates)
     assert config.budget.candidates % population == 0
-    assert config.budget.candidates >= 2 * population
+    assert config.budget.candidates >= (2 if size is Size.QUICK else LEAST_GENERATIONS) * population
 
 
 def test_the_equal_weights_merge_drops_nothing_and_gives_each_source_its_share(zoo: Path) -> None:

@@ -5,12 +5,13 @@ RUN/scores/winner-1f2e3d4c5b6a.yaml   its recipe
 RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that is not optimised
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from evovlm.errors import EvovlmError
-from evovlm.evaluation.answers import ScoredTask, TaskChoice
+from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.families import has_vision
@@ -19,7 +20,7 @@ from evovlm.recipes.model_ref import ModelRef, read_config
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.run import Run
 from evovlm.runs.scores.saved import read_saved
-from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, score_models
+from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, keep_scored, score_models
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split
@@ -109,20 +110,41 @@ def score_missing(run: Run, *, allow_code: bool = False, observer: ScoreObserver
     With `allow_code`, metric scripts and harness task files that the run names are run. Raises what loading models and
     opening tasks raise; existing answers stay.
     """
-    folder, tasks = run.folder, report_tasks(run.config)
-    if not tasks:
-        raise EvovlmError(f"{folder}: none of its tasks has a report split. Name tasks under `report:` in the config.")
-    for contender in contenders_of(run):
-        if not isinstance(contender.model, ModelRef):
-            make_folder(inner_folder(folder, SCORES_FOLDER))
-            text = recipe_to_yaml(contender.model, folder=folder / SCORES_FOLDER)
-            write_file(contender.recipe_file(folder), text)
-        models = (contender.text(folder),)
-        request = ScoreRequest(
-            models=models, tasks=tasks, split=Split.REPORT, device=run.config.device, allow_code=allow_code
+    if not report_tasks(run.config):
+        raise EvovlmError(
+            f"{run.folder}: none of its tasks has a report split. Name tasks under `report:` in the config."
         )
-        save = inner_folder(inner_folder(folder, SCORES_FOLDER), contender.key)
-        score_models(request, save=save, resume=True, observer=observer)
+    for contender in contenders_of(run):
+        request = _request(contender, run, allow_code=allow_code)
+        score_models(request, save=_place(contender, run), resume=True, observer=observer)
+
+
+def keep_answers(contender: Contender, run: Run, *, opened: Sequence[OpenTask], scored: Sequence[ScoredTask]) -> None:
+    """Keep a contender's answers to the report tasks, as `score_missing` does, which then need not ask it.
+
+    Raises RunMismatch if the run holds answers of another model or to other samples.
+    """
+    keep_scored(_request(contender, run), opened, scored, save=_place(contender, run))
+
+
+def _request(contender: Contender, run: Run, *, allow_code: bool = False) -> ScoreRequest:
+    """Return the request for a contender's answers; a recipe is written to the file that the request names."""
+    folder = run.folder
+    if not isinstance(contender.model, ModelRef):
+        make_folder(inner_folder(folder, SCORES_FOLDER))
+        text = recipe_to_yaml(contender.model, folder=folder / SCORES_FOLDER)
+        write_file(contender.recipe_file(folder), text)
+    return ScoreRequest(
+        models=(contender.text(folder),),
+        tasks=report_tasks(run.config),
+        split=Split.REPORT,
+        device=run.config.device,
+        allow_code=allow_code,
+    )
+
+
+def _place(contender: Contender, run: Run) -> Path:
+    return inner_folder(inner_folder(run.folder, SCORES_FOLDER), contender.key)
 
 
 def _needs_images(choice: TaskChoice) -> bool:

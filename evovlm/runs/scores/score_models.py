@@ -139,6 +139,20 @@ def score_models(
     return scores
 
 
+def keep_scored(scoring: ScoreRequest, opened: Sequence[OpenTask], scored: Sequence[ScoredTask], *, save: Path) -> None:
+    """Keep one model's answers to the opened tasks in a folder, as `score_models` does, which then need not ask again.
+
+    Raises RunMismatch if the folder holds another model, other tasks or samples.
+    """
+    settings = _settings(scoring, opened, [_open_model(text) for text in scoring.models])
+    with saving(save, settings=settings) as saved:
+        for number, task in enumerate(scored):
+            if saved.finished(0, number) is None:
+                saved.keep(0, number, task)
+        whole = Scores(models=(ScoredModel(model=scoring.models[0], tasks=tuple(scored)),), pairs=())
+        saved.finish(whole.as_json())
+
+
 def ask_models(
     models: Sequence[str],
     *,
@@ -274,7 +288,15 @@ def _saved(
     if save is None:
         yield None
         return
-    settings = {
+    with saving(save, settings=_settings(scoring, opened, models)) as saved:
+        yield saved
+
+
+def _settings(
+    scoring: ScoreRequest, opened: Sequence[OpenTask], models: Sequence[ModelRef | Recipe]
+) -> Mapping[str, object]:
+    """Return what must be the same for answers in a folder to be used again."""
+    return {
         "split": scoring.split.value,
         "device": device_name(scoring.device).partition(":")[0],
         "models": [
@@ -292,5 +314,3 @@ def _saved(
             for choice, task in zip(scoring.tasks, opened, strict=True)
         ],
     }
-    with saving(save, settings=settings) as saved:
-        yield saved
