@@ -41,7 +41,7 @@ format: $(DEV)
 	$(BIN)/ruff format
 
 bench: $(DEV)
-	$(BIN)/python benchmarks/demo_seeds.py
+	$(BIN)/python benchmarks/demo_seeds.py --full
 	$(BIN)/python benchmarks/merge_speed.py
 
 zoo: $(READY)
