@@ -8,6 +8,7 @@ import pytest
 from evovlm import assets
 from evovlm.assets import asset_path
 from evovlm.errors import RunMismatch
+from evovlm.evaluation import resident
 from evovlm.evaluation.answering import score_model
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.intervals import mean_interval
@@ -21,7 +22,6 @@ from evovlm.runs.config.search import LEAST_GENERATIONS
 from evovlm.runs.demo import PIPELINES, RANDOM, PipelineResult, Size, demo_config, run_pipeline
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
-from evovlm.runs.scores import score_models
 from evovlm.runs.scores.contenders import score_missing
 from evovlm.runs.scores.standings import Standing
 from evovlm.search.loop import Generation
@@ -139,8 +139,7 @@ def test_the_answers_are_kept_for_the_page_which_asks_no_model_again(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(score_models, "load_model", refuse)
-    monkeypatch.setattr(score_models, "load_recipe_model", refuse)
+    monkeypatch.setattr(resident, "load_recipe_model", refuse)
     score_missing(Run.open(evovlm.run_folder))
 
 

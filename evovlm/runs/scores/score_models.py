@@ -144,7 +144,7 @@ def keep_scored(scoring: ScoreRequest, opened: Sequence[OpenTask], scored: Seque
 
     Raises RunMismatch if the folder holds another model, other tasks or samples.
     """
-    settings = _settings(scoring, opened, [_open_model(text) for text in scoring.models])
+    settings = _settings(scoring, opened, [find_model(text) for text in scoring.models])
     with saving(save, settings=settings) as saved:
         for number, task in enumerate(scored):
             if saved.finished(0, number) is None:
