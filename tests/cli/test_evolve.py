@@ -14,7 +14,7 @@ from tests.cli.conftest import TASK, TASK_FILE, Command, short_task, write_confi
 FILES = {"config.yaml", "journal.jsonl", "best.yaml", "mean.yaml", "result.json"}
 
 
-def test_a_search_fills_its_folder_and_tells_its_generations_and_what_to_type_next(
+def test_a_search_fills_its_folder_and_prints_its_generations_and_what_to_type_next(
     evovlm: Command, config: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -105,7 +105,7 @@ def test_one_search_scores_a_vlm_on_two_tasks(evovlm: Command, models: Path, pro
     assert result["search_fitness"] == pytest.approx(weighted)
 
 
-def test_resuming_a_finished_run_tells_its_result_again(evovlm: Command, config: Path, finished: Path) -> None:
+def test_resuming_a_finished_run_prints_its_result_again(evovlm: Command, config: Path, finished: Path) -> None:
     journal = (finished / "journal.jsonl").read_bytes()
     again = evovlm("evolve", config, "--out", finished, "--resume", "--json")
     assert again.code == 0, again.err
@@ -146,7 +146,7 @@ def test_a_dry_run_says_what_the_run_would_cost_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_racing_search_tells_what_the_best_scored_in_the_search_and_again(
+def test_a_racing_search_prints_what_the_best_scored_in_the_search_and_again(
     evovlm: Command, models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

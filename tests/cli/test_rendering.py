@@ -103,7 +103,7 @@ def test_writing_that_is_soon_over_shows_nothing(terminal: bool) -> None:
     assert printed.getvalue() == ""
 
 
-def test_off_a_terminal_writing_tells_a_line_now_and_then() -> None:
+def test_off_a_terminal_writing_prints_a_line_now_and_then() -> None:
     printed = io.StringIO()
     write_slowly(Console(file=printed), seconds=32, pieces=128)
     assert printed.getvalue().splitlines() == [
@@ -121,7 +121,7 @@ def test_on_a_terminal_writing_is_a_bar_with_speed_and_time_left() -> None:
         assert part in printed.getvalue()
 
 
-def test_a_first_piece_after_a_long_opening_tells_no_speed() -> None:
+def test_a_first_piece_after_a_long_opening_shows_no_speed() -> None:
     printed = io.StringIO()
     write_slowly(Console(file=printed), seconds=100, pieces=1)
     assert printed.getvalue().splitlines() == ["writing out: 4/4 tensors, 8.00 of 8.00 GB, waiting for the disk"]
@@ -132,7 +132,7 @@ def asked(n: int) -> AnswerProgress:
     return AnswerProgress(done=n, total=40, asked=n, tokens=10 * n, seconds=2.0 * n)
 
 
-def test_a_scoring_tells_questions_speed_and_what_is_left() -> None:
+def test_a_scoring_shows_questions_speed_and_what_is_left() -> None:
     printed, now = io.StringIO(), [0.0]
     progress = ScoreProgress(console=Console(file=printed), clock=lambda: now[0])
     progress.loading(model="zoo:ja")
@@ -152,7 +152,7 @@ def test_a_scoring_tells_questions_speed_and_what_is_left() -> None:
     ]
 
 
-def test_a_scoring_s_first_answers_tell_no_speed() -> None:
+def test_a_scoring_s_first_answers_show_no_speed() -> None:
     printed, now = io.StringIO(), [0.0]
     progress = ScoreProgress(console=Console(file=printed), clock=lambda: now[0])
     progress.asking(model="zoo:ja", task="[mgsm]")

@@ -96,7 +96,7 @@ def test_a_written_path_computes_what_the_running_one_does(
 
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)
-def test_nothing_but_the_norms_eps_tells_a_folded_stream_from_the_running_one(
+def test_nothing_but_the_norms_eps_distinguishes_a_folded_stream_from_the_running_one(
     tmp_path: Path, pair: Pair, family: str
 ) -> None:
     first, second = pair(family, rms_norm_eps=1e-30)
@@ -423,7 +423,7 @@ def test_a_hybrid_that_fails_in_its_second_stage_leaves_nothing(models: Path, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_written_path_tells_its_recipe_and_its_models(tmp_path: Path, pair: Pair) -> None:
+def test_a_written_path_names_its_recipe_and_its_models(tmp_path: Path, pair: Pair) -> None:
     first, second = pair("qwen2")
     recipe = recipe_of(INTERLEAVED, "stream", first, a=first, b=second)
     out = write_checkpoint(recipe, tmp_path / "out").folder

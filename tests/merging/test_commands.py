@@ -26,7 +26,7 @@ for command in (merge, methods, spaces):
     app.command()(command)
 
 
-def test_merge_writes_a_model_and_tells_what_it_did(models: Path, tmp_path: Path) -> None:
+def test_merge_writes_a_model_and_says_what_it_did(models: Path, tmp_path: Path) -> None:
     recipe = make_recipe(models, {"other-rope": (0.7, 0.5)})
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe, folder=tmp_path))
     outcome = CliRunner().invoke(

@@ -178,7 +178,7 @@ def test_finished_answers_are_reported_as_they_come(
         assert len(told) > 1
 
 
-def test_streams_tell_of_their_answers_one_at_a_time(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_report_their_answers_one_at_a_time(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(greedy, "_PROMPTS_PER_STREAM", 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -149,7 +149,7 @@ def test_a_net_gives_the_same_hop_at_another_time_another_scale() -> None:
 
 
 @pytest.mark.parametrize("scales", ["pairwise", "network"])
-def test_scales_that_a_path_does_not_tell_are_not_encoded(scales: str) -> None:
+def test_scales_that_a_path_does_not_state_are_not_encoded(scales: str) -> None:
     space = path_space(scales=scales)
     with pytest.raises(ConfigError, match=f"does not determine the genes of '{scales}'"):
         space.encode(space.decode(space.initial))

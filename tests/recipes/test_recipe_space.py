@@ -72,7 +72,7 @@ def test_a_choice_is_the_interval_of_a_gene_and_a_boundary_belongs_to_the_lower_
     assert choice.coordinate(option) == pytest.approx(("abc".index(option) + 0.5) / 3)
 
 
-def test_the_levels_tell_how_many_options_there_are() -> None:
+def test_the_levels_say_how_many_options_there_are() -> None:
     found = space(*CHOICES)
     # Weight, density, gamma and epsilon of two sources.
     assert found.levels.tolist() == [0] * 8 + [4, 2, 3, 2, 2]

@@ -151,7 +151,7 @@ def test_a_run_killed_before_its_journal_began_may_start_again(
     assert evolve(config, out=tmp_path / "run", resume=resume, evaluator=evaluator).candidates == 4
 
 
-def test_resuming_a_finished_run_tells_its_result_without_opening_a_model(
+def test_resuming_a_finished_run_returns_its_result_without_opening_a_model(
     finished: RunResult, config: EvolveConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(*_: object, **__: object) -> Evaluator:

@@ -90,7 +90,7 @@ def test_both_stages_are_studies_in_one_file(whole: RunResult, tmp_path: Path) -
     assert {"ja.block1.2", "scale.ja.block1.2"} <= set(paths[0].params)
 
 
-def test_both_stages_are_runs_and_the_whole_tells_of_both(whole: RunResult) -> None:
+def test_both_stages_are_runs_and_the_whole_reports_both(whole: RunResult) -> None:
     for stage in ("ps", "path"):
         assert {"journal.jsonl", "config.yaml", "best.yaml", "result.json"} <= {
             file.name for file in (whole.folder / stage).iterdir()
@@ -133,7 +133,7 @@ def test_a_hybrid_interrupted_in_either_stage_and_resumed_ends_with_the_same_jou
     assert (out / "best.yaml").read_text() == (whole.folder / "best.yaml").read_text()
 
 
-def test_resuming_a_finished_hybrid_tells_its_result(config: HybridConfig, whole: RunResult) -> None:
+def test_resuming_a_finished_hybrid_returns_its_result(config: HybridConfig, whole: RunResult) -> None:
     assert run_search(config, out=whole.folder, resume=True).as_json() == whole.as_json()
 
 

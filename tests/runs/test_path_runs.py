@@ -181,7 +181,7 @@ def test_a_path_through_values_that_overflow_is_a_failed_candidate(config: PathC
     assert {failure.kind for failure in failed} == {"not_finite"}
 
 
-def test_a_finished_run_tells_its_result_and_its_path_without_a_model(
+def test_a_finished_run_returns_its_result_and_its_path_without_a_model(
     whole: RunResult, config: PathConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(*_: object, **__: object) -> Evaluator:

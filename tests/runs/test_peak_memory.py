@@ -29,7 +29,7 @@ def test_a_runs_result_says_it_and_its_journal_does_not(whole_run: RunResult) ->
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"peak_memory_bytes": 3}', '{"peak_memory_bytes": {"process": "<b>", "gpu": -1, "x": 2}}']
 )
-def test_a_result_that_does_not_say_it_tells_nothing(whole_run: RunResult, tmp_path: Path, text: str) -> None:
+def test_a_result_that_does_not_say_it_gives_nothing(whole_run: RunResult, tmp_path: Path, text: str) -> None:
     run = replace(Run.open(whole_run.folder), folder=tmp_path)
     assert run.peak_memory == {}
     (tmp_path / "result.json").write_text(text, encoding="utf-8")

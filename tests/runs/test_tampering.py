@@ -116,7 +116,7 @@ def test_a_changed_journal_is_refused_with_the_line_and_what_differs(
         ),
     ],
 )
-def test_a_finished_run_that_was_changed_does_not_tell_its_result(
+def test_a_finished_run_that_was_changed_does_not_return_its_result(
     change: Callable[[Lines], Lines],
     words: str,
     whole_run: RunResult,

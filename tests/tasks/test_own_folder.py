@@ -72,9 +72,7 @@ def test_numbers_without_pictures_are_compared_as_numbers(tmp_path: Path) -> Non
         (("a.csv",), "q,text", r"a\.csv:2: no column \(q, text\) is the answer[\s\S]*Rename one \(answer: "),
     ],
 )
-def test_a_folder_that_does_not_tell_is_refused(
-    tmp_path: Path, tables: tuple[str, ...], header: str, says: str
-) -> None:
+def test_a_folder_that_is_not_clear_is_refused(tmp_path: Path, tables: tuple[str, ...], header: str, says: str) -> None:
     for table in tables:
         (tmp_path / table).write_text(f"{header}\n何?,猫\n", encoding="utf-8")
     with pytest.raises(TaskError, match=says):
