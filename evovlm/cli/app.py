@@ -9,12 +9,14 @@ import typer
 
 from evovlm.cli.ask import ask
 from evovlm.cli.check import check
+from evovlm.cli.completion import complete_in_bash
 from evovlm.cli.convert import convert
 from evovlm.cli.demo import demo
 from evovlm.cli.doctor import doctor
 from evovlm.cli.evolve import evolve
 from evovlm.cli.export import export
 from evovlm.cli.grade import grade
+from evovlm.cli.help import GroupedCommands, example
 from evovlm.cli.init import init
 from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
@@ -37,6 +39,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=GroupedCommands,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
     demo,
@@ -60,7 +64,7 @@ _COMMANDS = (
     doctor,
 )
 for command in _COMMANDS:
-    app.command()(command)
+    app.command(epilog=example(command.__name__))(command)
 app.add_typer(zoo)
 
 
@@ -93,6 +97,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _check_current_folder()
+        if os.environ.get("_EVOVLM_COMPLETE") == "complete_bash":
+            complete_in_bash(app)
         with ending_cleanly():
             app()
     except EvovlmError as error:

@@ -40,7 +40,10 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Report every problem of a merge or a search, and what it needs, without fetching weights."""
+    """Report every problem of a merge or a search before it starts.
+
+    Also what it needs: disk, memory, downloads. No weights are fetched.
+    """
     from evovlm.cli.progress import Waiting
 
     with Waiting("reading configs, tokenizers and headers"):

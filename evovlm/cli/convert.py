@@ -18,9 +18,10 @@ def convert(
     out: Annotated[Path, typer.Option("--out", help="The new folder for the model, or the new file for the search.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Rewrite pickled weights (*.bin) as safetensors; pickles that contain more than tensors are refused.
+    """Rewrite pickled weights (*.bin) as safetensors.
 
-    A config of mergekit-evolve becomes the config of a search.
+    Pickles that contain more than tensors are refused, and nothing in them is run. A config of mergekit-evolve becomes
+    the config of a search.
     """
     from evovlm.cli.progress import Waiting
     from evovlm.files import refuse_existing

@@ -29,7 +29,7 @@ def demo(
     only: Annotated[str | None, typer.Option("--only", help="Run only one of the two: evollm or evovlm.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Evolve a Japanese math LLM and a Japanese VLM from embedded models, in about two minutes on 2 cores."""
+    """Evolve a Japanese math LLM and a Japanese VLM, in two minutes. The models are embedded; any machine will do."""
     from evovlm.cli.progress import SearchProgress, Waiting, stderr_console
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError

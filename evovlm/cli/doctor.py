@@ -17,7 +17,10 @@ _MARKS = {"ok": "ok", "optional": "--", "broken": "!!"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check this machine: versions, devices, memory, disk, hub, fonts; exit 2 when something essential is broken."""
+    """Check this machine: versions, devices, memory, disk, hub, fonts.
+
+    The exit code is 2 when something essential is broken.
+    """
     from evovlm.cli.progress import Waiting
 
     with Waiting("checking this machine"):

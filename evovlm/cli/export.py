@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.completion import complete_picks
 from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def export(
     pick: Annotated[
         str | None,
         typer.Option(
-            "--pick", help="Which candidate of a run: best, knee (of its Pareto front), task=NAME, or its number."
+            "--pick",
+            help="Which candidate of a run: best, knee (of its Pareto front), task=NAME, or its number.",
+            autocompletion=complete_picks,
         ),
     ] = None,
     out: Annotated[
@@ -36,7 +39,10 @@ def export(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Take a candidate of a run as a recipe, or export a recipe to mergekit, or a whole run to an Optuna study."""
+    """Take a candidate of a run as a recipe; write for other tools.
+
+    A recipe is written for mergekit, a whole run as an Optuna study.
+    """
     if form is Format.OPTUNA:
         _export_run(recipe, pick=pick, out=out, as_json=as_json)
         return

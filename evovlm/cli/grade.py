@@ -59,7 +59,7 @@ def grade(
     allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Score saved predictions, without any model; compare two files of the same samples."""
+    """Score saved predictions, without a model; compare two files."""
     from evovlm.cli.progress import Waiting
     from evovlm.errors import ConfigError
     from evovlm.evaluation.grading import ScoringChoice, compare_graded

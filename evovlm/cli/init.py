@@ -51,7 +51,7 @@ def init(
     out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("search.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write a commented config of a search; on a terminal, ask for what the flags leave open."""
+    """Write a commented config of a search. On a terminal, ask for what the flags leave open."""
     from evovlm.files import refuse_existing
     from evovlm.runs.config.new import NewSearch, write_search
 

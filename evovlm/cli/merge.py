@@ -37,7 +37,7 @@ def merge(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Merge models as a recipe says, into a folder that transformers loads."""
+    """Merge models as a recipe says, into a folder for transformers."""
     from evovlm.cli.progress import WriteProgress
     from evovlm.cli.rendering import result_text
     from evovlm.cli.signals import stopping

@@ -16,7 +16,7 @@ _WIDTH = 100
 
 
 def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
-    """List the merge methods: what each does, its paper, the models it takes, its parameters and its settings."""
+    """List the merge methods. Each with its paper, the models it takes, its parameters and its settings."""
     from evovlm.merging.arithmetic.methods import METHODS
 
     if as_json:

@@ -9,7 +9,7 @@ from evovlm.cli.rendering import echo, json_text
 
 
 def optimizers(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
-    """List the optimizers: what each does, what it is good for, and whether it takes several goals."""
+    """List the optimizers. Each with what it is good for, and whether it takes several goals."""
     from evovlm.search.catalogue import OPTIMIZERS
 
     rows: list[dict[str, str | bool]] = [

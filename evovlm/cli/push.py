@@ -20,7 +20,10 @@ def push(
     yes: Annotated[bool, typer.Option("--yes", help="Publish without asking.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Publish a merged model on the hub with its card; shows files, sizes and licence first, and asks."""
+    """Publish a merged model on the hub, with its model card.
+
+    Files, sizes and licence are shown first, and you are asked.
+    """
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
     from evovlm.runs.publishing import check_repo_id, look_at_publication, publish

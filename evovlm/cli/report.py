@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
+from evovlm.cli.completion import complete_languages
 from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ def report(
         typer.Option("--out", help="The new HTML file [default: RUN/report.html, of several runs comparison.html]."),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    lang: Annotated[str, typer.Option("--lang", help="The language of the page: en or ja.")] = "en",
+    lang: Annotated[
+        str, typer.Option("--lang", help="The language of the page: en or ja.", autocompletion=complete_languages)
+    ] = "en",
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Also write every figure into this new folder, as SVG and PNG.")
     ] = None,
@@ -34,7 +37,10 @@ def report(
     allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Make one HTML file of a run: what was found, how certain it is, what the recipe does, every answer."""
+    """Make one HTML page of a run, or of several side by side.
+
+    It shows what was found, how certain it is, what the recipe does, and every answer.
+    """
     from evovlm.files import write_file
     from evovlm.report.files import check_new, png_language, write_figures
     from evovlm.report.texts import speaker

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
-from evovlm.cli.completion import complete_models, complete_prompts, complete_tasks
+from evovlm.cli.completion import complete_models, complete_prompts, complete_splits, complete_tasks
 from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def score(
             autocompletion=complete_tasks,
         ),
     ],
-    split: Annotated[str, typer.Option("--split", help="report or search.")] = "report",
+    split: Annotated[str, typer.Option("--split", help="report or search.", autocompletion=complete_splits)] = "report",
     limit: Annotated[
         int | None,
         typer.Option("--limit", min=1, max=10**9, help="Score only the first samples of each task, this many."),
@@ -62,7 +62,7 @@ def score(
     allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Score models on the report split of one or more tasks, and compare each pair."""
+    """Score models on tasks, and compare each pair of models."""
     from evovlm.cli.progress import ScoreProgress
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError

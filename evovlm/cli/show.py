@@ -14,7 +14,10 @@ def show(
     svg: Annotated[Path | None, typer.Option("--svg", help="Draw a recipe's path into this new file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Show a run (its best candidates, the winner's numbers, how the search went) or a recipe (a path hop by hop)."""
+    """Show what a run found so far, or what a recipe says.
+
+    A run: its best candidates, the winner's numbers, how the search went. A recipe's path: hop by hop.
+    """
     if run.is_file() or svg is not None:
         from evovlm.cli.show_recipe import show_recipe
 

@@ -14,7 +14,7 @@ _Row: TypeAlias = Mapping[str, str | int | None]
 
 
 def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
-    """List the search spaces, and how many numbers each searches for two sources and 32 blocks."""
+    """List the search spaces. Each with how many numbers it searches for two sources and 32 blocks."""
     rows = [*_ties(), *_paths(), *_added_kinds()]
     if as_json:
         echo(json_text(rows))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
-    """List the tasks: their questions, their splits, how answers are scored, and where the data comes from."""
+    """List the tasks. Each with its questions, its splits, its metric, and where its data comes from."""
     from evovlm.tasks.catalogue import TASKS
 
     if as_json:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.completion import complete_languages
 from evovlm.cli.rendering import echo
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ def watch(
     run: Annotated[Path, typer.Argument(help="The folder of a run in progress.")],
     out: Annotated[Path | None, typer.Option("--out", help="The page's file [default: RUN/report.html].")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    lang: Annotated[str, typer.Option("--lang", help="The language of the page: en or ja.")] = "en",
+    lang: Annotated[
+        str, typer.Option("--lang", help="The language of the page: en or ja.", autocompletion=complete_languages)
+    ] = "en",
     every: Annotated[int, typer.Option("--every", min=1, max=86_400, help="The seconds between two updates.")] = 5,
 ) -> None:
-    """Follow a run until it ends: its page reloads itself, the terminal shows its progress.
+    """Follow a run until it ends. Its page reloads itself, the terminal shows its progress.
 
     Ctrl-C stops watching; the run itself continues.
     """

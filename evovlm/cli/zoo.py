@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from evovlm.cli.help import example
 from evovlm.cli.rendering import echo, json_text
 
-zoo = typer.Typer(name="zoo", help="The embedded models and tasks.", rich_markup_mode=None)
+zoo = typer.Typer(
+    name="zoo", help="List the embedded models, or train them again.", rich_markup_mode=None, epilog=example("zoo")
+)
 
 
 @zoo.callback(invoke_without_command=True)
@@ -46,7 +49,7 @@ def listing(
         console.print(Padding(Text(model.made_from), (0, 0, 0, 4)))
 
 
-@zoo.command()
+@zoo.command(epilog="\b\nExample:\n  evovlm zoo build --out my-zoo")
 def build(
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder to build in; default: the package's assets.")
@@ -54,7 +57,7 @@ def build(
     seed: Annotated[int, typer.Option("--seed", help="The seed of data and training.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the folder as JSON.")] = False,
 ) -> None:
-    """Train every embedded model again, on CPU, within 90 minutes on 2 cores."""
+    """Train every embedded model again. It takes up to 90 minutes on 2 cores, without a GPU."""
     from evovlm.assets import asset_path
     from evovlm.cli.progress import stderr_console
     from evovlm.zoo.training import build_zoo

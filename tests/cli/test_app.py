@@ -1,13 +1,18 @@
 """The command line as a whole: quick, light, and with every command in its place."""
 
+import re
+import shlex
 import subprocess
 import sys
 import time
 
 import click
 import pytest
+import typer
 
 from evovlm import __version__
+from evovlm.cli.app import app
+from evovlm.cli.help import EXAMPLES
 from tests.cli.conftest import Command, commands
 
 # What a command needs and is not given: nothing of that name is there.
@@ -44,6 +49,34 @@ def test_help_lists_every_command(evovlm: Command) -> None:
     for words in commands():
         if " " not in words:
             assert f"\n  {words} " in shown.out
+
+
+def test_help_shows_the_commands_in_groups_and_cuts_nothing(evovlm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = evovlm("-h").out
+    assert shown == evovlm("--help").out
+    titles = [line.removesuffix(":") for line in shown.splitlines() if line.endswith(":")]
+    assert titles == ["Options", *EXAMPLES]
+    grouped = [name for names in EXAMPLES.values() for name in names]
+    assert sorted(grouped) == sorted(name for name in commands() if " " not in name)
+    _, *groups = re.split(r"\n\n(?=[A-Z][a-z]+:\n)", shown)[1:]
+    # One line each: nothing is cut, and nothing goes on in a second line.
+    assert sum(len(group.strip().splitlines()) - 1 for group in groups) == len(grouped)
+    assert "..." not in "".join(groups)
+
+
+@pytest.mark.parametrize("words", commands())
+def test_every_command_has_an_example_that_can_be_typed(evovlm: Command, words: str) -> None:
+    shown = evovlm(*words.split(), "-h").out
+    typed = shlex.split(shown.partition("Example:\n")[2])
+    assert typed[: 1 + len(words.split())] == ["evovlm", *words.split()]
+    group = typer.main.get_command(app)
+    with group.make_context("evovlm", typed[1:]) as context:
+        name, command, rest = group.resolve_command(context, typed[1:])
+        if " " in words:
+            name, command, rest = command.resolve_command(context, rest)
+        # Refuses options that the command does not have, and values of the wrong type.
+        assert command.make_context(name, rest, parent=context) is not None
 
 
 @pytest.mark.parametrize("words", COMMANDS)

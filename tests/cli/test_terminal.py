@@ -13,10 +13,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from evovlm.cli.completion import joined_words
 from evovlm.cli.progress import SearchProgress, Waiting
 from evovlm.cli.tables import print_scores
 from evovlm.recipes.candidate import TaskScore
-from tests.cli.conftest import Command, commands
+from tests.cli.conftest import TASK, Command, commands
 
 PATIENCE_S = 60.0
 COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-8]|4[0-8]|9[0-7]|10[0-7])[0-9;]*m")
@@ -125,6 +126,10 @@ def test_a_search_waits_for_its_models_and_then_shows_itself() -> None:
         ("evovlm grade a.jsonl --metric rouge_l", {"rouge_l_ja"}),
         ("evovlm grade a.jsonl --gate f", {"fasttext"}),
         ("evovlm grade a.jsonl --extractor r", {"robust"}),
+        ("evovlm report run --lang e", {"en"}),
+        ("evovlm watch run --lang j", {"ja"}),
+        ("evovlm score zoo:ja --split s", {"search"}),
+        ("evovlm export run --pick k", {"knee"}),
     ],
 )
 def test_a_shell_is_offered_what_there_is(
@@ -142,6 +147,42 @@ def completing(line: str) -> dict[str, str]:
     return {"_EVOVLM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(last)}
 
 
+def test_the_tasks_of_a_run_are_offered_as_picks(
+    evovlm: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in completing(f"evovlm export {finished} --pick t").items():
+        monkeypatch.setenv(name, value)
+    assert evovlm().out.split() == [f"task={TASK}"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "offered"),
+    [
+        (["score", "zoo", ":", "m"], {"math-a", "math-b"}),
+        (["score", "zoo", ":"], {"base", "ja", "math-a", "math-b", "vlm"}),
+        (["score", "zoo", ":", "ja", "zoo", ":", "m"], {"math-a", "math-b"}),
+        (["score", "zoo", ":", "ja", "--task", "emoji_j"], {"emoji_ja"}),
+        (["score", "zoo", ":", "ja", "--task", "=", "emoji_j"], {"emoji_ja"}),
+        (["init", "--source", "ja", "=", "zoo", ":", "j"], {"ja"}),
+        (["init", "--source", "=", "ja", "=", "zoo", ":", "j"], {"ja"}),
+        (["init", "--base", "zoo", ":", "base", "--source", "zoo", ":", "j"], {"ja"}),
+    ],
+)
+def test_bash_which_breaks_words_at_colons_gets_the_rest_of_the_word(
+    evovlm: Command, broken: list[str], offered: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_EVOVLM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "\n".join(["evovlm", *broken]))
+    monkeypatch.setenv("COMP_CWORD", str(len(broken)))
+    shown = evovlm()
+    assert set(shown.out.split()) == offered, shown.err
+
+
+def test_a_new_word_after_a_colon_is_not_joined() -> None:
+    assert joined_words(["score", "zoo", ":", ""], 3) == (["score", "zoo:", ""], 2, "")
+    assert joined_words(["score", "zoo", ":", "--task"], 3) == (["score", "zoo:", "--task"], 2, "")
+
+
 def test_a_real_process_completes_too() -> None:
     shown = subprocess.run(
         [sys.executable, "-c", RUN], env={**os.environ, **completing("evovlm do")}, capture_output=True, text=True
@@ -152,7 +193,8 @@ def test_a_real_process_completes_too() -> None:
 def test_completing_never_loads_torch() -> None:
     code = (
         "import sys; from evovlm.cli import completion as c;"
-        "[getattr(c, name)('') for name in dir(c) if name.startswith('complete_')]; print('torch' in sys.modules)"
+        "[getattr(c, name)('') for name in dir(c) if name.startswith('complete_') and name not in "
+        "('complete_picks', 'complete_in_bash')]; print('torch' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"
