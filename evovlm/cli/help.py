@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import typer
 from typer.core import TyperGroup
 
 EXAMPLES: Mapping[str, Mapping[str, str]] = {
@@ -49,7 +48,7 @@ def example(name: str) -> str:
 class GroupedCommands(TyperGroup):
     """The commands in their groups; what they do is never cut off."""
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (as typer calls it)
         """Write the groups, each with its commands."""
         width = max(map(len, self.commands))
         for group, names in EXAMPLES.items():
