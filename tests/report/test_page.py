@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from markupsafe import escape
 
+from evovlm.report.drawing import file_pen
 from evovlm.report.page import run_page, shown
 from evovlm.report.reading import read_run
-from evovlm.report.texts import LANGUAGES
+from evovlm.report.texts import LANGUAGES, speaker
 from tests.report.made_runs import (
     TASK,
     answer,
@@ -96,6 +97,16 @@ def test_it_loads_nothing_and_runs_its_own_script_alone(pages: dict[str, str]) -
     digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy
     assert not any(each.get("http-equiv") == "refresh" for _, each in found)
+
+
+def test_its_light_colours_are_those_of_figures_in_files_and_every_colour_is_defined(pages: dict[str, str]) -> None:
+    html = pages["en"]
+    light = dict(re.findall(r"(--[a-z]+(?:-\d)?): (#[0-9a-f]{6})", html.partition("@media")[0]))
+    palette = file_pen(speaker("en")).palette
+    assert light["--ink"] == palette.ink
+    assert tuple(light[f"--series-{number}"] for number in range(len(palette.series))) == palette.series
+    used = set(re.findall(r"var\((--[a-z-]+\d?)", html)) - {"--share"}
+    assert used <= set(re.findall(r"(--[a-z-]+\d?):", html.partition("@media")[0]))
 
 
 def test_hostile_texts_of_models_and_data_stay_texts(tmp_path: Path) -> None:
