@@ -6,7 +6,7 @@ floats, which merging tools and trainers leave behind, loses that part.
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -106,7 +106,7 @@ def _fp8_places(
         if place.dtype_code in _PACKED and (scale := _scale_of(name, places)) is not None:
             found[name] = _fp8_place(folder, place, places[scale], settings, dtype_code)
             used.add(scale)
-        elif place.dtype_code.startswith("F8"):
+        elif place.dtype_code.startswith(("F8_E4", "F8_E5")):
             raise BrokenCheckpoint(
                 f"{folder}: {name} is quantised (FP8), and its scale {name}_scale_inv is missing. Fetch it again."
             )
@@ -129,18 +129,10 @@ def _fp8_place(
     """Return the tensor whose scales are `scale`: one for each block of its last two dimensions, or one for all."""
     rows, columns = (1, *place.shape)[-2:]
     grid = scale.shape[-2:] if len(scale.shape) >= 2 else (1, 1)
-    stated_block = settings.get("weight_block_size")
-    block = stated_block if isinstance(stated_block, list) and len(stated_block) == 2 else (rows, columns)
-    sizes = tuple(
-        size // parts if parts and size % parts == 0 else stated
-        for size, parts, stated in zip((rows, columns), grid, block, strict=True)
-    )
-    fits = all(
-        type(step) is int and step > 0 and -(-size // step) == parts
-        for size, parts, step in zip((rows, columns), grid, sizes, strict=True)
-    )
+    stated = settings.get("weight_block_size")
+    block = _block((rows, columns), grid, stated if isinstance(stated, list) and len(stated) == 2 else (0, 0))
     batch = math.prod(place.shape[:-2])
-    if place.dtype_code not in _VALUES or not fits or math.prod(scale.shape) != batch * math.prod(grid):
+    if place.dtype_code not in _VALUES or block is None or math.prod(scale.shape) != batch * math.prod(grid):
         raise BrokenCheckpoint(
             f"{folder}: {place.name} ({place.dtype_code}, {list(place.shape)}) with the scales {scale.name} "
             f"({scale.dtype_code}, {list(scale.shape)}) is a form of FP8 that evovlm does not read.\n"
@@ -155,8 +147,22 @@ def _fp8_place(
         stop=size_of(place.shape, dtype_code),
         source=place,
         scales=_Scales(place=scale, grid=grid),
-        block=(sizes[0], sizes[1]),
+        block=block,
     )
+
+
+def _block(sizes: tuple[int, int], grid: Sequence[int], stated: Sequence[object]) -> tuple[int, int] | None:
+    """Return the size of the blocks that have one scale each; None where the scales do not fit the tensor.
+
+    It is the `stated` size if that makes `grid` blocks, whose last may be smaller, else what divides the tensor evenly.
+    """
+    found = []
+    for size, parts, step in zip(sizes, grid, stated, strict=True):
+        if isinstance(step, int) and step > 0 and -(-size // step) == parts:
+            found.append(step)
+        elif parts > 0 and size % parts == 0 and size:
+            found.append(size // parts)
+    return (found[0], found[1]) if len(found) == len(sizes) else None
 
 
 def _e4m3() -> Vector:

@@ -70,7 +70,8 @@ def find_warnings(
     The result takes rope, window, norm eps and tying from the model that `config_from` names (None: the host).
     """
     models = tuple(models)
-    found = [
+    found = [f"{model}: {note}." for model in (host, *models) for note in model.checkpoint.notes]
+    found += [
         f"{model} sees pictures and the host {host} does not; only its language model is merged."
         for model in models
         if model.checkpoint.layout.is_vlm and not host.checkpoint.layout.is_vlm

@@ -169,7 +169,8 @@ def path_warnings(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint])
     """Return what can be written but may be harmful: settings in which sources differ from the host."""
     # The head is the host's, tied or not.
     differing = [pair for pair in differing_settings(models.values()) if pair[0] != "tie_word_embeddings"]
-    found = [f"{key} is {values}; every hop takes the host's." for key, values in differing]
+    notes = [f"{model}: {note}." for model in models.values() for note in model.checkpoint.notes]
+    found = [*notes, *(f"{key} is {values}; every hop takes the host's." for key, values in differing)]
     products = [abs(product) for product in running_products(recipe.path)]
     furthest = max(products, key=lambda product: abs(math.log(product)) if product else math.inf)
     if recipe.scale_target == "stream" and not 1 / _FAR <= furthest <= _FAR:
