@@ -278,8 +278,6 @@ def load_recipe_model(recipe: ModelRef | Recipe, *, device: str = "auto") -> Loa
     """
     if isinstance(recipe, ModelRef):
         return load_reference(recipe, device=device)
-    if isinstance(recipe, ModelRef):
-        return load_model(recipe.resolve(), device=device)
     if recipe.path is None:
         return load_merged(recipe, device=device)
     stack = open_recipe_stack(recipe, device=device)
