@@ -13,7 +13,7 @@ from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.buffers import STORED, MemoryBudget, Raw, Scratch, narrow, widen
 from evovlm.merging.arithmetic.combination import Combination, combine
 from evovlm.merging.arithmetic.method_functions import MethodInputs
-from evovlm.merging.arithmetic.methods import Method, check_parameters, get_method
+from evovlm.merging.arithmetic.methods import Method, check_parameters, check_tensor_names, get_method
 from evovlm.merging.arithmetic.task_vector import ModelTensor, Stretch, TaskVectors
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.ancestry import ancestry_warnings
@@ -24,7 +24,7 @@ from evovlm.merging.models.row_plan import RowPlan
 from evovlm.merging.models.tensor_names import component_of, unit_index
 from evovlm.merging.models.vocabulary_policy import plan_rows, token_rows, vocabulary_warnings
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeTemplate, ParameterMerge, value_at
+from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeTemplate, ParameterMerge, name_in_block, value_at
 
 Planned = Combination | int
 """How a tensor is merged: a combination, or the index of the one source that is copied."""
@@ -246,6 +246,7 @@ class Merger:
         if recipe.template != self.template:
             raise ConfigError(f"recipe {recipe.recipe_id} has another template than this merger; open a merger for it.")
         check_parameters(self.method, recipe)
+        check_tensor_names(recipe, self.tensor_names)
         for length in recipe.unit_lengths():
             if length != self.n_blocks + 2:
                 raise ConfigError(
@@ -257,10 +258,11 @@ class Merger:
         return vectors.stretches(whole_rows=self.method.whole_rows or self.template.settings.row_wise)
 
     def _plan(self, name: str, vectors: TaskVectors, recipe: ParameterMerge) -> Planned:
-        unit, component = unit_index(name, self.n_blocks), component_of(name)
+        unit, component, own = unit_index(name, self.n_blocks), component_of(name), name_in_block(name)
         numbers = {
             parameter: tuple(
-                value_at(getattr(recipe.parameters[source], parameter), unit, component) for source in self.source_names
+                value_at(getattr(recipe.parameters[source], parameter), unit, component, own)
+                for source in self.source_names
             )
             for parameter in SOURCE_PARAMETERS
         }

@@ -424,7 +424,7 @@ def _lines(values: Mapping[str, Any], *, inside: str) -> Iterator[str]:
 def _is_short(key: str, value: Mapping[str, Any], *, inside: str) -> bool:
     """Return whether a mapping is written in one line: the settings, and the numbers of components."""
     # A source may be called `settings`; its numbers are among the parameters.
-    return (key == "settings" and inside != "parameters") or (key in SOURCE_PARAMETERS and set(value) == {*COMPONENTS})
+    return (key == "settings" and inside != "parameters") or (key in SOURCE_PARAMETERS and {*COMPONENTS} <= set(value))
 
 
 def _flow(value: Any) -> str:

@@ -36,17 +36,23 @@ _LATER_CHOICES = ("config_from", "chat_template", "generation")
 HOST, AUTO = "host", "auto"
 """What `config_from`, `chat_template` and `generation` may name beside a model of the merge."""
 
+_TENSOR_NAME = re.compile(r"\w+(\.\w+)+", re.ASCII)
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByComponent:
-    """A parameter that differs by component: each has its own number, or its own list with one per unit."""
+    """A parameter that differs by component: each has its own number, or its own list with one per unit.
+
+    `tensors` are numbers of single tensors, which count before those of their component: pairs of a tensor's name
+    within its block (`self_attn.q_proj.weight`; see `name_in_block`) and its number or list, sorted.
+    """
 
     attention: UnitValues
     mlp: UnitValues
     norms: UnitValues
     rest: UnitValues
+    tensors: tuple[tuple[str, UnitValues], ...] = ()
 
 
 Values = UnitValues | ByComponent
@@ -76,7 +82,9 @@ SOURCE_PARAMETERS: Mapping[str, SourceParameter] = {
 def canonical_values(values: Values, *, name: str) -> Values:
     """Return `values` as plain floats, -0.0 as 0.0; raises ConfigError (naming `name`) for what is not finite."""
     if isinstance(values, ByComponent):
-        return ByComponent(**{each: _canonical(getattr(values, each), name=f"{name}.{each}") for each in COMPONENTS})
+        parts = {each: _canonical(getattr(values, each), name=f"{name}.{each}") for each in COMPONENTS}
+        tensors = tuple((each, _canonical(part, name=f"{name}.{each}")) for each, part in sorted(values.tensors))
+        return ByComponent(**parts, tensors=tensors)
     return _canonical(values, name=name)
 
 
@@ -86,19 +94,34 @@ def numbers_of(values: Values) -> tuple[float, ...]:
 
 
 def parts_of(values: Values) -> tuple[UnitValues, ...]:
-    """Return the numbers and lists that `values` consists of: itself, or one for each component."""
-    return tuple(getattr(values, each) for each in COMPONENTS) if isinstance(values, ByComponent) else (values,)
+    """Return the numbers and lists that `values` consists of: itself, or those of each component and tensor."""
+    if not isinstance(values, ByComponent):
+        return (values,)
+    return (*(getattr(values, each) for each in COMPONENTS), *(part for _, part in values.tensors))
 
 
-def value_at(values: Values, unit: int, component: Component = "rest") -> float:
-    """Return the number for a tensor of `component` in `unit` (0 = embedding, 1..L = blocks, L + 1 = head)."""
-    own: UnitValues = getattr(values, component) if isinstance(values, ByComponent) else values
+def value_at(values: Values, unit: int, component: Component = "rest", tensor: str | None = None) -> float:
+    """Return the number for a tensor of `component` in `unit` (0 = embedding, 1..L = blocks, L + 1 = head).
+
+    `tensor` is its name within its block; without it, numbers of single tensors do not count.
+    """
+    own: UnitValues
+    if isinstance(values, ByComponent):
+        own = next((part for name, part in values.tensors if name == tensor), getattr(values, component))
+    else:
+        own = values
     return own[unit] if isinstance(own, tuple) else own
+
+
+def name_in_block(tensor: str) -> str:
+    """Return a tensor's name within its block (`mlp.up_proj.weight`), the whole name of one outside of the blocks."""
+    return re.sub(r"^model\.layers\.\d+\.", "", tensor)
 
 
 def _plain(values: Values) -> Any:
     if isinstance(values, ByComponent):
-        return {each: _plain(getattr(values, each)) for each in COMPONENTS}
+        parts = {each: _plain(getattr(values, each)) for each in COMPONENTS}
+        return {**parts, **{name: _plain(part) for name, part in values.tensors}}
     return list(values) if isinstance(values, tuple) else values
 
 
@@ -128,11 +151,15 @@ def _as_unit_values(value: object) -> UnitValues:
 
 def _as_values(value: object, info: ValidationInfo) -> Values:
     if isinstance(value, Mapping):
-        if set(value) != set(COMPONENTS):
+        further = [str(name) for name in value if name not in COMPONENTS]
+        if not set(COMPONENTS) <= set(value) or not all(_TENSOR_NAME.fullmatch(name) for name in further):
             raise PydanticCustomError(
-                "by_component", "by component needs exactly the keys {keys}", {"keys": ", ".join(COMPONENTS)}
+                "by_component",
+                "by component needs the keys {keys}, and takes names of tensors in a block besides",
+                {"keys": ", ".join(COMPONENTS)},
             )
-        values: Values = ByComponent(**{name: _as_unit_values(value[name]) for name in COMPONENTS})
+        tensors = tuple((name, _as_unit_values(value[name])) for name in sorted(further))
+        values: Values = ByComponent(**{name: _as_unit_values(value[name]) for name in COMPONENTS}, tensors=tensors)
     else:
         values = value if isinstance(value, ByComponent) else _as_unit_values(value)
     parameter = SOURCE_PARAMETERS[str(info.field_name)]
@@ -145,12 +172,8 @@ def _as_values(value: object, info: ValidationInfo) -> Values:
     return values
 
 
-def _as_they_are(values: Values) -> object:
-    return values
-
-
 # Without this serializer, pydantic checks its plain form of a list against the type of the value.
-_Numbers = Annotated[Values, PlainValidator(_as_values), PlainSerializer(_as_they_are)]
+_Numbers = Annotated[Values, PlainValidator(_as_values), PlainSerializer(_plain)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,6 +413,11 @@ class ParameterMerge(MergeTemplate):
         found = {name: getattr(self, name) for name in names}
         return {name: value for name, value in found.items() if value is not None}
 
+    def tensor_names(self) -> frozenset[str]:
+        """The names (within a block) of the tensors that have numbers of their own."""
+        values = (getattr(numbers, name) for numbers in self.parameters.values() for name in SOURCE_PARAMETERS)
+        return frozenset(name for value in values if isinstance(value, ByComponent) for name, _ in value.tensors)
+
     def unit_lengths(self) -> frozenset[int]:
         """The lengths of the lists among the parameters; each should be the model's number of units, L + 2."""
         values = (getattr(numbers, name) for numbers in self.parameters.values() for name in SOURCE_PARAMETERS)
@@ -412,7 +440,8 @@ def _canonical_parameters(numbers: SourceParameters) -> Mapping[str, object]:
 
 def _collapsed(values: Values) -> object:
     if isinstance(values, ByComponent):
-        parts = {name: _collapsed(getattr(values, name)) for name in COMPONENTS}
+        parts: dict[str, object] = {name: _collapsed(getattr(values, name)) for name in COMPONENTS}
+        parts |= {name: _collapsed(part) for name, part in values.tensors}
         same = len({json.dumps(part) for part in parts.values()}) == 1
         return parts["rest"] if same else parts
     return values[0] if isinstance(values, tuple) and len(set(values)) == 1 else values

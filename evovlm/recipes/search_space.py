@@ -205,6 +205,11 @@ class SearchSpace:
         for source in self.source_names:
             for parameter in SOURCE_PARAMETERS:
                 given: Values = getattr(parameters[source], parameter)
+                if isinstance(given, ByComponent) and given.tensors:
+                    raise ConfigError(
+                        f"{source}.{parameter}: has numbers for single tensors ({given.tensors[0][0]}), and a search "
+                        "has numbers for components."
+                    )
                 for part in parts_of(given):
                     if isinstance(part, tuple) and len(part) != self.n_blocks + 2:
                         raise ConfigError(

@@ -14,9 +14,10 @@ from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels, Mod
 from evovlm.merging.arithmetic import task_vector
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.arithmetic.selection import draw_key, draws
+from evovlm.merging.before.preflight import preflight
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.recipes.recipe import MergeSettings, ParameterMerge, Rescale, SourceParameters, UnitValues
+from evovlm.recipes.recipe import ByComponent, MergeSettings, ParameterMerge, Rescale, SourceParameters, UnitValues
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
 from tests.pico import pico_llm, pico_tokenizer
 
@@ -302,3 +303,27 @@ def test_numbers_that_are_not_finite_are_an_error(models: Path, tmp_path: Path) 
 def test_a_missing_model_is_named(models: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"Model '\./nowhere'"):
         Merger.open(make_recipe(models, {"math": (0.5, 1.0)}, base="./nowhere"))
+
+
+def test_numbers_of_single_tensors_count_before_those_of_their_component(models: Path) -> None:
+    single = (("mlp.up_proj.weight", (0.0, 1.0, 0.0, 0.0)), ("self_attn.q_proj.weight", 1.0))
+    weight = ByComponent(attention=0.0, mlp=0.0, norms=0.0, rest=0.0, tensors=single)
+    recipe = replace(
+        make_recipe(models, {"math": (0.5, 1.0)}, method="task_arithmetic"),
+        parameters={"math": SourceParameters(weight=weight)},
+    )
+    merged, base, math = merge_all(recipe), Checkpoint.open(models / "base"), Checkpoint.open(models / "math")
+    for name, tensor in merged.items():
+        taken = name.endswith("self_attn.q_proj.weight") or name == "model.layers.0.mlp.up_proj.weight"
+        assert torch.equal(tensor, (math if taken else base).read(name)), name
+
+
+def test_a_number_for_a_tensor_that_does_not_exist_is_refused(models: Path) -> None:
+    weight = ByComponent(attention=0.0, mlp=0.0, norms=0.0, rest=0.0, tensors=(("mlp.up_prj.weight", 1.0),))
+    recipe = replace(make_recipe(models, {"math": (0.5, 1.0)}), parameters={"math": SourceParameters(weight=weight)})
+    message = (
+        "parameters: 'mlp.up_prj.weight' is not a merged tensor of these models; did you mean 'mlp.up_proj.weight'"
+    )
+    with pytest.raises(ConfigError, match=message):
+        merge_all(recipe)
+    assert any(message in str(problem) for problem in preflight(recipe).problems)

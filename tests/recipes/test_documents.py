@@ -264,7 +264,14 @@ parameters:
 
 
 @pytest.mark.parametrize(
-    "weight", [0.5, [1, 2, 3.5], {"attention": 0.5, "mlp": [1, 2], "norms": 0, "rest": 1.5}], ids=str
+    "weight",
+    [
+        0.5,
+        [1, 2, 3.5],
+        {"attention": 0.5, "mlp": [1, 2], "norms": 0, "rest": 1.5},
+        {"attention": 0.5, "mlp": 1, "norms": 0, "rest": 1.5, "mlp.up_proj.weight": [1, 2]},
+    ],
+    ids=str,
 )
 def test_numbers_of_any_form_go_through_plain_values_and_back(weight: object) -> None:
     text = TypeAdapter(SourceParameters)

@@ -28,6 +28,7 @@ from evovlm.recipes.recipe import (
     ParameterMerge,
     SourceParameters,
     Values,
+    name_in_block,
     value_at,
 )
 from tests.golden.fixtures import CASES, TENSORS, Case
@@ -67,9 +68,8 @@ def cell(tensor: str) -> tuple[int | None, Component]:
 
 def number(values: Values, tensor: str, n_blocks: int) -> float:
     block, component = cell(tensor)
-    if block is not None:
-        return value_at(values, block + 1, component)
-    return value_at(values, 0 if "embed" in tensor else n_blocks + 1, component)
+    unit = block + 1 if block is not None else 0 if "embed" in tensor else n_blocks + 1
+    return value_at(values, unit, component, name_in_block(tensor))
 
 
 # ---- what mergekit makes of the same file
@@ -103,7 +103,6 @@ def test_every_tensor_has_the_numbers_that_mergekit_resolves(file: str, models: 
 # Of the files that mergekit computed whole merges from, those that no recipe can state, and why.
 REFUSED = {
     "passthrough": "'b' would give final norm and head, and 'a' the embedding",
-    "passthrough_scale": "one number for a block's attention",
     "ties_rescale": "rescale: has no equal here but false",
     "nuslerp_columns": "nuslerp_row_wise: has no equal here but false",
     "nuslerp_columns_base": "nuslerp_row_wise: has no equal here but false",
@@ -320,12 +319,6 @@ def test_a_model_with_an_adapter_is_a_source(models: Path, written: str, text: s
         ("weight: 0.5\ndtype", "weight: .inf\ndtype", "9: should be a number (found inf)"),
         ("weight: 0.5\ndtype", "weight: [1, {value: 2}]\ndtype", "9: should be an entry {filter: TEXT"),
         ("weight: 0.5\ndtype", "weight: 1\n      density: [1, 1.5]\ndtype", "10: density: 1.125 is not in [0, 1]"),
-        (
-            "weight: 0.5\ndtype",
-            "weight:\n        - {filter: q_proj, value: 1}\n        - {value: 2}\ndtype",
-            "11: weight: is 1.0 for model.layers.0.self_attn.q_proj.weight and 2.0 for "
-            "model.layers.0.self_attn.k_proj.weight; a recipe has one number for a block's attention",
-        ),
     ],
 )
 def test_what_has_no_equal_is_refused_with_its_line(old: str, new: str, expected: str, models: Path) -> None:

@@ -1,7 +1,7 @@
 """The table of merge methods: what each takes, and which paper it is from."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,13 +9,16 @@ from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic import method_functions as functions
 from evovlm.merging.arithmetic.combination import Combination
 from evovlm.merging.arithmetic.method_functions import MethodInputs
+from evovlm.merging.models.tensor_names import component_of
 from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
     COMPONENTS,
     SOURCE_PARAMETERS,
+    Component,
     MergeTemplate,
     ParameterMerge,
+    name_in_block,
     numbers_of,
     value_at,
 )
@@ -255,14 +258,26 @@ def check_parameters(method: Method, recipe: ParameterMerge) -> None:
     _check_sums(method, recipe)
 
 
+def check_tensor_names(recipe: ParameterMerge, tensor_names: Iterable[str]) -> None:
+    """Raise ConfigError when numbers are for a tensor that the merge does not have."""
+    known = {name_in_block(name) for name in tensor_names}
+    for name in sorted(recipe.tensor_names() - known):
+        raise ConfigError(f"parameters: '{name}' is not a merged tensor of these models{did_you_mean(name, known)}")
+
+
+def _component_in_block(name: str) -> Component:
+    return component_of(name if name.startswith(("model.", "lm_head.")) else f"model.layers.0.{name}")
+
+
 def _check_sums(method: Method, recipe: ParameterMerge) -> None:
     """Raise ConfigError when the method divides by the sum of the weights and they cancel."""
     wanted = recipe.settings.normalize
     if "normalize" not in method.settings or method.elects or not (method.normalize if wanted is None else wanted):
         return
+    single = [(_component_in_block(name), name) for name in sorted(recipe.tensor_names())]
     for unit in range(max(recipe.unit_lengths(), default=1)):
-        for component in COMPONENTS:
-            weights = [value_at(numbers.weight, unit, component) for numbers in recipe.parameters.values()]
+        for component, name in [*((each, None) for each in COMPONENTS), *single]:
+            weights = [value_at(numbers.weight, unit, component, name) for numbers in recipe.parameters.values()]
             if abs(math.fsum(weights)) < _CANCELS * math.fsum(map(abs, weights)):
                 raise ConfigError(
                     f"parameters: the weights {', '.join(f'{weight:g}' for weight in weights)} sum to 0, and "

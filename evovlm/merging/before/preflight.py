@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from evovlm.errors import ConfigError, EvovlmError, OutputExists
-from evovlm.merging.arithmetic.methods import Method, check_parameters, get_method
+from evovlm.merging.arithmetic.methods import Method, check_parameters, check_tensor_names, get_method
 from evovlm.merging.before.findings import ModelReport, Preflight, ResultSize
 from evovlm.merging.before.needs import ModelMemory, Needs, find_needs, memory_warnings, room_problems
 from evovlm.merging.checkpoint.licences import Licence, forbids_sharing, licence_of, most_restrictive
@@ -22,7 +22,7 @@ from evovlm.merging.models.chat_change import ChatChange, chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, find_warnings, tensor_problems
 from evovlm.merging.models.config_check import check_config
 from evovlm.merging.models.result_layout import ResultLayout
-from evovlm.merging.models.tensor_names import EMBEDDING
+from evovlm.merging.models.tensor_names import EMBEDDING, HEAD
 from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
 from evovlm.merging.paths.plan import PathPlan, path_problems
 from evovlm.recipes.hub import HubModel, Wanted, hub_commit, missing_bytes
@@ -207,6 +207,7 @@ def _check_parameters(
         found.attempt(lambda: check_parameters(method, recipe))
     if host is None:
         return
+    found.attempt(lambda: check_tensor_names(recipe, [*host.checkpoint.backbone_names(), HEAD]))
     units = host.checkpoint.layout.n_blocks + 2
     found.problems += [
         ConfigError(

@@ -74,7 +74,7 @@ class Reading:
                 raise Refusal(place, f"{name}: missing for {tensor.name} of '{missing_for}'.")
             return found or Found(default or 0.0, ())
 
-        return values_of(self.tensors, lookup, n_units=self.n_units, name=name)
+        return values_of(self.tensors, lookup, n_units=self.n_units)
 
     def parameter(self, name: str, source: str) -> Values:
         """Return a density, gamma or epsilon; raises Refusal when it is out of range."""

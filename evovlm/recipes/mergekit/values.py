@@ -6,11 +6,12 @@ the first counts whose filter is a part of the tensor's name. A recipe has one n
 
 import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from evovlm.recipes.families import ANY_BLOCK, TEXT_FAMILIES
-from evovlm.recipes.recipe import COMPONENTS, ByComponent, Component, UnitValues, Values, parts_of
+from evovlm.recipes.recipe import COMPONENTS, ByComponent, Component, UnitValues, Values, name_in_block, parts_of
 from evovlm.recipes.yaml_text import KeyPath
 
 Kind = Literal["number", "flag"]
@@ -109,31 +110,36 @@ def resolve(scopes: Sequence[Scope], tensor: Tensor, *, kind: Kind) -> Found | N
     return None
 
 
-def values_of(
-    tensors: Sequence[Tensor], lookup: Callable[[Tensor], Found], *, n_units: int, name: str, collapse: bool = True
-) -> Values:
+def values_of(tensors: Sequence[Tensor], lookup: Callable[[Tensor], Found], *, n_units: int) -> Values:
     """Return the numbers that `lookup` gives the tensors as a recipe states them.
 
-    Raises Refusal when two tensors of one component of one unit differ. `name` is the parameter's, for that message.
+    The number of a component in a unit is that of most of its tensors (of the first ones, if as many have another);
+    tensors with other numbers are listed singly.
     """
-    cells: dict[tuple[Component, int], tuple[Found, str]] = {}
+    found: defaultdict[tuple[Component, int], list[float]] = defaultdict(list)
+    single: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for tensor in tensors:
-        found = lookup(tensor)
-        first, first_name = cells.setdefault((tensor.component, tensor.unit), (found, tensor.name))
-        if first.value != found.value:
-            raise Refusal(
-                found.place,
-                f"{name}: is {first.value} for {first_name} and {found.value} for {tensor.name}; a recipe has one "
-                "number for a block's attention, one for its MLP, one for its norms.",
-            )
-    numbers = {cell: float(found.value) for cell, (found, _) in cells.items()}
+        number = float(lookup(tensor).value)
+        found[tensor.component, tensor.unit].append(number)
+        single[name_in_block(tensor.name)][tensor.unit] = number
+    cells = {cell: Counter(numbers).most_common(1)[0][0] for cell, numbers in found.items()}
+    components = {name_in_block(tensor.name): tensor.component for tensor in tensors}
+    others = {
+        name: numbers
+        for name, numbers in single.items()
+        if any(cells[components[name], unit] != number for unit, number in numbers.items())
+    }
     plain: list[float] = []
     for unit in range(n_units):
-        here = {value for (_, of), value in numbers.items() if of == unit}
+        here = {value for (_, of), value in cells.items() if of == unit}
         plain.extend(here if len(here) == 1 else ())
-    if len(plain) == n_units:
-        return _collapsed(plain) if collapse else tuple(plain)
-    return ByComponent(**{each: _collapsed(_filled(each, numbers, n_units)) for each in COMPONENTS})
+    if len(plain) == n_units and not others:
+        return _collapsed(plain)
+    parts = {each: {unit: value for (of, unit), value in cells.items() if of == each} for each in COMPONENTS}
+    return ByComponent(
+        **{each: _collapsed(_filled(parts[each], n_units)) for each in COMPONENTS},
+        tensors=tuple((name, _collapsed(_filled(numbers, n_units))) for name, numbers in sorted(others.items())),
+    )
 
 
 def conditions_of(values: Values, n_blocks: int) -> float | tuple[Condition, ...]:
@@ -150,6 +156,10 @@ def conditions_of(values: Values, n_blocks: int) -> float | tuple[Condition, ...
         Condition("lm_head", rest[-1]),
         Condition("model.norm.", norms[-1]),
     ]
+    single = {name: _per_unit(part, n_blocks) for name, part in values.tensors}
+    for name, numbers in single.items():
+        found += [Condition(f"model.layers.{b}.{name}", numbers[b + 1]) for b in _inexact(numbers[1:-1])]
+        found.append(Condition(name, _collapsed(numbers[1:-1])))
     for block in sorted({b for numbers in (attention, mlp, norms) for b in _inexact(numbers[1:-1])}):
         here = f"model.layers.{block}."
         # Norms inside the attention come before the attention as a whole.
@@ -235,9 +245,8 @@ def _scalar(value: object, place: KeyPath, kind: Kind) -> Scalar:
     return float(text)
 
 
-def _filled(component: Component, numbers: Mapping[tuple[Component, int], float], n_units: int) -> list[float]:
-    """Return one number per unit; where the component has no tensor, that of the unit before (after) it."""
-    own = {unit: value for (of, unit), value in numbers.items() if of == component}
+def _filled(own: Mapping[int, float], n_units: int) -> list[float]:
+    """Return one number per unit; in units without a tensor, that of the unit before (after) it."""
     current = own[min(own)]
     found: list[float] = []
     for unit in range(n_units):

@@ -19,6 +19,7 @@ from evovlm.recipes.recipe import (
     AUTO,
     COMPONENTS,
     SOURCE_PARAMETERS,
+    ByComponent,
     MergeSettings,
     ParameterMerge,
     UnitValues,
@@ -188,6 +189,8 @@ class _Writer:
 
     def _weighs_all_the_same(self) -> bool:
         weights = [numbers.weight for numbers in self.recipe.parameters.values()]
+        if len({weight.tensors if isinstance(weight, ByComponent) else () for weight in weights}) > 1:
+            return False
         cells = ((unit, part) for unit in range(self.n_blocks + 2) for part in COMPONENTS)
         return all(len({value_at(weight, unit, part) for weight in weights}) == 1 for unit, part in cells)
 
