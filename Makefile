@@ -26,7 +26,7 @@ slow: $(DEV)
 gpu: $(DEV)
 	$(BIN)/pytest -m gpu
 
-# Kills, full disks, two processes at once: about half an hour. docs/reliability.md has its figures.
+# Kills, full disks, two processes at once: about an hour. docs/reliability.md has its figures.
 torture: $(DEV)
 	$(BIN)/python -m tests.torture --kills 50
 
