@@ -1,13 +1,30 @@
-"""`python -m evovlm` is the `evovlm` command."""
+"""The `evovlm` command, also as `python -m evovlm`."""
 
 import os
+import signal
 import sys
+from types import FrameType
 
 # Python looks for modules in the current folder first, which may be anybody's.
 if not sys.flags.safe_path and sys.path[0] == os.getcwd() != os.path.dirname(os.path.dirname(__file__)):  # noqa: PTH109, PTH120
     del sys.path[0]
 
-from evovlm.cli.app import main
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends it without a traceback even while its first modules are imported."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)
+    from evovlm.cli.app import main as run
+
+    signal.signal(signal.SIGINT, before)
+    run()
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    os.write(2, b"\nstopped\n")
+    os._exit(128 + number)
+
 
 if __name__ == "__main__":
     main()

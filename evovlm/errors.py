@@ -21,7 +21,9 @@
 A message says where, what was found, what was needed, and what to do. The command line prints it and exits with 2.
 """
 
-from evovlm.masking import masked
+import sys
+
+from evovlm.masking import mask_chain, masked
 
 FOREIGN_ERRORS = (
     ArithmeticError,
@@ -41,10 +43,12 @@ FOREIGN_ERRORS = (
 
 
 class EvovlmError(Exception):
-    """An error that the user can fix. Its message has no secrets, whatever it quotes."""
+    """An error that the user can fix. Its message has no secrets, whatever it quotes, nor has the one of its cause."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(masked(message))
+        # The error that is being handled becomes the cause; a traceback shows both.
+        mask_chain(sys.exception())
 
 
 def first_line(error: BaseException) -> str:

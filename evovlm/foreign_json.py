@@ -17,17 +17,28 @@ _MOST = 2**53
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_json(text: str | bytes) -> object:
-    """Return what a JSON text says.
+def parse_json(
+    text: str | bytes, *, non_finite: bool = False, unique_keys: bool = False, as_cells: bool = False
+) -> object:
+    """Return what a JSON text says; `non_finite` also reads NaN and Infinity, as Python and pandas write them.
 
     Raises ValueError for what is not JSON, is nested more than 100 levels deep, has a number that is not finite or too
-    large for a float64, half a surrogate pair, or bytes that are not UTF-8.
+    large for a float64, half a surrogate pair, bytes that are not UTF-8, or with `unique_keys` a key twice. With
+    `as_cells` the caller looks for deep values and half pairs, and can say in which cell they are.
     """
     decoded = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
-        found = json.loads(decoded, parse_float=_finite, parse_int=_whole, parse_constant=_not_finite)
+        found = json.loads(
+            decoded,
+            parse_float=None if non_finite else _finite,
+            parse_int=_whole,
+            parse_constant=None if non_finite else _not_finite,
+            object_pairs_hook=_without_repeats if unique_keys else None,
+        )
     except RecursionError as error:
         raise ValueError(f"it is nested more than {_DEEPEST} levels deep") from error
+    if as_cells:
+        return found
     if decoded.count("[") + decoded.count("{") > _DEEPEST:
         _check_depth(found)
     if _SURROGATE.search(decoded):
@@ -36,9 +47,9 @@ def parse_json(text: str | bytes) -> object:
     return found
 
 
-def read_json(path: Path, *, limit_bytes: int = LIMIT_BYTES) -> object:
+def read_json(path: Path, *, limit_bytes: int = LIMIT_BYTES, non_finite: bool = False) -> object:
     """Return what a JSON file says; see `parse_json`. Raises OSError as `read_foreign` does."""
-    return parse_json(read_foreign(path, limit_bytes=limit_bytes))
+    return parse_json(read_foreign(path, limit_bytes=limit_bytes), non_finite=non_finite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +169,15 @@ def _whole(text: str) -> int:
     if len(text) > 300:
         raise ValueError(f"the number {_shown(text)} is too large")
     return int(text)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it lists {_shown(name)} twice")
+        found[name] = value
+    return found
 
 
 def _not_finite(text: str) -> NoReturn:

@@ -1,6 +1,7 @@
 """No token or key of the environment or of the hub's token file is ever printed or written."""
 
 import itertools
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +109,34 @@ def test_a_search_and_its_report_hold_no_secret(
 
 def _written(*places: Path) -> Iterator[Path]:
     return itertools.chain.from_iterable([place, *place.rglob("*")] for place in places)
+
+
+@pytest.mark.usefixtures("secrets")
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(f"Illegal header value b'Bearer hf_{SECRET}'"),
+        OSError(5, f"hf_{SECRET}", f"https://me:{SECRET}@hub.example/x"),
+        UnicodeEncodeError("ascii", f"Bearer hf_{SECRET}\u3042", 0, 99, "ordinal not in range"),
+        SyntaxError(f"hf_{SECRET}"),
+    ],
+)
+def test_the_traceback_of_an_error_shows_no_secret_of_its_causes(error: Exception) -> None:
+    def ask() -> None:
+        try:
+            raise error
+        except type(error) as first:
+            raise RuntimeError(f"while asking with hf_{SECRET}") from first
+
+    def explain() -> None:
+        try:
+            ask()
+        except RuntimeError as second:
+            raise ModelNotFound("the hub refused") from second
+
+    with pytest.raises(ModelNotFound) as raised:
+        explain()
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "while asking with ***" in shown
+    assert type(error).__name__ in shown
+    assert SECRET not in shown

@@ -101,6 +101,12 @@ def main() -> None:
             complete_in_bash(app)
         with ending_cleanly():
             app()
+    except SystemExit as ended:
+        exited = ended.__context__
+        # Commands with something to say have said it.
+        if isinstance(exited, typer.Exit) and isinstance(exited.__cause__, KeyboardInterrupt):
+            echo("\nstopped", err=True)
+        raise
     except EvovlmError as error:
         # A message may quote a file from a stranger.
         echo(f"error: {error}", err=True)

@@ -12,6 +12,7 @@ import typer
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended: 128 and the signal's number, as shells have it."""
+_LOOKS_AGAIN_AFTER_S = 0.05
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -30,10 +31,43 @@ class Ended(KeyboardInterrupt):
 def ending_cleanly() -> Iterator[None]:
     """End the process with the signal's exit code on SIGTERM or SIGHUP: unfinished files are removed on the way.
 
-    Only the main thread may use this.
+    Ctrl-C waits for the end of an import: torch aborts when one of its own is interrupted. Only the main thread may use
+    this.
     """
-    with _on_signals(SystemExit):
-        yield
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _Interruption())
+    try:
+        with _on_signals(SystemExit):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Interruption:
+    """What Ctrl-C does: it raises KeyboardInterrupt, after an import in progress; a second one does not wait."""
+
+    def __init__(self) -> None:
+        self._waits = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not _in_import(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and self._waits:
+            os.write(2, b"\nstopped\n")
+            os._exit(INTERRUPTED)
+        self._waits = True
+        signal.signal(signal.SIGALRM, self)
+        signal.setitimer(signal.ITIMER_REAL, _LOOKS_AGAIN_AFTER_S)
+
+
+def _in_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Finds pictures of a search that look almost like pictures of its report, by the embeddings of an open_clip model.
 
-Pictures of the report that this machine does not have (a font is missing, for example) are left out and reported.
+Pictures that cannot be read, or that this machine does not have (a font is missing), are left out and reported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,10 +29,11 @@ class NearPair:
 
 
 class NearPairs(NamedTuple):
-    """The near pairs, nearest first, and by sample id why pictures of the report were not compared."""
+    """The near pairs, nearest first, and by sample id why pictures of the search and the report were not compared."""
 
     pairs: tuple[NearPair, ...]
-    not_compared: Mapping[str, str]
+    search_left_out: Mapping[str, str]
+    report_left_out: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,20 +48,15 @@ class NearImages:
     _rows: dict[str, "Tensor"] = field(default_factory=dict)
 
     def compare(self, search: Sequence[Sample], report: Sequence[Sample]) -> NearPairs:
-        """Return the near pairs of pictures; each picture counts once for each sample.
-
-        Raises TaskError when a picture of the search cannot be read.
-        """
-        left, every = _pictures(search), _pictures(report)
-        if not left or not every:
-            return NearPairs((), {})
-        for reason in self._embed(left).values():
-            raise TaskError(reason)
-        reasons = self._embed(every)
-        not_compared = {name: reasons[image.key] for name, image in every if image.key in reasons}
-        right = [(name, image) for name, image in every if image.key not in reasons]
-        if not right:
-            return NearPairs((), not_compared)
+        """Return the near pairs of pictures; each picture counts once for each sample."""
+        every = _pictures(search), _pictures(report)
+        if not all(every):
+            return NearPairs((), {}, {})
+        reasons = {**self._embed(every[0]), **self._embed(every[1])}
+        left_out = [{name: reasons[image.key] for name, image in side if image.key in reasons} for side in every]
+        left, right = ([(name, image) for name, image in side if image.key not in reasons] for side in every)
+        if not left or not right:
+            return NearPairs((), *left_out)
         rows, columns = self._rows_of(left), self._rows_of(right)
         pairs = []
         for start in range(0, len(left), _ROWS_AT_ONCE):
@@ -70,7 +66,7 @@ class NearImages:
                 seen, reported = left[start + row][0], right[column][0]
                 pairs.append(NearPair(search_id=seen, report_id=reported, similarity=similarity))
         pairs.sort(key=lambda pair: (-pair.similarity, pair.search_id, pair.report_id))
-        return NearPairs(tuple(pairs), not_compared)
+        return NearPairs(tuple(pairs), *left_out)
 
     def _embed(self, pictures: Sequence[tuple[str, ImageSource]]) -> Mapping[str, str]:
         """Embed the new pictures; return by key why pictures cannot be read."""

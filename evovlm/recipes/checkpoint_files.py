@@ -1,6 +1,5 @@
 """The files of a checkpoint, as they are fetched from the hub, merged, converted and published."""
 
-import json
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from evovlm.errors import BrokenCheckpoint
 from evovlm.files import check_foreign, leads_outside
+from evovlm.foreign_json import JsonObject, read_json
 
 CARD_FILE = "README.md"
 RECIPE_FILE = "recipe.yaml"
@@ -239,12 +239,10 @@ def read_weight_map(index: Path) -> Mapping[str, str]:
     """
     refuse_outside(index, index.parent)
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = {str(name): str(shard) for name, shard in weight_map.items()}
+        weight_map = JsonObject.of(read_json(index, limit_bytes=TEXT_LIMIT_BYTES)).inside("weight_map")
+        shards = {name: weight_map.text(name) for name in weight_map.values}
     except (OSError, ValueError) as error:
-        raise BrokenCheckpoint(f"{index}: cannot be read as JSON ({error}).") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BrokenCheckpoint(f"{index}: weight_map is missing.") from error
+        raise BrokenCheckpoint(f"{index}: cannot be read as the index of weights ({error}).") from error
     for shard in shards.values():
         path = PurePosixPath(shard)
         # An index is a stranger's text: it must not lead out of the checkpoint.

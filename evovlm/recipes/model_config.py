@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.errors import BrokenCheckpoint
-from evovlm.files import read_foreign
+from evovlm.foreign_json import read_json
 from evovlm.recipes.checkpoint_files import CONFIG_FILE, refuse_outside
 
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -141,15 +141,15 @@ def read_model_json(file: Path, *, limit_bytes: int = CONFIG_LIMIT_BYTES) -> dic
     """
     refuse_outside(file, file.parent)
     try:
-        # Not `parse_json`: sound models have infinite numbers, and a model_max_length of 31 digits.
-        found = json.loads(read_foreign(file, limit_bytes=limit_bytes).decode("utf-8"))
+        # Sound models have infinite numbers.
+        found = read_json(file, limit_bytes=limit_bytes, non_finite=True)
     except FileNotFoundError as error:
         raise BrokenCheckpoint(
             f"{file.parent}: {file.name} was not found. A model folder holds config, tokenizer and weights."
         ) from error
     except OSError as error:
         raise BrokenCheckpoint(f"{file}: cannot be read ({error.strerror or error}).") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BrokenCheckpoint(f"{file}: cannot be read as JSON ({error}).") from error
     if not isinstance(found, dict):
         raise BrokenCheckpoint(f"{file}: should hold a JSON object.")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evovlm.errors import BrokenCheckpoint, OutputError, OutputExists, PickledWeights, first_line
-from evovlm.foreign_json import read_json
 from evovlm.masking import masked
 from evovlm.merging.checkpoint.licences import UNKNOWN, licence_of
 from evovlm.merging.checkpoint.safetensors_file import tensor_places
@@ -25,6 +24,7 @@ from evovlm.recipes.checkpoint_files import (
     refuse_outside,
 )
 from evovlm.recipes.hub import errors_of_the_hub
+from evovlm.recipes.model_config import read_model_json
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -151,10 +151,7 @@ def _check_whole(folder: Path, chosen: Mapping[str, Path]) -> None:
             raise BrokenCheckpoint(f"{folder}: has no {name}. Publish a folder as `evovlm merge --out` writes it.")
     if not any(name in chosen for name in _TOKENIZERS):
         raise BrokenCheckpoint(f"{folder}: has no tokenizer ({', '.join(_TOKENIZERS)}). Merge the model again.")
-    try:
-        read_json(chosen[CONFIG_FILE])
-    except (OSError, ValueError) as error:
-        raise BrokenCheckpoint(f"{folder}: {CONFIG_FILE} cannot be read as JSON ({error}).") from error
+    read_model_json(chosen[CONFIG_FILE])
 
 
 def _warnings(folder: Path) -> Iterator[str]:

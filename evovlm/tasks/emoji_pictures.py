@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Literal
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from evovlm.errors import TaskError
+from evovlm.foreign_json import parse_json
 
 PICTURE_SIDE_PX = 64
 NOTO_FONT_VARIABLE = "EVOVLM_NOTO_EMOJI"
@@ -87,13 +87,13 @@ def to_fields(spec: PictureSpec) -> dict[str, Any]:
 def from_json(text: str) -> PictureSpec:
     """Read the text that `to_json` wrote. Raises TaskError when it is not a picture specification."""
     try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as problem:
+        fields = parse_json(text)
+    except ValueError as problem:
         raise TaskError(f"A picture's specification is not JSON ({problem}): {text[:80]!r}") from problem
     return from_fields(fields)
 
 
-def from_fields(fields: Mapping[str, Any]) -> PictureSpec:
+def from_fields(fields: Any) -> PictureSpec:
     """Build a specification from the plain fields of a task file. Raises TaskError naming what is wrong."""
     try:
         spec = PictureSpec(

@@ -1,6 +1,5 @@
 """One row of a data set, with its location for error messages."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.errors import TaskError
+from evovlm.foreign_json import parse_json
 from evovlm.tasks.pictures import picture_from_cell
 from evovlm.tasks.sample import ImageSource, letter_of
 
@@ -108,6 +108,6 @@ def listed(cell: Any) -> Any:
     if not isinstance(cell, str) or not cell.lstrip().startswith("["):
         return cell
     try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
+        return parse_json(cell)
+    except ValueError:
         return cell

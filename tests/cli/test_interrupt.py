@@ -144,7 +144,7 @@ def test_a_signal_in_any_command_ends_it_without_a_traceback(
     monkeypatch.setattr("evovlm.evaluation.predictions.read_predictions", interrupted)
     stopped = evovlm("grade", "rows.jsonl", "--metric", "accuracy")
     assert (stopped.code, stopped.out) == (code, "")
-    assert "Traceback" not in stopped.err
+    assert stopped.err == ("\nstopped\n" if by == signal.SIGINT else "")
 
 
 def test_what_the_parent_ignores_stays_ignored() -> None:
@@ -155,3 +155,65 @@ def test_what_the_parent_ignores_stays_ignored() -> None:
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+IMPORTING = """
+import os, signal, sys, time
+from pathlib import Path
+
+Path(sys.argv[1], "slow_to_import.py").write_text(
+    "import os, signal, time\\n"
+    "for _ in range(int(os.environ['SIGNALS'])):\\n"
+    "    os.kill(os.getpid(), signal.SIGINT)\\n"
+    "    time.sleep(0.2)\\n"
+    "print('imported', flush=True)\\n"
+)
+sys.path.insert(0, sys.argv[1])
+from evovlm.cli.signals import ending_cleanly
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def run():
+    with ending_cleanly():
+        import slow_to_import
+        time.sleep(60)
+
+try:
+    run()
+except KeyboardInterrupt:
+    print("raised")
+"""
+
+
+@pytest.mark.parametrize(("signals", "out", "code"), [("1", "imported\nraised\n", 0), ("2", "", 130)])
+def test_ctrl_c_waits_for_an_import_unless_it_comes_twice(tmp_path: Path, signals: str, out: str, code: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", IMPORTING, str(tmp_path)],
+        env={**os.environ, "SIGNALS": signals},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (code, out), ended.stderr
+    assert ended.stderr == ("" if code == 0 else "\nstopped\n")
+
+
+FIRST_IMPORTS = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "evovlm.cli.app":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+from evovlm.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_during_the_first_imports_ends_with_one_line() -> None:
+    words = [sys.executable, "-c", FIRST_IMPORTS]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "\nstopped\n")

@@ -159,7 +159,7 @@ def _cut(model: Path) -> None:
         (lambda model: (model / "model.safetensors").unlink(), "has neither model.safetensors nor"),
         (_cut, "cut off"),
         (lambda model: (model / "README.md").unlink(), "has no README.md"),
-        (lambda model: (model / "config.json").write_text("{"), "config.json cannot be read as JSON"),
+        (lambda model: (model / "config.json").write_text("{"), "config.json: cannot be read as JSON"),
         (lambda model: [path.unlink() for path in model.glob("tokenizer*")], "has no tokenizer"),
         (lambda model: (model / "pytorch_model.bin").write_bytes(b"\x80"), "contains pickles (pytorch_model.bin)"),
         (_link, "config.json: is a link that leads out"),

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evovlm.errors import TaskError
 from evovlm.evaluation.near_images import NearImages
 from evovlm.models.pictures.clip import ClipModel, load_clip
 from evovlm.tasks.pictures import PictureFile
@@ -79,7 +78,7 @@ def test_a_picture_of_two_samples_counts_for_both(clip: ClipModel, tmp_path: Pat
 
 
 def test_without_pictures_nothing_is_near(clip: ClipModel) -> None:
-    assert NearImages(clip=clip, threshold=0.95).compare([asked("a")], [asked("b")]) == ((), {})
+    assert NearImages(clip=clip, threshold=0.95).compare([asked("a")], [asked("b")]) == ((), {}, {})
 
 
 def test_a_picture_is_embedded_once(clip: ClipModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,13 +99,17 @@ def test_a_picture_is_embedded_once(clip: ClipModel, tmp_path: Path, monkeypatch
     assert embedded == [3, 1, 1]
 
 
-def test_missing_pictures_of_a_report_are_left_out_and_named(clip: ClipModel, tmp_path: Path) -> None:
+def test_missing_pictures_are_left_out_and_named(clip: ClipModel, tmp_path: Path) -> None:
     shared, missing = picture(tmp_path / "x.png", seed=3), PictureFile(path=tmp_path / "gone.png")
     near = NearImages(clip=clip, threshold=0.99)
     found = near.compare([asked("a", shared)], [asked("b", missing, shared), asked("c", missing)])
     assert [(pair.search_id, pair.report_id) for pair in found.pairs] == [("a", "b")]
-    assert found.not_compared.keys() == {"b", "c"}
-    assert "gone.png" in found.not_compared["c"]
+    assert found.search_left_out == {}
+    assert found.report_left_out.keys() == {"b", "c"}
+    assert "gone.png" in found.report_left_out["c"]
     assert near.compare([asked("a", shared)], [asked("c", missing)]).pairs == ()
-    with pytest.raises(TaskError, match=r"gone\.png"):
-        near.compare([asked("a", missing)], [asked("b", shared)])
+    found = near.compare([asked("a", missing), asked("s", shared)], [asked("b", shared)])
+    assert [(pair.search_id, pair.report_id) for pair in found.pairs] == [("s", "b")]
+    assert "gone.png" in found.search_left_out["a"]
+    assert found.report_left_out == {}
+    assert near.compare([asked("a", missing)], [asked("b", shared)]).pairs == ()

@@ -70,7 +70,10 @@ BROKEN: dict[str, tuple[Header | str | bytes, tuple[str, ...]]] = {
     "negative shape": ({**GOOD, "b": entry("F32", [-1, -2], [16, 24])}, ("b has the shape [-1, -2]",)),
     "fractional shape": ({**GOOD, "b": entry("F32", [2.0], [16, 24])}, ("b has the shape [2.0]",)),
     "boolean shape": ({**GOOD, "b": entry("F64", [True], [16, 24])}, ("b has the shape [True]",)),
-    "infinite shape": ('{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 24]}}', ("[inf]",)),
+    "infinite shape": (
+        '{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 24]}}',
+        ("Infinity is not a number",),
+    ),
     "start after stop": ({**GOOD, "b": entry("F32", [2], [24, 16])}, ("b has the data_offsets [24, 16]",)),
     "negative offset": ({**GOOD, "b": entry("F32", [2], [-8, 0])}, ("b has the data_offsets [-8, 0]",)),
     "three offsets": ({**GOOD, "b": entry("F32", [2], [16, 20, 24])}, ("b has the data_offsets [16, 20, 24]",)),

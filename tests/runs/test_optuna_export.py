@@ -2,6 +2,7 @@
 
 import json
 import logging.handlers
+import resource
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_the_same_run_gives_the_same_study(config: EvolveConfig, tmp_path: Path)
     assert first == second
 
 
-def test_a_file_is_never_overwritten_nor_left_half_written(config: EvolveConfig, tmp_path: Path) -> None:
+def test_a_file_is_never_overwritten(config: EvolveConfig, tmp_path: Path) -> None:
     run = written_run(tmp_path / "run", config, [evaluation(0.5)])
     out = tmp_path / "study.db"
     out.write_text("mine")
@@ -152,6 +153,21 @@ def test_a_file_is_never_overwritten_nor_left_half_written(config: EvolveConfig,
     with pytest.raises(RunMismatch, match="its genome has 1 numbers, and the first one has 4"):
         export_to_optuna(torn, out=tmp_path / "torn.db")
     assert not list(tmp_path.glob("torn.db*"))
+
+
+@pytest.mark.parametrize("size_bytes", [4096, 40_000, 100_000])
+def test_a_disk_that_fills_up_leaves_no_half_file(config: EvolveConfig, tmp_path: Path, size_bytes: int) -> None:
+    run = written_run(tmp_path / "run", config, [evaluation(0.5)] * 10)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"study\.db: cannot be written"):
+            export_to_optuna(run, out=tmp_path / "study.db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "search.yaml"]
+    export_to_optuna(run, out=tmp_path / "study.db")
+    assert len(study_in(tmp_path / "study.db", "run").trials) == 10
 
 
 def test_what_is_missing_is_said(config: EvolveConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

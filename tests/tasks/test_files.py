@@ -168,6 +168,37 @@ def test_a_folder_saved_by_datasets_is_read_or_refused(tmp_path: Path) -> None:
         cells(tmp_path / "saved")
 
 
+def test_parquet_cells_that_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"q": ["x"], "a": ["0" * 5_000_000]})
+    parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    assert len(cells(tmp_path / "a.parquet")[0]["a"]) == 5_000_000
+    monkeypatch.setattr("evovlm.tasks.own.tables._MOST_BYTES", 1_000_000)
+    with pytest.raises(TaskError, match=r"a\.parquet: a part of its column 'a' takes 5,000,\d+ bytes"):
+        cells(tmp_path / "a.parquet")
+
+
+def test_a_large_parquet_cell_that_rows_share_is_read_a_few_times_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"a": ["0" * 400_000] * 50}), tmp_path / "a.parquet")
+    monkeypatch.setattr("evovlm.tasks.own.tables._MOST_BYTES", 1_000_000)
+    asked = []
+    read = parquet.ParquetFile.iter_batches
+
+    def iter_batches(self: object, *, batch_size: int) -> object:
+        asked.append(batch_size)
+        return read(self, batch_size=batch_size)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", iter_batches)
+    assert len(cells(tmp_path / "a.parquet")) == 50
+    assert asked == [2]
+
+
 def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -151,6 +151,18 @@ def heron_folder(folder: Path, questions: list[dict[str, object]], answers: list
     return folder
 
 
+@pytest.mark.parametrize(
+    "name", ["japanese-heron-bench_questions_ja.jsonl", "japanese-heron-bench_answers_gpt4.jsonl", "images"]
+)
+def test_heron_bench_follows_no_link_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    asked = {"question_id": 7, "image": "001.jpg", "category": "conv", "text": "何が写っていますか？"}
+    folder = heron_folder(tmp_path / "both", [asked], [{"question_id": 7, "text": "机です。"}])
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TaskError, match=f"{name}: is a link that leads out of its folder"):
+        get_task("heron_bench").samples(Split.REPORT, data=folder)
+
+
 def test_heron_bench_is_read_as_its_authors_publish_it(tmp_path: Path) -> None:
     asked = {"question_id": 7, "image": "001.jpg", "category": "detail", "text": "何?"}
     folder = heron_folder(tmp_path / "both", [asked], [{"question_id": 7, "text": "机です。"}])

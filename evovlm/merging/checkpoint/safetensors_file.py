@@ -5,7 +5,6 @@ Format: 8 bytes (little-endian length of the header), the header (JSON: name -> 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evovlm.errors import BrokenCheckpoint
+from evovlm.foreign_json import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -183,18 +183,12 @@ def tensor_places(file: Path) -> Mapping[str, TensorPlace]:
 
 
 def _parsed(file: Path, text: bytes) -> Mapping[str, Any]:
-    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise BrokenCheckpoint(f"{file}: its header lists {twice} twice. Get an intact file.")
-        return found
-
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise BrokenCheckpoint(f"{file}: not a safetensors file: its header is not JSON ({error}).") from error
+        header = parse_json(text, unique_keys=True)
+    except ValueError as error:
+        raise BrokenCheckpoint(
+            f"{file}: not a safetensors file: its header is not JSON ({error}). Fetch it again."
+        ) from error
     if not isinstance(header, dict):
         raise BrokenCheckpoint(f"{file}: not a safetensors file: its header should be a JSON object.")
     metadata = header.get(METADATA, {})

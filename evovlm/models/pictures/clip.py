@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import dynamic_module_utils
 
 from evovlm.errors import BrokenCheckpoint, ModelNotFound, PickledWeights, UnknownArchitecture, first_line
+from evovlm.foreign_json import read_json
 from evovlm.models.devices import choose_device
 from evovlm.recipes.problems import did_you_mean
 
@@ -42,6 +43,7 @@ _FETCHED = [
 ]
 _HUB_ID = re.compile(r"(?:hf-hub:)?(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _AT_ONCE = 64
+_LARGEST_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,8 +152,8 @@ def _load_folder(folder: Path, device: torch.device) -> ClipModel:
 def _unescaped(config: Path) -> str:
     """Return a JSON file's text without escapes, which could hide a key."""
     try:
-        return json.dumps(json.loads(config.read_bytes()), ensure_ascii=False)
-    except (OSError, ValueError, RecursionError) as error:
+        return json.dumps(read_json(config, limit_bytes=_LARGEST_CONFIG_BYTES), ensure_ascii=False)
+    except (OSError, ValueError) as error:
         raise BrokenCheckpoint(f"{config}: cannot be read as JSON ({first_line(error)}). Fetch it again.") from error
 
 

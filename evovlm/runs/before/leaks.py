@@ -56,12 +56,16 @@ def _near_images(config: SearchConfig) -> NearImages | None:
 
 
 def _near(search: _Named, report: _Named, near: NearImages) -> Iterator[str]:
-    pairs, not_compared = near.compare(search.samples, report.samples)
-    if not_compared:
-        yield (
-            f"{len(not_compared)} of the {len(report.samples)} report samples of {report.name} have pictures "
-            f"that could not be compared with those of {search.name}: {next(iter(not_compared.values()))}"
-        )
+    pairs, search_left_out, report_left_out = near.compare(search.samples, report.samples)
+    for kind, ours, left_out, other in (
+        ("search", search, search_left_out, report),
+        ("report", report, report_left_out, search),
+    ):
+        if left_out:
+            yield (
+                f"{len(left_out)} of the {len(ours.samples)} {kind} samples of {ours.name} have pictures "
+                f"that could not be compared with those of {other.name}: {next(iter(left_out.values()))}"
+            )
     if pairs:
         shown = [f"{pair.search_id} ~ {pair.report_id} ({pair.similarity:.3f})" for pair in pairs[:_N_EXAMPLES]]
         shown += ["..."] if len(pairs) > _N_EXAMPLES else []

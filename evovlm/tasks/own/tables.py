@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from evovlm.errors import TaskError, first_line
 from evovlm.files import check_foreign, leads_outside, read_foreign
+from evovlm.foreign_json import JsonObject, parse_json, read_json
 from evovlm.tasks.hub import table_rows
 from evovlm.tasks.row import Row
 
@@ -21,6 +22,7 @@ FileStates: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 _MOST_BYTES = 1_000_000_000
 _MOST_ROWS = 10_000_000
+_ROWS_AT_ONCE = 64
 _DEEPEST = 100
 
 
@@ -156,8 +158,8 @@ def _read_saved(folder: Path) -> Iterator[Row]:
     # What `datasets` and pyarrow raise for broken files: KeyError and TypeError for missing or wrong entries.
     broken = (DatasetsError, pyarrow.ArrowException, ValueError, LookupError, TypeError, AttributeError, RecursionError)
     try:
-        state = json.loads(read_foreign(folder / "state.json", limit_bytes=_MOST_BYTES))
-        names = [each["filename"] for each in state["_data_files"]]
+        state = JsonObject.of(read_json(folder / "state.json"))
+        names = [each.text("filename") for each in state.objects("_data_files")]
         if any(Path(name).name != name for name in names):
             raise ValueError("state.json names files outside of the folder")
         table = datasets.load_from_disk(str(folder))
@@ -203,8 +205,10 @@ def _refuse_one_object(text: str, *, path: Path) -> None:
     if "\n" not in text.strip():
         return
     try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
+        whole = parse_json(text, non_finite=True, as_cells=True)
+    except ValueError:
+        return
+    if not isinstance(whole, dict):
         return
     raise TaskError(
         f"{path}: is one JSON object ({', '.join(map(str, whole))}), and a list of rows is needed, or a row per line.\n"
@@ -219,12 +223,13 @@ def file_text(path: Path) -> str:
 
 def _parsed(text: str, *, where: str) -> Any:
     try:
-        return json.loads(text)
+        # pandas writes NaN for empty cells.
+        return parse_json(text, non_finite=True, as_cells=True)
     except json.JSONDecodeError as error:
         raise TaskError(
             f"{where}: is not JSON ({error.msg}, line {error.lineno}, column {error.colno}). Correct it."
         ) from error
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise TaskError(f"{where}: is JSON that cannot be read ({error}). Correct it.") from error
 
 
@@ -271,15 +276,33 @@ def _parquet(path: Path, _columns: tuple[str, ...]) -> Iterator[Row]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            if file.metadata.num_rows > _MOST_ROWS:
-                raise TaskError(f"{path}: has {file.metadata.num_rows:,} rows, and at most {_MOST_ROWS:,} are read.")
-            for batch in file.iter_batches(batch_size=64):
+            for batch in file.iter_batches(batch_size=_rows_at_once(path, file.metadata)):
                 for cells in batch.to_pylist():
                     number += 1
                     yield Row(cells=cells, where=f"{path}, row {number}", folder=path.parent)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         # ValueError: two columns of one name, or texts that are not UTF-8; OverflowError: dates after the year 9999.
         raise TaskError(f"{path}: is not an intact Parquet file ({first_line(error)}).") from error
+
+
+def _rows_at_once(path: Path, stated: Any) -> int:
+    """Return how many rows to read at once; raise TaskError where the file states too many, or too large columns.
+
+    A cell, compressed or shared by many rows, is at most as large as its part of the column is without compression.
+    """
+    if stated.num_rows > _MOST_ROWS:
+        raise TaskError(f"{path}: has {stated.num_rows:,} rows, and at most {_MOST_ROWS:,} are read.")
+    largest = 1
+    for number in range(stated.num_row_groups):
+        group = stated.row_group(number)
+        for part in map(group.column, range(group.num_columns)):
+            largest = max(largest, part.total_uncompressed_size)
+            if largest > _MOST_BYTES:
+                raise TaskError(
+                    f"{path}: a part of its column '{part.path_in_schema}' takes {largest:,} bytes without "
+                    f"compression, and at most {_MOST_BYTES:,} are read. Save it with smaller row groups."
+                )
+    return max(1, min(_ROWS_AT_ONCE, _MOST_BYTES // largest))
 
 
 _READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evovlm.errors import TaskError
-from evovlm.tasks.own.tables import read_files
+from evovlm.tasks.own.tables import read_files, refuse_outside
 from evovlm.tasks.published import Published
 from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Sample, Split
@@ -43,6 +43,8 @@ def load(split: Split, data: Path | None) -> tuple[Sample, ...]:
 
 
 def _authors_rows(folder: Path) -> list[Row]:
+    for name in (_QUESTIONS, _ANSWERS, _PICTURES):
+        refuse_outside(folder / name, folder)
     answers = {row.text("question_id"): row.text("text") for row in read_files(folder / _ANSWERS)}
     rows = []
     for row in read_files(folder / _QUESTIONS):
