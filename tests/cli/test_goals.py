@@ -21,7 +21,7 @@ def traded(models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactor
             "base": str(models / "base"),
             "sources": {"math": str(models / "math"), "ja": str(models / "ja")},
             "method": "dare_ties",
-            # Without it, mergekit has no equal.
+            # Without it, mergekit has no equivalent.
             "settings": {"rescale": "l1"},
         },
         budget={"tokens": 1},

@@ -103,9 +103,9 @@ def test_every_tensor_has_the_numbers_that_mergekit_resolves(file: str, models: 
 # Of the files that mergekit computed whole merges from, those that no recipe can state, and why.
 REFUSED = {
     "passthrough": "'b' would give final norm and head, and 'a' the embedding",
-    "ties_rescale": "rescale: has no equal here but false",
-    "nuslerp_columns": "nuslerp_row_wise: has no equal here but false",
-    "nuslerp_columns_base": "nuslerp_row_wise: has no equal here but false",
+    "ties_rescale": "rescale: has no equivalent here except false",
+    "nuslerp_columns": "nuslerp_row_wise: has no equivalent here except false",
+    "nuslerp_columns_base": "nuslerp_row_wise: has no equivalent here except false",
 }
 
 
@@ -281,8 +281,8 @@ def test_a_model_with_an_adapter_is_a_source(models: Path, written: str, text: s
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("method: ties", "method: tise", "1: merge_method: 'tise' has no equal here; did you mean 'ties'?"),
-        ("method: ties", "method: nearswap", "1: merge_method: 'nearswap' has no equal here"),
+        ("method: ties", "method: tise", "1: merge_method: 'tise' has no equivalent here; did you mean 'ties'?"),
+        ("method: ties", "method: nearswap", "1: merge_method: 'nearswap' has no equivalent here"),
         ("base_model: base\n", "", "1: base_model: missing; ties needs it."),
         ("dtype: float32", "dtype: bfloat16", "10: dtype: bfloat16, but a merge keeps its host's dtype, float32"),
         ("dtype: float32", "dtype: int8", "10: dtype: should be float32, float16"),
@@ -291,11 +291,15 @@ def test_a_model_with_an_adapter_is_a_source(models: Path, written: str, text: s
             "chat_template: chatml",
             "10: chat_template: a written template and",
         ),
-        ("dtype: float32", "modules: {default: {}}", "10: modules: has no equal in a recipe"),
+        ("dtype: float32", "modules: {default: {}}", "10: modules: has no equivalent in a recipe"),
         ("dtype: float32", "tokenizer_source: c", "10: tokenizer_source: 'c' is not one of the models"),
         ("dtype: float32", "tokenizer: {source: base, tokens: {x: {source: a}}}", "10: tokenizer.tokens:"),
         ("dtype: float32", "tokeniser_source: base", "unknown key; did you mean 'tokenizer_source'?"),
-        ("dtype: float32", "parameters: {rescale: true, density: 0.5}", "10: rescale: has no equal here but false"),
+        (
+            "dtype: float32",
+            "parameters: {rescale: true, density: 0.5}",
+            "10: rescale: has no equivalent here except false",
+        ),
         ("dtype: float32", "parameters: {lamda: 2}", "10: lamda: mergekit's ties ignores it here; did you mean"),
         ("dtype: float32", "parameters: {gamma: 0.01}", "10: gamma: mergekit's ties ignores it here"),
         ("dtype: float32", "parameters: {lambda: [1, 2]}", "10: lambda: differs between tensors"),
@@ -305,7 +309,7 @@ def test_a_model_with_an_adapter_is_a_source(models: Path, written: str, text: s
         (
             "- model: b",
             "- model: {model: b, override_architecture: X}",
-            "7: models[1].model: override_architecture has no equal here",
+            "7: models[1].model: override_architecture has no equivalent here",
         ),
         ("      weight: 0.5\ndtype", "      density: 0.5\ndtype", "7: weight: missing for model.embed_tokens.weight"),
         (
@@ -401,7 +405,7 @@ def test_a_gradient_without_a_model_at_hand_says_what_is_needed(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     found = problems(tmp_path, TIES.replace("weight: 0.5\ndtype", "weight: [0, 1]\ndtype").replace(": b", ": org/b"))
-    assert found[1].startswith("file.yaml:9: a gradient, a filter or a slice means something only for")
+    assert found[1].startswith("file.yaml:9: what a gradient, a filter or a slice means depends on")
     assert "hf download ID config.json" in found[1]
 
 
@@ -528,9 +532,9 @@ HALF = SourceParameters(weight=1.0, density=0.5)
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("my_own", {}, "method: mergekit has no equal of 'my_own'"),
+        ("my_own", {}, "method: mergekit has no equivalent of 'my_own'"),
         ("dare_ties", {"parameters": {"a": HALF, "b": HALF}}, "settings.rescale: density divides by the density"),
-        ("ties", {"vocabulary": "base_rows"}, "vocabulary: base_rows has no equal in mergekit"),
+        ("ties", {"vocabulary": "base_rows"}, "vocabulary: base_rows has no equivalent in mergekit"),
         ("ties", {"base": None}, "base: missing; ties takes differences"),
         ("ties", {"config_from": "a"}, "config_from: mergekit takes the config of 'base', not of 'a'"),
         ("ties", {"settings": MergeSettings(row_wise=True)}, "settings.row_wise: mergekit's ties takes none"),

@@ -19,7 +19,7 @@ def _from_mapping(value: object) -> str:
     if not isinstance(value, Mapping) or "model" not in value:
         raise PydanticCustomError("model", "should be a model: a folder or a hub id")
     if value.get("override_architecture") is not None:
-        raise PydanticCustomError("model", "{key} has no equal here", {"key": "override_architecture"})
+        raise PydanticCustomError("model", "{key} has no equivalent here", {"key": "override_architecture"})
     model = _from_path(value["model"])
     return model if value.get("lora") is None else f"{model}+{_from_path(value['lora'])}"
 
@@ -104,7 +104,7 @@ class MergekitDocument(_Document):
     @classmethod
     def _has_no_modules(cls, value: object) -> None:
         if value is not None:
-            raise PydanticCustomError("modules", "has no equal in a recipe, which merges one language model")
+            raise PydanticCustomError("modules", "has no equivalent in a recipe, which merges one language model")
 
     @field_validator("chat_template")
     @classmethod
@@ -112,8 +112,8 @@ class MergekitDocument(_Document):
         if value not in (None, AUTO):
             raise PydanticCustomError(
                 "template",
-                "a written template and the names of mergekit's own have no equal in a recipe; write auto, or name a "
-                "source as chat_template in a recipe of evovlm",
+                "a written template and the names of mergekit's own have no equivalent in a recipe; write auto, or "
+                "name a source as chat_template in a recipe of evovlm",
             )
         return value
 

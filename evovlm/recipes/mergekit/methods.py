@@ -1,6 +1,6 @@
 """What mergekit 0.1.5 calls the merge methods' inputs and parameters, beside what a recipe calls them.
 
-Read off its documentation and its behaviour; `tests/golden/mergekit_yaml` holds what it made of real files.
+From its documentation and its behaviour; `tests/golden/mergekit_yaml` holds what it made of real files.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class MergekitMethod:
     if `weight_is_shared`, and `weight_default` what it takes for one that is not given. `parameters` are the source's
     other numbers, under the same name on both sides; `settings` maps fields of `MergeSettings` to mergekit's.
     `averages` says that the sum is divided by its weights unless `normalize` is false.
-    `rescales` says that mergekit restores the L1 norm by default. `fixed` are parameters that have an equal
+    `rescales` says that mergekit restores the L1 norm by default. `fixed` are parameters that have an equivalent
     here with one value only, which is also their default; `no_effect` those that change no number.
     """
 

@@ -1,4 +1,4 @@
-"""What the parameters of a mergekit file come to in every tensor, with mergekit's precedence of scopes."""
+"""The values of a mergekit file's parameters for every tensor, with mergekit's precedence of scopes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ class Reading:
                 return Reading(document=document, inputs=inputs, tensors=tensors_of(model_type, lengths))
         raise Refusal(
             varying,
-            "a gradient, a filter or a slice means something only for a model whose blocks are known, and none of "
-            f"{', '.join(refs)} is at hand. Download one first, or its config.json alone: hf download ID config.json",
+            "what a gradient, a filter or a slice means depends on the model's blocks, and no config.json of "
+            f"{', '.join(refs)} is on this machine. Download one first: hf download ID config.json",
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Reads a mergekit file as the recipe that it means, or refuses it with the lines that have no equal in a recipe.
+"""Reads a mergekit file as the recipe that it means, or refuses it with the lines that have no equivalent in a recipe.
 
 merge_method: slerp
 base_model: mistralai/Mistral-7B-v0.1
@@ -73,7 +73,7 @@ def recipe_from_mergekit(
     known = {name for name in MERGEKIT_METHODS if not methods or name in methods}
     if document.merge_method not in known:
         hint = did_you_mean(document.merge_method, known)
-        reason = f"merge_method: '{document.merge_method}' has no equal here{hint}"
+        reason = f"merge_method: '{document.merge_method}' has no equivalent here{hint}"
         raise report_places(path, [(("merge_method",), reason)])
     try:
         reader = _Reader(path, document)
@@ -180,7 +180,8 @@ class _Reader:
                 if given not in (None, fixed) and not (name == "rescale" and keeps_all):
                     shown = str(fixed).lower()
                     raise Refusal(
-                        reading.place_of(name), f"{name}: has no equal here but {shown} (found {str(given).lower()})."
+                        reading.place_of(name),
+                        f"{name}: has no equivalent here except {shown} (found {str(given).lower()}).",
                     )
         return MergeSettings(**found)  # type: ignore[arg-type]
 

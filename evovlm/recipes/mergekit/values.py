@@ -23,7 +23,7 @@ _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 class Refusal(Exception):
-    """Something of a mergekit file that has no equal in a recipe: its location, and why."""
+    """Something of a mergekit file that has no equivalent in a recipe: its location, and why."""
 
     def __init__(self, place: KeyPath, reason: str) -> None:
         super().__init__(reason)

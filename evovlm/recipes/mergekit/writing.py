@@ -38,7 +38,7 @@ def recipe_to_mergekit(recipe: ParameterMerge, *, n_blocks: int) -> str:
     """
     if recipe.method not in MERGEKIT_METHODS:
         hint = did_you_mean(recipe.method, MERGEKIT_METHODS)
-        raise ConfigError(f"method: mergekit has no equal of '{recipe.method}'{hint}")
+        raise ConfigError(f"method: mergekit has no equivalent of '{recipe.method}'{hint}")
     wrong = sorted(recipe.unit_lengths() - {n_blocks + 2})
     if wrong:
         raise ConfigError(f"parameters: lists of {wrong[0]} numbers do not fit {n_blocks} blocks.")
@@ -110,7 +110,7 @@ class _Writer:
         if len(set(written)) < len(written):
             raise ConfigError("sources: a model is given twice, which mergekit refuses.")
         if recipe.vocabulary == "base_rows":
-            raise ConfigError("vocabulary: base_rows has no equal in mergekit; host and union have.")
+            raise ConfigError("vocabulary: base_rows has no equivalent in mergekit; host and union have.")
         if recipe.chat_template not in (None, AUTO) or recipe.generation is not None:
             raise ConfigError(
                 "chat_template: mergekit cannot take a template from a model of its choice, or generation settings; "
@@ -126,7 +126,7 @@ class _Writer:
             raise ConfigError(
                 f"{'host' if recipe.config_from is None else 'config_from'}: mergekit takes the config of "
                 f"'{default.text}', not of '{config_from.text}'; name that as the host, or set `config_from: base` and "
-                "`vocabulary: host` to have of the host its tokenizer alone."
+                "`vocabulary: host` to take only the tokenizer from the host."
             )
         own = {ref.identity for ref in recipe.sources.values()}
         tokenizer_alone = recipe.vocabulary == "host" and recipe.host.identity in own
