@@ -91,14 +91,15 @@ def _close(displays: "list[SearchProgress | Waiting]") -> None:
 def _print_result(console: "Console", result: "PipelineResult") -> None:
     from evovlm.cli.rendering import interval_text, percent
     from evovlm.cli.tables import plain_table, print_line
-    from evovlm.runs.demo import CULTURE
+    from evovlm.runs.demo import ARTISTS, CULTURE
+    from evovlm.tasks.task import absence_lines
 
     print_line(console, f"{result.pipeline.title} ({result.task}, {result.n_samples} report samples)")
     table = plain_table()
     table.add_column("model")
     for heading in ("score", "95 % interval", "ungated", "Japanese"):
         table.add_column(heading, justify="right")
-    subsets = [CULTURE] if CULTURE in result.winner.subsets else []
+    subsets = [name for name in (CULTURE, *ARTISTS) if name in result.winner.subsets]
     for subset in subsets:
         table.add_column(subset, justify="right")
     for standing in result.standings:
@@ -117,6 +118,8 @@ def _print_result(console: "Console", result: "PipelineResult") -> None:
         f"{percent(result.search_fitness)}; the table is the report split, which no search saw.",
         highlight=False,
     )
+    for line in absence_lines(f"{result.task}, report split", result.absent):
+        print_line(console, line)
     for example in result.examples:
         _print_example(console, example)
     console.print()

@@ -134,6 +134,7 @@ def _print(scores: "Scores", *, split: str, decoding: str | None, prompt: str | 
     from rich.console import Console
 
     from evovlm.cli.tables import comparison_text, print_line, print_scores, unscored_lines
+    from evovlm.tasks.task import absence_lines
 
     console = Console()
     for place, first in enumerate(scores.models[0].tasks):
@@ -145,6 +146,8 @@ def _print(scores: "Scores", *, split: str, decoding: str | None, prompt: str | 
         for model, scored in of_models:
             for line in unscored_lines(scored.unscored, n=scored.score.n):
                 print_line(console, f"{model}: {line}")
+        for line in absence_lines(f"{first.name}, {split} split", first.absent):
+            print_line(console, line)
         for pair in scores.pairs:
             if pair.task == first.name:
                 print_line(console, comparison_text(pair.first, pair.second, pair.comparison))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,7 @@ class SampleTask:
     name: str
     decoding: Decoding
     samples: tuple[Sample, ...]
+    absent: Mapping[str, int]
     allow_code: bool = False
 
     @classmethod
@@ -73,8 +74,15 @@ class SampleTask:
             # A script that cannot be loaded is found before a model is loaded.
             open_scorer(task.scoring, allow_code=allow_code)
         decoding = task.decoding_named(choice.decoding)
-        samples = task.samples(split, limit=choice.limit, data=choice.data)
-        return cls(task=task, name=task.name, decoding=decoding, samples=samples, allow_code=allow_code)
+        found = task.read(split, limit=choice.limit, data=choice.data)
+        return cls(
+            task=task,
+            name=task.name,
+            decoding=decoding,
+            samples=found.samples,
+            absent=found.absent,
+            allow_code=allow_code,
+        )
 
     @property
     def measured(self) -> str:
@@ -160,6 +168,7 @@ class PreparedSamples:
             measured=self.opened.measured,
             gate=self.opened.task.scoring.gate,
             answers=answers,
+            absent=self.opened.absent,
             tokens=batches.tokens,
             seconds=seconds,
         )

@@ -94,7 +94,7 @@ class ScoredTask:
     """All answers to a task, in the task's order, how they were scored, and what they cost.
 
     The `name` is empty for saved answers that do not name a task. `measured` describes the whole scoring for people,
-    the `metric` and the `gate` included.
+    the `metric` and the `gate` included. `absent` counts the samples that the machine could not have, by reason.
     """
 
     name: str
@@ -102,6 +102,7 @@ class ScoredTask:
     measured: str
     gate: str | None
     answers: tuple[Answer, ...]
+    absent: Mapping[str, int] = field(default_factory=dict)
     tokens: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
 

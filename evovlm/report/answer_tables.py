@@ -48,6 +48,7 @@ def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
         confusions=_confusions(answered),
         left_out=len(shared) - len(shown),
         cut=sum(len(found[each].text) > limit for found in by_id for each in shown),
+        absent=first.absent,
         without_pictures=pictures.missing,
     )
 

@@ -149,7 +149,7 @@ class TaskReport:
     """A task of the report: the standings, and every answer.
 
     `has_winner` is whether the winner is among `standings`; `left_out` counts samples beyond what a page can hold,
-    `cut` answers that were shortened.
+    `cut` answers that were shortened; `absent` counts samples that the machine could not have, by reason.
     """
 
     name: str
@@ -166,6 +166,7 @@ class TaskReport:
     confusions: tuple[Confusion, ...]
     left_out: int
     cut: int
+    absent: Mapping[str, int]
     without_pictures: str | None
 
 

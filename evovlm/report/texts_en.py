@@ -28,6 +28,8 @@ ENGLISH: Mapping[str, str] = {
     "result": "Result",
     "headline_gain": "{difference} points ({low} to {high}) compared with the best parent, {parent}",
     "on_report": "report split, {n} samples, {measured}",
+    "absent": "Samples left out of the report split, because the machine could not draw their pictures: {n}. "
+    "{reason} Compare the scores with those of other machines only by artist.",
     "not_scored": "No report yet",
     "score_rest": "Not all models have been scored on the report split yet: {names} are missing. This command scores "
     "them and writes the page again:",

@@ -27,6 +27,8 @@ JAPANESE: Mapping[str, str] = {
     "result": "結果",
     "headline_gain": "最良の親モデル {parent} との差は {difference} ポイント（{low} 〜 {high}）",
     "on_report": "評価用データ {n} 件、{measured}",
+    "absent": "評価用データのうち {n} 件は、採点したマシンで画像を描けないため除いてあります（{reason}）。"
+    "ほかのマシンのスコアとは、絵の作者（openmoji、noto）ごとに比べてください。",
     "not_scored": "評価用データは未採点です",
     "score_rest": "評価用データで未採点のモデルがあります：{names}。次のコマンドで採点し、ページを作り直せます。",
     "search_only": "以下は探索用データでの値です。採用モデルを選ぶのに使ったデータなので、実力より高めに出ます。",

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from evovlm.evaluation.evaluator import Evaluator
 
 CULTURE = "culture"
+ARTISTS = ("openmoji", "noto")
+"""Tags of the pictures: two machines' scores can be compared by artist, as one may lack the drawings of the other."""
 RANDOM, EVOLVED = "random", "evolved"
 """The folders of both searches, and the name of the first one's winner in the tables."""
 EXAMPLES = 3
@@ -89,7 +91,10 @@ class AnsweredSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineResult:
-    """What a pipeline found: `search_fitness` on the search split, `standings` on the report split."""
+    """What a pipeline found: `search_fitness` on the search split, `standings` on the report split.
+
+    `absent` counts the samples of the report split that this machine could not have, by reason.
+    """
 
     pipeline: Pipeline
     task: str
@@ -98,6 +103,7 @@ class PipelineResult:
     search_fitness: float
     standings: tuple[Standing, ...]
     examples: tuple[AnsweredSample, ...]
+    absent: Mapping[str, int]
     run_folder: Path
     model_folder: Path
 
@@ -166,6 +172,7 @@ def run_pipeline(
         search_fitness=searches[EVOLVED].fitness,
         standings=tuple(map(standing_of, answered)),
         examples=_examples(answered),
+        absent=answered[0].scored.absent,
         run_folder=out / EVOLVED,
         model_folder=model,
     )

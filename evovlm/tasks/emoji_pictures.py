@@ -68,6 +68,19 @@ class PictureSpec:
         """A name for the picture; only equal specifications share it."""
         return hashlib.blake2b(to_json(self).encode(), digest_size=8).hexdigest()
 
+    @property
+    def absent(self) -> str | None:
+        """Why this machine cannot draw the picture: Noto's font is missing or too old; None if it can.
+
+        OpenMoji's drawings are installed with evovlm.
+        """
+        try:
+            for placed in self.objects if self.artist == "noto" else ():
+                _noto_glyph(placed.emoji, noto_font())
+        except TaskError as error:
+            return str(error)
+        return None
+
     def load(self) -> Image.Image:
         """Draw the picture: see `draw`."""
         return draw(self)
@@ -184,14 +197,19 @@ def _openmoji_glyph(emoji: str) -> Image.Image:
 def _noto_glyph(emoji: str, path: Path | None) -> Image.Image:
     if path is None:
         raise TaskError(
-            "A picture by Noto was asked for, and Noto Color Emoji is not installed. Install the font "
-            f"(Debian: apt-get install fonts-noto-color-emoji) or name its file in {NOTO_FONT_VARIABLE}; the pictures "
-            "by OpenMoji need no font."
+            "The font Noto Color Emoji is not installed. Install it (Debian: apt-get install fonts-noto-color-emoji), "
+            f"or name its file in {NOTO_FONT_VARIABLE}; pictures by OpenMoji do not need it."
         )
-    font = ImageFont.truetype(str(path), _NOTO_FONT_SIZE)
+    try:
+        font = ImageFont.truetype(str(path), _NOTO_FONT_SIZE)
+    except OSError as error:
+        raise TaskError(
+            f"{path}: is not the font Noto Color Emoji with bitmaps ({error}). Name NotoColorEmoji.ttf in "
+            f"{NOTO_FONT_VARIABLE}."
+        ) from error
     canvas = Image.new("RGBA", (_NOTO_BITMAP_PX, _NOTO_BITMAP_PX))
     middle = _NOTO_BITMAP_PX / 2
     ImageDraw.Draw(canvas).text((middle, middle), emoji, font=font, embedded_color=True, anchor="mm")
     if canvas.getbbox() is None:
-        raise TaskError(f"Noto Color Emoji ({path}) has no drawing of {emoji!r}. Choose an emoji of its set.")
+        raise TaskError(f"Noto Color Emoji ({path}) has no drawing of {emoji!r}. Install a newer version of the font.")
     return canvas.resize((_GLYPH_SIDE_PX, _GLYPH_SIDE_PX), Image.Resampling.LANCZOS)

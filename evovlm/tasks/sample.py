@@ -45,7 +45,7 @@ class Sample:
     `images` are the pictures it asks about, in order; `choices` the options of a multiple-choice question, whose
     references are letters (A for the first). `tags` name the subsets that a report shows separately. `origin` names the
     question of a published set, in any language (`gsm8k-test/17`), so that a search cannot see a translation of a
-    reported question.
+    reported question. `absent` says why this machine cannot have its pictures; such a sample is left out of its split.
     """
 
     id: str
@@ -55,6 +55,7 @@ class Sample:
     choices: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()
     origin: str | None = None
+    absent: str | None = None
 
 
 def letter_of(index: int) -> str:

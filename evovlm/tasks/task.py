@@ -1,8 +1,10 @@
 """The type Task: samples of two splits, and how they are asked, answered and scored."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from evovlm.errors import TaskError
 from evovlm.tasks.hub import is_cached
@@ -11,7 +13,7 @@ from evovlm.tasks.prompts import Question, ask, check_prompt
 from evovlm.tasks.published import CACHED
 from evovlm.tasks.sample import ImageSource, Sample, Split, parse_split
 
-__all__ = ["Decoding", "ImageSource", "Sample", "Split", "Task", "parse_split"]
+__all__ = ["Decoding", "ImageSource", "Sample", "Split", "SplitRead", "Task", "absence_lines", "parse_split"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,22 @@ class Decoding:
     beams: int = 1
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+
+
+class SplitRead(NamedTuple):
+    """The samples of a split, and how many others are left out because this machine cannot have them, by reason."""
+
+    samples: tuple[Sample, ...]
+    absent: Mapping[str, int]
+
+
+def absence_lines(name: str, absent: Mapping[str, int]) -> list[str]:
+    """Return a line for each reason for which samples of the task `name` are left out, with what to do about it."""
+    return [
+        f"{name}: samples left out, because this machine cannot draw their pictures: {n}. {reason} Compare the scores "
+        "with those of other machines only by artist."
+        for reason, n in absent.items()
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +72,22 @@ class Task:
         """Return the samples of a split in their fixed order, the first `limit` of them when it is given.
 
         `data` is a file or folder to read instead of the usual location, or `hub:ID@REVISION`, or `cached:`. Raises
-        TaskError when the task does not have the split, the limit is below 1, or the data is missing or broken.
+        TaskError when the task does not have the split, the limit is below 1, the data is missing or broken, or this
+        machine can have none of the samples.
         """
+        return self.read(split, limit=limit, data=data).samples
+
+    def read(self, split: Split, *, limit: int | None = None, data: Path | None = None) -> SplitRead:
+        """Return the samples as `samples` does, with those that were left out. Raises what `samples` raises."""
         self.check_split(split)
         if limit is not None and limit < 1:
             raise TaskError(f"The task {self.name} was limited to {limit} samples. Ask for at least 1.")
-        return self.load(split, data)[:limit]
+        loaded = self.load(split, data)
+        absent = Counter(sample.absent for sample in loaded if sample.absent is not None)
+        samples = tuple(sample for sample in loaded if sample.absent is None)
+        if not samples:
+            raise TaskError(f"The task {self.name} has no samples on this machine: {next(iter(absent))}")
+        return SplitRead(samples=samples[:limit], absent=absent)
 
     def check_split(self, split: Split) -> None:
         """Raise TaskError when the task does not have the split."""

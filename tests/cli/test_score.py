@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from evovlm.cli.app import app
 from evovlm.errors import BrokenCheckpoint, ConfigError, ModelNotFound, OutputExists, PickledWeights, TaskError
+from evovlm.tasks.emoji_pictures import NOTO_FONT_VARIABLE
 from tests.cli.conftest import Command
 from tests.pico import pico_llm, pico_vlm
 
@@ -211,6 +212,38 @@ def test_a_picture_task_asked_of_a_text_model_is_reported(models: Path, tmp_path
     assert scored["tags"]["culture"]["n"] == 1
     # Of one sample every bootstrap is the sample.
     assert scored["bootstrap_mid"] == scored["tags"]["culture"]["bootstrap_mid"] == scored["score"]
+
+
+def test_samples_that_this_machine_cannot_draw_are_left_out_and_counted(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NOTO_FONT_VARIABLE, str(tmp_path / "missing.ttf"))
+    placed = {"emoji": "🍑", "x": 32, "y": 32, "size": 40, "rotation": 0}
+    rows = [
+        {
+            "id": f"{artist}-{n}",
+            "question": "何の絵ですか?",
+            "answer": "桃",
+            "picture": {"artist": artist, "background": ["#ffffff"], "objects": [placed]},
+            "tags": [artist],
+        }
+        for artist, count in (("openmoji", 2), ("noto", 1))
+        for n in range(count)
+    ]
+    pictures = tmp_path / "pictures.jsonl"
+    pictures.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    arguments = ("--task", "emoji_ja", "--data", f"emoji_ja={pictures}", "--save", tmp_path / "saved")
+    told = run(models / "vlm", *arguments)
+    assert told.exit_code == 0, told.output
+    assert (
+        "emoji_ja, report split: samples left out, because this machine cannot draw their pictures: 1. The"
+        in told.stdout
+    )
+    # The count is kept with the answers.
+    again = run(models / "vlm", *arguments, "--resume", "--json")
+    scored = json.loads(again.stdout)["emoji_ja"]
+    assert (scored["n"], scored["unscored"], list(scored["tags"])) == (2, 0, ["openmoji"])
+    assert list(scored["absent"].values()) == [1]
 
 
 def test_data_for_a_task_that_is_not_scored_is_refused(models: Path, problems: Path) -> None:

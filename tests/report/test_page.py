@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -145,6 +146,21 @@ def test_a_run_without_answers_says_which_command_has_them_given(bare_run: Path)
     assert "evolved, math, ja, equal weights are missing" in html
     assert "[weights] &lt;b&gt;are&lt;/b&gt; not finite" in html
     assert "1 of the candidates failed" in html
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_samples_that_are_left_out_or_unscored_are_counted_on_the_page(tmp_path: Path, language: str) -> None:
+    run = tmp_path / "run"
+    make_run(run)
+    answers = everyones_answers()
+    first, *rest = answers["ja"].answers
+    unscored = replace(first, unscored="no picture")
+    answers["ja"] = replace(answers["ja"], answers=(unscored, *rest))
+    keep(run, {name: replace(task, absent={"the <font> is missing.": 100}) for name, task in answers.items()})
+    html = run_page(read_run(run), language=language)
+    assert LANGUAGES[language]["absent"].format(n=100, reason="the &lt;font&gt; is missing.") in html
+    assert f'<th scope="col" class="number">{LANGUAGES[language]["unscored"]}</th>' in html
+    assert html.count('<td class="number">1</td>') >= 1
 
 
 def test_a_run_of_which_all_candidates_failed_so_far_has_a_page(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from evovlm.errors import ConfigError
-from evovlm.runs.before.leaks import leak_warnings
+from evovlm.runs.before.leaks import absence_warnings, leak_warnings
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.kinds import config_from_mapping, load_config
 from evovlm.runs.folder.journal import read_journal
@@ -155,9 +155,22 @@ def test_a_machine_without_the_font_compares_the_other_pictures(
     pico_clip(tmp_path / "clip")
     guard = {"near_pictures": "clip", "threshold": 1.0}
     warnings = warnings_of(write_config({"tasks": [{"name": "emoji_ja", "limit": 2}], "guard": guard}))
-    counted = [each for each in warnings if "could not be compared with those of emoji_ja" in each]
-    assert [NOTO_FONT_VARIABLE in each for each in counted] == [True, True]
-    assert "report samples of emoji_ja" in counted[0]
+    assert not [each for each in warnings if "could not be compared" in each]
+
+
+def test_samples_that_this_machine_cannot_draw_are_reported_before_a_search(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config({"tasks": [{"name": "emoji_ja", "limit": 2}]})
+    resolved = load_config(path).resolved(relative_to=path.parent)
+    assert absence_warnings(resolved) == ()
+    monkeypatch.setenv(NOTO_FONT_VARIABLE, str(tmp_path / "absent.ttf"))
+    (warning,) = absence_warnings(resolved)
+    assert warning.startswith(
+        "emoji_ja, report split: samples left out, because this machine cannot draw their pictures: 100. The "
+    )
+    assert "apt-get install fonts-noto-color-emoji" in warning
+    assert warning in preflight_search(resolved).warnings
 
 
 def test_without_pictures_no_model_for_them_is_loaded(write_config: WriteConfig) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import TaskError
+from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.emoji_pictures import (
     NOTO_FONT_VARIABLE,
     PICTURE_SIDE_PX,
@@ -19,6 +20,8 @@ from evovlm.tasks.emoji_pictures import (
     to_fields,
     to_json,
 )
+from evovlm.tasks.published import embedded_file
+from evovlm.tasks.task import Split
 
 GOBLIN = PlacedEmoji(emoji="👺", x=20.0, y=32.0, size=30.0, rotation=10.0)
 SAKE = PlacedEmoji(emoji="🍶", x=46.0, y=30.0, size=30.0, rotation=-10.0)
@@ -98,6 +101,38 @@ def test_without_the_font_a_picture_by_noto_says_what_to_install(
     # Another emoji than any other test draws, for drawn ones are remembered.
     with pytest.raises(TaskError, match="apt-get install fonts-noto-color-emoji"):
         draw(one(PlacedEmoji(emoji="🪇", x=32.0, y=32.0, size=40.0, rotation=0.0), artist="noto"))
+
+
+def test_without_the_font_pictures_by_noto_are_left_out_of_their_split(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    task = get_task("emoji_ja")
+    font = noto_font()
+    if font is not None:
+        assert (len(task.samples(Split.REPORT)), task.read(Split.REPORT).absent) == (400, {})
+    broken = tmp_path / "broken.ttf"
+    broken.write_bytes(b"no font")
+    for path, reason in ((tmp_path / "missing.ttf", "is not installed"), (broken, "is not the font")):
+        monkeypatch.setenv(NOTO_FONT_VARIABLE, str(path))
+        found = task.read(Split.REPORT)
+        assert all("noto" not in sample.tags for sample in found.samples)
+        assert len(found.samples) == 300
+        ((said, n),) = found.absent.items()
+        assert n == 100
+        assert reason in said
+        assert len(task.samples(Split.REPORT, limit=350)) == 300
+        assert task.read(Split.SEARCH).absent == {}
+
+
+def test_a_task_of_which_no_sample_can_be_drawn_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(NOTO_FONT_VARIABLE, str(tmp_path / "missing.ttf"))
+    rows = embedded_file("emoji_ja.report").read_text(encoding="utf-8").splitlines()
+    data = tmp_path / "noto.jsonl"
+    data.write_text("\n".join(row for row in rows if '"artist": "noto"' in row), encoding="utf-8")
+    with pytest.raises(TaskError, match=r"emoji_ja has no samples on this machine: .* apt-get install"):
+        get_task("emoji_ja").samples(Split.REPORT, data=data)
 
 
 @given(

@@ -1,4 +1,4 @@
-"""Which samples of report splits a search would see, of those that are on this machine."""
+"""Which samples of report splits a search would see, of those that are on this machine; which it cannot have."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from evovlm.runs.config.search import SearchConfig
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.overlap import MOST_PICTURES, are_few, overlaps
-from evovlm.tasks.task import Sample, Split, Task
+from evovlm.tasks.task import Sample, Split, Task, absence_lines
 
 _N_EXAMPLES = 3
 
@@ -40,6 +40,26 @@ def leak_warnings(config: SearchConfig) -> tuple[str, ...]:
             # A question without a picture is never one with.
             if report.task.needs_images == task.needs_images:
                 warnings += _compared(_Named(name=task.name, task=task, samples=search), report, near)
+    return tuple(warnings)
+
+
+def absence_warnings(config: SearchConfig) -> tuple[str, ...]:
+    """Return which samples of the search and of its report this machine cannot have; paths in `config` are absolute.
+
+    Raises TaskError for data that is missing or broken, and for a task of which no sample is left.
+    """
+    asked = [(section.name, Split.SEARCH, section.data) for section in config.tasks]
+    if config.report:
+        asked += [(section.name, Split.REPORT, section.data) for section in config.report]
+    else:
+        asked += [(section.name, Split.REPORT, None) for section in config.tasks]
+    warnings: list[str] = []
+    for name, split, data in asked:
+        task = None if is_harness_name(name) else get_task(name)
+        # Published pictures are files, which every machine can have.
+        if task is not None and task.is_local and split in task.splits:
+            found = task.read(split, data=Path(data) if data is not None else None)
+            warnings += absence_lines(f"{task.name}, {split} split", found.absent)
     return tuple(warnings)
 
 

@@ -19,7 +19,7 @@ from evovlm.recipes.kinds import Template
 from evovlm.recipes.model_ref import ModelRef, config_in
 from evovlm.recipes.space import Space
 from evovlm.resources import available_memory_bytes, free_disk_bytes
-from evovlm.runs.before.leaks import leak_warnings
+from evovlm.runs.before.leaks import absence_warnings, leak_warnings
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.samples import SampleParts
@@ -84,7 +84,7 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
     problems += _metric_problems(config)
     leaks: tuple[str, ...] = ()
     try:
-        leaks = leak_warnings(config)
+        leaks = (*absence_warnings(config), *leak_warnings(config))
         _check_sizes(config)
     except EvovlmError as error:
         problems.append(error)

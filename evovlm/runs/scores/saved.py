@@ -93,6 +93,7 @@ class SavedScores:
             "n": score.n,
             "tokens": scored.tokens,
             "seconds": dict(scored.seconds),
+            **({"absent": dict(scored.absent)} if scored.absent else {}),
         }
         self._write()
         batches = self._batches_file(model, task)
@@ -114,6 +115,7 @@ class SavedScores:
                 measured=recorded.text("measured"),
                 gate=recorded.optional_text("gate"),
                 answers=parse_answers(text, where=str(file)),
+                absent=_absent(recorded),
                 tokens=recorded.count("tokens"),
                 seconds={stage: seconds.number(stage, low=0) for stage in seconds.values},
             )
@@ -138,6 +140,13 @@ class SavedScores:
 
     def _batches_file(self, model: int, task: int) -> Path:
         return self._file(model, task).with_suffix(".batches.jsonl")
+
+
+def _absent(recorded: JsonObject) -> Mapping[str, int]:
+    if "absent" not in recorded.values:
+        return {}
+    absent = recorded.inside("absent")
+    return {reason: absent.count(reason) for reason in absent.values}
 
 
 @contextmanager

@@ -188,6 +188,7 @@ def figures_of(scored: ScoredTask) -> Mapping[str, object]:
         "measured": scored.measured,
         "gate": scored.gate,
         "reasons": {reason: len(ids) for reason, ids in scored.unscored.items()},
+        **({"absent": dict(scored.absent)} if scored.absent else {}),
         "tags": tags,
         "tokens": scored.tokens,
         "seconds": dict(scored.seconds),

@@ -21,12 +21,14 @@ def load_questions(split: Split, data: Path | None, *, language: str) -> tuple[S
 
 
 def _question(row: Row, sample_id: str) -> Sample:
+    picture = _picture(row)
     return Sample(
         id=sample_id,
         question=row.text("question"),
         references=(row.text("answer"),),
-        images=(_picture(row),),
+        images=(picture,),
         tags=frozenset(map(str, row.get("tags") or ())),
+        absent=picture.absent,
     )
 
 
