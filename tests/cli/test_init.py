@@ -13,10 +13,12 @@ import yaml
 
 from evovlm.runs.config.hybrid import load_search
 from tests.cli.conftest import Command
+from tests.pico import pico_llm
 from tests.tasks.test_own_folder import picture_folder
 
 LLM = ("init", "llm", "--base", "zoo:base", "--source", "math=zoo:math-a", "--source", "zoo:ja")
 PATIENCE_S = 60.0
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_search_of_embedded_language_models_passes_check(evovlm: Command, tmp_path: Path) -> None:
@@ -70,9 +72,6 @@ def test_own_models_and_own_data_are_found_from_the_config_s_folder(
     monkeypatch.chdir(tmp_path / "configs")
     config = load_search(Path("mine.yaml"))
     assert config.template(relative_to=Path()).sources["ja"].resolve().resolve() == (models / "ja").resolve()
-    # These models have two blocks, too few for a curve through three knots.
-    written = Path("mine.yaml").read_text(encoding="utf-8")
-    Path("mine.yaml").write_text(written.replace("knots: 3", "knots: 2"), encoding="utf-8")
     checked = evovlm("check", "mine.yaml")
     assert checked.code == 0, checked
 
@@ -127,24 +126,141 @@ def test_a_folder_that_is_not_there_is_reported(evovlm: Command, tmp_path: Path)
     assert (made.code, "cannot be written" in made.err) == (2, True)
 
 
-def test_a_terminal_is_asked_for_what_the_flags_leave_open(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "evovlm", "init", "--out", str(tmp_path / "mine.yaml")]
+def answered(folder: Path, answers: str, *flags: str) -> tuple[int, str, str]:
+    """Run init on a terminal in a folder, type the answers, and return code, results and questions."""
+    command = [sys.executable, "-m", "evovlm", "init", "--out", "mine.yaml", *flags]
     main, terminal = pty.openpty()
     process = subprocess.Popen(
-        command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+        command,
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     os.close(terminal)
     try:
-        # Every answer is the default, but for the sources: one is named, then nothing more.
-        os.write(main, b"llm\n\nzoo:ja\n\n\n50\n\n")
+        os.write(main, answers.encode())
         out, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
+        process.wait()
         os.close(main)
-    assert process.returncode == 0, err
-    assert out.startswith(str(tmp_path / "mine.yaml"))
-    assert "how many candidates" in err
+    return process.returncode, out, err
+
+
+def test_a_terminal_is_asked_for_what_the_flags_leave_open(tmp_path: Path) -> None:
+    # Kind, base, a source and nothing more, host, task, generations, device.
+    code, out, err = answered(tmp_path, "llm\n\nzoo:ja\n\n\n\n5\n\n")
+    assert code == 0, err
+    assert out.startswith("mine.yaml")
+    assert "zoo:base  (no chat template, stops at </s>, 512 tokens)" in err
+    assert "how many generations, each of 9 candidates [10]" in err
     config = yaml.safe_load((tmp_path / "mine.yaml").read_text())
     assert config["merge"]["sources"] == {"ja": "zoo:ja"}
     assert config["tasks"] == [{"name": "word_problems_ja"}]
-    assert config["budget"] == {"candidates": 50}
+    assert config["budget"] == {"candidates": 45}
+    assert "host" not in config["merge"]
+
+
+def test_a_typo_is_asked_again_and_nothing_else_is_lost(tmp_path: Path) -> None:
+    typed = "lllm\n1\nzoo:bas\nzoo:base\nzoo:maths\nm=zoo:math-a\n\n\nword_problem_ja\n1\n\nmany\n5\ncuda:9\ncpu\n"
+    code, _, err = answered(tmp_path, typed)
+    assert code == 0, err
+    for said in ("'lllm' is neither", "no such model", "did you mean 'word_problems_ja'?", "'many' is not a number"):
+        assert said in err
+    config = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    assert config["merge"]["sources"] == {"m": "zoo:math-a"}
+    assert config["device"] == "cpu"
+
+
+def test_an_end_keeps_what_was_typed(tmp_path: Path) -> None:
+    code, _, err = answered(tmp_path, "llm\nzoo:base\nj=zoo:ja\n\n\n\x04")
+    assert code != 0
+    assert "evovlm init llm --base zoo:base --method dare_ties --out mine.yaml --source j=zoo:ja" in err
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_own_models_and_tables_nearby_are_offered_and_a_host_without_a_template_takes_a_source_s(
+    models: Path, tmp_path: Path
+) -> None:
+    for name in ("base", "math", "ja"):
+        shutil.copytree(models / name, tmp_path / "models" / name)
+    settings = tmp_path / "models" / "ja" / "tokenizer_config.json"
+    document = {**json.loads(settings.read_text()), "chat_template": "{{ messages[0]['content'] }}"}
+    settings.write_text(json.dumps(document))
+    (tmp_path / "data" / "sums").mkdir(parents=True)
+    (tmp_path / "data" / "sums" / "search.csv").write_text("question,answer\n1+1?,2\n", encoding="utf-8")
+    # Base, sources ja and math, host, task, prompt (that of the source's template), generations, device.
+    code, _, err = answered(tmp_path, "llm\n./models/base\n./models/ja\n./models/math\n\n\n1\n\n\n\ncpu\n")
+    assert code == 0, err
+    assert "./models/ja  (a chat template" in err
+    assert "./data/sums  (yours)" in err
+    assert "with the chat template of ja" in err
+    config = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    assert config["merge"]["chat_template"] == "ja"
+    assert config["tasks"] == [{"name": "./data/sums"}]
+
+
+def evolved(evovlm: Command, config: Path, run: Path) -> None:
+    """Check and evolve the config with one small generation; only the budget is changed."""
+    checked = evovlm("check", config)
+    assert checked.code == 0, checked
+    document = yaml.safe_load(config.read_text())
+    tasks = [{**task, "limit": 1} for task in document["tasks"]]
+    small = {**document, "budget": {"candidates": 4}, "optimizer": {"kind": "cma", "population": 4}, "tasks": tasks}
+    config.with_name("small.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    run_it = evovlm("evolve", config.with_name("small.yaml"), "--out", run)
+    assert run_it.code == 0, run_it
+
+
+OWN = {
+    "llm": (),
+    "llm with a source that chats": ("chat",),
+    "llm with a host that chats": ("chat",),
+    "llm with a prompt": (),
+    "vlm": (),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_config_from_flags_runs_with_own_models_and_own_data(
+    evovlm: Command, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(models, tmp_path / "models")
+    settings = shutil.copytree(models / "ja", tmp_path / "models" / "chat") / "tokenizer_config.json"
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "chat_template": template}))
+    picture_folder(tmp_path / "photos", tables=("search.csv",))
+    (tmp_path / "sums").mkdir()
+    (tmp_path / "sums" / "search.csv").write_text("question,answer\n1+1?,2\n", encoding="utf-8")
+    kind = name.split()[0]
+    task = "./photos" if kind == "vlm" else "./sums"
+    flags = ["init", kind, "--base", "./models/base", "--source", "./models/math", "--task", task, "--generations", "5"]
+    flags += [part for source in OWN[name] for part in ("--source", f"./models/{source}")]
+    flags += ["--host", "./models/vlm"] if kind == "vlm" else []
+    flags += ["--host", "./models/chat"] if "host" in name else []
+    flags += ["--prompt", "{input}="] if "prompt" in name else []
+    made = evovlm(*flags)
+    assert made.code == 0, made
+    written = yaml.safe_load(Path("search.yaml").read_text())
+    (section,) = written["tasks"]
+    if name in ("llm", "vlm"):
+        assert "{input}" in section["prompt"]
+        assert "cannot be asked" in made.err
+    if "source" in name:
+        assert written["merge"]["chat_template"] == "chat"
+    if "host" in name:
+        assert written["merge"]["host"] == "./models/chat"
+    evolved(evovlm, tmp_path / "search.yaml", tmp_path / "run")
+
+
+def test_models_that_do_not_fit_are_found_and_nothing_is_written(evovlm: Command, models: Path, tmp_path: Path) -> None:
+    deeper = pico_llm(tmp_path / "deeper", n_blocks=3)
+    flags = ("--base", str(models / "base"), "--source", str(deeper), "--task", "word_problems_ja")
+    made = evovlm("init", "llm", *flags, "--out", tmp_path / "mine.yaml")
+    assert made.code == 2
+    assert "has 3 blocks" in made.err
+    assert not (tmp_path / "mine.yaml").exists()

@@ -1,30 +1,34 @@
-"""A first config of a search, with comments: what `evovlm init` writes."""
+"""The text of a first config of a search, with comments: what `evovlm init` writes."""
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from evovlm.errors import ConfigError
-from evovlm.files import expanded, explained, new_file
+from evovlm.files import expanded
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.recipes.yaml_text import scalar_text
-from evovlm.runs.config.hybrid import load_search
+from evovlm.runs.config.sections import MOST
 from evovlm.tasks.own.task_file import is_own_task
 
 Kind = Literal["llm", "vlm"]
 KINDS: tuple[Kind, ...] = ("llm", "vlm")
+
+GENERATIONS = 10
+"""Of a new search: enough to evolve, and a number to raise."""
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSearch:
-    """The models (`host` for a VLM), tasks and number of candidates of a new search.
+    """What is known of a new search; models and own tasks are written as seen from the current folder.
 
-    Models and own tasks are written as seen from the current folder.
+    `host` is None for the base. `chat_template` names the source whose chat template the result takes, `prompts` the
+    prompts of tasks that do not keep their own. `blocks` is the models' number of blocks. The budget is a number of
+    `generations`, or of `candidates` where that is given.
     """
 
     kind: Kind
@@ -33,7 +37,12 @@ class NewSearch:
     sources: Mapping[str, str]
     method: str
     tasks: tuple[str, ...]
-    candidates: int
+    blocks: int
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
+    generations: int = GENERATIONS
+    candidates: int | None = None
+    device: str = "auto"
 
 
 def source_name(model: str) -> str:
@@ -42,36 +51,21 @@ def source_name(model: str) -> str:
     return _NO_NAME.sub("-", last).strip("-_") or "source"
 
 
-def write_search(new: NewSearch, path: Path) -> tuple[str, ...]:
-    """Write the config to the new file `path`, with paths from its folder on; return what may surprise the user.
+def search_text(new: NewSearch, *, folder: Path, file: Path, population: int | None = None) -> str:
+    """Return the config as commented YAML for a file of `folder`; without a `population`, its budget is a placeholder.
 
-    Raises OutputExists when the file exists, OutputError when it cannot be written, ConfigError with all problems of
-    the search that can be found without its models; nothing is written then.
+    `population` is the number of candidates of a generation, which only the config knows.
     """
-    with new_file(path) as beside:
-        with explained(path):
-            beside.write_text(search_text(new, folder=path.parent, file=path), encoding="utf-8")
-        try:
-            (config,) = load_search(beside).stages.values()
-        except ConfigError as error:
-            reasons = str(error).replace(str(beside), str(path))
-            raise ConfigError(f"no search can be made of this, and nothing was written. {reasons}") from error
-    resolved = config.resolved(relative_to=path.parent)
-    return resolved.notes_for(resolved.whole_space(resolved.least_blocks(relative_to=None)))
-
-
-def search_text(new: NewSearch, *, folder: Path, file: Path) -> str:
-    """Return the config as commented YAML for a file of `folder`."""
-    about, space = _KINDS[new.kind]
     base, host = _model(new.base, folder), None if new.host is None else _model(new.host, folder)
     host_lines = (
         [f"  host: {host}    # its config, tokenizer, processor and every tensor that is not merged"] if host else []
     )
+    if new.chat_template is not None:
+        host_lines.append(f"  chat_template: {scalar_text(new.chat_template)}    # with its stop tokens; or host, auto")
     sources = [f"    {name}: {_model(model, folder)}" for name, model in new.sources.items()]
-    tasks = [f"  - {{name: {_task(task, folder)}}}" for task in new.tasks]
     return "\n".join(
         [
-            f"# {about}",
+            f"# {_ABOUT[new.kind]}",
             "#",
             f"#     evovlm check {file}                       # does it all fit? no weights are fetched",
             f"#     evovlm evolve {file} --out runs/{file.stem}",
@@ -85,29 +79,47 @@ def search_text(new: NewSearch, *, folder: Path, file: Path) -> str:
             *sources,
             f"  method: {scalar_text(new.method)}         # `evovlm methods` lists them",
             "  seed: 42                  # of the random draws of DARE and DELLA",
-            f"space: {space}",
+            f"space: {_space(new)}",
             "optimizer: {kind: cma}      # `evovlm optimizers` lists them",
-            f"budget: {{candidates: {new.candidates}}}    # each is one merge, scored on every task",
+            _budget(new, population),
             "tasks:                      # `limit: 100` takes the first samples only; `weight: 2` counts a task twice",
-            *tasks,
+            *(_task_line(new, task, folder) for task in new.tasks),
             "winner: best                # or mean, the distribution's",
-            "device: auto                # cpu, cuda, cuda:1",
+            f"device: {scalar_text(new.device)}                # auto, cpu, cuda, cuda:1",
             "",
         ]
     )
 
 
-_KINDS: Mapping[Kind, tuple[str, str]] = {
-    "llm": (
-        "A language model, evolved from several that were fine-tuned from one ancestor.",
-        # Better in fewer candidates than numbers per layer (benchmarks/LOG.md).
-        "{kind: interpolated, knots: 3, weight: [0, 1], density: [0, 1]}    # curves over layers; or layer, model",
-    ),
+def _budget(new: NewSearch, population: int | None) -> str:
+    about = "each is one merge, scored on every task"
+    if new.candidates is not None or population is None:
+        return f"budget: {{candidates: {new.candidates or MOST}}}    # {about}"
+    candidates = new.generations * population
+    return f"budget: {{candidates: {candidates}}}    # {new.generations} generations of {population}; {about}"
+
+
+def _task_line(new: NewSearch, task: str, folder: Path) -> str:
+    prompt = f", prompt: {scalar_text(new.prompts[task])}" if task in new.prompts else ""
+    return f"  - {{name: {_task(task, folder)}{prompt}}}"
+
+
+_ABOUT: Mapping[Kind, str] = {
+    "llm": "A language model, evolved from several that were fine-tuned from one ancestor.",
     "vlm": (
-        "A vision-language model: the language model inside a VLM merged with text models; its eyes stay as they are.",
-        "{kind: model, weight: [0, 1], density: [0, 1]}    # one pair per source; `kind: layer` searches more",
+        "A vision-language model: the language model inside a VLM merged with text models; its eyes stay as they are."
     ),
 }
+_KNOTS = 3
+
+
+def _space(new: NewSearch) -> str:
+    if new.kind == "vlm" or new.blocks < 2:
+        return "{kind: model, weight: [0, 1], density: [0, 1]}    # one pair per source; `kind: layer` searches more"
+    # Better in fewer candidates than numbers per layer (benchmarks/LOG.md).
+    knots = min(_KNOTS, new.blocks)
+    space = f"{{kind: interpolated, knots: {knots}, weight: [0, 1], density: [0, 1]}}"
+    return f"{space}    # curves over layers; or layer, model"
 
 
 def _model(text: str, folder: Path) -> str:
