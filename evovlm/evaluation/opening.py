@@ -31,7 +31,7 @@ def load_reference(ref: ModelRef, *, device: str = "auto") -> LoadedModel:
         return load_model(ref.resolve(), device=device)
     override = Override(
         config=checkpoint.config,
-        written=(),
+        head_follows=False,
         tokenizer=checkpoint.tokenizer_folder,
         weights=computed_weights(checkpoint),
     )

@@ -23,7 +23,8 @@ from evovlm.merging.arithmetic.buffers import Raw, widen
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.compatibility import NamedCheckpoint
-from evovlm.merging.models.tensor_names import HEAD
+from evovlm.merging.models.matching import match_models
+from evovlm.merging.models.structure import HEAD
 from evovlm.merging.models.vocabulary import extend_tokenizer
 from evovlm.merging.paths.plan import path_problems
 from evovlm.models.backbone import ParameterWriter
@@ -99,7 +100,7 @@ class ResidentModel:
         merger = Merger.open(template, cache_bytes=(available_memory_bytes() or 0) // 2 // n_sharing)
         loaded = _load_result(merger, device=device)
         layout = merger.host.layout
-        writer = ParameterWriter(loaded.model, {name: layout.memory_name(name) for name in merger.tensor_names})
+        writer = ParameterWriter(loaded.model, {name: layout.disk_name(name) for name in merger.tensor_names})
         resident = cls(
             loaded=loaded,
             merger=merger,
@@ -195,7 +196,6 @@ def _load_result(merger: Merger, *, device: str) -> LoadedModel:
     is_hosts = result.is_hosts and not result.new_tokens and result.chat is None
     if is_hosts and not (host.has_own_config or host.is_computed):
         return load_model(host.folder, device=device)
-    written = [host.layout.memory_name(name) for name in result.tensor_names]
     with TemporaryDirectory() as scratch:
         tokenizer = host.tokenizer_folder
         if result.new_tokens or result.chat is not None:
@@ -205,7 +205,12 @@ def _load_result(merger: Merger, *, device: str) -> LoadedModel:
                 extend_tokenizer(tokenizer, result.new_tokens)
             # transformers may look up the model's tokenizer in the config.
             (tokenizer / CONFIG_FILE).write_text(json.dumps(result.config), encoding="utf-8")
-        override = Override(config=result.config, written=written, tokenizer=tokenizer, weights=computed_weights(host))
+        override = Override(
+            config=result.config,
+            head_follows=not result.tied,
+            tokenizer=tokenizer,
+            weights=computed_weights(host),
+        )
         if result.chat is not None:
             rows = merger.token_rows()
             result.chat.write(tokenizer, rows)
@@ -328,7 +333,7 @@ def check_models(recipe: LayerPathMerge) -> None:
         name: NamedCheckpoint(name=name, text=ref.text, checkpoint=Checkpoint.open_headers(ref))
         for name, ref in recipe.models().items()
     }
-    for problem in path_problems(recipe, models):
+    for problem in path_problems(recipe, match_models(models)):
         raise problem
 
 

@@ -19,6 +19,7 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.ancestry import ancestry_warnings
 from evovlm.merging.models.chat_change import chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, check_tensors, find_warnings
+from evovlm.merging.models.matching import match_models
 from evovlm.merging.models.result_layout import ResultLayout
 from evovlm.merging.models.row_plan import RowPlan
 from evovlm.merging.models.tensor_names import component_of, unit_index
@@ -105,10 +106,12 @@ class Merger:
                 opened[ref] = Checkpoint.open_model(ref)
             return NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
 
-        base = named("base", plain.base) if plain.base is not None else None
-        host = named("host", plain.host)
         names = tuple(sorted(plain.sources))
-        sources = [named(f"sources.{name}", plain.sources[name]) for name in names]
+        refs = {"host": plain.host, **({"base": plain.base} if plain.base is not None else {})}
+        refs |= {f"sources.{name}": plain.sources[name] for name in names}
+        models = match_models({name: named(name, ref) for name, ref in refs.items()})
+        base, host = models.get("base"), models["host"]
+        sources = [models[f"sources.{name}"] for name in names]
         others = [*([base] if base else []), *sources]
         check_tensors(others, host)
         result = ResultLayout.plan(plain, base=base, host=host, sources=sources)

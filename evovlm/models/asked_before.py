@@ -14,7 +14,7 @@ from typing import Any
 from evovlm.errors import TaskError
 from evovlm.models.chat import ModelQuestion, no_eyes, split_at_places, token_ids
 from evovlm.models.foreign import foreign_model
-from evovlm.recipes.families import has_vision
+from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.model_config import read_model_config
 from evovlm.recipes.model_ref import text_config
 

@@ -11,15 +11,23 @@ from torch import Tensor, nn
 
 from evovlm.errors import UnknownArchitecture
 from evovlm.models.loading import LoadedModel
+from evovlm.models.stored_views import find_parameters
+
+_LAYERS = ("layers", "h")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Backbone:
-    """The language model inside a loaded model: its decoder stack (with embedding and final norm) and its head."""
+    """The language model inside a loaded model: its decoder stack (with embedding and final norm) and its head.
 
+    `model` is the whole model; `layers` are the decoder's blocks, None for a model that does not list them.
+    """
+
+    model: Any
     decoder: Any
     head: nn.Module
     embedding: nn.Embedding
+    layers: nn.ModuleList | None
 
     @property
     def device(self) -> torch.device:
@@ -30,42 +38,41 @@ class Backbone:
     def of(cls, loaded: LoadedModel) -> "Backbone":
         """Find the backbone. Raises UnknownArchitecture for a model without a decoder and a separate head."""
         model = loaded.model
-        body = getattr(model, "model", None)
-        decoder = getattr(body, "language_model", body) if loaded.sees else body
-        head = getattr(model, "lm_head", None)
-        if decoder is None or head is None or not hasattr(decoder, "layers"):
+        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        if decoder is model:
+            decoder = getattr(model, model.base_model_prefix, None)
+        if decoder is None or head is None:
             raise UnknownArchitecture(
                 f"{loaded.folder}: {type(model).__name__} is not a decoder with a separate head, which a "
                 "search needs.\n    Name a model that generates text: `architectures` of its config.json ends in "
                 "ForCausalLM or ForConditionalGeneration."
             )
-        return cls(decoder=decoder, head=head, embedding=model.get_input_embeddings())
+        listed = [getattr(decoder, name, None) for name in _LAYERS]
+        layers = next((each for each in listed if isinstance(each, nn.ModuleList)), None)
+        return cls(model=model, decoder=decoder, head=head, embedding=model.get_input_embeddings(), layers=layers)
 
 
 class ParameterWriter:
     """Copies merged tensors into a model's parameters, in place.
 
-    `names` says which parameter each backbone tensor is; raises UnknownArchitecture when the model lacks one.
+    `names` maps backbone names to names in the model's files. Raises UnknownArchitecture when the model does not keep
+    one of these tensors in memory as it is stored.
     """
 
     def __init__(self, model: nn.Module, names: Mapping[str, str]) -> None:
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        missing = sorted(set(names.values()) - set(parameters))
-        if missing:
-            raise UnknownArchitecture(f"{type(model).__name__} has no parameter {missing[0]} to merge into.")
-        self._parameters = {name: parameters[place] for name, place in names.items()}
+        self._parameters = find_parameters(model, names)
 
     def in_place(self, name: str) -> npt.NDArray[np.float32] | None:
         """Return the parameter's own memory, flat, if numpy can write to it (on a CPU, in float32), else None."""
         parameter = self._parameters[name]
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not parameter.is_contiguous():
             return None
-        memory: npt.NDArray[np.float32] = parameter.detach().view(-1).numpy()
+        memory: npt.NDArray[np.float32] = parameter.view(-1).numpy()
         return memory
 
     def on_device(self, name: str) -> Tensor:
         """Return the parameter's own memory, flat, on any device."""
-        return self._parameters[name].detach().view(-1)
+        return self._parameters[name].view(-1)
 
     def write(self, name: str, start: int, values: Tensor) -> None:
         """Copy entries (row-major, from number `start` on) in the parameter's dtype and onto its device."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from evovlm.errors import ConfigError, IncompatibleModels
 from evovlm.models.backbone import Backbone
 from evovlm.models.loading import LoadedModel
-from evovlm.recipes.families import FULL_ATTENTION, MEANING_OF_SHAPES, SLIDING_ATTENTION, n_deepstack_blocks
+from evovlm.recipes.families import FULL_ATTENTION, MEANING_OF_SHAPES, SLIDING_ATTENTION
+from evovlm.recipes.language_config import n_deepstack_blocks
 from evovlm.recipes.layer_path import LayerPath, LayerStep, ScaleTarget
 
 

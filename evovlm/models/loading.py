@@ -40,7 +40,7 @@ from evovlm.recipes.checkpoint_files import (
     refuse_odd_files,
     refuse_outside,
 )
-from evovlm.recipes.families import has_vision
+from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.model_config import GENERATION_CONFIG_FILE, check_generation_config, read_model_config
 
 _MOST_TIMES = 2
@@ -101,14 +101,14 @@ class Weights:
 class Override:
     """What a model is loaded with instead of what its folder holds.
 
-    `config` replaces its config.json; a vocabulary of another size grows or shrinks the embedding. The parameters in
-    `written` get their values later, so that the weights need not contain them. `tokenizer` is the folder that the
+    `config` replaces its config.json; a vocabulary of another size grows or shrinks the embedding. If `head_follows`,
+    the head gets its values later, so that the weights need not contain it. `tokenizer` is the folder that the
     tokenizer is read from, `chat_template` the processor's template (None: its own), `generation` the content of
     generation_config.json (None: the folder's). `weights` replace its weights; each tensor is read while it is loaded.
     """
 
     config: Mapping[str, Any]
-    written: Collection[str]
+    head_follows: bool
     tokenizer: Path
     chat_template: str | Mapping[str, str] | None = None
     generation: Mapping[str, Any] | None = None
@@ -244,7 +244,7 @@ def _stored_shapes(folder: Path) -> Mapping[str, Sequence[int]]:
     return found
 
 
-def _check_report(folder: Path, report: Mapping[str, Any], written: Collection[str] = ()) -> None:
+def _check_report(folder: Path, report: Mapping[str, Any], follow: Collection[str] = ()) -> None:
     """Raise BrokenCheckpoint when tensors are missing, have other shapes than the config's, or do not belong to it."""
     for name, stored, needed in sorted(report["mismatched_keys"]):
         raise BrokenCheckpoint(
@@ -252,7 +252,7 @@ def _check_report(folder: Path, report: Mapping[str, Any], written: Collection[s
             f"config needs {list(needed)}.\n    Correct config.json, or fetch the model again."
         )
     # transformers fills missing tensors with random numbers, and leaves out blocks beyond those of the config.
-    missing = sorted(set(report["missing_keys"]) - set(written))
+    missing = sorted(set(report["missing_keys"]) - set(follow))
     if missing:
         raise BrokenCheckpoint(
             f"{folder}: its weights lack {len(missing)} tensors that config.json asks for, the first is {missing[0]}.\n"
@@ -354,7 +354,7 @@ def _load_weights(
         # The report below names them; transformers would only log them.
         ignore_mismatched_sizes=True,
     )
-    _check_report(folder, report, written=override.written if override else ())
+    _check_report(folder, report, follow=_names_of_head(model) if override and override.head_follows else ())
     if tensors is not None and (folder / GENERATION_CONFIG_FILE).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     if override:
@@ -366,6 +366,12 @@ def _load_weights(
         if override.generation is not None:
             model.generation_config = _untyped(GenerationConfig).from_dict(dict(override.generation))
     return model
+
+
+def _names_of_head(model: Any) -> list[str]:
+    head = model.get_output_embeddings()
+    own = set() if head is None else {id(parameter) for parameter in head.parameters()}
+    return [name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in own]
 
 
 def _config_for_weights(folder: Path, override: Override) -> Any:

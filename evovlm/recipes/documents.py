@@ -42,8 +42,8 @@ from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError, ModelNotFound
 from evovlm.files import name_problem
-from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
+from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
 from evovlm.recipes.mergekit.reading import is_mergekit, recipe_from_mergekit, refuse_other_tools
 from evovlm.recipes.model_ref import ModelRef, count_blocks, local_config, parse_model_ref, read_config

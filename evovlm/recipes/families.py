@@ -1,4 +1,6 @@
-"""What a checkpoint does not say of itself: one row for each model type, of text models and of vision-language models.
+"""What a checkpoint does not say of itself, by model type: usual names of modules, defaults, how pictures are taken.
+
+A model type without a row merges, too: `merging/models/structure.py` derives its layout from its tensors.
 
 Defaults, namings and ties are those of transformers 5.23: `models/*/configuration_*.py`, `conversion_mapping.py` (names
 on disk against names in memory), `_tied_weights_keys` and `tie_word_embeddings` of `models/*/modeling_*.py`.
@@ -6,7 +8,6 @@ on disk against names in memory), `_tied_weights_keys` and `tie_word_embeddings`
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 FULL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"
 """What a block attends to, in the words of `layer_types` and of a rope for each kind of layer."""
@@ -29,25 +30,26 @@ ANY_BLOCK = (*_PROJECTIONS, *_NORMS, *_BIASES, *_HEAD_NORMS, *_POST_NORMS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFamily:
-    """One model type of a text config: whose weights it has, its defaults, and the tensors of its blocks.
+    """What cannot be derived of one model type of a text config: whose weights it has, and its defaults.
 
     `architecture` is the model type of the text model whose tensors mean the same. `positions` is the default of
     max_position_embeddings. `local_rope_theta` is the rope of sliding layers that have another than the full ones. A
     window that is `switched` counts only under `use_sliding_window`, and from block `max_window_layers` on; of every
     `pattern` blocks, all but the last have a sliding window. A norm's factor is its weight, or its weight plus 1
     (`norm_adds_one`); with `post_norms` the output of each branch is normed, too. `biases` and `head_norms` say that
-    the attention has biases, or norms of queries and keys.
+    the attention has biases, or norms of queries and keys. A default is None where it is not known here; `is_known`
+    says whether the type has a row in the table.
     """
 
     architecture: str
-    positions: int
-    tied: bool = False
-    rope_theta: float = 10000.0
+    positions: int | None = None
+    tied: bool | None = False
+    rope_theta: float | None = 10000.0
     local_rope_theta: float | None = None
     window: int | None = None
     switched: bool = False
-    rms_norm_eps: float = 1e-6
-    activation: str = "silu"
+    rms_norm_eps: float | None = 1e-6
+    activation: str | None = "silu"
     activation_key: str = "hidden_act"
     max_window_layers: int | None = None
     pattern: int | None = None
@@ -55,6 +57,7 @@ class TextFamily:
     post_norms: bool = False
     biases: bool = False
     head_norms: bool = False
+    is_known: bool = True
 
     @property
     def block_tensors(self) -> tuple[str, ...]:
@@ -101,23 +104,82 @@ TEXT_FAMILIES: Mapping[str, TextFamily] = {
     ),
 }
 
+_SAME_WEIGHTS: Mapping[str, str] = {
+    "qwen3_vl_moe_text": "qwen3_moe",
+    "glm4v_text": "glm4",
+    "glm4v_moe_text": "glm4_moe",
+}
+"""Parts of a VLM whose tensors mean the same as a text model's with another name."""
+
+
+def text_family(text_model_type: str) -> TextFamily:
+    """Return the row of a model type; for a type without a row, one that leaves every default open."""
+    row = TEXT_FAMILIES.get(text_model_type)
+    if row is not None:
+        return row
+    # transformers calls the language model inside a VLM NAME_text; alone, it is the same model.
+    architecture = _SAME_WEIGHTS.get(text_model_type, text_model_type.removesuffix("_text"))
+    return TextFamily(
+        architecture=architecture, tied=None, rope_theta=None, rms_norm_eps=None, activation=None, is_known=False
+    )
+
+
+EMBEDDINGS = (
+    "embed_tokens",
+    "wte",
+    "embed_in",
+    "word_embeddings",
+    "tok_embeddings",
+    "tokens_embed",
+    "embeddings",
+    "embed",
+)
+"""What the module of a token embedding is called."""
+
+FINAL_NORMS = (
+    "norm",
+    "final_norm",
+    "final_layernorm",
+    "final_layer_norm",
+    "ln_f",
+    "norm_f",
+    "embedding_norm",
+    "ln_out",
+    "ln_final",
+    "out_norm",
+    "layer_norm",
+)
+"""What the norm after the last block is called; the first of these beside the blocks counts."""
+
+HEADS = ("lm_head", "embed_out", "output", "unembed", "head")
+"""What the module of the output head is called."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prefixes:
-    """What takes the place of `model.` and of `lm_head.` in a naming of tensors."""
+class BackbonePrefixes:
+    """Where the tensors of a language model are, as prefixes of their names on disk.
+
+    `body` is what its embedding, blocks and final norm have in common, `blocks` follows it and precedes the number of a
+    block, `head` is the output head's. A dot at the end may be left out.
+    """
 
     body: str
-    head: str
+    head: str = "lm_head."
+    blocks: str = "layers."
+
+    def __post_init__(self) -> None:
+        for name in ("body", "head", "blocks"):
+            prefix: str = getattr(self, name)
+            object.__setattr__(self, name, f"{prefix.rstrip('.')}." if prefix else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VlmFamily:
-    """One model type of a vision-language model: its text config, its namings, and how it takes pictures.
+    """One model type of a vision-language model: its text config, and how it takes pictures.
 
-    `disk` holds the namings in files, tried in order, `memory` that of the transformers model. `text_model_type` is the
-    model type of a text config that names none, or of any if `text_is_fixed`; the text config of a family that is
-    `flat_once` may be config.json itself. `tied` says whether the head is the embedding where config.json does not say;
-    under `tied_with_text` the text config can say so too.
+    `text_model_type` is the model type of a text config that does not name one, or of any if `text_is_fixed`; the text
+    config of a family that is `flat_once` may be config.json itself. `tied` says whether the head is the embedding
+    where config.json does not say; under `tied_with_text` the text config can say so too.
 
     `tiles_one_picture`: a picture is cut into tiles only if it is the only one of its question. `takes_encoded`: its
     `generate` takes what the image part returns, not embeddings in a row. `kinds_input` is the input that says which
@@ -126,8 +188,6 @@ class VlmFamily:
     """
 
     text_model_type: str
-    disk: tuple[Prefixes, ...]
-    memory: Prefixes
     text_is_fixed: bool = False
     flat_once: bool = False
     tied: bool = False
@@ -138,22 +198,8 @@ class VlmFamily:
     deepstack: bool = False
 
 
-TEXT_NAMES = Prefixes(body="model.", head="lm_head.")
-"""The naming of text models, on disk and in memory: the backbone names that merging works with."""
-
-# The hub's naming of the LLaVA family is what `save_pretrained` writes, the modules' what it writes under
-# `save_original_format=False`; some versions between wrote the latter always.
-_LLAVA_HUB = Prefixes(body="language_model.model.", head="language_model.lm_head.")
-_MODULES = Prefixes(body="model.language_model.", head="lm_head.")
-_LLAVA = VlmFamily(text_model_type="llama", disk=(_LLAVA_HUB, _MODULES), memory=_MODULES)
-_QWEN_VL = VlmFamily(
-    text_model_type="qwen2_vl_text",
-    disk=(TEXT_NAMES, _MODULES),
-    memory=_MODULES,
-    text_is_fixed=True,
-    flat_once=True,
-    tied_with_text=True,
-)
+_LLAVA = VlmFamily(text_model_type="llama")
+_QWEN_VL = VlmFamily(text_model_type="qwen2_vl_text", text_is_fixed=True, flat_once=True, tied_with_text=True)
 
 VLM_FAMILIES: Mapping[str, VlmFamily] = {
     "llava": replace(_LLAVA, tied_with_text=True),
@@ -172,68 +218,5 @@ VLM_FAMILIES: Mapping[str, VlmFamily] = {
     ),
     "qwen2_vl": _QWEN_VL,
     "qwen2_5_vl": replace(_QWEN_VL, text_model_type="qwen2_5_vl_text"),
-    "qwen3_vl": VlmFamily(
-        text_model_type="qwen3_vl_text",
-        disk=(_MODULES,),
-        memory=_MODULES,
-        text_is_fixed=True,
-        takes_encoded=True,
-        deepstack=True,
-    ),
+    "qwen3_vl": VlmFamily(text_model_type="qwen3_vl_text", text_is_fixed=True, takes_encoded=True, deepstack=True),
 }
-
-MODEL_TYPES = (*(name for name, family in TEXT_FAMILIES.items() if family.architecture == name), *VLM_FAMILIES)
-"""Every model type of a config.json that can be merged; the others of TEXT_FAMILIES are parts of a VLM."""
-
-
-def has_vision(config: Mapping[str, Any]) -> bool:
-    """Return whether a config.json is that of a vision-language model."""
-    return "vision_config" in config
-
-
-def n_deepstack_blocks(config: Mapping[str, Any]) -> int:
-    """Return after how many blocks the vision encoder of this config.json adds features to the stream."""
-    family = VLM_FAMILIES.get(str(config.get("model_type")))
-    if family is None or not family.deepstack:
-        return 0
-    vision: Mapping[str, Any] = config.get("vision_config") or {}
-    return len(vision.get("deepstack_visual_indexes") or ())
-
-
-def backbone_settings(text_config: Mapping[str, Any], text_model_type: str) -> Mapping[str, Any]:
-    """Return the settings that steer a language model beside its weights, under transformers' defaults.
-
-    The keys are the same for every model; `text_model_type` is a key of TEXT_FAMILIES.
-    """
-    family = TEXT_FAMILIES[text_model_type]
-    # transformers 5 keeps everything about rope in rope_parameters, earlier ones in rope_theta and rope_scaling.
-    rope: Mapping[str, Any] = text_config.get("rope_scaling") or text_config.get("rope_parameters") or {}
-    # If sliding layers have another rope, rope_parameters holds one entry for each kind of layer.
-    local: Mapping[str, Any] = rope.get(SLIDING_ATTENTION) or {}
-    rope = rope.get(FULL_ATTENTION) or rope
-    local_theta = local.get("rope_theta") or text_config.get("rope_local_base_freq") or family.local_rope_theta
-    window = text_config.get("sliding_window", family.window)
-    if family.switched and not text_config.get("use_sliding_window", False):
-        window = None
-    return {
-        "model_type": family.architecture,
-        "rope_theta": float(rope.get("rope_theta") or text_config.get("rope_theta") or family.rope_theta),
-        "rope_theta of sliding layers": local_theta,
-        "rope scaling": _rope_scaling(rope),
-        "sliding_window": window,
-        "rms_norm_eps": text_config.get("rms_norm_eps", family.rms_norm_eps),
-        "hidden_act": text_config.get(family.activation_key) or family.activation,
-    }
-
-
-def rope_kind(rope: Mapping[str, Any]) -> str:
-    """Return the rope type of a config's `rope_scaling` or `rope_parameters`."""
-    kind = str(rope.get("rope_type", rope.get("type", "default")))
-    # Older Qwen-VL configs name a rope type for what transformers now reads off `mrope_section`.
-    return "default" if kind == "mrope" else kind
-
-
-def _rope_scaling(rope: Mapping[str, Any]) -> str:
-    ignored = ("rope_theta", "rope_type", "type", FULL_ATTENTION, SLIDING_ATTENTION)
-    scaling = {key: value for key, value in sorted(rope.items()) if key not in ignored}
-    return f"{rope_kind(rope)} {scaling}" if scaling else rope_kind(rope)

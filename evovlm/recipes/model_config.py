@@ -106,7 +106,7 @@ _KINDS: Mapping[str, _Kind] = {
     "sliding_window_pattern": _or_null(_COUNT),
     "_sliding_window_pattern": _or_null(_COUNT),
     "layer_types": _or_null(_TEXTS),
-    "rms_norm_eps": _NOT_NEGATIVE,
+    "rms_norm_eps": _or_null(_NOT_NEGATIVE),
     "hidden_act": _or_null(_TEXT),
     "hidden_activation": _or_null(_TEXT),
     "tie_word_embeddings": _or_null(_FLAG),

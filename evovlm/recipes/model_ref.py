@@ -15,6 +15,7 @@ from evovlm.errors import BrokenCheckpoint, ModelNotFound
 from evovlm.files import expanded, name_problem
 from evovlm.recipes.checkpoint_files import ADAPTER_CONFIG_FILE, is_adapter
 from evovlm.recipes.hub import HubModel, cached_folder, fetch
+from evovlm.recipes.language_config import language_config, stated_blocks
 from evovlm.recipes.model_config import read_model_config, read_model_json
 
 _ZOO = "zoo:"
@@ -201,21 +202,14 @@ def config_in(folder: Path | None) -> Mapping[str, Any] | None:
         return None
 
 
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of the config that describes the language model: of a text LLM, all of it."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else config
-
-
 def count_blocks(config: Mapping[str, Any]) -> int | None:
     """Return the number of decoder blocks, None when the config does not say."""
-    blocks = text_config(config).get("num_hidden_layers")
-    return blocks if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0 else None
+    return stated_blocks(language_config(config))
 
 
 def stored_dtype(config: Mapping[str, Any]) -> str | None:
     """Return the name of the dtype that the config says the weights are stored in, None when it does not say."""
-    for part in (config, text_config(config)):
+    for part in (config, language_config(config)):
         for key in ("dtype", "torch_dtype"):
             name = str(part.get(key)).removeprefix("torch.")
             if name in _DTYPES:

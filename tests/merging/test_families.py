@@ -16,7 +16,9 @@ from evovlm.merging.models.tensor_names import BackboneLayout
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.backbone import Backbone
 from evovlm.models.loading import load_model
-from evovlm.recipes.families import ANY_BLOCK, MODEL_TYPES, TEXT_FAMILIES, VLM_FAMILIES, backbone_settings
+from evovlm.models.stored_views import find_parameters
+from evovlm.recipes.families import ANY_BLOCK, TEXT_FAMILIES, VLM_FAMILIES
+from evovlm.recipes.language_config import backbone_settings
 from evovlm.recipes.recipe import ParameterMerge
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
 from tests.pico import pico_llm, pico_tokenizer, pico_vlm
@@ -24,7 +26,8 @@ from tests.pico_families import TEXT_PICOS, VLM_PICOS
 
 ROWS = len(pico_tokenizer())
 VLMS = list(VLM_FAMILIES)
-LLMS = [name for name in MODEL_TYPES if name in TEXT_FAMILIES]
+LLMS = [name for name, family in TEXT_FAMILIES.items() if family.architecture == name]
+MODEL_TYPES = [*LLMS, *VLMS]
 # The language models that a VLM family is found with beside its usual one.
 FURTHER_TEXTS = [
     ("llava", "llama"),
@@ -74,20 +77,22 @@ def check_merge(recipe: ParameterMerge, out: Path) -> None:
 
     model = loaded_whole(out, sees=host.layout.is_vlm)
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    views = find_parameters(model, {name: host.layout.disk_name(name) for name in merged})
     for name, tensor in merged.items():
-        assert torch.equal(parameters[host.layout.memory_name(name)], tensor), name
+        assert torch.equal(views[name], tensor), name
         assert torch.equal(result.read(name), tensor), name
-    embedding = parameters[host.layout.memory_name("model.embed_tokens.weight")]
-    assert (parameters["lm_head.weight"] is embedding) == host.layout.tied
+    assert views["model.embed_tokens.weight"].data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    assert (parameters["lm_head.weight"] is model.get_input_embeddings().weight) == host.layout.tied
 
     resident = ResidentModel.open(recipe.template, device="cpu")
     assert resident.merge(recipe)
     in_memory = dict(resident.loaded.model.named_parameters(remove_duplicate=False))
     assert same_bytes(in_memory, parameters)
     backbone = Backbone.of(resident.loaded)
-    assert backbone.embedding.weight is in_memory[host.layout.memory_name("model.embed_tokens.weight")]
+    assert backbone.embedding is resident.loaded.model.get_input_embeddings()
     assert backbone.head.weight is in_memory["lm_head.weight"]
-    assert len(backbone.decoder.layers) == host.layout.n_blocks
+    assert backbone.layers is not None
+    assert len(backbone.layers) == host.layout.n_blocks
 
 
 def test_every_family_has_a_pico() -> None:
@@ -104,9 +109,9 @@ def test_a_vlm_of_each_family_and_naming_takes_a_merge(
 ) -> None:
     models = trio(tmp_path, family, tie=tie, hub_naming=hub_naming)
     layout = Checkpoint.open(models / "vlm").layout
-    namings = VLM_FAMILIES[family].disk
-    assert layout.disk == (namings[0] if hub_naming else namings[-1])
-    assert len(set(namings)) == len(namings) <= 2
+    hub = {"qwen2_vl": "model.", "qwen2_5_vl": "model.", "qwen3_vl": "model.language_model."}
+    body = hub.get(family, "language_model.model.") if hub_naming else "model.language_model."
+    assert layout.disk_name("model.norm.weight") == f"{body}norm.weight"
     assert layout.tied == tie
     check_merge(into_vlm(models), tmp_path / "out")
 
@@ -150,11 +155,9 @@ def test_towers_and_projectors_are_not_part_of_the_backbone(family: str, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-def test_the_positions_of_a_qwen_vl_are_only_warned_of(family: str, tmp_path: Path) -> None:
-    (warning,) = Merger.open(into_vlm(trio(tmp_path, family, tie=False))).warnings
-    assert warning.startswith("rope scaling is default {'mrope_")
-    assert "'mrope_section': [1, 1, 2]} in host ('vlm')" in warning
-    assert "and default in base ('base') and sources.ja ('ja')" in warning
+def test_the_positions_of_a_qwen_vl_are_those_of_its_language_model(family: str, tmp_path: Path) -> None:
+    """Text without pictures has equal positions in all three dimensions, so the rope is the same."""
+    assert Merger.open(into_vlm(trio(tmp_path, family, tie=False))).warnings == ()
 
 
 @pytest.mark.parametrize("family", [name for name in VLMS if not name.startswith("qwen")])
@@ -176,8 +179,7 @@ def test_an_older_config_without_a_text_config_is_read(family: str, tie: bool, t
     file.write_text(json.dumps({**text, **config, **older, **ties}))
     layout = Checkpoint.open(models / "vlm").layout
     assert (layout.text_model_type, layout.tied) == (f"{family}_text", tie)
-    (warning,) = Merger.open(into_vlm(models)).warnings
-    assert warning.startswith("rope scaling is default {'mrope_section': [1, 1, 2]} in host")
+    assert Merger.open(into_vlm(models)).warnings == ()
     check_merge(into_vlm(models), tmp_path / "out")
 
 
@@ -225,14 +227,16 @@ def test_the_defaults_are_those_of_transformers(model_type: str) -> None:
     assert silent["hidden_act"] == getattr(config, TEXT_FAMILIES[model_type].activation_key)
     assert TEXT_FAMILIES[model_type].tied == bool(getattr(config, "tie_word_embeddings", False))
     if model_type in LLMS:
-        assert backbone_settings(config.to_dict(), model_type) == silent
+        stated = backbone_settings(config.to_dict(), model_type)
+        assert {key: stated[key] for key in silent} == silent
 
 
 def test_an_older_gemma_3_config_means_the_same(tmp_path: Path) -> None:
     older = {"rope_theta": 1e6, "rope_local_base_freq": 10000, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
     newer = AutoConfig.for_model("gemma3_text", **older).to_dict()
-    assert backbone_settings(older, "gemma3_text") == backbone_settings(newer, "gemma3_text")
-    assert backbone_settings(newer, "gemma3_text")["rope scaling"] == "linear {'factor': 8.0}"
+    settings, newer_settings = (backbone_settings(config, "gemma3_text") for config in (older, newer))
+    assert settings == {key: newer_settings[key] for key in settings}
+    assert settings["rope scaling"] == "linear {'factor': 8.0}"
 
 
 def test_the_papers_pair_merges_with_a_warning_of_rope_and_window(tmp_path: Path) -> None:

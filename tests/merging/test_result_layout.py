@@ -14,7 +14,8 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.result_layout import result_config
 from evovlm.merging.writer import write_checkpoint
-from evovlm.recipes.families import TEXT_FAMILIES, backbone_settings
+from evovlm.recipes.families import TEXT_FAMILIES
+from evovlm.recipes.language_config import backbone_settings
 from tests.merging.recipes import make_recipe, merge_all
 from tests.pico import pico_llm, pico_vlm
 

@@ -17,6 +17,7 @@ from evovlm.merging.checkpoint.safetensors_file import tensor_places
 from evovlm.merging.checkpoint.shards import KeptBytes
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.writer import write_checkpoint
+from evovlm.models.stored_views import find_parameters
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.model_ref import ModelRef
 from tests.merging.recipes import make_recipe, merge_all
@@ -49,9 +50,10 @@ def test_a_merged_vlm_loads_and_keeps_the_rest_of_its_host(models: Path, tmp_pat
     folder = write_checkpoint(recipe, tmp_path / "out", shard_bytes=shard_bytes).folder
     model = LlavaForConditionalGeneration.from_pretrained(folder)
     AutoProcessor.from_pretrained(folder)
-    layout = Checkpoint.open(folder).layout
-    for name, tensor in merge_all(recipe).items():
-        assert torch.equal(model.get_parameter(layout.memory_name(name)), tensor)
+    layout, merged = Checkpoint.open(folder).layout, merge_all(recipe)
+    views = find_parameters(model, {name: layout.disk_name(name) for name in merged})
+    for name, tensor in merged.items():
+        assert torch.equal(views[name], tensor)
     host, result = stored(models / "vlm"), stored(folder)
     assert host.keys() == result.keys()
     others = [name for name in host if not name.startswith("language_model.")]

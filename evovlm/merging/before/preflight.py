@@ -21,8 +21,9 @@ from evovlm.merging.models.ancestry import ancestry_warnings
 from evovlm.merging.models.chat_change import ChatChange, chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, find_warnings, tensor_problems
 from evovlm.merging.models.config_check import check_config
+from evovlm.merging.models.matching import match_models
 from evovlm.merging.models.result_layout import ResultLayout
-from evovlm.merging.models.tensor_names import EMBEDDING, HEAD
+from evovlm.merging.models.structure import EMBEDDING, HEAD
 from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
 from evovlm.merging.paths.plan import PathPlan, path_problems
 from evovlm.recipes.hub import HubModel, Wanted, hub_commit, missing_bytes
@@ -144,11 +145,12 @@ def _refs(template: MergeTemplate) -> Mapping[str, ModelRef]:
 def _open_all(refs: Mapping[str, ModelRef], found: Gathered) -> Mapping[str, NamedCheckpoint]:
     """Open the headers of every model that can be opened; the others become problems."""
     opened = {ref: found.attempt(partial(Checkpoint.open_headers, ref)) for ref in dict.fromkeys(refs.values())}
-    return {
+    named = {
         name: NamedCheckpoint(name=name, text=ref.text, checkpoint=checkpoint)
         for name, ref in refs.items()
         if (checkpoint := opened[ref]) is not None
     }
+    return match_models(named)
 
 
 def _compare(

@@ -20,7 +20,8 @@ from evovlm.merging.checkpoint.safetensors_file import (
     hold_the_same,
     tensor_places,
 )
-from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout, natural_order
+from evovlm.merging.models.structure import EMBEDDING, HEAD
+from evovlm.merging.models.tensor_names import BackboneLayout, natural_order
 from evovlm.recipes.checkpoint_files import (
     ADAPTER_FILE,
     INDEX_FILE,
@@ -131,8 +132,8 @@ class Checkpoint:
             layout = BackboneLayout.from_config(config, places)
         except (UnknownArchitecture, BrokenCheckpoint) as error:
             raise type(error)(f"{folder}: {error}") from error
-        head = places.get(layout.disk_name(HEAD))
-        if layout.tied and head is not None and not _is_embedding(head, places[layout.disk_name(EMBEDDING)]):
+        head = places.get(layout.names.get(HEAD, ""))
+        if layout.tied and head is not None and not _is_embedding(head, places[layout.names[EMBEDDING]]):
             # Like transformers, which does not tie a head with weights of its own, whatever config.json says.
             layout = replace(layout, tied=False)
         checkpoint = Checkpoint(
@@ -144,7 +145,7 @@ class Checkpoint:
             adapter=adapter,
             notes=notes,
         )
-        if not layout.tied and layout.disk_name(HEAD) not in places:
+        if not layout.tied and HEAD not in layout.names:
             raise BrokenCheckpoint(
                 f"{folder}: {layout.disk_name(HEAD)} is missing, and config.json does not tie it to the embedding.\n"
                 "    Set tie_word_embeddings: true in its config.json if it should be."
@@ -208,8 +209,7 @@ class Checkpoint:
 
     def backbone_names(self) -> tuple[str, ...]:
         """The backbone's tensors by their backbone names, in the model's order, without a tied head."""
-        names = (self.layout.backbone_name_from_disk(name) for name in self.places)
-        own = (name for name in names if name is not None and not (self.layout.tied and name == HEAD))
+        own = (name for name in self.layout.names if not (self.layout.tied and name == HEAD))
         return tuple(sorted(own, key=natural_order))
 
     def other_names(self) -> tuple[str, ...]:
@@ -222,12 +222,12 @@ class Checkpoint:
         Raises KeyError when the checkpoint has no such tensor.
         """
         stored = EMBEDDING if backbone_name == HEAD and self.layout.tied else backbone_name
-        return self.places[self.layout.disk_name(stored)]
+        return self.places[self.layout.names[stored]]
 
     def has(self, backbone_name: str) -> bool:
         """Whether the checkpoint has this backbone tensor (a tied head counts)."""
         stored = EMBEDDING if backbone_name == HEAD and self.layout.tied else backbone_name
-        return self.layout.disk_name(stored) in self.places
+        return stored in self.layout.names
 
     def shape(self, backbone_name: str) -> tuple[int, ...]:
         """Return a backbone tensor's shape."""

@@ -7,10 +7,12 @@ from typing import Any
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.config_check import check_config
-from evovlm.merging.models.tensor_names import HEAD
-from evovlm.recipes.families import MEANING_OF_SHAPES, TEXT_FAMILIES, backbone_settings
+from evovlm.merging.models.structure import HEAD
+from evovlm.recipes.families import MEANING_OF_SHAPES, text_family
+from evovlm.recipes.language_config import backbone_settings
 
 _SHOWN = 4
+_NOT_STATED = "not stated"
 _POSITIONS = "max_position_embeddings"
 # `config_from` cannot choose these: the host's code computes with them.
 _ALWAYS_THE_HOSTS = ("model_type", "hidden_act")
@@ -83,8 +85,8 @@ def find_warnings(
 def differing_settings(models: Iterable[NamedCheckpoint]) -> Iterator[tuple[str, str]]:
     """Yield each setting beside the weights that differs between models, with "VALUE in A, and VALUE in B"."""
     settings = {str(model): _settings(model) for model in models}
-    for key in next(iter(settings.values())):
-        values = {label: str(each[key]) for label, each in settings.items()}
+    for key in dict.fromkeys(key for each in settings.values() for key in each):
+        values = {label: str(each.get(key, _NOT_STATED)) for label, each in settings.items()}
         if len(set(values.values())) > 1:
             yield key, grouped(values)
 
@@ -93,7 +95,7 @@ def _settings(model: NamedCheckpoint) -> Mapping[str, Any]:
     layout = model.checkpoint.layout
     return {
         **backbone_settings(layout.text_config, layout.text_model_type),
-        _POSITIONS: layout.text_config.get(_POSITIONS) or TEXT_FAMILIES[layout.text_model_type].positions,
+        _POSITIONS: layout.text_config.get(_POSITIONS) or text_family(layout.text_model_type).positions,
         "tie_word_embeddings": layout.tied,
     }
 

@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 from evovlm.errors import BrokenCheckpoint
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.models.tensor_names import EMBEDDING, BackboneLayout
+from evovlm.merging.models.structure import EMBEDDING
+from evovlm.merging.models.tensor_names import BackboneLayout
 from evovlm.recipes.checkpoint_files import CONFIG_FILE
+from evovlm.recipes.families import text_family
+from evovlm.recipes.language_config import block_count_key, language_path, stated_blocks
 
 _BLOCK = "model.layers.0."
 # Architectures whose heads have hidden_size / num_attention_heads entries where config.json does not say.
@@ -29,7 +32,7 @@ def check_config(checkpoint: Checkpoint) -> None:
     found = list(_contradictions(layout, checkpoint.places))
     if not found:
         return
-    part = "text_config." if layout.is_vlm else ""
+    part = "".join(f"{key}." for key in language_path(checkpoint.config))
     listed = "; ".join(f"{part}{each.key} is {each.stated}, but {each.found}" for each in found)
     raise BrokenCheckpoint(
         f"{checkpoint.folder / CONFIG_FILE}: contradicts the weights beside it: {listed}.\n"
@@ -41,7 +44,7 @@ def _contradictions(layout: BackboneLayout, places: Mapping[str, TensorPlace]) -
     stated: Mapping[str, Any] = layout.text_config
 
     def shape(name: str) -> tuple[int, ...]:
-        place = places.get(layout.disk_name(name))
+        place = places.get(layout.names.get(name, ""))
         return place.shape if place is not None and len(place.shape) == 2 else ()
 
     def differs(key: str, name: str, dimension: int, needed: int | None = None) -> Iterator[_Contradiction]:
@@ -50,15 +53,18 @@ def _contradictions(layout: BackboneLayout, places: Mapping[str, TensorPlace]) -
         sizes = shape(name)
         if sizes and type(size) is int and sizes[dimension] != size:
             follows = "" if needed is None else f" (which needs {needed})"
-            what = f"{layout.disk_name(name)} has {sizes[dimension]} {'rows' if dimension == 0 else 'columns'}{follows}"
+            what = f"{layout.names[name]} has {sizes[dimension]} {'rows' if dimension == 0 else 'columns'}{follows}"
             yield _Contradiction(key, stated.get(key), what)
 
-    n_blocks = stated.get("num_hidden_layers")
+    n_blocks = stated_blocks(stated)
     if n_blocks is not None and n_blocks != layout.n_blocks:
-        yield _Contradiction("num_hidden_layers", n_blocks, f"the weights have {layout.n_blocks} blocks")
+        yield _Contradiction(block_count_key(stated), n_blocks, f"the weights have {layout.n_blocks} blocks")
     yield from differs("vocab_size", EMBEDDING, 0)
     yield from differs("hidden_size", EMBEDDING, 1)
     yield from differs("intermediate_size", f"{_BLOCK}mlp.gate_proj.weight", 0)
+    if not text_family(layout.text_model_type).is_known:
+        # How the sizes of other tensors follow from their settings is known only to their code.
+        return
     heads, head_size = stated.get("num_attention_heads"), _head_size(layout)
     if heads is not None and head_size is not None:
         yield from differs("num_attention_heads", f"{_BLOCK}self_attn.q_proj.weight", 0, heads * head_size)

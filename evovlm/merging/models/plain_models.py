@@ -10,7 +10,8 @@ from typing import Any
 
 from evovlm.merging.checkpoint.safetensors_file import PLAIN_FLOATS
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout
+from evovlm.merging.models.structure import EMBEDDING, HEAD
+from evovlm.merging.models.tensor_names import BackboneLayout
 from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION
 
 _Test = Callable[[Any], bool]
@@ -163,7 +164,7 @@ def is_plain(checkpoint: Checkpoint) -> bool:
     found = {name: place.shape for name, place in checkpoint.places.items()}
     if layout.tied:
         # Saved or not, it is the embedding.
-        found.pop(layout.disk_name(HEAD), None)
+        found.pop(layout.names.get(HEAD, HEAD), None)
     return found == expected
 
 
@@ -216,7 +217,8 @@ def _text_shapes(layout: BackboneLayout) -> _Shapes:
         for name in _BLOCKS[text["model_type"]]:
             module, _, kind = name.rpartition(".")
             found[f"model.layers.{number}.{name}"] = sizes[module] if kind == "weight" else sizes[module][:1]
-    return {layout.disk_name(name): shape for name, shape in found.items()}
+    # A tensor that the checkpoint lacks keeps its backbone name, which is not found among the files' names.
+    return {layout.names.get(name, name): shape for name, shape in found.items()}
 
 
 def _vision_shapes(vision: Mapping[str, Any]) -> _Shapes:

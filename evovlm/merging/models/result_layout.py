@@ -9,21 +9,27 @@ from evovlm.errors import IncompatibleModels
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.chat_change import ChatChange, plan_chat
 from evovlm.merging.models.compatibility import NamedCheckpoint
-from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, BackboneLayout
+from evovlm.merging.models.structure import EMBEDDING, HEAD
+from evovlm.merging.models.tensor_names import BackboneLayout
 from evovlm.merging.models.vocabulary import NewToken
 from evovlm.merging.models.vocabulary_policy import new_tokens, token_rows
-from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, TEXT_FAMILIES, backbone_settings, rope_kind
+from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, text_family
+from evovlm.recipes.language_config import (
+    MROPE_KEYS,
+    ROPE_KEYS,
+    WINDOW_KEYS,
+    backbone_settings,
+    language_path,
+    rope_kind,
+)
 from evovlm.recipes.recipe import MergeTemplate
 
 _TIE = "tie_word_embeddings"
 _VOCAB_SIZE = "vocab_size"
 _STOPS = "eos_token_id"
-_ROPE_KEYS = ("rope_parameters", "rope_theta", "rope_scaling", "rope_local_base_freq")
-_WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "sliding_window_pattern")
 _NORM_EPS = "rms_norm_eps"
+_NORM_KEYS = (_NORM_EPS, "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
 _POSITIONS = "max_position_embeddings"
-# How image positions are divided over a head's size: the host's code needs these.
-_MROPE_KEYS = ("mrope_section", "mrope_interleaved")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,12 +103,14 @@ def result_config(host: Checkpoint, donor: Checkpoint) -> dict[str, Any]:
         return config
     text, theirs = text_part(config, host), deepcopy(dict(donor.layout.text_config))
     ours = dict(text)
-    for key in (*_ROPE_KEYS, *_WINDOW_KEYS, _NORM_EPS, _POSITIONS):
+    _check_forms(host, donor)
+    for key in (*ROPE_KEYS, *WINDOW_KEYS, *_NORM_KEYS, _POSITIONS):
         text.pop(key, None)
-    text |= {key: theirs[key] for key in (_NORM_EPS, _POSITIONS) if key in theirs}
-    family = TEXT_FAMILIES[donor.layout.text_model_type]
-    text.setdefault(_NORM_EPS, family.rms_norm_eps)
-    text.setdefault(_POSITIONS, family.positions)
+    text |= {key: theirs[key] for key in (*_NORM_KEYS, _POSITIONS) if key in theirs}
+    family = text_family(donor.layout.text_model_type)
+    if family.is_known:
+        text.setdefault(_NORM_EPS, family.rms_norm_eps)
+        text.setdefault(_POSITIONS, family.positions)
     text |= _rope(theirs, ours, donor.layout.text_model_type)
     text |= _window(theirs, host.layout, donor)
     if donor.layout.tied != host.layout.tied:
@@ -115,23 +123,39 @@ def text_part(config: dict[str, Any], host: Checkpoint) -> dict[str, Any]:
     """Return the part of a copy of the host's config that describes its backbone; changes to it change `config`."""
     if host.layout.text_config is host.config:
         return config
-    if not isinstance(config.get("text_config"), dict):
+    path = language_path(config)
+    if not path:
         config["text_config"] = dict(host.layout.text_config)
-    part: dict[str, Any] = config["text_config"]
+        path = ("text_config",)
+    part = config
+    for key in path:
+        part = part[key]
     return part
+
+
+def _check_forms(host: Checkpoint, donor: Checkpoint) -> None:
+    """Raise IncompatibleModels when the donor states its settings in a form that the host's code may not read."""
+    kinds = [text_family(each.layout.text_model_type) for each in (host, donor)]
+    if kinds[0].architecture != kinds[1].architecture and not all(kind.is_known for kind in kinds):
+        raise IncompatibleModels(
+            f"config_from: {donor.folder} is a {donor.layout.text_model_type}, whose settings a "
+            f"{host.layout.text_model_type} may read differently.\n    Name a model of the host's type."
+        )
 
 
 def _rope(theirs: Mapping[str, Any], ours: Mapping[str, Any], donor_type: str) -> dict[str, Any]:
     """Return the donor's rope as transformers 5's (rope_parameters) and 4's (rope_theta, rope_scaling)."""
-    family = TEXT_FAMILIES[donor_type]
+    family = text_family(donor_type)
+    if not family.is_known:
+        return {key: theirs[key] for key in ROPE_KEYS if key in theirs}
     found: Mapping[str, Any] = theirs.get("rope_scaling") or theirs.get("rope_parameters") or {}
     if family.local_rope_theta is not None:
         return _rope_by_layer(theirs, donor_type)
     theta = found.get("rope_theta") or theirs.get("rope_theta") or family.rope_theta
     own: Mapping[str, Any] = ours.get("rope_scaling") or ours.get("rope_parameters") or {}
     scaling = {
-        **{key: value for key, value in found.items() if key not in ("rope_theta", "rope_type", "type", *_MROPE_KEYS)},
-        **{key: own[key] for key in _MROPE_KEYS if key in own},
+        **{key: value for key, value in found.items() if key not in ("rope_theta", "rope_type", "type", *MROPE_KEYS)},
+        **{key: own[key] for key in MROPE_KEYS if key in own},
     }
     return _both_forms(rope_kind(found), theta, scaling)
 
@@ -149,7 +173,7 @@ def _rope_by_layer(theirs: Mapping[str, Any], donor_type: str) -> dict[str, Any]
     return {**forms, "rope_local_base_freq": local_theta}
 
 
-def _both_forms(kind: str, theta: float, scaling: Mapping[str, Any]) -> dict[str, Any]:
+def _both_forms(kind: str, theta: float | None, scaling: Mapping[str, Any]) -> dict[str, Any]:
     older = {"rope_type": kind, "type": kind, **scaling} if scaling or kind != "default" else None
     return {
         "rope_parameters": {"rope_type": kind, "rope_theta": theta, **scaling},
@@ -161,9 +185,9 @@ def _both_forms(kind: str, theta: float, scaling: Mapping[str, Any]) -> dict[str
 def _window(theirs: Mapping[str, Any], host: BackboneLayout, donor: Checkpoint) -> dict[str, Any]:
     """Return the donor's sliding window in the host's terms."""
     if host.text_model_type == donor.layout.text_model_type:
-        return {key: theirs[key] for key in _WINDOW_KEYS if key in theirs}
+        return {key: theirs[key] for key in WINDOW_KEYS if key in theirs}
     window = backbone_settings(theirs, donor.layout.text_model_type)["sliding_window"]
-    family = TEXT_FAMILIES[host.text_model_type]
+    family = text_family(host.text_model_type)
     if family.window is None:
         if window is not None:
             raise IncompatibleModels(

@@ -1,174 +1,157 @@
-"""Names of a model's language backbone: on disk, in memory, and the text-LLM names that merging works with.
+"""Names of a model's language backbone: on disk, and the text-LLM names that merging works with.
 
 Backbone names are those of a text LLM on disk: `model.embed_tokens.weight`, `model.layers.{i}.*`,
-`model.norm.weight`, `lm_head.weight`.
+`model.norm.weight`, `lm_head.weight`, and `model.*` for what else the language model has.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from evovlm.errors import BrokenCheckpoint, UnknownArchitecture
-from evovlm.recipes.families import MODEL_TYPES, TEXT_FAMILIES, TEXT_NAMES, VLM_FAMILIES, Prefixes, VlmFamily
+from evovlm.merging.models.structure import BLOCKS, EMBEDDING, HEAD, Stored, find_structure
+from evovlm.recipes.families import VLM_FAMILIES, BackbonePrefixes, text_family
+from evovlm.recipes.language_config import has_vision, language_config, language_model_type, stated_blocks
 from evovlm.recipes.recipe import Component
 
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
 VOCABULARY_TENSORS = (EMBEDDING, HEAD)
 
 _AFTER_BLOCKS = 1_000_000
+_DEFAULT_BLOCKS = 32
 _TIE = "tie_word_embeddings"
-# Old Llama checkpoints contain the rotary frequencies, which are not weights; they are copied as unmerged tensors.
-_BACKBONE_NAME = re.compile(
-    r"model\.embed_tokens\.\w+|model\.layers\.(?P<block>\d+)\.(?!.*rotary_emb\.inv_freq$).+|model\.norm\.\w+|lm_head\.\w+"
-)
+# In the blocks of all architectures: what mixes tokens, under its usual names. The rest is the feed-forward part.
+_MIXING = re.compile(r"\.(?:\w*attn\w*|\w*attention|mamba|mixer|ssm|conv|temporal_block|time_mixer|operator)\.")
+_BLOCK_NAME = re.compile(rf"{re.escape(BLOCKS)}(?P<block>\d+)\.(?P<tensor>.+)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BackboneLayout:
     """The naming of one checkpoint's backbone.
 
-    `text_config` is the part of its config.json that describes the backbone, `text_model_type` that part's row in
-    TEXT_FAMILIES; `tied` says that the head is the embedding and has no separate tensor.
+    `text_config` is the part of its config.json that describes the backbone, `text_model_type` that part's model type;
+    `names` maps backbone names to names on disk, of which `core` are those that every model of the architecture has;
+    `tied` says that the head is the embedding and has no separate tensor; `is_vlm` that the checkpoint holds more than
+    its backbone.
     """
 
     model_type: str
     text_config: Mapping[str, Any]
     text_model_type: str
-    disk: Prefixes
-    memory: Prefixes
     n_blocks: int
     tied: bool
+    is_vlm: bool
+    names: Mapping[str, str] = field(default_factory=dict)
+    core: frozenset[str] = frozenset()
 
     @staticmethod
-    def from_config(config: Mapping[str, Any], tensor_names: Collection[str] = ()) -> "BackboneLayout":
+    def from_config(
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Stored] | None = None,
+        *,
+        declared: BackbonePrefixes | None = None,
+    ) -> "BackboneLayout":
         """Return the layout of a checkpoint with this config.json and these tensors on disk.
 
-        Without `tensor_names` the naming is the family's first, and the number of blocks is the config's.
-        Raises UnknownArchitecture when no family describes the model, BrokenCheckpoint when tensors are missing.
+        Without `tensors` it has no names, and the number of blocks is the config's. `declared` are the prefixes that a
+        recipe states. Raises UnknownArchitecture when the tensors do not show where the language model is.
         """
-        model_type = str(config.get("model_type"))
-        if model_type not in MODEL_TYPES:
-            raise UnknownArchitecture(
-                f"config.json: evovlm cannot merge models of model_type '{model_type}'.\n"
-                f"    Merge models of these: {', '.join(sorted(MODEL_TYPES))}. CONTRIBUTING.md says how to add one."
-            )
-        family = VLM_FAMILIES.get(model_type)
-        text_config = config if family is None else _text_config(family, config)
-        text_model_type = model_type if family is None else _text_model_type(family, text_config)
-        namings = (TEXT_NAMES,) if family is None else family.disk
-        disk = _naming_on_disk(namings, model_type, tensor_names) if tensor_names else namings[0]
-        return BackboneLayout(
-            model_type=model_type,
+        text_config = language_config(config)
+        layout = BackboneLayout(
+            model_type=str(config.get("model_type")),
             text_config=text_config,
-            text_model_type=text_model_type,
-            disk=disk,
-            memory=TEXT_NAMES if family is None else family.memory,
-            n_blocks=_count_blocks(disk, tensor_names) or int(text_config.get("num_hidden_layers", 32)),
-            tied=_is_tied(family, config, text_config.get(_TIE, TEXT_FAMILIES[text_model_type].tied)),
+            text_model_type=language_model_type(config),
+            n_blocks=stated_blocks(text_config) or _DEFAULT_BLOCKS,
+            tied=True,
+            is_vlm=text_config is not config or has_vision(config),
         )
+        if tensors is None:
+            return replace(layout, tied=_is_tied(config, text_config, layout.text_model_type, has_head=True))
+        found = find_structure(tensors, config=config, text_config=text_config, sees=layout.is_vlm, declared=declared)
+        tied = _is_tied(config, text_config, layout.text_model_type, has_head=HEAD in found.names)
+        return replace(layout, n_blocks=found.n_blocks, tied=tied, names=found.names, core=found.core)
 
-    @property
-    def is_vlm(self) -> bool:
-        """Whether the checkpoint holds more than its backbone."""
-        return self.model_type in VLM_FAMILIES
+    @cached_property
+    def _backbone_names(self) -> Mapping[str, str]:
+        return {disk: backbone for backbone, disk in self.names.items()}
 
     def disk_name(self, backbone_name: str) -> str:
-        """Return the name of a backbone tensor in the checkpoint's files."""
-        return _renamed(backbone_name, self.disk)
+        """Return the name of a backbone tensor in the checkpoint's files.
 
-    def memory_name(self, backbone_name: str) -> str:
-        """Return the name of a backbone tensor among the parameters of the transformers model."""
-        return _renamed(backbone_name, self.memory)
+        A block beyond the last, and a head that the checkpoint lacks, are named like the others. Raises KeyError for
+        another name.
+        """
+        if backbone_name in self.names:
+            return self.names[backbone_name]
+        if backbone_name == HEAD:
+            return self._missing_head()
+        match = _BLOCK_NAME.fullmatch(backbone_name)
+        if match is None:
+            raise KeyError(backbone_name)
+        return f"{self.blocks_prefix}{match['block']}.{match['tensor']}"
+
+    @property
+    def blocks_prefix(self) -> str:
+        """What precedes the number of a block in the names on disk."""
+        own, disk = next((name, disk) for name, disk in self.names.items() if name.startswith(f"{BLOCKS}0."))
+        return disk.removesuffix(own.removeprefix(BLOCKS))
+
+    def _missing_head(self) -> str:
+        # Where the head of such a checkpoint would be: LLaVA's is beside the language model's `model`.
+        body = self.names[EMBEDDING].removesuffix("embed_tokens.weight")
+        return f"{body.removesuffix('model.')}{HEAD}" if body.endswith(".model.") else HEAD
 
     def backbone_name_from_disk(self, disk_name: str) -> str | None:
         """Return the backbone name of a tensor in the files, None for a tensor outside the backbone."""
-        return _backbone_name(disk_name, self.disk)
+        return self._backbone_names.get(disk_name)
+
+    def without(self, backbone_names: Collection[str]) -> "BackboneLayout":
+        """Return the layout without some tensors, which then stay the host's."""
+        kept = {name: disk for name, disk in self.names.items() if name not in backbone_names}
+        return replace(self, names=kept)
 
 
 def unit_index(backbone_name: str, n_blocks: int) -> int:
     """Return the unit a tensor belongs to: 0 the embedding, 1..L the blocks, L + 1 the head with the final norm.
 
-    Raises ValueError for a name that is not a backbone name.
+    What else the language model has belongs to the embedding if it stands beside the blocks, else to the head.
     """
-    match = _BACKBONE_NAME.fullmatch(backbone_name)
-    if match is None:
-        raise ValueError(f"'{backbone_name}' is not a backbone tensor name")
-    if match["block"] is not None:
+    match = _BLOCK_NAME.fullmatch(backbone_name)
+    if match is not None:
         return int(match["block"]) + 1
-    return 0 if backbone_name.startswith("model.embed_tokens.") else n_blocks + 1
+    is_input = backbone_name.startswith("model.") and not backbone_name.startswith("model.norm.")
+    return 0 if is_input else n_blocks + 1
 
 
 def component_of(backbone_name: str) -> Component:
     """Return the component that a tensor is part of; a norm inside the attention counts as a norm."""
     module = backbone_name.rsplit(".", 2)[-2]
-    if "norm" in module:
+    if "norm" in module or module.startswith("ln_"):
         return "norms"
-    if ".self_attn." in backbone_name:
-        return "attention"
-    return "mlp" if ".mlp." in backbone_name else "rest"
+    if _BLOCK_NAME.fullmatch(backbone_name) is None:
+        return "rest"
+    return "attention" if _MIXING.search(backbone_name) else "mlp"
 
 
 def natural_order(backbone_name: str) -> tuple[int, str]:
     """A sort key: embedding, blocks by number, norm, head."""
-    match = _BACKBONE_NAME.fullmatch(backbone_name)
-    if match is not None and match["block"] is not None:
+    match = _BLOCK_NAME.fullmatch(backbone_name)
+    if match is not None:
         return int(match["block"]), backbone_name
-    if backbone_name.startswith("model.embed_tokens."):
-        return -1, backbone_name
-    return (_AFTER_BLOCKS if backbone_name.startswith(TEXT_NAMES.body) else _AFTER_BLOCKS + 1), backbone_name
+    if backbone_name.startswith("model.norm."):
+        return _AFTER_BLOCKS, backbone_name
+    return (-1 if backbone_name.startswith("model.") else _AFTER_BLOCKS + 1), backbone_name
 
 
-def _renamed(backbone_name: str, naming: Prefixes) -> str:
-    for plain, prefix in ((TEXT_NAMES.head, naming.head), (TEXT_NAMES.body, naming.body)):
-        if backbone_name.startswith(plain):
-            return prefix + backbone_name.removeprefix(plain)
-    raise ValueError(f"'{backbone_name}' is not a backbone tensor name")
+def _is_tied(
+    config: Mapping[str, Any], text_config: Mapping[str, Any], text_model_type: str, *, has_head: bool
+) -> bool:
+    """Return whether the head is the embedding: as config.json says, or as is the default of a known family.
 
-
-def _backbone_name(name: str, naming: Prefixes) -> str | None:
-    for plain, prefix in ((TEXT_NAMES.head, naming.head), (TEXT_NAMES.body, naming.body)):
-        if name.startswith(prefix):
-            found = plain + name.removeprefix(prefix)
-            return found if _BACKBONE_NAME.fullmatch(found) else None
-    return None
-
-
-def _text_config(family: VlmFamily, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] | None = config.get("text_config")
-    return (config if family.flat_once else {}) if found is None else found
-
-
-def _text_model_type(family: VlmFamily, text_config: Mapping[str, Any]) -> str:
-    named = family.text_model_type if family.text_is_fixed else text_config.get("model_type")
-    found = str(named or family.text_model_type)
-    if found not in TEXT_FAMILIES:
-        raise UnknownArchitecture(
-            f"config.json: evovlm cannot merge language models of text_config.model_type '{found}'.\n"
-            f"    Merge models of these: {', '.join(sorted(TEXT_FAMILIES))}."
-        )
-    return found
-
-
-def _is_tied(family: VlmFamily | None, config: Mapping[str, Any], text_is_tied: object) -> bool:
-    if family is None:
-        return bool(text_is_tied)
-    return bool(config.get(_TIE, family.tied)) or (family.tied_with_text and bool(text_is_tied))
-
-
-def _naming_on_disk(namings: Sequence[Prefixes], model_type: str, tensor_names: Collection[str]) -> Prefixes:
-    for naming in namings:
-        if _renamed(EMBEDDING, naming) in tensor_names:
-            return naming
-    tried = " or ".join(_renamed(EMBEDDING, naming) for naming in namings)
-    raise BrokenCheckpoint(f"a {model_type} checkpoint should hold {tried}, but this one does not.")
-
-
-def _count_blocks(disk: Prefixes, tensor_names: Collection[str]) -> int:
-    blocks = [-1]
-    for name in tensor_names:
-        match = _BACKBONE_NAME.fullmatch(_backbone_name(name, disk) or "")
-        if match is not None and match["block"] is not None:
-            blocks.append(int(match["block"]))
-    return max(blocks) + 1
+    Of an unknown family, a head that is not in the files is the embedding.
+    """
+    vlm, row = VLM_FAMILIES.get(str(config.get("model_type"))), text_family(text_model_type)
+    if vlm is not None:
+        return bool(config.get(_TIE, vlm.tied)) or (vlm.tied_with_text and bool(text_config.get(_TIE, row.tied)))
+    stated = config.get(_TIE, text_config.get(_TIE, row.tied))
+    return not has_head if stated is None else bool(stated)

@@ -14,7 +14,8 @@ import numpy as np
 from evovlm.errors import IncompatibleModels
 from evovlm.merging.models.compatibility import NamedCheckpoint, grouped
 from evovlm.merging.models.row_plan import NewRow, RowPlan, SharedRows
-from evovlm.merging.models.tensor_names import EMBEDDING, VOCABULARY_TENSORS
+from evovlm.merging.models.structure import EMBEDDING
+from evovlm.merging.models.tensor_names import VOCABULARY_TENSORS
 from evovlm.merging.models.vocabulary import NewToken, Tokens, read_tokens
 from evovlm.recipes.recipe import MergeTemplate, Vocabulary
 

@@ -7,7 +7,8 @@ from typing import Any
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.result_layout import text_part
 from evovlm.merging.models.tensor_names import BackboneLayout
-from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, TEXT_FAMILIES, backbone_settings
+from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, text_family
+from evovlm.recipes.language_config import backbone_settings
 
 _BLOCKS, _KINDS, _FIRST, _TIE = "num_hidden_layers", "layer_types", "max_window_layers", "tie_word_embeddings"
 _PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
@@ -15,7 +16,7 @@ _PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
 
 def attention_kinds(layout: BackboneLayout) -> tuple[str, ...]:
     """Return the attention kind of each block of a checkpoint, as transformers reads its config."""
-    config, family = layout.text_config, TEXT_FAMILIES[layout.text_model_type]
+    config, family = layout.text_config, text_family(layout.text_model_type)
     stated = config.get(_KINDS)
     if isinstance(stated, list) and family.has_attention_kinds:
         return tuple(str(kind) for kind in stated)
@@ -46,7 +47,7 @@ def path_config(host: Checkpoint, kinds: Sequence[str], *, untied: bool) -> dict
     if untied:
         # Some VLMs read it from the whole config, some from the language model's part, some from either.
         config[_TIE] = text[_TIE] = False
-    family = TEXT_FAMILIES[host.layout.text_model_type]
+    family = text_family(host.layout.text_model_type)
     if not family.has_attention_kinds:
         return config
     if SLIDING_ATTENTION in kinds or _KINDS in text or family.pattern is not None:

@@ -46,11 +46,11 @@ class PathContent:
 
     def made(self) -> list[PlannedTensor]:
         """Return the language model's tensors."""
-        return [tensor.planned for tensor in self.plan.tensors if not self._is_other(tensor)]
+        return [tensor.planned for tensor in self.plan.tensors if tensor.is_backbone]
 
     def copied(self) -> list[PlannedTensor]:
         """Return the tensors that do not belong to the language model."""
-        return [tensor.planned for tensor in self.plan.tensors if self._is_other(tensor)]
+        return [tensor.planned for tensor in self.plan.tensors if not tensor.is_backbone]
 
     def kept(self) -> list[KeptBytes]:
         """Return the bytes that are copied from a model unchanged."""
@@ -69,7 +69,7 @@ class PathContent:
         chunks = [
             (tensor, start)
             for tensor in self.plan.tensors
-            if not self._is_other(tensor)
+            if tensor.is_backbone
             for start in range(0, math.prod(tensor.planned.shape), _CHUNK)
         ]
         _for_all(chunks, lambda chunk: self._write_chunk(*chunk, writer))
@@ -78,9 +78,6 @@ class PathContent:
         """Write the path's own config.json over the host's."""
         text = json.dumps(self.plan.config, ensure_ascii=False, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
-
-    def _is_other(self, tensor: PathTensor) -> bool:
-        return self.host.layout.backbone_name_from_disk(tensor.planned.name) is None
 
     def _write_chunk(self, tensor: PathTensor, start: int, writer: ShardedWriter) -> None:
         own, stored = STORED[tensor.place.dtype_code], STORED[tensor.planned.dtype_code]

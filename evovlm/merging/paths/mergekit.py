@@ -11,7 +11,7 @@ from evovlm.errors import ConfigError
 from evovlm.merging.models.tensor_names import BackboneLayout
 from evovlm.merging.paths.config import attention_kinds
 from evovlm.merging.paths.fold import Change, PathFold, fold_path
-from evovlm.recipes.families import TEXT_FAMILIES, TextFamily
+from evovlm.recipes.families import TextFamily, text_family
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.mergekit.writing import check_nameable, dtype_lines, model_text, scalar_text_of
 from evovlm.recipes.model_ref import ModelRef, read_config
@@ -52,7 +52,7 @@ def path_to_mergekit(recipe: LayerPathMerge) -> str:
             f"path[0]: its scale multiplies the embedding, which '{recipe.host.text}' also uses as its head; mergekit "
             "cannot separate them."
         )
-    slices = _slices(recipe, fold, TEXT_FAMILIES[layout.text_model_type])
+    slices = _slices(recipe, fold, text_family(layout.text_model_type))
     return "\n".join(_lines(recipe, slices)) + "\n"
 
 
@@ -79,7 +79,7 @@ def _layout(ref: ModelRef) -> BackboneLayout:
 
 def _check_config(recipe: LayerPathMerge, host: BackboneLayout) -> None:
     """Raise ConfigError where the host's config does not fit the result: mergekit changes only its number of blocks."""
-    family = TEXT_FAMILIES[host.text_model_type]
+    family = text_family(host.text_model_type)
     if family.tied and not host.tied:
         raise ConfigError(
             f"host: '{recipe.host.text}' has a separate head, which mergekit drops for {host.model_type}."

@@ -14,10 +14,13 @@ from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.compatibility import NamedCheckpoint, differing_settings
 from evovlm.merging.models.config_check import check_config
-from evovlm.merging.models.tensor_names import EMBEDDING, HEAD, natural_order
+from evovlm.merging.models.matching import match_models
+from evovlm.merging.models.structure import EMBEDDING, HEAD
+from evovlm.merging.models.tensor_names import natural_order, unit_index
 from evovlm.merging.paths.config import attention_kinds, kind_in, path_config
 from evovlm.merging.paths.fold import UNCHANGED, Change, PathFold, fold_path, running_products
-from evovlm.recipes.families import MEANING_OF_SHAPES, TEXT_FAMILIES, TextFamily, n_deepstack_blocks
+from evovlm.recipes.families import MEANING_OF_SHAPES, TextFamily, text_family
+from evovlm.recipes.language_config import n_deepstack_blocks
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef
 
@@ -29,11 +32,12 @@ _FAR = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathTensor:
-    """A tensor of the result, the location of its numbers, and their change."""
+    """A tensor of the result, the location of its numbers, their change, and whether it is the language model's."""
 
     planned: PlannedTensor
     place: TensorPlace
     change: Change
+    is_backbone: bool = True
 
     @property
     def is_copy(self) -> bool:
@@ -63,11 +67,12 @@ class PathPlan:
         model that cannot be found, read or combined with the others.
         """
         opened: dict[ModelRef, Checkpoint] = {}
-        models = {}
+        named = {}
         for name, ref in recipe.models().items():
             if ref not in opened:
                 opened[ref] = Checkpoint.open_model(ref)
-            models[name] = NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
+            named[name] = NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
+        models = match_models(named)
         for problem in path_problems(recipe, models):
             raise problem
         for checkpoint in opened.values():
@@ -88,9 +93,10 @@ class PathPlan:
                 planned=_planned(name, host.places[name], like=host.places[name]),
                 place=host.places[name],
                 change=UNCHANGED,
+                is_backbone=False,
             )
             for name in host.other_names()
-            if not name.startswith(f"{host.layout.disk.body}layers.")
+            if not name.startswith(host.layout.blocks_prefix)
         )
         return PathPlan(
             recipe=recipe,
@@ -146,7 +152,7 @@ def _misfits(source: NamedCheckpoint, host: NamedCheckpoint, layers: list[int]) 
         values = theirs.text_config.get(key), ours.text_config.get(key)
         if None not in values and values[0] != values[1]:
             yield IncompatibleModels(f"{key} is {values[0]} in {source} and {values[1]} in {host}; a path needs one.")
-    families = TEXT_FAMILIES[theirs.text_model_type], TEXT_FAMILIES[ours.text_model_type]
+    families = text_family(theirs.text_model_type), text_family(ours.text_model_type)
     if families[0].norm_adds_one != families[1].norm_adds_one or families[0].post_norms != families[1].post_norms:
         yield IncompatibleModels(
             f"{source} ({families[0].architecture}) and {host} ({families[1].architecture}) use different norms; a "
@@ -185,11 +191,17 @@ def _backbone(
     recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint], fold: PathFold, *, untied: bool
 ) -> Iterator[PathTensor]:
     host = models["host"].checkpoint
-    family = TEXT_FAMILIES[host.layout.text_model_type]
-    yield _of_host(host, EMBEDDING, Change(factor=fold.embedding))
+    family = text_family(host.layout.text_model_type)
+    changes = {EMBEDDING: Change(factor=fold.embedding), _FINAL_NORM: fold.change_of_final_norm(family)}
+    around = [name for name in host.backbone_names() if not name.startswith(_BLOCKS)]
+    before = [name for name in around if unit_index(name, host.layout.n_blocks) == 0]
+    after = [name for name in around if name not in before and name != HEAD]
+    for name in before:
+        yield _of_host(host, name, changes.get(name, UNCHANGED))
     for number, step in enumerate(recipe.path.steps):
         yield from _hop(number, models[f"sources.{step.source}"].checkpoint, step.layer, host, fold, family)
-    yield _of_host(host, _FINAL_NORM, fold.change_of_final_norm(family))
+    for name in after:
+        yield _of_host(host, name, changes.get(name, UNCHANGED))
     if untied or not host.layout.tied:
         yield _of_host(host, HEAD, UNCHANGED)
 

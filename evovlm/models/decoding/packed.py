@@ -77,7 +77,7 @@ def forward(backbone: Backbone, inputs: Mapping[str, Any], positions: Tensor, *,
         use_cache=False,
         packed_pass=this,
     )
-    if this.layers_seen != len(backbone.decoder.layers):
+    if this.layers_seen != len(backbone.layers or ()):
         raise NotPackable("its layers do not use transformers' attention interface")
     return torch.as_tensor(outputs.last_hidden_state[0])
 
@@ -134,6 +134,7 @@ def _prompt_attention(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule)
 
 
 _TRIAL_LENGTHS = (3, 7)
+_REFUSALS = (TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RuntimeError)
 _TOLERANCE = 1e-2
 _exact: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -142,16 +143,24 @@ _exact: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def packs_exactly(backbone: Backbone) -> bool:
     """Return whether packed passes give the model's own results; tested once per model on two short texts.
 
-    They do not for models that make positions or masks in another way (ALiBi, sinks, custom attention).
+    They do not for models that make positions or masks in another way (ALiBi, sinks, custom attention), that keep
+    other states than keys and values (linear attention), or that change the logits after the head.
     """
     if backbone.decoder in _exact:
         return _exact[backbone.decoder]
-    wanted = _own_states(backbone)
-    if not all(bool(torch.isfinite(states).all()) for states in wanted):
-        # Such weights say nothing about the architecture; decoding will report them.
-        return True
-    _exact[backbone.decoder] = _computes(wanted, backbone)
-    return _exact[backbone.decoder]
+    try:
+        wanted = _own_states(backbone)
+        if not all(bool(torch.isfinite(states).all()) for states in wanted):
+            # Such weights say nothing about the architecture; decoding will report them.
+            return True
+        exact = _computes(wanted, backbone) and _ends_with_its_head(wanted, backbone)
+    except torch.OutOfMemoryError:
+        raise
+    except (NotPackable, *_REFUSALS):
+        # Its forward pass does not take what packed passes give it.
+        exact = False
+    _exact[backbone.decoder] = exact
+    return exact
 
 
 def _trial_texts(backbone: Backbone) -> list[Tensor]:
@@ -171,14 +180,22 @@ def _computes(wanted: Sequence[Tensor], backbone: Backbone) -> bool:
     shape = shape_of(backbone)
     kind = CpuSlots if shape.device.type == "cpu" else DeviceSlots
     slots = kind(shape, n=len(_TRIAL_LENGTHS), capacity=max(_TRIAL_LENGTHS) + 1)
-    try:
-        with packed_attention(backbone):
-            found = _in_two_passes(backbone, _trial_texts(backbone), slots)
-    except NotPackable:
-        return False
+    with packed_attention(backbone):
+        found = _in_two_passes(backbone, _trial_texts(backbone), slots)
     return all(
         torch.allclose(mine, own, rtol=_TOLERANCE, atol=_TOLERANCE) for mine, own in zip(found, wanted, strict=True)
     )
+
+
+def _ends_with_its_head(wanted: Sequence[Tensor], backbone: Backbone) -> bool:
+    """Return whether the head's logits for the last states order the tokens as the model's own logits do."""
+    for states, text in zip(wanted, _trial_texts(backbone), strict=True):
+        own = backbone.model(input_ids=text[None], use_cache=False).logits[0, -2:].float()
+        order = backbone.head(states).float().argsort(-1)
+        rising = own.gather(-1, order).diff(dim=-1)
+        if bool((rising < -_TOLERANCE).any()):
+            return False
+    return True
 
 
 def _in_two_passes(backbone: Backbone, texts: Sequence[Tensor], slots: CpuSlots | DeviceSlots) -> list[Tensor]:

@@ -36,7 +36,7 @@ def shape_of(backbone: Backbone) -> Shape:
     """Return the shape of the keys and values of a backbone."""
     config = backbone.decoder.config
     return Shape(
-        n_layers=len(backbone.decoder.layers),
+        n_layers=len(backbone.layers or ()),
         heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
         size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         dtype=backbone.embedding.weight.dtype,
@@ -213,7 +213,13 @@ def slots_at_once(backbone: Backbone, *, longest: int) -> int:
 
 def _row_bytes(config: Any, longest: int, number_bytes: int) -> int:
     """Return the memory of a row: keys and values of all layers, one layer's activations, and float32 logits."""
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size
-    active = 6 * config.hidden_size + 3 * config.intermediate_size
+    hidden = int(config.hidden_size)
+    # Settings that a config leaves out are taken as large as they usually are: attention without shared keys, and
+    # feed-forward parts of four times the width.
+    heads = getattr(config, "num_attention_heads", None) or 1
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    head_size = getattr(config, "head_dim", None) or hidden // heads
+    cached = 2 * config.num_hidden_layers * groups * head_size
+    widths = getattr(config, "intermediate_size", None) or 4 * hidden
+    active = 6 * hidden + 3 * (max(widths) if isinstance(widths, (list, tuple)) else widths)
     return int(longest * (cached + active) * number_bytes + 8 * config.vocab_size)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from evovlm.recipes.language_config import language_model_type
 from evovlm.recipes.mergekit.document import MergekitDocument
 from evovlm.recipes.mergekit.inputs import Inputs
 from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS, SharedSetting
@@ -18,7 +19,7 @@ from evovlm.recipes.mergekit.values import (
     tensors_of,
     values_of,
 )
-from evovlm.recipes.model_ref import ModelRef, count_blocks, read_config, text_config
+from evovlm.recipes.model_ref import ModelRef, count_blocks, read_config
 from evovlm.recipes.recipe import SOURCE_PARAMETERS, Values, numbers_of
 from evovlm.recipes.yaml_text import KeyPath
 
@@ -44,7 +45,7 @@ class Reading:
             config = read_config(ref)
             n_blocks = count_blocks(config) if config is not None else None
             if config is not None and n_blocks is not None:
-                model_type = str(text_config(config).get("model_type"))
+                model_type = language_model_type(config)
                 lengths = [each.n_blocks or n_blocks for each in inputs.slices]
                 if sum(lengths) != n_blocks:
                     raise Refusal(

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.families import has_vision
+from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
 from evovlm.recipes.mergekit.values import conditions_of
 from evovlm.recipes.model_ref import ModelRef, all_parts, read_config, stored_dtype

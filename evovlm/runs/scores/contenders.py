@@ -14,8 +14,8 @@ from evovlm.errors import EvovlmError
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.recipes.documents import recipe_to_yaml
-from evovlm.recipes.families import has_vision
 from evovlm.recipes.kinds import PS, Recipe
+from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.model_ref import ModelRef, read_config
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.run import Run
