@@ -39,8 +39,9 @@ class Backbone:
         """Find the backbone. Raises UnknownArchitecture for a model without a decoder and a separate head."""
         model = loaded.model
         decoder, head = model.get_decoder(), model.get_output_embeddings()
-        if decoder is model:
-            decoder = getattr(model, model.base_model_prefix, None)
+        if decoder is model or not hasattr(decoder, "config"):
+            # Such a class does not name its decoder: it is the part under the head.
+            decoder = getattr(model, "model", None)
         if decoder is None or head is None:
             raise UnknownArchitecture(
                 f"{loaded.folder}: {type(model).__name__} is not a decoder with a separate head, which a "

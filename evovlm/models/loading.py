@@ -181,20 +181,24 @@ def check_fit(folder: Path, shapes: Mapping[str, Sequence[int]], *, config: Mapp
 
     `config` replaces the config.json of the folder.
     Raises BrokenCheckpoint, which names a tensor and both shapes, when they contradict each other, and what
-    `load_model` raises for a model that transformers cannot load. Quantised weights are not compared.
+    `load_model` raises for a model that transformers cannot load. Quantised weights are not compared, nor are those of
+    a model type that needs its own code.
     """
+    if not runs_here(read_model_config(folder)):
+        return
     sees = _check_config(folder)
     empty = _empty_model(folder, config=config, sees=sees, shapes=shapes)
     if empty is None:
         return
-    # Each stand-in has the shape of a tensor and takes the memory of one number.
-    weights = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+    # Without memory: some are joined into larger ones (experts).
+    weights = {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()}
     with _quiet(), foreign_model(folder):
         _, report = type(empty).from_pretrained(
             None,
             config=empty.config,
             state_dict=weights,
             dtype=torch.float32,
+            device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
@@ -278,17 +282,22 @@ def _quiet() -> Iterator[None]:
         _untyped(set_verbosity)(before)
 
 
+def runs_here(config: Mapping[str, Any]) -> bool:
+    """Return whether transformers has a class for the model of a config.json; others can be merged, but not scored."""
+    model_type = config.get("model_type")
+    return model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
 def _sees(folder: Path, config: Mapping[str, Any]) -> bool:
     """Return whether the model of a config takes pictures; raises UnknownArchitecture for one of neither kind."""
+    if not runs_here(config):
+        raise UnknownArchitecture(
+            f"{folder}: config.json says model_type '{config.get('model_type')}', which the installed transformers "
+            "does not know.\n    Models that bring their own code are not loaded: they can be merged, but not scored."
+        )
     model_type = config.get("model_type")
-    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and has_vision(config):
-        return True
-    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return False
-    raise UnknownArchitecture(
-        f"{folder}: config.json says model_type '{model_type}', which the installed transformers does not know.\n"
-        "    Models that bring their own code are not loaded."
-    )
+    can_see = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return can_see and (has_vision(config) or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def load_like(loaded: LoadedModel, *, config: Mapping[str, Any]) -> LoadedModel:
