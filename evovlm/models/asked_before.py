@@ -14,9 +14,8 @@ from typing import Any
 from evovlm.errors import TaskError
 from evovlm.models.chat import ModelQuestion, no_eyes, split_at_places, token_ids
 from evovlm.models.foreign import foreign_model
-from evovlm.recipes.language_config import has_vision
+from evovlm.recipes.language_config import has_vision, language_config
 from evovlm.recipes.model_config import read_model_config
-from evovlm.recipes.model_ref import text_config
 
 _TOKENIZER_FILE = "tokenizer.json"
 _ADDED_TOKENS = 8
@@ -51,7 +50,7 @@ def check_asked(
     if not sees and any(question.images for question in asked):
         raise no_eyes(folder, task=task)
     chats = [question for question in asked if question.chat]
-    longest = text_config(config).get("max_position_embeddings")
+    longest = language_config(config).get("max_position_embeddings")
     # Pictures take tokens that only the model's own image processor can count.
     may_be_long = [each for each in asked if not each.images and _may_be_long(each, longest)]
     if not chats and not may_be_long:
