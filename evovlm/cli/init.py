@@ -388,7 +388,7 @@ def _fits(answers: _Answers, text: str, base: "Opened") -> bool:
 
 def _models(*, sees: bool) -> list[Choice]:
     """Return the models nearby and the embedded ones, at most a screen of them."""
-    from evovlm.recipes.families import has_vision
+    from evovlm.recipes.language_config import has_vision
     from evovlm.recipes.model_ref import parse_model_ref, read_config
     from evovlm.runs.before.new_search import nearby_models
 

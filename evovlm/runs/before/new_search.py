@@ -11,8 +11,8 @@ from evovlm.merging.models.chat_files import ChatFiles
 from evovlm.merging.models.compatibility import NamedCheckpoint, tensor_problems
 from evovlm.models.asked_before import check_asked
 from evovlm.recipes.checkpoint_files import CONFIG_FILE
-from evovlm.recipes.families import has_vision
-from evovlm.recipes.model_ref import config_in, parse_model_ref, text_config
+from evovlm.recipes.language_config import has_vision, language_config
+from evovlm.recipes.model_ref import config_in, parse_model_ref
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.hybrid import load_search
 from evovlm.runs.config.new import Kind, NewSearch, search_text
@@ -86,7 +86,7 @@ class Opened:
     def brings(self) -> str:
         """What the model brings as a host: its chat template, its stop tokens, its context."""
         chat = ChatFiles.read(self.checkpoint.folder, self.checkpoint.config)
-        longest = text_config(self.checkpoint.config).get("max_position_embeddings")
+        longest = language_config(self.checkpoint.config).get("max_position_embeddings")
         return ", ".join(
             [
                 "a chat template" if chat.template else "no chat template",
