@@ -79,8 +79,8 @@ class Cost:
 class Stage:
     """One search: the whole run, or a stage of a hybrid (`name`: `ps` or `path`; empty for a whole run).
 
-    `folder` is where its journal is. `winner` says which entry won (best, rescored, mean, snapshot), None while there
-    is none. A search of parameters has `numbers` and what it has `chosen`, one through layers a `path`. `settings`
+    `folder` is where its journal is. `winner` says which entry won (best, rescored, mean, snapshot), None before the
+    first. A search of parameters has `numbers` and what it has `chosen`, one through layers a `path`. `settings`
     are those of the search, in a few words by key.
     """
 

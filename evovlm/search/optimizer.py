@@ -78,7 +78,7 @@ class Start:
 
     @property
     def levels_of_genes(self) -> Levels:
-        """The levels, 0 for all genes when there are none."""
+        """The levels; 0 for every gene in a space without levels."""
         return np.zeros(self.dim, dtype=np.int64) if self.levels is None else self.levels
 
     def nearby(self, draws: np.random.Generator) -> Genome:

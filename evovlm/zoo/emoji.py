@@ -6,7 +6,7 @@ One row of a task file:
      "picture": {"artist": "openmoji", "background": ["#cfe3ff"], "objects": [...]}}
 
 Both tasks ask about the same pictures, each in its language. Training draws from other random streams than the splits
-do, and leaves out any picture of a split all the same.
+do, and still leaves out any picture of a split.
 """
 
 import json

@@ -289,7 +289,7 @@ class CandidateScoring:
         return best_distinct(candidates, count) if self.races is None else self.races.best(count)
 
     def in_full(self, recipes: Sequence[Recipe]) -> Iterator[Outcome]:
-        """Yield the outcomes of recipes on the validation samples, or on all samples if there are none."""
+        """Yield the outcomes of recipes on the validation samples, or on all samples without them."""
         return self._outcomes(recipes, self.parts.of_means())
 
     def _outcomes(self, recipes: Sequence[Recipe], rows: Rows | None) -> Iterator[Outcome]:
