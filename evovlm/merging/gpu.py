@@ -185,10 +185,10 @@ class GpuCombiner:
 
 
 def is_combinable(combination: Combination) -> bool:
-    """Return whether the kernel can compute it; selection by rank or by variance is left to the CPU."""
+    """Return whether the kernel can compute it; what depends on ranks, rows or several sources is left to the CPU."""
     kinds = {type(term.keep) for term in combination.terms if term.keep is not None}
     have_row_factors = {term.row_factors is not None for term in combination.terms}
-    if combination.varying is not None or len(have_row_factors) > 1:
+    if combination.across is not None or len(have_row_factors) > 1:
         return False
     if combination.fused:
         return not kinds and True not in have_row_factors

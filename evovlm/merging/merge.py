@@ -291,7 +291,9 @@ class Merger:
         It is the only source with weight, and weight, density and lambda are 1. In float32, b + (x - b) is not always
         x, so such a source is copied.
         """
-        if "weight" not in self.method.parameters or self.template.settings.lambda_ != 1:
+        if not self.method.copies_sole or "weight" not in self.method.parameters:
+            return None
+        if self.template.settings.lambda_ != 1:
             return None
         counting = [index for index, weight in enumerate(weights) if weight != 0]
         if len(counting) != 1:

@@ -222,6 +222,7 @@ class MergeSettings:
     `row_wise`: take angles and lengths row by row, not of the whole tensor (nuslerp, model_stock).
     `select_topk`: the share of entries that SCE keeps, those that vary most among the sources, in [0, 1].
     `max_iterations`, `tolerance`: when the Karcher mean's iteration ends.
+    `threshold`: the magnitude up to which an entry of a task vector counts as unchanged (ram).
     Raises ConfigError for a number that is not finite or out of range.
     """
 
@@ -234,9 +235,10 @@ class MergeSettings:
     select_topk: Annotated[float, Field(strict=True, ge=0, le=1)] = 1.0
     max_iterations: Annotated[int, Field(strict=True, ge=1)] = 10
     tolerance: Annotated[float, Field(strict=True, ge=0)] = 1e-5
+    threshold: Annotated[float, Field(strict=True, ge=0)] = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("lambda_", "select_topk", "tolerance"):
+        for name in ("lambda_", "select_topk", "tolerance", "threshold"):
             object.__setattr__(self, name, _canonical(getattr(self, name), name=name.rstrip("_")))
         if not 0.0 <= self.select_topk <= 1.0:
             raise ConfigError(f"select_topk: {self.select_topk} is not in [0, 1]; it is the share of entries kept.")

@@ -233,6 +233,16 @@ def geometry_cases() -> Iterator[Case]:
     yield Case("sce", "sce", base_model="base", models=trio).everywhere()
     yield Case("sce_topk", "sce", base_model="base", models=trio, parameters={"select_topk": 0.4}).everywhere()
     yield Case("sce_two", "sce", base_model="base", models=models(a={}, b={}), parameters={"select_topk": 0.1})
+    yield from selection_cases()
+
+
+def selection_cases() -> Iterator[Case]:
+    pair, trio = models(base={}, a={}), models(a={}, b={}, c={})
+    for name, t in (("nearswap", 0.005), ("nearswap_far", 1.0)):
+        yield Case(name, "nearswap", base_model="base", models=pair, parameters={"t": t}).everywhere()
+    yield Case("arcee_fusion", "arcee_fusion", base_model="base", models=pair).everywhere()
+    yield Case("ram", "ram", base_model="base", models=trio).everywhere()
+    yield Case("ram_epsilon", "ram", base_model="base", models=models(a={}, c={}), parameters={"epsilon": 0.01})
 
 
 class Recorder:

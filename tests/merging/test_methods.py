@@ -58,6 +58,7 @@ def twin_of(
             select_topk=merge_settings.select_topk,
             max_iterations=merge_settings.max_iterations,
             tolerance=merge_settings.tolerance,
+            threshold=merge_settings.threshold,
         )
     )
     return torch.tensor(merged, dtype=torch.float64)
@@ -109,6 +110,7 @@ def test_a_method_agrees_with_its_slow_twin(method: str, data: st.DataObject) ->
         "select_topk": st.integers(0, 20).map(lambda each: each / 20),
         "max_iterations": st.integers(1, 12),
         "tolerance": st.sampled_from([1e-5, 1e-3]),
+        "threshold": st.sampled_from([1e-5, 0.2]),
     }
     chosen = MergeSettings(**{name: data.draw(choices[name], label=name) for name in sorted(row.settings)})  # type: ignore[arg-type]
     merged = merged_by(
@@ -192,7 +194,10 @@ def test_density_1_drops_nothing(rescale: Rescale) -> None:
         assert same_bits(merged(method), merged("ties")), method
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("slerp", "nuslerp", "model_stock")])
+NOT_ITSELF = ("slerp", "nuslerp", "model_stock", "nearswap", "arcee_fusion")
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in NOT_ITSELF])
 def test_one_source_alone_is_itself(method: str) -> None:
     base, models = plain_models(1)
     merged = merged_by(method, base if METHODS[method].base in ("needed", "optional") else None, models, [1.0])
@@ -493,6 +498,7 @@ CHANGED: dict[str, MergeSettings] = {
     "select_topk": MergeSettings(select_topk=0.5),
     "max_iterations": MergeSettings(max_iterations=3),
     "tolerance": MergeSettings(tolerance=1e-3),
+    "threshold": MergeSettings(threshold=0.2),
 }
 
 
@@ -540,3 +546,20 @@ def test_a_setting_that_a_method_takes_changes_its_result(method: str, setting: 
         merged_by(method, given_base, models, *numbers, settings=changed),
         merged_by(method, given_base, models, *numbers),
     )
+
+
+def test_nearswap_moves_no_entry_further_than_t() -> None:
+    base, models = plain_models(1)
+    moved = (merged_by("nearswap", base, models, [0.1]) - base.flatten()).abs()
+    wanted = (models[0] - base).flatten().abs().clamp(max=0.1)
+    assert torch.allclose(moved, wanted, rtol=0, atol=3e-7)
+
+
+def test_arcee_fusion_takes_few_entries_and_those_whole() -> None:
+    base, models = plain_models(1, 64, 96)
+    merged = merged_by("arcee_fusion", base, models, [1.0])
+    taken = merged != base.flatten()
+    assert 0 < int(taken.sum()) < merged.numel() // 4
+    assert torch.allclose(merged[taken], models[0].flatten()[taken], rtol=0, atol=3e-7)
+    changes = (models[0] - base).abs().flatten()
+    assert float(changes[taken].mean()) > 2 * float(changes.mean())

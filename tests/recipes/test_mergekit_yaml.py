@@ -282,7 +282,7 @@ def test_a_model_with_an_adapter_is_a_source(models: Path, written: str, text: s
     ("old", "new", "expected"),
     [
         ("method: ties", "method: tise", "1: merge_method: 'tise' has no equivalent here; did you mean 'ties'?"),
-        ("method: ties", "method: nearswap", "1: merge_method: 'nearswap' has no equivalent here"),
+        ("method: ties", "method: ramplus_tl", "1: merge_method: 'ramplus_tl' has no equivalent here"),
         ("base_model: base\n", "", "1: base_model: missing; ties needs it."),
         ("dtype: float32", "dtype: bfloat16", "10: dtype: bfloat16, but a merge keeps its host's dtype, float32"),
         ("dtype: float32", "dtype: int8", "10: dtype: should be float32, float16"),
@@ -472,6 +472,7 @@ def test_a_recipe_goes_to_mergekit_and_back(
         "row_wise": st.booleans(),
         "select_topk": shares,
         "max_iterations": st.integers(1, 99),
+        "threshold": shares,
         "tolerance": shares,
     }
     settings = {name: data.draw(choices[name]) for name in row.settings}

@@ -46,6 +46,7 @@ class Given:
     select_topk: float
     max_iterations: int
     tolerance: float
+    threshold: float
 
     def task_vectors(self) -> Parts:
         """Return d_i = x_i - b in float32; the models themselves without a base."""
@@ -266,6 +267,47 @@ def sce(given: Given) -> list[float]:
     return added(given.base, mix)
 
 
+def nearswap(given: Given) -> list[float]:
+    """Return b + min(1, t / |d|) d, with |d| of at least 1e-6."""
+    t = given.weights[0]
+    (d,) = given.task_vectors()
+    return added(given.base, [max(0.0, min(1.0, t / max(abs(float(each)), 1e-6))) * float(each) for each in d])
+
+
+def softmax(row: Vector) -> list[float]:
+    """Return the softmax of a row, with 1e-8 added to each probability."""
+    powers = [math.exp(x - max(row)) for x in row]
+    return [power / math.fsum(powers) + 1e-8 for power in powers]
+
+
+def arcee_fusion(given: Given) -> list[float]:
+    """Return b + d where |d| KL(softmax(x row) || softmax(b row)) reaches the median + 1.5 interquartile ranges."""
+    assert given.base is not None
+    (d,), importance = given.task_vectors(), []
+    for begin in range(0, len(d), given.row_length):
+        row = slice(begin, begin + given.row_length)
+        base = given.base[row]
+        p, q = softmax([b + float(each) for b, each in zip(base, d[row], strict=True)]), softmax(base)
+        divergence = max(0.0, math.fsum(x * math.log(x / y) for x, y in zip(p, q, strict=True)))
+        importance += [abs(each) * np.float32(divergence) for each in d[row]]
+    rising = sorted(importance)
+    low, middle, high = (rising[int(share * (len(rising) - 1))] for share in (0.25, 0.5, 0.75))
+    threshold = middle + np.float32(1.5) * (high - low)
+    return added(
+        given.base, [float(each) if key >= threshold else 0.0 for each, key in zip(d, importance, strict=True)]
+    )
+
+
+def ram(given: Given) -> list[float]:
+    """Return b + the mean of the entries above the threshold, over the sources that have one there."""
+    vectors = [[float(each) for each in d] for d in given.task_vectors()]
+    mix = []
+    for column in zip(*vectors, strict=True):
+        changed = [value for value in column if abs(value) > np.float32(given.threshold)]
+        mix.append(math.fsum(changed) / len(changed) if changed else 0.0)
+    return added(given.base, mix)
+
+
 # Averages of models.
 
 
@@ -444,6 +486,9 @@ TWINS: Mapping[str, Callable[[Given], list[float]]] = {
     "della_linear": lambda given: plain_sum(given, ranked_parts(given)),
     "model_stock": model_stock,
     "sce": sce,
+    "nearswap": nearswap,
+    "arcee_fusion": arcee_fusion,
+    "ram": ram,
     "passthrough": passthrough,
 }
 """The twin of each method, by its name."""

@@ -86,6 +86,64 @@ class KeepByRank:
             kernels.scale_by_rank(row, keys, own_draws, self.lowest, self.reach, self.own, first, second)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepNear:
+    """NearSwap: keeps an entry whole up to the magnitude `reach`, and of a larger one that much (alchemonaut 2024)."""
+
+    reach: float
+
+    def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:  # noqa: ARG002
+        """See `Keep`."""
+        kernels.scale_near(values, np.float32(self.reach), first, second)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KeepImportant:
+    """Arcee Fusion: keeps an entry whose magnitude times its row's factor reaches the threshold."""
+
+    row_factors: npt.NDArray[np.float32]
+    row_length: int
+    threshold: np.float32
+
+    def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
+        """See `Keep`."""
+        kernels.scale_important(values, start, self.row_factors, self.row_length, self.threshold, first, second)
+
+
+class Across(Protocol):
+    """Changes the entries of all sources together."""
+
+    def apply(self, chunk: Chunk) -> None:
+        """Change the parts of a chunk, in place."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropSteady:
+    """SCE: sets entries whose variance across the sources is below the cut to 0, in all sources."""
+
+    cut: Cut
+
+    def apply(self, chunk: Chunk) -> None:
+        """See `Across`."""
+        varied = np.empty(chunk.parts.shape[1], dtype=np.float32)
+        kernels.variances(chunk.parts, varied)
+        kept = np.empty(len(varied), dtype=np.bool_)
+        kernels.keep_between(varied, chunk.start, np.uint32(self.cut.bits), self.cut.last, kept)
+        np.multiply(chunk.parts, kept, out=chunk.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareChanges:
+    """RAM: sets entries up to the threshold to 0, and divides the others by how many sources have one there."""
+
+    threshold: float
+
+    def apply(self, chunk: Chunk) -> None:
+        """See `Across`."""
+        kernels.share_changes(chunk.parts, np.float32(self.threshold))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Term:
     """One source's part: its index, two factors, which entries are kept (None: all), and a factor per row (float32)."""
@@ -114,8 +172,8 @@ class Election:
 class Combination:
     """A tensor of the result: its terms, how they are added up, and what happens to the sum.
 
-    `fused` multiplies by the first factor and adds to the sum with one rounding, beginning at 0. `varying` keeps, in
-    all sources, only the entries up to this cut by variance. `whole_rows` says that chunks must consist of whole rows.
+    `fused` multiplies by the first factor and adds to the sum with one rounding, beginning at 0. `across` changes the
+    entries of all sources before their terms. `whole_rows` says that chunks must consist of whole rows.
     """
 
     terms: tuple[Term, ...]
@@ -123,7 +181,7 @@ class Combination:
     divisor: float = 1.0
     lambda_: float = 1.0
     fused: bool = False
-    varying: Cut | None = None
+    across: Across | None = None
     whole_rows: bool = False
 
 
@@ -133,10 +191,10 @@ def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch, ou
     only = tuple(term.index for term in terms)
     plain = out if out.dtype in (np.uint16, np.float32) else np.empty(stretch.size, dtype=np.float32)
     in_python = any(not isinstance(term.keep, (KeepDrawn, KeepBetween, type(None))) for term in terms)
-    if combination.varying is not None or in_python:
+    if combination.across is not None or in_python:
         with vectors.widened(stretch, only=only) as chunk:
-            if combination.varying is not None:
-                drop_steady(chunk, combination.varying)
+            if combination.across is not None:
+                combination.across.apply(chunk)
             for term, part in zip(terms, chunk.parts, strict=True):
                 scale(term, part, start=chunk.start, row_length=vectors.row_length)
             base = chunk.parts[:0].reshape(-1) if chunk.base is None else chunk.base
@@ -239,15 +297,6 @@ def scale(term: Term, part: Vector, *, start: int, row_length: int) -> None:
         rows = part.reshape(-1, row_length)
         begin = start // row_length
         np.multiply(rows, term.row_factors[begin : begin + len(rows), None], out=rows)
-
-
-def drop_steady(chunk: Chunk, cut: Cut) -> None:
-    """Set entries whose variance across the sources is below the cut to 0, in all sources."""
-    varied = np.empty(chunk.parts.shape[1], dtype=np.float32)
-    kernels.variances(chunk.parts, varied)
-    kept = np.empty(len(varied), dtype=np.bool_)
-    kernels.keep_between(varied, chunk.start, np.uint32(cut.bits), cut.last, kept)
-    np.multiply(chunk.parts, kept, out=chunk.parts)
 
 
 def keep_drawn(key: int, limit: int) -> KeepDrawn | None:

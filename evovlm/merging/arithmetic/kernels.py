@@ -5,6 +5,7 @@ multiplication is fused into an addition and no sum is reordered, and a result d
 Compiled code is cached on disk after its first use.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -135,6 +136,63 @@ def scale_between(
         above = magnitude > low or (magnitude == low and index <= low_index)
         below = magnitude < high or (magnitude == high and index > high_index)
         vector[i] = vector[i] * first * second if above and below else np.float32(0)
+
+
+@compiled
+def scale_near(vector: Any, reach: Any, first: Any, second: Any) -> None:
+    """Multiply each entry by min(1, reach / its magnitude, at least 1e-6), then by two float32 factors in turn."""
+    for i in range(len(vector)):
+        share = min(max(reach / max(abs(vector[i]), np.float32(1e-6)), np.float32(0)), np.float32(1))
+        vector[i] = vector[i] * share * first * second
+
+
+@compiled
+def scale_important(
+    vector: Any, start: int, row_factors: Any, row_length: int, threshold: Any, first: Any, second: Any
+) -> None:
+    """Multiply the entries whose magnitude times their row's factor reaches a threshold by two factors in turn.
+
+    The others become 0. `start` is the index of the first entry.
+    """
+    for i in range(len(vector)):
+        kept = abs(vector[i]) * row_factors[(start + i) // row_length] >= threshold
+        vector[i] = vector[i] * first * second if kept else np.float32(0)
+
+
+@compiled
+def share_changes(parts: Any, threshold: Any) -> None:
+    """Divide each entry (float32, (k, n)) by the number of parts whose magnitude there is above the threshold.
+
+    Those up to the threshold become 0.
+    """
+    k, n = parts.shape
+    for i in range(n):
+        count = 0
+        for s in range(k):
+            count += 1 if abs(parts[s, i]) > threshold else 0
+        by = np.float32(max(count, 1))
+        for s in range(k):
+            parts[s, i] = parts[s, i] / by if abs(parts[s, i]) > threshold else np.float32(0)
+
+
+@compiled
+def divergence(base: Any, part: Any) -> float:
+    """Return KL(softmax(base + part) || softmax(base)) of a row, at least 0; each probability has 1e-8 added."""
+    n = len(base)
+    most, most_base = -np.inf, -np.inf
+    for i in range(n):
+        most_base = max(most_base, np.float64(base[i]))
+        most = max(most, np.float64(base[i]) + np.float64(part[i]))
+    total, total_base = 0.0, 0.0
+    for i in range(n):
+        total_base += math.exp(np.float64(base[i]) - most_base)
+        total += math.exp(np.float64(base[i]) + np.float64(part[i]) - most)
+    found = 0.0
+    for i in range(n):
+        p = math.exp(np.float64(base[i]) + np.float64(part[i]) - most) / total + 1e-8
+        q = math.exp(np.float64(base[i]) - most_base) / total_base + 1e-8
+        found += p * math.log(p / q)
+    return max(found, 0.0)
 
 
 @compiled

@@ -13,12 +13,15 @@ from evovlm.merging.arithmetic import kernels, spherical
 from evovlm.merging.arithmetic.combination import (
     LEAST_DIVISOR,
     Combination,
+    DropSteady,
     Election,
     Keep,
     KeepBetween,
     KeepByRank,
+    KeepImportant,
+    KeepNear,
+    ShareChanges,
     Term,
-    drop_steady,
     keep_drawn,
     scale,
 )
@@ -160,7 +163,39 @@ def sce(inputs: MethodInputs) -> Combination:
     return Combination(
         terms=tuple(Term(index=i, first=1.0) for i in range(k)),
         election=Election(mix_weights=weights, divisor_weights=weights, least=0.0),
-        varying=cut,
+        across=None if cut is None else DropSteady(cut=cut),
+    )
+
+
+def nearswap(inputs: MethodInputs) -> Combination:
+    """Move each entry of the base towards the source, by at most t = w."""
+    (reach,) = inputs.weights
+    terms = (Term(index=0, first=1.0, keep=KeepNear(reach=reach)),) if reach > 0 else ()
+    return Combination(terms=terms)
+
+
+def arcee_fusion(inputs: MethodInputs) -> Combination:
+    """Take the source's entries of importance |d| KL(row) from the median + 1.5 (third - first quartile) on."""
+    vectors = inputs.vectors
+    if not vectors.size:
+        return Combination(terms=())
+    order = vectors.importance_order()
+
+    def quantile(share: float) -> np.float32:
+        above = vectors.size - int(share * (vectors.size - 1))
+        found: np.float32 = np.uint32(order.cut(above).bits).view(np.float32)
+        return found
+
+    threshold = quantile(0.5) + np.float32(1.5) * (quantile(0.75) - quantile(0.25))
+    keep = KeepImportant(row_factors=vectors.divergences(), row_length=vectors.row_length, threshold=threshold)
+    return Combination(terms=(Term(index=0, first=1.0, keep=keep),))
+
+
+def ram(inputs: MethodInputs) -> Combination:
+    """Add the changes of each source: those of one source whole, the mean where several change an entry."""
+    return Combination(
+        terms=tuple(Term(index=index, first=1.0) for index in range(len(inputs.weights))),
+        across=ShareChanges(threshold=inputs.settings.threshold),
     )
 
 
@@ -297,7 +332,7 @@ def _squares(vectors: TaskVectors, cut: Cut | None) -> list[float]:
     sums = [0.0] * len(vectors.sources)
     for chunk in vectors.chunks():
         if cut is not None:
-            drop_steady(chunk, cut)
+            DropSteady(cut=cut).apply(chunk)
         for index, part in enumerate(chunk.parts):
             sums[index] += kernels.dot(part, part)
     return sums

@@ -36,6 +36,7 @@ class Method:
 
     `parameters` are those that a source takes, `settings` the fields of `MergeSettings` that the method uses,
     `normalize` is the default of that setting. `sources` gives the least and the largest number of sources (None: any).
+    `copies_sole` says that at weight 1 a source alone is the result, byte for byte.
     `elects` says that only entries of the elected sign count; `whole_rows`, that an entry depends on its whole row;
     `by_inner_products`, that it depends on sums over the whole tensor.
     """
@@ -49,6 +50,7 @@ class Method:
     settings: frozenset[str] = field(default_factory=frozenset)
     normalize: bool = False
     sources: tuple[int, int | None] = (1, None)
+    copies_sole: bool = True
     elects: bool = False
     whole_rows: bool = False
     by_inner_products: bool = False
@@ -209,6 +211,34 @@ _ROWS = (
         by_inner_products=True,
         parameters=(),
         settings=frozenset({"select_topk"}),
+    ),
+    Method(
+        name="nearswap",
+        summary="each entry of the base moved towards the source by at most t; the weight is t",
+        paper="alchemonaut 2024, QuartetAnemoi-70B (model card); mergekit",
+        base="needed",
+        function=functions.nearswap,
+        sources=(1, 1),
+        copies_sole=False,
+    ),
+    Method(
+        name="arcee_fusion",
+        summary="the source's most important entries, by change and divergence of their row",
+        paper="Arcee AI 2025 (mergekit)",
+        base="needed",
+        function=functions.arcee_fusion,
+        by_inner_products=True,
+        parameters=(),
+        sources=(1, 1),
+    ),
+    Method(
+        name="ram",
+        summary="all changes of all sources, averaged where several change an entry",
+        paper="arXiv 2601.13572",
+        base="needed",
+        function=functions.ram,
+        parameters=(),
+        settings=frozenset({"threshold"}),
     ),
     Method(
         name="passthrough",

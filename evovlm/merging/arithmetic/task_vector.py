@@ -19,6 +19,8 @@ CHUNK = 1 << 18
 """Number of entries processed at a time: few enough for the cache, enough to keep a thread busy."""
 
 _FLOAT32 = np.dtype(np.float32)
+# Keys of orders that are not a source's.
+_VARIANCE, _IMPORTANCE = -1, -2
 
 
 class Stretch(NamedTuple):
@@ -80,6 +82,7 @@ class TaskVectors:
     _orders: dict[int, MagnitudeOrder] = field(default_factory=dict)
     _gram: npt.NDArray[np.float64] | None = None
     _row_grams: npt.NDArray[np.float64] | None = None
+    _divergences: npt.NDArray[np.float32] | None = None
     _largest: dict[int, float] = field(default_factory=dict)
     _sums: dict[int, int] = field(default_factory=dict)
     _raws: dict[tuple[int, int, bool], npt.NDArray[Any]] = field(default_factory=dict)
@@ -214,9 +217,40 @@ class TaskVectors:
                 kernels.variances(chunk.parts, varied)
                 yield Entries(chunk.start, varied)
 
-        if -1 not in self._orders:
-            self._orders[-1] = MagnitudeOrder(entries, budget=self.budget)
-        return self._orders[-1]
+        if _VARIANCE not in self._orders:
+            self._orders[_VARIANCE] = MagnitudeOrder(entries, budget=self.budget)
+        return self._orders[_VARIANCE]
+
+    def divergences(self) -> npt.NDArray[np.float32]:
+        """Return KL(softmax(source) || softmax(base)) of each row of the one source, shape (rows of the result,)."""
+        if self._divergences is None:
+            found = np.zeros(self.plan.n_rows * self.columns // self.row_length, dtype=np.float32)
+            for chunk in self.chunks(whole_rows=True):
+                if chunk.base is not None:
+                    rows = zip(
+                        chunk.base.reshape(-1, self.row_length),
+                        chunk.parts[0].reshape(-1, self.row_length),
+                        strict=True,
+                    )
+                    for row, (base, part) in enumerate(rows, start=chunk.start // self.row_length):
+                        found[row] = kernels.divergence(base, part)
+            self._divergences = found
+        return self._divergences
+
+    def importance_order(self) -> MagnitudeOrder:
+        """Return the order of the one source's entries by magnitude times the divergence of their row."""
+        factors = self.divergences()
+
+        def entries() -> Iterator[Entries]:
+            for chunk in self.chunks():
+                first, offset = divmod(chunk.start, self.row_length)
+                n_rows = -(-(offset + chunk.parts.shape[1]) // self.row_length)
+                by = np.repeat(factors[first : first + n_rows], self.row_length)[offset:]
+                yield Entries(chunk.start, np.abs(chunk.parts[0]) * by[: chunk.parts.shape[1]])
+
+        if _IMPORTANCE not in self._orders:
+            self._orders[_IMPORTANCE] = MagnitudeOrder(entries, budget=self.budget)
+        return self._orders[_IMPORTANCE]
 
     def gram(self) -> npt.NDArray[np.float64]:
         """Return the inner products of the parts, shape (k, k), float64; summed chunk by chunk, in order."""

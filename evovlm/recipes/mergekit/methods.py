@@ -107,5 +107,8 @@ MERGEKIT_METHODS: Mapping[str, MergekitMethod] = {
     "sce": MergekitMethod(
         base="required", weight=None, settings={"select_topk": SharedSetting("select_topk", "number")}
     ),
+    "nearswap": MergekitMethod(base="required", max_sources=1, weight="t", weight_is_shared=True),
+    "arcee_fusion": MergekitMethod(base="required", max_sources=1, weight=None),
+    "ram": MergekitMethod(base="required", weight=None, settings={"threshold": SharedSetting("epsilon", "number")}),
     "passthrough": MergekitMethod(base="input", max_sources=1, weight="scale", weight_default=1.0),
 }
