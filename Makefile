@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
-# uv takes about a minute to install, pip about nine; uv itself is installed into the environment.
-INSTALL := $(BIN)/python -m uv pip install --python $(BIN)/python -c constraints.txt
+# uv takes about a minute to install, pip about nine; uv itself is installed into the environment if it is missing there.
+UV := $(BIN)/python -m uv
+GET_UV := $(UV) --version >/dev/null 2>&1 || $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt uv
+INSTALL := $(UV) pip install --python $(BIN)/python -c constraints.txt
 
 .PHONY: demo test slow gpu torture check format bench zoo clean
 
@@ -49,15 +51,16 @@ zoo: $(READY)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt uv
 
 $(READY): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing what a run needs (about 6 GB, most of it PyTorch) into $(VENV)"
+	@echo "Installing what a run needs into $(VENV): 3 GB to download, 6.4 GB on disk, most of it PyTorch"
+	@$(GET_UV)
 	$(INSTALL) -e .
 	touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing what a run and the tests need (about 8 GB, most of it PyTorch) into $(VENV)"
+	@echo "Installing what a run and the tests need into $(VENV): about 8 GB on disk, most of it PyTorch"
+	@$(GET_UV)
 	$(INSTALL) -e '.[dev]'
 	touch $@ $(READY)
 
