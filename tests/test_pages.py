@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
 import evovlm
 from evovlm.cli.app import app
@@ -124,6 +125,14 @@ def test_every_yaml_block_is_a_recipe_a_search_a_part_of_a_search_or_a_task(text
             rest = {key: value for key, value in base.items() if key not in values}
             path.write_text(yaml.safe_dump(rest, sort_keys=False) + text, encoding="utf-8")
             read_search(path)
+
+
+@pytest.mark.parametrize("line", [line for _, line in fenced_commands() if line.startswith("evovlm init ")])
+def test_a_search_that_a_page_begins_has_generations_enough_to_evolve(line: str, tmp_path: Path) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    words = words[: words.index("--out")] if "--out" in words else words
+    made = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "search.yaml")])
+    assert (made.exit_code, made.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("line", numbered(fenced_commands()))
