@@ -24,10 +24,13 @@ class _Lazy:
         return self.place.read()
 
 
-def load_reference(ref: ModelRef, *, device: str = "auto") -> LoadedModel:
-    """Load the model that a reference names, with its adapter. Raises what opening and loading models raises."""
-    checkpoint = _computed(ref)
-    if checkpoint is None:
+def load_reference(ref: ModelRef, *, device: str = "auto", dtype: str | None = None) -> LoadedModel:
+    """Load the model that a reference names, with its adapter; its floats are rounded to `dtype` (None: as stored).
+
+    Raises what opening and loading models raises.
+    """
+    checkpoint = _computed(ref) if dtype is None else Checkpoint.open_model(ref).cast_to(dtype)
+    if checkpoint is None or not (checkpoint.is_computed or checkpoint.has_own_config):
         return load_model(ref.resolve(), device=device)
     override = Override(
         config=checkpoint.config,

@@ -33,7 +33,7 @@ from evovlm.models.loading import LoadedModel, Override, load_like, load_model
 from evovlm.recipes.checkpoint_files import CONFIG_FILE, copy_files
 from evovlm.recipes.kinds import PS, HybridMerge, PathTemplate, Recipe, parameter_merge_only
 from evovlm.recipes.layer_path import LayerPathMerge
-from evovlm.recipes.model_ref import ModelRef, read_config, stored_dtype
+from evovlm.recipes.model_ref import ModelRef, weights_dtype
 from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
 from evovlm.resources import available_memory_bytes
 
@@ -299,11 +299,13 @@ def open_recipe_stack(recipe: LayerPathMerge | HybridMerge, *, device: str = "au
         return _open_hybrid(recipe, device=device)
     check_models(recipe)
     used = {name: recipe.sources[name] for name in recipe.path.sources}
-    return open_stack(recipe.host, used, device=device)
+    return open_stack(recipe.host, used, device=device, dtype=recipe.dtype)
 
 
-def open_stack(host: ModelRef, sources: Mapping[str, ModelRef], *, device: str = "auto") -> LayerStack:
-    """Load the host and the sources (each model once) for paths through them.
+def open_stack(
+    host: ModelRef, sources: Mapping[str, ModelRef], *, device: str = "auto", dtype: str | None = None
+) -> LayerStack:
+    """Load the host and the sources (each model once) for paths through them; `dtype` is that of the result.
 
     Raises IncompatibleModels when the blocks do not fit, and what opening and loading models raises.
     """
@@ -311,9 +313,9 @@ def open_stack(host: ModelRef, sources: Mapping[str, ModelRef], *, device: str =
     loaded: dict[str, LoadedModel] = {}
     for ref in named.values():
         if ref.identity not in loaded:
-            loaded[ref.identity] = load_reference(ref, device=device)
+            loaded[ref.identity] = load_reference(ref, device=device, dtype=dtype)
     models = {name: loaded[ref.identity] for name, ref in named.items()}
-    return LayerStack(models.pop(""), models, stored=_stored(host))
+    return LayerStack(models.pop(""), models, stored=_torch_dtype(dtype or weights_dtype(host)))
 
 
 def _open_hybrid(recipe: HybridMerge, *, device: str) -> LayerStack:
@@ -324,7 +326,8 @@ def _open_hybrid(recipe: HybridMerge, *, device: str) -> LayerStack:
     sources = {name: load(recipe.sources[name]) for name in recipe.path.sources if name != PS}
     host = merged if recipe.host is None else load(recipe.host)
     used = {PS: merged} if PS in recipe.path.sources else {}
-    return LayerStack(host, {**used, **sources}, stored=_stored(recipe.host or recipe.ps.host))
+    stored = weights_dtype(recipe.host) if recipe.host else recipe.ps.dtype or weights_dtype(recipe.ps.host)
+    return LayerStack(host, {**used, **sources}, stored=_torch_dtype(stored))
 
 
 def check_models(recipe: LayerPathMerge) -> None:
@@ -337,9 +340,6 @@ def check_models(recipe: LayerPathMerge) -> None:
         raise problem
 
 
-def _stored(host: ModelRef) -> torch.dtype | None:
-    """Return the dtype of the host's checkpoint, None if its config does not say it."""
-    config = read_config(host)
-    name = stored_dtype(config) if config is not None else None
+def _torch_dtype(name: str | None) -> torch.dtype | None:
     found = getattr(torch, name) if name is not None else None
     return found if isinstance(found, torch.dtype) else None

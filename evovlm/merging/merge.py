@@ -109,7 +109,9 @@ class Merger:
         names = tuple(sorted(plain.sources))
         refs = {"host": plain.host, **({"base": plain.base} if plain.base is not None else {})}
         refs |= {f"sources.{name}": plain.sources[name] for name in names}
-        models = match_models({name: named(name, ref) for name, ref in refs.items()})
+        opened_models = {name: named(name, ref) for name, ref in refs.items()}
+        opened_models["host"] = opened_models["host"].stored_in(plain.dtype)
+        models = match_models(opened_models)
         base, host = models.get("base"), models["host"]
         sources = [models[f"sources.{name}"] for name in names]
         others = [*([base] if base else []), *sources]

@@ -51,6 +51,7 @@ from evovlm.recipes.problems import did_you_mean, report_places, report_problems
 from evovlm.recipes.recipe import (
     COMPONENTS,
     SOURCE_PARAMETERS,
+    Dtype,
     MergeSettings,
     MergeTemplate,
     ParameterMerge,
@@ -62,7 +63,7 @@ from evovlm.recipes.recipe import (
 from evovlm.recipes.yaml_text import read_yaml, scalar_text
 
 _METHODS = "methods"
-_LATER_KEYS = ("chat_template", "generation")
+_LATER_KEYS = ("chat_template", "generation", "dtype")
 FOLDER = "folder"
 """The validation context's key for the file's folder: with it, every model must be a folder or a hub id."""
 RELATIVE_TO = "relative_to"
@@ -116,6 +117,7 @@ class MergeDocument(Document):
     config_from: str | None = None
     chat_template: str | None = None
     generation: str | None = None
+    dtype: Dtype | None = None
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -155,6 +157,7 @@ class MergeDocument(Document):
             config_from=self.config_from,
             chat_template=self.chat_template,
             generation=self.generation,
+            dtype=self.dtype,
         )
 
 
@@ -268,6 +271,7 @@ class LayerPathDocument(Document):
     host: ModelText
     sources: dict[SourceName, ModelText] = Field(min_length=1)
     scale_target: ScaleTarget
+    dtype: Dtype | None = None
     path: list[Annotated[LayerStep, PlainValidator(_as_step)]] = Field(min_length=1)
 
     def layer_path(self) -> LayerPath:
@@ -285,6 +289,7 @@ class LayerPathDocument(Document):
             sources=self.refs(relative_to=relative_to),
             path=self.layer_path(),
             scale_target=self.scale_target,
+            dtype=self.dtype,
         )
 
 
@@ -298,10 +303,14 @@ def without_ps(sources: dict[str, str]) -> dict[str, str]:
 
 
 class PathStageDocument(LayerPathDocument):
-    """The second stage of a hybrid: `ps` is the first stage's result, which is a source, and the host by default."""
+    """The second stage of a hybrid: `ps` is the first stage's result, which is a source, and the host by default.
+
+    The first stage says the dtype of both.
+    """
 
     format: Literal[1] = 1
     host: ModelText = PS
+    dtype: None = None
     sources: Annotated[dict[SourceName, ModelText], AfterValidator(without_ps)] = Field(default_factory=dict)
     path: list[Annotated[LayerStep, PlainValidator(_as_stage_step)]] = Field(min_length=1)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from evovlm.errors import ConfigError
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.problems import did_you_mean
-from evovlm.recipes.recipe import check_source_names, recipe_digest
+from evovlm.recipes.recipe import Dtype, check_source_names, recipe_digest
 
 ScaleTarget = Literal["pending", "stream"]
 """What a step's scale multiplies before the block reads it.
@@ -90,6 +90,8 @@ class LayerPathMerge:
     sources: Mapping[str, ModelRef]
     path: LayerPath
     scale_target: ScaleTarget
+    dtype: Dtype | None = None
+    """What every float of the result is stored in (None: what the host's is)."""
 
     first_stage: ClassVar[None] = None
     """The merge whose result is a source of the path: all sources are given models."""
@@ -112,6 +114,7 @@ class LayerPathMerge:
                 "sources": {name: ref.identity for name, ref in self.sources.items()},
                 "path": self.path.canonical(),
                 "scale_target": self.scale_target,
+                **self._given_dtype(),
             }
         )
 
@@ -132,5 +135,9 @@ class LayerPathMerge:
             "host": text(self.host),
             "sources": {name: text(ref) for name, ref in self.sources.items()},
             "scale_target": self.scale_target,
+            **self._given_dtype(),
             "path": self.path.canonical(),
         }
+
+    def _given_dtype(self) -> dict[str, str]:
+        return {} if self.dtype is None else {"dtype": self.dtype}

@@ -17,6 +17,7 @@ from evovlm.recipes.checkpoint_files import ADAPTER_CONFIG_FILE, is_adapter
 from evovlm.recipes.hub import HubModel, cached_folder, fetch
 from evovlm.recipes.language_config import language_config, stated_blocks
 from evovlm.recipes.model_config import read_model_config, read_model_json
+from evovlm.recipes.weights_header import float_dtype
 
 _ZOO = "zoo:"
 _JOINT = "+"
@@ -205,6 +206,19 @@ def config_in(folder: Path | None) -> Mapping[str, Any] | None:
 def count_blocks(config: Mapping[str, Any]) -> int | None:
     """Return the number of decoder blocks, None when the config does not say."""
     return stated_blocks(language_config(config))
+
+
+def weights_dtype(ref: ModelRef) -> str | None:
+    """Return the name of the dtype of a model's weights; of a hub model that is not in the cache, None.
+
+    The headers of the weights count, config.json only where they are not on this machine.
+    """
+    try:
+        folder = with_adapter(ref)[0].folder_at_hand()
+    except (ModelNotFound, BrokenCheckpoint):
+        return None
+    found = None if folder is None else float_dtype(folder)
+    return found or stored_dtype(config_in(folder) or {})
 
 
 def stored_dtype(config: Mapping[str, Any]) -> str | None:

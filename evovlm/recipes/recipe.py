@@ -25,13 +25,15 @@ Component = Literal["attention", "mlp", "norms", "rest"]
 
 Rescale = Literal["density", "l1", "none"]
 Vocabulary = Literal["host", "base_rows", "union"]
+Dtype = Literal["bfloat16", "float16", "float32"]
+"""A dtype that the result may be stored in."""
 
 COMPONENTS: tuple[Component, ...] = ("attention", "mlp", "norms", "rest")
 
 _FIRST_SETTINGS = ("rescale", "normalize", "lambda_")
 _FIRST_PARAMETERS = ("weight", "density")
 # Fields that count for a recipe's id only where they are given.
-_LATER_CHOICES = ("config_from", "chat_template", "generation")
+_LATER_CHOICES = ("config_from", "chat_template", "generation", "dtype")
 
 HOST, AUTO = "host", "auto"
 """What `config_from`, `chat_template` and `generation` may name beside a model of the merge."""
@@ -261,7 +263,8 @@ class MergeTemplate:
     `config_from` names the model ("base", "host" or a source) whose rope, sliding window, norm eps and tied head the
     result takes (None: the host's); `chat_template` the model, or "auto", whose chat template it takes (None: the
     host's); `generation` the model, or "auto", whose generation_config.json and stop tokens it takes (None: as
-    `chat_template` says). "auto" is what all sources agree on.
+    `chat_template` says). "auto" is what all sources agree on. `dtype`: what every float of the result is stored in
+    (None: what the host's is).
     """
 
     host: ModelRef
@@ -274,6 +277,7 @@ class MergeTemplate:
     config_from: str | None = None
     chat_template: str | None = None
     generation: str | None = None
+    dtype: Dtype | None = None
 
     keeps_every_source: ClassVar[Literal[False]] = False
     """Whether a search holds every source in memory, rather than one merged model."""

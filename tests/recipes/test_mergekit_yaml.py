@@ -230,15 +230,12 @@ def test_rescaling_of_the_peer_is_l1_unless_turned_off(models: Path) -> None:
     assert read(models, text + "parameters: {rescale: off}").settings.rescale == "none"
 
 
-def test_float32_arithmetic_with_the_hosts_dtype_is_what_a_merge_does(models: Path) -> None:
+def test_the_dtype_of_the_result_is_the_recipes_where_it_is_not_the_hosts(models: Path) -> None:
     config = {"num_hidden_layers": 5, "torch_dtype": "bfloat16", "model_type": "mistral"}
     (models / "base" / "config.json").write_text(json.dumps(config))
     text = "models: [{model: a, parameters: {weight: 1}}]\nmerge_method: ties\nbase_model: base\ndtype: float32\n"
-    read(models, text + "out_dtype: bfloat16\n")
-    assert problems(models, text)[1] == (
-        "file.yaml:4: dtype: float32, but a merge keeps its host's dtype, bfloat16 in 'base'; remove the line or add "
-        "out_dtype: bfloat16."
-    )
+    assert read(models, text + "out_dtype: bfloat16\n").dtype is None
+    assert read(models, text).dtype == "float32"
 
 
 TIES = """\
@@ -284,7 +281,7 @@ def test_a_model_with_an_adapter_is_a_source(models: Path, written: str, text: s
         ("method: ties", "method: tise", "1: merge_method: 'tise' has no equivalent here; did you mean 'ties'?"),
         ("method: ties", "method: ramplus_tl", "1: merge_method: 'ramplus_tl' has no equivalent here"),
         ("base_model: base\n", "", "1: base_model: missing; ties needs it."),
-        ("dtype: float32", "dtype: bfloat16", "10: dtype: bfloat16, but a merge keeps its host's dtype, float32"),
+        ("dtype: float32", "dtype: float64", "10: dtype: float64 has no equal here; a merge is computed in float32"),
         ("dtype: float32", "dtype: int8", "10: dtype: should be float32, float16"),
         (
             "dtype: float32",
@@ -390,7 +387,7 @@ def test_slices_without_a_path_are_refused(old: str, new: str, expected: str | N
 
 
 def test_all_problems_of_the_parameters_are_reported_at_once(models: Path) -> None:
-    text = TIES.replace("0.5\n  -", "x\n  -").replace("0.5\ndtype: float32", "0.5\n      t: 1\ndtype: float16")
+    text = TIES.replace("0.5\n  -", "x\n  -").replace("0.5\ndtype: float32", "0.5\n      t: 1\ndtype: float64")
     assert [line.split(" ")[0] for line in problems(models, text)[1:]] == [
         "file.yaml:6:",
         "file.yaml:10:",

@@ -64,7 +64,7 @@ def preflight(
     method = found.attempt(lambda: get_method(recipe))
     refs = _refs(recipe)
     models = _open_all(refs, found)
-    host = models.get("host")
+    host = models["host"].stored_in(recipe.dtype) if "host" in models else None
     if host is not None:
         _compare(recipe, host, [model for name, model in models.items() if name != "host"], found)
     _check_parameters(recipe, method, host, found)
@@ -315,7 +315,8 @@ def _compare_path(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint],
         return None
     for model in models.values():
         found.attempt(partial(check_config, model.checkpoint))
-    plan = found.attempt(lambda: PathPlan.of(recipe, models))
+    written = {**models, "host": models["host"].stored_in(recipe.dtype)}
+    plan = found.attempt(lambda: PathPlan.of(recipe, written))
     if plan is None:
         return None
     found.warnings += plan.warnings

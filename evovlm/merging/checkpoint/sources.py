@@ -5,6 +5,7 @@ Of a model on the hub, the places can be read from the headers alone, without th
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from evovlm.recipes.checkpoint_files import (
     tokenizer_files,
 )
 from evovlm.recipes.hub import HubModel, fetch, has_weights, is_adapter_on_hub, look_up, read_header
+from evovlm.recipes.language_config import language_config, language_path
 from evovlm.recipes.missing_weights import missing_weights
 from evovlm.recipes.model_config import read_model_config
 from evovlm.recipes.model_ref import ModelRef, stored_dtype, with_adapter
@@ -186,7 +188,8 @@ class Checkpoint:
         config = _with_dtype(self.config, dtype)
         if stored_dtype(config) is None:
             config["dtype"] = dtype
-        return Checkpoint._of(self.folder, config, places, has_own_config=True, adapter=self.adapter, notes=self.notes)
+        layout = replace(self.layout, text_config=language_config(config))
+        return replace(self, config=config, layout=layout, places=places, has_own_config=True)
 
     @property
     def is_computed(self) -> bool:
@@ -266,9 +269,13 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def _with_text_setting(config: Mapping[str, Any], key: str, value: object) -> dict[str, Any]:
     """Return a config with a setting of the language model, wherever VLMs of any kind look for it."""
-    inner = config.get("text_config")
-    parts = {"text_config": {**inner, key: value}} if isinstance(inner, Mapping) else {}
-    return {**config, **parts, key: value}
+    changed = deepcopy(dict(config))
+    part = changed
+    for inner in language_path(config):
+        part[key] = value
+        part = part[inner]
+    part[key] = value
+    return changed
 
 
 def _open_headers(model: ModelRef) -> Checkpoint:

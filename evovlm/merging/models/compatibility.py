@@ -1,7 +1,7 @@
 """Checks whether models can be merged: errors name tensors, shapes and policies, warnings name what may do harm."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evovlm.errors import IncompatibleModels
@@ -28,6 +28,10 @@ class NamedCheckpoint:
 
     def __str__(self) -> str:
         return f"{self.name} ('{self.text}')"
+
+    def stored_in(self, dtype: str | None) -> "NamedCheckpoint":
+        """Return the same model with its floats in a dtype, as a recipe names it (None: what they have)."""
+        return self if dtype is None else replace(self, checkpoint=self.checkpoint.cast_to(dtype))
 
 
 def check_tensors(models: Iterable[NamedCheckpoint], host: NamedCheckpoint) -> None:

@@ -133,7 +133,7 @@ def _lines(recipe: LayerPathMerge, slices: list[_Slice]) -> Iterator[str]:
     yield f"# Written by evovlm from recipe {recipe.recipe_id}, for mergekit 0.1.5: mergekit-yaml THIS OUT"
     yield "merge_method: passthrough"
     yield f"base_model: {model_text(recipe.host)}"
-    yield from dtype_lines(recipe.host)
+    yield from dtype_lines(recipe.host, recipe.dtype)
     yield from _own(recipe)
     yield "slices:"
     for each in slices:

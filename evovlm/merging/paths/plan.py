@@ -72,6 +72,7 @@ class PathPlan:
             if ref not in opened:
                 opened[ref] = Checkpoint.open_model(ref)
             named[name] = NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
+        named["host"] = named["host"].stored_in(recipe.dtype)
         models = match_models(named)
         for problem in path_problems(recipe, models):
             raise problem

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validat
 from pydantic_core import PydanticCustomError
 
 from evovlm.recipes.layer_path import ScaleTarget
-from evovlm.recipes.recipe import AUTO
+from evovlm.recipes.recipe import AUTO, Dtype
 
 
 def _as_model_text(value: object) -> str:
@@ -92,8 +92,8 @@ class MergekitDocument(_Document):
     slices: Annotated[list[Slice], Field(min_length=1)] | None = None
     modules: Any = None
     parameters: Parameters | None = None
-    dtype: str | None = None
-    out_dtype: str | None = None
+    dtype: Dtype | Literal["float64"] | None = None
+    out_dtype: Dtype | Literal["float64"] | None = None
     tokenizer_source: ModelText | None = None
     tokenizer: TokenizerDocument | None = None
     chat_template: str | None = None
@@ -117,10 +117,10 @@ class MergekitDocument(_Document):
             )
         return value
 
-    @field_validator("dtype", "out_dtype")
+    @field_validator("dtype", "out_dtype", mode="before")
     @classmethod
-    def _is_a_dtype(cls, value: str | None) -> str | None:
-        name = value.removeprefix("torch.") if value else None
+    def _is_a_dtype(cls, value: object) -> object:
+        name = value.removeprefix("torch.") if isinstance(value, str) else value
         if name not in (None, "float64", "float32", "float16", "bfloat16"):
             raise PydanticCustomError("dtype", "should be float32, float16, bfloat16 or float64")
         return name

@@ -8,6 +8,7 @@ parameters: {t: [{filter: self_attn, value: [0, 0.5, 1]}, {value: 0.5}]}
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -20,9 +21,9 @@ from evovlm.recipes.mergekit.methods import ALWAYS_IGNORED, MERGEKIT_METHODS, Me
 from evovlm.recipes.mergekit.numbers import Reading
 from evovlm.recipes.mergekit.slices import is_path, path_of_slices
 from evovlm.recipes.mergekit.values import Refusal
-from evovlm.recipes.model_ref import ModelRef, parse_model_ref, read_config, stored_dtype
+from evovlm.recipes.model_ref import ModelRef, parse_model_ref, weights_dtype
 from evovlm.recipes.problems import did_you_mean, line_of, report_places, report_problems
-from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, Vocabulary, numbers_of
+from evovlm.recipes.recipe import Dtype, MergeSettings, ParameterMerge, SourceParameters, Vocabulary, numbers_of
 from evovlm.recipes.yaml_text import KeyPath
 
 _LAMBDA = "lambda"
@@ -110,7 +111,7 @@ class _Reader:
 
     def path_recipe(self) -> LayerPathMerge:
         recipe = path_of_slices(self.document, self.path.parent)
-        self._check_dtype(recipe.host)
+        recipe = replace(recipe, dtype=self._dtype(recipe.host))
         if self.problems:
             raise report_places(self.path, [(problem.place, problem.reason) for problem in self.problems])
         return recipe
@@ -123,7 +124,7 @@ class _Reader:
         parameters = self._parameters(inputs, reading)
         settings = self._settings(reading, parameters)
         host, vocabulary, config_from = self._host(inputs)
-        self._check_dtype(refs[host])
+        dtype = self._dtype(refs[host])
         if self.problems:
             raise report_places(self.path, [(problem.place, problem.reason) for problem in self.problems])
         dropped = self._silent_host(inputs, parameters)
@@ -140,6 +141,7 @@ class _Reader:
             vocabulary=vocabulary,
             config_from=inputs.names.get(config_from, "base") if config_from is not None else None,
             chat_template=self.document.chat_template,
+            dtype=dtype,
             parameters={inputs.names[text]: parameters[text] for text in sources},
         )
 
@@ -234,16 +236,15 @@ class _Reader:
             return host, "host", None
         return source, "host", (host if self.document.base_model is not None and source != host else None)
 
-    def _check_dtype(self, host: ModelRef) -> None:
+    def _dtype(self, host: ModelRef) -> Dtype | None:
+        """Return the dtype that the file asks for; None where the host's weights have it, as a merge keeps that."""
         asked = self.document.out_dtype or self.document.dtype
-        config = read_config(host)
-        stored = stored_dtype(config) if config is not None else None
-        if asked is not None and stored is not None and asked != stored:
+        if asked is None or asked == weights_dtype(host):
+            return None
+        if asked == "float64":
             key = "out_dtype" if self.document.out_dtype else "dtype"
             self.problems.append(
-                Refusal(
-                    (key,),
-                    f"{key}: {asked}, but a merge keeps its host's dtype, {stored} in '{host.text}'; remove the "
-                    f"line{' or add out_dtype: ' + stored if key == 'dtype' else ''}.",
-                )
+                Refusal((key,), f"{key}: float64 has no equal here; a merge is computed in float32. Remove the line.")
             )
+            return None
+        return asked

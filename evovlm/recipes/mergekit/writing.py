@@ -13,7 +13,7 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
 from evovlm.recipes.mergekit.values import conditions_of
-from evovlm.recipes.model_ref import ModelRef, all_parts, read_config, stored_dtype
+from evovlm.recipes.model_ref import ModelRef, all_parts, read_config, weights_dtype
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
     AUTO,
@@ -248,7 +248,7 @@ class _Writer:
 
     def _dtypes(self) -> tuple[str, ...]:
         """Return the lines that make mergekit compute as a recipe is computed: in float32, rounded once."""
-        return dtype_lines(self.recipe.host)
+        return dtype_lines(self.recipe.host, self.recipe.dtype)
 
 
 def check_nameable(name: str, ref: ModelRef) -> None:
@@ -261,10 +261,12 @@ def check_nameable(name: str, ref: ModelRef) -> None:
             raise ConfigError(f"{name}: mergekit cannot name the folder {_path_of_part(part)}; it has a '+' or '@'.")
 
 
-def dtype_lines(host: ModelRef) -> tuple[str, ...]:
-    """Return the lines that make mergekit compute in float32 and round once to the host's dtype; none if not known."""
-    config = read_config(host)
-    stored = stored_dtype(config) if config is not None else None
+def dtype_lines(host: ModelRef, dtype: str | None) -> tuple[str, ...]:
+    """Return the lines that make mergekit compute in float32 and round once to `dtype` (None: the host's).
+
+    None are returned where the host's dtype is not known.
+    """
+    stored = dtype or weights_dtype(host)
     if stored in (None, "float64"):
         return ()
     return ("dtype: float32",) if stored == "float32" else ("dtype: float32", f"out_dtype: {stored}")
