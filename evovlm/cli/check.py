@@ -62,6 +62,7 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
     from dataclasses import replace
 
     from evovlm.errors import ConfigError
+    from evovlm.evaluation.loadable import scoring_problems
     from evovlm.recipes.documents import recipe_from_text
     from evovlm.recipes.yaml_text import read_yaml
 
@@ -74,7 +75,9 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
         config = search_from_text(document, path).resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
         recipes = [stage.template(relative_to=None).first_recipe() for stage in config.stages.values()]
-        return _with_code(_with_hosts(preflight_search(config, out=out), recipes), config)
+        found = _with_hosts(preflight_search(config, out=out), recipes)
+        unscored = {str(each): each for recipe in recipes for each in scoring_problems(recipe)}
+        return _with_code(replace(found, problems=(*found.problems, *unscored.values())), config)
     if near_pictures is not None or near_threshold is not None:
         raise ConfigError(
             f"{path}: is not the config of a search, so it does not have pictures to compare.\n"
@@ -86,7 +89,8 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
     notes: list[str] = []
     loaded = recipe_from_text(document, path, methods=METHODS, on_note=notes.append)
     found = _with_hosts(preflight_recipe(loaded, out=out), [loaded])
-    return replace(found, warnings=(*notes, *found.warnings))
+    to_note = map(str, scoring_problems(loaded))
+    return replace(found, warnings=(*notes, *found.warnings, *to_note))
 
 
 def _with_hosts(found: "Preflight", recipes: "Sequence[Recipe]") -> "Preflight":
@@ -145,6 +149,8 @@ def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
             gigabytes(model.size_bytes),
         )
     console.print(table)
+    for model in {model.text: model for model in reversed(models)}.values():
+        echo(f"{model.name}: {model.recognised}")
 
 
 def _print(console: "Console", found: "Preflight") -> None:

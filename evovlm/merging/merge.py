@@ -103,7 +103,7 @@ class Merger:
 
         def named(name: str, ref: ModelRef) -> NamedCheckpoint:
             if ref not in opened:
-                opened[ref] = Checkpoint.open_model(ref)
+                opened[ref] = Checkpoint.open_model(ref, declared=plain.backbone)
             return NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
 
         names = tuple(sorted(plain.sources))
@@ -111,7 +111,7 @@ class Merger:
         refs |= {f"sources.{name}": plain.sources[name] for name in names}
         opened_models = {name: named(name, ref) for name, ref in refs.items()}
         opened_models["host"] = opened_models["host"].stored_in(plain.dtype)
-        models = match_models(opened_models)
+        models = match_models(opened_models, declared=plain.backbone)
         base, host = models.get("base"), models["host"]
         sources = [models[f"sources.{name}"] for name in names]
         others = [*([base] if base else []), *sources]

@@ -62,7 +62,7 @@ def write_checkpoint(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     allow_non_finite: bool = False,
-    check: Callable[[Path], None] | None = None,
+    check: Callable[[Checkpoint], None] | None = None,
     observer: WriteObserver | None = None,
 ) -> WrittenCheckpoint:
     """Merge as the recipe says and write the result to the folder `out`, new or (with `overwrite`) in place of a model.
@@ -100,7 +100,7 @@ def write_checkpoint(
             card = model_card(recipe, recipe_text=recipe_text, warnings=content.warnings)
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
         if check is not None:
-            _check_result(check, partial, out=out, host=content.host.folder)
+            _check_result(check, partial, out=out, host=content.host)
     return WrittenCheckpoint(
         folder=out,
         recipe_id=recipe.recipe_id,
@@ -111,13 +111,13 @@ def write_checkpoint(
     )
 
 
-def _check_result(check: Callable[[Path], None], partial: Path, *, out: Path, host: Path) -> None:
+def _check_result(check: Callable[[Checkpoint], None], partial: Path, *, out: Path, host: Checkpoint) -> None:
     try:
-        check(partial)
+        check(Checkpoint.open(partial, declared=host.declared))
     except ModelError as error:
         reason = str(error).replace(str(partial), str(out))
         raise type(error)(
-            f"{out}: the result does not load, and nothing was written. Its config is that of the host {host}.\n"
+            f"{out}: the result does not load, and nothing was written. Its config is that of the host {host.folder}.\n"
             f"    {reason}"
         ) from error
 

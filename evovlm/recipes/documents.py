@@ -42,6 +42,7 @@ from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError, ModelNotFound
 from evovlm.files import name_problem
+from evovlm.recipes.families import BackbonePrefixes
 from evovlm.recipes.kinds import PS, HybridMerge, Recipe
 from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
@@ -63,7 +64,7 @@ from evovlm.recipes.recipe import (
 from evovlm.recipes.yaml_text import read_yaml, scalar_text
 
 _METHODS = "methods"
-_LATER_KEYS = ("chat_template", "generation", "dtype")
+_LATER_KEYS = ("chat_template", "generation", "dtype", "backbone")
 FOLDER = "folder"
 """The validation context's key for the file's folder: with it, every model must be a folder or a hub id."""
 RELATIVE_TO = "relative_to"
@@ -118,6 +119,7 @@ class MergeDocument(Document):
     chat_template: str | None = None
     generation: str | None = None
     dtype: Dtype | None = None
+    backbone: BackbonePrefixes | None = None
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -158,6 +160,7 @@ class MergeDocument(Document):
             chat_template=self.chat_template,
             generation=self.generation,
             dtype=self.dtype,
+            backbone=self.backbone,
         )
 
 

@@ -6,8 +6,9 @@ Defaults, namings and ties are those of transformers 5.23: `models/*/configurati
 on disk against names in memory), `_tied_weights_keys` and `tie_word_embeddings` of `models/*/modeling_*.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 FULL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"
 """What a block attends to, in the words of `layer_types` and of a rope for each kind of layer."""
@@ -163,6 +164,8 @@ class BackbonePrefixes:
     block, `head` is the output head's. A dot at the end may be left out.
     """
 
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
     body: str
     head: str = "lm_head."
     blocks: str = "layers."
@@ -171,6 +174,14 @@ class BackbonePrefixes:
         for name in ("body", "head", "blocks"):
             prefix: str = getattr(self, name)
             object.__setattr__(self, name, f"{prefix.rstrip('.')}." if prefix else "")
+
+    def is_in(self, tensor_names: Iterable[str]) -> bool:
+        """Return whether tensors of a block are among these names."""
+        return any(name.startswith(self.body + self.blocks) for name in tensor_names)
+
+    def as_values(self) -> dict[str, str]:
+        """Return the prefixes as the plain values of a recipe's file."""
+        return {"body": self.body, "head": self.head, "blocks": self.blocks}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

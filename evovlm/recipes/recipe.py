@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, Validat
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
+from evovlm.recipes.families import BackbonePrefixes
 from evovlm.recipes.model_ref import ModelRef
 
 UnitValues = float | tuple[float, ...]
@@ -33,7 +34,7 @@ COMPONENTS: tuple[Component, ...] = ("attention", "mlp", "norms", "rest")
 _FIRST_SETTINGS = ("rescale", "normalize", "lambda_")
 _FIRST_PARAMETERS = ("weight", "density")
 # Fields that count for a recipe's id only where they are given.
-_LATER_CHOICES = ("config_from", "chat_template", "generation", "dtype")
+_LATER_CHOICES = ("config_from", "chat_template", "generation", "dtype", "backbone")
 
 HOST, AUTO = "host", "auto"
 """What `config_from`, `chat_template` and `generation` may name beside a model of the merge."""
@@ -264,7 +265,8 @@ class MergeTemplate:
     result takes (None: the host's); `chat_template` the model, or "auto", whose chat template it takes (None: the
     host's); `generation` the model, or "auto", whose generation_config.json and stop tokens it takes (None: as
     `chat_template` says). "auto" is what all sources agree on. `dtype`: what every float of the result is stored in
-    (None: what the host's is).
+    (None: what the host's is). `backbone` says where the language model is among the
+    tensors of the models that have it there (None: names, shapes and config.json say).
     """
 
     host: ModelRef
@@ -278,6 +280,7 @@ class MergeTemplate:
     chat_template: str | None = None
     generation: str | None = None
     dtype: Dtype | None = None
+    backbone: BackbonePrefixes | None = None
 
     keeps_every_source: ClassVar[Literal[False]] = False
     """Whether a search holds every source in memory, rather than one merged model."""
@@ -417,7 +420,11 @@ class ParameterMerge(MergeTemplate):
 
     def _given(self, names: Iterable[str]) -> dict[str, object]:
         found = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in found.items() if value is not None}
+        return {
+            name: value.as_values() if isinstance(value, BackbonePrefixes) else value
+            for name, value in found.items()
+            if value is not None
+        }
 
     def tensor_names(self) -> frozenset[str]:
         """The names (within a block) of the tensors that have numbers of their own."""

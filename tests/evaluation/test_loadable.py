@@ -109,7 +109,7 @@ def test_no_tensors_that_do_not_load_pass_without_trial(picos: dict[str, Checkpo
 def test_other_architectures_are_tried(tmp_path: Path) -> None:
     folder = pico_llm(tmp_path / "gemma", family="gemma2")
     assert not is_plain(Checkpoint.open(folder))
-    check_loads(folder)
+    check_loads(Checkpoint.open(folder))
 
 
 def test_a_host_that_does_not_load_is_a_problem_of_the_recipe(picos: dict[str, Checkpoint], tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_host_that_does_not_load_is_a_problem_of_the_recipe(picos: dict[str, C
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "gleu"}), encoding="utf-8")
     with pytest.raises(BrokenCheckpoint, match="gleu"):
-        check_loads(folder)
+        check_loads(Checkpoint.open(folder))
     source = picos["mistral"].folder
     (tmp_path / "recipe.yaml").write_text(
         f"format: 1\nkind: parameter_merge\nhost: {folder}\nsources: {{a: {source}}}\nmethod: linear\n"

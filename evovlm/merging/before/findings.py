@@ -13,7 +13,10 @@ from evovlm.merging.models.chat_change import ChatChange
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReport:
-    """One model of a merge, as its headers and its card describe it; sizes count all its weights."""
+    """One model of a merge, as its headers and its card describe it; sizes count all its weights.
+
+    `recognised` says how its language model was found, where it is, and what is not merged.
+    """
 
     name: str
     text: str
@@ -27,6 +30,7 @@ class ModelReport:
     licence: str
     size_bytes: int
     download_bytes: int
+    recognised: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,13 @@ from evovlm.merging.models.ancestry import ancestry_warnings
 from evovlm.merging.models.chat_change import ChatChange, chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, find_warnings, tensor_problems
 from evovlm.merging.models.config_check import check_config
+from evovlm.merging.models.description import describe_layout
 from evovlm.merging.models.matching import match_models
 from evovlm.merging.models.result_layout import ResultLayout
 from evovlm.merging.models.structure import EMBEDDING, HEAD
 from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
 from evovlm.merging.paths.plan import PathPlan, path_problems
+from evovlm.recipes.families import BackbonePrefixes
 from evovlm.recipes.hub import HubModel, Wanted, hub_commit, missing_bytes
 from evovlm.recipes.kinds import HybridMerge, Recipe
 from evovlm.recipes.layer_path import LayerPathMerge
@@ -63,7 +65,7 @@ def preflight(
     found = Gathered()
     method = found.attempt(lambda: get_method(recipe))
     refs = _refs(recipe)
-    models = _open_all(refs, found)
+    models = _open_all(refs, found, declared=recipe.backbone)
     host = models["host"].stored_in(recipe.dtype) if "host" in models else None
     if host is not None:
         _compare(recipe, host, [model for name, model in models.items() if name != "host"], found)
@@ -142,15 +144,20 @@ def _refs(template: MergeTemplate) -> Mapping[str, ModelRef]:
     return {**base, "host": template.host, **sources}
 
 
-def _open_all(refs: Mapping[str, ModelRef], found: Gathered) -> Mapping[str, NamedCheckpoint]:
+def _open_all(
+    refs: Mapping[str, ModelRef], found: Gathered, *, declared: BackbonePrefixes | None = None
+) -> Mapping[str, NamedCheckpoint]:
     """Open the headers of every model that can be opened; the others become problems."""
-    opened = {ref: found.attempt(partial(Checkpoint.open_headers, ref)) for ref in dict.fromkeys(refs.values())}
+    opened = {
+        ref: found.attempt(partial(Checkpoint.open_headers, ref, declared=declared))
+        for ref in dict.fromkeys(refs.values())
+    }
     named = {
         name: NamedCheckpoint(name=name, text=ref.text, checkpoint=checkpoint)
         for name, ref in refs.items()
         if (checkpoint := opened[ref]) is not None
     }
-    return match_models(named)
+    return found.attempt(lambda: match_models(named, declared=declared)) or named
 
 
 def _compare(
@@ -245,6 +252,7 @@ def _report_of(model: NamedCheckpoint, ref: ModelRef, found: Gathered) -> ModelR
         licence=" and ".join(dict.fromkeys(str(licence_of(folder)) for _, folder in _folders(checkpoint, model.text))),
         size_bytes=sum(place.size_bytes for place in checkpoint.places.values()),
         download_bytes=sum(_downloads([ref], found).values()),
+        recognised=describe_layout(model.checkpoint, is_host=model.name == "host"),
     )
 
 

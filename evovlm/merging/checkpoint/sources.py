@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from evovlm.recipes.checkpoint_files import (
     refuse_outside,
     tokenizer_files,
 )
+from evovlm.recipes.families import BackbonePrefixes
 from evovlm.recipes.hub import HubModel, fetch, has_weights, is_adapter_on_hub, look_up, read_header
 from evovlm.recipes.language_config import language_config, language_path
 from evovlm.recipes.missing_weights import missing_weights
@@ -72,33 +74,36 @@ class Checkpoint:
     places: Mapping[str, TensorPlace]
     has_own_config: bool = False
     adapter: Path | None = None
+    declared: BackbonePrefixes | None = None
     notes: tuple[str, ...] = ()
 
     @staticmethod
-    def open(folder: Path) -> "Checkpoint":
+    def open(folder: Path, *, declared: BackbonePrefixes | None = None) -> "Checkpoint":
         """Open a folder with config.json and model.safetensors (or shards with their index).
 
+        `declared` says where its language model is, if it has tensors there; otherwise its tensors and config.json say.
+
         Raises BrokenCheckpoint when a part is missing or unreadable, PickledWeights when there are only pickles,
-        UnknownArchitecture when the model's family is unknown.
+        UnknownArchitecture when its tensors do not show where the language model is.
         """
-        return Checkpoint._of_folder(folder, _local_places)
+        return Checkpoint._of_folder(folder, _local_places, declared=declared)
 
     @staticmethod
-    def open_model(ref: ModelRef) -> "Checkpoint":
+    def open_model(ref: ModelRef, *, declared: BackbonePrefixes | None = None) -> "Checkpoint":
         """Open the model that a reference names, with its adapter; of a hub model, the weights are fetched first.
 
         Raises what `open` raises, ModelNotFound when the model cannot be reached, IncompatibleModels for an adapter
         that does not fit.
         """
-        return Checkpoint._of_ref(ref, lambda part: Checkpoint.open(part.resolve()), _adapter_places)
+        return Checkpoint._of_ref(ref, lambda part: Checkpoint.open(part.resolve(), declared=declared), _adapter_places)
 
     @staticmethod
-    def open_headers(ref: ModelRef) -> "Checkpoint":
+    def open_headers(ref: ModelRef, *, declared: BackbonePrefixes | None = None) -> "Checkpoint":
         """Open a model as `open_model` does without fetching weights: of a hub model only the headers are read.
 
         Tensors whose weights are not on this machine have a shape, a dtype and a size; reading one raises ModelError.
         """
-        return Checkpoint._of_ref(ref, _open_headers, _adapter_headers)
+        return Checkpoint._of_ref(ref, partial(_open_headers, declared=declared), _adapter_headers)
 
     @staticmethod
     def _of_ref(
@@ -113,12 +118,19 @@ class Checkpoint:
         return open_part(model).adapted(Adapter.read(folder, places))
 
     @staticmethod
-    def _of_folder(folder: Path, find_places: Callable[[Path], Mapping[str, TensorPlace]]) -> "Checkpoint":
+    def _of_folder(
+        folder: Path,
+        find_places: Callable[[Path], Mapping[str, TensorPlace]],
+        *,
+        declared: BackbonePrefixes | None = None,
+    ) -> "Checkpoint":
         refuse_odd_files(folder)
         config = read_model_config(folder)
         plain = plain_weights(folder, config, find_places(folder))
         changed = plain.config is not config
-        return Checkpoint._of(folder, plain.config, plain.places, has_own_config=changed, notes=plain.notes)
+        return Checkpoint._of(
+            folder, plain.config, plain.places, has_own_config=changed, declared=declared, notes=plain.notes
+        )
 
     @staticmethod
     def _of(
@@ -128,10 +140,13 @@ class Checkpoint:
         *,
         has_own_config: bool,
         adapter: Path | None = None,
+        declared: BackbonePrefixes | None = None,
         notes: tuple[str, ...] = (),
     ) -> "Checkpoint":
+        if declared is not None and not declared.is_in(places):
+            declared = None
         try:
-            layout = BackboneLayout.from_config(config, places)
+            layout = BackboneLayout.from_config(config, places, declared=declared)
         except (UnknownArchitecture, BrokenCheckpoint) as error:
             raise type(error)(f"{folder}: {error}") from error
         head = places.get(layout.names.get(HEAD, ""))
@@ -145,6 +160,7 @@ class Checkpoint:
             places=places,
             has_own_config=has_own_config,
             adapter=adapter,
+            declared=declared,
             notes=notes,
         )
         if not layout.tied and HEAD not in layout.names:
@@ -171,6 +187,7 @@ class Checkpoint:
             places,
             has_own_config=self.has_own_config or config is not self.config,
             adapter=adapter.folder,
+            declared=self.declared,
             notes=self.notes,
         )
 
@@ -278,14 +295,14 @@ def _with_text_setting(config: Mapping[str, Any], key: str, value: object) -> di
     return changed
 
 
-def _open_headers(model: ModelRef) -> Checkpoint:
+def _open_headers(model: ModelRef, *, declared: BackbonePrefixes | None) -> Checkpoint:
     found = model.find()
     if isinstance(found, Path):
-        return Checkpoint.open(found)
+        return Checkpoint.open(found, declared=declared)
     folder = fetch(found, wanted="headers")
     if has_weights(folder):
-        return Checkpoint.open(folder)
-    return Checkpoint._of_folder(folder, lambda there: _remote_places(found, there))
+        return Checkpoint.open(folder, declared=declared)
+    return Checkpoint._of_folder(folder, lambda there: _remote_places(found, there), declared=declared)
 
 
 def _adapter_places(adapter: ModelRef) -> tuple[Path, Mapping[str, TensorPlace]]:

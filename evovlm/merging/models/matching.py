@@ -3,17 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from evovlm.errors import ConfigError
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.compatibility import NamedCheckpoint
+from evovlm.recipes.families import BackbonePrefixes
 
 
-def match_models(models: Mapping[str, NamedCheckpoint]) -> Mapping[str, NamedCheckpoint]:
+def match_models(
+    models: Mapping[str, NamedCheckpoint], *, declared: BackbonePrefixes | None = None
+) -> Mapping[str, NamedCheckpoint]:
     """Return the models with layouts of the tensors that are merged: their core, and what else all of them have.
 
     What a text model has beside its core (learned positions, inputs for each layer) is merged if every model has it in
     the same shape; otherwise it stays the host's, like the vision encoder of a VLM. `models` are by their names in the
-    recipe; models that share a checkpoint share it in the result, too.
+    recipe; models that share a checkpoint share it in the result, too. Raises ConfigError when no model has tensors
+    where `declared` says.
     """
+    if declared is not None and models and all(model.checkpoint.declared is None for model in models.values()):
+        raise ConfigError(
+            f"backbone: no model has tensors that begin with '{declared.body}{declared.blocks}'.\n    State the "
+            "prefixes of the tensors as they are in the files, or leave `backbone` out."
+        )
     checkpoints = {id(model.checkpoint): model.checkpoint for model in models.values()}
     shared = _shared_further(list(checkpoints.values()))
     narrowed = {
