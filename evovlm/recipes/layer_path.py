@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from evovlm.errors import ConfigError
+from evovlm.recipes.model_config import MOST_BLOCKS
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import Dtype, check_source_names, recipe_digest
@@ -42,13 +43,15 @@ class LayerStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPath:
-    """The hops of a path, in order; raises ConfigError for an empty path."""
+    """The hops of a path, in order; raises ConfigError for none, and for more than 2,000."""
 
     steps: tuple[LayerStep, ...]
 
     def __post_init__(self) -> None:
         if not self.steps:
             raise ConfigError("path: empty; a model needs at least one block.")
+        if len(self.steps) > MOST_BLOCKS:
+            raise ConfigError(f"path: {len(self.steps)} hops; a model has at most {MOST_BLOCKS} blocks.")
         object.__setattr__(self, "steps", tuple(self.steps))
 
     def __len__(self) -> int:

@@ -302,3 +302,25 @@ def test_an_adapter_on_the_hub_does_not_lead_to_a_folder_here(open_hub: OpenHub,
     with pytest.raises(BrokenCheckpoint, match="which is not a model on the hub"):
         Checkpoint.open_model(ModelRef(text="org/adapter"))
     assert Checkpoint.open_model(ModelRef(text=f"{bases / 'base'}+org/adapter")).folder == bases / "base"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(a+)+", "[[a]]", "(" * 300, "a{1,99999999999}", "\\", "(?P<x>a)(?P<x>b)", "x" * 600, "x" * 9_000_000, ".*" * 3],
+)
+def test_a_pattern_that_could_take_long_is_refused(bases: Path, plain: Path, tmp_path: Path, pattern: str) -> None:
+    adapter = Path(shutil.copytree(plain, tmp_path / "adapter"))
+    change_settings(adapter, rank_pattern={pattern: 4})
+    with pytest.raises(BrokenCheckpoint, match="is not a pattern that evovlm matches"):
+        opened(bases / "base", adapter)
+
+
+def test_many_patterns_are_matched_quickly(bases: Path, plain: Path, tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(plain, tmp_path / "adapter"))
+    change_settings(adapter, alpha_pattern={f"layers.{number}.*": 4 for number in range(100, 5000)})
+    own = opened(bases / "base", adapter)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(own.read(name), opened(bases / "base", plain).read(name))
+    change_settings(adapter, alpha_pattern={f"layers.{number}": 4 for number in range(5001)})
+    with pytest.raises(BrokenCheckpoint, match="alpha_pattern should map names of modules, at most 5000,"):
+        opened(bases / "base", adapter)

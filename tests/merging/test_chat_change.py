@@ -176,3 +176,18 @@ def test_different_positions_are_reported(own: Path) -> None:
         "max_position_embeddings is 512 in" in each or "max_position" in each
         for each in Merger.open(recipe(own)).warnings
     )
+
+
+@pytest.mark.parametrize("key", ["(_token", "(a+)+b_token", "[_token"])
+def test_names_of_special_tokens_are_texts_not_patterns(own: Path, tmp_path: Path, key: str) -> None:
+    change_json(own / "chat" / "tokenizer_config.json", **{key: END})
+    (own / "chat" / "chat_template.jinja").write_text("a" * 60 + TEMPLATE)
+    write_checkpoint(recipe(own, chat_template="chat"), tmp_path / "out")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "a" * 60 + TEMPLATE
+
+
+def test_a_long_list_of_rows_is_read_soon(own: Path, tmp_path: Path) -> None:
+    rows = list(range(ROWS)) * 500
+    change_json(own / "chat" / "generation_config.json", suppress_tokens=rows)
+    write_checkpoint(recipe(own, generation="chat"), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["suppress_tokens"] == rows

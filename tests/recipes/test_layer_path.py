@@ -218,3 +218,10 @@ def test_a_path_through_an_unknown_source_is_refused() -> None:
             path=some_path(("a", 0, 1.0), ("c", 0, 1.0)),
             scale_target="stream",
         )
+
+
+def test_a_path_that_no_model_has_the_blocks_for_is_refused() -> None:
+    steps = (LayerStep(source="a", layer=0),) * 2000
+    assert len(LayerPath(steps=steps)) == 2000
+    with pytest.raises(ConfigError, match="path: 2001 hops; a model has at most 2000 blocks"):
+        LayerPath(steps=(*steps, steps[0]))

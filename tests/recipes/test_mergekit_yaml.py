@@ -375,6 +375,8 @@ def test_slices_that_are_not_whole_models_are_refused(old: str, new: str, expect
         ("[3, 5]}", "[3, 5]}\n    residual_weight: 0.5", "7: slices[1].residual_weight: unknown key"),
         ("passthrough", "ties\nbase_model: base", "2: base_model: 'base' is not among the sources of the slices"),
         ("dtype: float32", "models: [{model: a}]", "1: exactly one of models and slices"),
+        ("[3, 5]}", "[3, 1000000000]}", "6: slices[1].sources[0].layer_range[1]: input should be less than or equal"),
+        ("[3, 5]}", "[0, 2000]}", "2: slices: have 2003 blocks; a path has at most 2000"),
         ("passthrough", "slerp\nbase_model: a", "3: slices: slerp merges 1 model besides the base, not 0."),
     ],
 )

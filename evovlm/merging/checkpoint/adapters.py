@@ -8,6 +8,7 @@ merged form is refused by its name.
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ _WITHOUT_MERGED_FORM = (
 # Initialisations that also change the base's weights, which the adapter does not contain.
 _CHANGES_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
 _LONGEST_PATTERN = 500
-_MOST_PATTERNS = 10_000
+_MOST_PATTERNS = 5_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -252,12 +253,9 @@ def _unwrapped(name: str) -> str:
     return ".".join(parts)
 
 
-def _matched(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """Return the value of the first pattern that ends the module's name, as peft matches them."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+def _matched(patterns: Mapping[re.Pattern[str], Any], module: str, default: Any) -> Any:
+    """Return the value of the first pattern that matches the module's name."""
+    return next((value for pattern, value in patterns.items() if pattern.match(module)), default)
 
 
 def _checked(folder: Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -298,21 +296,24 @@ def _is_rank(value: object) -> bool:
     return type(value) is int and 1 <= value <= 1_000_000
 
 
-def _patterns(file: Path, key: str, found: object) -> Mapping[str, Any]:
-    """Return patterns for names of modules that are sure to be matched quickly."""
+def _patterns(file: Path, key: str, found: object) -> Mapping[re.Pattern[str], Any]:
+    """Return patterns for ends of modules' names, as peft matches them, that are sure to be matched quickly."""
     patterns = {} if found is None else found
     if not isinstance(patterns, dict) or len(patterns) > _MOST_PATTERNS:
-        raise BrokenCheckpoint(f"{file}: {key} should map names of modules to numbers.")
-    for pattern in patterns:
+        raise BrokenCheckpoint(f"{file}: {key} should map names of modules, at most {_MOST_PATTERNS}, to numbers.")
+    compiled: dict[re.Pattern[str], Any] = {}
+    for pattern, value in patterns.items():
         # Repetitions inside repetitions, or many of them, can take forever.
         repeats = len(re.findall(r"[*+{]", pattern))
         is_simple = len(pattern) <= _LONGEST_PATTERN and repeats <= 2 and not re.search(r"\)[*+{?]", pattern)
         try:
-            re.compile(pattern)
-        except (re.error, RecursionError, OverflowError):
+            # Python warns of forms whose meaning is to change.
+            with warnings.catch_warnings(action="error"):
+                compiled[re.compile(rf"(.*\.)?({pattern if is_simple else ''})$")] = value
+        except (re.error, RecursionError, OverflowError, Warning):
             is_simple = False
         if not is_simple:
             raise BrokenCheckpoint(
                 f"{file}: {key}: {pattern[:60]!r} is not a pattern that evovlm matches; simplify it."
             )
-    return patterns
+    return compiled

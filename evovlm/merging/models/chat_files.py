@@ -7,6 +7,7 @@ chat_template.json, then the key of tokenizer_config.json.
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class ChatFiles:
     def marks_in_templates(self) -> Mapping[str, str]:
         """The special tokens that the templates name by their keys."""
         text = "\n".join(self.templates.values())
-        return {key: token for key, token in self.marks.items() if re.search(rf"\b{key}\b", text)}
+        return {key: token for key, token in self.marks.items() if re.search(rf"\b{re.escape(key)}\b", text)}
 
     @property
     def tokens_in_templates(self) -> frozenset[str]:
@@ -91,11 +92,7 @@ class ChatFiles:
 
     def token_of(self, row: int) -> str | None:
         """Return the token of a row, None for a row that the tokenizer does not name."""
-        if self.tokens is None:
-            return None
-        names = [token for token, own in self.tokens.rows.items() if own == row]
-        # If two tokens have the same row, the model uses it for the added one.
-        return next((token for token in names if token in self.tokens.added), names[0] if names else None)
+        return _by_row(self.tokens).get(row) if self.tokens is not None else None
 
     def generation_in_tokens(self) -> tuple[Mapping[str, Any], tuple[str, ...]]:
         """Return `generation` with tokens in place of rows, and the keys left out: their rows are not a token's."""
@@ -113,6 +110,16 @@ class ChatFiles:
         if token is None:
             raise KeyError(row)
         return token
+
+
+@lru_cache(maxsize=8)
+def _by_row(tokens: Tokens) -> Mapping[int, str]:
+    """Return the token of each row. If two have the same row, the model uses it for the added one, else the first."""
+    found: dict[int, str] = {}
+    for token, row in tokens.rows.items():
+        if row not in found or (token in tokens.added and found[row] not in tokens.added):
+            found[row] = token
+    return found
 
 
 def generation_in_rows(generation: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:

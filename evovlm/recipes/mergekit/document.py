@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validat
 from pydantic_core import PydanticCustomError
 
 from evovlm.recipes.layer_path import ScaleTarget
+from evovlm.recipes.model_config import MOST_BLOCKS
 from evovlm.recipes.recipe import AUTO, Dtype
 
 
@@ -51,7 +52,7 @@ class SliceSource(_Document):
     """A source of a slice: its blocks from `layer_range[0]` up to and without `layer_range[1]`."""
 
     model: ModelText
-    layer_range: Annotated[list[int], Field(min_length=2, max_length=2)]
+    layer_range: Annotated[list[Annotated[int, Field(le=MOST_BLOCKS)]], Field(min_length=2, max_length=2)]
     parameters: Parameters | None = None
 
 

@@ -19,6 +19,7 @@ from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, Scal
 from evovlm.recipes.mergekit.document import MergekitDocument, SliceSource
 from evovlm.recipes.mergekit.inputs import name_sources
 from evovlm.recipes.mergekit.values import Refusal, Scope, Tensor, resolve
+from evovlm.recipes.model_config import MOST_BLOCKS
 from evovlm.recipes.model_ref import ModelRef, count_blocks, parse_model_ref, read_config
 from evovlm.recipes.yaml_text import KeyPath
 
@@ -61,6 +62,9 @@ def is_path(document: MergekitDocument, folder: Path) -> bool:
 def path_of_slices(document: MergekitDocument, folder: Path) -> LayerPathMerge:
     """Return the path that the slices of a file of `folder` mean. Raises Refusal for what no path does."""
     slices = tuple(_only_source(document, index) for index in range(len(document.slices or ())))
+    n_hops = sum(end - first for first, end in (source.layer_range for source in slices))
+    if n_hops > MOST_BLOCKS:
+        raise Refusal(("slices",), f"slices: have {n_hops} blocks; a path has at most {MOST_BLOCKS}.")
     # A recipe may have sources that its path does not lead through.
     models = tuple(dict.fromkeys((*(source.model for source in slices), *document.evovlm.sources.values())))
     refs = {text: parse_model_ref(text, relative_to=folder) for text in models}
