@@ -118,6 +118,11 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
         echo(f"  scored again in full: {who}, {percent(each.fitness)}{seen}")
     for name, score in result.evaluation.scores.items():
         echo(f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})")
+    from evovlm.cli.show_run import tie_line
+    from evovlm.runs.run import Run
+
+    if (tied := tie_line(Run.open(result.folder))) is not None:
+        echo(f"{tied}.")
     if result.fitness < 0:
         echo("every candidate violates a constraint: this one violates them least.")
     if result.stopped_by not in (None, "candidates"):
@@ -159,5 +164,6 @@ def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
     commands = []
     for choice in report_tasks(config):
         data = [] if choice.data is None else ["--data", f"{choice.name}={choice.data}"]
-        commands.append(["evovlm", "score", str(model), "--task", choice.name, *data])
+        limit = [] if choice.limit is None else ["--limit", str(choice.limit)]
+        commands.append(["evovlm", "score", str(model), "--task", choice.name, *data, *limit])
     return [shlex.join(command) for command in commands]

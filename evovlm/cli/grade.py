@@ -66,6 +66,7 @@ def grade(
     from evovlm.evaluation.grading import grade as grade_predictions
     from evovlm.evaluation.predictions import Columns, prediction_lines, read_predictions
     from evovlm.files import refuse_existing, write_new_file
+    from evovlm.runs.scores.saved import saved_scorings
     from evovlm.tasks.metrics.library_metric import PREFIX, metric_code
 
     if len(files) > 2 or (save is not None and len(files) > 1):
@@ -87,7 +88,8 @@ def grade(
     for file in files:
         with Waiting(f"scoring {file.name}"):
             read = read_predictions(file, columns=columns, rows_at=rows_at, needs_references=metric != "clip_score")
-            graded.append(grade_predictions(read, choice, device=device, allow_code=allow_code))
+            saved = saved_scorings(file)
+            graded.append(grade_predictions(read, choice, saved=saved, device=device, allow_code=allow_code))
     compared = compare_graded(*graded) if len(graded) == 2 else {}
     if save is not None:
         write_new_file(save, "".join(map(prediction_lines, graded[0])))

@@ -17,17 +17,12 @@ _BAR_REACHES = 2.0
 
 def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
     """Print a recipe, and draw its path into the new file `svg`; raises ConfigError for a recipe without a path."""
-    from evovlm.errors import ConfigError
-    from evovlm.files import write_new_file
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.recipes.documents import load_recipe
-    from evovlm.recipes.path_figure import path_svg
 
     recipe = load_recipe(file, methods=METHODS)
     if svg is not None:
-        if recipe.path is None:
-            raise ConfigError(f"{file}: a merge in parameter space has no path to draw; leave --svg out.")
-        write_new_file(svg, path_svg(recipe.path))
+        write_path(recipe.path, svg, of=file)
     if as_json:
         echo(json_text(_as_json(recipe)))
     elif recipe.path is None:
@@ -36,6 +31,17 @@ def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
         echo(f"recipe {recipe.recipe_id}\n{recipe_to_yaml(recipe)}", nl=False)
     else:
         _print_path(recipe)
+
+
+def write_path(path: "LayerPath | None", svg: Path, *, of: Path) -> None:
+    """Draw the path of the recipe or run `of` into the new file `svg`. Raises ConfigError where it has no path."""
+    from evovlm.errors import ConfigError
+    from evovlm.files import write_new_file
+    from evovlm.recipes.path_figure import path_svg
+
+    if path is None:
+        raise ConfigError(f"{of}: a merge in parameter space has no path to draw; leave --svg out.")
+    write_new_file(svg, path_svg(path))
 
 
 def _as_json(recipe: "Recipe") -> dict[str, object]:

@@ -154,9 +154,20 @@ def _print_candidates(console: Console, run: Run, shown: Sequence[Entry]) -> Non
         samples = [str(evaluation.n_samples)] if in_part else []
         table.add_row(str(entry.index), entry.recipe_id, percent(evaluation.fitness), *samples, *cells)
     console.print(table)
+    if (tied := tie_line(run)) is not None:
+        print_line(console, tied)
     for entry, _ in rows:
         if violated := run.violated(entry):
             print_line(console, f"candidate {entry.index} violates: {'; '.join(map(str, violated))}")
+
+
+def tie_line(run: Run) -> str | None:
+    """Return how many candidates share the highest fitness, and which of them is taken; None where it is one."""
+    fitnesses = [entry.evaluation.fitness for entry in run.ranked if entry.evaluation]
+    n_best = fitnesses.count(fitnesses[0]) if fitnesses else 0
+    if n_best < 2 or run.winner_entry is not run.ranked[0]:
+        return None
+    return f"{n_best} candidates have the highest fitness; the earliest of them, {run.ranked[0].index}, is taken"
 
 
 def _print_winner(console: Console, run: Run) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evovlm.cli.rendering import interval_text, percent, without_controls
+from evovlm.cli.rendering import counted, interval_text, percent, without_controls
 
 if TYPE_CHECKING:
     from evovlm.evaluation.comparison import Comparison
@@ -95,7 +95,7 @@ def _signed(difference: float) -> str:
 
 def print_front(console: Console, front: Sequence["FrontPoint"], *, goals: Sequence[str]) -> None:
     """Print a Pareto front as a table, one row a candidate, one column a goal."""
-    print_line(console, f"Pareto front, {len(front)} candidates, search split")
+    print_line(console, f"Pareto front, {counted(len(front), 'candidate')}, search split")
     table = plain_table()
     table.add_column("candidate", justify="right")
     table.add_column("recipe")

@@ -1,6 +1,6 @@
 """Scores saved predictions, without a model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evovlm.errors import TaskError
@@ -21,9 +21,12 @@ class ScoringChoice:
     gate: str | None = None
     clip_model: str | None = None
 
-    def over(self, task: str | None) -> Scoring:
-        """Return the scoring of a task's predictions. Raises TaskError when neither names a metric."""
-        own = TASKS[task].scoring if task is not None and task in TASKS else None
+    def over(self, task: str | None, saved: Mapping[str, Scoring]) -> Scoring:
+        """Return the scoring of a task's predictions, of which some were `saved` with their scoring.
+
+        Raises TaskError when nothing names a metric.
+        """
+        own = None if task is None else TASKS[task].scoring if task in TASKS else saved.get(task)
         if own is None and self.metric is None:
             whose = "do not name a task" if task is None else f"are of the task '{task}', which is not in the table"
             raise TaskError(f"The predictions {whose}, so that the metric is unknown. Name one with --metric.")
@@ -34,14 +37,20 @@ class ScoringChoice:
 
 
 def grade(
-    predictions: Sequence[Prediction], choice: ScoringChoice, *, device: str = "auto", allow_code: bool = False
+    predictions: Sequence[Prediction],
+    choice: ScoringChoice,
+    *,
+    saved: Mapping[str, Scoring] | None = None,
+    device: str = "auto",
+    allow_code: bool = False,
 ) -> tuple[ScoredTask, ...]:
     """Score predictions, task by task in the order of their first prediction; a task that is not named has no name.
 
-    Raises TaskError, naming the row, for references that the metric cannot compare with, and what `open_scorer` does.
+    `saved` is how tasks of the user's own were scored. Raises TaskError, naming the row, for references that the metric
+    cannot compare with, and what `open_scorer` does.
     """
     tasks = dict.fromkeys(each.task for each in predictions)
-    scorings = {task: choice.over(task) for task in tasks}
+    scorings = {task: choice.over(task, saved or {}) for task in tasks}
     scorers = {
         scoring: open_scorer(scoring, device=device, allow_code=allow_code)
         for scoring in dict.fromkeys(scorings.values())

@@ -6,7 +6,7 @@ All access goes through huggingface_hub, with its cache, its login and its offli
 import glob
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -42,14 +42,19 @@ _OF_ADAPTERS: Mapping[Wanted, Sequence[str]] = {
     "adapter-headers": (ADAPTER_CONFIG_FILE,),
 }
 _LOOK_UP_TIMEOUT_S = 20.0
+_ANSWER_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubModel:
-    """A model on the hub; without a revision, its main branch."""
+    """A model on the hub; without a revision, its main branch.
+
+    `near` is a folder of this machine with a similar name, for the message when the hub does not have the model.
+    """
 
     id: str
     revision: str | None = None
+    near: Path | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.id if self.revision is None else f"{self.id}@{self.revision}"
@@ -89,6 +94,33 @@ def _look_up(model: HubModel, _endpoint: str, _offline: bool) -> HubListing:
         raise _explained(model, error) from error
     files = {each.rfilename: each.size or 0 for each in found.siblings or ()}
     return HubListing(commit=str(found.sha), size_bytes=files)
+
+
+def check_exists(model: HubModel) -> None:
+    """Raise ModelNotFound when neither the hub nor its cache has the model."""
+    try:
+        look_up(model)
+    except ModelNotFound:
+        if cached_folder(model) is None:
+            raise
+
+
+def is_reachable() -> bool:
+    """Return whether the hub answers; a process asks once, and waits a few seconds at most."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _answers(str(constants.ENDPOINT))
+
+
+@lru_cache(maxsize=8)
+def _answers(endpoint: str) -> bool:
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(endpoint, timeout=_ANSWER_TIMEOUT_S)
+    except errors_of_the_hub():
+        return False
+    return True
 
 
 def fetch(model: HubModel, *, wanted: Wanted = "weights") -> Path:
@@ -272,6 +304,7 @@ def _explained(model: HubModel, error: Exception, *, file: str | None = None) ->
     from huggingface_hub import constants, errors
 
     what = f"Model '{model}'"
+    meant = "" if model.near is None else f" Did you mean the folder {model.near}?"
     if found := file or _file_of(error):
         what += f", {found}"
     if isinstance(error, errors.GatedRepoError):
@@ -287,17 +320,18 @@ def _explained(model: HubModel, error: Exception, *, file: str | None = None) ->
     if isinstance(error, errors.RepositoryNotFoundError):
         return ModelNotFound(
             f"{what}: there is no such folder, and the hub ({constants.ENDPOINT}) has no such model, "
-            "or it is private.\n    Check the spelling; for a private model run `hf auth login`."
+            f"or it is private.\n    Check the spelling; for a private model run `hf auth login`.{meant}"
         )
     if isinstance(error, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
         return ModelNotFound(
             f"{what}: is neither a folder nor in the hub's cache ({constants.HF_HUB_CACHE}), and offline mode is on.\n"
-            "    Unset HF_HUB_OFFLINE to fetch it, or name a folder."
+            f"    Unset HF_HUB_OFFLINE to fetch it, or name a folder.{meant}"
         )
     if isinstance(error, errors.HFValidationError):
         return ModelNotFound(f"{what}: is neither a folder nor a valid hub id ({first_line(error)}).")
     return ModelNotFound(
-        f"{what}: fetching it from the hub ({constants.ENDPOINT}) failed ({first_line(error)}).\n"
+        f"{what}: there is no such folder, and fetching it from the hub ({constants.ENDPOINT}) failed "
+        f"({first_line(error)}).{meant}\n"
         "    Check the connection and try again. Without a network, name a folder, or a model that is "
         f"already in the hub's cache ({constants.HF_HUB_CACHE})."
     )

@@ -12,7 +12,8 @@ from typing import Any
 
 from evovlm.errors import BrokenCheckpoint
 from evovlm.foreign_json import read_json
-from evovlm.recipes.checkpoint_files import CONFIG_FILE, refuse_outside
+from evovlm.recipes.checkpoint_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, refuse_outside
+from evovlm.recipes.missing_weights import missing_weights
 
 GENERATION_CONFIG_FILE = "generation_config.json"
 CONFIG_LIMIT_BYTES = 20_000_000
@@ -144,6 +145,8 @@ def read_model_json(file: Path, *, limit_bytes: int = CONFIG_LIMIT_BYTES) -> dic
         # Sound models have infinite numbers.
         found = read_json(file, limit_bytes=limit_bytes, non_finite=True)
     except FileNotFoundError as error:
+        if file.parent.is_dir() and not any((file.parent / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+            raise missing_weights(file.parent) from error
         raise BrokenCheckpoint(
             f"{file.parent}: {file.name} was not found. A model folder holds config, tokenizer and weights."
         ) from error

@@ -4,9 +4,11 @@ It is `zoo:NAME`, a folder, or a hub id with an optional `@revision`; one of the
 an adapter alone, whose adapter_config.json names its model.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +105,14 @@ class ModelRef:
             )
         hub = None if self.text.startswith((".", "/", "~")) else _HUB_ID.fullmatch(self.text)
         if hub is None:
+            near = self._near()
+            meant = "" if near is None else f" Did you mean {near}?"
             raise ModelNotFound(
-                f"Model '{self.text}': there is no folder {self._as_path()}.\n"
+                f"Model '{self.text}': there is no folder {self._as_path()}.{meant}\n"
                 "    Name an existing folder, a hub id ('org/name' or 'org/name@revision') or 'zoo:NAME'; with an "
                 "adapter, MODEL+ADAPTER."
             )
-        return HubModel(id=hub["id"], revision=hub["revision"])
+        return HubModel(id=hub["id"], revision=hub["revision"], near=self._near())
 
     def folder_at_hand(self) -> Path | None:
         """Return the model's folder, or the part of it that the hub's cache holds; never touches the network.
@@ -121,6 +125,16 @@ class ModelRef:
     def _as_path(self) -> Path:
         path = expanded(Path(self.text))
         return path if path.is_absolute() or self.origin is None else self.origin / path
+
+    def _near(self) -> Path | None:
+        """Return the folder beside the one that was named whose name is most similar, None where none is."""
+        path = self._as_path()
+        try:
+            names = [each.name for each in os.scandir(path.parent) if each.is_dir()]
+        except OSError:
+            return None
+        close = get_close_matches(path.name, names, n=1)
+        return path.with_name(close[0]) if close else None
 
     def _missing_from_zoo(self) -> str:
         zoo = asset_path("zoo")

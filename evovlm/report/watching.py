@@ -23,7 +23,10 @@ def watch_run(
     journal that was changed.
     """
     if not folder.is_dir():
-        raise RunMismatch(f"{folder}: this folder does not exist. Name the folder that `evovlm evolve --out` writes.")
+        raise RunMismatch(
+            f"{folder}: this folder does not exist, so no search has begun there.\n"
+            f"    Start one first (evovlm evolve CONFIG --out {folder}), or name the folder of a run."
+        )
     seen: tuple[int, ...] | None = None
     while True:
         # Asked first: a process that ends afterwards has written everything by the time the files are read.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.errors import TaskError, first_line
+from evovlm.recipes.hub import is_reachable
 from evovlm.tasks.pictures import StoredPicture
 from evovlm.tasks.row import Row
 
@@ -49,10 +50,12 @@ def hub_rows(place: HubSplit, *, cached: bool = False) -> Iterator[Row]:
 
     # huggingface_hub changes its HTTP library between versions; its base error is always available under this name.
     network: type[Exception] = vars(errors)["HTTPError"]
+    # Without a network `datasets` tries again and again, for half a minute, before it looks into its cache.
+    offline = not is_reachable()
     try:
-        table = _table(place, cached=cached)
+        table = _table(place, cached=cached or offline)
     except (OSError, ValueError, RuntimeError, DatasetsError, network) as error:
-        source = "the hub's cache" if cached else "the hub"
+        source = "the hub's cache" if cached else "the hub, which cannot be reached" if offline else "the hub"
         raise TaskError(
             f"The data set {place} could not be loaded from {source}: {first_line(error)}\n"
             "    Check the connection and the name; or name a local copy (`--data TASK=PATH`: a file or folder with "

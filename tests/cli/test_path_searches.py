@@ -87,6 +87,8 @@ def test_a_search_through_layers_ends_in_a_stock_model(
     assert ("the second stage (path) of two; the first: evovlm show " in shown.out) == (search is hybrid_search)
     assert json.loads(evovlm("show", tmp_path / "run", "--json").out)["path"] == recipe.path.canonical()
     assert evovlm("show", result["recipe"], "--svg", tmp_path / "path.svg").code == 0
+    assert evovlm("show", tmp_path / "run", "--svg", tmp_path / "of-run.svg").code == 0
+    assert (tmp_path / "of-run.svg").read_bytes() == (tmp_path / "path.svg").read_bytes()
     again = evovlm("evolve", config, "--out", tmp_path / "run", "--resume")
     assert again.code == 0, again
     assert "fitness" in again.out

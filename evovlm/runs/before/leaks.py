@@ -117,7 +117,8 @@ def _reports(config: SearchConfig) -> Iterator[_Named]:
         task = get_task(section.name)
         data = Path(section.data) if section.data is not None else None
         named.add(task.name)
-        yield _Named(name=task.name, task=task, samples=task.samples(Split.REPORT, data=data))
+        reported = task.samples(Split.REPORT, limit=section.limit, data=data)
+        yield _Named(name=task.name, task=task, samples=reported)
     searched = [get_task(section.name) for section in config.tasks if not is_harness_name(section.name)]
     for task in {task.name: task for task in (*searched, *TASKS.values())}.values():
         if task.name in named or Split.REPORT not in task.splits:

@@ -23,6 +23,7 @@ from evovlm.runs.config.sections import (
     MOST,
     BudgetSection,
     GuardSection,
+    NamedTask,
     RacingSection,
     ReportSection,
     TaskSection,
@@ -118,7 +119,7 @@ class SearchConfig(ExecutionConfig):
 
     @field_validator("tasks", "report")
     @classmethod
-    def _tasks_differ(cls, sections: list[ReportSection], info: ValidationInfo) -> list[ReportSection]:
+    def _tasks_differ(cls, sections: list[NamedTask], info: ValidationInfo) -> list[NamedTask]:
         # In results, a user's own task has the name that its file gives it.
         known = [(task_of(section.name, info), section.name) for section in sections]
         names = [written if task is None else task.name for task, written in known]

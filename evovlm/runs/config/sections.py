@@ -13,7 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import EvovlmError, TaskError
@@ -35,15 +42,15 @@ MOST = 1_000_000_000
 """Of samples and candidates: far more than any search has."""
 
 
-class ReportSection(Document):
-    """One of `report:`, a task that the winner is reported on; the search's samples are compared with its samples.
+class NamedTask(Document):
+    """A task in a config.
 
     `name` is a task's, or the path of a task's YAML file; `data` replaces its usual data: a file, a folder,
     `hub:ID@REVISION`.
     """
 
-    split: ClassVar[Split] = Split.REPORT
-    without_it: ClassVar[str] = "this task has no report split"
+    split: ClassVar[Split]
+    without_it: ClassVar[str]
 
     name: PathText
     data: PathText | None = None
@@ -76,7 +83,25 @@ class ReportSection(Document):
         return self.model_copy(update=changes) if changes else self
 
 
-class TaskSection(ReportSection):
+class ReportSection(NamedTask):
+    """One of `report:`, a task that the winner is reported on; the search's samples are compared with its samples.
+
+    With `limit`, only its first samples are.
+    """
+
+    split: ClassVar[Split] = Split.REPORT
+    without_it: ClassVar[str] = "this task has no report split"
+
+    limit: int | None = Field(default=None, ge=1, le=MOST)
+
+    @model_serializer(mode="wrap")
+    def _without_no_limit(self, usual: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out a limit that is not set: runs from before it existed keep their configs."""
+        written: dict[str, object] = usual(self)
+        return {name: value for name, value in written.items() if name != "limit" or value is not None}
+
+
+class TaskSection(NamedTask):
     """One of `tasks:`; the search sees only its search split.
 
     `decoding` names one of the task's cheaper decodings, `prompt` replaces its prompt: `chat`, a name, or a template. A

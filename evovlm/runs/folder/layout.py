@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evovlm.errors import OutputExists, RunError, RunMismatch
@@ -57,8 +57,10 @@ def holds_nothing(folder: Path, *, but: Collection[str]) -> bool:
 def locked(folder: Path) -> Iterator[None]:
     """Make the folder, keep other processes from working in it, and remove what killed ones left half-written.
 
+    A new folder in which nothing was written is removed when this raises.
     Raises RunError when another process works there, OutputError when the folder cannot be written.
     """
+    is_new = not folder.exists()
     make_folder(folder)
     with explained(folder):
         lock = open_lock(folder / LOCK_FILE)
@@ -70,6 +72,13 @@ def locked(folder: Path) -> Iterator[None]:
                 if name != PAGE_FILE and path.is_file():
                     path.unlink()
         yield
+    except BaseException:
+        if is_new and holds_nothing(folder, but=()):
+            # What was refused leaves nothing behind.
+            with suppress(OSError):
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()
+        raise
     finally:
         os.close(lock)
 

@@ -88,7 +88,9 @@ def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
         # The data of a search are not those of a report.
         data = Path(section.data) if config.report and section.data is not None else None
         if is_harness_name(section.name) or Split.REPORT in get_task(section.name).splits:
-            choices.append(TaskChoice(name=section.name, data=data))
+            # Nor is the limit of a search.
+            limit = section.limit if config.report else None
+            choices.append(TaskChoice(name=section.name, data=data, limit=limit))
     return tuple(choices)
 
 

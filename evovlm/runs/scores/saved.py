@@ -18,6 +18,7 @@ from evovlm.files import explained, read_foreign, write_file
 from evovlm.foreign_json import LIMIT_BYTES, JsonObject, parse_json, read_json
 from evovlm.json_lines import append_row, repaired_lines
 from evovlm.runs.folder.layout import changed_keys, holds_nothing, locked
+from evovlm.tasks.metrics.scoring import Scoring
 
 FORMAT = 1
 SUMMARY_FILE = "summary.json"
@@ -174,6 +175,21 @@ def read_saved(folder: Path) -> SavedScores | None:
     """Open the folder of a scoring for reading; None if it does not exist. Raises RunMismatch as `saving` does."""
     found = _read_summary(folder)
     return None if found is None else SavedScores(folder=folder, settings=found["settings"], _summary=found)
+
+
+def saved_scorings(file: Path) -> Mapping[str, Scoring]:
+    """Return how the task was scored whose answers `score --save` wrote to `file`; empty for any other file."""
+    if not (file.parent / SUMMARY_FILE).is_file():
+        return {}
+    try:
+        finished = JsonObject(_read_summary(file.parent) or {}).inside("finished")
+        if file.name not in finished.values:
+            return {}
+        found = finished.inside(file.name)
+        return {found.text("task"): Scoring.parse(found.text("measured"))}
+    except (RunMismatch, ValueError):
+        # It belongs to another program, or was changed: the user may name a metric.
+        return {}
 
 
 def _read_summary(folder: Path) -> dict[str, Any] | None:

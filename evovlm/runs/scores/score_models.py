@@ -27,6 +27,7 @@ from evovlm.evaluation.comparison import Comparison, compare
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.models.devices import device_name
 from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.hub import HubModel, check_exists
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, all_parts, parse_model_ref
 from evovlm.runs.scores.saved import SavedScores, saving
@@ -34,6 +35,7 @@ from evovlm.tasks.sample import Split
 
 if TYPE_CHECKING:
     from evovlm.models.loading import LoadedModel
+    from evovlm.models.pictures.feature_store import FeatureStore
 
 
 class ScoreObserver(Protocol):
@@ -204,19 +206,21 @@ def _score_model(
     observer: ScoreObserver | None,
 ) -> tuple[ScoredTask, ...]:
     """Score one model; it is in memory only while this runs."""
-    from evovlm.evaluation.resident import load_recipe_model
-    from evovlm.models.pictures.feature_store import FeatureStore
-
     loaded: LoadedModel | None = None
+    store: FeatureStore | None = None
     scored: list[ScoredTask] = []
-    store = FeatureStore()
     for number, task in enumerate(opened):
         kept = saved.finished(place, number) if saved is not None else None
         if kept is None:
             if loaded is None:
                 if observer is not None:
                     observer.loading(model=scoring.models[place])
+                # Imported now that the observer says what is going on: this takes seconds.
+                from evovlm.evaluation.resident import load_recipe_model
+                from evovlm.models.pictures.feature_store import FeatureStore
+
                 loaded = load_recipe_model(find_model(scoring.models[place]), device=scoring.device)
+                store = FeatureStore()
             if observer is not None:
                 observer.asking(model=scoring.models[place], task=task.name)
             log = saved.log(place, number) if saved is not None else None
@@ -226,8 +230,9 @@ def _score_model(
             if saved is not None:
                 saved.keep(place, number, kept)
         scored.append(kept)
-    del loaded, store
-    _free_memory()
+    if loaded is not None:
+        del loaded, store
+        _free_memory()
     return tuple(scored)
 
 
@@ -253,14 +258,18 @@ def _compared(first: ScoredTask, second: ScoredTask) -> Comparison:
 
 
 def find_model(text: str) -> ModelRef | Recipe:
-    """Return what `text` names: a recipe, a folder, a hub id or zoo:NAME. Raises ConfigError and ModelNotFound.
+    """Return what `text` names: a recipe, a folder, a hub id or zoo:NAME; of the hub's models nothing is fetched.
 
-    Nothing is fetched.
+    Raises ConfigError for a recipe that is wrong or does not exist, ModelNotFound for a model that does not exist.
     """
-    if Path(text).suffix in (".yaml", ".yml") and Path(text).is_file():
+    if Path(text).suffix in (".yaml", ".yml") and not Path(text).is_dir():
         return load_recipe(Path(text), methods=METHODS)
     reference = parse_model_ref(text, relative_to=None)
     reference.check_parts()
+    for part in reference.parts:
+        found = part.find()
+        if isinstance(found, HubModel):
+            check_exists(found)
     return reference
 
 

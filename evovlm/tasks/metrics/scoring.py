@@ -1,6 +1,6 @@
 """How answers are scored (metric, extractor, language gate), and one answer with its score."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evovlm.tasks.sample import Sample
@@ -28,6 +28,19 @@ class Scoring:
             parts.append(self.clip_model)
         parts.append("no gate" if self.gate is None else f"{self.gate} gate")
         return ", ".join(parts)
+
+    @classmethod
+    def parse(cls, text: str) -> "Scoring":
+        """Return the scoring whose text this is. Raises ValueError for another text."""
+        metric, *between, gate = text.split(", ")
+        found = cls(metric=metric, gate=None if gate == "no gate" else gate.removesuffix(" gate"))
+        if metric == "accuracy" and between:
+            found = replace(found, extractor=between.pop(0).removesuffix(" extractor"))
+        if between:
+            found = replace(found, clip_model=", ".join(between))
+        if str(found) != text:
+            raise ValueError(f"{text!r:.200} is not a scoring")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
