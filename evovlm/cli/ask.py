@@ -72,9 +72,9 @@ def ask(
     decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
     with stopping("\nstopped"):
         with Waiting(f"loading {model}"):
+            pictures = open_pictures(image or [])
             from evovlm.evaluation.resident import load_recipe_model
 
-            pictures = open_pictures(image or [])
             loaded = load_recipe_model(found, device=device)
         chosen = prompt or usual_prompt(loaded, model=model, pictures=bool(pictures))
         manner = Manner(prompt=chosen, system=system, images=pictures)
