@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +81,8 @@ def _write_page(result: "PipelineResult") -> None:
     from evovlm.report.page import run_page
     from evovlm.report.reading import read_run
 
-    write_file(result.page, run_page(read_run(result.run_folder), language="en"))
+    content = replace(read_run(result.run_folder), title=result.pipeline.title)
+    write_file(result.page, run_page(content, language="en"))
 
 
 def _close(displays: "list[SearchProgress | Waiting]") -> None:

@@ -272,7 +272,8 @@ class SearchProgress:
         of = "" if self._generations is None else f"/{self._generations}"
         parts = [f"generation {self._generation}{of}"]
         if self._best is not None:
-            parts.append(f"best {percent(self._best)}")
+            # In a race the fitness is an estimate, which may be above the highest score.
+            parts.append(f"best {percent(min(self._best, 1.0))}")
         if self._mean is not None:
             parts.append(f"mean {percent(self._mean)}")
         if self._in_part:

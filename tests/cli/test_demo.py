@@ -55,7 +55,8 @@ def test_stdout_holds_both_tables_as_json_and_nothing_else(evovlm: Command, tmp_
     load_config(Path(next_commands[3][2]))
     page = Path(again.out.splitlines()[-1].strip())
     assert page == tmp_path / "demo/evollm/evolved/report.html"
-    assert "equal weights" in page.read_text(encoding="utf-8")
+    for text in ("Report on EvoLLM: a Japanese math LLM", "equal weights"):
+        assert text in page.read_text(encoding="utf-8")
     assert evovlm(*next_commands[0][1:]).code == 0
 
     other = evovlm("demo", "--quick", "--out", tmp_path / "demo", "--only", "evollm", "--seed", "1")

@@ -16,6 +16,7 @@ from evovlm.errors import ConfigError, ModelError, OutputExists, RunError, RunMi
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.batches import AnswerProgress
 from evovlm.runs.folder.layout import locked
+from evovlm.runs.scores.saved import saving
 from evovlm.runs.scores.score_models import ScoreRequest, Scores, score_models
 from evovlm.seeding import generator
 from evovlm.tasks.task import Split
@@ -209,6 +210,25 @@ def test_other_samples_or_weights_are_noticed(folder: Path, tmp_path: Path) -> N
     os.utime(mine / "base" / "model.safetensors", (1, 1))
     with pytest.raises(RunMismatch, match="identity"):
         score_models(request(mine, "base", limit=3), save=mine / "saved", resume=True)
+
+
+def test_a_scoring_that_is_made_anew_forgets_other_settings_but_replaces_nothing_else(tmp_path: Path) -> None:
+    def settings(identity: str) -> dict[str, object]:
+        return {"split": "report", "models": [{"model": "m", "identity": identity}], "tasks": [{"task": "t"}]}
+
+    saved = tmp_path / "saved"
+    with saving(saved, settings=settings("old")):
+        pass
+    with pytest.raises(RunMismatch, match="remove this folder to score again"), saving(saved, settings=settings("new")):
+        pass
+    with saving(saved, settings=settings("new"), anew=True):
+        pass
+    assert json.loads((saved / "summary.json").read_text())["settings"] == settings("new")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(RunMismatch, match="holds no summary"), saving(other, settings=settings("new"), anew=True):
+        pass
 
 
 def test_predictions_that_were_changed_are_refused(folder: Path, tmp_path: Path) -> None:

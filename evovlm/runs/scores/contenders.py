@@ -124,7 +124,7 @@ def score_missing(run: Run, *, allow_code: bool = False, observer: ScoreObserver
 def keep_answers(contender: Contender, run: Run, *, opened: Sequence[OpenTask], scored: Sequence[ScoredTask]) -> None:
     """Keep a contender's answers to the report tasks, as `score_missing` does, which then need not ask it.
 
-    Raises RunMismatch if the run holds answers of another model or to other samples.
+    Answers that the run holds are replaced.
     """
     keep_scored(_request(contender, run), opened, scored, save=_place(contender, run))
 

@@ -151,18 +151,19 @@ def _absent(recorded: JsonObject) -> Mapping[str, int]:
 
 
 @contextmanager
-def saving(folder: Path, *, settings: Mapping[str, Any]) -> Iterator[SavedScores]:
+def saving(folder: Path, *, settings: Mapping[str, Any], anew: bool = False) -> Iterator[SavedScores]:
     """Open the folder of a scoring, new or to be continued, and keep other processes from working in it.
 
-    Raises RunMismatch, naming what differs, for a folder of other settings, or of something else; RunError when
-    another process is working in it.
+    `anew` forgets what is known from a scoring in the folder. Raises RunMismatch, naming what
+    differs, for a folder of other settings, or of something else; RunError when another process is working in it.
     """
-    found = _read_summary(folder)
+    existing = _read_summary(folder)
+    found = None if anew else existing
     if found is not None and (changes := changed_keys(found["settings"], settings)):
         listed = "\n    ".join(changes)
         raise RunMismatch(
             f"{folder} was scored with other settings (then -> now):\n    {listed}\n"
-            "    Undo the change to continue, or save into a new folder."
+            "    Undo the change to continue, remove this folder to score again, or save into a new one."
         )
     with locked(folder):
         summary = found or {"format": FORMAT, "versions": _versions(), "settings": settings, "finished": {}}

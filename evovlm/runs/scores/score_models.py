@@ -144,13 +144,12 @@ def score_models(
 def keep_scored(scoring: ScoreRequest, opened: Sequence[OpenTask], scored: Sequence[ScoredTask], *, save: Path) -> None:
     """Keep one model's answers to the opened tasks in a folder, as `score_models` does, which then need not ask again.
 
-    Raises RunMismatch if the folder holds another model, other tasks or samples.
+    Answers that the folder holds are replaced. Raises RunMismatch for a folder of something else.
     """
     settings = _settings(scoring, opened, [find_model(text) for text in scoring.models])
-    with saving(save, settings=settings) as saved:
+    with saving(save, settings=settings, anew=True) as saved:
         for number, task in enumerate(scored):
-            if saved.finished(0, number) is None:
-                saved.keep(0, number, task)
+            saved.keep(0, number, task)
         whole = Scores(models=(ScoredModel(model=scoring.models[0], tasks=tuple(scored)),), pairs=())
         saved.finish(whole.as_json())
 
