@@ -133,7 +133,7 @@ _SIGLIP = {"model_type": "siglip_vision_model", **_TOWER, "vision_use_head": Fal
 _QWEN_TOWER = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 _LLAVA_TOKENS = {"tokens": {"image_token": IMAGE_TOKEN}, "token_rows": {"image_token_index": "image_token"}}
-_QWEN_TOKENS = {
+QWEN_TOKENS = {
     "tokens": {
         "vision_start_token": "<|vision_start|>",
         "vision_end_token": "<|vision_end|>",
@@ -215,7 +215,9 @@ def _gemma3(tokenizer: PreTrainedTokenizerFast) -> Gemma3Processor:
     )
 
 
-def _qwen_vl(kind: type[ProcessorMixin], videos: type[Any]) -> Callable[[PreTrainedTokenizerFast], ProcessorMixin]:
+def qwen_vl_processor(
+    kind: type[ProcessorMixin], videos: type[Any]
+) -> Callable[[PreTrainedTokenizerFast], ProcessorMixin]:
     sizes = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
     size = {"shortest_edge": 8 * 8, "longest_edge": PICTURE_SIZE * PICTURE_SIZE}
 
@@ -295,8 +297,8 @@ VLM_PICOS: Mapping[str, VlmPico] = {
     "qwen2_vl": VlmPico(
         text="qwen2_vl_text",
         vision=_QWEN_TOWER | {"embed_dim": 16, "hidden_size": HIDDEN, "mlp_ratio": 2},
-        processor=_qwen_vl(Qwen2VLProcessor, Qwen2VLVideoProcessor),
-        **_QWEN_TOKENS,
+        processor=qwen_vl_processor(Qwen2VLProcessor, Qwen2VLVideoProcessor),
+        **QWEN_TOKENS,
     ),
     "qwen2_5_vl": VlmPico(
         text="qwen2_5_vl_text",
@@ -308,8 +310,8 @@ VLM_PICOS: Mapping[str, VlmPico] = {
             "window_size": 16,
             "fullatt_block_indexes": [1],
         },
-        processor=_qwen_vl(Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
-        **_QWEN_TOKENS,
+        processor=qwen_vl_processor(Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
+        **QWEN_TOKENS,
     ),
     "qwen3_vl": VlmPico(
         text="qwen3_vl_text",
@@ -321,7 +323,7 @@ VLM_PICOS: Mapping[str, VlmPico] = {
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0],
         },
-        processor=_qwen_vl(Qwen3VLProcessor, Qwen3VLVideoProcessor),
-        **_QWEN_TOKENS,
+        processor=qwen_vl_processor(Qwen3VLProcessor, Qwen3VLVideoProcessor),
+        **QWEN_TOKENS,
     ),
 }

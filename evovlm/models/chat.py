@@ -80,11 +80,16 @@ def split_at_places(loaded: Speaker, question: ModelQuestion) -> list[str]:
 
 def token_ids(loaded: Speaker, text: str, *, chat: bool) -> list[int]:
     """Return a whole prompt's tokens, with the start token once, whether or not the text begins with it."""
+    whole = is_whole(loaded, text, chat=chat)
+    ids: list[int] = loaded.tokenizer(text, add_special_tokens=not whole, verbose=False).input_ids
+    return ids
+
+
+def is_whole(loaded: Speaker, text: str, *, chat: bool) -> bool:
+    """Return whether a prompt has the start token that it needs."""
     start = loaded.tokenizer.bos_token
     # A text model's template writes its start token itself; a processor adds what its template leaves out.
-    is_whole = (chat and not loaded.sees) or (start is not None and text.startswith(start))
-    ids: list[int] = loaded.tokenizer(text, add_special_tokens=not is_whole, verbose=False).input_ids
-    return ids
+    return (chat and not loaded.sees) or (start is not None and text.startswith(start))
 
 
 def count_places(loaded: Speaker, ids: Sequence[int]) -> int:

@@ -7,12 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evovlm.errors import EvovlmError, TaskError
+from evovlm.errors import BrokenCheckpoint, EvovlmError, TaskError
 from evovlm.models.backbone import Backbone
-from evovlm.models.chat import PLACE, ModelQuestion, Picture, count_places, split_at_places, token_ids
+from evovlm.models.chat import PLACE, ModelQuestion, Picture, count_places, is_whole, split_at_places, token_ids
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore, ProcessedPictures
-from evovlm.models.pictures.image_features import UnfitPicture, by_layer, family_of, see_pictures
+from evovlm.models.pictures.image_features import (
+    UnfitPicture,
+    by_layer,
+    family_of,
+    is_decoded_here,
+    own_inputs,
+    see_pictures,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +37,15 @@ class Prompt:
     `positions`, int64, shape (3, length), are those of a model that counts positions in several dimensions; None where
     they are the tokens' numbers, in each dimension. The next token has the position after the last one's, in each.
     `extra` holds inputs that only the family's own forward pass understands, by their names there, shape (length,): a
-    prompt with such inputs is answered by `generate_stock`.
+    prompt with such inputs is answered by `generate_stock`. `own` makes all inputs of the model's own forward pass, for
+    a family whose pictures only that understands; such a prompt has no features.
     """
 
     ids: Tensor
     features: Callable[[], Tensor] | None = None
     positions: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Callable[[], Mapping[str, Tensor]] | None = None
 
 
 def context_tokens(loaded: LoadedModel) -> int | None:
@@ -67,6 +76,8 @@ def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) 
         return Unanswerable(
             reason=f"places for pictures ({PLACE}) in the prompt: {len(parts) - 1}, pictures: {n_pictures}"
         )
+    if n_pictures and not is_decoded_here(loaded):
+        return _with_own_inputs(loaded, question, parts)
     keys = []
     shown = []
     for group in _groups(loaded, question.images):
@@ -79,19 +90,43 @@ def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) 
     texts = [text for each in shown for text in each.texts]
     text = parts[0] + "".join(seen_as + part for seen_as, part in zip(texts, parts[1:], strict=True))
     ids = token_ids(loaded, text, chat=question.chat)
-    if not ids:
-        return Unanswerable(reason="the model's tokenizer makes no tokens of the prompt")
-    longest = context_tokens(loaded)
-    if longest is not None and len(ids) >= longest:
-        return Unanswerable(
-            reason=f"the prompt has {len(ids)} tokens, the model takes {longest}, of which an answer needs at least 1"
-        )
+    unfit = _unfit_length(loaded, len(ids))
+    if unfit is not None:
+        return unfit
     if loaded.sees and count_places(loaded, ids) != sum(each.n_tokens for each in shown):
         # A tokenizer that normalises the text first finds tokens that the text does not contain literally.
         return Unanswerable(reason="the question's text writes the model's own image tokens, in other characters")
     if not shown:
         return Prompt(ids=torch.tensor(ids, dtype=torch.long))
     return _with_pictures(loaded, ids, keys=keys, shown=shown, store=store)
+
+
+def _unfit_length(loaded: LoadedModel, n_tokens: int) -> Unanswerable | None:
+    if not n_tokens:
+        return Unanswerable(reason="the model's tokenizer makes no tokens of the prompt")
+    longest = context_tokens(loaded)
+    if longest is None or n_tokens < longest:
+        return None
+    return Unanswerable(
+        reason=f"the prompt has {n_tokens} tokens, the model takes {longest}, of which an answer needs at least 1"
+    )
+
+
+def _with_own_inputs(loaded: LoadedModel, question: ModelQuestion, parts: Sequence[str]) -> Prompt | Unanswerable:
+    """Return the prompt as the model's processor makes it, whose pictures are read again for each candidate."""
+    text = str(getattr(loaded.processor, "image_token", "")).join(parts)
+    whole = is_whole(loaded, text, chat=question.chat)
+
+    def own() -> Mapping[str, Tensor]:
+        return own_inputs(loaded, text, [picture.load() for picture in question.images], is_whole=whole)
+
+    try:
+        ids = own()["input_ids"][0]
+    except (EvovlmError, UnfitPicture) as error:
+        if isinstance(error, BrokenCheckpoint):
+            raise
+        return Unanswerable(reason=str(error))
+    return _unfit_length(loaded, len(ids)) or Prompt(ids=ids, own=own)
 
 
 def _groups(loaded: LoadedModel, pictures: Sequence[Picture]) -> list[Sequence[Picture]]:

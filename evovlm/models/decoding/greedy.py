@@ -131,7 +131,7 @@ def generate_greedy(
     thread but never by two at once. Raises FloatingPointError when the model's logits are not finite.
     """
     backbone = Backbone.of(loaded)
-    unsupported = loaded.is_spread or any(prompt.extra for prompt in prompts)
+    unsupported = loaded.is_spread or any(prompt.extra or prompt.own for prompt in prompts)
     if not prompts or unsupported or not packs_exactly(backbone):
         plain = Greedy(max_new_tokens=max_new_tokens, repetition_penalty=penalty)
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids, on_answers=on_answers)

@@ -15,7 +15,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.slots import answer_limits, most_tokens, slots_at_once
 from evovlm.models.loading import LoadedModel
-from evovlm.models.pictures.image_features import by_layer, family_of
+from evovlm.models.pictures.image_features import by_layer, family_of, placed
 from evovlm.models.prompt import Prompt, embed, left_padded, left_padded_positions
 
 
@@ -158,8 +158,9 @@ def _batches(prompts: Sequence[Prompt], limits: Sequence[int], *, rows_at_once: 
     """
     by_limit: dict[int, list[int]] = defaultdict(list)
     for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)):
-        by_limit[limits[index]].append(index)
-    batches: list[list[int]] = []
+        if prompts[index].own is None:
+            by_limit[limits[index]].append(index)
+    batches = [[index] for index, prompt in enumerate(prompts) if prompt.own is not None]
     for order in by_limit.values():
         n_batches = math.ceil(len(order) / rows_at_once)
         edges = [len(order) * number // n_batches for number in range(n_batches + 1)]
@@ -172,6 +173,9 @@ def stock_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> dict[str, An
 
     They give the same answers as the processor's inputs: positions and token kinds are those of the family.
     """
+    if prompts[0].own is not None:
+        # A batch of one, whose pictures only the model's own forward pass understands.
+        return dict(placed(prompts[0].own(), loaded))
     backbone = Backbone.of(loaded)
     ids, mask = left_padded(prompts, device=backbone.device)
     # The ids are passed even with embeddings, so that the repetition penalty covers the prompt, as in ordinary use.

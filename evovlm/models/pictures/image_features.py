@@ -1,7 +1,8 @@
 """Pictures as the language model sees them: projected features, computed once because merging does not change them."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,28 @@ _HIDDEN_SIZES = ("hidden_size", "embed_dim")
 
 class UnfitPicture(Exception):
     """The model or its processor cannot process a picture."""
+
+
+def is_decoded_here(loaded: LoadedModel) -> bool:
+    """Return whether the features of its pictures can be computed apart from its answers; else `own_inputs` serve."""
+    return loaded.model.config.model_type in VLM_FAMILIES
+
+
+def own_inputs(loaded: LoadedModel, text: str, pictures: Sequence[Any], *, is_whole: bool) -> Mapping[str, Tensor]:
+    """Return what the model's processor makes of a text with its image token in the place of each picture (PIL).
+
+    `is_whole`: the text has its start token already. Raises UnfitPicture for a picture that the processor refuses,
+    BrokenCheckpoint when it cannot process pictures.
+    """
+    processor: Any = loaded.processor
+    with _explained(loaded):
+        inputs = processor(text=[text], images=[list(pictures)], return_tensors="pt", add_special_tokens=not is_whole)
+    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+
+
+def placed(inputs: Mapping[str, Tensor], loaded: LoadedModel) -> dict[str, Tensor]:
+    """Return a processor's tensors on the model's device, floats in its dtype."""
+    return {name: _placed(value, loaded) for name, value in inputs.items()}
 
 
 def family_of(loaded: LoadedModel) -> VlmFamily:
@@ -95,9 +118,9 @@ def _seen(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, Process
 def _model_output(loaded: LoadedModel, inputs: Mapping[str, Any]) -> Any:
     """Return the output of the vision encoder and the projector for what the processor made."""
     takes = inspect.signature(loaded.model.model.get_image_features).parameters
-    placed = {name: _placed(value, loaded) for name, value in inputs.items() if name in takes}
+    given = {name: _placed(value, loaded) for name, value in inputs.items() if name in takes}
     try:
-        return loaded.model.model.get_image_features(**placed, return_dict=True)
+        return loaded.model.model.get_image_features(**given, return_dict=True)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (ValueError, *_REFUSALS) as error:
@@ -110,13 +133,21 @@ def _model_output(loaded: LoadedModel, inputs: Mapping[str, Any]) -> Any:
 def _processed(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """Return the processor's output for the pictures of one question, and its text in place of each."""
     processor: Any = loaded.processor
-    try:
+    with _explained(loaded):
         inputs = processor(
             text=[str(processor.image_token) * len(pictures)],
             images=[list(pictures)],
             return_tensors="pt",
             return_text_replacement_offsets=True,
         )
+    return inputs, tuple(each["replacement"] for each in inputs["text_replacement_offsets"][0])
+
+
+@contextmanager
+def _explained(loaded: LoadedModel) -> Iterator[None]:
+    """Turn what a processor raises into UnfitPicture or BrokenCheckpoint."""
+    try:
+        yield
     except ValueError as error:
         raise UnfitPicture(f"the model's processor does not accept the picture ({error})") from error
     except torch.OutOfMemoryError:
@@ -126,7 +157,6 @@ def _processed(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Mapping[st
             f"{loaded.folder}: its processor cannot process a picture ({error}).\n"
             "    A key is missing in its processor_config.json or preprocessor_config.json, often patch_size."
         ) from error
-    return inputs, tuple(each["replacement"] for each in inputs["text_replacement_offsets"][0])
 
 
 def _placed(value: Tensor, loaded: LoadedModel) -> Tensor:
