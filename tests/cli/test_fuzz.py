@@ -15,7 +15,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evovlm.api import score
 from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from tests.cli.conftest import TASK as TASK_NAME
 from tests.cli.conftest import Command, write_config
 
 pytestmark = pytest.mark.slow
@@ -236,7 +238,7 @@ def test_journals(seed: int, bounded: Bounded, finished_once: Path, tmp_path: Pa
         bounded("report", run)
     if draw.random() < 0.1:
         bounded("export", run, "--out", run / "exported.yaml")
-    if draw.random() < 0.3:
+    if draw.random() < 0.1:
         bounded("evolve", finished_once / "search.yaml", "--out", run, "--resume")
 
 
@@ -288,28 +290,117 @@ def test_task_files_and_tables(seed: int, bounded: Bounded, models: Path, tmp_pa
     bounded("check", config)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
-@many(60)
+MODEL_FILES = {
+    "math": ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"),
+    "vlm": ("config.json", "processor_config.json", "tokenizer_config.json"),
+}
+
+
+def damaged_model(model: Path, to: Path, draw: random.Random) -> Path:
+    """Copy a model and mutate one of its files; of its weights, the header."""
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(model, to)
+    file = to / draw.choice((*MODEL_FILES[model.name], "model.safetensors"))
+    if file.suffix == ".safetensors":
+        content = file.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = as_json_lines([json.loads(content[8:end])], draw).strip()
+        length = len(header) if draw.random() < 0.8 else draw.choice((0, 1, 2**31, 2**63))
+        file.write_bytes(length.to_bytes(8, "little") + header + content[end:])
+    elif file.suffix == ".jinja":
+        file.write_bytes(changed_bytes(b"{% for m in messages %}{{ m['content'] }}{{ bos_token }}{% endfor %}", draw))
+    else:
+        document = json.loads(file.read_bytes()) if file.is_file() else {"max_length": 20, "eos_token_id": 2}
+        file.write_bytes(as_json_lines([document], draw))
+    return to
+
+
+def search_of(model: Path, models: Path, problems: Path, folder: Path) -> Path:
+    """Write the config of a search with one source and one generation."""
+    merge = {"base": str(models / "base"), "sources": {"math": str(model)}, "method": "dare_ties"}
+    budget = {"candidates": 4}
+    return write_config(folder / "search.yaml", models=models, problems=problems, merge=merge, budget=budget)
+
+
+@many(240)
 @given(seed=SEEDS)
-def test_model_folders(name: str, seed: int, bounded: Bounded, models: Path, tmp_path: Path) -> None:
+def test_model_folders(seed: int, bounded: Bounded, models: Path, problems: Path, tmp_path: Path) -> None:
     draw = seeded(seed)
-    folder = tmp_path / "model"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(models / "math", folder)
-    file = folder / name
-    document = json.loads(file.read_bytes()) if file.is_file() else {"max_length": 20, "eos_token_id": 2}
-    file.write_bytes(as_json_lines([document], draw))
-    document = dict(recipes(models)["merge"], sources={"math": str(folder), "ja": str(models / "ja")})
+    kind = draw.choice(("math", "math", "vlm"))
+    folder = damaged_model(models / kind, tmp_path / "model", draw)
+    document = dict(recipes(models)["merge"], host=str(folder))
+    if kind == "math" and draw.random() < 0.5:
+        document = dict(document, host=str(models / "base"), sources={"math": str(folder), "ja": str(models / "ja")})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(document))
     bounded("check", recipe)
-    if draw.random() < 0.3:
+    action = draw.choice(("", "", "", "show", "merge", "ask", "score", "evolve"))
+    if action == "show":
+        bounded("show", recipe)
+    elif action == "merge":
+        shutil.rmtree(tmp_path / "merged", ignore_errors=True)
+        bounded("merge", recipe, "--out", tmp_path / "merged")
+    elif action == "ask":
         bounded("ask", folder, "hi", "--max-new-tokens", "2", "--device", "cpu")
+    elif action == "score":
+        task = problems.with_name(f"{TASK_NAME}.yaml")
+        bounded("score", folder, "--task", task, "--limit", "1", "--device", "cpu")
+    elif action == "evolve":
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        bounded("evolve", search_of(folder, models, problems, tmp_path), "--out", tmp_path / "run")
+        if (tmp_path / "run").is_dir():
+            bounded("show", tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def saved_once(models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a scoring of two models, of which one is finished and one is not."""
+    folder = tmp_path_factory.mktemp("saved") / "scores"
+    task = str(problems.with_name(f"{TASK_NAME}.yaml"))
+    score([models / "math", models / "ja"], tasks=task, device="cpu", save=folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    unfinished = next(name for name in summary["finished"] if name.startswith("2-"))
+    del summary["finished"][unfinished]
+    (folder / "summary.json").write_text(json.dumps(summary | {"scores": None}))
+    (folder / unfinished).unlink()
+    batch = {"rows": [0, 1, 2], "answers": ["3", "5", "x"], "tokens": 3, "seconds": 0.1}
+    (folder / unfinished).with_suffix(".batches.jsonl").write_text(json.dumps(batch) + "\n")
+    return folder
+
+
+@many(50)
+@given(seed=SEEDS)
+def test_saved_answers(
+    seed: int, bounded: Bounded, saved_once: Path, models: Path, problems: Path, tmp_path: Path
+) -> None:
+    draw = seeded(seed)
+    folder = tmp_path / "scores"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(saved_once, folder)
+    file = draw.choice([path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".jsonl")])
+    lines = [file.read_text()] if file.suffix == ".json" else file.read_text().splitlines()
+    file.write_bytes(as_json_lines([json.loads(line) for line in lines], draw))
+    if file.suffix == ".jsonl" and draw.random() < 0.5:
+        bounded("grade", file, "--metric", "accuracy")
+    task = problems.with_name(f"{TASK_NAME}.yaml")
+    bounded(
+        *("score", models / "math", models / "ja", "--task", task),
+        *("--device", "cpu", "--save", folder, "--resume"),
+    )
 
 
 def test_the_files_that_are_mutated_are_valid(
-    evovlm: Command, models: Path, problems: Path, finished_once: Path, tmp_path: Path
+    evovlm: Command, models: Path, problems: Path, finished_once: Path, saved_once: Path, tmp_path: Path
 ) -> None:
+    saved = shutil.copytree(saved_once, tmp_path / "scores")
+    task = problems.with_name(f"{TASK_NAME}.yaml")
+    words = ("score", models / "math", models / "ja", "--task", task, "--device", "cpu", "--save", saved, "--resume")
+    assert evovlm(*words).code == 0
+    search = search_of(models / "math", models, problems, tmp_path)
+    assert evovlm("evolve", search, "--out", tmp_path / "run").code == 0
+    recipe = dict(recipes(models)["merge"], host=str(models / "vlm"))
+    (tmp_path / "vlm.yaml").write_text(yaml.safe_dump(recipe))
+    assert evovlm("check", tmp_path / "vlm.yaml").code == 0
     for name, document in recipes(models).items():
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(document))
