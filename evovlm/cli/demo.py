@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def demo(
     full: Annotated[
-        bool, typer.Option("--full", help="Search with the paper's settings: about 8 minutes on 2 cores.")
+        bool, typer.Option("--full", help="Search with the paper's settings: two to three times as long.")
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only try whether everything runs: too few candidates to evolve.")
@@ -30,7 +30,7 @@ def demo(
     only: Annotated[str | None, typer.Option("--only", help="Run only one of the two: evollm or evovlm.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Evolve a Japanese math LLM and a Japanese VLM, in two minutes. The models are embedded; any machine will do."""
+    """Evolve a Japanese math LLM and a Japanese VLM, in minutes. The models are embedded; any machine will do."""
     from evovlm.cli.progress import SearchProgress, Waiting, stderr_console
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
@@ -97,11 +97,12 @@ def _print_result(console: "Console", result: "PipelineResult") -> None:
     from evovlm.tasks.task import absence_lines
 
     print_line(console, f"{result.pipeline.title} ({result.task}, {result.n_samples} report samples)")
-    table = plain_table()
+    subsets = [name for name in (CULTURE, *ARTISTS) if name in result.winner.subsets]
+    # A terminal has 80 columns.
+    table = plain_table(gap=0 if subsets else 1)
     table.add_column("model")
     for heading in ("score", "95 % interval", "ungated", "Japanese"):
         table.add_column(heading, justify="right")
-    subsets = [name for name in (CULTURE, *ARTISTS) if name in result.winner.subsets]
     for subset in subsets:
         table.add_column(subset, justify="right")
     for standing in result.standings:

@@ -41,7 +41,7 @@ EXAMPLES = 3
 
 
 class Size(StrEnum):
-    """How much the demo searches: in about two minutes, with the paper's settings (full), or only to try it (quick)."""
+    """How much the demo searches: enough to evolve, with the paper's settings (full), or only to try it (quick)."""
 
     QUICK = "quick"
     USUAL = "usual"
