@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from evovlm.evaluation.resident import ResidentModel
+from evovlm.errors import ConfigError, IncompatibleModels
+from evovlm.evaluation.loadable import check_loads
+from evovlm.evaluation.resident import ResidentModel, open_recipe_stack
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
+from evovlm.merging.writer import write_checkpoint
 from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.pictures.image_features import is_decoded_here
 from evovlm.models.prompt import Prompt, prepare_prompts
+from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
+from evovlm.recipes.model_ref import ModelRef
 from evovlm.tasks.prompts import Question
 from tests.any_family import TEXT_TYPES, VLM_TYPES, save_pair
 from tests.evaluation.any_family_checks import (
@@ -113,6 +118,55 @@ def test_experts_that_lie_one_by_one_are_written_into_the_joined_tensor(tmp_path
         assert torch.equal(gate, source.read(f"{prefix}gate_proj.weight"))
         assert torch.equal(up, source.read(f"{prefix}up_proj.weight"))
         assert torch.equal(experts.down_proj[number], source.read(f"{prefix}down_proj.weight"))
+
+
+def path_through(base: Path, tuned: Path, *, scale: float = 1.0) -> LayerPathMerge:
+    """Return a path of five blocks through two models of four, which leaves one out and repeats one."""
+    hops = (("a", 0), ("b", 1), ("a", 3), ("b", 1), ("b", 2))
+    steps = tuple(LayerStep(source=name, layer=layer, scale=scale) for name, layer in hops)
+    sources = {"a": ModelRef(text=str(base)), "b": ModelRef(text=str(tuned))}
+    return LayerPathMerge(host=sources["a"], sources=sources, path=LayerPath(steps=steps), scale_target="stream")
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "exaone4",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cohere2", "olmo2", "phi3", "qwen3_moe", "gpt_oss")),
+    ],
+)
+def test_a_path_through_blocks_that_do_not_depend_on_their_place_is_exact(model_type: str, tmp_path: Path) -> None:
+    recipe = path_through(*save_pair(tmp_path, model_type))
+    write_checkpoint(recipe, tmp_path / "out", check=check_loads)
+    stack = open_recipe_stack(recipe, device="cpu")
+    stack.take(recipe.path, recipe.scale_target)
+    written, ids = load_model(tmp_path / "out", device="cpu"), torch.arange(40)[None] * 7
+    with torch.inference_mode():
+        logits = [loaded.model(input_ids=ids).logits for loaded in (written, stack.loaded)]
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("smollm3", "some blocks have no positions"),
+        ("gemma4_text", "each block has another input from the embedding"),
+        ("qwen3_5_text", "every few blocks have full attention|not all of its blocks have"),
+        ("deepseek_v3", "not all of its blocks have"),
+    ],
+)
+def test_a_path_is_refused_where_a_block_depends_on_its_place(model_type: str, reason: str, tmp_path: Path) -> None:
+    recipe = path_through(*save_pair(tmp_path, model_type))
+    with pytest.raises(IncompatibleModels, match=reason):
+        write_checkpoint(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(IncompatibleModels, match=reason):
+        open_recipe_stack(recipe, device="cpu")
+
+
+def test_scales_are_refused_where_it_is_not_known_how_norms_scale(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"scales cannot be folded into weights"):
+        write_checkpoint(path_through(*save_pair(tmp_path, "olmo2"), scale=0.9), tmp_path / "out")
 
 
 @pytest.mark.slow

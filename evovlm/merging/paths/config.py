@@ -8,9 +8,9 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.result_layout import text_part
 from evovlm.merging.models.tensor_names import BackboneLayout
 from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, text_family
-from evovlm.recipes.language_config import backbone_settings
+from evovlm.recipes.language_config import backbone_settings, block_count_key
 
-_BLOCKS, _KINDS, _FIRST, _TIE = "num_hidden_layers", "layer_types", "max_window_layers", "tie_word_embeddings"
+_KINDS, _FIRST, _TIE = "layer_types", "max_window_layers", "tie_word_embeddings"
 _PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
 
 
@@ -18,7 +18,7 @@ def attention_kinds(layout: BackboneLayout) -> tuple[str, ...]:
     """Return the attention kind of each block of a checkpoint, as transformers reads its config."""
     config, family = layout.text_config, text_family(layout.text_model_type)
     stated = config.get(_KINDS)
-    if isinstance(stated, list) and family.has_attention_kinds:
+    if isinstance(stated, list) and (family.has_attention_kinds or not family.is_known):
         return tuple(str(kind) for kind in stated)
     window = backbone_settings(config, layout.text_model_type)["sliding_window"]
     if family.pattern is not None:
@@ -33,7 +33,9 @@ def attention_kinds(layout: BackboneLayout) -> tuple[str, ...]:
 def kind_in(host: Checkpoint, kind: str) -> str:
     """Return the attention kind in the host of a block that has `kind` in its own model."""
     window = backbone_settings(host.layout.text_config, host.layout.text_model_type)["sliding_window"]
-    return FULL_ATTENTION if window is None else kind
+    # Of a type without a row, only its own code knows what a kind means.
+    keeps = window is not None or not text_family(host.layout.text_model_type).is_known
+    return kind if keeps else FULL_ATTENTION
 
 
 def path_config(host: Checkpoint, kinds: Sequence[str], *, untied: bool) -> dict[str, Any]:
@@ -43,12 +45,12 @@ def path_config(host: Checkpoint, kinds: Sequence[str], *, untied: bool) -> dict
     """
     config = deepcopy(dict(host.config))
     text = text_part(config, host)
-    _set(config, text, _BLOCKS, len(kinds))
+    _set(config, text, block_count_key(text), len(kinds))
     if untied:
         # Some VLMs read it from the whole config, some from the language model's part, some from either.
         config[_TIE] = text[_TIE] = False
     family = text_family(host.layout.text_model_type)
-    if not family.has_attention_kinds:
+    if not (family.has_attention_kinds if family.is_known else _KINDS in text):
         return config
     if SLIDING_ATTENTION in kinds or _KINDS in text or family.pattern is not None:
         _set(config, text, _KINDS, list(kinds))

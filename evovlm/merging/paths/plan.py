@@ -19,6 +19,7 @@ from evovlm.merging.models.structure import EMBEDDING, HEAD
 from evovlm.merging.models.tensor_names import natural_order, unit_index
 from evovlm.merging.paths.config import attention_kinds, kind_in, path_config
 from evovlm.merging.paths.fold import UNCHANGED, Change, PathFold, fold_path, running_products
+from evovlm.merging.paths.places import place_problems
 from evovlm.recipes.families import MEANING_OF_SHAPES, TextFamily, text_family
 from evovlm.recipes.language_config import n_deepstack_blocks
 from evovlm.recipes.layer_path import LayerPathMerge
@@ -138,8 +139,17 @@ def path_problems(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint])
             yield ConfigError(
                 f"path[{number}]: {source} has {source.checkpoint.layout.n_blocks} blocks and no block {step.layer}."
             )
+    used = ("host", *(f"sources.{name}" for name in recipe.path.sources))
+    for model in {id(models[name].checkpoint): models[name] for name in used if name in models}.values():
+        yield from place_problems(model)
     if host is None:
         return
+    kind = host.checkpoint.layout.text_model_type
+    if not text_family(kind).is_known and any(step.scale != 1.0 for step in recipe.path.steps):
+        yield ConfigError(
+            f"path: it is not known here how the norms of {host} ({kind}) scale, so that scales cannot be folded into "
+            "weights.\n    Leave every scale at 1; in a search, take `scales: none`."
+        )
     for name in recipe.path.sources:
         source = models.get(f"sources.{name}")
         if source is not None and source.checkpoint is not host.checkpoint:
