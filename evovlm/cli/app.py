@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import typer
@@ -90,11 +91,24 @@ def _check_current_folder() -> None:
         )
 
 
+def _hush_libraries() -> None:
+    """Keep transformers and others from warning about their own insides; evovlm reports what matters to users.
+
+    Who sets TRANSFORMERS_VERBOSITY, or Python's own option -W, sees the warnings.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if not sys.warnoptions:
+        for library in ("transformers", "torch", "torchvision", "huggingface_hub", "datasets", "accelerate"):
+            warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
+
+
 def main() -> None:
     """Run the command line: exit code 0 done, 2 an error that the user can fix, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."""
     # OpenMP threads that spin while they wait slow a busy machine down (measured: 1.8 s becomes 12 s and more).
     # The library reads this once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _hush_libraries()
     try:
         _check_current_folder()
         if os.environ.get("_EVOVLM_COMPLETE") == "complete_bash":

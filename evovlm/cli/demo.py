@@ -61,6 +61,7 @@ def demo(
                 console.print(f"{name}, {text}", highlight=False)
                 displays.append(Waiting(f"{name}, {text}", console=console))
 
+            displays.append(Waiting(f"{pipeline.name}: opening models and tasks", console=console))
             folder = out / pipeline.name
             result = run_pipeline(pipeline, out=folder, size=size, seed=seed, observe=observe, say=say)
             say("writing the page")

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
 def dry_run(config: "SearchConfig | HybridConfig", *, relative_to: Path, as_json: bool) -> None:
     """Print what a search, or each stage of a hybrid, would cost."""
-    from evovlm.runs.before.forecast import forecast_stages
+    from evovlm.cli.progress import Waiting
 
-    stages = forecast_stages(config.resolved(relative_to=relative_to))
+    with Waiting("opening the models and trying a few samples"):
+        from evovlm.runs.before.forecast import forecast_stages
+
+        stages = forecast_stages(config.resolved(relative_to=relative_to))
     if as_json:
         found = {name: each.as_json() for name, each in stages.items()}
         # A search of one stage does not name it.

@@ -46,9 +46,12 @@ def export(
     if form is Format.OPTUNA:
         _export_run(recipe, pick=pick, out=out, as_json=as_json)
         return
-    from evovlm.recipes.documents import recipe_to_yaml
+    from evovlm.cli.progress import Waiting
 
-    loaded, index = _recipe(recipe, pick=pick, form=form)
+    with Waiting(f"reading {recipe}"):
+        from evovlm.recipes.documents import recipe_to_yaml
+
+        loaded, index = _recipe(recipe, pick=pick, form=form)
     text = _mergekit(loaded) if form is Format.MERGEKIT else recipe_to_yaml(loaded, folder=out.parent if out else None)
     if out is not None:
         from evovlm.files import write_new_file
@@ -71,6 +74,7 @@ def export(
 def _export_run(run: Path, *, pick: str | None, out: Path | None, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from evovlm.cli.progress import Waiting
     from evovlm.errors import ConfigError
     from evovlm.runs.optuna_export import export_to_optuna
 
@@ -78,7 +82,8 @@ def _export_run(run: Path, *, pick: str | None, out: Path | None, as_json: bool)
         raise ConfigError("--pick takes one candidate, and an Optuna study holds them all: leave one of the two out.")
     if out is None:
         raise ConfigError("--out is missing: name the new file for the study, as in --out study.db.")
-    studies = export_to_optuna(run, out=out)
+    with Waiting(f"writing {out}"):
+        studies = export_to_optuna(run, out=out)
     if as_json:
         result = {"format": Format.OPTUNA.value, "file": str(out), "studies": [asdict(study) for study in studies]}
         echo(json_text(result))

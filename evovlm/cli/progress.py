@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.status import Status
 
 from evovlm.cli.rendering import duration, percent
@@ -17,10 +18,15 @@ if TYPE_CHECKING:
     from evovlm.runs.folder.entries import Entry
     from evovlm.search.loop import Generation
 
+SHOWN_AFTER_S = 0.7
+"""On a terminal, progress is shown after this time: no command is silent for longer than a second."""
 SILENT_S = 2.0
-"""Progress is shown after this time."""
+"""Elsewhere, progress is printed after this time."""
 _KNOWN_SHARE = 0.1
 """The speed of the first answers says little about the rest before this share of the questions is answered."""
+_WIDE = 100
+"""From this width on, a terminal has room for a long bar."""
+_SHORTEST_TITLE = 12
 _LINE_EVERY_S = 10.0
 """How often progress is printed where the output is not a terminal."""
 
@@ -36,9 +42,9 @@ class Waiting:
     Use it as `with Waiting("loading"): ...`, or `close()` it. Another display may start once it is closed.
     """
 
-    def __init__(self, title: str, *, console: Console | None = None, after_s: float = SILENT_S) -> None:
+    def __init__(self, title: str, *, console: Console | None = None, after_s: float = SHOWN_AFTER_S) -> None:
         self._title = title
-        self._console = console or Console(stderr=True)
+        self._console = console or stderr_console()
         self._lock = threading.Lock()
         self._status: Status | None = None
         self._closed = False
@@ -72,16 +78,72 @@ class Waiting:
                 self._status.start()
 
 
-def _written_state(done_bytes: int, total_bytes: int, speed: float) -> str:
+class _Part(NamedTuple):
+    """A part of a state; of those that do not all fit, the ones of the lowest `rank` are shown."""
+
+    text: str
+    rank: int
+
+
+_LEFT = 0
+_COUNT = -1
+"""The ranks of the time left and of the count, which are shown before anything else."""
+
+
+def joined(parts: Sequence[_Part], *, width: int | None = None) -> str:
+    """Return the parts in their order, separated by commas; of those that exceed the width, the most important."""
+    shown = list(parts)
+    while width is not None and len(shown) > 1 and cell_len(", ".join(part.text for part in shown)) > width:
+        shown.remove(max(shown, key=lambda part: part.rank))
+    return ", ".join(part.text for part in shown)
+
+
+class _Bar:
+    """A live line that fits the terminal: title, bar, count and state. Without a `total`, it moves from end to end."""
+
+    def __init__(self, console: Console, title: str, *, total: int | None) -> None:
+        self._console = console
+        self._bar_width = 20 if console.width >= _WIDE else 10
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=self._bar_width))
+        self._progress = Progress(
+            *columns, TextColumn("{task.fields[state]}", markup=False), console=console, transient=True
+        )
+        self._progress.start()
+        self._task = self._progress.add_task(self._short(title), total=total, state="")
+
+    def show(self, title: str, parts: Sequence[_Part], *, completed: int, total: int | None) -> None:
+        """Show another state."""
+        short = self._short(title)
+        # One space between columns, and one at the end, where some terminals break the line.
+        free = self._console.width - cell_len(short) - self._bar_width - 3
+        state = joined(parts, width=free)
+        self._progress.update(self._task, description=short, completed=completed, total=total, state=state)
+
+    def stop(self) -> None:
+        """Remove the line."""
+        self._progress.stop()
+
+    def _short(self, title: str) -> str:
+        """Return the title, of a long one its end: of a path that is the name."""
+        most = max(_SHORTEST_TITLE, self._console.width // 2 - self._bar_width)
+        if cell_len(title) <= most:
+            return title
+        end = title
+        while cell_len(end) > most - 1:
+            end = end[1:]
+        return f"…{end}"
+
+
+def _written_parts(done_bytes: int, total_bytes: int, speed: float) -> list[_Part]:
     """Return how much is written, the speed (in bytes per second) and the time left."""
-    parts = [f"{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB"]
+    parts = [_Part(f"{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB", 1)]
     if speed > 0:
-        parts.append(f"{speed / 1e9:.2f} GB/s")
+        parts.append(_Part(f"{speed / 1e9:.2f} GB/s", 2))
     if done_bytes == total_bytes:
-        parts.append("waiting for the disk")
+        parts.append(_Part("waiting for the disk", _LEFT))
     elif speed > 0:
-        parts.append(f"about {duration((total_bytes - done_bytes) / speed)} left")
-    return ", ".join(parts)
+        parts.append(_Part(f"about {duration((total_bytes - done_bytes) / speed)} left", _LEFT))
+    return parts
 
 
 class WriteProgress:
@@ -97,8 +159,9 @@ class WriteProgress:
         self._title = title
         self._console = console or stderr_console()
         self._clock = clock
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        # The models are opened and checked before the first tensor is written.
+        self._waiting = Waiting(f"{title}: opening models", console=self._console)
+        self._bar: _Bar | None = None
         self._began = clock()
         self._first: tuple[float, int] | None = None
         self._shown_at: float | None = None
@@ -107,30 +170,29 @@ class WriteProgress:
         """Show the progress, unless the writing has only just begun."""
         now = self._clock()
         if self._first is None:
+            self._waiting.close()
             self._first = now, done_bytes
-        if now - self._began < SILENT_S:
+        if now - self._began < (SHOWN_AFTER_S if self._console.is_terminal else SILENT_S):
             return
         speed = (done_bytes - self._first[1]) / (now - self._first[0]) if now > self._first[0] else 0.0
-        state = f"{tensors_done}/{tensors_total} tensors, {_written_state(done_bytes, total_bytes, speed)}"
+        tensors = _Part(f"{tensors_done}/{tensors_total} tensors", 3)
+        parts = [tensors, *_written_parts(done_bytes, total_bytes, speed)]
         if not self._console.is_terminal:
             if self._shown_at is None or now - self._shown_at >= _LINE_EVERY_S:
                 self._shown_at = now
-                self._console.file.write(f"{self._title}: {state}\n")
+                self._console.file.write(f"{self._title}: {joined(parts)}\n")
                 self._console.file.flush()
             return
-        if self._progress is None:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[state]}"))
-            self._progress = Progress(*columns, console=self._console, transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task(self._title, total=total_bytes, state="")
-        if self._task is not None:
-            self._progress.update(self._task, completed=done_bytes, state=state)
+        if self._bar is None:
+            self._bar = _Bar(self._console, self._title, total=total_bytes)
+        self._bar.show(self._title, parts, completed=done_bytes, total=total_bytes)
 
     def close(self) -> None:
         """Remove the display."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._waiting.close()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 class ScoreProgress:
@@ -142,67 +204,65 @@ class ScoreProgress:
         self._began = clock()
         self._shown_at: float | None = None
         self._title = ""
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._waiting = Waiting("opening tasks", console=self._console)
+        self._bar: _Bar | None = None
 
     def loading(self, *, model: str) -> None:
         """Show that a model is being loaded."""
-        self._show(f"loading {model}", completed=0, total=None, state="")
+        self._wait(f"loading {model}")
 
     def asking(self, *, model: str, task: str) -> None:
         """Show the progress of another task from the start."""
         self._title = f"{model}, {task}"
-        self._show(self._title, completed=0, total=None, state="")
+        self._wait(f"{self._title}: preparing the questions")
 
     def answered(self, progress: "AnswerProgress") -> None:
         """Show the progress: questions, speed, time left."""
         done, total = progress.done, progress.total
-        parts = [f"{done}/{total} questions"]
+        is_narrow = self._console.is_terminal and self._console.width < _WIDE
+        parts = [_Part(f"{done}/{total}{'' if is_narrow else ' questions'}", _COUNT)]
         # The first answers to finish are the shortest, and those still being written are not counted.
         is_known = progress.asked >= _KNOWN_SHARE * (total - done + progress.asked)
         if is_known and progress.tokens and progress.seconds:
-            parts.append(f"{progress.tokens / progress.seconds:.0f} tokens/s")
+            parts.append(_Part(f"{progress.tokens / progress.seconds:.0f} tokens/s", 2))
         if is_known and progress.asked and done < total:
-            parts.append(f"about {duration(progress.seconds / progress.asked * (total - done))} left")
-        self._show(self._title, completed=done, total=total, state=", ".join(parts))
+            parts.append(_Part(f"about {duration(progress.seconds / progress.asked * (total - done))} left", _LEFT))
+        self._show(parts, completed=done, total=total)
 
     def close(self) -> None:
         """Remove the display."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._waiting.close()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
-    def _show(self, title: str, *, completed: int, total: int | None, state: str) -> None:
+    def _wait(self, title: str) -> None:
+        self.close()
+        self._waiting = Waiting(title, console=self._console)
+
+    def _show(self, parts: Sequence[_Part], *, completed: int, total: int) -> None:
         now = self._clock()
         if self._console.is_terminal:
-            if self._progress is None and now - self._began >= SILENT_S:
-                columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20))
-                state_column = TextColumn("{task.fields[state]}")
-                self._progress = Progress(*columns, state_column, console=self._console, transient=True)
-                self._progress.start()
-                self._task = self._progress.add_task(title, total=total, state=state)
-            elif self._progress is not None and self._task is not None:
-                self._progress.update(self._task, description=title, completed=completed, total=total, state=state)
-        elif (
-            state
-            and now - self._began >= SILENT_S
-            and (self._shown_at is None or now - self._shown_at >= _LINE_EVERY_S)
-        ):
+            if self._bar is None and now - self._began >= SHOWN_AFTER_S:
+                self._waiting.close()
+                self._bar = _Bar(self._console, self._title, total=total)
+            if self._bar is not None:
+                self._bar.show(self._title, parts, completed=completed, total=total)
+        elif now - self._began >= SILENT_S and (self._shown_at is None or now - self._shown_at >= _LINE_EVERY_S):
             self._shown_at = now
-            self._console.file.write(f"{title}: {state}\n")
+            self._console.file.write(f"{self._title}: {joined(parts)}\n")
             self._console.file.flush()
 
 
 class SearchProgress:
     """Shows the progress of a search: a live bar on a terminal, one plain line per generation elsewhere."""
 
-    def __init__(self, *, title: str, console: Console | None = None, silent_s: float = SILENT_S) -> None:
+    def __init__(self, *, title: str, console: Console | None = None, silent_s: float = SHOWN_AFTER_S) -> None:
         self._title = title
         self._console = console or stderr_console()
         # Models are fetched and opened before the search begins.
         self._waiting = Waiting(f"{title}: opening models and tasks", console=self._console, after_s=silent_s)
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar: _Bar | None = None
         self._best: float | None = None
         self._mean: float | None = None
         self._candidates: int | None = 0
@@ -226,12 +286,8 @@ class SearchProgress:
         self._candidates, self._generations, self._replayed = candidates, generations, done
         self._began = time.monotonic()
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-            self._progress = Progress(
-                *columns, TextColumn("{task.fields[state]}"), console=self._console, transient=True
-            )
-            self._progress.start()
-            self._task = self._progress.add_task(self._title, total=candidates, state="")
+            self._bar = _Bar(self._console, self._title, total=candidates)
+            self._refresh()
 
     def evaluated(self, entry: "Entry") -> None:
         """Count a candidate."""
@@ -244,47 +300,49 @@ class SearchProgress:
         scores = evaluation.scores.values() if evaluation else ()
         self._samples += sum(score.n for score in scores)
         self._in_part |= any(score.rows is not None for score in scores)
-        self._refresh(advance=1)
+        self._refresh()
 
     def generation_ended(self, generation: "Generation") -> None:
         """Show the result of a generation."""
         fitnesses = [outcome.fitness for outcome in generation.outcomes if hasattr(outcome, "fitness")]
         self._mean = sum(fitnesses) / len(fitnesses)
         self._generation = generation.number + 1
-        if self._progress is not None:
-            self._refresh(advance=0)
+        if self._bar is not None:
+            self._refresh()
         elif self._seen > self._replayed:
             # A replayed generation was printed when it was new.
-            self._say(f"{self._title}: {self._state()}")
+            self._say(f"{self._title}: {joined(self._parts())}")
 
     def close(self) -> None:
         """Remove the display."""
         self._waiting.close()
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
-    def _refresh(self, *, advance: int) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=advance, state=self._state())
+    def _refresh(self) -> None:
+        if self._bar is not None:
+            count = f"{self._seen}" if self._candidates is None else f"{self._seen}/{self._candidates}"
+            parts = [_Part(count, _COUNT), *self._parts()]
+            self._bar.show(self._title, parts, completed=self._seen, total=self._candidates)
 
-    def _state(self) -> str:
+    def _parts(self) -> list[_Part]:
         of = "" if self._generations is None else f"/{self._generations}"
-        parts = [f"generation {self._generation}{of}"]
+        parts = [_Part(f"generation {self._generation}{of}", 3)]
         if self._best is not None:
             # In a race the fitness is an estimate, which may be above the highest score.
-            parts.append(f"best {percent(min(self._best, 1.0))}")
+            parts.append(_Part(f"best {percent(min(self._best, 1.0))}", 1))
         if self._mean is not None:
-            parts.append(f"mean {percent(self._mean)}")
+            parts.append(_Part(f"mean {percent(self._mean)}", 4))
         if self._in_part:
-            parts.append(f"{self._samples} samples")
+            parts.append(_Part(f"{self._samples} samples", 5))
         if self._failures:
-            parts.append(f"{self._failures} failed")
+            parts.append(_Part(f"{self._failures} failed", 2))
         fresh = self._seen - self._replayed
         if fresh > 0 and self._candidates is not None and self._seen < self._candidates:
             left = (time.monotonic() - self._began) / fresh * (self._candidates - self._seen)
-            parts.append(f"about {duration(left)} left")
-        return ", ".join(parts)
+            parts.append(_Part(f"about {duration(left)} left", _LEFT))
+        return parts
 
     def _say(self, text: str, *, style: str | None = None) -> None:
         if self._console.is_terminal:

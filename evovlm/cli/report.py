@@ -41,10 +41,13 @@ def report(
 
     It shows what was found, how certain it is, what the recipe does, and every answer.
     """
-    from evovlm.files import write_file
-    from evovlm.report.files import check_new, png_language, write_figures
-    from evovlm.report.texts import speaker
-    from evovlm.runs.folder.layout import PAGE_FILE
+    from evovlm.cli.progress import Waiting
+
+    with Waiting("loading the libraries that draw"):
+        from evovlm.files import write_file
+        from evovlm.report.files import check_new, png_language, write_figures
+        from evovlm.report.texts import speaker
+        from evovlm.runs.folder.layout import PAGE_FILE
 
     speaker(lang)
     several = len(runs) > 1
@@ -54,9 +57,10 @@ def report(
         check_new(new)
     if score:
         _score(runs, allow_code=allow_code)
-    content = _read(runs)
-    write_file(page, _html(content, language=lang))
-    files = write_figures(figures, content, language=lang) if figures is not None else ()
+    with Waiting("drawing the page"):
+        content = _read(runs)
+        write_file(page, _html(content, language=lang))
+        files = write_figures(figures, content, language=lang) if figures is not None else ()
     if figures is not None and png_language(lang) != lang:
         echo(
             "this machine does not have a Japanese font: the words in the PNG files are English, those in the SVG "

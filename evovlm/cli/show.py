@@ -25,13 +25,16 @@ def show(
 
         show_recipe(run, svg=svg, as_json=as_json)
         return
-    from evovlm.cli.show_recipe import write_path
-    from evovlm.cli.show_run import print_run, run_document
-    from evovlm.runs.journal_check import check_scores
-    from evovlm.runs.run import Run
+    from evovlm.cli.progress import Waiting
 
-    found = Run.open(run)
-    found.check_begun()
+    with Waiting(f"reading {run}"):
+        from evovlm.cli.show_recipe import write_path
+        from evovlm.cli.show_run import print_run, run_document
+        from evovlm.runs.journal_check import check_scores
+        from evovlm.runs.run import Run
+
+        found = Run.open(run)
+        found.check_begun()
     if svg is not None:
         write_path(found.description.path, svg, of=run)
     if found.objective is not None:

@@ -30,11 +30,15 @@ def watch(
     """
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
-    from evovlm.report.files import check_new
-    from evovlm.report.texts import speaker
-    from evovlm.report.watching import watch_run
-    from evovlm.runs.folder.layout import PAGE_FILE
+    from evovlm.cli.progress import Waiting
+
+    with Waiting("loading the libraries that draw"):
+        from evovlm.report.files import check_new
+        from evovlm.report.texts import speaker
+        from evovlm.report.watching import watch_run
+        from evovlm.runs.folder.layout import PAGE_FILE
 
     speaker(lang)
     if out is not None:
@@ -43,7 +47,7 @@ def watch(
     console = Console()
     to_open = open_it
     # Without a terminal nothing can be redrawn: each update is a line.
-    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    live = Live(Text(f"reading {run}"), console=console, auto_refresh=False) if console.is_terminal else None
     try:
         with live or nullcontext():
             for content in watch_run(run, page=page, language=lang, every_s=every):

@@ -59,8 +59,10 @@ def build(
 ) -> None:
     """Train every embedded model again. It takes up to 90 minutes on 2 cores, without a GPU."""
     from evovlm.assets import asset_path
-    from evovlm.cli.progress import stderr_console
-    from evovlm.zoo.training import build_zoo
+    from evovlm.cli.progress import Waiting, stderr_console
+
+    with Waiting("loading torch"):
+        from evovlm.zoo.training import build_zoo
 
     console = stderr_console()
     folder = out or asset_path("zoo")

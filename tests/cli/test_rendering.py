@@ -1,12 +1,16 @@
 """Bars, durations, and the display of a search."""
 
 import io
+import itertools
 import json
+import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from evovlm.cli.progress import ScoreProgress, SearchProgress, WriteProgress
@@ -83,6 +87,56 @@ def test_on_a_terminal_the_display_is_live_with_generation_best_mean_and_time_le
         assert part in text
 
 
+TITLE = "evovlm, equal weights, 3 of 4"
+
+
+def shown_lines(printed: io.StringIO) -> list[str]:
+    """Return the lines that were drawn on a terminal, without colours and movements of the cursor."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())
+    return [line for line in re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]+", plain) if line.strip()]
+
+
+@pytest.mark.parametrize("width", [80, 60, 200])
+def test_a_search_at_any_width_keeps_its_name_count_bar_and_time_left(width: int) -> None:
+    printed = io.StringIO()
+    progress = SearchProgress(title=TITLE, console=Console(file=printed, force_terminal=True, width=width))
+    progress.started(candidates=1000, generations=100, done=0, warnings=())
+    for number in range(12):
+        outcome = BAD if number == 3 else GOOD
+        entry = Entry(
+            kind="candidate", index=number, generation=0, genome=np.zeros(1), recipe_id="0" * 12, outcome=outcome
+        )
+        progress.evaluated(entry)
+    progress.generation_ended(Generation(number=0, proposals=(), outcomes=(GOOD,), mean=np.zeros(1)))
+    progress.close()
+    last = shown_lines(printed)[-1]
+    assert cell_len(last.rstrip()) <= width
+    assert ("equal weights, 3 of 4" if width > 60 else "3 of 4") in last
+    assert "12/1000" in last
+    assert "━" in last
+    assert "left" in last
+    assert ("mean 50.0" in last) is (width == 200)
+
+
+def test_of_a_long_path_the_end_is_shown_and_full_width_characters_count_twice() -> None:
+    printed = io.StringIO()
+    progress = ScoreProgress(console=Console(file=printed, force_terminal=True, width=80), clock=iter_clock(5.0))
+    progress.asking(model="/data/models/日本語/とても長いモデルの名前/checkpoint-1200, 2 of 4", task="word_problems_ja")
+    progress.answered(AnswerProgress(done=200, total=400, asked=200, tokens=9000, seconds=100.0))
+    progress.close()
+    last = shown_lines(printed)[-1]
+    assert cell_len(last.rstrip()) <= 80
+    assert "2 of 4, word_problems_ja" in last
+    assert "200/400," in last
+    assert "about 1:40 min left" in last
+
+
+def iter_clock(step_s: float) -> Callable[[], float]:
+    """Return a clock that goes on by `step_s` at every look."""
+    seconds = itertools.count(0.0, step_s)
+    return lambda: next(seconds)
+
+
 def write_slowly(console: Console, *, seconds: float, pieces: int) -> None:
     """Let the display follow the writing of 4 tensors in equal pieces, spread over this number of seconds."""
     now = 0.0
@@ -99,7 +153,7 @@ def write_slowly(console: Console, *, seconds: float, pieces: int) -> None:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_writing_that_is_soon_over_shows_nothing(terminal: bool) -> None:
     printed = io.StringIO()
-    write_slowly(Console(file=printed, force_terminal=terminal), seconds=1.9, pieces=100)
+    write_slowly(Console(file=printed, force_terminal=terminal), seconds=0.6 if terminal else 1.9, pieces=100)
     assert printed.getvalue() == ""
 
 
