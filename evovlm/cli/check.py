@@ -180,6 +180,8 @@ def _print(console: "Console", found: "Preflight") -> None:
             echo(f"{what}: {gigabytes(needed)}{there}")
     for reason in found.licence.reasons:
         echo(f"licence: {reason}")
+    for note in found.notes:
+        echo(f"note: {note}")
     for warning in found.warnings:
         echo(f"warning: {warning}")
     for problem in found.problems:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,11 +84,17 @@ def _search(
 ) -> "RunResult":
     """Run the search, or the two searches of a hybrid, each with its own display."""
     from evovlm.cli.progress import SearchProgress
+    from evovlm.errors import EvovlmError
+    from evovlm.runs.before.leaks import data_notes
     from evovlm.runs.searching.evolve import run_search
     from evovlm.tasks.catalogue import code_of_tasks
 
+    stages = loaded.resolved(relative_to=config.parent).stages.values()
+    # A problem of the data is one of the search, which reports it.
+    with suppress(EvovlmError):
+        for note in dict.fromkeys(note for stage in stages for note in data_notes(stage)):
+            echo(f"note: {note}", err=True)
     if allow_code:
-        stages = loaded.resolved(relative_to=config.parent).stages.values()
         announce_allowed(code_of_tasks(task.name for stage in stages for task in stage.tasks), allow_code=allow_code)
     shown: list[SearchProgress] = []
 

@@ -66,7 +66,7 @@ def score(
     from evovlm.cli.progress import ScoreProgress
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
-    from evovlm.tasks.catalogue import check_task_names, code_of_tasks
+    from evovlm.tasks.catalogue import check_task_names, code_of_tasks, data_notes_of
     from evovlm.tasks.task import parse_split
 
     if resume and save is None:
@@ -76,6 +76,8 @@ def score(
     # A wrong name is reported before torch is loaded, which takes seconds.
     check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
     announce_allowed(code_of_tasks(names), allow_code=allow_code)
+    for note in data_notes_of(names, split=parse_split(split), data=places):
+        echo(f"note: {note}", err=True)
 
     from evovlm.runs.scores.score_models import ask_models
 

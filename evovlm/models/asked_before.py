@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from evovlm.errors import TaskError
+from evovlm.errors import NoChatTemplate, TaskError
 from evovlm.models.chat import ModelQuestion, no_eyes, split_at_places, token_ids
 from evovlm.models.foreign import foreign_model
 from evovlm.recipes.language_config import has_vision, language_config
@@ -59,9 +59,24 @@ def check_asked(
     if chat_template is not None:
         writer = speaker.processor or speaker.tokenizer
         writer.chat_template = chat_template
-    if chats:
-        split_at_places(speaker, chats[0])
+    _check_chats(speaker, chats)
     return _too_long(speaker, may_be_long, n=len(asked), longest=longest, task=task)
+
+
+def _check_chats(speaker: _Unloaded, chats: Sequence[ModelQuestion]) -> None:
+    """Raise the first problem of a template that takes none of the questions; one that it does not take is unscored."""
+    refused: TaskError | None = None
+    for question in chats:
+        try:
+            split_at_places(speaker, question)
+        except NoChatTemplate:
+            raise
+        except TaskError as error:
+            refused = refused or error
+        else:
+            return
+    if refused is not None:
+        raise refused
 
 
 def _may_be_long(question: ModelQuestion, longest: int | None) -> bool:

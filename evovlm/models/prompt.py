@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evovlm.errors import BrokenCheckpoint, EvovlmError, TaskError
+from evovlm.errors import BrokenCheckpoint, EvovlmError, NoChatTemplate, TaskError, first_line
 from evovlm.models.backbone import Backbone
 from evovlm.models.chat import PLACE, ModelQuestion, Picture, count_places, is_whole, split_at_places, token_ids
 from evovlm.models.loading import LoadedModel
@@ -60,11 +60,24 @@ def prepare_prompts(
     """Turn questions into prompts of one model, in order: everything that no merge changes, computed once.
 
     Features go into `store` (a new one if None), once for each picture. Only the pictures of one question are in memory
-    at a time. Raises TaskError for pictures that are shown to a text model and for a chat without a template, and what
-    `see_pictures` raises.
+    at a time. Raises TaskError for pictures that are shown to a text model, a chat without a template, and a template
+    that does not take any of the questions; and what `see_pictures` raises.
     """
     kept = FeatureStore() if store is None else store
-    return tuple(_prepare(loaded, question, kept) for question in asked)
+    found: list[Prompt | Unanswerable] = []
+    refused: list[TaskError] = []
+    for question in asked:
+        try:
+            found.append(_prepare(loaded, question, kept))
+        except NoChatTemplate:
+            raise
+        except TaskError as error:
+            refused.append(error)
+            found.append(Unanswerable(reason=first_line(error)))
+    if refused and len(refused) == len(found):
+        # What refuses every question is not a matter of one sample.
+        raise refused[0]
+    return tuple(found)
 
 
 def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) -> Prompt | Unanswerable:
@@ -89,8 +102,11 @@ def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) 
         shown.append(seen)
     texts = [text for each in shown for text in each.texts]
     text = parts[0] + "".join(seen_as + part for seen_as, part in zip(texts, parts[1:], strict=True))
-    ids = token_ids(loaded, text, chat=question.chat)
-    unfit = _unfit_length(loaded, len(ids))
+    try:
+        ids = token_ids(loaded, text, chat=question.chat)
+    except (TypeError, UnicodeEncodeError):
+        return Unanswerable(reason="the question contains half a character, which is not valid Unicode")
+    unfit = _unfit_length(loaded, len(ids)) or _unfit_token(loaded, ids)
     if unfit is not None:
         return unfit
     if loaded.sees and count_places(loaded, ids) != sum(each.n_tokens for each in shown):
@@ -99,6 +115,16 @@ def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) 
     if not shown:
         return Prompt(ids=torch.tensor(ids, dtype=torch.long))
     return _with_pictures(loaded, ids, keys=keys, shown=shown, store=store)
+
+
+def _unfit_token(loaded: LoadedModel, ids: Sequence[int]) -> Unanswerable | None:
+    """Return why a prompt's tokens cannot be read: one has no row in the embedding."""
+    n_rows = loaded.model.get_input_embeddings().num_embeddings
+    row = max(ids)
+    if row < n_rows:
+        return None
+    token = loaded.tokenizer.convert_ids_to_tokens(row)
+    return Unanswerable(reason=f"the question has the token {token!r} ({row}), and the model has {n_rows} rows")
 
 
 def _unfit_length(loaded: LoadedModel, n_tokens: int) -> Unanswerable | None:

@@ -306,6 +306,19 @@ def check_task_names(names: Iterable[str], *, split: Split, decoding: str | None
             task.with_prompt(prompt)
 
 
+def data_notes_of(names: Iterable[str], *, split: Split, data: Mapping[str, Path]) -> tuple[str, ...]:
+    """Return what was decided about the user's own data of these tasks, whose places may be in `data`.
+
+    Raises TaskError for data that is missing or broken.
+    """
+    tasks = {name: get_task(name) for name in names if not is_harness_name(name)}
+    return tuple(
+        f"{task.name}, {split} split: {note}"
+        for name, task in tasks.items()
+        for note in task.notes(split, data.get(name))
+    )
+
+
 def code_of_tasks(names: Iterable[str]) -> tuple[ForeignCode, ...]:
     """Return the files that scoring these tasks would run: metric scripts and task files of the harness; runs nothing.
 

@@ -5,6 +5,7 @@ same words, for questions without a picture; or the same picture, byte for byte.
 found here.
 """
 
+import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from evovlm.errors import TaskError
 from evovlm.tasks.pictures import content_key
-from evovlm.tasks.sample import Sample
+from evovlm.tasks.sample import Sample, Split
 
 MOST_PICTURES = 5000
 """Pictures of larger sets are not compared: reading them would delay the search too long."""
@@ -58,6 +59,52 @@ def overlaps(search: Sequence[Sample], report: Sequence[Sample]) -> tuple[Overla
         kinds.append(("pictures", _pictures))
     found = (_shared(kind, keys, search, report) for kind, keys in kinds)
     return tuple(overlap for overlap in found if overlap is not None)
+
+
+def split_samples(samples: Sequence[Sample], *, share: float, seed: int) -> Mapping[Split, tuple[Sample, ...]]:
+    """Return the samples in two parts, of which a search sees about this share, each in the order of `samples`.
+
+    Samples that count as the same are in the same part. Which part that is depends on the seed and on the samples'
+    words and pictures alone, so that a row that is added moves few others. Raises TaskError when a part would be empty.
+    """
+    groups = _same(samples)
+    order = sorted(groups, key=lambda words: hashlib.blake2b(f"{seed}\0{words}".encode(), digest_size=8).digest())
+    wanted, searched = share * len(samples), set[int]()
+    for group in order:
+        if len(searched) >= wanted:
+            break
+        searched.update(groups[group])
+    parts = {
+        Split.SEARCH: tuple(sample for place, sample in enumerate(samples) if place in searched),
+        Split.REPORT: tuple(sample for place, sample in enumerate(samples) if place not in searched),
+    }
+    if not all(parts.values()):
+        raise TaskError(
+            f"split: {len(samples)} samples in {len(groups)} groups (the same question or picture is one) cannot be "
+            f"split into {share:g} and {1 - share:g}. Add samples, or write another share."
+        )
+    return parts
+
+
+def _same(samples: Sequence[Sample]) -> Mapping[str, list[int]]:
+    """Return the places of the samples that count as the same, by the least of their words and pictures."""
+    keys = [sorted(key for kind in (_origin, _question, _pictures) for key in kind(each)) for each in samples]
+    parents = list(range(len(samples)))
+
+    def root(place: int) -> int:
+        while parents[place] != place:
+            parents[place] = place = parents[parents[place]]
+        return place
+
+    first: dict[str, int] = {}
+    for place, own in enumerate(keys):
+        for key in own:
+            parents[root(place)] = root(first.setdefault(key, place))
+    found: dict[int, list[int]] = {}
+    for place in range(len(samples)):
+        found.setdefault(root(place), []).append(place)
+    words = {group: min(keys[place] or [samples[place].id] for place in places) for group, places in found.items()}
+    return {"\0".join(words[group]): places for group, places in found.items()}
 
 
 def are_few(samples: Sequence[Sample]) -> bool:

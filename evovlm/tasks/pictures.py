@@ -7,9 +7,11 @@ first frame.
 import hashlib
 import io
 import struct
+import unicodedata
 import warnings
 import zlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,9 @@ _UNREADABLE = (
     struct.error,
     zlib.error,
 )
+_PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".gif", ".bmp", ".tif", ".tiff")
+# What follows the length of the first box: the kinds of HEIF that hold a picture compressed as HEVC.
+_HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
 # Pillow starts Ghostscript, which runs the file as a program.
 _PROGRAMS = frozenset({"EPS"})
 
@@ -185,14 +190,31 @@ def _file_inside(folder: Path, name: str, *, where: str) -> Path:
     except OSError as error:
         raise TaskError(f"{where}: {name[:80]!r} is not the path of a picture ({error}).") from error
     if not is_there:
-        raise TaskError(f"{where}: the picture {path} does not exist. Put it there, or correct its name.")
+        near = _alike(path)
+        hint = f"Did you mean '{near}'?" if near is not None else "Put it there, or correct its name."
+        raise TaskError(f"{where}: the picture {path} does not exist. {hint}")
     return path
+
+
+def _alike(path: Path) -> str | None:
+    """Return the name of a file beside `path` that differs in case, ending or the form of its characters only."""
+    try:
+        names = sorted(each.name for each in path.parent.iterdir())
+    except OSError:
+        return None
+    # macOS stores voiced kana in two characters.
+    wanted = unicodedata.normalize("NFKC", path.name).casefold()
+    plain = {unicodedata.normalize("NFKC", name).casefold(): name for name in names}
+    stems = {Path(name).stem: original for name, original in plain.items() if Path(name).suffix in _PICTURE_ENDINGS}
+    return plain.get(wanted) or stems.get(Path(wanted).stem)
 
 
 def _decode(content: bytes, *, where: str) -> "Image.Image":
     from PIL import Image, ImageOps
 
     Image.init()
+    if content[4:12] in _HEIC:
+        _learn_heic(where)
     try:
         with warnings.catch_warnings():
             # The limit below replaces Pillow's warning about large pictures; broken EXIF data does not matter here.
@@ -206,7 +228,20 @@ def _decode(content: bytes, *, where: str) -> "Image.Image":
     except Image.DecompressionBombError as error:
         raise _too_large(where, "far too many pixels") from error
     except _UNREADABLE as error:
-        raise TaskError(f"{where}: is not a readable picture ({first_line(error)}). Give an intact file.") from error
+        kind = "HEIC picture" if content[4:12] in _HEIC else "picture"
+        raise TaskError(f"{where}: is not a readable {kind} ({first_line(error)}). Give an intact file.") from error
+
+
+def _learn_heic(where: str) -> None:
+    """Have Pillow read HEIC pictures. Raises TaskError without the package for them."""
+    if find_spec("pillow_heif") is None:
+        raise TaskError(
+            f"{where}: is a HEIC picture, as iPhones save them, and reading it needs the package pillow-heif.\n"
+            "    Install the extra: pip install 'evovlm[heic]'; or save the picture as JPEG."
+        )
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False)
 
 
 def _too_large(where: str, size: str) -> TaskError:

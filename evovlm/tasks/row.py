@@ -1,6 +1,7 @@
 """One row of a data set, with its location for error messages."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,16 @@ class Row:
     cells: Mapping[str, Any]
     where: str
     folder: Path | None = None
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether every cell is empty."""
+        return all(cell is None or (isinstance(cell, str) and not cell.strip()) for cell in self.cells.values())
+
+    @property
+    def line(self) -> str:
+        """The number of the row or line in its file."""
+        return re.sub(r".*?(\d*)$", r"\1", self.where)
 
     def get(self, column: str) -> Any:
         """Return the value in a column, None when the column is missing or empty."""

@@ -42,6 +42,10 @@ def absence_lines(name: str, absent: Mapping[str, int]) -> list[str]:
     ]
 
 
+def _no_notes(_split: Split, _data: Path | None) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A set of questions, and everything needed to score a model on them.
@@ -50,7 +54,7 @@ class Task:
     and, optionally, another location of the data (see published.py). `hub_id` and `licence` belong to the data; they
     are None for embedded data and for the user's own. `contaminated` names models known to have been trained on it.
     `sizes` holds the number of samples of a published set, if it is known without loading. `is_local` means that the
-    data is on this machine.
+    data is on this machine. `notes` takes what `load` takes, and says what was decided about a user's data.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Task:
     contaminated: tuple[str, ...] = ()
     sizes: Mapping[Split, int] = field(default_factory=dict)
     is_local: bool = False
+    notes: Callable[[Split, Path | None], tuple[str, ...]] = _no_notes
 
     def samples(self, split: Split, *, limit: int | None = None, data: Path | None = None) -> tuple[Sample, ...]:
         """Return the samples of a split in their fixed order, the first `limit` of them when it is given.

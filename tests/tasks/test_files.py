@@ -58,7 +58,8 @@ def test_a_table_may_come_without_a_header_and_with_windows_line_ends(tmp_path: 
         ("a.csv", "q\n" + "x" * 200_000, r"a\.csv: cannot be read \(field larger"),
         ("a.parquet", "PAR1 not Parquet PAR1", r"a\.parquet: is not an intact Parquet file"),
         ("a.parquet", "", r"a\.parquet: is not an intact Parquet file"),
-        ("a.xlsx", "", r"'\.xlsx' files cannot be read"),
+        ("a.xlsx", "", r"a\.xlsx: is not an intact \.xlsx file"),
+        ("a.xls", "", r"'\.xls' files cannot be read[\s\S]*Save it as \.xlsx or \.csv"),
     ],
 )
 def test_a_broken_file_is_named_with_its_place(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -66,11 +67,14 @@ def test_a_broken_file_is_named_with_its_place(tmp_path: Path, name: str, text: 
         cells(write(tmp_path / name, text))
 
 
-def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
-    for name in ("a.jsonl", "a.csv", "a.tsv"):
-        (tmp_path / name).write_bytes("q,n\n問い,1\n".encode("shift_jis"))
-        with pytest.raises(TaskError, match=rf"{name}: cannot be read \('utf-8' codec"):
-            cells(tmp_path / name)
+def test_text_in_shift_jis_is_read_and_other_bytes_are_named(tmp_path: Path) -> None:
+    for name, separator in (("a.csv", ","), ("a.tsv", "\t")):
+        (tmp_path / name).write_bytes(f"q{separator}n\n問い{separator}1\n".encode("shift_jis"))
+        (row,) = read_files(tmp_path / name)
+        assert row.cells == {"q": "問い", "n": "1"}
+        (tmp_path / name).write_bytes(b"q\n\xe9\xff\n")
+        with pytest.raises(TaskError, match=rf"{name}: cannot be read as text: it is neither UTF-8"):
+            list(read_files(tmp_path / name))
 
 
 def test_a_folder_without_data_or_with_several_saved_splits_is_an_error(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def nested(levels: int) -> str:
         ("a.json", b'[{"q": [["\\udbff"]]}]', r"entry 1: 'q' contains half a character"),
         ("a.jsonl", nested(102).encode(), r"a\.jsonl:1: 'q' is nested more than 100 levels deep"),
         ("a.jsonl", nested(900).encode(), r"a\.jsonl:1: 'q' is nested more than 100 levels deep"),
-        ("a.csv", b"q\n\xff\xfe\n", r"a\.csv: cannot be read \('utf-8' codec"),
+        ("a.csv", b"q\n\xff\xfe\n", r"a\.csv: cannot be read as text: it is neither UTF-8 \(byte 0xff in line 2\)"),
     ],
 )
 def test_cells_that_could_not_be_saved_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -54,7 +54,11 @@ def test_columns_are_known_by_their_usual_names_in_two_languages(tmp_path: Path)
 
 
 def test_numbers_without_pictures_are_compared_as_numbers(tmp_path: Path) -> None:
-    for name, answer, metric in (("sums", "1,200", "accuracy"), ("words", "12個", "rouge_l_ja")):
+    for name, answer, metric in (
+        ("sums", "1,200", "accuracy"),
+        ("units", "12個", "accuracy"),
+        ("words", "赤い箱", "rouge_l_ja"),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "search.tsv").write_text(f"question\tanswer\n何個\t3\n何円\t{answer}\n", encoding="utf-8")
         assert get_task(str(tmp_path / name)).scoring.metric == metric

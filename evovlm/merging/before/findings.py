@@ -73,7 +73,8 @@ class SearchSize:
 class Preflight:
     """What was found. `needs` and `result` are None if the models do not allow to compute them.
 
-    `search` is only for searches, else None. `chat` is what the result takes in place of the host's chat template.
+    `search` is only for searches, else None; `notes` say what was decided about their data. `chat` is what the result
+    takes in place of the host's chat template.
     """
 
     models: tuple[ModelReport, ...]
@@ -84,6 +85,7 @@ class Preflight:
     result: ResultSize | None = None
     search: SearchSize | None = None
     chat: ChatChange | None = None
+    notes: tuple[str, ...] = ()
 
     def raise_problems(self) -> None:
         """Raise the problem that was found; several problems are raised as one error that lists them all."""
@@ -103,6 +105,7 @@ class Preflight:
             "models": [asdict(model) for model in self.models],
             "errors": [{"kind": type(problem).__name__, "message": str(problem)} for problem in self.problems],
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "needs": asdict(self.needs) if self.needs else None,
             "result": asdict(self.result) if self.result else None,
             "search": asdict(self.search) if self.search else None,

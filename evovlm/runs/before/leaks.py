@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evovlm.evaluation.near_images import NearImages
 from evovlm.runs.config.search import SearchConfig
-from evovlm.tasks.catalogue import TASKS, get_task
+from evovlm.tasks.catalogue import TASKS, data_notes_of, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.overlap import MOST_PICTURES, are_few, overlaps
 from evovlm.tasks.task import Sample, Split, Task, absence_lines
@@ -43,18 +43,33 @@ def leak_warnings(config: SearchConfig) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def data_notes(config: SearchConfig) -> tuple[str, ...]:
+    """Return what was decided about the user's own data of a search and its report; paths in `config` are absolute.
+
+    Raises TaskError for data that is missing or broken.
+    """
+    notes: list[str] = []
+    for name, split, data in _asked_for(config):
+        if not is_harness_name(name) and split in get_task(name).splits:
+            notes += data_notes_of([name], split=split, data={} if data is None else {name: Path(data)})
+    return tuple(dict.fromkeys(notes))
+
+
+def _asked_for(config: SearchConfig) -> list[tuple[str, Split, str | None]]:
+    """Return the name, split and data of each task of the search and of its report."""
+    asked = [(section.name, Split.SEARCH, section.data) for section in config.tasks]
+    if config.report:
+        return asked + [(section.name, Split.REPORT, section.data) for section in config.report]
+    return asked + [(section.name, Split.REPORT, None) for section in config.tasks]
+
+
 def absence_warnings(config: SearchConfig) -> tuple[str, ...]:
     """Return which samples of the search and of its report this machine cannot have; paths in `config` are absolute.
 
     Raises TaskError for data that is missing or broken, and for a task of which no sample is left.
     """
-    asked = [(section.name, Split.SEARCH, section.data) for section in config.tasks]
-    if config.report:
-        asked += [(section.name, Split.REPORT, section.data) for section in config.report]
-    else:
-        asked += [(section.name, Split.REPORT, None) for section in config.tasks]
     warnings: list[str] = []
-    for name, split, data in asked:
+    for name, split, data in _asked_for(config):
         task = None if is_harness_name(name) else get_task(name)
         # Published pictures are files, which every machine can have.
         if task is not None and task.is_local and split in task.splits:

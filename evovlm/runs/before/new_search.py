@@ -19,6 +19,7 @@ from evovlm.runs.config.new import Kind, NewSearch, search_text
 from evovlm.runs.config.search import SearchConfig
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.own.folder import ENDINGS
+from evovlm.tasks.own.task_file import HOW_TO_SPLIT, is_own_task
 from evovlm.tasks.prompts import CHAT
 from evovlm.tasks.task import Split, Task
 
@@ -124,7 +125,8 @@ def open_task(name: str) -> Task:
     """Return the task of that name, which a search may see. Raises TaskError or ConfigError for any other."""
     task = get_task(name)
     if Split.SEARCH not in task.splits:
-        raise TaskError(f"{name}: has only a report split, which no search may see. Name another task.")
+        hint = f"T{HOW_TO_SPLIT[1:]}." if is_own_task(name) else "Name another task."
+        raise TaskError(f"{name}: has only a report split, which no search may see.\n    {hint}")
     return task
 
 

@@ -19,7 +19,7 @@ from evovlm.recipes.kinds import Template
 from evovlm.recipes.model_ref import ModelRef, config_in
 from evovlm.recipes.space import Space
 from evovlm.resources import available_memory_bytes, free_disk_bytes
-from evovlm.runs.before.leaks import absence_warnings, leak_warnings
+from evovlm.runs.before.leaks import absence_warnings, data_notes, leak_warnings
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.samples import SampleParts
@@ -83,7 +83,9 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
         problems.append(error)
     problems += _metric_problems(config)
     leaks: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
     try:
+        decided = data_notes(config)
         leaks = (*absence_warnings(config), *leak_warnings(config))
         _check_sizes(config)
     except EvovlmError as error:
@@ -91,7 +93,7 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
     asked, refused = _asked(config, template, chat=found.chat)
     warnings = (*found.warnings, *notes, *leaks, *asked)
     every = {str(problem): problem for problem in (*found.problems, *problems, *refused)}
-    return replace(found, problems=tuple(every.values()), warnings=warnings, search=size)
+    return replace(found, problems=tuple(every.values()), warnings=warnings, search=size, notes=decided)
 
 
 def _asked(

@@ -33,7 +33,7 @@ from evovlm.search.loop import NextGeneration
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
 from evovlm.tasks.metrics.scoring import clip_name_from
-from evovlm.tasks.own.task_file import is_own_task
+from evovlm.tasks.own.task_file import HOW_TO_SPLIT, is_own_task
 from evovlm.tasks.published import is_on_hub
 from evovlm.tasks.task import Split, Task
 
@@ -60,7 +60,8 @@ class NamedTask(Document):
     def _has_the_split(cls, name: str, info: ValidationInfo) -> str:
         task = task_of(name, info)
         if task is not None and cls.split not in task.splits:
-            raise PydanticCustomError("split", "{reason}", {"reason": cls.without_it})
+            hint = f"; {HOW_TO_SPLIT}" if is_own_task(name) and cls.split is Split.SEARCH else ""
+            raise PydanticCustomError("split", "{reason}", {"reason": f"{cls.without_it}{hint}"})
         return name
 
     @field_validator("data")

@@ -1,11 +1,10 @@
-"""Read files of task data: JSON lines, JSON lists, TSV, CSV, Parquet, and folders of them.
+"""Read files of task data: JSON lines, JSON lists, TSV, CSV, Excel's .xlsx, Parquet, and folders of them.
 
 read_files(Path("mgsm_ja.tsv"), columns=("question", "answer_number"))
 -> Row(cells={"question": "ジャネットのアヒルは1日に16個...", "answer_number": "18"}, where="mgsm_ja.tsv:1")
 """
 
 import csv
-import io
 import json
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from evovlm.errors import TaskError, first_line
 from evovlm.files import check_foreign, leads_outside, read_foreign
 from evovlm.foreign_json import JsonObject, parse_json, read_json
 from evovlm.tasks.hub import table_rows
+from evovlm.tasks.own.spreadsheets import Decoded, Line, csv_lines, decode, fitted, xlsx_lines
 from evovlm.tasks.row import Row
 
 FileStates: TypeAlias = tuple[tuple[str, int, int, int], ...]
@@ -24,10 +24,11 @@ _MOST_BYTES = 1_000_000_000
 _MOST_ROWS = 10_000_000
 _ROWS_AT_ONCE = 64
 _DEEPEST = 100
+_OTHER_TABLES = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt")
 
 
 def read_files(path: Path, *, columns: tuple[str, ...] = (), parts: tuple[str, ...] = ()) -> Iterator[Row]:
-    """Yield the rows of a .jsonl, .json (a list), .tsv, .csv or .parquet file, or of a folder.
+    """Yield the rows of a .jsonl, .json (a list), .tsv, .csv, .xlsx or .parquet file, or of a folder.
 
     `columns` names the columns of a table without a header. In a folder with a file or folder for each split, the
     first of `parts` that exists is read. A folder is one saved by `datasets`, an image folder (with a `metadata.jsonl`
@@ -86,6 +87,7 @@ def _read_file(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     if reader is None:
         raise TaskError(
             f"{path}: '{path.suffix}' files cannot be read. Task data is one of {', '.join(sorted(_READERS))}."
+            f"{' Save it as .xlsx or .csv.' if path.suffix.lower() in _OTHER_TABLES else ''}"
         )
     try:
         # Parquet is read in parts, so that its size does not matter.
@@ -93,7 +95,7 @@ def _read_file(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
         yield from reader(path, columns)
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror or error}). Give an intact file.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise TaskError(f"{path}: cannot be read ({error}). Give an intact file.") from error
 
 
@@ -217,8 +219,17 @@ def _refuse_one_object(text: str, *, path: Path) -> None:
 
 
 def file_text(path: Path) -> str:
-    """Return the text of a file (UTF-8). Raises OSError as `read_foreign` does, UnicodeDecodeError for other bytes."""
-    return read_foreign(path, limit_bytes=_MOST_BYTES).decode("utf-8-sig")
+    """Return the text of a file, in one of the encodings of `decode`. Raises OSError as `read_foreign` does."""
+    return _decoded(path).text
+
+
+def encoding_of(path: Path) -> str | None:
+    """Return the name of the encoding of a text file, None for UTF-8 and for files that are not text."""
+    return _decoded(path).encoding if path.suffix.lower() in _TEXTS else None
+
+
+def _decoded(path: Path) -> Decoded:
+    return decode(read_foreign(path, limit_bytes=_MOST_BYTES), where=str(path))
 
 
 def _parsed(text: str, *, where: str) -> Any:
@@ -242,26 +253,36 @@ def _json_row(value: object, *, where: str, path: Path) -> Row:
 
 
 def _tab_separated(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    numbered = enumerate(file_text(path).split("\n"), start=1)
+    text, encoding = _decoded(path)
+    if encoding is not None:
+        # Saved by a spreadsheet program, which puts cells with tabs, quotes and line ends in quotes.
+        yield from _table(list(csv_lines(text)), columns, path)
+        return
+    numbered = enumerate(text.split("\n"), start=1)
     # A file written on Windows ends its lines with \r\n.
     yield from _table([(n, line.rstrip("\r").split("\t")) for n, line in numbered if line.strip()], columns, path)
 
 
 def _comma_separated(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(file_text(path), newline=""))
-    yield from _table([(reader.line_num, cells) for cells in reader if cells], columns, path)
+    yield from _table(list(csv_lines(file_text(path))), columns, path)
 
 
-def _table(lines: list[tuple[int, list[str]]], columns: tuple[str, ...], path: Path) -> Iterator[Row]:
+def _workbook(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
+    yield from _table(list(xlsx_lines(path, limit_bytes=_MOST_BYTES)), columns, path, pad=True)
+
+
+def _table(lines: list[Line], columns: tuple[str, ...], path: Path, *, pad: bool = False) -> Iterator[Row]:
+    """Yield the rows of a table; with `pad`, cells that are missing at the end of a row are empty."""
     if not lines:
         return
     first = lines[0][1]
     has_header = not columns or bool(set(columns) & set(first))
-    header = tuple(first) if has_header else columns
+    header = tuple(fitted(first, n_columns=1, pad=False)) if has_header else columns
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise TaskError(f"{path}: its header names {', '.join(map(repr, twice))} more than once. Rename the columns.")
-    for number, cells in lines[1:] if has_header else lines:
+    for number, given in lines[1:] if has_header else lines:
+        cells = fitted(given, n_columns=len(header), pad=pad)
         if len(cells) != len(header):
             raise TaskError(
                 f"{path}:{number}: has {len(cells)} columns; {len(header)} are needed ({', '.join(header)})."
@@ -311,5 +332,7 @@ _READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {
     ".tsv": _tab_separated,
     ".csv": _comma_separated,
     ".parquet": _parquet,
+    ".xlsx": _workbook,
 }
+_TEXTS = (".jsonl", ".json", ".tsv", ".csv")
 _STORED = frozenset({*_READERS, ".arrow"})

@@ -2,7 +2,7 @@
 
 name: festivals                         # as in tables and results
 data: festivals                         # a folder, from this file's own on (the default is that), or hub:ID@REVISION
-splits: {search: train.jsonl, report: test.jsonl}     # files or folders in it, or splits of the set on the hub
+splits: {search: train.jsonl, report: test.jsonl}     # files, folders, hub splits; or split: {search: 0.5, seed: 0}
 columns: {question: q, answer: a, image: photo}       # and choices, id, tags; `answer` may be a list
 prompt: ja-shisa-vqa                    # a name, or a template that holds {input} (and <image>)
 metric: rouge_l_ja                      # accuracy compares numbers; multiple_choice takes a letter or an index;
@@ -12,10 +12,10 @@ decoding: {max_new_tokens: 64}
 licence: CC BY 4.0
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -39,17 +39,24 @@ from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX, metric_from
 from evovlm.tasks.metrics.scoring import Scoring, clip_name_from
 from evovlm.tasks.metrics.table import METRICS
-from evovlm.tasks.own.folder import describe_folder
-from evovlm.tasks.own.tables import FileStates, file_states, part_of, refuse_outside
+from evovlm.tasks.overlap import split_samples
+from evovlm.tasks.own.folder import describe_folder, describe_tables, only_table
+from evovlm.tasks.own.numbers import number_of, read_number
+from evovlm.tasks.own.tables import FileStates, encoding_of, file_states, part_of, refuse_outside
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
 from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Sample, Split, letter_of
 from evovlm.tasks.task import Decoding, Task
 
+HOW_TO_SPLIT = (
+    "to search with a part of one table, name a task file of three lines: `name: ...`, `data: FOLDER`, "
+    "`split: {search: 0.5, seed: 0}` (docs/own-models.md)"
+)
 _CHOICE = "multiple_choice"
 _ACCURACY = "accuracy"
 _MOST_CHOICES = 100
+_MOST_NAMED = 10
 _Columns = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
@@ -92,13 +99,22 @@ class SplitsSection(_Section):
         return self
 
 
+class SplitSection(_Section):
+    """`split:` the share of a table's rows that a search may see, drawn with a seed; the others are reported."""
+
+    search: float = Field(gt=0, lt=1)
+    seed: int = 0
+
+
 class OwnTask(_Section):
     """A whole file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     data: PathText = "."
     config: str | None = None
-    splits: SplitsSection
+    splits: SplitsSection | None = None
+    split: SplitSection | None = None
+    table: PathText | None = None
     columns: ColumnsSection = ColumnsSection()
     prompt: str = CHAT
     metric: PathText
@@ -153,17 +169,31 @@ class OwnTask(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self, info: ValidationInfo) -> "OwnTask":
+        if self.splits is None and self.split is None:
+            raise PydanticCustomError("splits", "splits: missing; name the data of search, report or both, or `split:`")
+        if self.splits is not None and self.split is not None:
+            raise PydanticCustomError(
+                "split", "split: `splits` says already which data is whose; leave one of them out"
+            )
         if self.columns.image and self.prompt != CHAT and PLACE not in template_of(self.prompt):
             raise PydanticCustomError("prompt", "prompt: has no place for the pictures ({place})", {"place": PLACE})
         if self.metric == _CHOICE and self.columns.choices is None:
             raise PydanticCustomError("choices", "columns.choices: missing, and the metric is about choices")
         self._check_clip_model()
         folder: Path = (info.context or {})["folder"] / self.data
-        for split, part in self.splits.model_dump(exclude_none=True).items():
+        for split, part in self.parts.items():
             if not is_on_hub(self.data) and _place(folder, part) == folder:
-                found = {"split": split, "part": part, "folder": str(folder)}
-                raise PydanticCustomError("part", "splits.{split}: there is no '{part}' in {folder}", found)
+                key = f"splits.{split.value}" if self.splits is not None else "table"
+                found = {"key": key, "part": part, "folder": str(folder)}
+                raise PydanticCustomError("part", "{key}: there is no '{part}' in {folder}", found)
         return self
+
+    @property
+    def parts(self) -> Mapping[Split, str]:
+        """The data of each split: a file or folder, the same table where it is split by shares."""
+        if self.splits is not None:
+            return {Split(name): part for name, part in self.splits.model_dump(exclude_none=True).items()}
+        return dict.fromkeys(Split, self.table or "")
 
     def _check_clip_model(self) -> None:
         takes_a_model = self.metric in METRICS and METRICS[self.metric].measure is None
@@ -189,11 +219,12 @@ class OwnTask(_Section):
             clip_model=clip_name_from(folder, self.clip_model) if self.clip_model is not None else None,
         )
 
-    def task(self, folder: Path) -> Task:
-        """Return the task; paths of its data are relative to `folder`."""
-        splits = {Split(name): part for name, part in self.splits.model_dump(exclude_none=True).items()}
+    def task(self, folder: Path, *, decided: bool) -> Task:
+        """Return the task; paths of its data are relative to `folder`. With `decided`, its metric was not written."""
+        splits = self.parts
         hub_id, revision = hub_place(self.data) if is_on_hub(self.data) else (None, None)
         published = Published(hub_id=hub_id, revision=revision, splits=splits, configs=(self.config,))
+        loader = _Loader(self, published, folder / self.data, decided=decided)
         return Task(
             name=self.name,
             description=self.description,
@@ -205,7 +236,8 @@ class OwnTask(_Section):
                 repetition_penalty=self.decoding.repetition_penalty,
                 stop=tuple(self.decoding.stop),
             ),
-            load=_loader(self, published, folder / self.data),
+            load=loader.load,
+            notes=loader.notes,
             needs_images=bool(self.columns.image),
             splits=frozenset(splits),
             hub_id=hub_id,
@@ -240,29 +272,128 @@ def _load_task(path: Path, taken: frozenset[str], _states: FileStates) -> Task:
 
 
 def _read_task(path: Path, taken: frozenset[str]) -> Task:
-    folder = path if path.is_dir() else path.parent
-    document = describe_folder(path, taken=taken) if path.is_dir() else read_yaml(path)
+    is_folder = path.is_dir()
+    folder = path if is_folder else path.parent
+    document = describe_folder(path, taken=taken) if is_folder else read_yaml(path)
+    is_split = isinstance(document, Mapping) and document.get("split") is not None
+    if isinstance(document, Mapping) and is_split:
+        document = _described(document, folder)
     try:
         own = OwnTask.model_validate(document, context={"folder": folder, "taken": taken})
     except ValidationError as error:
         raise report_problems(path, error, model=OwnTask) from error
-    return own.task(folder)
+    return own.task(folder, decided=is_folder or is_split)
 
 
-def _loader(own: OwnTask, published: Published, folder: Path) -> Callable[[Split, Path | None], tuple[Sample, ...]]:
-    """Return what reads a split's samples; those of files that have not changed since are not read again."""
+def _described(document: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Return the document of a task whose table is split, with table, columns and metric where it does not say them."""
+    data = document.get("data", ".")
+    if not isinstance(data, str) or is_on_hub(data) or not (folder / data).is_dir():
+        # Validation says what is wrong.
+        return document
+    table = document.get("table")
+    name = table if isinstance(table, str) else only_table(folder / data)
+    place = _place(folder / data, name)
+    if place == folder / data:
+        raise TaskError(f"{folder / data / name}: this table does not exist. Correct `table:`, or leave it out.")
+    if {"columns", "metric"} <= document.keys():
+        return {**document, "table": name}
+    return {"table": name, **describe_tables([place], folder=folder / data), **document}
 
-    @lru_cache(maxsize=4)
-    def read(split: Split, place: Path | None, _states: FileStates) -> tuple[Sample, ...]:
-        samples = (_sample(row, own, number) for number, row in enumerate(published.rows(split, place), start=1))
-        return published.checked(samples, split=split, data=place)
 
-    def load(split: Split, data: Path | None) -> tuple[Sample, ...]:
-        usual = None if published.hub_id else _place(folder, published.splits[split])
+class _Read(NamedTuple):
+    """The samples of a split, and what was decided about the data."""
+
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...]
+
+
+class _Loader:
+    """Reads a split's samples; those of files that have not changed since are not read again.
+
+    With `decided`, the metric was chosen from the answers: rows that it cannot compare with are left out.
+    """
+
+    def __init__(self, own: OwnTask, published: Published, folder: Path, *, decided: bool) -> None:
+        self._own, self._published, self._folder, self._decided = own, published, folder, decided
+        self._read = lru_cache(maxsize=4)(self._read_anew)
+
+    def load(self, split: Split, data: Path | None) -> tuple[Sample, ...]:
+        """Return the samples of a split."""
+        return self._of(split, data).samples
+
+    def notes(self, split: Split, data: Path | None) -> tuple[str, ...]:
+        """Return what was decided about the data of a split, and what was left out."""
+        return self._of(split, data).notes
+
+    def _of(self, split: Split, data: Path | None) -> _Read:
+        usual = None if self._published.hub_id else _place(self._folder, self._published.splits[split])
         place = usual if data is None else data
-        return read(split, place, () if place is None else file_states(place))
+        return self._read(split, place, () if place is None else file_states(place))
 
-    return load
+    def _read_anew(self, split: Split, place: Path | None, _states: FileStates) -> _Read:
+        rows = list(self._published.rows(split, place))
+        while rows and rows[-1].is_blank:
+            # Spreadsheets end in rows that were once used.
+            rows.pop()
+        notes = [f"empty rows are skipped: {_lines([row for row in rows if row.is_blank])}"]
+        notes = notes if any(row.is_blank for row in rows) else []
+        kept = [row for row in rows if not row.is_blank]
+        samples = [(row, self._sample(row, number)) for number, row in enumerate(kept, start=1)]
+        found = tuple(sample for _, sample in samples if sample is not None)
+        notes += self._decisions(kept, [row for row, sample in samples if sample is None], place)
+        checked = self._published.checked(iter(found), split=split, data=place)
+        if self._own.split is not None:
+            parts = split_samples(checked, share=self._own.split.search, seed=self._own.split.seed)
+            counts = ", ".join(f"{each.value} {len(part)}" for each, part in parts.items())
+            notes.append(f"split by shares (seed {self._own.split.seed}) of {len(checked)} samples: {counts}")
+            checked = parts[split]
+        return _Read(samples=checked, notes=tuple(notes))
+
+    def _sample(self, row: Row, number: int) -> Sample | None:
+        """Return the sample of a row; None for one that a metric chosen from the answers cannot compare with."""
+        own = self._own
+        if self._decided and own.metric == _ACCURACY and not _has_numbers(row, own.columns.answer):
+            _check_filled(row, own.columns.answer)
+            return None
+        return _sample(row, own, number)
+
+    def _decisions(self, rows: Sequence[Row], left_out: Sequence[Row], place: Path | None) -> Iterator[str]:
+        encoding = encoding_of(place) if place is not None and place.is_file() else None
+        if encoding is not None:
+            yield f"the text is read as {encoding}"
+        if not self._decided or not rows:
+            return
+        columns = self._own.columns
+        named = {"question": columns.question, "answer": columns.answer, "image": ", ".join(columns.image)}
+        renamed = [f"{what} = {column}" for what, column in named.items() if column and column != what]
+        if renamed:
+            yield f"columns: {', '.join(renamed)}"
+        numbers = sum(_has_numbers(row, columns.answer) for row in rows)
+        count = f"{numbers} of {len(rows)} answers are numbers"
+        if self._own.metric == _ACCURACY:
+            rest = f"; left out, as they are not: {_lines(left_out)}" if left_out else ""
+            yield f"{_ACCURACY}: {count}{rest}"
+        else:
+            yield f"{self._own.metric}: {count}{', and its questions have pictures' if columns.image else ''}"
+
+
+def _lines(rows: Sequence[Row]) -> str:
+    shown = ", ".join(row.line for row in rows[:_MOST_NAMED])
+    return f"rows {shown}{', ...' if len(rows) > _MOST_NAMED else ''}" if len(rows) > 1 else f"row {shown}"
+
+
+def _has_numbers(row: Row, column: str) -> bool:
+    value = row.get(column)
+    answers = value if isinstance(value, list) else [value]
+    return bool(answers) and all(each is not None and number_of(str(each)) is not None for each in answers)
+
+
+def _check_filled(row: Row, column: str) -> None:
+    """Raise TaskError for an empty cell of a row that is not empty."""
+    value = row.value(column)
+    if isinstance(value, str) and not value.strip():
+        raise TaskError(f"{row.where}: '{column}' is empty. Fill it in, or delete the row.")
 
 
 def _sample(row: Row, own: OwnTask, number: int) -> Sample:
@@ -270,6 +401,9 @@ def _sample(row: Row, own: OwnTask, number: int) -> Sample:
     choices = row.texts(columns.choices) if columns.choices is not None else ()
     if len(choices) > _MOST_CHOICES:
         raise TaskError(f"{row.where}: has {len(choices)} choices, and at most {_MOST_CHOICES} are read.")
+    _check_filled(row, columns.question)
+    if own.clip_model is None:
+        _check_filled(row, columns.answer)
     return Sample(
         id=row.text(columns.id) if columns.id is not None else f"{number:04d}",
         question=row.text(columns.question),
@@ -287,7 +421,7 @@ def _references(row: Row, own: OwnTask, choices: Sequence[str]) -> Iterator[str]
         if own.metric == _CHOICE:
             yield _letter(answer, row, column, choices)
         elif own.metric == _ACCURACY:
-            yield row.as_number(answer, column)
+            yield number_of(answer) or read_number(answer) or row.as_number(answer, column)
         else:
             yield answer
 
