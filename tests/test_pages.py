@@ -100,6 +100,8 @@ def around(folder: Path) -> None:
     (folder / "festivals").mkdir()
     for name in ("train", "test"):
         (folder / "festivals" / f"{name}.jsonl").write_text('{"q": "何ですか。", "a": "神輿", "photo": "a.png"}\n')
+    (folder / "my-table-folder").mkdir()
+    (folder / "my-table-folder" / "sums.csv").write_text("question,answer\n3+4?,7\n4+4?,8\n")
     (folder / "mine.yaml").write_text(
         "format: 1\nkind: parameter_merge\nbase: zoo:base\nsources: {math: zoo:math-a, ja: zoo:ja}\n"
         "method: dare_ties\nparameters: {math: {weight: 0.5}, ja: {weight: 0.5}}\n"

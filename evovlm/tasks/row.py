@@ -19,12 +19,13 @@ _MOST_DIGITS = 9
 class Row:
     """A row's `cells` by column; `where` is its file and line, or the data set and the row's number.
 
-    Pictures given by their paths must be inside `folder`.
+    Pictures given by their paths must be inside `folder`. `encoding` is that of its file, where it is not UTF-8.
     """
 
     cells: Mapping[str, Any]
     where: str
     folder: Path | None = None
+    encoding: str | None = None
 
     @property
     def is_blank(self) -> bool:

@@ -37,7 +37,7 @@ def write_task(folder: Path, text: str, *rows: Mapping[str, object] | str) -> Pa
         (TEXTS, (GOOD, '{"question": '), ("rows.jsonl:2", "not JSON")),
         (TEXTS, (GOOD, {"q": "?", "answer": "3"}), ("rows.jsonl:2", "no 'question'", "found q, answer")),
         (TEXTS, (), ("rows.jsonl", "has no samples")),
-        (TEXTS, ({**GOOD, "answer": "三つ\x1b]0;owned\x07"},), ("rows.jsonl:1", "should be a number")),
+        (TEXTS, ({**GOOD, "answer": "箱\x1b]0;owned\x07"},), ("rows.jsonl:1", "should be a number")),
         (PICTURES, ({**GOOD, "photo": "gone.png"},), ("rows.jsonl:1, photo", "does not exist", "gone.png")),
         (PICTURES, ({**GOOD, "photo": "../secret.png"},), ("rows.jsonl:1, photo", "outside")),
         (PICTURES, ({**GOOD, "photo": "link.png"},), ("rows.jsonl:1, photo", "outside")),

@@ -223,11 +223,6 @@ def file_text(path: Path) -> str:
     return _decoded(path).text
 
 
-def encoding_of(path: Path) -> str | None:
-    """Return the name of the encoding of a text file, None for UTF-8 and for files that are not text."""
-    return _decoded(path).encoding if path.suffix.lower() in _TEXTS else None
-
-
 def _decoded(path: Path) -> Decoded:
     return decode(read_foreign(path, limit_bytes=_MOST_BYTES), where=str(path))
 
@@ -256,7 +251,7 @@ def _tab_separated(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     text, encoding = _decoded(path)
     if encoding is not None:
         # Saved by a spreadsheet program, which puts cells with tabs, quotes and line ends in quotes.
-        yield from _table(list(csv_lines(text)), columns, path)
+        yield from _table(list(csv_lines(text)), columns, path, encoding=encoding)
         return
     numbered = enumerate(text.split("\n"), start=1)
     # A file written on Windows ends its lines with \r\n.
@@ -264,14 +259,17 @@ def _tab_separated(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _comma_separated(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    yield from _table(list(csv_lines(file_text(path))), columns, path)
+    text, encoding = _decoded(path)
+    yield from _table(list(csv_lines(text)), columns, path, encoding=encoding)
 
 
 def _workbook(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     yield from _table(list(xlsx_lines(path, limit_bytes=_MOST_BYTES)), columns, path, pad=True)
 
 
-def _table(lines: list[Line], columns: tuple[str, ...], path: Path, *, pad: bool = False) -> Iterator[Row]:
+def _table(
+    lines: list[Line], columns: tuple[str, ...], path: Path, *, pad: bool = False, encoding: str | None = None
+) -> Iterator[Row]:
     """Yield the rows of a table; with `pad`, cells that are missing at the end of a row are empty."""
     if not lines:
         return
@@ -287,7 +285,8 @@ def _table(lines: list[Line], columns: tuple[str, ...], path: Path, *, pad: bool
             raise TaskError(
                 f"{path}:{number}: has {len(cells)} columns; {len(header)} are needed ({', '.join(header)})."
             )
-        yield Row(cells=dict(zip(header, cells, strict=True)), where=f"{path}:{number}", folder=path.parent)
+        found = dict(zip(header, cells, strict=True))
+        yield Row(cells=found, where=f"{path}:{number}", folder=path.parent, encoding=encoding)
 
 
 def _parquet(path: Path, _columns: tuple[str, ...]) -> Iterator[Row]:
@@ -334,5 +333,4 @@ _READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {
     ".parquet": _parquet,
     ".xlsx": _workbook,
 }
-_TEXTS = (".jsonl", ".json", ".tsv", ".csv")
 _STORED = frozenset({*_READERS, ".arrow"})

@@ -42,7 +42,7 @@ from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.overlap import split_samples
 from evovlm.tasks.own.folder import describe_folder, describe_tables, only_table
 from evovlm.tasks.own.numbers import number_of, read_number
-from evovlm.tasks.own.tables import FileStates, encoding_of, file_states, part_of, refuse_outside
+from evovlm.tasks.own.tables import FileStates, file_states, part_of, refuse_outside
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
 from evovlm.tasks.row import Row
@@ -341,7 +341,7 @@ class _Loader:
         kept = [row for row in rows if not row.is_blank]
         samples = [(row, self._sample(row, number)) for number, row in enumerate(kept, start=1)]
         found = tuple(sample for _, sample in samples if sample is not None)
-        notes += self._decisions(kept, [row for row, sample in samples if sample is None], place)
+        notes += self._decisions(kept, [row for row, sample in samples if sample is None])
         checked = self._published.checked(iter(found), split=split, data=place)
         if self._own.split is not None:
             parts = split_samples(checked, share=self._own.split.search, seed=self._own.split.seed)
@@ -358,10 +358,9 @@ class _Loader:
             return None
         return _sample(row, own, number)
 
-    def _decisions(self, rows: Sequence[Row], left_out: Sequence[Row], place: Path | None) -> Iterator[str]:
-        encoding = encoding_of(place) if place is not None and place.is_file() else None
-        if encoding is not None:
-            yield f"the text is read as {encoding}"
+    def _decisions(self, rows: Sequence[Row], left_out: Sequence[Row]) -> Iterator[str]:
+        if rows and rows[0].encoding is not None:
+            yield f"the text is read as {rows[0].encoding}"
         if not self._decided or not rows:
             return
         columns = self._own.columns
