@@ -119,7 +119,7 @@ def test_every_yaml_block_is_a_recipe_a_search_a_part_of_a_search_or_a_task(text
             read_search(path)
         case {"kind": _}:
             read_recipe(path)
-        case {"data": _, "splits": _}:
+        case {"data": _, "splits": _} | {"data": _, "split": _}:
             read_task(path)
         case _:
             # Insert the block's own text, so that its numbers and words are read as in a search's file.
