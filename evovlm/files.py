@@ -327,7 +327,8 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
         return
     if out.is_symlink():
         raise OutputExists(f"{out} is a link, and is not replaced.\n    Name the folder it leads to, or remove it.")
-    if not (out / "config.json").is_file() or not any(out.glob("*.safetensors")):
+    has_config = any((out / name).is_file() for name in ("config.json", "adapter_config.json"))
+    if not has_config or not any(out.glob("*.safetensors")):
         raise OutputExists(
             f"{out} is not a model folder (config.json and safetensors), and is not replaced.\n"
             "    Name another folder, or remove it yourself."

@@ -75,7 +75,7 @@ def complete_models(incomplete: str) -> list[str]:
     from evovlm.assets import asset_path
 
     before, sign, model = incomplete.rpartition("=")
-    names = sorted(f"zoo:{path.parent.name}" for path in asset_path("zoo").glob("*/config.json"))
+    names = sorted(f"zoo:{path.parent.name}" for path in asset_path("zoo").glob("*/*.safetensors"))
     return [f"{before}{sign}{name}" for name in names if name.startswith(model)]
 
 

@@ -138,7 +138,7 @@ class ModelRef:
 
     def _missing_from_zoo(self) -> str:
         zoo = asset_path("zoo")
-        names = sorted(path.parent.name for path in zoo.glob("*/config.json"))
+        names = sorted(path.parent.name for path in zoo.glob("*/*.safetensors"))
         known = ", ".join(_ZOO + name for name in names) or "none is installed"
         return f"Model '{self.text}': the zoo has no such model (looked in {zoo}).\n    Known: {known}."
 

@@ -190,7 +190,7 @@ def _hub() -> Iterator[Finding]:
 
 
 def _assets() -> Iterator[Finding]:
-    models = sorted(path.parent.name for path in asset_path("zoo").glob("*/config.json"))
+    models = sorted(path.parent.name for path in asset_path("zoo").glob("*/*.safetensors"))
     yield Finding(
         topic="assets",
         name="embedded models",

@@ -30,6 +30,11 @@ MAKING: Mapping[str, str] = {
     "multiples, remainders), mixed with the ancestor's calculations.",
     "ja": "base, fine-tuned in a small step on Japanese answers of every kind except worked solutions: guesses, "
     "remarks, names, and calculations of one equation.",
+    **{
+        f"lora-{name}": f"A LoRA adapter of base (rank 16, linear layers of the blocks), extracted from {name}: the "
+        "singular vectors of the difference of its weights with the largest values."
+        for name in ("math-a", "math-b", "ja")
+    },
     "vlm": "base with a vision encoder and a projector. The encoder is a CLIP trained by open_clip on emoji pictures "
     "and their English names, with its patches also trained on what is at their position; then frozen. Stage 1 trains "
     "the projector's image tokens towards the ancestor's emoji embeddings and English answers. Stage 2 trains the "
@@ -74,8 +79,8 @@ _README = """# The embedded zoo
 
 Small real models and tasks, which `make zoo` builds from this package's code alone. They are a small version of the
 situation in "Evolutionary Optimization of Model Merging Recipes". The models are ordinary Hugging Face folders
-(bfloat16 safetensors) that stock `transformers` loads. Wherever a model is expected, they are named `zoo:base`,
-`zoo:math-a` and so on.
+(bfloat16 safetensors) that stock `transformers` loads; adapters are folders that `peft` loads. Wherever a model is
+expected, they are named `zoo:base`, `zoo:math-a` and so on, an adapter `zoo:lora-ja` or `zoo:base+zoo:lora-ja`.
 
 ## Models
 

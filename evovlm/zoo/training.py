@@ -4,6 +4,7 @@ Order: task files (so that training can keep clear of them), tokenizer, ancestor
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -12,15 +13,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
 from evovlm.errors import OutputError
 from evovlm.evaluation.answering import score_model
 from evovlm.evaluation.answers import TaskChoice
+from evovlm.evaluation.opening import load_reference
 from evovlm.files import explained, make_folder, new_folder, write_file
-from evovlm.models.loading import load_model
+from evovlm.recipes.model_ref import ModelRef
 from evovlm.seeding import derive_seed, generator
+from evovlm.zoo.adapters import extract_adapter
 from evovlm.zoo.catalogue import MAKING, ZooModel, write_catalogue
 from evovlm.zoo.concepts import concept_texts
 from evovlm.zoo.corpus import (
@@ -43,6 +46,8 @@ REPORT_HELD_OUT = 100
 """Number of report problems worded by templates that no training and no search has seen."""
 
 FINE_TUNES = ("math-a", "math-b", "ja")
+ADAPTER = "lora-"
+"""What precedes a fine-tune's name in that of its adapter."""
 TEXT_TASKS = ("word_problems_ja", "word_problems_en")
 PICTURE_TASKS = ("emoji_ja", "emoji_en")
 
@@ -76,6 +81,7 @@ def build_zoo(folder: Path, *, seed: int, report: Report) -> None:
                 name: partial(train_fine_tune, name, base=base, tasks=tasks, seed=seed, report=report)
                 for name in FINE_TUNES
             },
+            **{f"{ADAPTER}{name}": partial(_extract, folder / name, base=base) for name in FINE_TUNES},
             "vision": lambda out: train_vision(out, seed=seed),
             "vlm": lambda out: train_vlm(base, vision, out, seed=seed),
         }
@@ -86,6 +92,17 @@ def build_zoo(folder: Path, *, seed: int, report: Report) -> None:
             seconds[name] = time.monotonic() - began
             report(f"{name}: done in {seconds[name]:.0f} s")
     write_catalogue(scored_models(folder), folder=folder, seconds=seconds)
+
+
+def _extract(fine_tune: Path, out: Path, *, base: Path) -> None:
+    extract_adapter(fine_tune, out, base=base, base_name="zoo:base")
+
+
+def _count_parameters(folder: Path) -> int:
+    """Return the number of weights in a model's or an adapter's own file."""
+    (file,) = folder.glob("*.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
 
 
 def _make_folder_of(name: str, out: Path, make: Callable[[Path], object]) -> None:
@@ -100,11 +117,12 @@ def scored_models(folder: Path) -> tuple[ZooModel, ...]:
     """Score every model of the zoo in `folder` on the report splits in the same folder."""
     models = []
     for name, made_from in MAKING.items():
-        loaded = load_model(folder / name, device="cpu")
+        text = f"{folder / 'base'}+{folder / name}" if name.startswith(ADAPTER) else str(folder / name)
+        loaded = load_reference(ModelRef(text=text), device="cpu")
         names = [*TEXT_TASKS, *(PICTURE_TASKS if loaded.sees else ())]
         choices = [TaskChoice(name=task, data=folder / "tasks" / f"{task}.report.jsonl") for task in names]
         scores = {each.name: round(each.score.score, 4) for each in score_model(loaded, tasks=choices)}
-        parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+        parameters = _count_parameters(folder / name)
         models.append(ZooModel(name=name, made_from=made_from, parameters=parameters, scores=scores))
     return tuple(models)
 

@@ -40,7 +40,7 @@ def test_everything_is_looked_at_and_this_machine_can_run(evovlm: Command) -> No
     for name in ("evovlm", "python", "torch", "transformers", "cma", "typer", "cpu", "memory", "cache", "login"):
         assert found[name]["found"], name
     assert found["torch"]["found"] == importlib.metadata.version("torch")
-    assert found["embedded models"]["found"] == "base, ja, math-a, math-b, vlm"
+    assert found["embedded models"]["found"] == "base, ja, lora-ja, lora-math-a, lora-math-b, math-a, math-b, vlm"
     assert {"offline mode", "address", "font Noto Color Emoji", "lm_eval (extra lm-eval)"} <= found.keys()
     assert all(each["remedy"] for each in found.values() if each["state"] != "ok")
     shown = evovlm("doctor")

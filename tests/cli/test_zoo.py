@@ -7,7 +7,7 @@ import pytest
 from evovlm.assets import asset_path
 from tests.cli.conftest import Command
 
-NAMES = {"base", "math-a", "math-b", "ja", "vlm"}
+NAMES = {"base", "math-a", "math-b", "ja", "lora-math-a", "lora-math-b", "lora-ja", "vlm"}
 is_built = asset_path("zoo/catalogue.json").is_file()
 
 
