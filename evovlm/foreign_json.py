@@ -189,10 +189,11 @@ def _shown(text: str) -> str:
 
 
 def _check_depth(found: object) -> None:
-    level, depth = [found], 0
+    level: list[Any] = [found]
+    depth = 0
     while level:
         depth += 1
         if depth > _DEEPEST:
             raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
-        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
-        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        inner = [each.values() if type(each) is dict else each for each in level if type(each) in (dict, list)]
+        level = [value for values in inner for value in values if type(value) in (dict, list)]

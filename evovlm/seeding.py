@@ -10,12 +10,9 @@ def derive_seed(*parts: str | int) -> int:
 
     Parts are length-prefixed before hashing (BLAKE2b), so ("ab", "c") and ("a", "bc") differ.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        encoded = f"{type(part).__name__}:{part}".encode()
-        digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(encoded)
-    return int.from_bytes(digest.digest(), "little")
+    encoded = [f"{type(part).__name__}:{part}".encode() for part in parts]
+    text = b"".join([len(each).to_bytes(8, "little") + each for each in encoded])
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def generator(*parts: str | int) -> np.random.Generator:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
@@ -15,6 +15,7 @@ from evovlm.merging.arithmetic.combination import Combination, combine
 from evovlm.merging.arithmetic.method_functions import MethodInputs
 from evovlm.merging.arithmetic.methods import Method, check_parameters, check_tensor_names, get_method
 from evovlm.merging.arithmetic.task_vector import ModelTensor, Stretch, TaskVectors
+from evovlm.merging.checkpoint.safetensors_file import files_held_open
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.ancestry import ancestry_warnings
 from evovlm.merging.models.chat_change import chat_warnings
@@ -25,7 +26,17 @@ from evovlm.merging.models.row_plan import RowPlan
 from evovlm.merging.models.tensor_names import component_of, unit_index
 from evovlm.merging.models.vocabulary_policy import plan_rows, token_rows, vocabulary_warnings
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import SOURCE_PARAMETERS, MergeTemplate, ParameterMerge, name_in_block, value_at
+from evovlm.recipes.recipe import (
+    SOURCE_PARAMETERS,
+    Component,
+    MergeTemplate,
+    ParameterMerge,
+    name_in_block,
+    value_at,
+)
+
+_SMALL, _GROUP = 1 << 16, 1 << 20
+"""Entries of a tensor that shares a job with others, and of all of them together."""
 
 Planned = Combination | int
 """How a tensor is merged: a combination, or the index of the one source that is copied."""
@@ -36,6 +47,34 @@ class TensorPlan(NamedTuple):
 
     vectors: TaskVectors
     planned: Planned
+
+
+@dataclass(slots=True, eq=False)
+class _Numbers:
+    """The numbers of a recipe's sources, tensor by tensor; tensors of one unit and component share them."""
+
+    recipe: ParameterMerge
+    source_names: tuple[str, ...]
+    n_blocks: int
+    _single: frozenset[str] = field(init=False)
+    _known: dict[tuple[int, Component, str | None], Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._single = self.recipe.tensor_names()
+
+    def of(self, name: str) -> Mapping[str, tuple[float, ...]]:
+        """Return each parameter of the sources for a tensor."""
+        unit, component, own = unit_index(name, self.n_blocks), component_of(name), None
+        if self._single:
+            own = name_in_block(name) if name_in_block(name) in self._single else None
+        cell = (unit, component, own)
+        if cell not in self._known:
+            parameters = [self.recipe.parameters[source] for source in self.source_names]
+            self._known[cell] = {
+                each: tuple(value_at(getattr(numbers, each), unit, component, own) for numbers in parameters)
+                for each in SOURCE_PARAMETERS
+            }
+        return self._known[cell]
 
 
 class Sink(Protocol):
@@ -185,24 +224,52 @@ class Merger:
         weights of an average are 0; BrokenCheckpoint when a model holds a number that is not finite, or its file is
         too short.
         """
-        self.carry_out(self.plans(recipe), sink)
+        large, groups = self._divided()
+        self.check(recipe)
+        self.carry_out(self._planned(recipe, large), sink)
+        numbers = _Numbers(recipe, self.source_names, self.n_blocks)
+
+        def merge_group(names: Sequence[str]) -> None:
+            # In one job, without a plan made ahead: of small tensors, handing over would take the longest.
+            with files_held_open():
+                for name in names:
+                    vectors = self._task_vectors(name)
+                    with np.errstate(all="ignore"):
+                        plan = TensorPlan(vectors, self._plan(vectors, numbers.of(name)))
+                    for stretch in self._stretches(vectors):
+                        self._merge_chunk(plan, stretch, sink)
+
+        if self.threads == 1:
+            for names in groups:
+                merge_group(names)
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                for _ in pool.map(merge_group, groups):
+                    pass
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def plans(self, recipe: ParameterMerge) -> Iterator[TensorPlan]:
         """Yield how `merge` merges each tensor, the largest first. Raises as `merge` does."""
         self.check(recipe)
+        yield from self._planned(recipe, self._by_size())
+
+    def _planned(self, recipe: ParameterMerge, names: Sequence[str]) -> Iterator[TensorPlan]:
+        numbers = _Numbers(recipe, self.source_names, self.n_blocks)
 
         def plan(name: str) -> TensorPlan:
             vectors = self._task_vectors(name)
             with np.errstate(all="ignore"):
-                return TensorPlan(vectors, self._plan(name, vectors, recipe))
+                return TensorPlan(vectors, self._plan(vectors, numbers.of(name)))
 
         if self.threads == 1:
-            yield from map(plan, self._by_size())
+            yield from map(plan, names)
             return
         # Plans are made ahead, so that reading whole tensors overlaps with the merging of others.
         with ThreadPoolExecutor(self.threads) as pool:
             try:
-                yield from pool.map(plan, self._by_size())
+                yield from pool.map(plan, names)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -225,7 +292,26 @@ class Merger:
 
     def _by_size(self) -> list[str]:
         # The largest first: the last ones are small, so no thread waits long for another.
-        return sorted(self.tensor_names, key=lambda name: -self.rows[name].n_merged * self._columns(name))
+        return sorted(self.tensor_names, key=lambda name: -self._size(name))
+
+    def _size(self, name: str) -> int:
+        return self.rows[name].n_merged * self._columns(name)
+
+    def _divided(self) -> tuple[list[str], list[list[str]]]:
+        """Return the large tensors, the largest first, and the small ones in groups that lie together in the files."""
+        sizes = {name: self._size(name) for name in self.tensor_names}
+        large = sorted((name for name, size in sizes.items() if size > _SMALL), key=lambda name: -sizes[name])
+        groups: list[list[str]] = []
+        filled = _GROUP
+        for name, size in sizes.items():
+            if size > _SMALL:
+                continue
+            if filled + size > _GROUP:
+                groups.append([])
+                filled = 0
+            groups[-1].append(name)
+            filled += size
+        return large, groups
 
     def new_rows(self) -> Iterator[tuple[str, int, Raw]]:
         """Yield the rows that the host does not have: tensor, index of the first entry, values in the host's dtype.
@@ -262,15 +348,7 @@ class Merger:
     def _stretches(self, vectors: TaskVectors) -> Iterator[Stretch]:
         return vectors.stretches(whole_rows=self.method.whole_rows or self.template.settings.row_wise)
 
-    def _plan(self, name: str, vectors: TaskVectors, recipe: ParameterMerge) -> Planned:
-        unit, component, own = unit_index(name, self.n_blocks), component_of(name), name_in_block(name)
-        numbers = {
-            parameter: tuple(
-                value_at(getattr(recipe.parameters[source], parameter), unit, component, own)
-                for source in self.source_names
-            )
-            for parameter in SOURCE_PARAMETERS
-        }
+    def _plan(self, vectors: TaskVectors, numbers: Mapping[str, tuple[float, ...]]) -> Planned:
         sole = self._sole_source(numbers["weight"], numbers["density"])
         if sole is not None:
             return sole

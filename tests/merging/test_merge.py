@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels, ModelNotFound
+from evovlm.merging import merge as merge_module
 from evovlm.merging.arithmetic import task_vector
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.arithmetic.selection import draw_key, draws
@@ -327,3 +328,15 @@ def test_a_number_for_a_tensor_that_does_not_exist_is_refused(models: Path) -> N
     with pytest.raises(ConfigError, match=message):
         merge_all(recipe)
     assert any(message in str(problem) for problem in preflight(recipe).problems)
+
+
+def test_small_tensors_in_groups_and_large_ones_alone_give_the_same_bytes(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(models, {"math": (0.5, 0.6), "vlm": (0.7, 0.4)}, settings=MergeSettings(rescale="l1"))
+    together = merge_all(recipe)
+    for small, group in ((0, 1), (64, 100), (10**9, 10**9)):
+        monkeypatch.setattr(merge_module, "_SMALL", small)
+        monkeypatch.setattr(merge_module, "_GROUP", group)
+        for threads in (1, 3):
+            assert same_bytes(merge_all(recipe, threads=threads), together)

@@ -10,6 +10,7 @@ mix lambda, b + mix.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.buffers import Raw, Vector
 from evovlm.merging.arithmetic.combine_kernel import BETWEEN, DRAWN, Joining, Sources, combine_entries
-from evovlm.merging.arithmetic.selection import ALL, Cut, draw_halves, draws, round_keys
+from evovlm.merging.arithmetic.selection import ALL, NOTHING, Cut, draw_halves, draws, round_keys
 from evovlm.merging.arithmetic.task_vector import Chunk, Stretch, TaskVectors
 
 _NO_DRAWS = np.empty((0, 0), dtype=np.uint16)
@@ -235,10 +236,42 @@ def _run(
 
 def _sources(terms: tuple[Term, ...], k: int, *, rows: slice) -> Sources:
     """Return the terms as arrays; without terms, k sources that are used unchanged."""
-    drawn = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepDrawn)}
-    between = {i: term.keep for i, term in enumerate(terms) if isinstance(term.keep, KeepBetween)}
-    sources = Sources(
-        indices=np.array([term.index for term in terms] or [0] * k, dtype=np.int64),
+    sources = _unchanged(k)
+    if not terms:
+        return sources
+    keeps = [term.keep for term in terms]
+    sources = sources._replace(
+        indices=np.array([term.index for term in terms], dtype=np.int64),
+        firsts=np.array([term.first for term in terms], dtype=np.float32),
+        seconds=np.array([term.second for term in terms], dtype=np.float32),
+        row_factors=_row_factors(terms, rows),
+    )
+    ways = [DRAWN if isinstance(keep, KeepDrawn) else BETWEEN if isinstance(keep, KeepBetween) else 0 for keep in keeps]
+    if any(ways):
+        sources = sources._replace(ways=np.array(ways, dtype=np.int64))
+    if DRAWN in ways:
+        keys = np.zeros((k, 10, 2), dtype=np.uint64)
+        limits = np.zeros(k, dtype=np.uint32)
+        for i, keep in enumerate(keeps):
+            if isinstance(keep, KeepDrawn):
+                keys[i], limits[i] = round_keys(keep.key), keep.limit
+        sources = sources._replace(limits=limits, round_keys=keys)
+    if BETWEEN in ways:
+        cuts = [(keep.low, keep.high) if isinstance(keep, KeepBetween) else (NOTHING, NOTHING) for keep in keeps]
+        sources = sources._replace(
+            lows=np.array([low.bits for low, _ in cuts], dtype=np.uint32),
+            low_lasts=np.array([low.last for low, _ in cuts], dtype=np.int64),
+            highs=np.array([high.bits for _, high in cuts], dtype=np.uint32),
+            high_lasts=np.array([high.last for _, high in cuts], dtype=np.int64),
+        )
+    return sources
+
+
+@lru_cache(maxsize=256)
+def _unchanged(k: int) -> Sources:
+    """Return the arrays of k sources that are used unchanged; nobody writes into them."""
+    return Sources(
+        indices=np.zeros(k, dtype=np.int64),
         ways=np.zeros(k, dtype=np.int64),
         limits=np.zeros(k, dtype=np.uint32),
         round_keys=np.zeros((k, 10, 2), dtype=np.uint64),
@@ -248,18 +281,8 @@ def _sources(terms: tuple[Term, ...], k: int, *, rows: slice) -> Sources:
         high_lasts=np.zeros(k, dtype=np.int64),
         firsts=np.ones(k, dtype=np.float32),
         seconds=np.ones(k, dtype=np.float32),
-        row_factors=_row_factors(terms, rows),
+        row_factors=np.empty((0, 0), dtype=np.float32),
     )
-    for i, keep in drawn.items():
-        sources.ways[i], sources.limits[i] = DRAWN, keep.limit
-        sources.round_keys[i] = round_keys(keep.key)
-    for i, kept in between.items():
-        sources.ways[i] = BETWEEN
-        sources.lows[i], sources.low_lasts[i] = kept.low.bits, kept.low.last
-        sources.highs[i], sources.high_lasts[i] = kept.high.bits, kept.high.last
-    for i, term in enumerate(terms):
-        sources.firsts[i], sources.seconds[i] = term.first, term.second
-    return sources
 
 
 def _row_factors(terms: tuple[Term, ...], rows: slice) -> npt.NDArray[np.float32]:

@@ -17,7 +17,6 @@ in which bin the k-th largest lies, and only the entries of that bin are collect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +32,9 @@ ALL = 1 << DRAW_BITS
 
 _BINS = 1 << 15
 _ENTRIES_PER_BLOCK = 8
+_WEYL = np.array(
+    [[n * step % (1 << 64) for step in (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)] for n in range(10)], dtype=np.uint64
+)
 
 
 def draw_key(seed: int, source: str, tensor: str) -> int:
@@ -52,13 +54,12 @@ def draw_halves(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
     return halves
 
 
-@lru_cache(maxsize=4096)
 def round_keys(key: int) -> npt.NDArray[np.uint64]:
     """Return the keys of the ten rounds, shape (10, 2): Weyl sequences modulo 2**64 from `key` and from 0."""
-    steps = np.arange(10, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        first = np.uint64(key) + steps * np.uint64(0x9E3779B97F4A7C15)
-        return np.stack([first, steps * np.uint64(0xBB67AE8584CAA73B)], axis=1)
+    keys = _WEYL.copy()
+    # Of arrays, unlike of numbers, numpy does not report the overflow.
+    keys[:, 0] += np.uint64(key)
+    return keys
 
 
 def draw_limit(density: float) -> int:

@@ -7,7 +7,7 @@ Backbone names are those of a text LLM on disk: `model.embed_tokens.weight`, `mo
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from evovlm.merging.models.structure import BLOCKS, EMBEDDING, HEAD, Stored, find_structure
@@ -19,6 +19,8 @@ VOCABULARY_TENSORS = (EMBEDDING, HEAD)
 
 _AFTER_BLOCKS = 1_000_000
 _DEFAULT_BLOCKS = 32
+# Names are resolved once for a checkpoint: the largest have tens of thousands of tensors.
+_MOST_NAMES = 1 << 17
 _TIE = "tie_word_embeddings"
 # In the blocks of all architectures: what mixes tokens, under its usual names. The rest is the feed-forward part.
 _MIXING = re.compile(r"\.(?:\w*attn\w*|\w*attention|mamba|mixer|ssm|conv|temporal_block|time_mixer|operator)\.")
@@ -111,6 +113,7 @@ class BackboneLayout:
         return replace(self, names=kept)
 
 
+@lru_cache(maxsize=_MOST_NAMES)
 def unit_index(backbone_name: str, n_blocks: int) -> int:
     """Return the unit a tensor belongs to: 0 the embedding, 1..L the blocks, L + 1 the head with the final norm.
 
@@ -123,6 +126,7 @@ def unit_index(backbone_name: str, n_blocks: int) -> int:
     return 0 if is_input else n_blocks + 1
 
 
+@lru_cache(maxsize=_MOST_NAMES)
 def component_of(backbone_name: str) -> Component:
     """Return the component that a tensor is part of; a norm inside the attention counts as a norm."""
     module = backbone_name.rsplit(".", 2)[-2]
@@ -133,6 +137,7 @@ def component_of(backbone_name: str) -> Component:
     return "attention" if _MIXING.search(backbone_name) else "mlp"
 
 
+@lru_cache(maxsize=_MOST_NAMES)
 def natural_order(backbone_name: str) -> tuple[int, str]:
     """A sort key: embedding, blocks by number, norm, head."""
     match = _BLOCK_NAME.fullmatch(backbone_name)
