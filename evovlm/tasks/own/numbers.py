@@ -33,14 +33,9 @@ def number_of(answer: str) -> str | None:
         return written
     # A marker says where the number is; otherwise it must be all that there is.
     if any(mark in plain for mark in _MARKED) or _ALONE.fullmatch(plain):
-        return read_number(answer)
+        found = EXTRACTORS["robust"](answer)
+        return None if found is None else f"{found:.15g}"
     return None
-
-
-def read_number(answer: str) -> str | None:
-    """Return the number that a model's answer of this text would be read as; None where it has none."""
-    found = EXTRACTORS["robust"](answer)
-    return None if found is None else f"{found:.15g}"
 
 
 def _is_finite(text: str) -> bool:

@@ -41,7 +41,7 @@ from evovlm.tasks.metrics.scoring import Scoring, clip_name_from
 from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.overlap import split_samples
 from evovlm.tasks.own.folder import describe_folder, describe_tables, only_table
-from evovlm.tasks.own.numbers import number_of, read_number
+from evovlm.tasks.own.numbers import number_of
 from evovlm.tasks.own.tables import FileStates, file_states, part_of, refuse_outside
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
@@ -420,7 +420,7 @@ def _references(row: Row, own: OwnTask, choices: Sequence[str]) -> Iterator[str]
         if own.metric == _CHOICE:
             yield _letter(answer, row, column, choices)
         elif own.metric == _ACCURACY:
-            yield number_of(answer) or read_number(answer) or row.as_number(answer, column)
+            yield number_of(answer) or row.as_number(answer, column)
         else:
             yield answer
 
