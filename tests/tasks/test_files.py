@@ -172,6 +172,19 @@ def test_a_folder_saved_by_datasets_is_read_or_refused(tmp_path: Path) -> None:
         cells(tmp_path / "saved")
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])
+def test_a_table_of_very_many_columns_is_refused(tmp_path: Path, name: str) -> None:
+    sign, columns = "\t" if name == "a.tsv" else ",", [f"c{number}" for number in range(20_000)]
+    if name == "a.parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.table({column: [1] for column in columns}), tmp_path / name)
+    else:
+        (tmp_path / name).write_text(f"{sign.join(columns)}\n{sign.join(['1'] * len(columns))}\n")
+    with pytest.raises(TaskError, match=rf"{name}: has 20,000 columns, and at most 1,000 are read"):
+        cells(tmp_path / name)
+
+
 def test_parquet_cells_that_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

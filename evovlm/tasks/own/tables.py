@@ -7,6 +7,7 @@ read_files(Path("mgsm_ja.tsv"), columns=("question", "answer_number"))
 import csv
 import json
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ FileStates: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 _MOST_BYTES = 1_000_000_000
 _MOST_ROWS = 10_000_000
+_MOST_COLUMNS = 1000
 _ROWS_AT_ONCE = 64
 _DEEPEST = 100
 _OTHER_TABLES = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt")
@@ -275,8 +277,10 @@ def _table(
         return
     first = lines[0][1]
     has_header = not columns or bool(set(columns) & set(first))
+    if len(first) > _MOST_COLUMNS:
+        raise TaskError(f"{path}: has {len(first):,} columns, and at most {_MOST_COLUMNS:,} are read. Remove some.")
     header = tuple(fitted(first, n_columns=1, pad=False)) if has_header else columns
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise TaskError(f"{path}: its header names {', '.join(map(repr, twice))} more than once. Rename the columns.")
     for number, given in lines[1:] if has_header else lines:
@@ -312,6 +316,8 @@ def _rows_at_once(path: Path, stated: Any) -> int:
     """
     if stated.num_rows > _MOST_ROWS:
         raise TaskError(f"{path}: has {stated.num_rows:,} rows, and at most {_MOST_ROWS:,} are read.")
+    if stated.num_columns > _MOST_COLUMNS:
+        raise TaskError(f"{path}: has {stated.num_columns:,} columns, and at most {_MOST_COLUMNS:,} are read.")
     largest = 1
     for number in range(stated.num_row_groups):
         group = stated.row_group(number)
