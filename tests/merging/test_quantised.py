@@ -237,3 +237,22 @@ def test_fp8_weights_without_scales_are_refused(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(BrokenCheckpoint, match="is a form of FP8 that evovlm does not read"):
         Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize("step", [10**18, 10**9, -1, 0])
+def test_a_stated_size_of_blocks_costs_nothing(tmp_path: Path, step: int) -> None:
+    folder = fp8_model(tmp_path / "fp8", block=None)
+    wanted = Checkpoint.open(folder).read("model.layers.0.self_attn.q_proj.weight")
+    change_config(folder, quantization_config={"quant_method": "fp8", "weight_block_size": [step, step]})
+    assert torch.equal(Checkpoint.open(folder).read("model.layers.0.self_attn.q_proj.weight"), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_scales_that_are_not_floats_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = fp8_model(tmp_path / "fp8", block=(8, 16))
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight_scale_inv"
+    weights[name] = weights[name].to(dtype)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BrokenCheckpoint, match="is a form of FP8 that evovlm does not read"):
+        Checkpoint.open(folder)

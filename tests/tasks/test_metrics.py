@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from evovlm.errors import TaskError
 from evovlm.tasks.metrics.japanese import GATES
@@ -215,3 +216,31 @@ def test_a_scoring_says_what_it_is() -> None:
     )
     assert str(Scoring(metric="rouge_l_ja", extractor="paper")) == "rouge_l_ja, no gate"
     assert str(Scoring(metric="clip_score", clip_model="org/clip")) == "clip_score, org/clip, no gate"
+
+
+@given(st.text(alphabet="abc ", max_size=60), st.text(alphabet="abc ", max_size=60))
+def test_rouge_l_is_the_number_of_rouge_score(reference: str, text: str) -> None:
+    class Words:
+        def tokenize(self, each: str) -> list[str]:
+            return list(words(each))
+
+    expected = RougeScorer(["rougeL"], tokenizer=Words()).score(reference, text)["rougeL"].fmeasure
+    assert rouge_l(reference, text) == expected
+
+
+def test_a_text_that_mecab_cannot_split_is_unscored() -> None:
+    long, short = (
+        Sample(id="a", question="", references=("9" * 400_000,)),
+        Sample(id="b", question="", references=("9",)),
+    )
+    for metric in ("rouge_l_ja", "rouge_1_ja", "rouge_2_ja", "jdocqa"):
+        scoring = Scoring(metric=metric)
+        for sample, text in ((long, "9"), (short, "9" * 400_000)):
+            scored = score_answer(scoring, sample, text)
+            assert scored.unscored == "a text of 400,000 characters, and at most 50,000 are compared by words"
+            assert scored.score == 0.0
+        assert score_answer(scoring, short, "9").unscored is None
+
+
+def test_long_texts_are_compared_soon() -> None:
+    assert rouge_l("猫は犬を見た。" * 5000, "犬は猫を見た。" * 5000) > 0.5

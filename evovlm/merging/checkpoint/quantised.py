@@ -18,7 +18,7 @@ import numpy.typing as npt
 from evovlm.errors import BrokenCheckpoint
 from evovlm.merging.arithmetic.buffers import Vector
 from evovlm.merging.checkpoint.computed import ComputedPlace, read_numbers, size_of
-from evovlm.merging.checkpoint.safetensors_file import DTYPE_CODES, TensorPlace
+from evovlm.merging.checkpoint.safetensors_file import DTYPE_CODES, PLAIN_FLOATS, TensorPlace
 from evovlm.recipes.model_ref import stored_dtype
 
 _KEYS = ("quantization_config", "compression_config", "quantization")
@@ -32,6 +32,7 @@ _TENSORS: Mapping[str, str] = {
 }
 _PACKED = ("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2", "F4", "I8", "U8", "I32", "U32")
 _SCALES = ("weight_scale_inv", "scale", "qscale_weight")
+_OF_POWERS = ("F8_E8M0", "U8")
 _OF_ACTIVATIONS = ("activation_scale", "input_scale", "qscale_act")
 _BLOCKS, _EXPONENTS = "_blocks", "_scales"
 
@@ -132,7 +133,8 @@ def _fp8_place(
     stated = settings.get("weight_block_size")
     block = _block((rows, columns), grid, stated if isinstance(stated, list) and len(stated) == 2 else (0, 0))
     batch = math.prod(place.shape[:-2])
-    if place.dtype_code not in _VALUES or block is None or math.prod(scale.shape) != batch * math.prod(grid):
+    is_known = place.dtype_code in _VALUES and scale.dtype_code in (*PLAIN_FLOATS, *_OF_POWERS)
+    if not is_known or block is None or math.prod(scale.shape) != batch * math.prod(grid):
         raise BrokenCheckpoint(
             f"{folder}: {place.name} ({place.dtype_code}, {list(place.shape)}) with the scales {scale.name} "
             f"({scale.dtype_code}, {list(scale.shape)}) is a form of FP8 that evovlm does not read.\n"
@@ -159,7 +161,7 @@ def _block(sizes: tuple[int, int], grid: Sequence[int], stated: Sequence[object]
     found = []
     for size, parts, step in zip(sizes, grid, stated, strict=True):
         if isinstance(step, int) and step > 0 and -(-size // step) == parts:
-            found.append(step)
+            found.append(min(step, max(size, 1)))
         elif parts > 0 and size % parts == 0 and size:
             found.append(size // parts)
     return (found[0], found[1]) if len(found) == len(sizes) else None
@@ -193,7 +195,7 @@ class _Scales:
     def matrix(self) -> npt.NDArray[np.float32]:
         # Two threads may both read them; either result is the same.
         if self._read is None:
-            if self.place.dtype_code in ("F8_E8M0", "U8"):
+            if self.place.dtype_code in _OF_POWERS:
                 flat = _POWERS[np.frombuffer(self.place.read_bytes(), dtype=np.uint8)]
             else:
                 flat = read_numbers(self.place)

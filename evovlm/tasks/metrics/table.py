@@ -21,6 +21,9 @@ from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
 from evovlm.tasks.metrics.text_match import char_f1, exact_match, jdocqa_value
 from evovlm.tasks.sample import Sample
 
+_MOST_CHARACTERS = 50_000
+"""The longest text that is compared by words: MeCab takes seconds for it, and crashes at a few times as many."""
+
 Measure: TypeAlias = Callable[[Sample, str, Scoring], Measured]
 
 
@@ -134,8 +137,16 @@ def _multiple_choice(sample: Sample, text: str, _scoring: Scoring) -> Measured:
     return Measured(values=tuple(float(letter == reference) for reference in sample.references), extracted=letter)
 
 
-def _jdocqa(sample: Sample, text: str, _scoring: Scoring) -> Measured:
-    return Measured(values=tuple(jdocqa_value(reference, text, tags=sample.tags) for reference in sample.references))
+def _jdocqa(sample: Sample, text: str, scoring: Scoring) -> Measured:
+    return _by_words(partial(jdocqa_value, tags=sample.tags), sample, text, scoring)
+
+
+def _by_words(value: Callable[[str, str], float], sample: Sample, text: str, scoring: Scoring) -> Measured:
+    longest = max(map(len, (text, *sample.references)))
+    if longest > _MOST_CHARACTERS:
+        reason = f"a text of {longest:,} characters, and at most {_MOST_CHARACTERS:,} are compared by words"
+        return Measured(values=(0.0,) * len(sample.references), unscored=reason)
+    return _by_reference(value, sample, text, scoring)
 
 
 def _by_reference(value: Callable[[str, str], float], sample: Sample, text: str, _scoring: Scoring) -> Measured:
@@ -151,7 +162,7 @@ _ROWS = (
         measure=_accuracy,
     ),
     *(
-        Metric(name=name, description=description, bootstrapped=True, measure=partial(_by_reference, value))
+        Metric(name=name, description=description, bootstrapped=True, measure=partial(_by_words, value))
         for name, description, value in (
             ("rouge_l_ja", "as in the paper: ROUGE-L (F1) over MeCab words", rouge_l),
             ("rouge_1_ja", "ROUGE-1 (F1) over MeCab words", rouge_1),
