@@ -203,6 +203,6 @@ def _assets() -> Iterator[Finding]:
         topic="assets",
         name="font Noto Color Emoji",
         state="ok" if font is not None else "optional",
-        found=str(font) if font is not None else "not found: emoji samples with the tag noto have no pictures",
+        found=str(font) if font is not None else "not found: emoji samples with the tag noto are left out",
         remedy=None if font is not None else "apt-get install fonts-noto-color-emoji, or EVOVLM_NOTO_EMOJI=FILE",
     )
