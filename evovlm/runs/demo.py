@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -151,13 +151,12 @@ def run_pipeline(
             (EVOLVED, "evolution", config),
         )
     }
-    say("scoring all models on the report split")
     run = Run.open(out / EVOLVED)
     opened = open_task(TaskChoice(name=config.tasks[0].name), Split.REPORT)
     task = opened.prepare(evaluator.loaded)
     answered = [
         Answered(contender=each, scored=_scored(evaluator, task, each, config=config))
-        for each in _contenders(run, searches[RANDOM].recipe)
+        for each in _each_said(_contenders(run, searches[RANDOM].recipe), say)
     ]
     for each in answered:
         if each.contender.key != RANDOM:
@@ -176,6 +175,14 @@ def run_pipeline(
         run_folder=out / EVOLVED,
         model_folder=model,
     )
+
+
+def _each_said(contenders: Sequence[Contender], say: Callable[[str], None]) -> Iterator[Contender]:
+    """Yield the contenders, each after its name and number are said."""
+    for number, each in enumerate(contenders, start=1):
+        name = EVOLVED if each.name == WINNER else each.name
+        say(f"scoring on the report split: {name}, {number} of {len(contenders)}")
+        yield each
 
 
 def demo_config(pipeline: Pipeline, *, size: Size, seed: int) -> EvolveConfig:

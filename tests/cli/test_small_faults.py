@@ -128,13 +128,20 @@ def test_a_scoring_is_read_from_its_text(scoring: Scoring) -> None:
         assert Scoring.parse(str(scoring)) == scoring
 
 
-def test_a_task_of_the_report_may_have_a_limit(evovlm: Command, models: Path, problems: Path, tmp_path: Path) -> None:
+def test_a_task_of_the_report_may_have_a_limit_and_its_scoring_is_shown_with_names_and_counts(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = [{"name": short_task(problems)["name"], "limit": 2}]
     config = write_config(tmp_path / "search.yaml", models=models, problems=problems, report=report)
     done = evovlm("evolve", config, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert "--limit 2" in done.out
-    assert evovlm("report", tmp_path / "run", "--score").code == 0
+    monkeypatch.setattr("evovlm.cli.progress.SILENT_S", 0.0)
+    monkeypatch.setattr("evovlm.cli.progress._LINE_EVERY_S", 0.0)
+    scored = evovlm("report", tmp_path / "run", "--score")
+    assert scored.code == 0
+    assert f"winner, 1 of 4, {TASK}: 2/2 questions" in scored.err
+    assert f"equal-weights, 4 of 4, {TASK}: 2/2 questions" in scored.err
     saved = next((tmp_path / "run" / "scores").glob("winner-*/*.jsonl"))
     assert len(saved.read_text(encoding="utf-8").splitlines()) == 2
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["report"][0]["limit"] == 2

@@ -6,7 +6,7 @@ RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -116,8 +116,10 @@ def score_missing(run: Run, *, allow_code: bool = False, observer: ScoreObserver
         raise EvovlmError(
             f"{run.folder}: none of its tasks has a report split. Name tasks under `report:` in the config."
         )
-    for contender in contenders_of(run):
-        request = _request(contender, run, allow_code=allow_code)
+    contenders = contenders_of(run)
+    for number, contender in enumerate(contenders, start=1):
+        called = f"{contender.name}, {number} of {len(contenders)}"
+        request = replace(_request(contender, run, allow_code=allow_code), called=(called,))
         score_models(request, save=_place(contender, run), resume=True, observer=observer)
 
 

@@ -58,7 +58,7 @@ class ScoreObserver(Protocol):
 class ScoreRequest:
     """What to score: models by their names on the command line, tasks, the split, the device.
 
-    With `allow_code`, metric scripts and harness task files are run.
+    With `allow_code`, metric scripts and harness task files are run. `called` is what the observer calls the models.
     """
 
     models: tuple[str, ...]
@@ -66,6 +66,14 @@ class ScoreRequest:
     split: Split
     device: str = "auto"
     allow_code: bool = False
+    called: tuple[str, ...] = ()
+
+    def shown(self, place: int) -> str:
+        """Return what the observer calls a model; of several, with its number: `zoo:ja, 1 of 4`."""
+        if self.called:
+            return self.called[place]
+        several = f", {place + 1} of {len(self.models)}" if len(self.models) > 1 else ""
+        return f"{self.models[place]}{several}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +221,7 @@ def _score_model(
         if kept is None:
             if loaded is None:
                 if observer is not None:
-                    observer.loading(model=scoring.models[place])
+                    observer.loading(model=scoring.shown(place))
                 # Imported now that the observer says what is going on: this takes seconds.
                 from evovlm.evaluation.resident import load_recipe_model
                 from evovlm.models.pictures.feature_store import FeatureStore
@@ -221,7 +229,7 @@ def _score_model(
                 loaded = load_recipe_model(find_model(scoring.models[place]), device=scoring.device)
                 store = FeatureStore()
             if observer is not None:
-                observer.asking(model=scoring.models[place], task=task.name)
+                observer.asking(model=scoring.shown(place), task=task.name)
             log = saved.log(place, number) if saved is not None else None
             on_progress = observer.answered if observer is not None else None
             batches = Batches(device=loaded.device, log=log, on_progress=on_progress)
