@@ -63,15 +63,15 @@ def ask(
     if prompt not in (None, CHAT, PLAIN):
         template_of(prompt)
 
-    from evovlm.evaluation.asking import Manner, check_manner, open_pictures, usual_prompt
-    from evovlm.models.devices import device_name
-    from evovlm.runs.scores.score_models import find_model
-
-    found = find_model(model)
-    device_name(device)
     decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
     with stopping("\nstopped"):
         with Waiting(f"loading {model}"):
+            from evovlm.evaluation.asking import Manner, check_manner, open_pictures, usual_prompt
+            from evovlm.models.devices import device_name
+            from evovlm.runs.scores.score_models import find_model
+
+            found = find_model(model)
+            device_name(device)
             pictures = open_pictures(image or [])
             from evovlm.evaluation.resident import load_recipe_model
 

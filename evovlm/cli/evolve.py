@@ -41,11 +41,14 @@ def evolve(
     allow_code: AllowCode = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
+    from evovlm.cli.progress import Waiting
     from evovlm.cli.signals import stopping
     from evovlm.files import refuse_existing
-    from evovlm.runs.config.hybrid import load_search
 
-    loaded = load_search(config).with_workers(workers).logged(*(log or ()))
+    with Waiting(f"reading {config}"):
+        from evovlm.runs.config.hybrid import load_search
+
+        loaded = load_search(config).with_workers(workers).logged(*(log or ()))
     if dry:
         from evovlm.cli.dry_run import dry_run
 
@@ -83,11 +86,13 @@ def _search(
     loaded: "SearchConfig | HybridConfig", *, config: Path, out: Path, resume: bool, allow_code: bool
 ) -> "RunResult":
     """Run the search, or the two searches of a hybrid, each with its own display."""
-    from evovlm.cli.progress import SearchProgress
+    from evovlm.cli.progress import SearchProgress, Waiting
     from evovlm.errors import EvovlmError
-    from evovlm.runs.before.leaks import data_notes
-    from evovlm.runs.searching.evolve import run_search
-    from evovlm.tasks.catalogue import code_of_tasks
+
+    with Waiting(f"reading {config}"):
+        from evovlm.runs.before.leaks import data_notes
+        from evovlm.runs.searching.evolve import run_search
+        from evovlm.tasks.catalogue import code_of_tasks
 
     stages = loaded.resolved(relative_to=config.parent).stages.values()
     # A problem of the data is one of the search, which reports it.

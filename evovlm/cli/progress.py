@@ -27,6 +27,8 @@ _KNOWN_SHARE = 0.1
 _WIDE = 100
 """From this width on, a terminal has room for a long bar."""
 _SHORTEST_TITLE = 12
+_ROOM_OF_STATE = len("1000/1000, about 12:34 min left") + 3
+"""The cells beside title and bar that a state needs at least, with the spaces between them."""
 _LINE_EVERY_S = 10.0
 """How often progress is printed where the output is not a terminal."""
 
@@ -125,7 +127,7 @@ class _Bar:
 
     def _short(self, title: str) -> str:
         """Return the title, of a long one its end: of a path that is the name."""
-        most = max(_SHORTEST_TITLE, self._console.width // 2 - self._bar_width)
+        most = max(_SHORTEST_TITLE, self._console.width - self._bar_width - _ROOM_OF_STATE)
         if cell_len(title) <= most:
             return title
         end = title

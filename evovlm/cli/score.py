@@ -63,7 +63,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score models on tasks, and compare each pair of models."""
-    from evovlm.cli.progress import ScoreProgress
+    from evovlm.cli.progress import ScoreProgress, Waiting
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
     from evovlm.tasks.catalogue import check_task_names, code_of_tasks, data_notes_of
@@ -71,15 +71,16 @@ def score(
 
     if resume and save is None:
         raise ConfigError("--resume needs the folder of the scoring to continue. Name it with --save.")
-    names = _task_names(task)
-    places = _places(data or [], names)
-    # A wrong name is reported before torch is loaded, which takes seconds.
-    check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
+    with Waiting("reading tasks"):
+        names = _task_names(task)
+        places = _places(data or [], names)
+        # A wrong name is reported before torch is loaded, which takes seconds.
+        check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
+        from evovlm.runs.scores.score_models import ask_models
+
     announce_allowed(code_of_tasks(names), allow_code=allow_code)
     for note in data_notes_of(names, split=parse_split(split), data=places):
         echo(f"note: {note}", err=True)
-
-    from evovlm.runs.scores.score_models import ask_models
 
     progress = ScoreProgress()
     stopped = "\nstopped; a scoring with --save DIR can be continued." if save is None else None
