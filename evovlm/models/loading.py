@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity
 
-from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, PickledWeights, UnknownArchitecture
+from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, UnknownArchitecture
 from evovlm.models.devices import SPREAD, choose_device
 from evovlm.models.foreign import foreign_model
 from evovlm.recipes.checkpoint_files import (
@@ -41,6 +41,7 @@ from evovlm.recipes.checkpoint_files import (
     refuse_outside,
 )
 from evovlm.recipes.language_config import has_vision
+from evovlm.recipes.missing_weights import missing_weights
 from evovlm.recipes.model_config import GENERATION_CONFIG_FILE, check_generation_config, read_model_config
 
 _MOST_TIMES = 2
@@ -429,16 +430,10 @@ def _check_names_no_code(folder: Path, config: Mapping[str, Any]) -> None:
 def _check_files(folder: Path) -> None:
     if folder.is_dir():
         refuse_odd_files(folder)
+        if not any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
+            raise missing_weights(folder)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise BrokenCheckpoint(
             f"{folder}: no tokenizer was found (looked for {', '.join(_TOKENIZER_FILES)}).\n"
             "    Copy the tokenizer files of the model it was made from into the folder."
         )
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        raise PickledWeights(
-            f"{folder}: its weights are pickles, which can run code when read; evovlm reads only safetensors.\n"
-            f"    `evovlm convert {folder} --out DIR` reads nothing but tensors from them; name DIR instead."
-        )
-    raise BrokenCheckpoint(f"{folder}: no weights were found (*.safetensors).")

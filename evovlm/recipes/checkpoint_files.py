@@ -70,6 +70,8 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
 )
 """What an adapter's folder may replace of its base's files."""
+_POINTER = b"version https://git-lfs"
+_LARGEST_POINTER = 1024
 _TOKENIZER_MARKER = "tokenizer_config.json"
 
 
@@ -165,14 +167,17 @@ def is_adapter(folder: Path) -> bool:
 def refuse_odd_files(folder: Path) -> None:
     """Raise BrokenCheckpoint when a pipe, a device, a folder or a huge text has the name of a file of a model.
 
-    Reading one would wait forever or fill the memory. Weights may have any size.
+    Reading one would wait forever or fill the memory. Weights may have any size. Pointers of git-lfs, which take the
+    place of large files in a clone, are named too.
     """
     for path in sorted(folder.iterdir()):
         is_weights = path.suffix == ".safetensors"
         if not is_weights and not _matches(path.name, (*_NEEDED, *_TEXTS)):
             continue
         try:
-            check_foreign(path.stat(), path, limit_bytes=sys.maxsize if is_weights else TEXT_LIMIT_BYTES)
+            state = path.stat()
+            check_foreign(state, path, limit_bytes=sys.maxsize if is_weights else TEXT_LIMIT_BYTES)
+            is_pointer = state.st_size < _LARGEST_POINTER and _starts_with(path, _POINTER)
         except FileNotFoundError:
             # A link to nothing: reading or copying it reports that.
             continue
@@ -180,6 +185,16 @@ def refuse_odd_files(folder: Path) -> None:
             raise BrokenCheckpoint(
                 f"{path}: cannot be read: {error.strerror or error}.\n    Fetch the model again, or remove it."
             ) from error
+        if is_pointer:
+            raise BrokenCheckpoint(
+                f"{path}: is a pointer of git-lfs; the file itself was not fetched.\n"
+                "    Run `git lfs pull` in its folder, or fetch the model with `hf download`."
+            )
+
+
+def _starts_with(path: Path, start: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(start)) == start
 
 
 def copy_files(files: Mapping[str, Path], folder: Path) -> None:

@@ -25,7 +25,7 @@ from evovlm.merging.models.description import describe_layout
 from evovlm.merging.models.matching import match_models
 from evovlm.merging.models.result_layout import ResultLayout
 from evovlm.merging.models.structure import EMBEDDING, HEAD
-from evovlm.merging.models.vocabulary_policy import plan_rows, vocabulary_warnings
+from evovlm.merging.models.vocabulary_policy import plan_rows, rowless_tokens, vocabulary_warnings
 from evovlm.merging.paths.plan import PathPlan, path_problems
 from evovlm.recipes.families import BackbonePrefixes
 from evovlm.recipes.hub import HubModel, Wanted, hub_commit, missing_bytes
@@ -178,6 +178,7 @@ def _compare(
     for model in (host, *others):
         found.attempt(partial(_check_dtypes, model.checkpoint))
         found.attempt(partial(check_config, model.checkpoint))
+        found.warnings += found.attempt(partial(rowless_tokens, model)) or ()
 
 
 def _plan(
@@ -319,6 +320,7 @@ def _compare_path(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint],
     found.problems += problems
     for model in models.values():
         found.attempt(partial(_check_dtypes, model.checkpoint))
+        found.warnings += found.attempt(partial(rowless_tokens, model)) or ()
     if problems or len(models) < len(recipe.models()):
         return None
     for model in models.values():

@@ -193,6 +193,20 @@ def vocabulary_warnings(
     return tuple(found)
 
 
+def rowless_tokens(model: NamedCheckpoint) -> tuple[str, ...]:
+    """Return a warning for a model whose tokenizer has tokens beyond the rows of its embedding; one at most."""
+    tokens = read_tokens(model.checkpoint.tokenizer_folder)
+    n_rows = model.checkpoint.shape(EMBEDDING)[0]
+    beyond = [] if tokens is None else [token for token, row in tokens.rows.items() if row >= n_rows]
+    if not beyond:
+        return ()
+    count = f"{len(beyond)} tokens" if len(beyond) > 1 else "a token"
+    return (
+        f"the tokenizer of {model} has {count} without a row among the {n_rows} of its embedding ({_listed(beyond)}); "
+        "a text with one cannot be answered.",
+    )
+
+
 def _ordered(
     base: NamedCheckpoint | None, host: NamedCheckpoint, sources: Iterable[NamedCheckpoint]
 ) -> tuple[NamedCheckpoint, ...]:
