@@ -14,6 +14,7 @@ from evovlm.tasks import pictures
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.overlap import overlaps
 from evovlm.tasks.own.numbers import number_of
+from evovlm.tasks.own.tables import read_files
 from evovlm.tasks.task import Split, Task
 from tests.tasks.sample_files import red
 
@@ -271,3 +272,17 @@ def test_a_picture_of_nearly_that_name_is_proposed(tmp_path: Path, there: str, n
     (tmp_path / "report.csv").write_text(f"question,answer,image\n何?,赤,{named}\n", encoding="utf-8")
     with pytest.raises(TaskError, match=f"Did you mean '{there}'"):
         get_task(str(tmp_path)).samples(Split.REPORT)
+
+
+def test_a_sheet_of_very_many_cells_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A format on the last column makes every row as wide as a sheet can be.
+    book = openpyxl.Workbook()
+    for row in (["question", "answer"], *([f"{number}?", "1"] for number in range(20))):
+        book.active.append(row)
+    for number in range(2, 22):
+        book.active[f"XFD{number}"] = " "
+    book.save(tmp_path / "report.xlsx")
+    assert len(list(read_files(tmp_path / "report.xlsx"))) == 20
+    monkeypatch.setattr("evovlm.tasks.own.spreadsheets._MOST_CELLS", 100_000)
+    with pytest.raises(TaskError, match="has more than 1,048,576 rows or 100,000 cells, empty ones too"):
+        list(read_files(tmp_path / "report.xlsx"))

@@ -20,7 +20,8 @@ _EXCELS_HINT = re.compile(r"sep=(.)\r?\n")
 _JAPANESE = re.compile("[ぁ-んァ-ヶ一-龠]")
 _PRIVATE = re.compile("[\ue000-\uf8ff]")
 _MOST_ROWS = 1_048_576
-"""More rows than a sheet of Excel can have."""
+"""As many rows as a sheet of Excel can have."""
+_MOST_CELLS = 10_000_000
 
 
 class Decoded(NamedTuple):
@@ -90,9 +91,14 @@ def xlsx_lines(path: Path, *, limit_bytes: int) -> Iterator[Line]:
             sheet = book.worksheets[0]
             # What the file says about its size may be wrong.
             sheet.reset_dimensions()
+            n_cells = 0
             for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
-                if number > _MOST_ROWS:
-                    raise TaskError(f"{path}: has more than {_MOST_ROWS:,} rows. Save it as CSV.")
+                n_cells += len(cells)
+                if number > _MOST_ROWS or n_cells > _MOST_CELLS:
+                    raise TaskError(
+                        f"{path}: has more than {_MOST_ROWS:,} rows or {_MOST_CELLS:,} cells, empty ones too. "
+                        "Save it as CSV."
+                    )
                 yield number, _without_end([_text(cell) for cell in cells])
         finally:
             book.close()
