@@ -21,7 +21,13 @@ from evovlm.recipes.model_ref import ModelRef
 UnitValues = float | tuple[float, ...]
 """One number for the whole model, or one per unit: embedding, block 0..L-1, head (length L + 2)."""
 
-Component = Literal["attention", "mlp", "norms", "rest"]
+FurtherComponent = Literal["linear_attention", "cross_attention", "experts", "router"]
+"""What blocks of some architectures have: attention with a fixed state, attention to pictures, and mixtures of experts.
+
+Where a parameter does not have a number for it, that of the component in BASE_COMPONENTS counts.
+"""
+
+Component = Literal["attention", "mlp", "norms", "rest"] | FurtherComponent
 """What a tensor is part of: a block's attention or MLP, any norm, or the rest (embedding and head)."""
 
 Rescale = Literal["density", "l1", "none"]
@@ -30,6 +36,12 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 """A dtype that the result may be stored in."""
 
 COMPONENTS: tuple[Component, ...] = ("attention", "mlp", "norms", "rest")
+BASE_COMPONENTS: Mapping[Component, Component] = {
+    "linear_attention": "attention",
+    "cross_attention": "attention",
+    "experts": "mlp",
+    "router": "mlp",
+}
 
 _FIRST_SETTINGS = ("rescale", "normalize", "lambda_")
 _FIRST_PARAMETERS = ("weight", "density")
@@ -48,7 +60,8 @@ class ByComponent:
     """A parameter that differs by component: each has its own number, or its own list with one per unit.
 
     `tensors` are numbers of single tensors, which count before those of their component: pairs of a tensor's name
-    within its block (`self_attn.q_proj.weight`; see `name_in_block`) and its number or list, sorted.
+    within its block (`self_attn.q_proj.weight`; see `name_in_block`) and its number or list, sorted. `further` are
+    those of components that only some architectures have.
     """
 
     attention: UnitValues
@@ -56,6 +69,12 @@ class ByComponent:
     norms: UnitValues
     rest: UnitValues
     tensors: tuple[tuple[str, UnitValues], ...] = ()
+    further: tuple[tuple[Component, UnitValues], ...] = ()
+
+    @property
+    def named(self) -> tuple[tuple[str, UnitValues], ...]:
+        """The numbers beside those of the four components that every model has, by their names in a recipe."""
+        return (*self.further, *self.tensors)
 
 
 Values = UnitValues | ByComponent
@@ -87,7 +106,8 @@ def canonical_values(values: Values, *, name: str) -> Values:
     if isinstance(values, ByComponent):
         parts = {each: _canonical(getattr(values, each), name=f"{name}.{each}") for each in COMPONENTS}
         tensors = tuple((each, _canonical(part, name=f"{name}.{each}")) for each, part in sorted(values.tensors))
-        return ByComponent(**parts, tensors=tensors)
+        further = tuple((each, _canonical(part, name=f"{name}.{each}")) for each, part in sorted(values.further))
+        return ByComponent(**parts, tensors=tensors, further=further)
     return _canonical(values, name=name)
 
 
@@ -100,7 +120,7 @@ def parts_of(values: Values) -> tuple[UnitValues, ...]:
     """Return the numbers and lists that `values` consists of: itself, or those of each component and tensor."""
     if not isinstance(values, ByComponent):
         return (values,)
-    return (*(getattr(values, each) for each in COMPONENTS), *(part for _, part in values.tensors))
+    return (*(getattr(values, each) for each in COMPONENTS), *(part for _, part in values.named))
 
 
 def value_at(values: Values, unit: int, component: Component = "rest", tensor: str | None = None) -> float:
@@ -110,7 +130,9 @@ def value_at(values: Values, unit: int, component: Component = "rest", tensor: s
     """
     own: UnitValues
     if isinstance(values, ByComponent):
-        own = next((part for name, part in values.tensors if name == tensor), getattr(values, component))
+        base = getattr(values, BASE_COMPONENTS.get(component, component))
+        named = dict(values.named)
+        own = named.get(tensor or "", named.get(component, base))
     else:
         own = values
     return own[unit] if isinstance(own, tuple) else own
@@ -124,7 +146,7 @@ def name_in_block(tensor: str) -> str:
 def _plain(values: Values) -> Any:
     if isinstance(values, ByComponent):
         parts = {each: _plain(getattr(values, each)) for each in COMPONENTS}
-        return {**parts, **{name: _plain(part) for name, part in values.tensors}}
+        return {**parts, **{name: _plain(part) for name, part in values.named}}
     return list(values) if isinstance(values, tuple) else values
 
 
@@ -154,15 +176,18 @@ def _as_unit_values(value: object) -> UnitValues:
 
 def _as_values(value: object, info: ValidationInfo) -> Values:
     if isinstance(value, Mapping):
-        further = [str(name) for name in value if name not in COMPONENTS]
-        if not set(COMPONENTS) <= set(value) or not all(_TENSOR_NAME.fullmatch(name) for name in further):
+        named = [str(name) for name in value if name not in (*COMPONENTS, *BASE_COMPONENTS)]
+        if not set(COMPONENTS) <= set(value) or not all(_TENSOR_NAME.fullmatch(name) for name in named):
             raise PydanticCustomError(
                 "by_component",
-                "by component needs the keys {keys}, and takes names of tensors in a block besides",
-                {"keys": ", ".join(COMPONENTS)},
+                "by component needs the keys {keys}, and takes {further} and names of tensors in a block besides",
+                {"keys": ", ".join(COMPONENTS), "further": ", ".join(BASE_COMPONENTS)},
             )
-        tensors = tuple((name, _as_unit_values(value[name])) for name in sorted(further))
-        values: Values = ByComponent(**{name: _as_unit_values(value[name]) for name in COMPONENTS}, tensors=tensors)
+        values: Values = ByComponent(
+            **{name: _as_unit_values(value[name]) for name in COMPONENTS},
+            tensors=tuple((name, _as_unit_values(value[name])) for name in sorted(named)),
+            further=tuple((name, _as_unit_values(value[name])) for name in sorted(BASE_COMPONENTS) if name in value),
+        )
     else:
         values = value if isinstance(value, ByComponent) else _as_unit_values(value)
     parameter = SOURCE_PARAMETERS[str(info.field_name)]
@@ -454,7 +479,7 @@ def _canonical_parameters(numbers: SourceParameters) -> Mapping[str, object]:
 def _collapsed(values: Values) -> object:
     if isinstance(values, ByComponent):
         parts: dict[str, object] = {name: _collapsed(getattr(values, name)) for name in COMPONENTS}
-        parts |= {name: _collapsed(part) for name, part in values.tensors}
+        parts |= {name: _collapsed(part) for name, part in values.named}
         same = len({json.dumps(part) for part in parts.values()}) == 1
         return parts["rest"] if same else parts
     return values[0] if isinstance(values, tuple) and len(set(values)) == 1 else values

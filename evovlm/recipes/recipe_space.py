@@ -10,7 +10,6 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.recipe import (
-    COMPONENTS,
     HOST,
     SOURCE_PARAMETERS,
     Component,
@@ -169,7 +168,7 @@ class RecipeSpace(Space):
             )
             for source in sorted(recipe.parameters)
             for parameter in self.uses[recipe.method].parameters
-            for component in (COMPONENTS if self.numbers.differs_by_component else (None,))
+            for component in (part.component for part in self.numbers.parts)
         )
         names = tuple(unit_name(unit, n_blocks=n_blocks) for unit in units) if by_unit else (ALL_UNITS,)
         return Description(units=names, numbers=numbers, ranges=self.numbers.ranges, chosen=self.chosen(recipe))

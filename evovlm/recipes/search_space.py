@@ -10,6 +10,7 @@ import numpy as np
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.recipe import (
+    BASE_COMPONENTS,
     COMPONENTS,
     SOURCE_PARAMETERS,
     ByComponent,
@@ -107,7 +108,7 @@ class SearchSpace:
                 part.component: part.tie.spread([next(coming) for _ in part.tie.labels], low=low, high=high)
                 for part in self.parts
             }
-            found[place] = by_part[None] if None in by_part else ByComponent(**by_part)  # type: ignore[arg-type]
+            found[place] = by_part[None] if None in by_part else _by_component(by_part)
         return {
             name: SourceParameters(
                 **{
@@ -176,7 +177,7 @@ class SearchSpace:
             (source, parameter, component, unit)
             for source, parameter in self.searched
             if parameter not in but
-            for component in COMPONENTS
+            for component in (*COMPONENTS, *BASE_COMPONENTS)
             for unit in units_of(component, n_blocks=self.n_blocks)
         )
         gaps = (
@@ -219,6 +220,11 @@ class SearchSpace:
                 kept = self._kept(source, parameter)
                 if parameter not in but and (source, parameter) not in self.searched and not _same(given, kept):
                     raise ConfigError(f"{source}.{parameter} is {given}, but this space keeps it at {kept}.")
+
+
+def _by_component(by_part: Mapping[Component | None, UnitValues]) -> ByComponent:
+    further = tuple((name, by_part[name]) for name in sorted(BASE_COMPONENTS) if name in by_part)
+    return ByComponent(**{name: by_part[name] for name in COMPONENTS}, further=further)  # type: ignore[arg-type]
 
 
 def _same(left: Values, right: Values) -> bool:

@@ -5,12 +5,12 @@ components are (all share a number, or attention, MLP, norms and the rest have t
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evovlm.errors import ConfigError
 from evovlm.plugins import PluginTable
-from evovlm.recipes.recipe import COMPONENTS, SOURCE_PARAMETERS, UnitValues
+from evovlm.recipes.recipe import BASE_COMPONENTS, COMPONENTS, SOURCE_PARAMETERS, Component, UnitValues
 from evovlm.recipes.search_space import Part, SearchSpace
 from evovlm.recipes.space import Range
 from evovlm.recipes.unit_ties import UnitTie, all_tied, none_tied, tied_by_spline, tied_in_groups, units_of
@@ -35,12 +35,16 @@ class SpaceKind:
     options: Mapping[str, int] = field(default_factory=dict)
     by_component: bool = False
 
-    def parts(self, n_blocks: int, options: Mapping[str, int]) -> tuple[Part, ...]:
-        """Return the parts that have separate numbers. Raises ConfigError for options that do not suit the model."""
+    def parts(self, n_blocks: int, options: Mapping[str, int], further: Collection[Component] = ()) -> tuple[Part, ...]:
+        """Return the parts that have separate numbers; `further` components are those that only some models have.
+
+        Raises ConfigError for options that do not suit the model.
+        """
         tie = self.tie(n_blocks, **{**self.options, **options})
         if not self.by_component:
             return (Part(component=None, tie=tie),)
-        return tuple(Part(component=each, tie=tie.only(units_of(each, n_blocks=n_blocks))) for each in COMPONENTS)
+        components = (*COMPONENTS, *(each for each in BASE_COMPONENTS if each in further))
+        return tuple(Part(component=each, tie=tie.only(units_of(each, n_blocks=n_blocks))) for each in components)
 
 
 _UNITS: Mapping[str, SpaceKind] = {
@@ -80,8 +84,9 @@ def search_space(
     ranges: Mapping[str, Range] | None = None,
     fixed: Mapping[str, UnitValues] | None = None,
     options: Mapping[str, int] | None = None,
+    further: Collection[Component] = (),
 ) -> SearchSpace:
-    """Return the space of a kind over `parameters` of the sources.
+    """Return the space of a kind over `parameters` of the sources, with numbers for `further` components.
 
     `ranges` (low, high) and `fixed` numbers are under "parameter" (every source) or "source.parameter" (one source,
     which wins); what has neither is searched in `RANGES`. Raises ConfigError for an empty range, one that leaves what
@@ -98,7 +103,7 @@ def search_space(
     return SearchSpace(
         source_names=names,
         n_blocks=n_blocks,
-        parts=SPACES[kind].parts(n_blocks, options or {}),
+        parts=SPACES[kind].parts(n_blocks, options or {}, further),
         searched=searched,
         fixed=dict(kept),
     )

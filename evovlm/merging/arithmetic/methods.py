@@ -13,6 +13,7 @@ from evovlm.merging.models.tensor_names import component_of
 from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
+    BASE_COMPONENTS,
     COMPONENTS,
     SOURCE_PARAMETERS,
     Component,
@@ -306,7 +307,7 @@ def _check_sums(method: Method, recipe: ParameterMerge) -> None:
         return
     single = [(_component_in_block(name), name) for name in sorted(recipe.tensor_names())]
     for unit in range(max(recipe.unit_lengths(), default=1)):
-        for component, name in [*((each, None) for each in COMPONENTS), *single]:
+        for component, name in [*((each, None) for each in (*COMPONENTS, *BASE_COMPONENTS)), *single]:
             weights = [value_at(numbers.weight, unit, component, name) for numbers in recipe.parameters.values()]
             if abs(math.fsum(weights)) < _CANCELS * math.fsum(map(abs, weights)):
                 raise ConfigError(

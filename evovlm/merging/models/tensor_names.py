@@ -5,7 +5,7 @@ Backbone names are those of a text LLM on disk: `model.embed_tokens.weight`, `mo
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from evovlm.merging.models.structure import BLOCKS, EMBEDDING, HEAD, Stored, find_structure
 from evovlm.recipes.families import VLM_FAMILIES, BackbonePrefixes, text_family
 from evovlm.recipes.language_config import has_vision, language_config, language_model_type, stated_blocks
-from evovlm.recipes.recipe import Component
+from evovlm.recipes.recipe import BASE_COMPONENTS, Component
 
 VOCABULARY_TENSORS = (EMBEDDING, HEAD)
 
@@ -22,8 +22,14 @@ _DEFAULT_BLOCKS = 32
 # Names are resolved once for a checkpoint: the largest have tens of thousands of tensors.
 _MOST_NAMES = 1 << 17
 _TIE = "tie_word_embeddings"
-# In the blocks of all architectures: what mixes tokens, under its usual names. The rest is the feed-forward part.
-_MIXING = re.compile(r"\.(?:\w*attn\w*|\w*attention|mamba|mixer|ssm|conv|temporal_block|time_mixer|operator)\.")
+# In the blocks of all architectures, under the usual names. What is none of these is the feed-forward part.
+_PARTS: tuple[tuple[Component, re.Pattern[str]], ...] = (
+    ("cross_attention", re.compile(r"\.(?:cross_attn\w*|cross_attention|crossattention|encoder_attn)\.")),
+    ("linear_attention", re.compile(r"\.(?:linear_attn|mamba|mixer|ssm|conv|temporal_block|time_mixer)\.")),
+    ("attention", re.compile(r"\.(?:\w*attn\w*|\w*attention)\.")),
+    ("experts", re.compile(r"\.experts\.")),
+    ("router", re.compile(r"\.(?:gate|router|shared_expert_gate)\.|\.\w*correction_bias$")),
+)
 _BLOCK_NAME = re.compile(rf"{re.escape(BLOCKS)}(?P<block>\d+)\.(?P<tensor>.+)")
 
 
@@ -134,7 +140,13 @@ def component_of(backbone_name: str) -> Component:
         return "norms"
     if _BLOCK_NAME.fullmatch(backbone_name) is None:
         return "rest"
-    return "attention" if _MIXING.search(backbone_name) else "mlp"
+    return next((part for part, pattern in _PARTS if pattern.search(backbone_name)), "mlp")
+
+
+def further_components(backbone_names: Iterable[str]) -> tuple[Component, ...]:
+    """Return the components among these tensors that only some architectures have, in the order of BASE_COMPONENTS."""
+    found = {component_of(name) for name in backbone_names}
+    return tuple(component for component in BASE_COMPONENTS if component in found)
 
 
 @lru_cache(maxsize=_MOST_NAMES)

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+from evovlm.errors import ConfigError
 from evovlm.recipes.families import ANY_BLOCK, TEXT_FAMILIES
 from evovlm.recipes.recipe import COMPONENTS, ByComponent, Component, UnitValues, Values, name_in_block, parts_of
 from evovlm.recipes.yaml_text import KeyPath
@@ -137,7 +138,10 @@ def values_of(tensors: Sequence[Tensor], lookup: Callable[[Tensor], Found], *, n
         return _collapsed(plain)
     parts = {each: {unit: value for (of, unit), value in cells.items() if of == each} for each in COMPONENTS}
     return ByComponent(
-        **{each: _collapsed(_filled(parts[each], n_units)) for each in COMPONENTS},
+        attention=_collapsed(_filled(parts["attention"], n_units)),
+        mlp=_collapsed(_filled(parts["mlp"], n_units)),
+        norms=_collapsed(_filled(parts["norms"], n_units)),
+        rest=_collapsed(_filled(parts["rest"], n_units)),
         tensors=tuple((name, _collapsed(_filled(numbers, n_units))) for name, numbers in sorted(others.items())),
     )
 
@@ -150,6 +154,9 @@ def conditions_of(values: Values, n_blocks: int) -> float | tuple[Condition, ...
         return _whole_units(only, n_blocks) if isinstance(only, tuple) else only
     if not isinstance(values, ByComponent):
         raise TypeError(values)
+    if values.further:
+        names = ", ".join(name for name, _ in values.further)
+        raise ConfigError(f"parameters: numbers for {names} have no form in mergekit; it filters by parts of names.")
     attention, mlp, norms, rest = (_per_unit(getattr(values, each), n_blocks) for each in COMPONENTS)
     found = [
         Condition("embed_tokens", rest[0]),

@@ -17,6 +17,7 @@ from evovlm.recipes.model_ref import ModelRef, all_parts, read_config, weights_d
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
     AUTO,
+    BASE_COMPONENTS,
     COMPONENTS,
     SOURCE_PARAMETERS,
     ByComponent,
@@ -191,7 +192,7 @@ class _Writer:
         weights = [numbers.weight for numbers in self.recipe.parameters.values()]
         if len({weight.tensors if isinstance(weight, ByComponent) else () for weight in weights}) > 1:
             return False
-        cells = ((unit, part) for unit in range(self.n_blocks + 2) for part in COMPONENTS)
+        cells = ((unit, part) for unit in range(self.n_blocks + 2) for part in (*COMPONENTS, *BASE_COMPONENTS))
         return all(len({value_at(weight, unit, part) for weight in weights}) == 1 for unit, part in cells)
 
     def _divides(self) -> bool:

@@ -21,12 +21,20 @@ winner: best
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
-from evovlm.errors import ConfigError
+from evovlm.errors import ConfigError, EvovlmError
 from evovlm.merging.arithmetic.methods import METHODS, Method, get_method
 from evovlm.recipes.documents import MergeDocument
 from evovlm.recipes.model_config import MOST_BLOCKS
@@ -34,6 +42,7 @@ from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
     HOST,
     SOURCE_PARAMETERS,
+    FurtherComponent,
     MergeSettings,
     MergeTemplate,
     ParameterMerge,
@@ -54,7 +63,8 @@ class SpaceSection(SearchedSection):
 
     `fixed` holds numbers that are not searched: a parameter's, a source's parameter's, or under a source's name all
     numbers of the source, with defaults for those that are not given. `choices` has a list of options for each of
-    method, config_from or settings. `knots` and `group` are for the kinds that have them.
+    method, config_from or settings. `knots` and `group` are for the kinds that have them. `components` are those with
+    numbers of their own beside attention, MLP, norms and the rest; those that the models have if it is left out.
     """
 
     kind: str = "model"
@@ -67,6 +77,13 @@ class SpaceSection(SearchedSection):
     ranges: dict[str, list[float]] = Field(default={})
     fixed: dict[str, float | dict[str, float]] = Field(default={})
     choices: dict[str, list[str | bool | int | float | None]] = Field(default={})
+    components: list[FurtherComponent] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_components(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out a key that was added to the format later where it is not given: journals hold every default."""
+        found: dict[str, object] = plain(self)
+        return {key: value for key, value in found.items() if key != "components" or value is not None}
 
     @field_validator("kind")
     @classmethod
@@ -190,9 +207,27 @@ class EvolveConfig(SearchConfig):
             ranges=self.space.all_ranges,
             fixed=self.space.all_fixed(parameters),
             options=self.space.options,
+            further=self.space.components or (),
         )
         template = self.template(relative_to=None)
         return RecipeSpace(template=template, numbers=numbers, choices=self.space.all_choices, uses=METHODS)
+
+    def resolved(self, *, relative_to: Path | None) -> Self:
+        """See SearchConfig; in a space by component, the components of the models are named too."""
+        found = super().resolved(relative_to=relative_to)
+        if not SPACES[self.space.kind].by_component or self.space.components is not None:
+            return found
+        # Most commands only read the config.
+        from evovlm.merging.checkpoint.sources import Checkpoint
+        from evovlm.merging.models.tensor_names import further_components
+
+        try:
+            host = Checkpoint.open_headers(found.template(relative_to=None).host, declared=found.merge.backbone)
+        except EvovlmError:
+            # The check of the search says what is wrong with the host.
+            return found
+        components = list(further_components(host.backbone_names())) or None
+        return found.model_copy(update={"space": found.space.model_copy(update={"components": components})})
 
     @property
     def method(self) -> str:
