@@ -91,6 +91,8 @@ _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1,
 _LINEAR = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0, "mrope_section": [1, 1, 2]}
 
 SETTINGS: Mapping[str, Mapping[str, object]] = {
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "gemma4_text": _GEMMA4,
     "gemma4_unified_text": _GEMMA4,
     "glm4v_text": {"rope_parameters": _MROPE | {"partial_rotary_factor": 1.0}},

@@ -40,7 +40,7 @@ class ParameterContent:
             PlannedTensor(
                 name=host.layout.disk_name(name),
                 dtype_code=host.place(name).dtype_code,
-                shape=(plan.n_rows, *host.shape(name)[1:]),
+                shape=(plan.n_rows, *shape[1:]) if (shape := host.shape(name)) else (),
             )
             for name, plan in self.merger.rows.items()
         ]
@@ -78,8 +78,9 @@ class ParameterContent:
     def _kept_rows(self) -> Iterator[KeptBytes]:
         for name, plan in self.merger.rows.items():
             place = self.host.place(name)
-            width = place.size_bytes // place.shape[0] if place.shape[0] else 0
-            for rows in plan.kept(place.shape[0]):
+            n_rows = next(iter(place.shape), 1)
+            width = place.size_bytes // n_rows if n_rows else 0
+            for rows in plan.kept(n_rows):
                 disk_name = self.host.layout.disk_name(name)
                 yield KeptBytes(name=disk_name, place=place, start=rows.start * width, stop=rows.stop * width)
 

@@ -22,6 +22,8 @@ _BUFFER = re.compile(r"(?:.+\.)?(?:rotary_emb\.inv_freq|(?:attn|attention)\.(?:m
 _MASK_DIMENSIONS = 4
 # Modules of a VLM that stand among those of its language model.
 _SIGHT = re.compile(r"vision|visual|image|img|mm_|multi_?modal|projector|connector|resampler|perceiver|merger|audio")
+# Tables that a model looks something up in; quantised weights are stored in fewer bits.
+_NUMBERS_OF_THINGS = ("I64", "BOOL")
 _PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 4
 
@@ -85,6 +87,8 @@ def find_structure(
 
 
 def _is_buffer(name: str, place: Stored) -> bool:
+    if place.dtype_code in _NUMBERS_OF_THINGS:
+        return True
     match = _BUFFER.fullmatch(name)
     if match is None:
         return False

@@ -69,7 +69,8 @@ def plan_rows(
     models = _ordered(base, host, sources)
     _check_shapes(name, models)
     labels = tuple(model.name for model in models)
-    n_host = host.checkpoint.shape(name)[0]
+    # A single number without dimensions is one row.
+    n_host = next(iter(host.checkpoint.shape(name)), 1)
     if name not in VOCABULARY_TENSORS:
         return RowPlan.leading(n_host, of=n_host, models=labels)
     if vocabulary == "base_rows":

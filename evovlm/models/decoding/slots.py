@@ -5,7 +5,7 @@ so that every step has the same shapes and can be replayed as a captured graph.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +34,21 @@ class Shape:
 
 def shape_of(backbone: Backbone) -> Shape:
     """Return the shape of the keys and values of a backbone."""
-    config = backbone.decoder.config
+    config = _settings(backbone.decoder.config)
+    heads = config["num_attention_heads"]
     return Shape(
         n_layers=len(backbone.layers or ()),
-        heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-        size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        heads=config.get("num_key_value_heads") or heads,
+        size=config.get("head_dim") or config["hidden_size"] // heads,
         dtype=backbone.embedding.weight.dtype,
         device=backbone.device,
     )
+
+
+def _settings(config: Any) -> Mapping[str, Any]:
+    """Return a config's settings under the names that all models share, also those that differ by layer (Gemma 4)."""
+    own: dict[str, Any] = config.to_dict()
+    return own | {shared: own[name] for shared, name in type(config).attribute_map.items() if name in own}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,13 +220,14 @@ def slots_at_once(backbone: Backbone, *, longest: int) -> int:
 
 def _row_bytes(config: Any, longest: int, number_bytes: int) -> int:
     """Return the memory of a row: keys and values of all layers, one layer's activations, and float32 logits."""
+    settings = _settings(config)
     hidden = int(config.hidden_size)
     # Settings that a config leaves out are taken as large as they usually are: attention without shared keys, and
     # feed-forward parts of four times the width.
-    heads = getattr(config, "num_attention_heads", None) or 1
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    head_size = getattr(config, "head_dim", None) or hidden // heads
+    heads = settings.get("num_attention_heads") or 1
+    groups = settings.get("num_key_value_heads") or heads
+    head_size = settings.get("head_dim") or hidden // heads
     cached = 2 * config.num_hidden_layers * groups * head_size
-    widths = getattr(config, "intermediate_size", None) or 4 * hidden
+    widths = settings.get("intermediate_size") or 4 * hidden
     active = 6 * hidden + 3 * (max(widths) if isinstance(widths, (list, tuple)) else widths)
     return int(longest * (cached + active) * number_bytes + 8 * config.vocab_size)
