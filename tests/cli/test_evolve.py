@@ -25,7 +25,8 @@ def test_a_search_fills_its_folder_and_prints_its_generations_and_what_to_type_n
     assert f"evovlm show {run}" in done.out
     assert f"evovlm report {run} --score" in done.out
     # Off a terminal, progress is one plain line a generation on stderr.
-    lines = done.err.splitlines()
+    warning, *lines = done.err.splitlines()
+    assert warning.startswith("warning: budget.candidates: 8 candidates")
     assert len(lines) == 2, done.err
     assert lines[0].startswith("search: generation 1/2, best ")
     assert "mean" in lines[0]
@@ -155,7 +156,7 @@ def test_a_racing_search_prints_what_the_best_scored_in_the_search_and_again(
     done = evovlm("evolve", config, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     # 2 of the 3 samples for each of 4 candidates.
-    assert ", 8 samples, " in done.err.splitlines()[0]
+    assert ", 8 samples, " in done.err.splitlines()[1]
     told = [line for line in done.out.splitlines() if "scored again in full" in line]
     assert len(told) == 3
     assert sum("candidate" in line and "in the search" in line for line in told) == 2
