@@ -30,7 +30,7 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the tabl
     console = Console()
     console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
     table = plain_table(apart=True)
-    table.add_column("method", min_width=26)
+    table.add_column("method", min_width=18)
     table.add_column("models", min_width=9, max_width=16)
     table.add_column("parameters (default)", min_width=18)
     table.add_column("settings (default)", min_width=19)

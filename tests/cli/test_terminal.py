@@ -78,6 +78,16 @@ def test_no_color_is_honoured_and_a_pipe_gets_plain_text() -> None:
     assert "zoo:math-a" in without
 
 
+@pytest.mark.parametrize("words", ["methods", "optimizers", "spaces", "tasks", "zoo"])
+def test_at_80_columns_tables_wrap_and_lose_nothing(words: str) -> None:
+    narrow, wide = (
+        set(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(words, COLUMNS=columns)).split())
+        for columns in ("80", "200")
+    )
+    rules = {word for word in wide if set(word) <= {"─"}}
+    assert wide - rules <= narrow
+
+
 def test_full_width_names_stand_in_line_with_others() -> None:
     out = io.StringIO()
     names = ["models/日本語モデル", "models/ja"]
