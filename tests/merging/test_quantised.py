@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM, Ministral3Config
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
@@ -22,7 +22,7 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.model_ref import ModelRef
 from tests.merging.recipes import make_recipe
-from tests.pico import pico_llm, pico_vlm
+from tests.pico import pico_llm, pico_tokenizer, pico_vlm
 
 IDS = torch.arange(5, 25)[None]
 
@@ -35,6 +35,10 @@ def change_config(folder: Path, **changes: object) -> None:
 def fp8_model(folder: Path, *, block: tuple[int, int] | None, scale_dtype: torch.dtype = torch.float32) -> Path:
     """Save a pico LLM whose projections are FP8: with a scale for each block, or (as Ministral 3) for each tensor."""
     pico_llm(folder, dtype=torch.bfloat16)
+    return to_fp8(folder, block=block, scale_dtype=scale_dtype)
+
+
+def to_fp8(folder: Path, *, block: tuple[int, int] | None, scale_dtype: torch.dtype) -> Path:
     weights = load_file(folder / "model.safetensors")
     for name in [name for name in weights if "_proj.weight" in name]:
         weight = weights[name].float()
@@ -74,6 +78,22 @@ def test_fp8_weights_are_read_as_transformers_reads_them(
         # The whole way through transformers, which reads FP8 as bfloat16 on a CPU.
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).state_dict()
         assert all(torch.equal(found.read(name), loaded[name]) for name in found.backbone_names())
+
+
+def test_ministral_3_is_read_and_scored_as_transformers_reads_it(tmp_path: Path) -> None:
+    tokenizer = pico_tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    config = Ministral3Config(**sizes, num_attention_heads=4, num_key_value_heads=2, vocab_size=len(tokenizer))
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    to_fp8(tmp_path, block=None, scale_dtype=torch.bfloat16)
+    found = Checkpoint.open(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert all(torch.equal(found.read(name), loaded.state_dict()[name]) for name in found.backbone_names())
+    with torch.inference_mode():
+        ours = load_reference(ModelRef(text=str(tmp_path)), device="cpu").model(IDS).logits
+        assert torch.equal(ours, loaded.float().eval()(IDS).logits)
 
 
 @pytest.mark.parametrize("scales", ["uint8", "e8m0"])
@@ -134,6 +154,32 @@ def test_mxfp4_experts_are_read_as_transformers_reads_them(tmp_path: Path) -> No
             part = bytearray(size)
             place.read_into(part, start=start)
             assert bytes(part) == whole[start : start + size]
+
+
+def test_gpt_oss_is_read_and_scored_as_transformers_reads_it(tmp_path: Path) -> None:
+    tokenizer = pico_tokenizer()
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = GptOssConfig(**sizes, **heads, num_local_experts=4, num_experts_per_tok=2, vocab_size=len(tokenizer))
+    torch.manual_seed(0)
+    GptOssForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in [name for name in weights if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, columns, rows = weights.pop(name).shape
+        groups = (experts, rows, columns // 32)
+        weights[f"{name}_blocks"] = torch.randint(0, 256, (*groups, 16), dtype=torch.uint8)
+        weights[f"{name}_scales"] = torch.randint(118, 124, groups, dtype=torch.uint8)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    change_config(tmp_path, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": []})
+    found = Checkpoint.open(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    stored = loaded.state_dict()
+    assert sorted(name for name in found.backbone_names() if "experts" in name)
+    assert all(torch.equal(found.read(name), stored[name]) for name in found.backbone_names())
+    with torch.inference_mode():
+        ours = load_reference(ModelRef(text=str(tmp_path)), device="cpu").model(IDS).logits
+        assert torch.equal(ours, loaded.float().eval()(IDS).logits)
 
 
 def test_a_quantised_parent_merges_and_scores_as_its_floats_would(tmp_path: Path) -> None:
