@@ -7,7 +7,7 @@ from typing import TypeAlias
 from evovlm.errors import TaskError
 from evovlm.tasks.metrics.library_metric import PREFIX, LibraryMetric, metric_code, open_library_metric
 from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
-from evovlm.tasks.metrics.table import Metric, check_scoring, gated, score_answer
+from evovlm.tasks.metrics.table import Metric, check_scoring, score_answer, score_final
 from evovlm.tasks.sample import Sample
 
 Scorer: TypeAlias = Callable[[Sample, str], Answer]
@@ -45,8 +45,12 @@ def open_scorer(scoring: Scoring, *, device: str = "auto", allow_code: bool = Fa
 
 def _library_scorer(scoring: Scoring, metric: LibraryMetric) -> Scorer:
     def score(sample: Sample, text: str) -> Answer:
-        measured = Measured(values=metric.values(references=sample.references, text=text))
-        return gated(measured, sample=sample, text=text, gate=scoring.gate, numeric=False)
+        return score_final(
+            lambda final: Measured(values=metric.values(references=sample.references, text=final)),
+            sample,
+            text,
+            gate=scoring.gate,
+        )
 
     return score
 
@@ -80,6 +84,6 @@ def _open_clip_scorer(scoring: Scoring, clip_model: str, *, device: str) -> Scor
         return Measured(values=(value,) * max(1, len(sample.references)))
 
     def score(sample: Sample, text: str) -> Answer:
-        return gated(measure(sample, text), sample=sample, text=text, gate=scoring.gate, numeric=False)
+        return score_final(partial(measure, sample), sample, text, gate=scoring.gate)
 
     return score

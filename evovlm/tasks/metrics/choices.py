@@ -5,13 +5,15 @@ import string
 import unicodedata
 from collections.abc import Sequence
 
-from evovlm.tasks.metrics.answers import ANSWER_MARKER
+from evovlm.tasks.metrics.answers import ANSWER_HEADING, ANSWER_MARKER
+from evovlm.tasks.metrics.final_part import without_denied, without_next_turn
+from evovlm.tasks.metrics.latex import without_latex
 from evovlm.tasks.metrics.text_match import bare
 
 # What may follow the letter of an option: B) B. B: Bです Bを選ぶ. Not A cat, Aさん, AではなくB, and no list: A、B.
 _AFTER = (
     r"(?![A-Za-z0-9'’])(?! [A-Za-z])(?![、,]\s*[A-Z](?![A-Za-z]))"
-    r"(?=[)\].:、,。\s」』*}\"'>】]|です|だ|で[すあ、。]|が[正適当]|を選|$)"
+    r"(?=[)\].:、,。\s」』*}\"'>】]|です|だ|で[すあ、。]|が[正適当]|を選(?!びませ|ばな)|ではないで(?:しょ|は)|$)"
 )
 # A letter that begins an answer; a small one only as (b), b. or all there is.
 _FIRST = re.compile(rf"[\s「『(\[*:、,\"'<【]*(?:選択肢\s*|[Oo]ption\s+)?(?P<letter>[A-Z]{_AFTER}|[a-z](?=[)\].:]|$))")
@@ -21,6 +23,7 @@ _ALONE = re.compile(
     r"(?<!または)(?<!or )(?<!and )(?<![A-Z][、,])(?<![A-Z][、,] )"
     rf"(?P<letter>[A-Z]){_AFTER}"
 )
+_LONGEST_DENIED = 50
 _SENTENCE_END = re.compile(r"。|\n|\.(?:\s|$)")
 
 
@@ -30,10 +33,13 @@ def read_choice(text: str, choices: Sequence[str]) -> str | None:
     Looks, in this order, at the text after 答えは or "the answer is", at a letter at the beginning of the answer, at
     separate letters in it, and at the texts of the options. Without `choices` every letter is an option.
     """
-    plain = unicodedata.normalize("NFKC", text).strip()
+    plain = without_latex(without_next_turn(unicodedata.normalize("NFKC", text)))
+    options = "|".join(re.escape(bare(choice)) for choice in choices if len(choice) <= _LONGEST_DENIED and bare(choice))
+    plain = without_denied(plain, what=rf"(?<![A-Za-z])[A-Z](?![A-Za-z]){'|' * bool(options)}{options}")
     letters = string.ascii_uppercase[: len(choices)] if choices else string.ascii_uppercase
     end = len(plain)
-    for marker in reversed(list(ANSWER_MARKER.finditer(plain))):
+    markers = [*ANSWER_MARKER.finditer(plain), *ANSWER_HEADING.finditer(plain)]
+    for marker in sorted(markers, key=re.Match.start, reverse=True):
         stated = plain[marker.end() : end].strip()
         found = _SENTENCE_END.search(stated)
         sentence = stated[: found.start()] if found and found.start() > 1 else stated

@@ -14,6 +14,7 @@ from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.choices import read_choice
+from evovlm.tasks.metrics.final_part import NOT_FINISHED, split_thought
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.rouge import rouge_1, rouge_2, rouge_l
@@ -83,14 +84,25 @@ def score_answer(scoring: Scoring, sample: Sample, text: str) -> Answer:
         raise TaskError(
             f"The metric {metric.name} takes a model or a script: use `open_scorer` of evovlm.evaluation.scorer."
         )
-    measured = metric.measure(sample, text, scoring)
-    return gated(measured, sample=sample, text=text, gate=scoring.gate, numeric=metric.numeric)
+    measure = metric.measure
+    return score_final(
+        lambda final: measure(sample, final, scoring), sample, text, gate=scoring.gate, numeric=metric.numeric
+    )
 
 
-def gated(measured: Measured, *, sample: Sample, text: str, gate: str | None, numeric: bool) -> Answer:
-    """Return the answer with what it scores after the gate. Without a gate, the script decides what is Japanese."""
+def score_final(
+    measure: Callable[[str], Measured], sample: Sample, text: str, *, gate: str | None, numeric: bool = False
+) -> Answer:
+    """Score the final part of a text, which follows the thought, with `measure` and the gate.
+
+    Without a gate, the script decides what is Japanese. A thought that never ends is unscored.
+    """
+    final = split_thought(text).final
+    if final is None:
+        return Answer(sample=sample, text=text, score=0.0, ungated=0.0, japanese=False, unscored=NOT_FINISHED)
+    measured = measure(final)
     chosen = GATES[gate or "script"]
-    japanese = chosen.passes(text, for_numbers=numeric)
+    japanese = chosen.passes(final, for_numbers=numeric)
     # A reference such as "UFO" is not Japanese and needs no Japanese answer; without references nothing is exempt.
     free = [not numeric and not chosen.passes(reference) for reference in sample.references] or [False]
     values = measured.values or (0.0,)
