@@ -689,3 +689,14 @@ def test_files_of_other_tools_are_named(text: str, message: str, models: Path) -
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_recipe(path)
+
+
+def test_the_config_of_an_average_can_come_from_a_source_called_base(models: Path) -> None:
+    text = "models: [{model: base, parameters: {weight: 1}}, {model: a, parameters: {weight: 1}}]\n"
+    recipe = read(models, text + "merge_method: linear\nbase_model: base\ntokenizer_source: a\ndtype: float32\n")
+    assert (recipe.base, recipe.host.text, recipe.config_from, set(recipe.sources)) == (
+        None,
+        "a",
+        "base",
+        {"a", "base"},
+    )

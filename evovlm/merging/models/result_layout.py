@@ -67,7 +67,7 @@ class ResultLayout:
         named = {model.name: model for model in ([base] if base else []) + list(sources)}
         donor = host
         if template.config_from is not None:
-            donor = named["base" if template.config_from == "base" else f"sources.{template.config_from}"]
+            donor = named.get(f"sources.{template.config_from}") or named[template.config_from]
         chat = plan_chat(template, base=base, host=host, sources=sources)
         new = new_tokens(template, base=base, host=host, sources=sources, wanted=chat.tokens if chat else frozenset())
         own_rows = host.checkpoint.shape(EMBEDDING)[0]
