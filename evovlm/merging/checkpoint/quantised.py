@@ -62,7 +62,7 @@ def plain_weights(folder: Path, config: Mapping[str, Any], places: Mapping[str, 
         label = by_tensors if method in ("", "fp8", "mxfp4") else _NAMES.get(method, method)
         raise BrokenCheckpoint(
             f"{folder}: its weights are quantised with {label}; merging needs plain floats (FP8 and MXFP4 are read "
-            "as such).\n    Name the checkpoint that it was quantised from."
+            "as such).\n    Name the checkpoint that it was quantised from (for an adapter of it: MODEL+ADAPTER)."
         )
     dtype_code = DTYPE_CODES.get(stored_dtype(config) or "", "BF16")
     read = _fp8_places if method == "fp8" else _mxfp4_places
