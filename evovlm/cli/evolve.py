@@ -134,6 +134,9 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
 
     if (tied := tie_line(Run.open(result.folder))) is not None:
         echo(f"{tied}.")
+    for name, score in result.evaluation.scores.items():
+        if score.low is not None:
+            echo("\n  ".join([f"{name}: {score.low.lines[0]}", *score.low.lines[1:]]))
     if result.fitness < 0:
         echo("every candidate violates a constraint: this one violates them least.")
     if result.stopped_by not in (None, "candidates"):

@@ -136,7 +136,7 @@ def _places(data: list[str], tasks: list[str]) -> dict[str, Path]:
 def _print(scores: "Scores", *, split: str, decoding: str | None, prompt: str | None) -> None:
     from rich.console import Console
 
-    from evovlm.cli.tables import comparison_text, print_line, print_scores, unscored_lines
+    from evovlm.cli.tables import comparison_text, print_line, print_low, print_scores, unscored_lines
     from evovlm.tasks.task import absence_lines
 
     console = Console()
@@ -149,6 +149,7 @@ def _print(scores: "Scores", *, split: str, decoding: str | None, prompt: str | 
         for model, scored in of_models:
             for line in unscored_lines(scored.unscored, n=scored.score.n):
                 print_line(console, f"{model}: {line}")
+            print_low(console, scored.low, of=model)
         for line in absence_lines(f"{first.name}, {split} split", first.absent):
             print_line(console, line)
         for pair in scores.pairs:

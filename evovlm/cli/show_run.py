@@ -8,7 +8,7 @@ from rich.console import Console
 
 from evovlm.cli.rendering import counted, duration, percent, spark_line
 from evovlm.cli.show_recipe import path_table
-from evovlm.cli.tables import cell, plain_table, print_front, print_line
+from evovlm.cli.tables import cell, plain_table, print_front, print_line, print_low
 from evovlm.recipes.kinds import PS
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
@@ -156,6 +156,9 @@ def _print_candidates(console: Console, run: Run, shown: Sequence[Entry]) -> Non
     console.print(table)
     if (tied := tie_line(run)) is not None:
         print_line(console, tied)
+    # The best candidate is the first one.
+    for name, score in rows[0][1].scores.items() if rows else ():
+        print_low(console, score.low, of=name)
     for entry, _ in rows:
         if violated := run.violated(entry):
             print_line(console, f"candidate {entry.index} violates: {'; '.join(map(str, violated))}")

@@ -13,6 +13,7 @@ from evovlm.cli.rendering import counted, interval_text, percent, without_contro
 if TYPE_CHECKING:
     from evovlm.evaluation.comparison import Comparison
     from evovlm.recipes.candidate import TaskScore
+    from evovlm.recipes.low_score import LowScore
     from evovlm.runs.findings import FrontPoint
 
 _HEADINGS = ("score", "95 % interval", "ungated", "Japanese", "samples", "unscored")
@@ -87,6 +88,14 @@ def unscored_lines(reasons: Mapping[str, Sequence[str]], *, n: int) -> list[str]
     if left:
         lines.append(f"{left} of {n} unscored for other reasons (--save lists all)")
     return lines
+
+
+def print_low(console: Console, low: "LowScore | None", *, of: str) -> None:
+    """Print why a score is almost 0, with an example; nothing for None. `of` names the model or the task."""
+    if low is not None:
+        print_line(console, f"{of}: {low.lines[0]}")
+        for line in low.lines[1:]:
+            print_line(console, f"  {line}")
 
 
 def _signed(difference: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -19,11 +20,14 @@ from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.foreign_code import require_allowed
 from evovlm.models.chat import no_eyes
+from evovlm.recipes.low_score import LOW, LowScore, shortened
 from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.task import Decoding, Sample, Split, Task
+
+_REASONS = 3
 
 if TYPE_CHECKING:
     from evovlm.models.loading import LoadedModel
@@ -169,8 +173,34 @@ class PreparedSamples:
             gate=self.opened.task.scoring.gate,
             answers=answers,
             absent=self.opened.absent,
+            low=self._low(loaded, answers),
             tokens=batches.tokens,
             seconds=seconds,
+        )
+
+    def _low(self, loaded: LoadedModel, answers: Sequence[Answer]) -> LowScore | None:
+        """Return why the score of these answers is almost 0; None where it is not."""
+        from evovlm.models.prompt import Prompt
+
+        if sum(answer.score for answer in answers) > LOW * len(answers):
+            return None
+        limit = self.opened.decoding.max_new_tokens
+        # Text that is written again has a token more or less at its ends.
+        cut = [len(loaded.tokenizer(each.text, add_special_tokens=False).input_ids) >= limit - 1 for each in answers]
+        asked = next((place for place, each in enumerate(self.prompts) if isinstance(each, Prompt)), None)
+        prompt = None if asked is None else self.prompts[asked]
+        sent = loaded.tokenizer.decode(prompt.ids) if isinstance(prompt, Prompt) else ""
+        gated = self.opened.task.scoring.gate is not None
+        reasons = Counter(each.unscored for each in answers if each.unscored is not None)
+        return LowScore(
+            n=len(answers),
+            nothing=sum(not answer.text.strip() for answer in answers),
+            not_japanese=sum(not answer.japanese for answer in answers) if gated else None,
+            cut=sum(cut),
+            max_new_tokens=limit,
+            unscored=dict(reasons.most_common(_REASONS)),
+            prompt=shortened(sent),
+            answer=shortened(answers[asked or 0].text),
         )
 
     def _scored_answer(self, index: int, text: str | None) -> Answer:

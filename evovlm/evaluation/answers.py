@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from evovlm.evaluation.comparison import Comparison, compare_by_id
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import TaskScore
+from evovlm.recipes.low_score import LowScore
 from evovlm.tasks.metrics.rouge import bootstrap_mid
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.metrics.table import METRICS
@@ -94,7 +95,8 @@ class ScoredTask:
     """All answers to a task, in the task's order, how they were scored, and what they cost.
 
     The `name` is empty for saved answers that do not name a task. `measured` describes the whole scoring for people,
-    the `metric` and the `gate` included. `absent` counts the samples that the machine could not have, by reason.
+    the `metric` and the `gate` included. `absent` counts the samples that the machine could not have, by reason. `low`
+    explains a score of almost 0.
     """
 
     name: str
@@ -103,13 +105,14 @@ class ScoredTask:
     gate: str | None
     answers: tuple[Answer, ...]
     absent: Mapping[str, int] = field(default_factory=dict)
+    low: LowScore | None = None
     tokens: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> TaskScore:
         """The means over all samples."""
-        return task_score(self.answers)
+        return replace(task_score(self.answers), low=self.low)
 
     def tagged(self, tag: str) -> TaskScore | None:
         """The means over the samples with this tag; None without such a sample."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from evovlm.recipes.candidate import Evaluation, TaskScore
+from evovlm.recipes.low_score import joined
 
 Combine = Literal["mean", "worst", "geometric"]
 """How the tasks' scores are combined: the weighted mean, the lowest, or the weighted geometric mean."""
@@ -163,4 +164,5 @@ def _joined(parts: Sequence[TaskScore]) -> TaskScore:
         n=n,
         unscored=sum(part.unscored for part in parts),
         rows=tuple(row for part in parts for row in (range(part.n) if part.rows is None else part.rows)),
+        low=joined([part.low for part in parts]),
     )

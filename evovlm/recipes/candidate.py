@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.low_score import LowScore
 
 Genome: TypeAlias = npt.NDArray[np.float64]
 """A point of the unit cube, shape (dim,), float64."""
@@ -40,7 +41,8 @@ class TaskScore:
     `score` counts an answer only if it passes the language gate; `ungated` drops the gate; `japanese` is the share of
     answers in Japanese; `per_sample` holds the scores of the `n` samples in the task's order. `unscored` counts the
     samples without an answer to score, because the text has none or the model gave none; they score 0. `rows` says
-    which of the task's samples they are, in the order of `per_sample`; None for all, in the task's order.
+    which of the task's samples they are, in the order of `per_sample`; None for all, in the task's order. `low`
+    explains a score of almost 0.
     """
 
     score: float
@@ -50,6 +52,7 @@ class TaskScore:
     n: int
     unscored: int = 0
     rows: tuple[int, ...] | None = None
+    low: LowScore | None = None
 
     def figures(self) -> dict[str, object]:
         """Return the means and the number of samples as plain values."""

@@ -49,6 +49,7 @@ def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
         left_out=len(shared) - len(shown),
         cut=sum(len(found[each].text) > limit for found in by_id for each in shown),
         absent=first.absent,
+        low=first.low,
         without_pictures=pictures.missing,
     )
 

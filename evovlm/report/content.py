@@ -9,6 +9,7 @@ from typing import Literal
 
 from evovlm.evaluation.comparison import Comparison
 from evovlm.recipes.layer_path import LayerPath
+from evovlm.recipes.low_score import LowScore
 from evovlm.recipes.space import UnitNumbers
 from evovlm.report.search_content import Course
 from evovlm.runs.scores.contenders import Role
@@ -149,7 +150,8 @@ class TaskReport:
     """A task of the report: the standings, and every answer.
 
     `has_winner` is whether the winner is among `standings`; `left_out` counts samples beyond what a page can hold,
-    `cut` answers that were shortened; `absent` counts samples that the machine could not have, by reason.
+    `cut` answers that were shortened; `absent` counts samples that the machine could not have, by reason; `low`
+    explains the first standing's score where it is almost 0.
     """
 
     name: str
@@ -167,6 +169,7 @@ class TaskReport:
     left_out: int
     cut: int
     absent: Mapping[str, int]
+    low: LowScore | None
     without_pictures: str | None
 
 

@@ -30,6 +30,10 @@ ENGLISH: Mapping[str, str] = {
     "on_report": "report split, {n} samples, {measured}",
     "absent": "Samples left out of the report split, because the machine could not draw their pictures: {n}. "
     "{reason} Compare the scores with those of other machines only by artist.",
+    "low": "Why the score of {name} is so low: of {n} answers {unscored} could not be scored, {nothing} are empty, "
+    "{not_japanese} are not Japanese, and {cut} were cut at the limit of {limit} tokens.",
+    "low_sent": "Sent, for example:",
+    "low_answered": "Answered:",
     "not_scored": "No report yet",
     "score_rest": "Not all models have been scored on the report split yet: {names} are missing. This command scores "
     "them and writes the page again:",

@@ -7,6 +7,7 @@ import numpy as np
 
 from evovlm.foreign_json import JsonObject
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, Outcome, TaskScore
+from evovlm.recipes.low_score import LowScore
 
 KINDS = ("candidate", "part", "rescored", "snapshot", "mean")
 REASONS = ("candidates", "tokens", "seconds", "patience")
@@ -155,6 +156,7 @@ def _score_rows(scores: Mapping[str, TaskScore]) -> Mapping[str, object]:
             "unscored": score.unscored,
             "per_sample": list(score.per_sample),
             **({} if score.rows is None else {"rows": list(score.rows)}),
+            **({} if score.low is None else {"low": score.low.as_row()}),
         }
         for name, score in scores.items()
     }
@@ -175,6 +177,7 @@ def _score_of(row: JsonObject) -> TaskScore:
         unscored=row.count("unscored", high=n),
         per_sample=row.numbers("per_sample", low=0, high=1),
         rows=row.counts("rows") if "rows" in row.values else None,
+        low=LowScore.of(row.inside("low")) if "low" in row.values else None,
     )
     for key, count in (("per_sample", len(score.per_sample)), ("rows", n if score.rows is None else len(score.rows))):
         if count != n:

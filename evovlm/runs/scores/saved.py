@@ -17,6 +17,7 @@ from evovlm.evaluation.predictions import parse_answers, prediction_lines
 from evovlm.files import explained, read_foreign, write_file
 from evovlm.foreign_json import LIMIT_BYTES, JsonObject, parse_json, read_json
 from evovlm.json_lines import append_row, repaired_lines
+from evovlm.recipes.low_score import LowScore
 from evovlm.runs.folder.layout import changed_keys, holds_nothing, locked
 from evovlm.tasks.metrics.scoring import Scoring
 
@@ -95,6 +96,7 @@ class SavedScores:
             "tokens": scored.tokens,
             "seconds": dict(scored.seconds),
             **({"absent": dict(scored.absent)} if scored.absent else {}),
+            **({"low": scored.low.as_row()} if scored.low is not None else {}),
         }
         self._write()
         batches = self._batches_file(model, task)
@@ -117,6 +119,7 @@ class SavedScores:
                 gate=recorded.optional_text("gate"),
                 answers=parse_answers(text, where=str(file)),
                 absent=_absent(recorded),
+                low=LowScore.of(recorded.inside("low")) if "low" in recorded.values else None,
                 tokens=recorded.count("tokens"),
                 seconds={stage: seconds.number(stage, low=0) for stage in seconds.values},
             )
