@@ -92,10 +92,9 @@ def unscored_lines(reasons: Mapping[str, Sequence[str]], *, n: int) -> list[str]
 
 def print_low(console: Console, low: "LowScore | None", *, of: str) -> None:
     """Print why a score is almost 0, with an example; nothing for None. `of` names the model or the task."""
-    if low is not None:
-        print_line(console, f"{of}: {low.lines[0]}")
-        for line in low.lines[1:]:
-            print_line(console, f"  {line}")
+    for place, line in enumerate(low.lines if low is not None else ()):
+        # Folded, as prompts are long.
+        console.print(cell(f"  {line}" if place else f"{of}: {line}"), highlight=False)
 
 
 def _signed(difference: float) -> str:
