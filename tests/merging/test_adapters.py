@@ -297,6 +297,26 @@ def test_an_adapter_on_the_hub_is_opened_from_its_headers(open_hub: OpenHub, bas
     assert all(torch.equal(whole.read(name), local.read(name)) for name in local.backbone_names())
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"modules_to_save": ["embed_tokens"]},
+        {"target_modules": [*ATTENTION, "lm_head"]},
+        {"target_modules": [*ATTENTION, "embed_tokens"], "ensure_weight_tying": True},
+        {"trainable_token_indices": [3]},
+    ],
+    ids=["whole embedding", "head", "both", "tokens"],
+)
+def test_headers_say_whether_an_adapter_separates_tied_tensors(
+    open_hub: OpenHub, bases: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    adapter = pico_adapter(tmp_path / "adapter", bases / "tied", **settings)
+    open_hub({"org/tied": bases / "tied", "org/adapter": adapter})
+    headers = Checkpoint.open_headers(ModelRef(text="org/tied+org/adapter"))
+    assert headers.layout.tied == opened(bases / "tied", adapter).layout.tied
+    assert headers.config.get("tie_word_embeddings") == headers.layout.tied
+
+
 def test_an_adapter_on_the_hub_does_not_lead_to_a_folder_here(open_hub: OpenHub, bases: Path, plain: Path) -> None:
     open_hub({"org/adapter": plain})
     with pytest.raises(BrokenCheckpoint, match="which is not a model on the hub"):

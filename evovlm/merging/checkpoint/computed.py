@@ -169,9 +169,10 @@ class AdaptedPlace(ComputedPlace):
 
     def _summed(self, first: int, count: int, columns: int) -> Vector:
         values = read_numbers(self.source, first, count)
-        for row, own in self.rows.items():
+        for row in range(first // columns, -(-(first + count) // columns)) if self.rows else ():
+            own = self.rows.get(row)
             start, stop = max(first, row * columns), min(first + count, (row + 1) * columns)
-            if start < stop and self.row_place is not None:
+            if own is not None and self.row_place is not None:
                 offset = own * columns + start - row * columns
                 values[start - first : stop - first] = read_numbers(self.row_place, offset, stop - start)
         if self.product is not None:

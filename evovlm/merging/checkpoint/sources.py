@@ -50,13 +50,17 @@ _CONNECTIONS = 8
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
+class _OnHub(ModelError):
+    """A tensor's weights were not fetched."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemotePlace(TensorPlace):
     """A tensor on the hub: `file` is the path that its weights would have in the cache; reading raises ModelError."""
 
     def read_into(self, target: memoryview | bytearray, *, start: int = 0) -> None:  # noqa: ARG002
         """Raise ModelError: the weights were not fetched."""
-        raise ModelError(f"{self.file}: only its header was read; its weights are still on the hub. Fetch the model.")
+        raise _OnHub(f"{self.file}: only its header was read; its weights are still on the hub. Fetch the model.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,10 +331,13 @@ def _adapter_headers(adapter: ModelRef) -> tuple[Path, Mapping[str, TensorPlace]
 
 
 def _is_embedding(head: TensorPlace, embedding: TensorPlace) -> bool:
-    if isinstance(head, RemotePlace):
-        # Its bytes are still on the hub: until they are fetched, config.json is trusted.
-        return (head.dtype_code, head.shape) == (embedding.dtype_code, embedding.shape)
-    return hold_the_same(head, embedding)
+    try:
+        return hold_the_same(head, embedding)
+    except _OnHub:
+        # Their bytes are still on the hub: until they are fetched, config.json is trusted for tensors of one model. An
+        # adapter that changes only one of them separates them.
+        of_one = head.file.parent == embedding.file.parent and type(head) is type(embedding)
+        return of_one and (head.dtype_code, head.shape) == (embedding.dtype_code, embedding.shape)
 
 
 def _local_places(folder: Path) -> Mapping[str, TensorPlace]:
