@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,13 @@ def read_predictions(
     """Return the predictions of a .jsonl, .json, .csv, .tsv or .parquet file, in its order.
 
     `rows_at` is the path to the list of rows inside a JSON object: `results/mgsm/details`. Rows without ids are
-    numbered from 1. Raises TaskError, with file and line, for a file that cannot be read, a missing column, an id that
-    is used twice in a task, or no rows.
+    numbered from 1. Of the sample files of lm-evaluation-harness, the model's text is read, once for all filters.
+    Raises TaskError, with file and line, for a file that cannot be read, a missing column, an id that is used twice in
+    a task, or no rows.
     """
     rows = list(_rows_inside(path, rows_at) if rows_at else read_files(path))
+    if rows and rows[0].cells.keys() >= _HARNESS_KEYS:
+        rows = list(_of_harness(rows))
     if not rows:
         raise TaskError(f"{path}: no rows were found. Give a file of predictions, one in each row.")
     found = _find_columns(rows, columns or Columns(), path=path, needs_references=needs_references)
@@ -126,6 +129,43 @@ def read_predictions(
     for task in {each.task for each in predictions}:
         check_samples(tuple(each.sample for each in predictions if each.task == task), where=str(path))
     return predictions
+
+
+# What a line of the harness's samples_*.jsonl holds, whatever its task.
+_HARNESS_KEYS = {"doc_id", "doc", "target", "resps"}
+
+
+def _of_harness(rows: Sequence[Row]) -> Iterator[Row]:
+    """Return the answers in the harness's rows, in the usual columns; a row for each filter repeats the same answers.
+
+    Raises TaskError for likelihoods, which are not texts.
+    """
+    seen = set()
+    for row in rows:
+        document, name = row.cells.get("doc"), str(row.cells.get("doc_id"))
+        if name in seen:
+            continue
+        seen.add(name)
+        groups = row.cells.get("resps")
+        texts = (
+            [text for group in groups for text in (group if isinstance(group, list) else [group])]
+            if (isinstance(groups, list))
+            else [groups]
+        )
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise TaskError(
+                f"{row.where}: 'resps' holds {groups!r:.60}, which are not texts. Grade the samples of a task that "
+                "generates text; one that compares likelihoods is scored by the harness only."
+            )
+        question = document.get("question") if isinstance(document, dict) else None
+        for number, text in enumerate(texts, start=1):
+            cells = {
+                "id": name if len(texts) == 1 else f"{name}-{number}",
+                "question": question if isinstance(question, str) else "",
+                "prediction": text,
+                "reference": row.cells.get("target"),
+            }
+            yield replace(row, cells=cells)
 
 
 def _rows_inside(path: Path, rows_at: str) -> Iterator[Row]:

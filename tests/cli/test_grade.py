@@ -234,7 +234,7 @@ BAD_LINES = {
     ),
     "an empty prediction": ('{"text": null, "references": ["1"]}\n', 1, "one prediction in 'text'"),
     "a prediction of another kind": ('{"text": {"a": 1}, "references": ["1"]}\n', 1, "texts or numbers"),
-    "no number": ('{"text": "1", "references": ["十二個"]}\n', 1, "'十二個' is not a number"),
+    "no number": ('{"text": "1", "references": ["不明"]}\n', 1, "'不明' is not a number"),
     "the same id twice": ('{"id": "x", "text": "1", "references": ["1"]}\n' * 2, 0, "two samples have the id 'x'"),
     "no list of choices": ('{"text": "1", "references": ["1"], "choices": {"a": 1}}\n', 1, "texts or numbers"),
 }
@@ -347,3 +347,38 @@ def test_grading_texts_loads_no_torch(saved: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+SAMPLE = {"doc_id": 0, "doc": {"question": "3+4は?"}, "target": "3+4=7\n#### 7", "resps": [["答えは7です。"]]}
+
+
+def test_sample_files_of_the_harness_are_read_once_for_all_filters(evovlm: Command, tmp_path: Path) -> None:
+    rows = [{**SAMPLE, "filter": name, "filtered_resps": ["7"]} for name in ("strict-match", "flexible-extract")]
+    rows += [{**SAMPLE, "doc_id": 1, "filter": "strict-match", "resps": [["8です"], ["7です"]]}]
+    path = tmp_path / "samples_gsm8k.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = figures(evovlm, path, "--metric", "accuracy")
+    assert (found["n"], found["score"]) == (3, pytest.approx(2 / 3))
+
+
+def test_likelihoods_of_the_harness_are_refused(evovlm: Command, tmp_path: Path) -> None:
+    path = tmp_path / "samples_arc.jsonl"
+    path.write_text(json.dumps({**SAMPLE, "resps": [[[-1.5, False]]]}) + "\n", encoding="utf-8")
+    done = evovlm("grade", path, "--metric", "accuracy")
+    assert done.code == 2
+    assert "which are not texts" in done.err
+
+
+@pytest.mark.parametrize("reference", ["3+4=7\n#### 7", "#### 7", "７", "7個", "\\boxed{7}", "七", "14/2"])
+def test_references_are_read_as_numbers_like_answers(evovlm: Command, tmp_path: Path, reference: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps({"prediction": "答えは7です", "answer": reference}), encoding="utf-8")
+    assert figures(evovlm, path, "--metric", "accuracy")["score"] == 1
+
+
+def test_thoughts_are_not_scored(evovlm: Command, tmp_path: Path) -> None:
+    texts = ["<think>Is it 8? I think so, but let me check.</think>7個です。", "<think>答えは7です。でも"]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "answer": "7"}) + "\n" for text in texts), encoding="utf-8")
+    found = figures(evovlm, path, "--metric", "accuracy", "--gate", "script")
+    assert (found["score"], found["reasons"]) == (0.5, {"reasoning not finished": 1})

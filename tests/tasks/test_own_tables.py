@@ -12,8 +12,8 @@ from PIL import Image
 from evovlm.errors import ConfigError, TaskError
 from evovlm.tasks import pictures
 from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.metrics.references import number_of
 from evovlm.tasks.overlap import overlaps
-from evovlm.tasks.own.numbers import number_of
 from evovlm.tasks.own.tables import read_files
 from evovlm.tasks.task import Split, Task
 from tests.tasks.sample_files import red

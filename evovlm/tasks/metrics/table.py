@@ -17,6 +17,7 @@ from evovlm.tasks.metrics.choices import read_choice
 from evovlm.tasks.metrics.final_part import NOT_FINISHED, split_thought
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX
+from evovlm.tasks.metrics.references import number_of
 from evovlm.tasks.metrics.rouge import rouge_1, rouge_2, rouge_l
 from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
 from evovlm.tasks.metrics.text_match import char_f1, exact_match, jdocqa_value
@@ -127,13 +128,13 @@ def _accuracy(sample: Sample, text: str, scoring: Scoring) -> Measured:
 
 
 def _same(number: float, reference: str) -> bool:
-    try:
-        return math.isclose(number, float(reference), rel_tol=1e-9)
-    except ValueError as problem:
+    wanted = number_of(reference)
+    if wanted is None:
         raise TaskError(
             f"The reference {reference!r} is not a number, and the accuracy metrics compare numbers. Correct the "
             "task's data or use another metric, such as rouge_l_ja or exact_match."
-        ) from problem
+        )
+    return math.isclose(number, float(wanted), rel_tol=1e-9)
 
 
 def _multiple_choice(sample: Sample, text: str, _scoring: Scoring) -> Measured:

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from evovlm.errors import TaskError
-from evovlm.tasks.own.numbers import number_of
+from evovlm.tasks.metrics.references import number_of
 from evovlm.tasks.own.tables import read_files, refuse_outside
 from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Split

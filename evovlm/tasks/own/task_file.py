@@ -37,11 +37,11 @@ from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX, metric_from
+from evovlm.tasks.metrics.references import number_of
 from evovlm.tasks.metrics.scoring import Scoring, clip_name_from
 from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.overlap import split_samples
 from evovlm.tasks.own.folder import describe_folder, describe_tables, only_table
-from evovlm.tasks.own.numbers import number_of
 from evovlm.tasks.own.tables import FileStates, file_states, part_of, refuse_outside
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub

@@ -1,4 +1,4 @@
-"""Reads the answers of a user's data as numbers, as models' answers are read: with units, in worked solutions."""
+"""Reads reference answers as numbers, as models' answers are read: with units, in worked solutions."""
 
 import math
 import re
