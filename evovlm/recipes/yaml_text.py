@@ -23,6 +23,7 @@ LIMIT_BYTES = 1_000_000
 _MOST_NODES = 1_000_000
 """Far more than any recipe has; a few lines of aliases of aliases can expand to billions."""
 _DEEPEST = 30
+_SHOWN_FILES = 5
 _MOST_DIGITS = 20
 """Of a whole number: those of 64 bits."""
 
@@ -105,6 +106,10 @@ def _compose(path: Path) -> yaml.Node | None:
         text = read_foreign(path, limit_bytes=LIMIT_BYTES).decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: this file does not exist. Check its name and folder.") from error
+    except IsADirectoryError as error:
+        inside = ", ".join(sorted(file.name for file in path.glob("*.yaml") if file.is_file())[:_SHOWN_FILES])
+        named = f"a YAML file: it holds {inside}" if inside else "a YAML file, and it holds none"
+        raise ConfigError(f"{path}: is a folder. Name {named}.") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a text file ({error}).") from error
     try:

@@ -51,7 +51,8 @@ class Run:
         """Read a run's folder, while the run is in progress too. Raises RunMismatch for a folder without a journal."""
         read = {name: cls._read(file) for name, file in journal_files(folder).items()}
         if not read:
-            raise RunMismatch(f"{folder} holds no {JOURNAL_FILE}. Name the folder that `evovlm evolve --out` wrote.")
+            found = f"holds no {JOURNAL_FILE}" if folder.exists() else "does not exist"
+            raise RunMismatch(f"{folder} {found}. Name the folder that `evovlm evolve --out` wrote.")
         if "" in read:
             return read[""]
         begun = {name: run for name, run in read.items() if run.journal.candidates} or read

@@ -145,3 +145,23 @@ def test_a_task_of_the_report_may_have_a_limit_and_its_scoring_is_shown_with_nam
     saved = next((tmp_path / "run" / "scores").glob("winner-*/*.jsonl"))
     assert len(saved.read_text(encoding="utf-8").splitlines()) == 2
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["report"][0]["limit"] == 2
+
+
+def test_a_folder_or_a_recipe_in_place_of_a_config_is_explained(
+    evovlm: Command, models: Path, finished: Path, tmp_path: Path
+) -> None:
+    refused = evovlm("check", finished)
+    assert refused.code == 2
+    assert f"{finished}: is a folder. Name a YAML file: it holds best.yaml, config.yaml, mean.yaml" in refused.err
+    assert "holds none" in evovlm("evolve", models / "base", "--out", tmp_path / "new").err
+    refused = evovlm("evolve", finished / "best.yaml", "--out", tmp_path / "new")
+    assert refused.code == 2
+    assert "is a recipe of one merge" in refused.err
+    assert "evovlm merge" in refused.err
+
+
+def test_a_run_that_does_not_exist_is_not_an_empty_one(evovlm: Command, tmp_path: Path) -> None:
+    for command in ("show", "report"):
+        refused = evovlm(command, tmp_path / "nothing")
+        assert refused.code == 2
+        assert f"{tmp_path / 'nothing'} does not exist" in refused.err

@@ -37,6 +37,7 @@ from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig
 from evovlm.runs.config.search import SearchConfig
 
 KIND = "hybrid"
+_RECIPES = ("parameter_merge", "layer_path")
 PATH = "path"
 """What the second stage is called; the first is `ps`."""
 
@@ -143,6 +144,11 @@ def search_from_text(document: object, path: Path) -> SearchConfig | HybridConfi
     """
     if is_genome(document):
         document = search_of_genome(document, path)
+    if isinstance(document, Mapping) and document.get("kind") in _RECIPES and "tasks" not in document:
+        raise ConfigError(
+            f"{path}: is a recipe of one merge (kind: {document['kind']}), not the config of a search.\n"
+            f"    `evovlm merge {path} --out DIR` writes its model; `evovlm init` writes a config."
+        )
     if not isinstance(document, Mapping) or document.get("kind") != KIND:
         return config_from_text(document, path)
     try:

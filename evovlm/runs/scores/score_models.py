@@ -13,6 +13,7 @@ import gc
 import hashlib
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -222,6 +223,7 @@ def _score_model(
             if loaded is None:
                 if observer is not None:
                     observer.loading(model=scoring.shown(place))
+                _free_memory()
                 # Imported now that the observer says what is going on: this takes seconds.
                 from evovlm.evaluation.resident import load_recipe_model
                 from evovlm.models.pictures.feature_store import FeatureStore
@@ -237,15 +239,14 @@ def _score_model(
             if saved is not None:
                 saved.keep(place, number, kept)
         scored.append(kept)
-    if loaded is not None:
-        del loaded, store
-        _free_memory()
     return tuple(scored)
 
 
 def _free_memory() -> None:
-    import torch
-
+    """Release the memory of a model that was loaded before; without torch, none was."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
