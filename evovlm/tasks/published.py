@@ -38,11 +38,16 @@ class Published:
     columns: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
 
-    def rows(self, split: Split, data: Path | None) -> Iterator[Row]:
-        """Yield the rows of a split; `data` replaces the usual location. Raises TaskError when no data is found."""
+    def rows(
+        self, split: Split, data: Path | None, *, on_bad_row: Callable[[TaskError], None] | None = None
+    ) -> Iterator[Row]:
+        """Yield the rows of a split; `data` replaces the usual location, `on_bad_row` is that of `read_files`.
+
+        Raises TaskError when no data is found.
+        """
         if data is not None and data != CACHED and not is_on_hub(data):
             parts = (split.value, self.splits[split], *self.parts)
-            yield from read_files(data, columns=self.columns, parts=parts)
+            yield from read_files(data, columns=self.columns, parts=parts, on_bad_row=on_bad_row)
             return
         for place in self._places(split, data):
             yield from hub_rows(place, cached=data == CACHED)

@@ -176,6 +176,16 @@ def test_empty_rows_are_skipped_by_number_and_empty_cells_refused(tmp_path: Path
             get_task(str(tmp_path)).samples(Split.REPORT)
 
 
+def test_half_a_character_leaves_out_its_row_alone(tmp_path: Path) -> None:
+    text = '{"question": "\\ud800?", "answer": "7"}\n{"question": "3+4?", "answer": "7"}\n'
+    (tmp_path / "report.jsonl").write_text(text, encoding="utf-8")
+    task = get_task(str(tmp_path))
+    assert samples(task) == [("3+4?", ("7",))]
+    (note, _) = task.notes(Split.REPORT, None)
+    assert note.startswith("a row is left out: ")
+    assert "report.jsonl:1: 'question' contains half a character" in note
+
+
 def split_task(folder: Path, rows: str, *, share: float = 0.5, seed: int = 0) -> Task:
     (folder / "問題集").mkdir(parents=True, exist_ok=True)
     (folder / "問題集" / "all.csv").write_text(f"問題,解答\n{rows}", encoding="utf-8")

@@ -111,7 +111,9 @@ def describe_folder(folder: Path, *, taken: Collection[str]) -> Mapping[str, obj
 
 def describe_tables(tables: Sequence[Path], *, folder: Path) -> Mapping[str, object]:
     """Return columns and metric of tables in a folder, as a task file has them. Raises as `describe_folder` does."""
-    parts = [islice((row for row in read_files(table) if not row.is_blank), _MOST_LOOKED_AT) for table in tables]
+    # Rows that cannot be read are reported by the task, which leaves them out.
+    whole = [read_files(table, on_bad_row=lambda _: None) for table in tables]
+    parts = [islice((row for row in rows if not row.is_blank), _MOST_LOOKED_AT) for rows in whole]
     rows = [row for part in parts for row in part]
     if not rows:
         named = ", ".join(table.name for table in tables)

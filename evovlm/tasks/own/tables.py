@@ -29,20 +29,33 @@ _DEEPEST = 100
 _OTHER_TABLES = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt")
 
 
-def read_files(path: Path, *, columns: tuple[str, ...] = (), parts: tuple[str, ...] = ()) -> Iterator[Row]:
+def read_files(
+    path: Path,
+    *,
+    columns: tuple[str, ...] = (),
+    parts: tuple[str, ...] = (),
+    on_bad_row: Callable[[TaskError], None] | None = None,
+) -> Iterator[Row]:
     """Yield the rows of a .jsonl, .json (a list), .tsv, .csv, .xlsx or .parquet file, or of a folder.
 
     `columns` names the columns of a table without a header. In a folder with a file or folder for each split, the
     first of `parts` that exists is read. A folder is one saved by `datasets`, an image folder (with a `metadata.jsonl`
     or `metadata.csv`, whose `file_name` becomes `image`), or files, read in the order of their names. Pictures given as
     paths must be in the file's folder. Raises TaskError when nothing is found, or a file cannot be read: also for pipes
-    and devices, for text files above 1 GB, and for cells that are nested too deeply or are not valid Unicode.
+    and devices, for text files above 1 GB, and for cells that are nested too deeply or are not valid Unicode; a row
+    with such cells is given to `on_bad_row` instead, where that is given, and left out.
     """
     try:
         place = part_of(path, parts)
         refuse_outside(place, path)
         for row in _read_folder(place, columns) if place.is_dir() else _read_file(place, columns):
-            check_cells(row)
+            try:
+                check_cells(row)
+            except TaskError as error:
+                if on_bad_row is None:
+                    raise
+                on_bad_row(error)
+                continue
             yield row
     except OSError as error:
         raise TaskError(

@@ -332,12 +332,15 @@ class _Loader:
         return self._read(split, place, () if place is None else file_states(place))
 
     def _read_anew(self, split: Split, place: Path | None, _states: FileStates) -> _Read:
-        rows = list(self._published.rows(split, place))
+        bad: list[TaskError] = []
+        rows = list(self._published.rows(split, place, on_bad_row=bad.append))
         while rows and rows[-1].is_blank:
             # Spreadsheets end in rows that were once used.
             rows.pop()
         notes = [f"empty rows are skipped: {_lines([row for row in rows if row.is_blank])}"]
         notes = notes if any(row.is_blank for row in rows) else []
+        notes += [f"a row is left out: {error}" for error in bad[:_MOST_NAMED]]
+        notes += [f"further rows left out: {len(bad) - _MOST_NAMED}"] if len(bad) > _MOST_NAMED else []
         kept = [row for row in rows if not row.is_blank]
         samples = [(row, self._sample(row, number)) for number, row in enumerate(kept, start=1)]
         found = tuple(sample for _, sample in samples if sample is not None)
