@@ -298,10 +298,10 @@ def test_densities_next_to_0_and_1_stay_finite(method: str, rescale: Rescale, de
 
 
 def test_what_the_smallest_probability_keeps_is_scaled_by_the_number_of_draws() -> None:
-    row = np.ones(2, dtype=np.float32)
-    keys = np.array([0, 1], dtype=np.uint64)
-    kernels.scale_by_rank(row, keys, np.array([0, 1], dtype=np.uint32), 1e-300, 0.0, True, np.float32(1), np.float32(1))
-    assert row.tolist() == [2.0**24, 0.0]
+    rows, keys = np.ones((1, 2), dtype=np.float32), np.array([[0, 1]], dtype=np.uint64)
+    drawn = np.array([[0, 1]], dtype=np.uint32)
+    kernels.scale_by_rank(rows, keys, drawn, 1e-300, 0.0, True, np.float32(1), np.float32(1))
+    assert rows.tolist() == [[2.0**24, 0.0]]
 
 
 @settings(deadline=None, max_examples=50)

@@ -79,12 +79,11 @@ class KeepByRank:
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
         """See `Keep`; `values` are whole rows."""
         rows = values.reshape(-1, self.row_length)
-        keys = np.empty(self.row_length, dtype=np.uint64)
+        keys = np.empty(rows.shape, dtype=np.uint64)
         drawn = draws(self.key, start=start, size=len(values)).reshape(rows.shape)
-        for row, own_draws in zip(rows, drawn, strict=True):
-            kernels.sort_keys(row, keys)
-            keys.sort()
-            kernels.scale_by_rank(row, keys, own_draws, self.lowest, self.reach, self.own, first, second)
+        kernels.sort_keys(rows, keys)
+        keys.sort(axis=1)
+        kernels.scale_by_rank(rows, keys, drawn, self.lowest, self.reach, self.own, first, second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

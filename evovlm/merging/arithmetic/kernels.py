@@ -294,6 +294,18 @@ def whole_sum(vector: Any, unit: float) -> Any:
 
 
 @compiled
+def whole_sums(vector: Any, halves: Any, limit: int, unit: float) -> Any:
+    """Return the sum as `whole_sum` does, of all entries and of those whose draw is below `limit`."""
+    bound = np.uint64(limit) << np.uint64(8)
+    total, kept = np.int64(0), np.int64(0)
+    for i in range(len(vector)):
+        whole = np.int64(np.float64(abs(vector[i])) * unit)
+        total += whole
+        kept += whole if np.uint64(halves[i]) < bound else np.int64(0)
+    return total, kept
+
+
+@compiled
 def count_magnitudes(vector: Any, counts: Any) -> None:
     """Add the entries to `counts` (int64, (32768,)), by the upper 16 bits of their magnitude."""
     bits = vector.view(np.uint32)
@@ -320,16 +332,17 @@ def collect_magnitudes(vector: Any, start: int, upper: int, keys: Any, filled: i
 
 
 @compiled
-def sort_keys(row: Any, keys: Any) -> None:
-    """Write keys (uint64) that sort by magnitude, smallest first, and equal ones by index."""
-    bits = row.view(np.uint32)
-    for i in range(len(row)):
-        keys[i] = (np.uint64(bits[i] & np.uint32(0x7FFFFFFF)) << np.uint64(32)) | np.uint64(i)
+def sort_keys(rows: Any, keys: Any) -> None:
+    """Write keys (uint64, like `rows`) that sort a row by magnitude, smallest first, and equal ones by index."""
+    for r in range(len(rows)):
+        bits = rows[r].view(np.uint32)
+        for i in range(len(bits)):
+            keys[r, i] = (np.uint64(bits[i] & np.uint32(0x7FFFFFFF)) << np.uint64(32)) | np.uint64(i)
 
 
 @compiled
 def scale_by_rank(
-    vector: Any, keys: Any, drawn: Any, lowest: float, reach: float, own: bool, first: Any, second: Any
+    rows: Any, keys: Any, drawn: Any, lowest: float, reach: float, own: bool, first: Any, second: Any
 ) -> None:
     """Keep each entry of a row with a probability that grows with its rank; scale the kept ones, set the others to 0.
 
@@ -337,16 +350,17 @@ def scale_by_rank(
     lowest + reach * r / (n - 1). `own` divides kept entries by that probability (at least 2**-24, the
     smallest that a draw can realise) before both factors.
     """
-    n = len(vector)
-    for rank in range(n):
-        i = keys[rank] & np.uint64(0xFFFFFFFF)
-        share = rank / (n - 1) if n > 1 else 0.5
-        probability = lowest + reach * share
-        if np.float64(drawn[i]) < probability * 16777216.0:
-            value = vector[i] * np.float32(1.0 / max(probability, 2.0**-24)) if own else vector[i]
-            vector[i] = value * first * second
-        else:
-            vector[i] = np.float32(0)
+    n = rows.shape[1]
+    for r in range(len(rows)):
+        for rank in range(n):
+            i = keys[r, rank] & np.uint64(0xFFFFFFFF)
+            share = rank / (n - 1) if n > 1 else 0.5
+            probability = lowest + reach * share
+            if np.float64(drawn[r, i]) < probability * 16777216.0:
+                value = rows[r, i] * np.float32(1.0 / max(probability, 2.0**-24)) if own else rows[r, i]
+                rows[r, i] = value * first * second
+            else:
+                rows[r, i] = np.float32(0)
 
 
 @compiled

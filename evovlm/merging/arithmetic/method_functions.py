@@ -18,6 +18,7 @@ from evovlm.merging.arithmetic.combination import (
     Keep,
     KeepBetween,
     KeepByRank,
+    KeepDrawn,
     KeepImportant,
     KeepNear,
     ShareChanges,
@@ -221,6 +222,9 @@ def _term(inputs: MethodInputs, index: int, keep: Keep | None, rescale: Rescale 
 
 def _l1_ratio(vectors: TaskVectors, index: int, keep: Keep) -> float:
     """Return sum |d| / sum |d kept|; 1 when no entry is kept."""
+    if isinstance(keep, KeepDrawn):
+        drawn = vectors.drawn_magnitude_sum(index, keep.key, keep.limit)
+        return vectors.magnitude_sum(index) / drawn if drawn else 1.0
     kept_only = Term(index=index, first=1.0, keep=keep)
 
     def drop(chunk: Chunk) -> None:

@@ -276,10 +276,12 @@ class TaskVectors:
     def largest(self, index: int) -> float:
         """Return the largest magnitude of a source's entries."""
         if index not in self._largest:
-            bits = 0
-            for chunk in self.chunks(only=(index,)):
-                bits = max(bits, int(kernels.largest_magnitude(chunk.parts[0])))
-            self._largest[index] = float(np.array(bits, dtype=np.uint32).view(np.float32))
+            # Of all sources in one pass, which reads the base once.
+            bits = np.zeros(len(self.sources), dtype=np.uint32)
+            for chunk in self.chunks():
+                for source, part in enumerate(chunk.parts):
+                    bits[source] = max(bits[source], kernels.largest_magnitude(part))
+            self._largest = dict(enumerate(map(float, bits.view(np.float32))))
         return self._largest[index]
 
     def magnitude_sum(self, index: int, kept: Callable[[Chunk], None] | None = None) -> int:
@@ -295,15 +297,31 @@ class TaskVectors:
             return 0
         # Units as small as they can be without an overflow of the 63-bit sum of n entries.
         unit = (1 << (62 - self.size.bit_length())) / largest
-        total = 0
+        total, of_kept = 0, 0
         # Whole rows, because `kept` may need them.
         for chunk in self.chunks(only=(index,), whole_rows=True):
+            if index not in self._sums:
+                total += int(kernels.whole_sum(chunk.parts[0], unit))
             if kept is not None:
                 kept(chunk)
-            total += int(kernels.whole_sum(chunk.parts[0], unit))
-        if kept is None:
-            self._sums[index] = total
-        return total
+                of_kept += int(kernels.whole_sum(chunk.parts[0], unit))
+        self._sums.setdefault(index, total)
+        return self._sums[index] if kept is None else of_kept
+
+    def drawn_magnitude_sum(self, index: int, key: int, limit: int) -> int:
+        """Return `magnitude_sum` of the entries whose draw is below `limit`; that of all entries is then known."""
+        largest = self.largest(index)
+        if largest == 0:
+            return 0
+        unit = (1 << (62 - self.size.bit_length())) / largest
+        total, of_kept = 0, 0
+        for chunk in self.chunks(only=(index,)):
+            part = chunk.parts[0]
+            halves = draw_halves(key, start=chunk.start, size=len(part))
+            both = kernels.whole_sums(part, halves, limit, unit)
+            total, of_kept = total + int(both[0]), of_kept + int(both[1])
+        self._sums[index] = total
+        return of_kept
 
     def _look_at(self, model: ModelTensor, start: int, raw: npt.NDArray[Any]) -> None:
         if self.allow_non_finite or (start, model.label) in self._looked_at:
