@@ -6,14 +6,14 @@ Of a model on the hub, the places can be read from the headers alone, without th
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture
 from evovlm.merging.checkpoint.adapters import Adapter
-from evovlm.merging.checkpoint.computed import CastPlace, ComputedPlace
+from evovlm.merging.checkpoint.computed import CastPlace, ComputedPlace, LowRank
 from evovlm.merging.checkpoint.quantised import plain_weights
 from evovlm.merging.checkpoint.safetensors_file import (
     DTYPE_CODES,
@@ -50,17 +50,13 @@ _CONNECTIONS = 8
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
-class _OnHub(ModelError):
-    """A tensor's weights were not fetched."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemotePlace(TensorPlace):
     """A tensor on the hub: `file` is the path that its weights would have in the cache; reading raises ModelError."""
 
     def read_into(self, target: memoryview | bytearray, *, start: int = 0) -> None:  # noqa: ARG002
         """Raise ModelError: the weights were not fetched."""
-        raise _OnHub(f"{self.file}: only its header was read; its weights are still on the hub. Fetch the model.")
+        raise ModelError(f"{self.file}: only its header was read; its weights are still on the hub. Fetch the model.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,13 +327,20 @@ def _adapter_headers(adapter: ModelRef) -> tuple[Path, Mapping[str, TensorPlace]
 
 
 def _is_embedding(head: TensorPlace, embedding: TensorPlace) -> bool:
-    try:
-        return hold_the_same(head, embedding)
-    except _OnHub:
+    if _is_on_hub(head) or _is_on_hub(embedding):
         # Their bytes are still on the hub: until they are fetched, config.json is trusted for tensors of one model. An
         # adapter that changes only one of them separates them.
         of_one = head.file.parent == embedding.file.parent and type(head) is type(embedding)
         return of_one and (head.dtype_code, head.shape) == (embedding.dtype_code, embedding.shape)
+    return hold_the_same(head, embedding)
+
+
+def _is_on_hub(place: TensorPlace | LowRank) -> bool:
+    """Whether a tensor, or one that it is computed from, was not fetched."""
+    parts = [getattr(place, each.name) for each in fields(place)]
+    return isinstance(place, RemotePlace) or any(
+        _is_on_hub(part) for part in parts if isinstance(part, (TensorPlace, LowRank))
+    )
 
 
 def _local_places(folder: Path) -> Mapping[str, TensorPlace]:
