@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from evovlm.errors import ConfigError, TaskError
+from evovlm.tasks import hub
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.tasks.metrics.table import METRICS
@@ -92,6 +93,7 @@ def test_a_task_on_the_hub_names_its_splits_there(tmp_path: Path, monkeypatch: p
         return datasets.Dataset.from_list([{"question": "6+7?", "answer": "13"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
     document = {"data": "hub:org/set@v2", "config": "ja", "splits": {"report": "validation"}, "metric": "accuracy"}
     task = get_task(write_task(tmp_path, document, []))
     assert (task.hub_id, task.is_local, task.splits) == ("org/set", False, {Split.REPORT})
