@@ -94,6 +94,7 @@ def test_a_mistake_in_the_arguments_is_reported_before_torch_is_imported(
             ["show", nothing],
             ["report", nothing],
             ["report", finished, "--lang", "fr"],
+            ["merge", nothing, "--out", tmp_path / "merged"],
             ["export", nothing, "--pick", "best"],
             ["score", "zoo:jaa", *TASKS],
             ["score", nothing, *TASKS],
