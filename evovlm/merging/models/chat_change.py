@@ -236,13 +236,6 @@ def chat_warnings(
     )
 
 
-def shared_template(host: NamedCheckpoint, sources: Iterable[NamedCheckpoint]) -> bool:
-    """Return whether the sources that have a chat template have the same one, and the host has none."""
-    own = _speaker(host)
-    speaking = _comparable(own, [_speaker(model) for model in _by_name(sources)])
-    return not own.chat.templates and len({_template_key(each) for each in speaking}) == 1
-
-
 def _lost_tokens(own: _Speaker, others: Sequence[_Speaker]) -> frozenset[str]:
     if own.chat.tokens is None:
         return frozenset()
