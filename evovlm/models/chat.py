@@ -113,7 +113,7 @@ def _split_chat(loaded: Speaker, question: ModelQuestion) -> list[str]:
             f"{loaded.folder}: has no chat template, which the prompt `chat` needs.\n"
             "    Name a written-out prompt (--prompt, or `prompt:`; docs/scoring.md lists them), or add a template."
         )
-    tokens = _special_tokens(loaded) | _image_tokens(loaded)
+    tokens = special_tokens(loaded) | _image_tokens(loaded)
     # transformers takes most of a second to import.
     from evovlm.models.chat_template import bounded_template
 
@@ -166,7 +166,8 @@ def _image_tokens(loaded: Speaker) -> frozenset[str]:
     return frozenset(str(token) for token in tokens if token)
 
 
-def _special_tokens(loaded: Speaker) -> frozenset[str]:
+def special_tokens(loaded: Speaker) -> frozenset[str]:
+    """Return the texts of all special tokens of a tokenizer."""
     added = loaded.tokenizer.added_tokens_decoder.values()
     return frozenset(loaded.tokenizer.all_special_tokens) | {token.content for token in added if token.special}
 

@@ -1,7 +1,7 @@
 """Prompts as a model takes them: token ids, and the projected features that replace the image tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from evovlm.models.pictures.image_features import (
     own_inputs,
     see_pictures,
 )
+from evovlm.thoughts import opened_thought
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class Prompt:
     they are the tokens' numbers, in each dimension. The next token has the position after the last one's, in each.
     `extra` holds inputs that only the family's own forward pass understands, by their names there, shape (length,): a
     prompt with such inputs is answered by `generate_stock`. `own` makes all inputs of the model's own forward pass, for
-    a family whose pictures only that understands; such a prompt has no features.
+    a family whose pictures only that understands; such a prompt has no features. `thought` is the tag with which the
+    chat template begins the answer, such as <think>: it belongs to the answer's text.
     """
 
     ids: Tensor
@@ -46,6 +48,7 @@ class Prompt:
     positions: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     own: Callable[[], Mapping[str, Tensor]] | None = None
+    thought: str = ""
 
 
 def context_tokens(loaded: LoadedModel) -> int | None:
@@ -85,12 +88,13 @@ def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) 
     if n_pictures and not loaded.sees:
         raise TaskError(f"{loaded.folder}: takes no pictures. Name a vision-language model, or a text task.")
     parts = split_at_places(loaded, question)
+    thought = opened_thought(parts[-1]) if question.chat else ""
     if len(parts) != n_pictures + 1:
         return Unanswerable(
             reason=f"places for pictures ({PLACE}) in the prompt: {len(parts) - 1}, pictures: {n_pictures}"
         )
     if n_pictures and not is_decoded_here(loaded):
-        return _with_own_inputs(loaded, question, parts)
+        return _with_own_inputs(loaded, question, parts, thought=thought)
     keys = []
     shown = []
     for group in _groups(loaded, question.images):
@@ -113,8 +117,8 @@ def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) 
         # A tokenizer that normalises the text first finds tokens that the text does not contain literally.
         return Unanswerable(reason="the question's text writes the model's own image tokens, in other characters")
     if not shown:
-        return Prompt(ids=torch.tensor(ids, dtype=torch.long))
-    return _with_pictures(loaded, ids, keys=keys, shown=shown, store=store)
+        return Prompt(ids=torch.tensor(ids, dtype=torch.long), thought=thought)
+    return replace(_with_pictures(loaded, ids, keys=keys, shown=shown, store=store), thought=thought)
 
 
 def _unfit_token(loaded: LoadedModel, ids: Sequence[int]) -> Unanswerable | None:
@@ -138,7 +142,9 @@ def _unfit_length(loaded: LoadedModel, n_tokens: int) -> Unanswerable | None:
     )
 
 
-def _with_own_inputs(loaded: LoadedModel, question: ModelQuestion, parts: Sequence[str]) -> Prompt | Unanswerable:
+def _with_own_inputs(
+    loaded: LoadedModel, question: ModelQuestion, parts: Sequence[str], *, thought: str
+) -> Prompt | Unanswerable:
     """Return the prompt as the model's processor makes it, whose pictures are read again for each candidate."""
     text = str(getattr(loaded.processor, "image_token", "")).join(parts)
     whole = is_whole(loaded, text, chat=question.chat)
@@ -152,7 +158,7 @@ def _with_own_inputs(loaded: LoadedModel, question: ModelQuestion, parts: Sequen
         if isinstance(error, BrokenCheckpoint):
             raise
         return Unanswerable(reason=str(error))
-    return _unfit_length(loaded, len(ids)) or Prompt(ids=ids, own=own)
+    return _unfit_length(loaded, len(ids)) or Prompt(ids=ids, own=own, thought=thought)
 
 
 def _groups(loaded: LoadedModel, pictures: Sequence[Picture]) -> list[Sequence[Picture]]:

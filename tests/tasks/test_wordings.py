@@ -4,7 +4,8 @@ import pytest
 
 from evovlm.tasks.metrics.answers import extract_paper, extract_robust
 from evovlm.tasks.metrics.choices import read_choice
-from evovlm.tasks.metrics.final_part import split_thought, without_next_turn
+from evovlm.tasks.metrics.final_part import without_next_turn
+from evovlm.thoughts import opened_thought, split_thought, thought_marks
 
 WORDINGS: dict[str, list[tuple[str, float | None]]] = {
     "latex": [
@@ -282,3 +283,17 @@ def test_ten_thousand_times_the_same_piece_are_split(piece: str) -> None:
         without_next_turn(text)
         extract_robust(text)
         read_choice(text, CITIES)
+
+
+def test_a_prompt_that_begins_a_thought_is_recognised() -> None:
+    assert opened_thought("<|im_start|>assistant\n<think>\n") == "<think>\n"
+    assert opened_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n") == ""
+    assert opened_thought("答え:") == ""
+
+
+def test_special_tokens_of_thoughts_are_kept_in_texts() -> None:
+    harmony = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
+    assert thought_marks((*harmony, "<|return|>")) == set(harmony)
+    assert thought_marks(("[THINK]", "[/THINK]", "</s>")) == {"[THINK]", "[/THINK]"}
+    # Phi ends its turns with <|end|>, without channels.
+    assert not thought_marks(("<|end|>", "<|user|>"))

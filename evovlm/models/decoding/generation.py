@@ -10,15 +10,20 @@ from typing import Any
 
 from transformers import TextStreamer
 
+from evovlm.models.chat import special_tokens
 from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.decoding.stock import DecodingSettings, generate_stock
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
+from evovlm.thoughts import thought_marks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """The answers' texts, without special tokens and surrounding space, and their total number of tokens."""
+    """The answers' texts, without special tokens and surrounding space, and their total number of tokens.
+
+    A tag that begins a thought at the end of the prompt begins the text.
+    """
 
     texts: tuple[str, ...]
     tokens: int
@@ -52,10 +57,21 @@ def generate(
         rows = generate_stock(
             loaded, prompts, decoding=decoding, stop_ids=stop_ids, streamer=streamer, on_answers=on_answers
         )
-    texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
-    return Generated(
-        texts=tuple(_before_stop(text, decoding.stop).strip() for text in texts), tokens=sum(map(len, rows))
+    texts = (
+        prompt.thought + _before_stop(text, decoding.stop).strip()
+        for prompt, text in zip(prompts, answer_texts(loaded, rows), strict=True)
     )
+    return Generated(texts=tuple(texts), tokens=sum(map(len, rows)))
+
+
+def answer_texts(loaded: LoadedModel, rows: Sequence[Sequence[int]]) -> list[str]:
+    """Return the texts of tokens without special tokens, except those that separate thought and answer."""
+    tokenizer, special = loaded.tokenizer, special_tokens(loaded)
+    marks = thought_marks(special)
+    if marks:
+        skipped = frozenset(tokenizer.convert_tokens_to_ids(list(special - marks)))
+        rows = [[token for token in row if token not in skipped] for row in rows]
+    return list(tokenizer.batch_decode(rows, skip_special_tokens=not marks)) if rows else []
 
 
 def _stop_ids(loaded: LoadedModel) -> frozenset[int]:

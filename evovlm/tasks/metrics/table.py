@@ -14,7 +14,6 @@ from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.choices import read_choice
-from evovlm.tasks.metrics.final_part import NOT_FINISHED, split_thought
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.references import number_of
@@ -22,6 +21,7 @@ from evovlm.tasks.metrics.rouge import rouge_1, rouge_2, rouge_l
 from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
 from evovlm.tasks.metrics.text_match import char_f1, exact_match, jdocqa_value
 from evovlm.tasks.sample import Sample
+from evovlm.thoughts import NOT_FINISHED, split_thought
 
 _MOST_CHARACTERS = 50_000
 """The longest text that is compared by words: MeCab takes seconds for it, and crashes at a few times as many."""
