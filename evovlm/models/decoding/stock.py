@@ -85,7 +85,8 @@ def generate_stock(
     return [generated[row] for row in range(len(prompts))]
 
 
-_TRIAL_LENGTHS = (3, 7)
+_TRIAL_LENGTHS = (3, 30)
+_TRIAL_TOKENS = 3
 _LARGEST_CHANGE = 0.02
 _pads: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -107,17 +108,18 @@ def pads_exactly(loaded: LoadedModel) -> bool:
 
 
 def _first_logits(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Tensor:
-    """Return the logits of each prompt's first answer token, as `generate` computes them."""
+    """Return the logits of each answer's first tokens, (prompts, tokens, vocabulary), as `generate` computes them."""
     found = loaded.model.generate(
         **stock_inputs(loaded, prompts),
         do_sample=False,
         num_beams=1,
-        max_new_tokens=1,
+        max_new_tokens=_TRIAL_TOKENS,
         pad_token_id=loaded.tokenizer.pad_token_id,
+        eos_token_id=None,
         output_logits=True,
         return_dict_in_generate=True,
     )
-    return torch.as_tensor(found.logits[0]).float()
+    return torch.stack(tuple(found.logits), dim=1).float()
 
 
 def _generate(
