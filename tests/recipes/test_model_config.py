@@ -40,7 +40,7 @@ def test_a_sound_config_is_returned_as_it_is(tmp_path: Path, config: dict[str, o
         ({"vision_config": {"image_size": 10**6}}, "vision_config.image_size is 1000000"),
         ({"rope_parameters": {"rope_theta": float("inf")}}, "rope_parameters.rope_theta is Infinity"),
         ({"rope_theta": 0}, "rope_theta is 0; it should be a number above 0, or null"),
-        ({"rms_norm_eps": None}, "rms_norm_eps is null"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps is -1; it should be a number of at least 0, or null"),
         ({"layer_types": [1]}, "layer_types is [1]"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings"),
         ({"model_type": {}}, "model_type is {}; it should be a text"),

@@ -221,6 +221,7 @@ def _beginnings(tensors: Mapping[str, Stored]) -> list[str]:
 def _head_prefix(tensors: Mapping[str, Stored], found: Found) -> str | None:
     """Return the prefix of the output head: of the modules that may be one, the nearest to the decoder."""
     own = found.blocks.split(".")
+    n_rows = tensors[found.embedding].shape[0]
     rows = []
     for name, place in tensors.items():
         is_head = name.endswith(".weight") and len(place.shape) == 2 and _leaf(name) in HEADS
@@ -228,7 +229,19 @@ def _head_prefix(tensors: Mapping[str, Stored], found: Found) -> str | None:
             parts = name.split(".")
             common = next((n for n, (a, b) in enumerate(zip(parts, own, strict=False)) if a != b), 0)
             rows.append((-common, len(parts), name.removesuffix("weight")))
-    return min(rows)[2] if rows else None
+    if rows:
+        return min(rows)[2]
+    # Under another name, it is the other table with a row for each token.
+    others = [
+        name
+        for name, place in tensors.items()
+        if name.endswith(".weight")
+        and len(place.shape) == 2
+        and place.shape[0] == n_rows
+        and "embed" not in _leaf(name)
+    ]
+    others = [name for name in others if name != found.embedding and not _NUMBERED.fullmatch(name)]
+    return others[0].removesuffix("weight") if len(others) == 1 else None
 
 
 def _core(tensors: Mapping[str, Stored], found: Found, *, n_blocks: int, head: str | None) -> Iterator[tuple[str, str]]:
