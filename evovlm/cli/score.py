@@ -42,6 +42,15 @@ def score(
         str | None,
         typer.Option("--decoding", help="search: the shorter decoding of searches, if the task has one."),
     ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens",
+            min=1,
+            max=10**6,
+            help="The most tokens of an answer, thoughts included; default: the task's own.",
+        ),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +101,7 @@ def score(
             limit=limit,
             prompt=prompt,
             decoding=decoding,
+            max_new_tokens=max_new_tokens,
             data=places,
             device=device,
             save=save,
@@ -102,7 +112,10 @@ def score(
     if as_json:
         echo(json_text(scores.as_json()))
         return
-    _print(scores, split=split, decoding=decoding, prompt=prompt)
+    how = f", {decoding} decoding" if decoding is not None else ""
+    how += f", at most {max_new_tokens} tokens" if max_new_tokens is not None else ""
+    how += f", prompt {prompt}" if prompt is not None else ""
+    _print(scores, split=split, how=how)
 
 
 def _task_names(given: list[str]) -> list[str]:
@@ -133,7 +146,7 @@ def _places(data: list[str], tasks: list[str]) -> dict[str, Path]:
     return places
 
 
-def _print(scores: "Scores", *, split: str, decoding: str | None, prompt: str | None) -> None:
+def _print(scores: "Scores", *, split: str, how: str) -> None:
     from rich.console import Console
 
     from evovlm.cli.tables import comparison_text, print_line, print_low, print_scores, unscored_lines
@@ -143,8 +156,6 @@ def _print(scores: "Scores", *, split: str, decoding: str | None, prompt: str | 
     for place, first in enumerate(scores.models[0].tasks):
         of_models = [(model.model, model.tasks[place]) for model in scores.models]
         rows = [row for model, scored in of_models for row in _rows(model, scored)]
-        how = f", {decoding} decoding" if decoding is not None else ""
-        how += f", prompt {prompt}" if prompt is not None else ""
         print_scores(console, f"{first.name}, {split} split: {first.measured}{how}", rows, of="model")
         for model, scored in of_models:
             for line in unscored_lines(scored.unscored, n=scored.score.n):

@@ -78,6 +78,8 @@ class SampleTask:
             # A script that cannot be loaded is found before a model is loaded.
             open_scorer(task.scoring, allow_code=allow_code)
         decoding = task.decoding_named(choice.decoding)
+        if choice.max_new_tokens is not None:
+            decoding = replace(decoding, max_new_tokens=choice.max_new_tokens)
         found = task.read(split, limit=choice.limit, data=choice.data)
         return cls(
             task=task,

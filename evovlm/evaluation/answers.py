@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 class TaskChoice:
     """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data is.
 
-    `decoding` names one of the task's cheaper ways to decode, `prompt` another prompt, `metric` another metric; None is
-    the task's own.
+    `decoding` names one of the task's cheaper ways to decode, `max_new_tokens` limits its answers differently, `prompt`
+    names another prompt, `metric` another metric; None is the task's own.
     """
 
     name: str
     decoding: str | None = None
+    max_new_tokens: int | None = None
     prompt: str | None = None
     metric: str | None = None
     limit: int | None = None

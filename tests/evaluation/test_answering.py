@@ -35,6 +35,15 @@ def test_a_text_model_cannot_be_asked_about_pictures(models: Path, pictures: Pat
         score_model(load_model(models / "base", device="cpu"), tasks=[TaskChoice(name="emoji_ja", data=pictures)])
 
 
+def test_a_choice_limits_the_answers_of_a_task_differently(models: Path, problems: Path) -> None:
+    usual = TaskChoice(name="word_problems_ja", data=problems)
+    short = replace(usual, max_new_tokens=2)
+    opened = open_task(short, Split.REPORT)
+    assert opened.fingerprint != open_task(usual, Split.REPORT).fingerprint
+    scored = score_model(load_model(models / "base", device="cpu"), tasks=[short])[0]
+    assert 0 < scored.tokens <= 2 * scored.score.n
+
+
 def test_tags_have_scores_of_their_own() -> None:
     scored = _scored([("a", {"culture"}, 1.0), ("b", {"culture", "noto"}, 0.0), ("c", set(), 1.0)])
     assert scored.tags == ("culture", "noto")

@@ -171,6 +171,7 @@ def ask_models(
     limit: int | None = None,
     prompt: str | None = None,
     decoding: str | None = None,
+    max_new_tokens: int | None = None,
     data: Mapping[str, Path] | None = None,
     device: str = "auto",
     save: Path | None = None,
@@ -183,7 +184,15 @@ def ask_models(
     if strays := sorted(set(places) - set(tasks)):
         raise TaskError(f"data for {', '.join(strays)}: they are not among the scored tasks ({', '.join(tasks)}).")
     choices = tuple(
-        TaskChoice(name=name, decoding=decoding, prompt=prompt, limit=limit, data=places.get(name)) for name in tasks
+        TaskChoice(
+            name=name,
+            decoding=decoding,
+            max_new_tokens=max_new_tokens,
+            prompt=prompt,
+            limit=limit,
+            data=places.get(name),
+        )
+        for name in tasks
     )
     request = ScoreRequest(models=tuple(models), tasks=choices, split=split, device=device, allow_code=allow_code)
     return score_models(request, save=save, resume=resume, observer=observer)
