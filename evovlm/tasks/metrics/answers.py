@@ -42,13 +42,13 @@ _ENGLISH_FIRST = re.compile(
     re.IGNORECASE,
 )
 _ENGLISH_WORDS = re.compile(rf"(?P<minus>\b(?:minus|negative)\s+)?(?P<words>{ENGLISH})", re.IGNORECASE)
-_KANJI_FIRST = re.compile(rf"[\s「『(:*約]*(?P<minus>マイナス|負の)?{_KANJI_RUN}")
+_KANJI_FIRST = re.compile(rf"[\s「『(:*約]*(?P<minus>マイナス|負の|-)?{_KANJI_RUN}")
 # Without a marker, a kanji numeral needs a counter or must end the text: 一方 and 一歩一歩 are not answers. So need 一
 # and 十 a common one (一部, 十分); after the other digits more kanji count things than make up words (三角, 四角).
 _COMMON_COUNTERS = "円個人枚本匹冊台回年歳才分秒日週時つ頭羽杯度点束箱袋皿足着倍ドセポキメグ"
 _COUNTERS = (
     "通機隻軒棟階列組膳玉粒滴畳坪件名票両車章節行字語曲錠缶瓶株輪房串切片巻話幕割銭泊食門問試勝敗週戸基丁尾皮貫里尺寸升合品"
-    "種社校班曜番号位丸口席ヶカか箇周往拍針"
+    "種社校班曜番号位丸口席ヶカか箇周往拍針枠鉢棚柱題鍋槽艘艇句首篇編帖巡桁盛"
 )
 _KANJI_COUNTED = re.compile(
     rf"(?P<minus>マイナス|負の)?{_KANJI_RUN}(?:"
@@ -66,7 +66,7 @@ ANSWER_MARKER = re.compile(
     re.IGNORECASE,
 )
 """Markers that precede an answer: 答えは, "the answer is", ####, \\boxed{."""
-_ANSWER_NAME = r"(?:最終(?:的な)?)?(?:答え?|解答|回答|正解|(?:final\s)?answer)"
+_ANSWER_NAME = r"(?:最終(?:的な)?)?(?:答え?|解答|回答|正解|結論|(?:final\s)?answer)"
 _BEFORE_HEADING = r"(?:^|\n)[ \t]*(?:#{1,6}[ \t]*|[■◆●▼][ \t]*)?\**"
 ANSWER_HEADING = re.compile(
     rf"(?:{_BEFORE_HEADING}[【\[〔<《]\s*{_ANSWER_NAME}\s*[】\]〕>》]\**[ \t]*:?"

@@ -16,7 +16,8 @@ _NEXT_TURN = re.compile(
     rf"|[【\[［<〔]{_KIND}(?:問題文?|質問|設問|例題|類題|指示|入力|ユーザー|user|question|problem"
     rf"|instruction|input)[ \t]*[0-9０-９]{{0,3}}[】\]］>〕]"
     r"|(?:指示|入力|ユーザー?|人間|利用者|質問者|生徒|システム)\**[ \t]*[:：]"
-    r"|(?:user|human|instruction|input|system|student)\**[ \t]*[:：]"
+    r"|(?:user|human|instruction|input|system|student)\**[ \t]*[:：]|(?:user|human|ユーザー)[ \t]*\n"
+    rf"|{_KIND}(?:問題|質問|設問|例題)[ \t]*[0-9０-９]{{1,3}}[ \t]*\n"
     r"|(?:next[ \t]+)?(?:question|problem|exercise)[ \t]*#?[0-9]{0,3}\**[ \t]*(?:[:：]|\.(?=\s))"
     r"|next[ \t]+(?:question|problem)\b|Q[ \t]*[0-9０-９]{0,3}\**[ \t]*(?:[:：.．](?=\s|[^0-9]))"
     r"|###[ \t]*(?:指示|入力|ユーザー?|user|human|instruction|input|question)[ \t]*(?:\n|$))",
