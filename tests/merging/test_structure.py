@@ -144,6 +144,13 @@ def test_a_recipe_keeps_what_it_says_of_the_language_model(trio: Path) -> None:
         recipe_from_text(read_yaml(file), file)
 
 
+def test_a_number_of_thousands_of_digits_is_not_a_block(trio: Path) -> None:
+    weights = load_file(trio / "base" / "model.safetensors")
+    odd = f"model.layers.{'9' * 5000}.mlp.up_proj.weight"
+    save_file(weights | {odd: torch.ones(2, 2)}, trio / "base" / "model.safetensors")
+    assert Checkpoint.open(trio / "base").layout.n_blocks == 2
+
+
 def test_prefixes_that_no_model_has_are_refused(trio: Path) -> None:
     recipe = replace(make_recipe(trio, {"ja": (0.5, 1.0)}), backbone=BackbonePrefixes(body="language_model."))
     (problem,) = preflight_recipe(recipe).problems

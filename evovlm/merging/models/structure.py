@@ -16,10 +16,12 @@ from evovlm.recipes.language_config import stated_blocks
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 BLOCKS = "model.layers."
-_NUMBERED = re.compile(r"(?P<list>(?:[^.]+\.)*?)(?P<number>\d+)\.(?P<rest>.+)")
+# Longer numbers do not count modules, and Python refuses to read thousands of digits.
+_NUMBERED = re.compile(r"(?P<list>(?:[^.]+\.)*?)(?P<number>[0-9]{1,7})\.(?P<rest>.+)")
 # Buffers that older checkpoints contain: rotary frequencies, causal masks. They are not weights.
 _BUFFER = re.compile(r"(?:.+\.)?(?:rotary_emb\.inv_freq|(?:attn|attention)\.(?:masked_bias|bias))")
 _MASK_DIMENSIONS = 4
+_MOST_DIGITS = 7
 # Modules of a VLM that stand among those of its language model.
 _SIGHT = re.compile(r"vision|visual|image|img|mm_|multi_?modal|projector|connector|resampler|perceiver|merger|audio")
 # Tables that a model looks something up in; quantised weights are stored in fewer bits.
@@ -251,7 +253,7 @@ def _core(tensors: Mapping[str, Stored], found: Found, *, n_blocks: int, head: s
     for name in tensors:
         if name.startswith(found.blocks):
             number, _, rest = name.removeprefix(found.blocks).partition(".")
-            if number.isdecimal() and int(number) < n_blocks:
+            if _is_number(number) and int(number) < n_blocks:
                 yield f"{BLOCKS}{number}.{rest}", name
         elif name.startswith(embedding):
             yield f"model.embed_tokens.{name.removeprefix(embedding)}", name
@@ -259,6 +261,10 @@ def _core(tensors: Mapping[str, Stored], found: Found, *, n_blocks: int, head: s
             yield f"model.norm.{name.removeprefix(norm)}", name
         elif head is not None and name.startswith(head):
             yield f"lm_head.{name.removeprefix(head)}", name
+
+
+def _is_number(text: str) -> bool:
+    return len(text) <= _MOST_DIGITS and text.isascii() and text.isdecimal()
 
 
 def _final_norm(tensors: Mapping[str, Stored], found: Found, body: str) -> str | None:
