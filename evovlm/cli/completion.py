@@ -81,7 +81,7 @@ def complete_models(incomplete: str) -> list[str]:
 
 def complete_languages(incomplete: str) -> list[str]:
     """Return the languages of the report page that begin with the text."""
-    from evovlm.report.texts import LANGUAGES
+    from evovlm.texts.languages import LANGUAGES
 
     return [name for name in LANGUAGES if name.startswith(incomplete)]
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.language import Language
 from evovlm.cli.rendering import echo, json_text
+from evovlm.texts.languages import Say, speaker
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +30,7 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", help="The seed of the searches.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="The folder for the runs and models.")] = Path("demo"),
     only: Annotated[str | None, typer.Option("--only", help="Run only one of the two: evollm or evovlm.")] = None,
+    lang: Language = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Evolve a Japanese math LLM and a Japanese VLM, in minutes. The models are embedded; any machine will do."""
@@ -43,12 +46,13 @@ def demo(
     size = Size.FULL if full else Size.QUICK if quick else Size.USUAL
     console = stderr_console()
     began = time.monotonic()
+    said = speaker(lang)
     results: dict[str, PipelineResult] = {}
     displays: list[SearchProgress | Waiting] = []
     with stopping(), ExitStack() as stack:
         stack.callback(_close, displays)
         for pipeline in (each for each in PIPELINES.values() if only in (None, each.name)):
-            console.print(pipeline.title, style="bold", highlight=False)
+            console.print(said(f"demo_{pipeline.name}"), style="bold", highlight=False)
 
             def observe(title: str, name: str = pipeline.name) -> SearchProgress:
                 _close(displays)
@@ -65,7 +69,7 @@ def demo(
             folder = out / pipeline.name
             result = run_pipeline(pipeline, out=folder, size=size, seed=seed, observe=observe, say=say)
             say("writing the page")
-            _write_page(result)
+            _write_page(result, language=lang)
             results[pipeline.name] = result
     if as_json:
         echo(json_text({name: result.as_json() for name, result in results.items()}))
@@ -73,17 +77,17 @@ def demo(
     from rich.console import Console
 
     for result in results.values():
-        _print_result(Console(), result)
-    _print_next(list(results.values()), seconds=time.monotonic() - began)
+        _print_result(Console(), result, said)
+    _print_next(list(results.values()), said, seconds=time.monotonic() - began)
 
 
-def _write_page(result: "PipelineResult") -> None:
+def _write_page(result: "PipelineResult", *, language: str) -> None:
     from evovlm.files import write_file
     from evovlm.report.page import run_page
     from evovlm.report.reading import read_run
 
-    content = replace(read_run(result.run_folder), title=result.pipeline.title)
-    write_file(result.page, run_page(content, language="en"))
+    content = replace(read_run(result.run_folder), title=speaker(language)(f"demo_{result.pipeline.name}"))
+    write_file(result.page, run_page(content, language=language))
 
 
 def _close(displays: "list[SearchProgress | Waiting]") -> None:
@@ -91,24 +95,24 @@ def _close(displays: "list[SearchProgress | Waiting]") -> None:
         display.close()
 
 
-def _print_result(console: "Console", result: "PipelineResult") -> None:
+def _print_result(console: "Console", result: "PipelineResult", say: Say) -> None:
     from evovlm.cli.rendering import interval_text, percent
     from evovlm.cli.tables import plain_table, print_line
     from evovlm.runs.demo import ARTISTS, CULTURE
-    from evovlm.tasks.task import absence_lines
 
-    print_line(console, f"{result.pipeline.title} ({result.task}, {result.n_samples} report samples)")
+    title = say(f"demo_{result.pipeline.name}")
+    print_line(console, say("demo_table", title=title, task=result.task, n=result.n_samples))
     subsets = [name for name in (CULTURE, *ARTISTS) if name in result.winner.subsets]
     # A terminal has 80 columns.
     table = plain_table(gap=0 if subsets else 1)
-    table.add_column("model")
-    for heading in ("score", "95 % interval", "ungated", "Japanese"):
-        table.add_column(heading, justify="right")
+    table.add_column(say("model"))
+    for key in ("score", "interval", "ungated", "japanese"):
+        table.add_column(say(key), justify="right")
     for subset in subsets:
         table.add_column(subset, justify="right")
     for standing in result.standings:
         cells = [
-            _label(standing, result),
+            _label(standing, result, say),
             percent(standing.score),
             interval_text(*standing.interval),
             percent(standing.ungated),
@@ -118,51 +122,54 @@ def _print_result(console: "Console", result: "PipelineResult") -> None:
         table.add_row(*cells, style="bold" if standing is result.winner else None)
     console.print(table)
     console.print(
-        f"Each search tried {result.candidates} candidates on the search split, where the evolved merge had "
-        f"{percent(result.search_fitness)}; the table is the report split, which no search saw.",
+        say("demo_search", n=result.candidates, fitness=percent(result.search_fitness)),
         highlight=False,
     )
-    for line in absence_lines(f"{result.task}, report split", result.absent):
-        print_line(console, line)
+    for reason, n in result.absent.items():
+        print_line(console, say("absent", n=n, reason=reason))
     for example in result.examples:
-        _print_example(console, example)
+        _print_example(console, example, say)
     console.print()
 
 
-def _label(standing: "Standing", result: "PipelineResult") -> str:
+def _label(standing: "Standing", result: "PipelineResult", say: Say) -> str:
     """Return the name of a model; on pictures, a text model answers inside the VLM."""
     if standing.role == "parent":
         whole = result.pipeline.name == "evovlm" and standing.name != "vlm"
-        return f"{standing.name} inside the VLM" if whole else standing.name
-    return {"winner": "evolved merge", "random": "random search"}.get(standing.name, "equal-weights merge")
+        return say("demo_inside", name=standing.name) if whole else standing.name
+    return say(f"demo_{standing.name}")
 
 
-def _print_example(console: "Console", example: "AnsweredSample") -> None:
+def _print_example(console: "Console", example: "AnsweredSample", say: Say) -> None:
     from rich.table import Table
     from rich.text import Text
+
+    from evovlm.runs.demo import EVOLVED
 
     grid = Table(box=None, show_header=False, padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     # Text, not str: a model's answer is shown as it is and not read as markup.
-    grid.add_row("question", Text(f"{example.question}  ({example.reference})"))
+    grid.add_row(say("question"), Text(f"{example.question}  ({example.reference})"))
     for name, answer in example.answers.items():
         shown = "".join(char if char.isprintable() else " " for char in answer)
-        grid.add_row(name, Text(shown or "(nothing)"), style="bold" if name == "evolved" else "dim")
+        is_winner = name == EVOLVED
+        label = say("winner") if is_winner else name
+        grid.add_row(label, Text(shown or say("no_answer")), style="bold" if is_winner else "dim")
     console.print(grid)
 
 
-def _print_next(results: "list[PipelineResult]", *, seconds: float) -> None:
-    echo(f"{seconds:.0f} s. Scores are x 100. Everything is in:")
+def _print_next(results: "list[PipelineResult]", say: Say, *, seconds: float) -> None:
+    echo(say("demo_time", seconds=f"{seconds:.0f}"))
     for result in results:
-        echo(f"  {result.run_folder}   the search: journal.jsonl, best.yaml (the recipe), config.yaml")
-        echo(f"  {result.model_folder}   the merged model, an ordinary checkpoint")
+        echo(f"  {result.run_folder}   {say('demo_run')}")
+        echo(f"  {result.model_folder}   {say('demo_model')}")
     first = results[0]
-    echo("\nNext:")
+    echo(f"\n{say('next')}")
     echo(f"  evovlm show {first.run_folder}")
     echo(f"  evovlm score {first.model_folder} --task {first.task}")
-    echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model    # after changing its numbers")
-    echo(f"  evovlm evolve {first.run_folder / 'config.yaml'} --out my-run    # your own search: edit a copy")
-    echo("\nEvery answer, the search and the recipe on one page:")
+    echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model    # {say('demo_merge')}")
+    echo(f"  evovlm evolve {first.run_folder / 'config.yaml'} --out my-run    # {say('demo_evolve')}")
+    echo(f"\n{say('demo_pages')}")
     for result in results:
         echo(f"  {result.page}")

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.completion import complete_methods, complete_models, complete_prompts, complete_tasks
+from evovlm.cli.language import Language
 from evovlm.cli.questions import Choice, ask, ask_each
 from evovlm.cli.rendering import echo, json_text
+from evovlm.texts.languages import Say, chosen_language, speaker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +75,7 @@ def init(
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...; default auto.")] = None,
     out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("search.yaml"),
+    lang: Language = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a commented config of a search that runs. On a terminal, ask for what the flags leave open."""
@@ -91,6 +94,7 @@ def init(
         candidates=budget,
         device=device,
         out=out,
+        language=lang,
     )
     if not sys.stdin.isatty():
         answers.check_complete()
@@ -104,7 +108,7 @@ def init(
         shown = {"file": str(out), "kind": new.kind, "sources": dict(new.sources), "tasks": list(new.tasks)}
         echo(json_text(shown))
         return
-    echo(f"{out}\n\nNext:\n  evovlm check {out}\n  evovlm evolve {out} --out runs/{out.stem}")
+    echo(f"{out}\n\n{answers.say('next')}\n  evovlm check {out}\n  evovlm evolve {out} --out runs/{out.stem}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,7 +126,13 @@ class _Answers:
     candidates: int | None
     device: str | None
     out: Path
+    language: str
     opened: "dict[str, Opened]" = field(default_factory=dict)
+
+    @property
+    def say(self) -> Say:
+        """What gives the texts of the user's language."""
+        return speaker(self.language)
 
     def check_complete(self) -> None:
         """Raise ConfigError unless nothing is left to ask."""
@@ -156,6 +166,7 @@ class _Answers:
             "--device": self.device,
             "--method": self.method,
             "--out": self.out,
+            "--lang": None if self.language == chosen_language("") else self.language,
         }
         words += [part for flag, value in once.items() if value is not None for part in (flag, str(value))]
         words += [part for source in self.sources for part in ("--source", source)]
@@ -191,6 +202,7 @@ def _finished(answers: _Answers, *, said: bool = True) -> "NewSearch":
         generations=answers.generations or GENERATIONS,
         candidates=answers.candidates,
         device=answers.device or "auto",
+        language=answers.language,
     )
     opened = {name: answers.model(text, like=base) for name, text in sources.items()}
     new, choices = with_prompts(new, host=host, sources=opened)
@@ -223,14 +235,16 @@ def _asked(answers: _Answers) -> "tuple[NewSearch, tuple[str, ...]]":
                 echo(f"{error}", err=True)
                 _ask_what_to_change(answers)
     except (KeyboardInterrupt, typer.Abort, EvovlmError):
-        echo(f"\nto continue with these answers:\n    {answers.command()}", err=True)
+        echo(f"\n{answers.say('init_continue')}\n    {answers.command()}", err=True)
         raise
 
 
 def _ask_open(answers: _Answers) -> None:
     """Ask for what is open, in turn."""
+    say = answers.say
     if answers.kind is None:
-        answers.kind = ask("llm or vlm", default="llm", choices=_KIND_CHOICES, read=_kind)
+        kinds = [Choice(name, say(f"init_kind_{name}")) for name in ("llm", "vlm")]
+        answers.kind = ask(say("init_kind"), default="llm", choices=kinds, read=_kind)
     kind = _kind(answers.kind)
     for question in (_ask_base, _ask_sources, _ask_host, _ask_tasks):
         question(answers, kind)
@@ -238,23 +252,17 @@ def _ask_open(answers: _Answers) -> None:
         _ask_prompt(answers, kind)
     if answers.generations is None and answers.candidates is None:
         population = _population(answers)
-        question_text = f"how many generations, each of {population} candidates"
+        question_text = say("init_generations", population=population)
         answers.generations = ask(question_text, default="10", choices=(), read=_whole_number)
     if answers.device is None:
-        answers.device = ask("the device", default="auto", choices=_DEVICES, read=_device)
-
-
-_KIND_CHOICES = (
-    Choice("llm", "language models"),
-    Choice("vlm", "a vision-language model and language models"),
-)
-_DEVICES = (Choice("auto", "a GPU where there is one"), Choice("cpu"), Choice("cuda"))
+        devices = (Choice("auto", say("init_device_auto")), Choice("cpu"), Choice("cuda"))
+        answers.device = ask(say("init_device"), default="auto", choices=devices, read=_device)
 
 
 def _ask_base(answers: _Answers, _kind: "Kind") -> None:
     if answers.base is None:
-        question = "the base model, from which all others were fine-tuned (a folder, a hub id, zoo:NAME)"
-        choices = _models(sees=False)
+        question = answers.say("init_base")
+        choices = _models(answers.say, sees=False)
         default = choices[0].answer if choices else "zoo:base"
         answers.base = ask(question, default=default, choices=choices, read=lambda text: answers.model(text).text)
 
@@ -264,17 +272,17 @@ def _ask_host(answers: _Answers, kind: "Kind") -> None:
     if answers.host is not None:
         return
     if kind == "vlm":
-        choices = _models(sees=True)
+        choices = _models(answers.say, sees=True)
         answers.host = ask(
-            "the vision-language model",
+            answers.say("init_vlm"),
             default=choices[0].answer,
             choices=choices,
             read=lambda text: answers.model(text, sees=True, like=base).text,
         )
         return
     models = {base.text: base, **{text: answers.model(text) for text in _sources(answers.sources).values()}}
-    choices = [Choice(text, model.brings) for text, model in models.items()]
-    question = "the host, which gives config, tokenizer and chat template"
+    choices = [Choice(text, model.brings(answers.say)) for text, model in models.items()]
+    question = answers.say("init_host")
     chosen = ask(question, default=base.text, choices=choices, read=lambda text: answers.model(text, like=base).text)
     # Without a host, it is the base.
     answers.host = None if chosen == base.text else chosen
@@ -290,11 +298,15 @@ def _ask_sources(answers: _Answers, kind: "Kind") -> None:
         return text
 
     choices = [
-        each for each in _models(sees=False) if each.answer != answers.base and _fits(answers, each.answer, base)
+        each
+        for each in _models(answers.say, sees=False)
+        if each.answer != answers.base and _fits(answers, each.answer, base)
     ]
     near = [each.answer for each in choices if not each.answer.startswith("zoo:")]
     defaults = near[:2] or (["zoo:ja"] if kind == "vlm" else ["zoo:math-a", "zoo:ja"])
-    answers.sources = ask_each("a source (MODEL or NAME=MODEL)", defaults=defaults, choices=choices, read=read)
+    answers.sources = ask_each(
+        answers.say("init_source"), end=answers.say("init_more"), defaults=defaults, choices=choices, read=read
+    )
 
 
 def _ask_tasks(answers: _Answers, kind: "Kind") -> None:
@@ -307,10 +319,10 @@ def _ask_tasks(answers: _Answers, kind: "Kind") -> None:
         open_task(text)
         return text
 
-    near = [Choice(name, "yours") for name in nearby_tasks(Path())]
+    near = [Choice(name, answers.say("init_yours")) for name in nearby_tasks(Path())]
     choices = [*near, *(Choice(task.name, task.description) for task in catalogue_tasks(kind))][:_MOST_CHOICES]
     answers.tasks = ask_each(
-        "a task, a task file, or a folder", defaults=[choices[0].answer], choices=choices, read=read
+        answers.say("init_task"), end=answers.say("init_more"), defaults=[choices[0].answer], choices=choices, read=read
     )
 
 
@@ -325,8 +337,9 @@ def _ask_prompt(answers: _Answers, kind: "Kind") -> None:
     if not refused:
         return
     new = _finished(answers, said=False)
-    named = ", ".join(task.name for task in refused)
-    taken = [Choice(CHAT, f"with the chat template of {new.chat_template}")] if new.chat_template else []
+    named = answers.say("comma").join(task.name for task in refused)
+    say = answers.say
+    taken = [Choice(CHAT, say("init_prompt_template", source=new.chat_template))] if new.chat_template else []
     fitting = [Choice(name) for name, template in PROMPTS.items() if (PLACE in template) == (kind == "vlm")]
     choices = [*taken, Choice(WRITTEN_PROMPTS[kind].replace("\n", "\\n")), *fitting]
 
@@ -336,7 +349,7 @@ def _ask_prompt(answers: _Answers, kind: "Kind") -> None:
             task.with_prompt(written)
         return None if taken and written == CHAT else written
 
-    question = f"the prompt for {named}, as {host.text} has no chat template that takes it"
+    question = say("init_prompt", tasks=named, host=host.text)
     answers.prompt = ask(question, default=choices[0].answer, choices=choices, read=read)
 
 
@@ -347,7 +360,7 @@ def _ask_what_to_change(answers: _Answers) -> None:
         "sources": " ".join(answers.sources),
         "host": answers.host or answers.base,
         "tasks": " ".join(answers.tasks),
-        "prompt": answers.prompt or "the tasks' own",
+        "prompt": answers.prompt or answers.say("init_own_prompt"),
         "budget": answers.generations or answers.candidates,
         "device": answers.device,
     }
@@ -361,7 +374,7 @@ def _ask_what_to_change(answers: _Answers) -> None:
             raise ConfigError(f"'{text}' is not one of the answers{did_you_mean(text, shown)}")
         return text
 
-    changed = ask("which answer to change", default="sources", choices=choices, read=read)
+    changed = ask(answers.say("init_change"), default="sources", choices=choices, read=read)
     if changed == "budget":
         answers.generations = answers.candidates = None
     else:
@@ -386,7 +399,7 @@ def _fits(answers: _Answers, text: str, base: "Opened") -> bool:
         return False
 
 
-def _models(*, sees: bool) -> list[Choice]:
+def _models(say: Say, *, sees: bool) -> list[Choice]:
     """Return the models nearby and the embedded ones, at most a screen of them."""
     from evovlm.recipes.language_config import has_vision
     from evovlm.recipes.model_ref import parse_model_ref, read_config
@@ -395,7 +408,7 @@ def _models(*, sees: bool) -> list[Choice]:
     near = [Choice(text) for text in nearby_models(Path(), sees=sees)]
     zoo = complete_models("zoo:")
     fitting = [name for name in zoo if has_vision(read_config(parse_model_ref(name, relative_to=None)) or {}) == sees]
-    return [*near, *(Choice(name, "embedded") for name in fitting)][:_MOST_CHOICES]
+    return [*near, *(Choice(name, say("init_embedded")) for name in fitting)][:_MOST_CHOICES]
 
 
 def _kind(text: str) -> "Kind":

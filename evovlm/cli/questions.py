@@ -49,9 +49,12 @@ def ask(
 
 
 def ask_each(
-    question: str, *, defaults: Sequence[str], choices: Sequence[Choice], read: Callable[[str], str]
+    question: str, *, defaults: Sequence[str], choices: Sequence[Choice], read: Callable[[str], str], end: str
 ) -> list[str]:
-    """Ask until nothing is answered, and return what `read` makes of the answers; nothing at first means `defaults`."""
+    """Ask until nothing is answered, and return what `read` makes of the answers; nothing at first means `defaults`.
+
+    Later, what nothing means is shown as `end`.
+    """
     found: list[str] = []
 
     def read_one(text: str) -> list[str] | str:
@@ -59,7 +62,7 @@ def ask_each(
         return read(text) if text else found or [read(each) for each in defaults]
 
     while True:
-        label = "nothing more" if found else " ".join(defaults)
+        label = end if found else " ".join(defaults)
         answer = ask(question, default="", label=label, choices=() if found else choices, read=read_one)
         if not isinstance(answer, str):
             return answer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
-from evovlm.cli.completion import complete_languages
+from evovlm.cli.language import Language
 from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ def report(
         typer.Option("--out", help="The new HTML file [default: RUN/report.html, of several runs comparison.html]."),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    lang: Annotated[
-        str, typer.Option("--lang", help="The language of the page: en or ja.", autocompletion=complete_languages)
-    ] = "en",
+    lang: Language = "",
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Also write every figure into this new folder, as SVG and PNG.")
     ] = None,
@@ -46,10 +44,8 @@ def report(
     with Waiting("loading the libraries that draw"):
         from evovlm.files import write_file
         from evovlm.report.files import check_new, png_language, write_figures
-        from evovlm.report.texts import speaker
         from evovlm.runs.folder.layout import PAGE_FILE
 
-    speaker(lang)
     several = len(runs) > 1
     page = out or (Path("comparison.html") if several else runs[0] / PAGE_FILE)
     # The page inside a run's folder belongs to this command, which may rewrite it.

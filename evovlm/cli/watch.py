@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.completion import complete_languages
+from evovlm.cli.language import Language
 from evovlm.cli.rendering import echo
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ def watch(
     run: Annotated[Path, typer.Argument(help="The folder of a run in progress.")],
     out: Annotated[Path | None, typer.Option("--out", help="The page's file [default: RUN/report.html].")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    lang: Annotated[
-        str, typer.Option("--lang", help="The language of the page: en or ja.", autocompletion=complete_languages)
-    ] = "en",
+    lang: Language = "",
     every: Annotated[int, typer.Option("--every", min=1, max=86_400, help="The seconds between two updates.")] = 5,
 ) -> None:
     """Follow a run until it ends. Its page reloads itself, the terminal shows its progress.
@@ -36,11 +34,9 @@ def watch(
 
     with Waiting("loading the libraries that draw"):
         from evovlm.report.files import check_new
-        from evovlm.report.texts import speaker
         from evovlm.report.watching import watch_run
         from evovlm.runs.folder.layout import PAGE_FILE
 
-    speaker(lang)
     if out is not None:
         check_new(out)
     page = out or run / PAGE_FILE

@@ -58,7 +58,7 @@ def model_card(recipe: Recipe, *, recipe_text: str, warnings: Sequence[str]) -> 
             "",
             "## Licence",
             "",
-            *(f"- {_line(reason)}" for reason in binding.reasons),
+            *(f"- {_line(str(reason))}" for reason in binding.reasons),
             *noted,
             "",
             "## Recipe",

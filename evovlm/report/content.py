@@ -14,6 +14,7 @@ from evovlm.recipes.space import UnitNumbers
 from evovlm.report.search_content import Course
 from evovlm.runs.scores.contenders import Role
 from evovlm.runs.scores.standings import Standing
+from evovlm.texts.languages import Phrase
 
 RIGHT_FROM = 0.5
 """From this score on an answer counts as right."""
@@ -184,7 +185,7 @@ class RunContent:
     tasks: tuple[str, ...]
     models: tuple[Model, ...]
     licence: str | None
-    licence_reasons: tuple[str, ...]
+    licence_reasons: tuple[Phrase, ...]
     warnings: tuple[str, ...]
     failed: int
     commands: tuple[str, ...]

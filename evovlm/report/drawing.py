@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evovlm.recipes.path_figure import SERIES_COLOURS
-from evovlm.report.texts import Say
+from evovlm.texts.languages import Say
 
 WIDTH_IN = 4.8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

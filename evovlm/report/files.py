@@ -9,7 +9,7 @@ from evovlm.report.content import RunContent, RunsContent
 from evovlm.report.drawing import Drawing, Pen, file_pen, japanese_font, png_file, style, svg_file
 from evovlm.report.page import run_drawings
 from evovlm.report.result_figures import bands_drawing
-from evovlm.report.texts import speaker
+from evovlm.texts.languages import speaker
 
 
 def check_new(path: Path) -> None:

@@ -25,13 +25,22 @@ from evovlm.report.result_figures import (
     standings_drawing,
 )
 from evovlm.report.search_figures import percent, search_drawings
-from evovlm.report.texts import speaker
 from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, WINNER
+from evovlm.tasks.metrics.scoring import Scoring
+from evovlm.texts.languages import Say, speaker
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # Control characters, except line ends and tabs, and those that turn the direction of writing: shown, never applied.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
+# Words that runs record, and the keys of their texts.
+_WORDS = {
+    "McNemar, exact": "test_mcnemar",
+    "paired bootstrap": "test_bootstrap",
+    "no picture": "unscored_picture",
+    "no text": "unscored_text",
+    "default": "default",
+}
 _MOST_CANDIDATES = 50
 _MOST_FAILURES = 100
 
@@ -168,6 +177,7 @@ def _render(template: str, pen: Pen, *, language: str, reload_s: int | None, **v
             unit_text=lambda unit: unit_text(unit, pen),
             phase_text=lambda phase: phase_text(phase, pen),
             model_text=lambda name, role: model_text(name, role, pen),
+            measured_text=lambda measured: _measured_text(measured, pen.say),
             **values,
         )
     )
@@ -182,7 +192,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"shown": shown, "percent": percent, "signed": _signed, "code": _code}
+    environment.filters |= {"shown": shown, "percent": percent, "signed": _signed, "code": _code, "worded": _worded}
     return environment
 
 
@@ -203,6 +213,25 @@ def _visible(control: str) -> Markup:
 
 def _code(text: str) -> Markup:
     return Markup("<code>{}</code>").format(shown(text))
+
+
+def _worded(text: str, say: Say) -> str:
+    """Return a word that runs record in the page's language; any other text is returned as it is."""
+    return say(_WORDS[text]) if text in _WORDS else text
+
+
+def _measured_text(measured: str, say: Say) -> str:
+    """Return how a task is scored in the page's language; the harness's own words are returned as they are."""
+    try:
+        scoring = Scoring.parse(measured)
+    except ValueError:
+        return measured
+    is_accuracy = scoring.metric == "accuracy"
+    parts = [say("measured_accuracy") if is_accuracy else scoring.metric]
+    parts += [say("measured_extractor", name=scoring.extractor)] if is_accuracy else []
+    parts += [scoring.clip_model] if scoring.clip_model is not None else []
+    parts.append(say("measured_no_gate") if scoring.gate is None else say("measured_gate", name=scoring.gate))
+    return say("comma").join(parts)
 
 
 def _signed(difference: float) -> str:

@@ -53,7 +53,6 @@ class Pipeline:
     """One of the demo's two searches: its configs in configs/, and the budget and samples of the quick one."""
 
     name: str
-    title: str
     usual: str
     full: str
     quick_candidates: int
@@ -63,7 +62,6 @@ class Pipeline:
 PIPELINES: Mapping[str, Pipeline] = {
     "evollm": Pipeline(
         name="evollm",
-        title="EvoLLM: a Japanese math LLM",
         usual="configs/demo-small-evollm.yaml",
         full="configs/demo-evollm.yaml",
         quick_candidates=30,
@@ -71,7 +69,6 @@ PIPELINES: Mapping[str, Pipeline] = {
     ),
     "evovlm": Pipeline(
         name="evovlm",
-        title="EvoVLM: a Japanese VLM",
         usual="configs/demo-small-evovlm.yaml",
         full="configs/demo-evovlm.yaml",
         quick_candidates=24,

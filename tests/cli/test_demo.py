@@ -1,10 +1,12 @@
 """`evovlm demo` on a pico zoo: what it prints, what it writes, how it resumes, what it refuses."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from evovlm import assets
 from evovlm.evaluation.evaluator import Evaluator
@@ -58,6 +60,16 @@ def test_stdout_holds_both_tables_as_json_and_nothing_else(evovlm: Command, tmp_
     for text in ("Report on EvoLLM: a Japanese math LLM", "equal weights"):
         assert text in page.read_text(encoding="utf-8")
     assert evovlm(*next_commands[0][1:]).code == 0
+
+    japanese = evovlm("demo", "--quick", "--out", tmp_path / "demo", "--only", "evollm", "--lang", "ja")
+    assert japanese.code == 0, japanese.err
+    lines = japanese.out.splitlines()
+    for text in ("EvoLLM：日本語の数学 LLM", "均等マージ", "ランダム探索", "進化モデル", "次のステップ："):
+        assert text in japanese.out
+    assert not [line for line in lines if re.search("[a-z]{3,} [a-z]{3,} [a-z]{3,}", line) and "evovlm " not in line]
+    shown = [line for line in lines if str(tmp_path) not in line]
+    assert max(map(cell_len, shown)) <= 80
+    assert '<html lang="ja">' in page.read_text(encoding="utf-8")
 
     other = evovlm("demo", "--quick", "--out", tmp_path / "demo", "--only", "evollm", "--seed", "1")
     assert other.code == 2

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.tasks.test_own_folder import picture_folder
 LLM = ("init", "llm", "--base", "zoo:base", "--source", "math=zoo:math-a", "--source", "zoo:ja")
 PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]
+JAPANESE = re.compile("[ぁ-ヿ一-鿿]")
 
 
 def test_a_search_of_embedded_language_models_passes_check(evovlm: Command, tmp_path: Path) -> None:
@@ -162,6 +164,33 @@ def test_a_terminal_is_asked_for_what_the_flags_leave_open(tmp_path: Path) -> No
     assert config["tasks"] == [{"name": "word_problems_ja"}]
     assert config["budget"] == {"candidates": 45}
     assert "host" not in config["merge"]
+
+
+def test_questions_and_comments_are_japanese_where_the_language_is(tmp_path: Path) -> None:
+    code, out, err = answered(tmp_path, "llm\n\nzoo:ja\n\n\n\n5\n\n", "--lang", "ja")
+    assert code == 0, err
+    assert "次のステップ：\n  evovlm check mine.yaml" in out
+    assert "zoo:base  (チャットテンプレートなし、停止トークン </s>、最大 512 トークン)" in err
+    questions = [line for line in err.splitlines() if "]: " in line]
+    assert questions
+    assert all(JAPANESE.search(line) for line in questions)
+
+
+def test_the_environment_gives_the_language_of_the_config_and_the_values_stay(
+    evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(name, raising=False)
+    made = {}
+    for locale in ("C.UTF-8", "ja_JP.UTF-8"):
+        monkeypatch.setenv("LANG", locale)
+        out = tmp_path / f"{locale}.yaml"
+        assert evovlm(*LLM, "--task", "word_problems_ja", "--out", out).code == 0
+        made[locale] = out.read_text(encoding="utf-8")
+    english, japanese = made.values()
+    assert yaml.safe_load(english) == yaml.safe_load(japanese)
+    assert "# シードが同じなら、得られるレシピも同じ" in japanese
+    assert not JAPANESE.search(english)
 
 
 def test_a_typo_is_asked_again_and_nothing_else_is_lost(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from evovlm.report.content import RunContent
 from evovlm.report.drawing import Drawing, inline_svg, page_pen, style
 from evovlm.report.page import run_drawings, run_page
 from evovlm.report.reading import read_run
-from evovlm.report.texts import LANGUAGES, speaker
+from evovlm.texts.languages import LANGUAGES, speaker
 from tests.report.made_runs import everyones_answers, keep, make_run
 
 

@@ -10,7 +10,7 @@ import pytest
 from evovlm.report.comparing import read_runs
 from evovlm.report.page import run_page, runs_page
 from evovlm.report.reading import read_run
-from evovlm.report.texts import LANGUAGES
+from evovlm.texts.languages import LANGUAGES
 from tests.report.made_runs import answer, everyones_answers, keep, make_run, scored
 from tests.report.test_page import HOSTILE
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from evovlm.report.content import RunContent
 from evovlm.report.drawing import Drawing, file_pen, png_file, style, svg_file
 from evovlm.report.result_figures import standings_drawing
-from evovlm.report.texts import speaker
+from evovlm.texts.languages import speaker
 
 
 def test_a_figure_on_the_page_has_words_for_who_does_not_see_it(inline_figures: list[tuple[Drawing, str]]) -> None:

@@ -13,7 +13,7 @@ from markupsafe import escape
 from evovlm.report.drawing import file_pen
 from evovlm.report.page import run_page, shown
 from evovlm.report.reading import read_run
-from evovlm.report.texts import LANGUAGES, speaker
+from evovlm.texts.languages import LANGUAGES, speaker
 from tests.report.made_runs import (
     TASK,
     answer,

@@ -110,5 +110,5 @@ class Preflight:
             "result": asdict(self.result) if self.result else None,
             "search": asdict(self.search) if self.search else None,
             "licence": str(self.licence.licence) if self.licence.licence else None,
-            "licence_reasons": list(self.licence.reasons),
+            "licence_reasons": list(map(str, self.licence.reasons)),
         }

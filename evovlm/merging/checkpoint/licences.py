@@ -15,6 +15,7 @@ from evovlm.assets import asset_path
 from evovlm.files import read_foreign
 from evovlm.recipes.checkpoint_files import CARD_FILE
 from evovlm.recipes.model_ref import config_in
+from evovlm.texts.languages import Phrase
 
 UNKNOWN = "unknown"
 OWN = "apache-2.0"
@@ -28,18 +29,18 @@ class Terms(NamedTuple):
     """How strict a licence is (by `rank`), and why."""
 
     rank: int
-    why: str
+    why: Phrase
 
 
-_FREE = Terms(0, "no conditions")
-_PERMISSIVE = Terms(1, "keep the notices")
-_ATTRIBUTION = Terms(2, "name the authors")
-_SHARE_ALIKE = Terms(3, "share under the same licence")
-_RAIL = Terms(4, "some uses are forbidden, and the conditions must be passed on")
-_LLAMA = Terms(5, "the community licence's conditions must be passed on, and very large services need leave")
-_GEMMA = Terms(6, "Gemma's terms and its list of forbidden uses must be passed on")
-_NON_COMMERCIAL = Terms(7, "non-commercial")
-_NO_DERIVATIVES = Terms(8, "changed versions must not be shared")
+_FREE = Terms(0, Phrase("terms_free", {}))
+_PERMISSIVE = Terms(1, Phrase("terms_permissive", {}))
+_ATTRIBUTION = Terms(2, Phrase("terms_attribution", {}))
+_SHARE_ALIKE = Terms(3, Phrase("terms_share_alike", {}))
+_RAIL = Terms(4, Phrase("terms_rail", {}))
+_LLAMA = Terms(5, Phrase("terms_llama", {}))
+_GEMMA = Terms(6, Phrase("terms_gemma", {}))
+_NON_COMMERCIAL = Terms(7, Phrase("terms_non_commercial", {}))
+_NO_DERIVATIVES = Terms(8, Phrase("terms_no_derivatives", {}))
 
 KNOWN: Mapping[str, Terms] = {
     "cc0-1.0": _FREE,
@@ -115,7 +116,7 @@ class Binding:
     """The licence that binds a merge (None: no licence is known), and sentences that say why."""
 
     licence: Licence | None
-    reasons: tuple[str, ...]
+    reasons: tuple[Phrase, ...]
 
     @property
     def is_certain(self) -> bool:
@@ -144,22 +145,20 @@ def most_restrictive(licences: Mapping[str, Licence]) -> Binding:
     stricter than all others: the reasons ask to read it.
     """
     known = [(each.terms.rank, model, each) for model, each in licences.items() if each.terms is not None]
-    reasons: list[str] = []
+    reasons: list[Phrase] = []
     strictest: Licence | None = None
     if known:
         rank = max(rank for rank, _, _ in known)
         names = [(model, each) for found, model, each in known if found == rank]
         model, strictest = names[0]
         others = dict.fromkeys(str(each) for _, each in names if each != strictest)
-        also = f" (and so does what is under {', '.join(others)})" if others else ""
-        reasons.append(f"{model} is under {strictest}: {KNOWN[strictest.id].why}; the merge inherits it{also}.")
+        values = {"model": model, "licence": strictest, "why": KNOWN[strictest.id].why, "others": ", ".join(others)}
+        reasons.append(Phrase("licence_binds_also" if others else "licence_binds", values))
     for model, each in licences.items():
         if each.id == UNKNOWN:
-            reasons.append(f"{model} names no licence; ask its authors before the merge is shared.")
+            reasons.append(Phrase("licence_unnamed", {"model": model}))
         elif each.terms is None:
-            reasons.append(
-                f"{model} is under '{each.id}', which evovlm does not know; read it before the merge is shared."
-            )
+            reasons.append(Phrase("licence_not_known", {"model": model, "licence": each.id}))
     return Binding(licence=strictest, reasons=tuple(reasons))
 
 

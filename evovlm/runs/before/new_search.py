@@ -22,6 +22,7 @@ from evovlm.tasks.own.folder import ENDINGS
 from evovlm.tasks.own.task_file import HOW_TO_SPLIT, is_own_task
 from evovlm.tasks.prompts import CHAT
 from evovlm.tasks.task import Split, Task
+from evovlm.texts.languages import Say, speaker
 
 WRITTEN_PROMPTS: Mapping[Kind, str] = {"llm": "質問: {input}\n答え:", "vlm": "<image>\n質問: {input}\n答え:"}
 """The prompts proposed for a host that cannot chat."""
@@ -83,16 +84,16 @@ class Opened:
     text: str
     checkpoint: Checkpoint
 
-    @property
-    def brings(self) -> str:
-        """What the model brings as a host: its chat template, its stop tokens, its context."""
+    def brings(self, say: Say) -> str:
+        """Return what the model brings as a host: its chat template, its stop tokens, its context."""
         chat = ChatFiles.read(self.checkpoint.folder, self.checkpoint.config)
         longest = language_config(self.checkpoint.config).get("max_position_embeddings")
-        return ", ".join(
+        stops = " ".join(sorted(chat.stops))
+        return say("comma").join(
             [
-                "a chat template" if chat.template else "no chat template",
-                f"stops at {' '.join(sorted(chat.stops)) or 'nothing'}",
-                *([f"{longest} tokens"] if longest else []),
+                say("brings_template" if chat.template else "brings_no_template"),
+                say("brings_stops", stops=stops) if stops else say("brings_no_stops"),
+                *([say("brings_tokens", n=longest)] if longest else []),
             ]
         )
 
@@ -153,6 +154,7 @@ def with_prompts(new: NewSearch, *, host: Opened, sources: Mapping[str, Opened])
     prompt. What the search says already stays.
     """
     said: list[str] = []
+    say = speaker(new.language)
     for name in new.tasks:
         task = get_task(name)
         giver = sources.get(new.chat_template or "")
@@ -161,11 +163,11 @@ def with_prompts(new: NewSearch, *, host: Opened, sources: Mapping[str, Opened])
         giving = _giver(task, host=host, sources=sources) if new.chat_template is None and new.kind == "llm" else None
         if giving is not None:
             new = replace(new, chat_template=giving)
-            said.append(f"{host.text} has no chat template; the result takes that of {giving} (chat_template).")
+            said.append(say("init_takes_template", host=host.text, source=giving))
             continue
         prompt = WRITTEN_PROMPTS[new.kind]
         new = replace(new, prompts={**new.prompts, name: prompt})
-        said.append(f"{host.text} cannot be asked {name} with a chat template; it is asked with {prompt!r} (prompt).")
+        said.append(say("init_takes_prompt", host=host.text, task=name, prompt=repr(prompt)))
     return new, tuple(said)
 
 

@@ -12,6 +12,7 @@ from evovlm.recipes.model_ref import ModelRef, parse_model_ref
 from evovlm.recipes.yaml_text import scalar_text
 from evovlm.runs.config.sections import MOST
 from evovlm.tasks.own.task_file import is_own_task
+from evovlm.texts.languages import Say, speaker
 
 Kind = Literal["llm", "vlm"]
 KINDS: tuple[Kind, ...] = ("llm", "vlm")
@@ -28,7 +29,7 @@ class NewSearch:
 
     `host` is None for the base. `chat_template` names the source whose chat template the result takes, `prompts` the
     prompts of tasks that do not keep their own. `blocks` is the models' number of blocks. The budget is a number of
-    `generations`, or of `candidates` where that is given.
+    `generations`, or of `candidates` where that is given. Comments are in the `language`.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class NewSearch:
     generations: int = GENERATIONS
     candidates: int | None = None
     device: str = "auto"
+    language: str = "en"
 
 
 def source_name(model: str) -> str:
@@ -57,46 +59,46 @@ def search_text(new: NewSearch, *, folder: Path, file: Path, population: int | N
     `population` is the number of candidates of a generation, which only the config knows.
     """
     base, host = _model(new.base, folder), None if new.host is None else _model(new.host, folder)
-    host_lines = (
-        [f"  host: {host}    # its config, tokenizer, processor and every tensor that is not merged"] if host else []
-    )
+    say = speaker(new.language)
+    host_lines = [f"  host: {host}    # {say('config_host')}"] if host else []
     if new.chat_template is not None:
-        host_lines.append(f"  chat_template: {scalar_text(new.chat_template)}    # with its stop tokens; or host, auto")
+        host_lines.append(f"  chat_template: {scalar_text(new.chat_template)}    # {say('config_template')}")
     sources = [f"    {name}: {_model(model, folder)}" for name, model in new.sources.items()]
     return "\n".join(
         [
-            f"# {_ABOUT[new.kind]}",
+            f"# {say(f'config_{new.kind}')}",
             "#",
-            f"#     evovlm check {file}                       # does it all fit? no weights are fetched",
+            f"#     evovlm check {file}                       # {say('config_check')}",
             f"#     evovlm evolve {file} --out runs/{file.stem}",
             "format: 1",
             "kind: evolve",
-            "seed: 0                     # the same seed finds the same recipe",
+            f"seed: 0                     # {say('config_seed')}",
             "merge:",
-            f"  base: {base}    # what all sources were fine-tuned from",
+            f"  base: {base}    # {say('config_base')}",
             *host_lines,
-            "  sources:                  # models of one ancestor; the names are yours",
+            f"  sources:                  # {say('config_sources')}",
             *sources,
-            f"  method: {scalar_text(new.method)}         # `evovlm methods` lists them",
-            "  seed: 42                  # of the random draws of DARE and DELLA",
-            f"space: {_space(new)}",
-            "optimizer: {kind: cma}      # `evovlm optimizers` lists them",
-            _budget(new, population),
-            "tasks:                      # `limit: 100` takes the first samples only; `weight: 2` counts a task twice",
+            f"  method: {scalar_text(new.method)}         # {say('config_method')}",
+            f"  seed: 42                  # {say('config_draws')}",
+            f"space: {_space(new, say)}",
+            f"optimizer: {{kind: cma}}      # {say('config_optimizer')}",
+            _budget(new, population, say),
+            f"tasks:                      # {say('config_tasks')}",
             *(_task_line(new, task, folder) for task in new.tasks),
-            "winner: best                # or mean, the distribution's",
+            f"winner: best                # {say('config_winner')}",
             f"device: {scalar_text(new.device)}                # auto, cpu, cuda, cuda:1",
             "",
         ]
     )
 
 
-def _budget(new: NewSearch, population: int | None) -> str:
-    about = "each is one merge, scored on every task"
+def _budget(new: NewSearch, population: int | None, say: Say) -> str:
+    about = say("config_candidate")
     if new.candidates is not None or population is None:
         return f"budget: {{candidates: {new.candidates or MOST}}}    # {about}"
     candidates = new.generations * population
-    return f"budget: {{candidates: {candidates}}}    # {new.generations} generations of {population}; {about}"
+    about = say("config_budget", generations=new.generations, population=population, candidate=about)
+    return f"budget: {{candidates: {candidates}}}    # {about}"
 
 
 def _task_line(new: NewSearch, task: str, folder: Path) -> str:
@@ -104,22 +106,16 @@ def _task_line(new: NewSearch, task: str, folder: Path) -> str:
     return f"  - {{name: {_task(task, folder)}{prompt}}}"
 
 
-_ABOUT: Mapping[Kind, str] = {
-    "llm": "A language model, evolved from several that were fine-tuned from one ancestor.",
-    "vlm": (
-        "A vision-language model: the language model inside a VLM merged with text models; its eyes stay as they are."
-    ),
-}
 _KNOTS = 3
 
 
-def _space(new: NewSearch) -> str:
+def _space(new: NewSearch, say: Say) -> str:
     if new.kind == "vlm" or new.blocks < 2:
-        return "{kind: model, weight: [0, 1], density: [0, 1]}    # one pair per source; `kind: layer` searches more"
+        return f"{{kind: model, weight: [0, 1], density: [0, 1]}}    # {say('config_space_model')}"
     # Better in fewer candidates than numbers per layer (benchmarks/LOG.md).
     knots = min(_KNOTS, new.blocks)
     space = f"{{kind: interpolated, knots: {knots}, weight: [0, 1], density: [0, 1]}}"
-    return f"{space}    # curves over layers; or layer, model"
+    return f"{space}    # {say('config_space_layers')}"
 
 
 def _model(text: str, folder: Path) -> str:
