@@ -129,5 +129,5 @@ def main() -> None:
         # The arguments and the files that they name have many paths, and looking for one that no file can have fails.
         if error.errno != errno.ENAMETOOLONG:
             raise
-        echo(f"error: {str(error.filename)[:100]}...: the name is too long. Choose a shorter one.", err=True)
+        echo(f"error: {str(error.filename)[:200]}...: the name is too long. Choose a shorter one.", err=True)
         sys.exit(2)

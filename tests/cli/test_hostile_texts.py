@@ -40,7 +40,7 @@ def test_models_and_cards_are_shown_inert(evovlm: Command, hostile: Path) -> Non
 
 def test_a_broken_model_is_refused_inertly(evovlm: Command, hostile: Path, tmp_path: Path) -> None:
     (model,) = (path for path in tmp_path.iterdir() if path.is_dir() and path.name.startswith("model"))
-    (model / "config.json").write_text(json.dumps({"model_type": EVIL}), encoding="utf-8")
+    (model / "config.json").write_text(json.dumps({"model_type": EVIL, "num_hidden_layers": EVIL}), encoding="utf-8")
     for words in (["check", hostile], ["evolve", hostile, "--out", tmp_path / "run"], ["ask", model, "x"]):
         assert inert(evovlm(*words)).code == 2
 

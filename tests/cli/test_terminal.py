@@ -169,7 +169,7 @@ def test_the_tasks_of_a_run_are_offered_as_picks(
     ("broken", "offered"),
     [
         (["score", "zoo", ":", "m"], {"math-a", "math-b"}),
-        (["score", "zoo", ":"], {"base", "ja", "math-a", "math-b", "vlm"}),
+        (["score", "zoo", ":"], {"base", "ja", "math-a", "math-b", "vlm", "lora-ja", "lora-math-a", "lora-math-b"}),
         (["score", "zoo", ":", "ja", "zoo", ":", "m"], {"math-a", "math-b"}),
         (["score", "zoo", ":", "ja", "--task", "emoji_j"], {"emoji_ja"}),
         (["score", "zoo", ":", "ja", "--task", "=", "emoji_j"], {"emoji_ja"}),
