@@ -63,6 +63,7 @@ ENGLISH: Mapping[str, str] = {
     "binds_none": "No model names a known licence.",
     "gone": "{names} are no longer on this machine; the page shows what the run folder contains.",
     "warnings": "Warnings",
+    "warnings_about": "What `evovlm check` says of this search:",
     "no_warnings": "None: no sample of the search was found in the report split, and the models fit together.",
     "not_looked": "Not checked, because some models are not on this machine.",
     "failed_some": "{n} of the candidates failed; the reasons are listed under “Search”.",

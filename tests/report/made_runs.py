@@ -20,7 +20,7 @@ from evovlm.runs.run import Run
 from evovlm.runs.scores.contenders import Contender, contenders_of
 from evovlm.runs.scores.saved import saving
 from evovlm.search.loop import Proposal, search
-from evovlm.tasks.metrics.scoring import Answer
+from evovlm.tasks.metrics.scoring import Answer, Scoring
 from evovlm.tasks.sample import Sample
 
 N_BLOCKS = 6
@@ -246,7 +246,7 @@ def scored(answers: Sequence[Answer], *, name: str = TASK, metric: str = "accura
     return ScoredTask(
         name=name,
         metric=metric,
-        measured=f"{metric}, script gate",
+        measured=str(Scoring(metric=metric, gate="script")),
         gate="script",
         answers=tuple(answers),
         tokens=50 * len(answers),
