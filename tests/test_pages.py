@@ -23,7 +23,12 @@ from evovlm.tasks.catalogue import get_task
 from evovlm.zoo.catalogue import MAKING, load_catalogue
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+PAGES = (
+    "README.md",
+    "README.ja.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
 FILE = re.compile(r"[\w./-]*\w\.py\b|\b(?:evovlm|tests|benchmarks|assets|docs)/[\w./-]*\w")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 GROUP: Any = typer.main.get_command(app)
