@@ -233,3 +233,14 @@ def test_a_question_has_a_bounded_number_of_choices(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "?", "answer": "1", "c": list(range(101))}))
     with pytest.raises(TaskError, match=r"rows\.jsonl:1: has 101 choices, and at most 100 are read"):
         load_own_task(tmp_path / "mine.yaml", taken={}).samples(Split.REPORT)
+
+
+def test_a_table_in_place_of_a_task_is_explained(tmp_path: Path) -> None:
+    table = tmp_path / "mine.csv"
+    table.write_text("question,answer\n6+7?,13\n6+8?,14\n", encoding="utf-8")
+    with pytest.raises(TaskError, match=r"mine.csv: a table is not a task.*\n.*`data: \.`.*`split:"):
+        get_task(str(table))
+    # What the message says to write is a task.
+    (tmp_path / "mine.yaml").write_text("name: mine\ndata: .\ntable: mine.csv\nsplit: {search: 0.5, seed: 0}\n")
+    task = get_task(str(tmp_path / "mine.yaml"))
+    assert [len(task.samples(split)) for split in (Split.SEARCH, Split.REPORT)] == [1, 1]

@@ -41,7 +41,7 @@ from evovlm.tasks.metrics.references import number_of
 from evovlm.tasks.metrics.scoring import Scoring, clip_name_from
 from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.overlap import split_samples
-from evovlm.tasks.own.folder import describe_folder, describe_tables, only_table
+from evovlm.tasks.own.folder import ENDINGS, describe_folder, describe_tables, only_table
 from evovlm.tasks.own.tables import FileStates, file_states, part_of, refuse_outside
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
@@ -247,8 +247,8 @@ class OwnTask(_Section):
 
 
 def is_own_task(name: str) -> bool:
-    """Return whether a task's name is the path of a task file, or of a folder (with a slash), and not the harness's."""
-    return (name.endswith((".yaml", ".yml")) or "/" in name) and not is_harness_name(name)
+    """Return whether a task's name is the path of a task file, a table or a folder with a slash, not the harness's."""
+    return (name.endswith((".yaml", ".yml", *ENDINGS)) or "/" in name) and not is_harness_name(name)
 
 
 def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
@@ -273,6 +273,13 @@ def _load_task(path: Path, taken: frozenset[str], _states: FileStates) -> Task:
 
 def _read_task(path: Path, taken: frozenset[str]) -> Task:
     is_folder = path.is_dir()
+    if not is_folder and path.suffix.lower() in ENDINGS:
+        raise TaskError(
+            f"{path}: a table is not a task of its own.\n"
+            f"    Name its folder ({path.parent}/), or write a task file (a .yaml file) beside it to split it: "
+            "`name: mine`, `data: .`, "
+            f"`table: {path.name}`, `split: {{search: 0.5, seed: 0}}` (docs/own-models.md)."
+        )
     folder = path if is_folder else path.parent
     document = describe_folder(path, taken=taken) if is_folder else read_yaml(path)
     is_split = isinstance(document, Mapping) and document.get("split") is not None
