@@ -179,5 +179,6 @@ def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
     for choice in report_tasks(config):
         data = [] if choice.data is None else ["--data", f"{choice.name}={choice.data}"]
         limit = [] if choice.limit is None else ["--limit", str(choice.limit)]
-        commands.append(["evovlm", "score", str(model), "--task", choice.name, *data, *limit])
+        prompt = [] if choice.prompt is None else ["--prompt", choice.prompt]
+        commands.append(["evovlm", "score", str(model), "--task", choice.name, *data, *limit, *prompt])
     return [shlex.join(command) for command in commands]

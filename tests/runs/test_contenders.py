@@ -82,6 +82,18 @@ def test_the_winner_is_reported_on_what_the_config_says_else_on_the_tasks_own_re
     assert [(each.name, each.data) for each in report_tasks(named)] == [("mgsm_ja", None)]
 
 
+def test_a_report_asks_as_the_search_does_unless_its_section_has_a_prompt() -> None:
+    tasks = [{"name": "word_problems_ja", "prompt": "問題: {input}"}]
+    for report, prompt in (
+        ([], "問題: {input}"),
+        ([{"name": "word_problems_ja"}], "問題: {input}"),
+        ([{"name": "word_problems_ja", "prompt": "chat"}], "chat"),
+        ([{"name": "mgsm_ja"}], None),
+    ):
+        (choice,) = report_tasks(config_of(tasks=tasks, report=report))
+        assert choice.prompt == prompt
+
+
 def test_a_run_whose_tasks_have_no_report_split_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=[{"name": "gsm8k_ja"}])
     with pytest.raises(EvovlmError, match=r"none of its tasks has a report split.*`report:`"):

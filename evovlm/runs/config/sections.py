@@ -72,6 +72,17 @@ class NamedTask(Document):
             raise PydanticCustomError("data", "no such file or folder")
         return data
 
+    @field_validator("prompt", check_fields=False)
+    @classmethod
+    def _is_a_prompt(cls, prompt: str | None, info: ValidationInfo) -> str | None:
+        task = task_of(info.data["name"], info) if "name" in info.data else None
+        if prompt is not None and task is not None:
+            try:
+                task.with_prompt(prompt)
+            except TaskError as error:
+                raise PydanticCustomError("prompt", "{reason}", {"reason": str(error)}) from error
+        return prompt
+
     def resolved(self, folder: Path) -> Self:
         """Return the same section with absolute paths; relative ones start at `folder`."""
         changes: dict[str, str] = {}
@@ -87,19 +98,21 @@ class NamedTask(Document):
 class ReportSection(NamedTask):
     """One of `report:`, a task that the winner is reported on; the search's samples are compared with its samples.
 
-    With `limit`, only its first samples are.
+    With `limit`, only its first samples are. `prompt` replaces the task's prompt; without it, a task that is searched
+    too is asked as in the search.
     """
 
     split: ClassVar[Split] = Split.REPORT
     without_it: ClassVar[str] = "this task has no report split"
 
     limit: int | None = Field(default=None, ge=1, le=MOST)
+    prompt: str | None = None
 
     @model_serializer(mode="wrap")
-    def _without_no_limit(self, usual: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out a limit that is not set: runs from before it existed keep their configs."""
+    def _without_unset(self, usual: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out a limit and a prompt that are not set: runs from before they existed keep their configs."""
         written: dict[str, object] = usual(self)
-        return {name: value for name, value in written.items() if name != "limit" or value is not None}
+        return {key: value for key, value in written.items() if key not in ("limit", "prompt") or value is not None}
 
 
 class TaskSection(NamedTask):
@@ -116,17 +129,6 @@ class TaskSection(NamedTask):
     limit: int | None = Field(default=None, ge=1, le=MOST)
     decoding: str | None = None
     prompt: str | None = None
-
-    @field_validator("prompt")
-    @classmethod
-    def _is_a_prompt(cls, prompt: str | None, info: ValidationInfo) -> str | None:
-        task = task_of(info.data["name"], info) if "name" in info.data else None
-        if prompt is not None and task is not None:
-            try:
-                task.with_prompt(prompt)
-            except TaskError as error:
-                raise PydanticCustomError("prompt", "{reason}", {"reason": str(error)}) from error
-        return prompt
 
     @field_validator("decoding")
     @classmethod
