@@ -28,19 +28,23 @@ from evovlm.report.search_figures import percent, search_drawings
 from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, WINNER
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.texts.languages import Say, speaker
+from evovlm.thoughts import NOT_FINISHED
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # Control characters, except line ends and tabs, and those that turn the direction of writing: shown, never applied.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
-# Words that runs record, and the keys of their texts.
-_WORDS = {
+WORDS = {
     "McNemar, exact": "test_mcnemar",
     "paired bootstrap": "test_bootstrap",
     "no picture": "unscored_picture",
     "no text": "unscored_text",
+    "no number found": "unscored_number",
+    "no option found": "unscored_option",
+    NOT_FINISHED: "unscored_thoughts",
     "default": "default",
 }
+"""Words that runs record, and the keys of their texts."""
 _MOST_CANDIDATES = 50
 _MOST_FAILURES = 100
 
@@ -192,7 +196,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"shown": shown, "percent": percent, "signed": _signed, "code": _code, "worded": _worded}
+    environment.filters |= {"shown": shown, "percent": percent, "signed": _signed, "code": _code, "worded": worded}
     return environment
 
 
@@ -215,9 +219,9 @@ def _code(text: str) -> Markup:
     return Markup("<code>{}</code>").format(shown(text))
 
 
-def _worded(text: str, say: Say) -> str:
+def worded(text: str, say: Say) -> str:
     """Return a word that runs record in the page's language; any other text is returned as it is."""
-    return say(_WORDS[text]) if text in _WORDS else text
+    return say(WORDS[text]) if text in WORDS else text
 
 
 def _measured_text(measured: str, say: Say) -> str:

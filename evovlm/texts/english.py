@@ -304,6 +304,9 @@ ENGLISH: Mapping[str, str] = {
     "test_bootstrap": "paired bootstrap",
     "unscored_picture": "no picture",
     "unscored_text": "no text",
+    "unscored_number": "no number found",
+    "unscored_option": "no option found",
+    "unscored_thoughts": "reasoning not finished",
     "default": "default",
     # Commands: `init` and the config that it writes
     "next": "Next:",

@@ -297,6 +297,9 @@ JAPANESE: Mapping[str, str] = {
     "test_bootstrap": "対応のあるブートストラップ検定",
     "unscored_picture": "画像なし",
     "unscored_text": "テキストなし",
+    "unscored_number": "数値が見つからない",
+    "unscored_option": "選択肢が見つからない",
+    "unscored_thoughts": "思考が途中で終了",
     "default": "既定値",
     # Commands: `init` and the config that it writes
     "next": "次のステップ：",

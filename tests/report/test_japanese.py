@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from evovlm.report.comparing import read_runs
-from evovlm.report.page import run_page, runs_page
+from evovlm.report.page import WORDS, run_page, runs_page, worded
 from evovlm.report.reading import read_run
+from evovlm.texts.languages import speaker
 from tests.report.made_runs import make_hybrid_run, make_path_run, make_run, make_trading_run
 
 SENTENCE = re.compile("[A-Za-z]{2,} [A-Za-z]{2,}")
@@ -72,3 +73,9 @@ def test_the_page_of_a_scored_run_has_no_english_sentence(pages: dict[str, str])
 
 def test_the_page_that_compares_runs_has_no_english_sentence(scored_run: Path, bare_run: Path) -> None:
     assert english_of(runs_page(read_runs([scored_run, bare_run]), language="ja")) == []
+
+
+def test_words_that_runs_record_are_the_same_in_english() -> None:
+    assert {word: worded(word, speaker("en")) for word in WORDS} == {word: word for word in WORDS}
+    assert all(worded(word, speaker("ja")) != word for word in WORDS)
+    assert worded("evaluate failed: x", speaker("ja")) == "evaluate failed: x"
