@@ -39,8 +39,9 @@ class LowScore:
         counts += [f"{self.nothing} empty"] if self.nothing else []
         counts += [f"{self.not_japanese} not Japanese"] if self.not_japanese else []
         counts += [f"{self.cut} cut at the limit of {self.max_new_tokens} tokens"] if self.cut else []
+        found = f"of {self.n} answers {', '.join(counts)}" if counts else f"all {self.n} answers are complete but wrong"
         return (
-            f"why so low: of {self.n} answers {', '.join(counts) or 'all could be scored, and were wrong'}",
+            f"why so low: {found}",
             f"sent, for example: {self.prompt!r}",
             f"answered: {self.answer!r}",
             *self._hints,

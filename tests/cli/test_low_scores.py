@@ -88,7 +88,7 @@ def test_what_is_said_fits_what_was_wrong() -> None:
     assert "raise the limit" in lines[3]
     assert "ask for Japanese" in lines[3]
     fine = low(nothing=0, not_japanese=None, cut=0, unscored={})
-    assert fine.lines[0] == "why so low: of 4 answers all could be scored, and were wrong"
+    assert fine.lines[0] == "why so low: all 4 answers are complete but wrong"
     assert len(fine.lines) == 3
 
 
