@@ -82,11 +82,13 @@ def test_no_config_that_does_not_load_passes_without_trial(picos: dict[str, Chec
             (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
             try:
                 read_model_config(tmp_path)
-                changed = Checkpoint._of(tmp_path, lambda _, sound=sound: sound.places)
+                changed = Checkpoint._of_folder(tmp_path, lambda _, sound=sound: sound.places)
             except EvovlmError:
                 continue
             if is_plain(changed):
                 plain += 1
+                # What a merge writes: without a quantisation that the tensors do not have.
+                (tmp_path / "config.json").write_text(json.dumps(dict(changed.config)), encoding="utf-8")
                 if not does_load(changed):
                     wrong.append((name, key, value))
     assert wrong == []

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from evovlm import assets
-from evovlm.assets import asset_path
 from evovlm.errors import RunMismatch
 from evovlm.evaluation import resident
 from evovlm.evaluation.answering import score_model
@@ -141,14 +140,6 @@ def test_the_answers_are_kept_for_the_page_which_asks_no_model_again(
 
     monkeypatch.setattr(resident, "load_recipe_model", refuse)
     score_missing(Run.open(evovlm.run_folder))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(PIPELINES))
-def test_the_usual_demo_runs_through(name: str, tmp_path: Path) -> None:
-    found = run_pipeline(PIPELINES[name], out=tmp_path, size=Size.USUAL, seed=0, observe=lambda _: Silent())
-    assert found.candidates == load_config(asset_path(PIPELINES[name].usual)).budget.candidates
-    assert len(Run.open(found.run_folder).rescored) == 4
 
 
 @pytest.mark.slow
