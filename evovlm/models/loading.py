@@ -350,7 +350,7 @@ def _load_weights(
     config = _config_for_weights(folder, override) if override else None
     tensors = override.weights.tensors if override and override.weights else None
     if tensors is not None:
-        # Without a folder, transformers needs to be told which of its classes reads the config.
+        # Without a folder, transformers cannot find out which of its classes reads the config.
         auto = auto._model_mapping[type(config)]
     model, report = auto.from_pretrained(
         folder if tensors is None else None,

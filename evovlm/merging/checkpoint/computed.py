@@ -7,6 +7,7 @@ float32, in an order that does not depend on the chunk, and rounded once to the 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,12 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComputedPlace(TensorPlace):
+class ComputedPlace(TensorPlace, ABC):
     """A tensor that is computed from others; `file` is the file of the first of them, `start` is 0."""
 
+    @abstractmethod
     def numbers(self, first: int, count: int) -> Vector:
         """Return the numbers `first` .. `first + count - 1` (row-major) as float32, before they are rounded."""
-        raise NotImplementedError
 
     def read_into(self, target: memoryview | bytearray, *, start: int = 0) -> None:
         """Fill `target` with the tensor's bytes from its byte `start` on. Raises BrokenCheckpoint as any place does."""

@@ -116,9 +116,11 @@ def _asked(
                 task=task.name,
                 chat_template=None if chat is None else chat.template,
             )
+        except NoChatTemplate as error:
+            problems.append(_with_templates(error, template))
         except EvovlmError as error:
             problems.append(error)
-    return warnings, [_with_templates(problem, template) for problem in problems]
+    return warnings, problems
 
 
 def _host_folder(template: Template) -> Path | None:
@@ -130,9 +132,9 @@ def _host_folder(template: Template) -> Path | None:
         return None
 
 
-def _with_templates(problem: EvovlmError, template: Template) -> EvovlmError:
-    """Return the problem; where the host lacks a chat template, with the sources that have one."""
-    if not isinstance(problem, NoChatTemplate) or template.keeps_every_source:
+def _with_templates(problem: NoChatTemplate, template: Template) -> NoChatTemplate:
+    """Return the problem with the sources that have the chat template which the host lacks."""
+    if template.keeps_every_source:
         return problem
     having = [name for name, ref in template.sources.items() if _has_template(ref)]
     if not having:
