@@ -179,6 +179,7 @@ def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
     for choice in report_tasks(config):
         data = [] if choice.data is None else ["--data", f"{choice.name}={choice.data}"]
         limit = [] if choice.limit is None else ["--limit", str(choice.limit)]
-        prompt = [] if choice.prompt is None else ["--prompt", choice.prompt]
-        commands.append(["evovlm", "score", str(model), "--task", choice.name, *data, *limit, *prompt])
+        asked = {"--prompt": choice.prompt, "--extractor": choice.extractor, "--gate": choice.gate}
+        chosen = [part for option, value in asked.items() if value is not None for part in (option, value)]
+        commands.append(["evovlm", "score", str(model), "--task", choice.name, *data, *limit, *chosen])
     return [shlex.join(command) for command in commands]

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
-from evovlm.cli.completion import complete_models, complete_prompts, complete_splits, complete_tasks
+from evovlm.cli.completion import (
+    complete_extractors,
+    complete_gates,
+    complete_models,
+    complete_prompts,
+    complete_splits,
+    complete_tasks,
+)
 from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
@@ -59,6 +66,22 @@ def score(
             autocompletion=complete_prompts,
         ),
     ] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            "--extractor",
+            help="How accuracy reads numbers, instead of the tasks' own: robust or paper.",
+            autocompletion=complete_extractors,
+        ),
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            "--gate",
+            help="The language gate, instead of the tasks' own: script, fasttext or none.",
+            autocompletion=complete_gates,
+        ),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,7 +107,9 @@ def score(
         names = _task_names(task)
         places = _places(data or [], names)
         # A wrong name is reported before torch is loaded, which takes seconds.
-        check_task_names(names, split=parse_split(split), decoding=decoding, prompt=prompt)
+        check_task_names(
+            names, split=parse_split(split), decoding=decoding, prompt=prompt, extractor=extractor, gate=gate
+        )
         from evovlm.runs.scores.score_models import ask_models
 
     announce_allowed(code_of_tasks(names), allow_code=allow_code)
@@ -102,6 +127,8 @@ def score(
             prompt=prompt,
             decoding=decoding,
             max_new_tokens=max_new_tokens,
+            extractor=extractor,
+            gate=gate,
             data=places,
             device=device,
             save=save,

@@ -71,8 +71,8 @@ class SampleTask:
         missing data, or a metric that is missing.
         """
         task = get_task(choice.name).with_prompt(choice.prompt)
-        if choice.metric is not None:
-            task = replace(task, scoring=replace(task.scoring, metric=choice.metric))
+        scoring = task.scoring.changed(metric=choice.metric, extractor=choice.extractor, gate=choice.gate)
+        task = replace(task, scoring=scoring)
         check_scorer(task.scoring)
         if task.scoring.metric.startswith(PREFIX):
             # A script that cannot be loaded is found before a model is loaded.

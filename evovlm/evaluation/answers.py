@@ -27,7 +27,7 @@ class TaskChoice:
     """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data is.
 
     `decoding` names one of the task's cheaper ways to decode, `max_new_tokens` limits its answers differently, `prompt`
-    names another prompt, `metric` another metric; None is the task's own.
+    names another prompt, `metric`, `extractor` and `gate` another scoring (`Scoring.changed`); None is the task's own.
     """
 
     name: str
@@ -35,6 +35,8 @@ class TaskChoice:
     max_new_tokens: int | None = None
     prompt: str | None = None
     metric: str | None = None
+    extractor: str | None = None
+    gate: str | None = None
     limit: int | None = None
     weight: float = 1.0
     data: Path | None = None

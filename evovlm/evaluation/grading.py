@@ -1,7 +1,7 @@
 """Scores saved predictions, without a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answers import ScoredTask
@@ -31,9 +31,7 @@ class ScoringChoice:
             whose = "do not name a task" if task is None else f"are of the task '{task}', which is not in the table"
             raise TaskError(f"The predictions {whose}, so that the metric is unknown. Name one with --metric.")
         scoring = own or Scoring(metric=self.metric or "")
-        chosen = {"metric": self.metric, "extractor": self.extractor, "clip_model": self.clip_model}
-        scoring = replace(scoring, **{name: value for name, value in chosen.items() if value is not None})
-        return scoring if self.gate is None else replace(scoring, gate=None if self.gate == "none" else self.gate)
+        return scoring.changed(metric=self.metric, extractor=self.extractor, gate=self.gate, clip_model=self.clip_model)
 
 
 def grade(

@@ -61,9 +61,12 @@ class HarnessTask:
         no test documents. The search split is another one: the validation documents, else the training documents; none
         of them is reported.
         """
-        own = (choice.data, choice.decoding, choice.max_new_tokens, choice.prompt, choice.metric)
-        if any(each is not None for each in own):
-            raise TaskError(f"{choice.name}: a harness task has its own data, decoding and prompt; leave yours out.")
+        own = (choice.data, choice.decoding, choice.max_new_tokens, choice.prompt)
+        scoring = (choice.metric, choice.extractor, choice.gate)
+        if any(each is not None for each in (*own, *scoring)):
+            raise TaskError(
+                f"{choice.name}: a harness task has its own data, decoding, prompt and scoring; leave yours out."
+            )
         wanted = HarnessName.parse(choice.name)
         with _refused_scripts(choice.name, allow_code=allow_code):
             task = _load_task(wanted, allow_code=allow_code)

@@ -11,6 +11,7 @@ from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
 from evovlm.tasks.metrics.library_metric import PREFIX, metric_code
 from evovlm.tasks.metrics.scoring import Scoring
+from evovlm.tasks.metrics.table import check_scoring
 from evovlm.tasks.own.task_file import is_own_task, load_own_task
 from evovlm.tasks.prompts import CHAT
 from evovlm.tasks.sets import (
@@ -293,8 +294,16 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-def check_task_names(names: Iterable[str], *, split: Split, decoding: str | None, prompt: str | None) -> None:
-    """Raise TaskError or ConfigError for an unknown task, or a task without that split, decoding or prompt.
+def check_task_names(
+    names: Iterable[str],
+    *,
+    split: Split,
+    decoding: str | None,
+    prompt: str | None,
+    extractor: str | None = None,
+    gate: str | None = None,
+) -> None:
+    """Raise TaskError or ConfigError for an unknown task, or one without that split, decoding, prompt or scoring.
 
     Reads no data. Tasks of the harness are not checked here.
     """
@@ -304,6 +313,7 @@ def check_task_names(names: Iterable[str], *, split: Split, decoding: str | None
             task.check_split(split)
             task.decoding_named(decoding)
             task.with_prompt(prompt)
+            check_scoring(task.scoring.changed(extractor=extractor, gate=gate))
 
 
 def data_notes_of(names: Iterable[str], *, split: Split, data: Mapping[str, Path]) -> tuple[str, ...]:

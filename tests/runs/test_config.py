@@ -15,6 +15,7 @@ from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.runs.config.kinds import config_from_mapping, load_config
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import PathConfig
+from evovlm.tasks.catalogue import get_task
 from tests.runs.conftest import WriteConfig, search_document
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -87,6 +88,47 @@ def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) 
 )
 def test_a_config_that_cannot_be_run_says_so(write_config: WriteConfig, changes: dict[str, object], words: str) -> None:
     assert re.search(words, problems_of(write_config(changes)))
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"name": "gsm8k_ja", "gate": "fastext"}, r"tasks\[0\]\.gate: unknown gate; did you mean 'fasttext'"),
+        (
+            {"name": "gsm8k_ja", "extractor": "papers"},
+            r"tasks\[0\]\.extractor: unknown extractor; did you mean 'paper'",
+        ),
+        ({"name": "emoji_ja", "extractor": "paper"}, r"extractor: reads the number .* is scored by rouge_l_ja; leave"),
+        ({"name": "lm_eval:gsm8k", "gate": "script"}, r"gate: the harness scores its tasks itself; leave gate out"),
+    ],
+)
+def test_a_scoring_that_the_task_cannot_have_is_refused(
+    write_config: WriteConfig, section: dict[str, object], words: str
+) -> None:
+    assert re.search(words, problems_of(write_config({"tasks": [section]})))
+
+
+def test_a_search_may_score_as_the_paper_did_and_says_nothing_where_it_was_not_asked() -> None:
+    document = search_document(Path("models"))
+    for section, extractor, gate in (
+        ({"name": "gsm8k_ja"}, "robust", "script"),
+        ({"name": "gsm8k_ja", "extractor": "paper", "gate": "fasttext"}, "paper", "fasttext"),
+        ({"name": "gsm8k_ja", "gate": "none"}, "robust", None),
+    ):
+        config = EvolveConfig.model_validate({**document, "tasks": [section]})
+        (choice,) = config.task_choices()
+        scoring = get_task(choice.name).scoring.changed(extractor=choice.extractor, gate=choice.gate)
+        assert (scoring.extractor, scoring.gate) == (extractor, gate)
+        written = config.tasks[0].model_dump()
+        assert {key: written[key] for key in ("extractor", "gate") if key in written} == {
+            key: section[key] for key in ("extractor", "gate") if key in section
+        }
+
+
+@pytest.mark.parametrize("name", ["evollm", "dfs", "hybrid"])
+def test_the_papers_searches_score_with_its_own_extractor_and_fasttext(name: str) -> None:
+    for stage in load_search(SHIPPED[0].parent / f"paper-{name}.yaml").stages.values():
+        assert {(task.extractor, task.gate) for task in stage.tasks} == {("paper", "fasttext")}
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,17 @@ def test_a_report_asks_as_the_search_does_unless_its_section_has_a_prompt() -> N
         assert choice.prompt == prompt
 
 
+def test_a_report_scores_as_the_search_does_unless_its_section_says_otherwise() -> None:
+    tasks = [{"name": "word_problems_ja", "extractor": "paper", "gate": "fasttext"}]
+    for report, extractor, gate in (
+        ([], "paper", "fasttext"),
+        ([{"name": "word_problems_ja", "gate": "none"}], "paper", "none"),
+        ([{"name": "mgsm_ja", "extractor": "robust"}], "robust", None),
+    ):
+        (choice,) = report_tasks(config_of(tasks=tasks, report=report))
+        assert (choice.extractor, choice.gate) == (extractor, gate)
+
+
 def test_a_run_whose_tasks_have_no_report_split_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=[{"name": "gsm8k_ja"}])
     with pytest.raises(EvovlmError, match=r"none of its tasks has a report split.*`report:`"):

@@ -293,6 +293,8 @@ class SearchConfig(ExecutionConfig):
                 name=task.name,
                 decoding=task.decoding,
                 prompt=task.prompt,
+                extractor=task.extractor,
+                gate=task.gate,
                 limit=task.limit,
                 weight=task.weight,
                 data=Path(task.data) if task.data is not None else None,

@@ -32,7 +32,10 @@ from evovlm.runs.samples import INFORMATIVE, ORDERS
 from evovlm.search.loop import NextGeneration
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
-from evovlm.tasks.metrics.scoring import clip_name_from
+from evovlm.tasks.metrics.answers import EXTRACTORS
+from evovlm.tasks.metrics.japanese import GATES
+from evovlm.tasks.metrics.scoring import NO_GATE, clip_name_from
+from evovlm.tasks.metrics.table import get_metric
 from evovlm.tasks.own.task_file import HOW_TO_SPLIT, is_own_task
 from evovlm.tasks.published import is_on_hub
 from evovlm.tasks.task import Split, Task
@@ -46,14 +49,19 @@ class NamedTask(Document):
     """A task in a config.
 
     `name` is a task's, or the path of a task's YAML file; `data` replaces its usual data: a file, a folder,
-    `hub:ID@REVISION`.
+    `hub:ID@REVISION`. `prompt` replaces its prompt: `chat`, a name, or a template. `extractor` and `gate` replace those
+    that its answers are scored with; the gate `none` removes it.
     """
 
     split: ClassVar[Split]
     without_it: ClassVar[str]
+    unwritten: ClassVar[frozenset[str]] = frozenset({"extractor", "gate"})
+    """Keys that are left out when they are not set: runs from before they existed keep their configs."""
 
     name: PathText
     data: PathText | None = None
+    extractor: str | None = None
+    gate: str | None = None
 
     @field_validator("name")
     @classmethod
@@ -83,6 +91,30 @@ class NamedTask(Document):
                 raise PydanticCustomError("prompt", "{reason}", {"reason": str(error)}) from error
         return prompt
 
+    @field_validator("extractor", "gate")
+    @classmethod
+    def _suits_the_task(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None or "name" not in info.data:
+            return value
+        key, name = str(info.field_name), info.data["name"]
+        if is_harness_name(name):
+            raise PydanticCustomError("scoring", "the harness scores its tasks itself; leave {key} out", {"key": key})
+        task = task_of(name, info)
+        if key == "gate":
+            return value if value == NO_GATE else known_row(value, GATES, key)
+        if task is not None and not get_metric(task.scoring.metric).numeric:
+            raise PydanticCustomError(
+                "extractor",
+                "reads the number that an answer ends in, and this task is scored by {metric}; leave it out",
+                {"metric": task.scoring.metric},
+            )
+        return known_row(value, EXTRACTORS, key)
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, usual: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = usual(self)
+        return {key: value for key, value in written.items() if key not in self.unwritten or value is not None}
+
     def resolved(self, folder: Path) -> Self:
         """Return the same section with absolute paths; relative ones start at `folder`."""
         changes: dict[str, str] = {}
@@ -98,28 +130,22 @@ class NamedTask(Document):
 class ReportSection(NamedTask):
     """One of `report:`, a task that the winner is reported on; the search's samples are compared with its samples.
 
-    With `limit`, only its first samples are. `prompt` replaces the task's prompt; without it, a task that is searched
-    too is asked as in the search.
+    With `limit`, only its first samples are. A task that is searched too is asked and scored as in the search, where
+    this section does not say otherwise.
     """
 
     split: ClassVar[Split] = Split.REPORT
     without_it: ClassVar[str] = "this task has no report split"
+    unwritten: ClassVar[frozenset[str]] = NamedTask.unwritten | {"limit", "prompt"}
 
     limit: int | None = Field(default=None, ge=1, le=MOST)
     prompt: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_unset(self, usual: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out a limit and a prompt that are not set: runs from before they existed keep their configs."""
-        written: dict[str, object] = usual(self)
-        return {key: value for key, value in written.items() if key not in ("limit", "prompt") or value is not None}
 
 
 class TaskSection(NamedTask):
     """One of `tasks:`; the search sees only its search split.
 
-    `decoding` names one of the task's cheaper decodings, `prompt` replaces its prompt: `chat`, a name, or a template. A
-    task of `weight` 0 is scored, but is not part of the fitness.
+    `decoding` names one of the task's cheaper decodings. A task of `weight` 0 is scored, but not part of the fitness.
     """
 
     split: ClassVar[Split] = Split.SEARCH

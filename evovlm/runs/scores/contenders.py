@@ -84,18 +84,27 @@ def contenders_of(run: Run) -> list[Contender]:
 def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
     """Return the tasks of the report: those of `report:`, else the report splits of the searched tasks.
 
-    A task is asked as the config says: in its own section, or in the search's section of the same name.
+    A task is asked and scored as the config says: in its own section, or in the search's section of the same name.
     """
     choices = []
-    searched = {section.name: section.prompt for section in config.tasks}
+    searched = {section.name: section for section in config.tasks}
     for section in config.report or config.tasks:
         # The data of a search are not those of a report.
         data = Path(section.data) if config.report and section.data is not None else None
         if is_harness_name(section.name) or Split.REPORT in get_task(section.name).splits:
             # Nor is the limit of a search.
             limit = section.limit if config.report else None
-            prompt = section.prompt if section.prompt is not None else searched.get(section.name)
-            choices.append(TaskChoice(name=section.name, data=data, limit=limit, prompt=prompt))
+            own, search = section, searched.get(section.name, section)
+            choices.append(
+                TaskChoice(
+                    name=section.name,
+                    data=data,
+                    limit=limit,
+                    prompt=search.prompt if own.prompt is None else own.prompt,
+                    extractor=search.extractor if own.extractor is None else own.extractor,
+                    gate=search.gate if own.gate is None else own.gate,
+                )
+            )
     return tuple(choices)
 
 

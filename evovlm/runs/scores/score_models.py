@@ -172,6 +172,8 @@ def ask_models(
     prompt: str | None = None,
     decoding: str | None = None,
     max_new_tokens: int | None = None,
+    extractor: str | None = None,
+    gate: str | None = None,
     data: Mapping[str, Path] | None = None,
     device: str = "auto",
     save: Path | None = None,
@@ -189,6 +191,8 @@ def ask_models(
             decoding=decoding,
             max_new_tokens=max_new_tokens,
             prompt=prompt,
+            extractor=extractor,
+            gate=gate,
             limit=limit,
             data=places.get(name),
         )

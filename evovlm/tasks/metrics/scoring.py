@@ -5,6 +5,9 @@ from pathlib import Path
 
 from evovlm.tasks.sample import Sample
 
+NO_GATE = "none"
+"""Given instead of a gate: answers in any language count."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoring:
@@ -28,6 +31,22 @@ class Scoring:
             parts.append(self.clip_model)
         parts.append("no gate" if self.gate is None else f"{self.gate} gate")
         return ", ".join(parts)
+
+    def changed(
+        self,
+        *,
+        metric: str | None = None,
+        extractor: str | None = None,
+        gate: str | None = None,
+        clip_model: str | None = None,
+    ) -> "Scoring":
+        """Return the scoring with other parts; None keeps a part, the gate NO_GATE removes the gate."""
+        return Scoring(
+            metric=metric or self.metric,
+            extractor=extractor or self.extractor,
+            gate=self.gate if gate is None else None if gate == NO_GATE else gate,
+            clip_model=clip_model or self.clip_model,
+        )
 
     @classmethod
     def parse(cls, text: str) -> "Scoring":
