@@ -24,7 +24,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -64,7 +64,6 @@ from evovlm.recipes.recipe import (
 from evovlm.recipes.yaml_text import read_yaml, scalar_text
 
 _METHODS = "methods"
-_LATER_KEYS = ("chat_template", "generation", "dtype", "backbone")
 FOLDER = "folder"
 """The validation context's key for the file's folder: with it, every model must be a folder or a hub id."""
 RELATIVE_TO = "relative_to"
@@ -96,9 +95,21 @@ SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class Document(BaseModel):
-    """Text from a file: unknown keys, numbers in quotes and infinities are problems."""
+    """Text from a file: unknown keys, numbers in quotes and infinities are problems.
+
+    `later` names the keys that were added to a format later. They are written only where they are given, so that what
+    was written before, with every default, keeps its text.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        found: dict[str, object] = plain(self)
+        fields = type(self).model_fields
+        unset = {key for key in self.later if getattr(self, key) == fields[key].default}
+        return {key: value for key, value in found.items() if key not in unset}
 
 
 class MergeDocument(Document):
@@ -107,6 +118,8 @@ class MergeDocument(Document):
     Validate with the context `methods` (names) to check `method`, and with `folder` (that of the file) to check that
     every model is an existing folder or may be on the hub.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"chat_template", "generation", "dtype", "backbone"})
 
     base: ModelText | None = None
     host: ModelText | None = None
@@ -120,12 +133,6 @@ class MergeDocument(Document):
     generation: str | None = None
     dtype: Dtype | None = None
     backbone: BackbonePrefixes | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out keys that were added to the format later where they are not given: journals hold every default."""
-        found: dict[str, object] = plain(self)
-        return {key: value for key, value in found.items() if key not in _LATER_KEYS or value is not None}
 
     @field_validator("method")
     @classmethod

@@ -21,16 +21,14 @@ winner: best
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
 )
 from pydantic_core import PydanticCustomError
 
@@ -67,6 +65,8 @@ class SpaceSection(SearchedSection):
     numbers of their own beside attention, MLP, norms and the rest; those that the models have if it is left out.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"components"})
+
     kind: str = "model"
     knots: int | None = Field(default=None, ge=2, le=MOST_BLOCKS)
     group: int | None = Field(default=None, ge=1, le=MOST_BLOCKS)
@@ -78,12 +78,6 @@ class SpaceSection(SearchedSection):
     fixed: dict[str, float | dict[str, float]] = Field(default={})
     choices: dict[str, list[str | bool | int | float | None]] = Field(default={})
     components: list[FurtherComponent] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_components(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out a key that was added to the format later where it is not given: journals hold every default."""
-        found: dict[str, object] = plain(self)
-        return {key: value for key, value in found.items() if key != "components" or value is not None}
 
     @field_validator("kind")
     @classmethod

@@ -15,10 +15,8 @@ from typing import ClassVar, Self
 
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -55,8 +53,7 @@ class NamedTask(Document):
 
     split: ClassVar[Split]
     without_it: ClassVar[str]
-    unwritten: ClassVar[frozenset[str]] = frozenset({"extractor", "gate"})
-    """Keys that are left out when they are not set: runs from before they existed keep their configs."""
+    later: ClassVar[frozenset[str]] = frozenset({"extractor", "gate"})
 
     name: PathText
     data: PathText | None = None
@@ -110,11 +107,6 @@ class NamedTask(Document):
             )
         return known_row(value, EXTRACTORS, key)
 
-    @model_serializer(mode="wrap")
-    def _without_unset(self, usual: SerializerFunctionWrapHandler) -> dict[str, object]:
-        written: dict[str, object] = usual(self)
-        return {key: value for key, value in written.items() if key not in self.unwritten or value is not None}
-
     def resolved(self, folder: Path) -> Self:
         """Return the same section with absolute paths; relative ones start at `folder`."""
         changes: dict[str, str] = {}
@@ -136,7 +128,7 @@ class ReportSection(NamedTask):
 
     split: ClassVar[Split] = Split.REPORT
     without_it: ClassVar[str] = "this task has no report split"
-    unwritten: ClassVar[frozenset[str]] = NamedTask.unwritten | {"limit", "prompt"}
+    later: ClassVar[frozenset[str]] = NamedTask.later | {"limit", "prompt"}
 
     limit: int | None = Field(default=None, ge=1, le=MOST)
     prompt: str | None = None
