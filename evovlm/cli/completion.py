@@ -140,3 +140,17 @@ def complete_methods(incomplete: str) -> list[str]:
     from evovlm.merging.arithmetic.methods import METHODS
 
     return [name for name in METHODS if name.startswith(incomplete)]
+
+
+def complete_tables(incomplete: str) -> list[str]:
+    """Return the forms of tables that begin with the text."""
+    from evovlm.runs.scores.score_table import TABLES
+
+    return [name for name in TABLES if name.startswith(incomplete)]
+
+
+def complete_forms(incomplete: str) -> list[str]:
+    """Return the forms of result files that begin with the text, up to their folder."""
+    from evovlm.runs.scores.forms import FORMS
+
+    return [f"{name}=" for name in FORMS if name.startswith(incomplete)]

@@ -9,10 +9,12 @@ import typer
 from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.completion import (
     complete_extractors,
+    complete_forms,
     complete_gates,
     complete_models,
     complete_prompts,
     complete_splits,
+    complete_tables,
     complete_tasks,
 )
 from evovlm.cli.rendering import echo, json_text
@@ -91,6 +93,23 @@ def score(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     save: Annotated[Path | None, typer.Option("--save", help="Keep every answer in this new folder, as JSONL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the scoring in the folder of --save.")] = False,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            "--table",
+            help="Print one table of models and tasks: md, csv or latex.",
+            autocompletion=complete_tables,
+        ),
+    ] = None,
+    write: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--write",
+            help="FORM=DIR: also write the result as another project does: hub (DIR is the model's folder; `push` "
+            "sends it), llm-jp-eval-mm or lm-eval; may be repeated.",
+            autocompletion=complete_forms,
+        ),
+    ] = None,
     allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -101,6 +120,8 @@ def score(
     from evovlm.tasks.catalogue import check_task_names, code_of_tasks, data_notes_of
     from evovlm.tasks.task import parse_split
 
+    if as_json and table is not None:
+        raise ConfigError("--json and --table are both printed on the standard output. Leave one of them out.")
     if resume and save is None:
         raise ConfigError("--resume needs the folder of the scoring to continue. Name it with --save.")
     with Waiting("reading tasks"):
@@ -110,7 +131,13 @@ def score(
         check_task_names(
             names, split=parse_split(split), decoding=decoding, prompt=prompt, extractor=extractor, gate=gate
         )
+        from evovlm.runs.scores.forms import parse_targets, write_form
         from evovlm.runs.scores.score_models import ask_models
+        from evovlm.runs.scores.score_table import check_table_form, score_table
+
+        targets = parse_targets(write or [])
+        if table is not None:
+            check_table_form(table)
 
     announce_allowed(code_of_tasks(names), allow_code=allow_code)
     for note in data_notes_of(names, split=parse_split(split), data=places):
@@ -136,8 +163,14 @@ def score(
             allow_code=allow_code,
             observer=progress,
         )
+    for form, folder in targets.items():
+        for file in write_form(scores, form=form, folder=folder, split=parse_split(split)):
+            echo(f"wrote {file}", err=True)
     if as_json:
         echo(json_text(scores.as_json()))
+        return
+    if table is not None:
+        echo(score_table(scores, form=table, split=parse_split(split)).removesuffix("\n"))
         return
     how = f", {decoding} decoding" if decoding is not None else ""
     how += f", at most {max_new_tokens} tokens" if max_new_tokens is not None else ""

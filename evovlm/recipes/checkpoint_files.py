@@ -21,6 +21,8 @@ PICKLE_INDEX = "pytorch_model.bin.index.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"
+EVAL_RESULTS_FOLDER = ".eval_results"
+"""The folder of scores in a model's repository on the hub."""
 
 TEXT_LIMIT_BYTES = 500_000_000
 """The largest file beside the weights: the largest published tokenizers have a tenth of it."""

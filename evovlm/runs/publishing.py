@@ -7,16 +7,17 @@ that contains nothing else is an interrupted publication and is continued.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from evovlm.errors import BrokenCheckpoint, OutputError, OutputExists, PickledWeights, first_line
+from evovlm.errors import BrokenCheckpoint, ConfigError, OutputError, OutputExists, PickledWeights, first_line
 from evovlm.masking import masked
 from evovlm.merging.checkpoint.licences import UNKNOWN, licence_of
 from evovlm.merging.checkpoint.safetensors_file import tensor_places
 from evovlm.recipes.checkpoint_files import (
     CARD_FILE,
     CONFIG_FILE,
+    EVAL_RESULTS_FOLDER,
     INDEX_FILE,
     SINGLE_FILE,
     find_support_files,
@@ -25,6 +26,7 @@ from evovlm.recipes.checkpoint_files import (
 )
 from evovlm.recipes.hub import errors_of_the_hub
 from evovlm.recipes.model_config import read_model_json
+from evovlm.recipes.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -56,8 +58,8 @@ class Publication:
 def look_at_publication(folder: Path) -> Publication:
     """Check a checkpoint before it is published; nothing is sent.
 
-    Config, tokenizer, card, recipe, licences and weights are published, nothing else. Raises PickledWeights for
-    pickles, BrokenCheckpoint for a folder that is not a complete safetensors checkpoint with a card.
+    Config, tokenizer, card, recipe, licences, weights and scores in the hub's form are published, nothing else. Raises
+    PickledWeights for pickles, BrokenCheckpoint for a folder that is not a complete safetensors checkpoint with a card.
     """
     if not folder.is_dir():
         raise BrokenCheckpoint(f"{folder}: does not exist. Name a folder that `evovlm merge --out` wrote.")
@@ -70,7 +72,8 @@ def look_at_publication(folder: Path) -> Publication:
         )
     support = find_support_files(folder)
     weights = {name: folder / name for name in _weights(folder)}
-    chosen = dict(sorted({**support.files, **weights}.items()))
+    scores = {name: path for name, path in names.items() if _is_scores(folder, name)}
+    chosen = dict(sorted({**support.files, **weights, **scores}.items()))
     _check_whole(folder, chosen)
     return Publication(
         folder=folder,
@@ -143,6 +146,27 @@ def _weights(folder: Path) -> frozenset[str]:
         # Reads the header, and compares it with the file's length.
         tensor_places(folder / name)
     return frozenset(files if SINGLE_FILE in files else {*files, INDEX_FILE})
+
+
+def _is_scores(folder: Path, name: str) -> bool:
+    """Whether a file holds scores that the hub shows. Raises BrokenCheckpoint when it should, and does not."""
+    from huggingface_hub import parse_eval_result_entries
+
+    path = folder / name
+    if PurePosixPath(name).parent.as_posix() != EVAL_RESULTS_FOLDER or path.suffix != ".yaml":
+        return False
+    refuse_outside(path, folder)
+    try:
+        entries = read_yaml(path)
+        if not isinstance(entries, list):
+            raise TypeError("it is not a list of scores")
+        parse_eval_result_entries(entries)
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BrokenCheckpoint(
+            f"{path}: does not hold scores in the hub's form ({first_line(error)}).\n    Remove it, or write it again "
+            "with `evovlm score --write hub=DIR`."
+        ) from error
+    return True
 
 
 def _check_whole(folder: Path, chosen: Mapping[str, Path]) -> None:

@@ -242,3 +242,20 @@ def test_a_missing_login_network_or_id_is_reported(
     assert (unreachable.code, "Check the connection" in unreachable.err) == (2, True)
     monkeypatch.delenv("HF_TOKEN")
     assert "not logged in to the hub" in evovlm("push", merged, REPO, "--yes").err
+
+
+def test_scores_in_the_hub_s_form_are_sent_and_broken_ones_refused(
+    evovlm: Command, merged: Path, hub: UploadHub
+) -> None:
+    scores = merged / ".eval_results" / "evovlm.yaml"
+    scores.parent.mkdir()
+    scores.write_text("- dataset: {id: juletxara/mgsm}\n  value: 52\n")
+    refused = evovlm("push", merged, REPO, "--yes")
+    assert refused.code == 2
+    assert "does not hold scores in the hub's form" in refused.err
+    scores.write_text("- dataset: {id: juletxara/mgsm, task_id: mgsm_ja}\n  value: 52\n")
+    (scores.parent / "secret.txt").write_text("not sent")
+    pushed = evovlm("push", merged, REPO, "--yes", "--json")
+    assert pushed.code == 0, pushed
+    assert json.loads(pushed.out)["left_out"] == [".eval_results/secret.txt"]
+    assert hub.files[REPO][".eval_results/evovlm.yaml"] == scores.read_bytes()

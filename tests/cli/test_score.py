@@ -281,3 +281,34 @@ def test_a_prompt_without_a_place_is_refused_for_pictures_before_any_model(tmp_p
     refused = run(tmp_path / "nowhere", "--task", "emoji_ja", "--prompt", "abel").exception
     assert isinstance(refused, TaskError)
     assert "has no place for a picture" in str(refused)
+
+
+def test_one_table_is_printed_and_the_files_of_others_are_written(models: Path, problems: Path, tmp_path: Path) -> None:
+    result = run_words(
+        models / "base", problems, models / "math", "--table", "md", "--write", f"lm-eval={tmp_path / 'lm'}"
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "| model | word_problems_ja |"
+    assert [line.split(" | ")[0] for line in lines[2:4]] == [f"| {models / 'base'}", f"| {models / 'math'}"]
+    assert len(list((tmp_path / "lm").glob("*/results_*.json"))) == 2
+
+
+def test_a_form_that_cannot_be_written_is_refused_before_a_model_is_loaded(
+    models: Path, problems: Path, tmp_path: Path
+) -> None:
+    for options, kind, words in (
+        (("--write", f"lm-eval={tmp_path}"), OutputExists, "exists already"),
+        (("--write", "lm-eval"), ConfigError, "write FORM=DIR"),
+        (("--table", "html"), ConfigError, "--table html: unknown form"),
+        (("--table", "md", "--json"), ConfigError, "Leave one of them out"),
+        (("--gate", "fast"), TaskError, "Unknown gate 'fast'"),
+    ):
+        result = run_words(models / "base", problems, *options)
+        assert isinstance(result.exception, kind), result.output
+        assert words in str(result.exception)
+
+
+def test_a_scoring_is_chosen_on_the_command_line(models: Path, problems: Path) -> None:
+    result = run_words(models / "base", problems, "--extractor", "paper", "--gate", "none", "--json")
+    assert json.loads(result.stdout)["word_problems_ja"]["measured"] == "accuracy, paper extractor, no gate"
