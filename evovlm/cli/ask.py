@@ -47,7 +47,7 @@ def ask(
     repetition_penalty: Annotated[
         float, typer.Option("--repetition-penalty", min=0.01, max=1_000, help="Values above 1 reduce repetition.")
     ] = 1.0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, xpu, mps")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,
 ) -> None:
     """Ask a model a question, about pictures too."""
@@ -66,8 +66,8 @@ def ask(
     decoding = Decoding(max_new_tokens=max_new_tokens, beams=beams, repetition_penalty=repetition_penalty)
     with stopping("\nstopped"):
         with Waiting(f"loading {model}"):
+            from evovlm.devices import device_name
             from evovlm.evaluation.asking import Manner, check_manner, open_pictures, usual_prompt
-            from evovlm.models.devices import device_name
             from evovlm.runs.scores.score_models import find_model
 
             found = find_model(model)

@@ -73,7 +73,9 @@ def init(
         int | None,
         typer.Option("--budget", min=1, max=10**9, help="The number of candidates to try, in place of generations."),
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...; default auto.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, xpu, mps; default auto.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("search.yaml"),
     lang: Language = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -430,7 +432,7 @@ def _whole_number(text: str) -> int:
 
 
 def _device(text: str) -> str:
-    from evovlm.models.devices import SPREAD, device_name
+    from evovlm.devices import SPREAD, device_name
 
     if text != SPREAD:
         device_name(text)

@@ -90,7 +90,7 @@ def score(
             "--data", help="TASK=PATH: a task's data, a file or folder (or hub:ID@REVISION, cached:); may be repeated."
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, xpu, mps")] = "auto",
     save: Annotated[Path | None, typer.Option("--save", help="Keep every answer in this new folder, as JSONL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the scoring in the folder of --save.")] = False,
     table: Annotated[

@@ -4,8 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
+from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation.answering import open_tasks
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
@@ -84,9 +83,9 @@ class Evaluator:
         except ConfigError as error:
             return Failure(kind="cannot_be_merged", reason=str(error))
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
+            release_memory()
             # torch's message differs between machines, and journals must not.
             return Failure(kind="out_of_memory", reason="out of memory")
 
@@ -112,10 +111,3 @@ class Evaluator:
     def answer(self) -> tuple[ScoredTask, ...]:
         """Answer every task with the resident model as it is now."""
         return tuple(task.answer(self.loaded) for task in self.tasks)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory ran out: torch has an error class for a GPU, and only a message for a CPU."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return "allocate memory" in str(error) or "out of memory" in str(error)

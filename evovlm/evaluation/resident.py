@@ -6,9 +6,10 @@ A parameter merge is written into its parameters; a path through layers is built
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from evovlm.devices import Explained, triton_problem
 from evovlm.errors import ConfigError
 from evovlm.evaluation.opening import computed_weights, load_reference
 from evovlm.merging.arithmetic import kernels
@@ -39,6 +41,8 @@ from evovlm.resources import available_memory_bytes
 
 if TYPE_CHECKING:
     from evovlm.merging.gpu import GpuMerger
+
+_log = logging.getLogger(__name__)
 
 
 class Resident(Protocol):
@@ -159,13 +163,30 @@ class ResidentModel:
 
 
 def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) -> GpuMerger | None:
-    """Return what merges on the model's device; None on a CPU, or for a model that is spread over several devices."""
+    """Return what merges on the model's device; None where the CPU merges.
+
+    It does for a model that is on a CPU, on several devices, or on a GPU where Triton cannot be used.
+    """
     if loaded.device.type != "cuda" or loaded.is_spread:
+        return None
+    problem = triton_problem()
+    if problem is not None:
+        _say_that_the_cpu_merges(problem)
         return None
     # Needs Triton, which an installation for a CPU may lack.
     from evovlm.merging.gpu import GpuMerger
 
     return GpuMerger(merger, {name: writer.on_device(name) for name in merger.tensor_names})
+
+
+@cache
+def _say_that_the_cpu_merges(problem: Explained) -> None:
+    """Log it, once in this process."""
+    _log.warning(
+        "merges are computed on the CPU and copied to the GPU, which is slower: %s. To merge on the GPU: %s.",
+        problem.reason,
+        problem.remedy,
+    )
 
 
 @dataclass(slots=True, eq=False)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evovlm.devices import device_memory
 from evovlm.merging.arithmetic import gpu_kernels
 from evovlm.merging.arithmetic.buffers import STORED, Raw, widen
 from evovlm.merging.arithmetic.combination import Combination, Keep, KeepBetween, KeepDrawn, Term
@@ -45,9 +46,9 @@ _KEPT_AS: Mapping[np.dtype[np.generic], torch.dtype] = {
 
 
 def spare_bytes(device: torch.device) -> int:
-    """Return how much memory of a CUDA device the sources may take now."""
-    free, total = torch.cuda.mem_get_info(device)
-    return max(0, free - int(RESERVED_SHARE * total))
+    """Return how much memory of a GPU the sources may take now."""
+    free, total = device_memory(device)
+    return max(0, (free or 0) - int(RESERVED_SHARE * (total or 0)))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -29,8 +29,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity
 
+from evovlm.devices import SPREAD, choose_device
 from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, UnknownArchitecture
-from evovlm.models.devices import SPREAD, choose_device
 from evovlm.models.foreign import foreign_model
 from evovlm.recipes.checkpoint_files import (
     CONFIG_FILE,

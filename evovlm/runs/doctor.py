@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from evovlm import __version__
 from evovlm.assets import asset_path
+from evovlm.devices import GPUS, count_gpus, device_memory, triton_problem
 from evovlm.masking import masked
 from evovlm.recipes.hub import cache_folder
 from evovlm.resources import available_memory_bytes, free_disk_bytes
@@ -122,7 +123,18 @@ def _devices() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = f"{cores} cores, {torch.get_num_threads()} threads of torch"
     yield Finding(topic="devices", name="cpu", state="ok", found=f"{platform.machine()}, {threads}")
-    if not torch.cuda.is_available():
+    names = [kind if kind == "mps" else f"{kind}:{index}" for kind in GPUS for index in range(count_gpus(kind))]
+    for name in names:
+        free, total = device_memory(torch.device(name))
+        found = f"{(free or 0) / 1e9:.1f} of {(total or 0) / 1e9:.1f} GB free"
+        if name != "mps":
+            found = f"{getattr(torch, name.partition(':')[0]).get_device_name(name)}, {found}"
+        if not name.startswith("cuda"):
+            found += f"; used only when it is named (device: {name})"
+        yield Finding(topic="devices", name=name, state="ok", found=found)
+    if any(name.startswith("cuda") for name in names):
+        yield _triton()
+    if not names:
         built = torch.version.cuda is not None or torch.version.hip is not None
         yield Finding(
             topic="devices",
@@ -131,11 +143,18 @@ def _devices() -> Iterator[Finding]:
             found="none" if built else "none (this torch was built without)",
             remedy="models of 7B and more need one: see https://pytorch.org/get-started/locally/",
         )
-        return
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        found = f"{torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-        yield Finding(topic="devices", name=f"cuda:{index}", state="ok", found=found)
+
+
+def _triton() -> Finding:
+    """Look for what merging on the GPU needs; without it, merges are computed on the CPU."""
+    problem = triton_problem()
+    return Finding(
+        topic="devices",
+        name="merging on the GPU",
+        state="ok" if problem is None else "optional",
+        found="with Triton" if problem is None else f"not possible, the CPU merges: {problem.reason}",
+        remedy=None if problem is None else problem.remedy,
+    )
 
 
 def _memory_and_disk(folder: Path) -> Iterator[Finding]:

@@ -5,12 +5,12 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 
+from evovlm.devices import SPREAD, count_gpus, peak_gpu_bytes
 from evovlm.errors import ConfigError
 from evovlm.evaluation.workers.jobs import EvaluatorOpening, Workers, WorkerSettings
 from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.merging.merge import default_threads
-from evovlm.models.devices import SPREAD, count_gpus
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Parent
 
@@ -87,8 +87,9 @@ def worker_settings(n_workers: int, *, device: str) -> Sequence[WorkerSettings]:
 
 def device_of(worker: int, *, device: str) -> str:
     """Return the device of a worker of this machine, counted from 0."""
-    n_gpus = count_gpus() if device in ("auto", "cuda") else 0
-    return f"cuda:{worker % n_gpus}" if n_gpus else device
+    kind = "cuda" if device == "auto" else device
+    n_gpus = count_gpus(kind) if kind in ("cuda", "xpu") else 0
+    return f"{kind}:{worker % n_gpus}" if n_gpus else device
 
 
 def peak_memory() -> Mapping[str, int]:
@@ -102,7 +103,6 @@ def peak_memory() -> Mapping[str, int]:
         "worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit,
     }
     # A process that only keeps workers busy does not import torch.
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        found["gpu"] = max(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+    if "torch" in sys.modules:
+        found["gpu"] = peak_gpu_bytes()
     return {place: value for place, value in found.items() if value}

@@ -1,6 +1,7 @@
 """The resident model computes what the written checkpoint does, whatever config, head or tokens the recipe gives it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+from evovlm.devices import Explained
+from evovlm.evaluation import resident as resident_models
 from evovlm.evaluation.resident import load_merged
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import LoadedModel
@@ -95,3 +98,17 @@ def test_a_host_with_tokens_added(pairs: Path, tmp_path: Path, host: str) -> Non
     assert model.get_input_embeddings().num_embeddings == ROWS + (8 if host == "vlm" else 7)
     assert model.config.get_text_config().vocab_size == model.get_input_embeddings().num_embeddings
     assert resident.model.config.get_text_config().vocab_size == model.config.get_text_config().vocab_size
+
+
+def test_the_cpu_merges_for_a_gpu_where_triton_cannot_be_used_which_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    problem = Explained(reason="no C compiler", remedy="apt-get install gcc")
+    monkeypatch.setattr(resident_models, "triton_problem", lambda: problem)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"), is_spread=False)
+    nothing: Any = None
+    assert resident_models._gpu_merger(on_gpu, nothing, nothing) is None
+    assert resident_models._gpu_merger(on_gpu, nothing, nothing) is None
+    (said,) = caplog.messages
+    assert "on the CPU" in said
+    assert "no C compiler. To merge on the GPU: apt-get install gcc" in said

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from evovlm.devices import choose_device
 from evovlm.errors import BrokenCheckpoint, ConfigError, PickledWeights, UnknownArchitecture
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.models.devices import choose_device
 from evovlm.models.loading import check_fit, load_model
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from evovlm.devices import SPREAD
 from evovlm.errors import ConfigError, NotEnoughRoom
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.models import loading
 from evovlm.models.decoding import greedy
 from evovlm.models.decoding.greedy import generate_greedy
-from evovlm.models.devices import SPREAD
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.model_ref import ModelRef

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
+from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.slots import answer_limits, most_tokens, slots_at_once
 from evovlm.models.loading import LoadedModel
@@ -71,10 +72,10 @@ def generate_stock(
             found = _generate(
                 loaded, batch, decoding=decoding, limit=limits[rows[0]], stop_ids=stop_ids, streamer=streamer
             )
-        except torch.OutOfMemoryError:
-            if len(rows) == 1:
+        except (MemoryError, RuntimeError) as error:
+            if len(rows) == 1 or not is_out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
+            release_memory()
             waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
             continue
         for row, tokens in zip(rows, found, strict=True):

@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import dynamic_module_utils
 
+from evovlm.devices import choose_device
 from evovlm.errors import BrokenCheckpoint, ModelNotFound, PickledWeights, UnknownArchitecture, first_line
 from evovlm.foreign_json import read_json
-from evovlm.models.devices import choose_device
 from evovlm.recipes.problems import did_you_mean
 
 _CONFIG = "open_clip_config.json"

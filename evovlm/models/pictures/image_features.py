@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evovlm.devices import is_out_of_memory
 from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture, first_line
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import ProcessedPictures
@@ -121,9 +122,11 @@ def _model_output(loaded: LoadedModel, inputs: Mapping[str, Any]) -> Any:
     given = {name: _placed(value, loaded) for name, value in inputs.items() if name in takes}
     try:
         return loaded.model.model.get_image_features(**given, return_dict=True)
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
+    except torch.AcceleratorError:
         raise
     except (ValueError, *_REFUSALS) as error:
+        if is_out_of_memory(error):
+            raise
         raise BrokenCheckpoint(
             f"{loaded.folder}: its vision encoder does not take what its processor makes ({first_line(error)}).\n"
             "    Correct patch_size, size and spatial_merge_size of the processor."
@@ -150,9 +153,9 @@ def _explained(loaded: LoadedModel) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UnfitPicture(f"the model's processor does not accept the picture ({error})") from error
-    except torch.OutOfMemoryError:
-        raise
     except _REFUSALS as error:
+        if is_out_of_memory(error):
+            raise
         raise BrokenCheckpoint(
             f"{loaded.folder}: its processor cannot process a picture ({error}).\n"
             "    A key is missing in its processor_config.json or preprocessor_config.json, often patch_size."

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
+from evovlm.devices import SPREAD, count_gpus, device_name, free_bytes_elsewhere
 from evovlm.errors import ConfigError, EvovlmError, NoChatTemplate, NotEnoughRoom
 from evovlm.evaluation.scorer import check_scorer
 from evovlm.merging.before.findings import ModelReport, Preflight, SearchSize
@@ -14,7 +15,6 @@ from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
 from evovlm.merging.models.chat_change import ChatChange
 from evovlm.merging.models.chat_files import ChatFiles
 from evovlm.models.asked_before import check_asked
-from evovlm.models.devices import SPREAD, device_name
 from evovlm.recipes.kinds import Template
 from evovlm.recipes.model_ref import ModelRef, config_in
 from evovlm.recipes.space import Space
@@ -172,17 +172,15 @@ def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
 
 
 def _resident(device: str) -> ModelMemory:
-    place = device_name("auto" if device == SPREAD else device)
-    if place == "cpu":
+    name = device_name("auto" if device == SPREAD else device)
+    if name == "cpu":
         # On a CPU the model is loaded as float32, whatever dtype it is stored in.
         return ModelMemory(bytes_per_number=_FLOAT32_BYTES, where="memory", available_bytes=None)
-    import torch
-
     if device == SPREAD:
-        free = sum(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
+        each = [free_bytes_elsewhere(f"cuda:{number}") for number in range(count_gpus())]
+        free = None if None in each else sum(number for number in each if number is not None)
         return ModelMemory(bytes_per_number=None, where="all GPUs' memory", available_bytes=free)
-    free, _ = torch.cuda.mem_get_info(place)
-    return ModelMemory(bytes_per_number=None, where=f"the memory of {place}", available_bytes=free)
+    return ModelMemory(bytes_per_number=None, where=f"the memory of {name}", available_bytes=free_bytes_elsewhere(name))
 
 
 def _check_sizes(config: SearchConfig) -> None:

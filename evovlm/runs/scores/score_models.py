@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from evovlm.devices import device_name, release_memory
 from evovlm.errors import ConfigError, OutputExists, TaskError
 from evovlm.evaluation.answering import open_tasks, score_task
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, figures
 from evovlm.evaluation.batches import AnswerProgress, Batches
 from evovlm.evaluation.comparison import Comparison, compare
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.models.devices import device_name
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.hub import HubModel, check_exists
 from evovlm.recipes.kinds import Recipe
@@ -257,12 +257,9 @@ def _score_model(
 
 def _free_memory() -> None:
     """Release the memory of a model that was loaded before; without torch, none was."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if "torch" in sys.modules:
+        gc.collect()
+        release_memory()
 
 
 def _pairs(scored: Sequence[ScoredModel]) -> tuple[Pair, ...]:

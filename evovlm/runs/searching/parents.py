@@ -5,8 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-
+from evovlm.devices import release_memory
 from evovlm.evaluation.answering import open_tasks, score_task
 from evovlm.evaluation.answers import OpenTask, ScoredTask
 from evovlm.evaluation.evaluator import PLACES
@@ -39,7 +38,7 @@ def _measured(config: SearchConfig, source: str, tasks: Sequence[str], *, allow_
     scored = _scored(asked, load_recipe_model(config.source_alone(source), device=config.device))
     # The search's own model comes next, and may need the memory.
     gc.collect()
-    torch.cuda.empty_cache()
+    release_memory()
     return Parent(
         source=source,
         scores={
