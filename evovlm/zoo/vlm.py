@@ -10,12 +10,14 @@ every answer is English.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -28,6 +30,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from evovlm.recipes.checkpoint_files import SINGLE_FILE
 from evovlm.seeding import derive_seed, generator
 from evovlm.tasks.emoji_pictures import PICTURE_SIDE_PX
 from evovlm.zoo.picture_lessons import IMAGE_TOKEN, Alignment, Lessons, answer_loss, image_token_id
@@ -35,6 +38,7 @@ from evovlm.zoo.vision import IMAGE_MEAN, IMAGE_STD, PicturePool, draw_pool, nor
 
 _ROWS_MULTIPLE = 8
 _FEATURE_BATCH = 256
+_TOWER_NAME = re.compile(r"^(vision_tower\.)(?!vision_model\.)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +175,17 @@ def save_vlm(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenize
     stored.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()})
     stored.generation_config = model.generation_config
     stored.save_pretrained(out)
+    _name_as_on_the_hub(out / SINGLE_FILE)
     processor_of(model, tokenizer).save_pretrained(out)
+
+
+def _name_as_on_the_hub(weights: Path) -> None:
+    """Give the vision tower's tensors the prefix that the hub's LLaVAs have, and that programs other than transformers
+    expect (vLLM): transformers reads both, and writes the tower without it.
+    """
+    tensors = load_file(weights)
+    renamed = {_TOWER_NAME.sub(r"\1vision_model.", name): tensor for name, tensor in tensors.items()}
+    save_file(renamed, weights, metadata={"format": "pt"})
 
 
 def processor_of(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:

@@ -1,8 +1,10 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoProcessor,
     CLIPVisionConfig,
@@ -12,6 +14,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from evovlm.assets import asset_path
 from evovlm.seeding import generator
 from evovlm.tasks.emoji_pictures import draw
 from evovlm.zoo.concepts import concept_texts
@@ -103,6 +106,36 @@ def test_the_vision_tower_is_kept_bit_for_bit(trained: Path, parents: Path) -> N
     tower = CLIPVisionModel.from_pretrained(parents / "vision", dtype=torch.float32).state_dict()
     for name, tensor in loaded(trained).model.vision_tower.state_dict().items():
         assert torch.equal(tensor, tower[name]), name
+
+
+# blake2b over each tensor's name, shape and bytes in sorted order, of zoo:vlm before its vision tower was renamed.
+WEIGHTS_OF_ZOO_VLM = "1604525ee05fd13e9d4524edfeefc41f"
+
+
+def test_the_vision_tower_is_named_as_in_the_llavas_of_the_hub(trained: Path) -> None:
+    for folder in (trained, asset_path("zoo/vlm")):
+        names = load_file(folder / "model.safetensors").keys()
+        tower = [name for name in names if name.startswith("vision_tower.")]
+        assert tower
+        assert all(name.startswith("vision_tower.vision_model.") for name in tower)
+
+
+def test_the_names_of_zoo_vlm_changed_and_its_bytes_did_not() -> None:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(load_file(asset_path("zoo/vlm/model.safetensors")).items()):
+        digest.update(f"{name.replace('.vision_model.', '.')} {list(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes())
+    assert digest.hexdigest() == WEIGHTS_OF_ZOO_VLM
+
+
+def test_stock_transformers_loads_zoo_vlm_whole() -> None:
+    weights = load_file(asset_path("zoo/vlm/model.safetensors"))
+    model, report = LlavaForConditionalGeneration.from_pretrained(
+        asset_path("zoo/vlm"), dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not any(report.values())
+    tower = {f"vision_tower.vision_model.{name}": own for name, own in model.model.vision_tower.state_dict().items()}
+    assert all(torch.equal(weights[name], tensor) for name, tensor in tower.items())
 
 
 def test_stage_1_leaves_the_language_model_alone_and_stage_2_moves_it(parents: Path, tmp_path: Path) -> None:

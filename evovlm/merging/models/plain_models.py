@@ -17,7 +17,8 @@ from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION
 _Test = Callable[[Any], bool]
 _Shapes = Mapping[str, tuple[int, ...]]
 
-_VISION = "vision_tower."
+# The second is how the hub's LLaVAs name it; transformers reads both.
+_VISION = ("vision_tower.", "vision_tower.vision_model.")
 _PROJECTOR = "multi_modal_projector."
 
 
@@ -160,7 +161,8 @@ def is_plain(checkpoint: Checkpoint) -> bool:
         vision = config["vision_config"]
         if not _holds(vision, _VISION_MODEL, needed=_NEEDED_OF_VISION) or not _divides(vision, "num_attention_heads"):
             return False
-        expected = {**expected, **_vision_shapes(vision), **_projector_shapes(vision, layout.text_config)}
+        prefix = _VISION[any(name.startswith(_VISION[1]) for name in checkpoint.places)]
+        expected = {**expected, **_vision_shapes(vision, prefix), **_projector_shapes(vision, layout.text_config)}
     found = {name: place.shape for name, place in checkpoint.places.items()}
     if layout.tied:
         # Saved or not, it is the embedding.
@@ -221,7 +223,7 @@ def _text_shapes(layout: BackboneLayout) -> _Shapes:
     return {layout.names.get(name, name): shape for name, shape in found.items()}
 
 
-def _vision_shapes(vision: Mapping[str, Any]) -> _Shapes:
+def _vision_shapes(vision: Mapping[str, Any], prefix: str) -> _Shapes:
     hidden, inner, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
     norm, square = {"weight": (hidden,), "bias": (hidden,)}, {"weight": (hidden, hidden), "bias": (hidden,)}
     modules: dict[str, Mapping[str, tuple[int, ...]]] = {
@@ -237,7 +239,7 @@ def _vision_shapes(vision: Mapping[str, Any]) -> _Shapes:
         modules |= {f"{block}self_attn.{name}_proj": square for name in ("q", "k", "v", "out")}
         modules[f"{block}mlp.fc1"] = {"weight": (inner, hidden), "bias": (inner,)}
         modules[f"{block}mlp.fc2"] = {"weight": (hidden, inner), "bias": (hidden,)}
-    return {f"{_VISION}{module}.{name}": shape for module, own in modules.items() for name, shape in own.items()}
+    return {f"{prefix}{module}.{name}": shape for module, own in modules.items() for name, shape in own.items()}
 
 
 def _projector_shapes(vision: Mapping[str, Any], text: Mapping[str, Any]) -> _Shapes:
