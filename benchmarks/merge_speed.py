@@ -166,7 +166,8 @@ def candidates(folder: Path, method: str, *, count: int = 4) -> list[float]:
     recipe = load_recipe(folder / f"{method}.yaml", methods=TABLE)
     merger = Merger.open(recipe, cache_bytes=(available_memory_bytes() or 0) // 2)
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
-    writer = ParameterWriter(model, {name: merger.host.layout.disk_name(name) for name in merger.tensor_names})
+    names = {name: merger.host.layout.disk_name(name) for name in merger.tensor_names}
+    writer = ParameterWriter(model, names, shapes={name: merger.host.shape(name) for name in names})
     seconds = []
     for number in range(count + 1):
         density = None if METHODS[method]["density"] is None else 0.3 + 0.11 * number

@@ -123,8 +123,13 @@ def _small(config: PreTrainedConfig, sizes: Mapping[str, object]) -> dict[str, A
     return {**found, **SETTINGS.get(config.model_type, {})}
 
 
-def small_config(model_type: str, *, text: str | None = None) -> PreTrainedConfig:
-    """Return a small config of a model type; `text` is the model type of its language model, if not the usual one."""
+def small_config(
+    model_type: str, *, text: str | None = None, sizes: Mapping[str, object] | None = None
+) -> PreTrainedConfig:
+    """Return a small config of a model type; `text` is the model type of its language model, if not the usual one.
+
+    `sizes` replace those of the language model.
+    """
     kind = CONFIG_MAPPING[model_type]
     usual = kind()
     parts: dict[str, Any] = {}
@@ -135,11 +140,11 @@ def small_config(model_type: str, *, text: str | None = None) -> PreTrainedConfi
         if text is not None and name == "text_config":
             part = CONFIG_MAPPING[text]()
         is_vision = "vis" in name
-        settings = _small(part, _VISION_SIZES if is_vision else _SIZES)
+        settings = _small(part, _VISION_SIZES if is_vision else {**_SIZES, **(sizes or {})})
         settings |= dict(SETTINGS.get(model_type, {}).get(name, {})) if is_vision else {}  # type: ignore[call-overload]
         parts[name] = {"model_type": part.model_type, **settings}
     if not parts:
-        return kind(**_small(usual, _SIZES))
+        return kind(**_small(usual, {**_SIZES, **(sizes or {})}))
     own = usual.to_dict()
     tokens = [
         name
@@ -151,13 +156,15 @@ def small_config(model_type: str, *, text: str | None = None) -> PreTrainedConfi
     return kind(**parts, **rows, **{name: value for name, value in further.items() if name in own})
 
 
-def save_pair(folder: Path, model_type: str, *, text: str | None = None) -> tuple[Path, Path]:
+def save_pair(
+    folder: Path, model_type: str, *, text: str | None = None, sizes: Mapping[str, object] | None = None
+) -> tuple[Path, Path]:
     """Save a small model of a type as `folder`/base, and a fine-tune of it as `folder`/tuned; return both.
 
     Raises ValueError for a type whose model stays large whatever its sizes are.
     """
     auto = AutoModelForImageTextToText if model_type in VLM_TYPES else AutoModelForCausalLM
-    config = small_config(model_type, text=text)
+    config = small_config(model_type, text=text, sizes=sizes)
     tokens = FURTHER_TOKENS.get(model_type, {})
     tokenizer = pico_tokenizer(tokens["tokens"] if tokens else None)
     for key, name in tokens.get("token_rows", {}).items():

@@ -104,7 +104,11 @@ class ResidentModel:
         merger = Merger.open(template, cache_bytes=(available_memory_bytes() or 0) // 2 // n_sharing)
         loaded = _load_result(merger, device=device)
         layout = merger.host.layout
-        writer = ParameterWriter(loaded.model, {name: layout.disk_name(name) for name in merger.tensor_names})
+        writer = ParameterWriter(
+            loaded.model,
+            {name: layout.disk_name(name) for name in merger.tensor_names},
+            shapes={name: merger.host.shape(name) for name in merger.tensor_names},
+        )
         resident = cls(
             loaded=loaded,
             merger=merger,
@@ -176,7 +180,7 @@ def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) ->
     # Needs Triton, which an installation for a CPU may lack.
     from evovlm.merging.gpu import GpuMerger
 
-    return GpuMerger(merger, {name: writer.on_device(name) for name in merger.tensor_names})
+    return GpuMerger(merger, writer.on_device())
 
 
 @cache

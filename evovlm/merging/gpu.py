@@ -303,7 +303,8 @@ def _launch(table: Tensor, inputs: _Inputs, span: _Span, *, stored: torch.dtype,
 class GpuMerger:
     """Merges the models of `merger` into `parameters` (flat, by backbone name), which are all on one device.
 
-    A tensor is rounded to the host's stored dtype before it is written to a parameter, as on a CPU.
+    Tensors that are not among them are merged on the CPU. A tensor is rounded to the host's stored dtype before it is
+    written to a parameter, as on a CPU.
     """
 
     def __init__(self, merger: Merger, parameters: Mapping[str, Tensor]) -> None:
@@ -330,7 +331,7 @@ class GpuMerger:
         for plan in self._merger.plans(recipe):
             combination = _combination(plan, n_sources=len(self._merger.source_names))
             name = plan.vectors.name
-            if combination is None:
+            if combination is None or name not in self._parameters:
                 left.append(plan)
                 continue
             # A source that is copied must not have the base subtracted and added again.

@@ -1,6 +1,6 @@
 """A loaded model taken apart for decoding and for writing merged tensors into it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,12 +56,12 @@ class Backbone:
 class ParameterWriter:
     """Copies merged tensors into a model's parameters, in place.
 
-    `names` maps backbone names to names in the model's files. Raises UnknownArchitecture when the model does not keep
-    one of these tensors in memory as it is stored.
+    `names` maps backbone names to names in the model's files, `shapes` to shapes there. Raises UnknownArchitecture when
+    the model does not keep one of these tensors in memory as it is stored.
     """
 
-    def __init__(self, model: nn.Module, names: Mapping[str, str]) -> None:
-        self._parameters = find_parameters(model, names)
+    def __init__(self, model: nn.Module, names: Mapping[str, str], *, shapes: Mapping[str, Sequence[int]]) -> None:
+        self._parameters = find_parameters(model, names, shapes=shapes)
 
     def in_place(self, name: str) -> npt.NDArray[np.float32] | None:
         """Return the parameter's own memory, flat, if numpy can write to it (on a CPU, in float32), else None."""
@@ -71,11 +71,33 @@ class ParameterWriter:
         memory: npt.NDArray[np.float32] = parameter.view(-1).numpy()
         return memory
 
-    def on_device(self, name: str) -> Tensor:
-        """Return the parameter's own memory, flat, on any device."""
-        return self._parameters[name].view(-1)
+    def on_device(self) -> Mapping[str, Tensor]:
+        """Return the parameters' own memory, flat, on any device; those that lie in another order are left out."""
+        return {name: each.view(-1) for name, each in self._parameters.items() if each.is_contiguous()}
 
     def write(self, name: str, start: int, values: Tensor) -> None:
         """Copy entries (row-major, from number `start` on) in the parameter's dtype and onto its device."""
+        parameter = self._parameters[name]
         with torch.no_grad():
-            self._parameters[name].view(-1)[start : start + len(values)].copy_(values)
+            if parameter.is_contiguous():
+                parameter.view(-1)[start : start + len(values)].copy_(values)
+            else:
+                _write_by_row(parameter, start, values)
+
+
+def _write_by_row(parameter: Tensor, start: int, values: Tensor) -> None:
+    """Copy entries into matrices whose memory has another order: part of a row, or as many whole rows as there are."""
+    matrices = parameter if parameter.dim() == 3 else parameter[None]
+    _, rows, columns = matrices.shape
+    done = 0
+    while done < len(values):
+        row, column = divmod(start + done, columns)
+        matrix, row = divmod(row, rows)
+        if column or len(values) - done < columns:
+            count = min(columns - column, len(values) - done)
+            matrices[matrix, row, column : column + count].copy_(values[done : done + count])
+        else:
+            whole = min(rows - row, (len(values) - done) // columns)
+            count = whole * columns
+            matrices[matrix, row : row + whole].copy_(values[done : done + count].view(whole, columns))
+        done += count

@@ -4,7 +4,7 @@ transformers renames tensors while it loads them, and joins the experts of a mix
 which `save_pretrained` takes, is applied to the parameters without copying them: writing into a view changes the model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,24 +34,39 @@ def stored_views(model: Any) -> Mapping[str, Tensor]:
     return {name: view for name, view in views.items() if view.untyped_storage().data_ptr() in memory}
 
 
-def find_parameters(model: nn.Module, names: Mapping[str, str]) -> Mapping[str, Tensor]:
+def find_parameters(
+    model: nn.Module, names: Mapping[str, str], *, shapes: Mapping[str, Sequence[int]]
+) -> Mapping[str, Tensor]:
     """Return a view of the model's memory for each of `names`, which maps any key to a name in the model's files.
 
-    Files may also have the names that the parameters have in memory. Raises UnknownArchitecture for a tensor that the
-    model does not have, or not as a view.
+    Files may also have the names that the parameters have in memory. `shapes` are those in the files, by the same keys;
+    only the number of rows may differ. Raises UnknownArchitecture for a tensor that the model does not have, or not as
+    a view of the same form.
     """
     views = {**model.state_dict(keep_vars=True), **stored_views(model)}
     head = _own_head(model)
     found = {}
     for key, name in names.items():
-        view = views.get(name, head if name.endswith("lm_head.weight") else None)
-        if view is None or not view.is_contiguous():
+        view = _as_stored(views.get(name, head if name.endswith("lm_head.weight") else None), shapes[key])
+        if view is None:
             raise UnknownArchitecture(
                 f"{type(model).__name__} does not keep {name} in memory as it is stored, so that nothing can be merged "
                 "into it there.\n    `evovlm merge` writes such models; `evovlm score` then takes the result."
             )
         found[key] = view.detach()
     return found
+
+
+def _as_stored(view: Tensor | None, shape: Sequence[int]) -> Tensor | None:
+    """Return a view in the form of the file, None where it has another one.
+
+    transformers exchanges the last two dimensions of experts (Qwen3-VL-MoE) only where their sizes say so.
+    """
+    if view is None:
+        return None
+    if view.shape[1:] != tuple(shape[1:]) and view.dim() == 3 and view.mT.shape == tuple(shape):
+        view = view.mT
+    return view if view.shape[1:] == tuple(shape[1:]) and (view.is_contiguous() or view.dim() in (2, 3)) else None
 
 
 def _own_head(model: Any) -> Tensor | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from evovlm.errors import ConfigError, IncompatibleModels
 from evovlm.evaluation.loadable import check_loads
@@ -18,6 +19,7 @@ from evovlm.models.pictures.image_features import is_decoded_here
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.recipe import SourceParameters
 from evovlm.tasks.prompts import Question
 from tests.any_family import TEXT_TYPES, VLM_TYPES, save_pair
 from tests.evaluation.any_family_checks import (
@@ -43,6 +45,7 @@ VLMS = (
     ("glm4v", None, "glm4"),
     ("mistral3", "ministral3", "ministral3"),
     ("internvl", "qwen3_moe", "qwen3_moe"),
+    ("qwen3_vl_moe", None, "qwen3_moe"),
 )
 LOADS_OTHERWISE = ("youtu",)
 QUESTIONS = (("<image>\n何の絵ですか", ("square",)), ("あ<image>と<image>", ("wide", "tall")), ("3+4は", ()))
@@ -66,15 +69,36 @@ def test_a_vlm_without_a_row_takes_a_text_model(family: str, text: str | None, a
     base, ja = save_pair(tmp_path / "text", alone)
     template = template_of(vlm, base, {"ja": ja, "vlm": vlm}, vocabulary="host")
     merger = Merger.open(template)
-    assert set(merger.tensor_names) | {"lm_head.weight"} == set(Checkpoint.open(base).backbone_names()) | {
-        "lm_head.weight"
-    }
+    # Experts have the form in which the VLM stores them.
+    merged, alone_names = (
+        {name for name in names if ".experts." not in name} | {"lm_head.weight"}
+        for names in (merger.tensor_names, Checkpoint.open(base).backbone_names())
+    )
+    assert merged == alone_names
     written, resident = loaded_as_merged(template, tmp_path / "out")
     host, result = Checkpoint.open(vlm), Checkpoint.open(tmp_path / "out")
     assert host.other_names()
     assert all(result.places[name].read_bytes() == host.places[name].read_bytes() for name in host.other_names())
     check_answers(written, resident)
     check_pictures(written, resident)
+
+
+@pytest.mark.parametrize("turned", ["host", "source"])
+def test_experts_that_a_vlm_stores_turned_merge_with_those_of_a_text_model(turned: str, tmp_path: Path) -> None:
+    # As published, Qwen3-VL-MoE exchanges two dimensions of its experts; transformers saves it as in memory.
+    vlm, other = save_pair(tmp_path / "vlm", "qwen3_vl_moe", sizes={"moe_intermediate_size": 24})
+    base, ja = save_pair(tmp_path / "text", "qwen3_moe", sizes={"moe_intermediate_size": 24})
+    file = (vlm if turned == "host" else other) / "model.safetensors"
+    tensors = {name: tensor.mT if ".experts." in name else tensor for name, tensor in load_file(file).items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    template = template_of(vlm, base, {"ja": ja, "vlm": other}, vocabulary="host")
+    check_answers(*loaded_as_merged(template, tmp_path / "out"))
+    recipe = template_of(vlm, base, {"ja": ja}, vocabulary="host").recipe({"ja": SourceParameters(weight=1.0)})
+    write_checkpoint(recipe, tmp_path / "one")
+    merged = load_model(tmp_path / "one", device="cpu").model.model.language_model.layers
+    source = load_model(ja, device="cpu").model.model.layers
+    for name, tensor in source.named_parameters():
+        assert torch.equal(merged.get_parameter(name), tensor), name
 
 
 def check_pictures(written: LoadedModel, resident: LoadedModel) -> None:

@@ -19,6 +19,7 @@ from evovlm.merging.checkpoint.computed import AdaptedPlace
 from evovlm.merging.checkpoint.safetensors_file import tensor_places
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.recipes.model_ref import ModelRef
+from tests.any_family import save_pair
 from tests.hub_fixtures import OpenHub, open_hub
 from tests.merging.adapters import adapted_by_peft, merged_by_peft, pico_adapter
 from tests.pico import pico_llm, pico_vlm
@@ -142,6 +143,43 @@ def test_adapters_of_a_vlm_are_found_by_older_and_newer_names(bases: Path, tmp_p
     assert all(torch.equal(again.read(name), found.read(name)) for name in found.backbone_names())
 
 
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [
+        ("qwen3_moe", EXPERTS),
+        ("gpt_oss", EXPERTS[1:]),
+        pytest.param("qwen3_moe", EXPERTS[:1], marks=pytest.mark.slow),
+        pytest.param("gpt_oss", EXPERTS, marks=pytest.mark.slow),
+        pytest.param("qwen3_vl_moe", EXPERTS, marks=pytest.mark.slow),
+        pytest.param("mixtral", EXPERTS, marks=pytest.mark.slow),
+    ],
+)
+def test_trained_experts_are_changed_as_by_peft(family: str, targets: list[str], tmp_path: Path) -> None:
+    base, _ = save_pair(tmp_path, family)
+    sees = family == "qwen3_vl_moe"
+    settings: dict[str, Any] = {"target_parameters": targets, "rank_pattern": {"down_proj": 2}}
+    adapter = pico_adapter(tmp_path / "adapter", base, sees=sees, target_modules=["q_proj"], **settings)
+    loaded = load_reference(ModelRef(text=f"{base}+{adapter}"), device="cpu")
+    wanted = dict(merged_by_peft(base, adapter, sees=sees).named_parameters())
+    own = dict(load_reference(ModelRef(text=str(base)), device="cpu").model.named_parameters())
+    changed = set()
+    for name, tensor in loaded.model.named_parameters():
+        assert (tensor - wanted[name]).abs().max() <= 1e-6, name
+        changed |= {name} if not torch.equal(tensor, own[name]) else set()
+    assert sum("experts." in name for name in changed) == 4 * len(targets)
+
+
+def test_factors_of_experts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    base, _ = save_pair(tmp_path, "qwen3_moe")
+    adapter = pico_adapter(tmp_path / "adapter", base, target_modules=["q_proj"], target_parameters=EXPERTS[1:])
+    change_settings(adapter, rank_pattern={"down_proj": 3})
+    with pytest.raises(IncompatibleModels, match=r"do not fit the base's 4 experts"):
+        Checkpoint.open_model(ModelRef(text=f"{base}+{adapter}"))
+
+
 def test_layers_that_are_stored_transposed_are_changed_as_by_peft(tmp_path: Path) -> None:
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40)).save_pretrained(tmp_path / "gpt2")
@@ -204,7 +242,7 @@ def change_settings(adapter: Path, **changes: object) -> None:
     ("changes", "message"),
     [
         ({"peft_type": "LOHA"}, "of the kind 'LOHA'"),
-        ({"target_parameters": ["mlp.experts.down_proj"]}, "target_parameters is set"),
+        ({"use_qalora": True}, "use_qalora is set"),
         ({"layer_replication": [[0, 1], [0, 2]]}, "layer_replication is set"),
         ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights is 'pissa_niter_16'"),
         ({"r": 0}, "r is '0'"),

@@ -77,7 +77,8 @@ def check_merge(recipe: ParameterMerge, out: Path) -> None:
 
     model = loaded_whole(out, sees=host.layout.is_vlm)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    views = find_parameters(model, {name: host.layout.disk_name(name) for name in merged})
+    names = {name: host.layout.disk_name(name) for name in merged}
+    views = find_parameters(model, names, shapes={name: tensor.shape for name, tensor in merged.items()})
     for name, tensor in merged.items():
         assert torch.equal(views[name], tensor), name
         assert torch.equal(result.read(name), tensor), name

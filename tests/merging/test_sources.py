@@ -31,7 +31,8 @@ def test_tensors_and_memory_names_are_those_of_the_loaded_model(models: Path, na
     checkpoint = Checkpoint.open(models / name)
     kind = LlavaForConditionalGeneration if checkpoint.layout.is_vlm else AutoModelForCausalLM
     names = {each: checkpoint.layout.disk_name(each) for each in checkpoint.backbone_names()}
-    parameters = find_parameters(kind.from_pretrained(models / name, dtype="auto"), names)
+    shapes = {each: checkpoint.shape(each) for each in names}
+    parameters = find_parameters(kind.from_pretrained(models / name, dtype="auto"), names, shapes=shapes)
     for backbone_name, parameter in parameters.items():
         assert (
             checkpoint.place(backbone_name).dtype_code

@@ -51,7 +51,8 @@ def test_a_merged_vlm_loads_and_keeps_the_rest_of_its_host(models: Path, tmp_pat
     model = LlavaForConditionalGeneration.from_pretrained(folder)
     AutoProcessor.from_pretrained(folder)
     layout, merged = Checkpoint.open(folder).layout, merge_all(recipe)
-    views = find_parameters(model, {name: layout.disk_name(name) for name in merged})
+    names, shapes = {name: layout.disk_name(name) for name in merged}, {name: merged[name].shape for name in merged}
+    views = find_parameters(model, names, shapes=shapes)
     for name, tensor in merged.items():
         assert torch.equal(views[name], tensor)
     host, result = stored(models / "vlm"), stored(folder)

@@ -16,6 +16,7 @@ from typing import Any
 
 from evovlm.errors import BrokenCheckpoint, IncompatibleModels
 from evovlm.merging.checkpoint.computed import AdaptedPlace, LowRank
+from evovlm.merging.checkpoint.experts import JOINED, Experts, expert_modules
 from evovlm.merging.checkpoint.safetensors_file import PLAIN_FLOATS, TensorPlace
 from evovlm.recipes.checkpoint_files import ADAPTER_CONFIG_FILE
 from evovlm.recipes.model_config import read_model_json
@@ -26,6 +27,8 @@ _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector(\.weight)?|token_adapter\.trainable_tokens_delta)"
 )
+# What peft wraps around a layer; inside of each other, wrappers are for several tensors of one module.
+_WRAPPED = re.compile(r"\.base_layer\.(?!(?:base_layer\.)*lora_)")
 # transformers has moved language models inside VLMs between these modules, and adapters keep the names of their time.
 _WRAPPERS = ("model", "language_model", "text_model", "transformer")
 # Settings that make an adapter something else than W + s B A.
@@ -35,7 +38,6 @@ _WITHOUT_MERGED_FORM = (
     "kasa_config",
     "layer_replication",
     "monteclora_config",
-    "target_parameters",
     "use_bdlora",
     "use_qalora",
 )
@@ -73,7 +75,7 @@ class Adapter:
         changes: dict[str, _Changes] = {}
         for name, place in places.items():
             plain = name.removeprefix(_PREFIX).replace(".default", "")
-            plain = plain.replace(".base_layer.", ".").replace(".modules_to_save.", ".")
+            plain = _WRAPPED.sub(".", plain).replace(".modules_to_save.", ".")
             if place.dtype_code not in PLAIN_FLOATS:
                 raise BrokenCheckpoint(f"{place.file}: {name} is {place.dtype_code}; an adapter needs plain floats.")
             match = _PART.fullmatch(plain)
@@ -101,8 +103,12 @@ class Adapter:
         places = dict(base)
         names = _Names(places if tied_head is None else (*places, tied_head))
         targets: dict[str, str] = {}
+        experts: dict[str, list[str]] = {}
         for name in self.changes:
             found = names.find(name)
+            if found is None and (module := names.find_experts(name)) is not None:
+                experts.setdefault(module, []).append(name)
+                continue
             if found is None:
                 raise IncompatibleModels(
                     f"{self.folder}: the adapter changes {name}, which its base model {where} does not have.\n"
@@ -112,11 +118,13 @@ class Adapter:
         changed = set(targets.values())
         if tied_head is not None and (tied_head in changed or self._separates(targets, embedding)):
             places[tied_head] = base[embedding]
-        for name, target in targets.items():
-            try:
+        try:
+            for name, target in targets.items():
                 places[target] = self._changed(name, places[target], target)
-            except _Misfit as misfit:
-                raise IncompatibleModels(f"{self.folder}: {misfit}\n    The base model is {where}.") from misfit
+            for module, owners in experts.items():
+                places |= self._changed_experts(owners, places, module)
+        except _Misfit as misfit:
+            raise IncompatibleModels(f"{self.folder}: {misfit}\n    The base model is {where}.") from misfit
         return places
 
     def _separates(self, targets: Mapping[str, str], embedding: str) -> bool:
@@ -186,6 +194,31 @@ class Adapter:
             left_place=left, right_place=right, scale=self._scale(module, rank), are_transposed=are_transposed
         )
 
+    def _changed_experts(
+        self, changed: Iterable[str], places: Mapping[str, TensorPlace], module: str
+    ) -> Mapping[str, TensorPlace]:
+        """Return the tensors of a module of experts with what was trained with `target_parameters`.
+
+        peft does not name the tensor that two factors change; their shapes do.
+        """
+        experts = Experts.among(places, module)
+        if experts is None:
+            raise _Misfit(f"the experts of the base under {module} are not stored as gate, up and down.")
+        form = experts.form
+        for name in changed:
+            parts = self.changes[name].parts
+            _require(set(parts) == {"lora_A", "lora_B"}, f"{name} has other parts than two factors.")
+            a, b = parts["lora_A"], parts["lora_B"]
+            fitting = [part for part in JOINED if form.shape(part) == (*b.shape[:1], *a.shape[1:])]
+            rank = self._rank(f"{module}{JOINED[fitting[0]]}") if fitting else 0
+            _require(
+                bool(fitting) and a.shape[:1] == b.shape[1:] == (rank * form.n_experts,),
+                f"{name}: its factors {_shape(a)} and {_shape(b)} do not fit the base's {form.n_experts} experts.",
+            )
+            scale = self._scale(f"{module}{JOINED[fitting[0]]}", rank)
+            experts = experts.adapted(fitting[0], a, b, scale=scale)
+        return {module + name: place for name, place in experts.in_form(form).places.items()}
+
     def _rank(self, module: str) -> int:
         rank: int = _matched(self.settings["rank_pattern"], module, self.settings["r"])
         return rank
@@ -236,8 +269,20 @@ class _Names:
     def __init__(self, names: Iterable[str]) -> None:
         self._exact = frozenset(names)
         self._plain: dict[str, list[str]] = {}
+        self._experts: frozenset[str] | None = None
         for name in self._exact:
             self._plain.setdefault(_unwrapped(name), []).append(name)
+
+    def find_experts(self, name: str) -> str | None:
+        """Return what precedes the names of the experts that peft's wrapper of a module's tensor means."""
+        module = re.sub(r"(\.base_layer)*\.weight$", ".", name)
+        if self._experts is None:
+            self._experts = expert_modules(self._exact)
+        found = [each for each in self._experts if _unwrapped(each) == _unwrapped(module)]
+        if not found and module.endswith(".experts."):
+            # Of Mixtral, the files name the module around the experts otherwise than the memory.
+            found = [each for each in self._experts if _block(each) == _block(module)]
+        return found[0] if len(found) == 1 else None
 
     def find(self, name: str) -> str | None:
         if name in self._exact:
@@ -251,6 +296,11 @@ def _unwrapped(name: str) -> str:
     while len(parts) > 1 and parts[0] in _WRAPPERS:
         parts = parts[1:]
     return ".".join(parts)
+
+
+def _block(module: str) -> str:
+    """Return a module's name up to the number of its block, without modules that only wrap others."""
+    return re.sub(r"(\.[0-9]+\.).*", r"\1", _unwrapped(module))
 
 
 def _matched(patterns: Mapping[re.Pattern[str], Any], module: str, default: Any) -> Any:

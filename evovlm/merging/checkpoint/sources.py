@@ -232,6 +232,10 @@ class Checkpoint:
         own = (name for name in self.layout.names if not (self.layout.tied and name == HEAD))
         return tuple(sorted(own, key=natural_order))
 
+    def backbone_places(self) -> Mapping[str, TensorPlace]:
+        """Return where the backbone's tensors are, by their backbone names."""
+        return {name: self.places[disk] for name, disk in self.layout.names.items()}
+
     def other_names(self) -> tuple[str, ...]:
         """The tensors outside the backbone, by their names on disk, sorted."""
         return tuple(sorted(name for name in self.places if self.layout.backbone_name_from_disk(name) is None))
