@@ -9,6 +9,7 @@ from evovlm.foreign_code import ForeignCode
 from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
+from evovlm.tasks.leaderboards import ROWS as LEADERBOARD_ROWS
 from evovlm.tasks.metrics.library_metric import PREFIX, metric_code
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.tasks.metrics.table import check_scoring
@@ -278,7 +279,9 @@ _ROWS = (
         licence="CC BY-SA 4.0",
     ),
 )
-TASKS: Mapping[str, Task] = PluginTable("evovlm.tasks", {task.name: task for task in _ROWS}, row_type=Task)
+TASKS: Mapping[str, Task] = PluginTable(
+    "evovlm.tasks", {task.name: task for task in (*_ROWS, *LEADERBOARD_ROWS)}, row_type=Task
+)
 
 
 def get_task(name: str) -> Task:

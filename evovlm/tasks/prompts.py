@@ -131,6 +131,8 @@ def _with_places(template: str, *, count: int) -> str:
 
 
 def _question(sample: Sample) -> str:
+    if sample.wording is not None:
+        return without_places(sample.wording)
     options = [f"{letter_of(index)}. {choice}" for index, choice in enumerate(sample.choices)]
     lines = [sample.question, *options, *(["", CHOOSE_A_LETTER] if options else ())]
     return without_places("\n".join(lines))

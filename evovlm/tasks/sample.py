@@ -45,7 +45,9 @@ class Sample:
     `images` are the pictures it asks about, in order; `choices` the options of a multiple-choice question, whose
     references are letters (A for the first). `tags` name the subsets that a report shows separately. `origin` names the
     question of a published set, in any language (`gsm8k-test/17`), so that a search cannot see a translation of a
-    reported question. `absent` says why this machine cannot have its pictures; such a sample is left out of its split.
+    reported question. `wording` is the published wording of the question with its options and instruction, where it is
+    not the usual one. `context` describes the pictures, for a judge who does not see them. `absent` says why this
+    machine cannot have its pictures; such a sample is left out of its split.
     """
 
     id: str
@@ -55,6 +57,8 @@ class Sample:
     choices: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()
     origin: str | None = None
+    wording: str | None = None
+    context: str | None = None
     absent: str | None = None
 
 

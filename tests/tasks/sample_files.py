@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ _JMMMU = (
 _MECHA = {"image": 10, "question": "行事は?", "options": ["節分", "七夕", "花見"], "answer": 1, "answer_type": 0}
 _CHOICES = frozenset({"factoid"})
 
-SETS: Mapping[str, SetFile] = {
+SETS: dict[str, SetFile] = {
     "word_problems_ja": _WORDS,
     "word_problems_en": _WORDS,
     "emoji_ja": _EMOJI,
@@ -298,6 +298,219 @@ SETS: Mapping[str, SetFile] = {
             {"id": "d2", "references": ("はい",), "images": [], "tags": frozenset({"yes_no"})},
         ),
         pictures=("image_0", "image_1", "image_2", "image_3"),
+    ),
+}
+
+# The tasks of evovlm/tasks/leaderboards.py.
+_SHORT = "\n上記の質問に対して、正確かつ簡潔に答えてください。"
+_REFINED = SetFile(
+    rows=(
+        {"original_id": 3, "image": 10, "question": "鳥居は何色?", "answer": "朱色", "ocr": "", "image_name": "a.png"},
+    ),
+    samples=(
+        {
+            "id": "001",
+            "question": "鳥居は何色?",
+            "references": ("朱色",),
+            "images": [10],
+            "wording": f"鳥居は何色?{_SHORT}",
+        },
+    ),
+    pictures=("image",),
+)
+_LAST_LINE = "次の選択問題に答えてください。出力の最後の行には「回答: $選択肢」（鉤括弧は書かない）という形で"
+_STEPS = "ステップバイステップで考えてから回答してください。"
+_BOX = "出力の最後の行は、次の形式にしてください。\n\n回答: $\\boxed{ANSWER}$\n\n`ANSWER` には、"
+_PRO = {
+    "id": "test_Music_1",
+    "image": 10,
+    "options": "['長3度', '短3度']",
+    "answer": "B",
+    "question_type": "multiple-choice",
+}
+
+SETS |= {
+    **dict.fromkeys(
+        (
+            *("jammeval_heron", "jammeval_cc_ocr", "jammeval_vlm_bench", "jammeval_jdocqa", "jammeval_jgraphqa"),
+            *("jgraphqa", "business_slide_vqa"),
+        ),
+        _REFINED,
+    ),
+    "jammeval_multi_image": SetFile(
+        rows=({"original_id": 1, "images": [10, 20], "question": "<image> <image> どちらが赤い?", "answer": "右"},),
+        samples=(
+            {
+                "question": "どちらが赤い?",
+                "references": ("右",),
+                "images": [10, 20],
+                "wording": f"どちらが赤い?{_SHORT}",
+            },
+        ),
+        pictures=("images",),
+    ),
+    "jammeval_cvqa": SetFile(
+        rows=(
+            {
+                "image": 10,
+                "original_id": "7_0",
+                "question": "料理は?",
+                "options": ["お好み焼き", "たこ焼き"],
+                "answer": 1,
+                "Category": "Cooking and food",
+            },
+        ),
+        samples=(
+            {
+                "references": ("B",),
+                "choices": ("お好み焼き", "たこ焼き"),
+                "tags": frozenset({"Cooking and food"}),
+                "wording": "料理は?\nA. お好み焼き\nB. たこ焼き\nステップバイステップで考えてから答えてください。\n"
+                "最後の行は 'Answer: $LETTER' の形式で、選択肢のアルファベットで回答してください。",
+            },
+        ),
+        pictures=("image",),
+    ),
+    "jmmmu_verified": replace(SETS["jmmmu"], rows=_JMMMU[:1]),
+    "jmmmu_pro": SetFile(
+        rows=(_PRO,),
+        samples=(
+            {
+                "id": "test_Music_1",
+                "references": ("B",),
+                "choices": ("長3度", "短3度"),
+                "images": [10],
+                "tags": frozenset({"Music", "translated"}),
+                "wording": "あなたの役割は画像で与えられた問題を解くことです。"
+                "与えられた選択肢の中から最も適切な回答のアルファベットを直接記入してください。",
+            },
+        ),
+        pictures=("image",),
+    ),
+    "jic_vqa": SetFile(
+        rows=(
+            {
+                "question_id": 12,
+                "image": 10,
+                "input_text": "この画像にはどの花が映っていますか?",
+                "answer": "アザミ",
+                "domain": "jaflower30",
+            },
+        ),
+        samples=({"id": "12", "references": ("アザミ",), "images": [10], "tags": frozenset({"jaflower30"})},),
+        pictures=("image",),
+    ),
+    "cc_ocr_ja": SetFile(
+        rows=tuple(
+            {
+                "index": n,
+                "image": 10,
+                "question": "Please output only the text.",
+                "answer": "出口",
+                "l2-category": language,
+            }
+            for n, language in enumerate(("Korean", "Japanese"))
+        ),
+        samples=({"id": "001", "question": "Please output only the text.", "references": ("出口",), "images": [10]},),
+        pictures=("image",),
+    ),
+    "jamc_qa": SetFile(
+        rows=(
+            {
+                "qid": "jamcqa-test-culture-1",
+                "category": "culture",
+                "question": "秋の季語は?",
+                **{f"choice{n}": text for n, text in enumerate(("麗か", "月見", "蝉", "雪"))},
+                "answer_index": 1,
+            },
+        ),
+        samples=(
+            {
+                "id": "jamcqa-test-culture-1",
+                "references": ("B",),
+                "tags": frozenset({"culture"}),
+                "wording": f"{_LAST_LINE}A、B、C、Dから選んだ選択肢を答えてください。\n\n秋の季語は?\n\n"
+                "A) 麗か\nB) 月見\nC) 蝉\nD) 雪",
+            },
+        ),
+    ),
+    "gpqa_ja": SetFile(
+        rows=(
+            {
+                "Question": "最も重いのは?",
+                "Correct Answer": "鉛",
+                **{f"Incorrect Answer {n}": text for n, text in enumerate(("水", "鉄", "木"), start=1)},
+            },
+        ),
+        samples=(
+            {
+                "id": "001",
+                "references": ("B",),
+                "choices": ("水", "鉛", "鉄", "木"),
+                "wording": f"{_LAST_LINE}A、B、C、Dから選んだ選択肢を答えてください。{_STEPS}\n\n最も重いのは?\n\n"
+                "A) 水\nB) 鉛\nC) 鉄\nD) 木",
+            },
+        ),
+    ),
+    "mmlu_prox_ja": SetFile(
+        rows=(
+            {
+                "question_id": 70,
+                "question": "2+3は?",
+                **{f"option_{n}": text for n, text in enumerate(("4", "5", "6", *[None] * 7))},
+                "answer": "B",
+                "answer_index": 1,
+                "category": "math",
+                "src": "x",
+            },
+        ),
+        samples=(
+            {
+                "id": "00001",
+                "references": ("B",),
+                "choices": ("4", "5", "6"),
+                "tags": frozenset({"math"}),
+                "wording": f"{_LAST_LINE}A, B, Cから1つ選んで答えてください。{_STEPS}\n\n2+3は?\n\nA) 4\nB) 5\nC) 6",
+            },
+        ),
+    ),
+    "jemhopqa": SetFile(
+        rows=({"question": "どちらが先?", "answer": "YES"},),
+        samples=(
+            {
+                "id": "001",
+                "question": "どちらが先?",
+                "references": ("YES",),
+                "wording": "以下の問題に回答してください。二択問題の場合は 'YES' または 'NO' で答えてください。"
+                f"二択ではない問題は正しい文字列を答えてください。\n{_BOX}問題の答えが入ります。\n\n{_STEPS}\n\n"
+                "問題: どちらが先?",
+            },
+        ),
+    ),
+    "math_100_ja": SetFile(
+        rows=({"ja": "$x^2=4$ の正の解は?", "en": "?", "answer": "2"},),
+        samples=(
+            {
+                "references": ("2",),
+                "wording": "以下の数学の問題を、わかりやすく、論理的に解いてください。\n"
+                f"{_BOX}解答となる数式または数値が入ります。\n\n{_STEPS}\n\n$x^2=4$ の正の解は?",
+            },
+        ),
+    ),
+    "polymath_ja": SetFile(
+        rows=(
+            {"id": "low-ja-0", "question": "1+1は?", "answer": "2"},
+            {"id": "top-ja-9", "question": "半分は?", "answer": "\\frac{1}{2}"},
+        ),
+        samples=(
+            {
+                "id": "low-ja-0",
+                "tags": frozenset({"low"}),
+                "wording": "以下の数学の問題を解いてください。\n"
+                f"{_BOX}解答となる数式または数値が入ります。\n\n問題: \n1+1は?",
+            },
+            {"id": "top-ja-9", "references": ("\\frac{1}{2}",), "tags": frozenset({"top"})},
+        ),
     ),
 }
 

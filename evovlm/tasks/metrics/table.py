@@ -15,11 +15,14 @@ from evovlm.recipes.problems import did_you_mean
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.choices import read_choice
 from evovlm.tasks.metrics.japanese import GATES
+from evovlm.tasks.metrics.judges import JUDGES
 from evovlm.tasks.metrics.library_metric import PREFIX
+from evovlm.tasks.metrics.math_answers import same_math
 from evovlm.tasks.metrics.references import number_of
 from evovlm.tasks.metrics.rouge import rouge_1, rouge_2, rouge_l
 from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
-from evovlm.tasks.metrics.text_match import char_f1, exact_match, jdocqa_value
+from evovlm.tasks.metrics.short_answers import quasi_char_f1
+from evovlm.tasks.metrics.text_match import char_f1, contains, exact_match, jdocqa_value, ocr_f1
 from evovlm.tasks.sample import Sample
 from evovlm.thoughts import NOT_FINISHED, split_thought
 
@@ -194,6 +197,28 @@ _ROWS = (
         measure=partial(_by_reference, exact_match),
     ),
     Metric(
+        name="contains",
+        description="the answer contains the reference",
+        binary=True,
+        measure=partial(_by_reference, contains),
+    ),
+    Metric(
+        name="ocr_f1",
+        description="F1 over the characters of all text in a picture; blanks and case aside",
+        measure=partial(_by_reference, ocr_f1),
+    ),
+    Metric(
+        name="jemhopqa",
+        description="F1 over the characters of the short answer, as in the Swallow leaderboard",
+        measure=partial(_by_words, quasi_char_f1),
+    ),
+    Metric(
+        name="math_answer",
+        description="the number or formula that the answer ends in is right",
+        binary=True,
+        measure=partial(_by_words, same_math),
+    ),
+    Metric(
         name="multiple_choice",
         description="the option that the answer names, by its letter or its text, is right",
         binary=True,
@@ -204,6 +229,7 @@ _ROWS = (
         description="JDocQA's own: substring for yes/no, factoid and numerical questions, sentence BLEU for open ones",
         measure=_jdocqa,
     ),
+    *(Metric(name=row.name, description=row.description, measure=None) for row in JUDGES.values()),
     Metric(
         name="clip_score",
         description="CLIPScore: how well the answer describes the picture to an open_clip model; needs no reference",

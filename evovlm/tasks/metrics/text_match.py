@@ -49,6 +49,23 @@ def _characters(text: str) -> Counter[str]:
     return Counter(character for character in plain if unicodedata.category(character)[0] != "P")
 
 
+def contains(reference: str, text: str) -> float:
+    """Return 1 if the reference occurs in the answer as it is, else 0 (JIC-VQA, as computed by llm-jp-eval-mm)."""
+    return float(reference in text)
+
+
+def ocr_f1(reference: str, text: str) -> float:
+    """Return the F1 of the characters of two transcriptions, in [0, 1], whatever their order.
+
+    Blanks, case, ### and *** aside (CC-OCR, Yang et al. 2024, as computed by llm-jp-eval-mm).
+    """
+    wanted, found = (
+        Counter(_BLANKS.sub("", each.replace("###", "").replace("***", "")).lower()) for each in (reference, text)
+    )
+    shared = (wanted & found).total()
+    return 2 * shared / (wanted.total() + found.total()) if shared else 0.0
+
+
 def jdocqa_value(reference: str, text: str, *, tags: Collection[str]) -> float:
     """Return an answer's JDocQA score in [0, 1] (Onami et al. 2024, as computed by llm-jp-eval-mm).
 

@@ -1,6 +1,6 @@
 """Japanese Heron-Bench: 103 questions about 21 pictures, with GPT-4's answers as references. Only reported on.
 
-The published score asks GPT-4 to judge; here ROUGE-L holds an answer against GPT-4's, which is another number.
+The published score asks GPT-4 to judge (`--metric judge_heron`); ROUGE-L holds an answer against GPT-4's.
 
 {"question_id": 1, "image": "001.jpg", "category": "complex", "image_category": "anime", "context": "...",
  "text": "映像に写っている少年は何をしていますか？"}    japanese-heron-bench_questions_ja.jsonl
@@ -36,6 +36,7 @@ def load(split: Split, data: Path | None) -> tuple[Sample, ...]:
             references=(_reference(row),),
             images=(row.picture("image"),),
             tags=frozenset({row.text("category")}),
+            context=str(row.get("context") or ""),
         )
         for row in rows
     )

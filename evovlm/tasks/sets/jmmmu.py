@@ -3,6 +3,9 @@
 {"id": "test_Music_1", "question": "<image 1> 音程はどれですか?", "options": "['長3度', '短3度', '完全4度', '完全5度']",
  "answer": "A", "question_type": "multiple-choice", "image_1": {"bytes": ...}, "image_2": None, ..., "subfield": "..."}
                                                  JMMMU/JMMMU: one config per subject, split test, 1320 questions
+
+JMMMU-Pro holds them twice: corrected, with options instead of the open questions (config standard), and as one picture
+that shows question and options (config vision; {"id", "image", "options", "answer", ...}), as lmms-eval asks them.
 """
 
 import ast
@@ -11,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from evovlm.errors import TaskError
-from evovlm.tasks.prompts import SHORT_ANSWER
+from evovlm.tasks.prompts import CHOOSE_A_LETTER, SHORT_ANSWER
 from evovlm.tasks.published import Published
 from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Sample, Split
@@ -27,17 +30,37 @@ SUBJECTS = (
     *CULTURAL,
 )
 DATA = Published(hub_id="JMMMU/JMMMU", configs=SUBJECTS, splits={Split.REPORT: "test"})
+VERIFIED = Published(hub_id="JMMMU/JMMMU-Pro", configs=("standard",), splits={Split.REPORT: "test"})
+PRO = Published(hub_id="JMMMU/JMMMU-Pro", configs=("vision",), splits={Split.REPORT: "test"})
+IN_THE_PICTURE = f"あなたの役割は画像で与えられた問題を解くことです。{CHOOSE_A_LETTER}"
 _PICTURES = tuple(f"image_{number}" for number in range(1, 8))
 _KINDS = ("multiple-choice", "open")
 
 
-def load_kind(split: Split, data: Path | None, *, kind: str) -> tuple[Sample, ...]:
+def load_kind(split: Split, data: Path | None, *, kind: str, published: Published = DATA) -> tuple[Sample, ...]:
     """Return the questions of a kind, multiple-choice or open. Raises TaskError for data that is missing or broken.
 
     The tags are the subject of a question, if its id names one, and whether it was made for Japan.
     """
-    samples = (_sample(row) for row in DATA.rows(split, data) if _kind(row) == kind)
-    return DATA.checked(samples, split=split, data=data)
+    samples = (_sample(row) for row in published.rows(split, data) if _kind(row) == kind)
+    return published.checked(samples, split=split, data=data)
+
+
+def load_pro(split: Split, data: Path | None) -> tuple[Sample, ...]:
+    """Return JMMMU-Pro's pictures of questions, with the tags of JMMMU. Raises TaskError as `load_kind` does."""
+    samples = (
+        Sample(
+            id=row.text("id"),
+            question=IN_THE_PICTURE,
+            references=(row.text("answer").strip(),),
+            images=(row.picture("image"),),
+            choices=_listed(row, "options"),
+            tags=frozenset(_tags(row.text("id"))),
+            wording=IN_THE_PICTURE,
+        )
+        for row in PRO.rows(split, data)
+    )
+    return PRO.checked(samples, split=split, data=data)
 
 
 def _kind(row: Row) -> str:
@@ -84,3 +107,4 @@ def _listed(row: Row, column: str) -> tuple[str, ...]:
 
 load = partial(load_kind, kind="multiple-choice")
 load_open = partial(load_kind, kind="open")
+load_verified = partial(load_kind, kind="multiple-choice", published=VERIFIED)
