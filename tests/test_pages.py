@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 import typer
 import yaml
@@ -107,6 +108,10 @@ def around(folder: Path) -> None:
         (folder / "festivals" / f"{name}.jsonl").write_text('{"q": "何ですか。", "a": "神輿", "photo": "a.png"}\n')
     (folder / "my-table-folder").mkdir()
     (folder / "my-table-folder" / "sums.csv").write_text("question,answer\n3+4?,7\n4+4?,8\n")
+    book = openpyxl.Workbook()
+    for line in [("question", "answer"), ("3+4?", 7), ("4+4?", 8)]:
+        book.active.append(line)
+    book.save(folder / "sums.xlsx")
     (folder / "mine.yaml").write_text(
         "format: 1\nkind: parameter_merge\nbase: zoo:base\nsources: {math: zoo:math-a, ja: zoo:ja}\n"
         "method: dare_ties\nparameters: {math: {weight: 0.5}, ja: {weight: 0.5}}\n"

@@ -319,6 +319,8 @@ ENGLISH: Mapping[str, str] = {
     "init_host": "the host, which gives config, tokenizer and chat template",
     "init_vlm": "the vision-language model",
     "init_task": "a task, a task file, or a folder",
+    "init_share": "which share of the rows of {table} may the search see? The others are reported",
+    "init_split": "{file} splits {table} for the search",
     "init_yours": "yours",
     "init_embedded": "embedded",
     "init_prompt": "the prompt for {tasks}, as {host} has no chat template that takes it",
@@ -353,6 +355,7 @@ ENGLISH: Mapping[str, str] = {
     "config_candidate": "each is one merge, scored on every task",
     "config_budget": "{generations} generations of {population}; {candidate}",
     "config_tasks": "`limit: 100` takes the first samples only; `weight: 2` counts a task twice",
+    "config_split": "the share of the rows that a search may see; the others are reported",
     "config_winner": "or mean, the distribution's",
     # Commands: `demo`
     "demo_evollm": "EvoLLM: a Japanese math LLM",

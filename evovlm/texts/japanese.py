@@ -312,6 +312,8 @@ JAPANESE: Mapping[str, str] = {
     "init_host": "ホスト：config、トークナイザ、チャットテンプレートを受け継ぐモデル",
     "init_vlm": "視覚言語モデル（VLM）",
     "init_task": "タスク（名前、タスクファイル、フォルダのいずれか）",
+    "init_share": "{table} のうち、探索に使う行の割合（残りの行は評価用）",
+    "init_split": "{table} を探索用と評価用に分けるタスクファイル {file} を作成しました",
     "init_yours": "手元のデータ",
     "init_embedded": "同梱",
     "init_prompt": "{tasks} のプロンプト（{host} には対応するチャットテンプレートがありません）",
@@ -346,6 +348,7 @@ JAPANESE: Mapping[str, str] = {
     "config_candidate": "1 候補につき 1 回マージし、全タスクで採点",
     "config_budget": "{population} 候補 × {generations} 世代。{candidate}",
     "config_tasks": "`limit: 100` で先頭の 100 件だけを使い、`weight: 2` でそのタスクの重みを 2 倍にする",
+    "config_split": "探索に使う行の割合。残りの行は評価用",
     "config_winner": "または mean（探索分布の平均）",
     # Commands: `demo`
     "demo_evollm": "EvoLLM：日本語の数学 LLM",

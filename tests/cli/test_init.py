@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from evovlm.runs.config.hybrid import load_search
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.task import Split
 from tests.cli.conftest import Command
 from tests.pico import pico_llm
 from tests.tasks.test_own_folder import picture_folder
@@ -284,6 +286,87 @@ def test_a_config_from_flags_runs_with_own_models_and_own_data(
     if "host" in name:
         assert written["merge"]["host"] == "./models/chat"
     evolved(evovlm, tmp_path / "search.yaml", tmp_path / "run")
+
+
+def sums(table: Path, *, n: int = 8) -> Path:
+    table.parent.mkdir(exist_ok=True)
+    rows = "".join(f"{k}+1は?,{k + 1}個\n" for k in range(n))
+    table.write_text(f"問題,解答\n{rows}", encoding="utf-8")
+    return table
+
+
+@pytest.mark.parametrize("task", ["data/sums.csv", "./data"])
+def test_one_table_is_split_by_a_task_file_that_init_writes_and_the_config_runs(
+    evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sums(tmp_path / "data" / "sums.csv")
+    (tmp_path / "out").mkdir()
+    made = evovlm(*LLM, "--task", task, "--generations", "5", "--out", "out/mine.yaml")
+    assert made.code == 0, made
+    file = Path("out/sums-split.yaml")
+    assert yaml.safe_load(file.read_text()) == {
+        "name": "sums",
+        "data": "../data",
+        "table": "sums.csv",
+        "split": {"search": 0.5, "seed": 0},
+    }
+    assert "note: out/sums-split.yaml splits data/sums.csv for the search" in made.err
+    assert "split by shares (seed 0) of 8 samples: search 4 (rows " in made.err
+    (named,) = yaml.safe_load(Path("out/mine.yaml").read_text())["tasks"]
+    assert named["name"] == "./sums-split.yaml"
+    parts = {split: [each.id for each in get_task(str(file)).samples(split)] for split in Split}
+    assert sorted(parts[Split.SEARCH] + parts[Split.REPORT]) == [f"{n:04d}" for n in range(1, 9)]
+    # The same again takes the file that is there.
+    again = evovlm(*LLM, "--task", task, "--out", "out/again.yaml")
+    assert again.code == 0, again
+    evolved(evovlm, tmp_path / "out" / "mine.yaml", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--source", "zoo:maths"), "no such model"),
+        (("--budget", "2"), "budget.candidates is 2"),
+        (("--task", "one.csv"), "cannot be split"),
+        (("--task", "none.csv"), "none.csv"),
+    ],
+)
+def test_a_refused_search_leaves_no_task_file(
+    evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sums(tmp_path / "sums.csv")
+    sums(tmp_path / "one.csv", n=1)
+    made = evovlm(*LLM, "--task", "sums.csv", *flags, "--out", "mine.yaml")
+    assert (made.code, says in made.err) == (2, True), made
+    assert "Traceback" not in made.err
+    assert {path.name for path in tmp_path.iterdir()} == {"one.csv", "sums.csv"}
+
+
+def test_another_file_of_the_task_file_s_name_stays(
+    evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sums(tmp_path / "sums.csv")
+    Path("sums-split.yaml").write_text("mine")
+    made = evovlm(*LLM, "--task", "sums.csv", "--out", "mine.yaml")
+    assert (made.code, "splits sums.csv in another way or is something else" in made.err) == (2, True), made
+    assert Path("sums-split.yaml").read_text() == "mine"
+    assert not Path("mine.yaml").exists()
+
+
+def test_a_table_nearby_is_offered_and_its_share_asked(tmp_path: Path) -> None:
+    sums(tmp_path / "問題.csv")
+    # Kind, base, source, no more, host, task, share (asked again), no more, prompt, generations, device.
+    typed = "llm\n\nzoo:ja\n\n\n./問題.csv\n2\n0.25\n\n\n\n\n"
+    code, _, err = answered(tmp_path, typed)
+    assert code == 0, err
+    assert "1  ./問題.csv  (yours)" in err
+    assert "2 is not between 0 and 1" in err
+    assert "search 2 (rows " in err
+    assert yaml.safe_load((tmp_path / "問題-split.yaml").read_text())["split"] == {"search": 0.25, "seed": 0}
+    assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["tasks"][0]["name"] == "./問題-split.yaml"
 
 
 def test_models_that_do_not_fit_are_found_and_nothing_is_written(evovlm: Command, models: Path, tmp_path: Path) -> None:

@@ -200,8 +200,14 @@ def test_one_table_is_split_by_shares_visibly_and_always_the_same(tmp_path: Path
     parts = {split: [sample.id for sample in task.samples(split)] for split in Split}
     assert len(parts[Split.SEARCH]) == len(parts[Split.REPORT]) == 20
     assert sorted(parts[Split.SEARCH] + parts[Split.REPORT]) == [f"{n:04d}" for n in range(1, 41)]
-    note = "split by shares (seed 0) of 40 samples: search 20, report 20"
+    (note,) = (note for note in task.notes(Split.REPORT, None) if note.startswith("split"))
     assert note in task.notes(Split.SEARCH, None)
+    # The first question is in row 2 of the table.
+    of = {split: ", ".join(str(int(each) + 1) for each in ids[:10]) for split, ids in parts.items()}
+    assert note == (
+        f"split by shares (seed 0) of 40 samples: search 20 (rows {of[Split.SEARCH]}, ...), "
+        f"report 20 (rows {of[Split.REPORT]}, ...)"
+    )
     assert task.scoring.metric == "accuracy"
     assert [sample.id for sample in split_task(tmp_path / "again", rows).samples(Split.SEARCH)] == parts[Split.SEARCH]
     other = split_task(tmp_path / "other", rows, seed=1).samples(Split.SEARCH)

@@ -235,12 +235,18 @@ def test_a_question_has_a_bounded_number_of_choices(tmp_path: Path) -> None:
         load_own_task(tmp_path / "mine.yaml", taken={}).samples(Split.REPORT)
 
 
-def test_a_table_in_place_of_a_task_is_explained(tmp_path: Path) -> None:
-    table = tmp_path / "mine.csv"
-    table.write_text("question,answer\n6+7?,13\n6+8?,14\n", encoding="utf-8")
-    with pytest.raises(TaskError, match=r"mine.csv: a table is not a task.*\n.*`data: \.`.*`split:"):
-        get_task(str(table))
-    # What the message says to write is a task.
-    (tmp_path / "mine.yaml").write_text("name: mine\ndata: .\ntable: mine.csv\nsplit: {search: 0.5, seed: 0}\n")
-    task = get_task(str(tmp_path / "mine.yaml"))
-    assert [len(task.samples(split)) for split in (Split.SEARCH, Split.REPORT)] == [1, 1]
+def test_a_table_is_a_task_whose_rows_are_all_reported(tmp_path: Path) -> None:
+    for name in ("search.csv", "mine.csv"):
+        (tmp_path / name).write_text("question,answer\n6+7?,13\n6+8?,14\n", encoding="utf-8")
+        task = get_task(str(tmp_path / name))
+        assert (task.name, task.splits) == (name[:-4], {Split.REPORT})
+        assert [sample.references for sample in task.samples(Split.REPORT)] == [("13",), ("14",)]
+        assert "accuracy: 2 of 2 answers are numbers" in task.notes(Split.REPORT, None)
+
+
+def test_a_table_that_leads_out_of_its_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "theirs.csv").write_text("question,answer\n6+7?,13\n", encoding="utf-8")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.csv").symlink_to("../theirs.csv")
+    with pytest.raises(TaskError, match=r"mine\.csv: is a link that leads out"):
+        get_task(str(tmp_path / "own" / "mine.csv"))

@@ -13,12 +13,13 @@ from evovlm.models.asked_before import check_asked
 from evovlm.recipes.checkpoint_files import CONFIG_FILE
 from evovlm.recipes.language_config import has_vision, language_config
 from evovlm.recipes.model_ref import config_in, parse_model_ref
+from evovlm.runs.before.new_task import table_to_split
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.hybrid import load_search
 from evovlm.runs.config.new import Kind, NewSearch, search_text
 from evovlm.runs.config.search import SearchConfig
 from evovlm.tasks.catalogue import TASKS, get_task
-from evovlm.tasks.own.folder import ENDINGS
+from evovlm.tasks.own.folder import tables_in
 from evovlm.tasks.own.task_file import HOW_TO_SPLIT, is_own_task
 from evovlm.tasks.prompts import CHAT
 from evovlm.tasks.task import Split, Task
@@ -28,7 +29,9 @@ WRITTEN_PROMPTS: Mapping[Kind, str] = {"llm": "質問: {input}\n答え:", "vlm":
 """The prompts proposed for a host that cannot chat."""
 
 _MOST_LOOKED_AT = 500
-_MOST_SHOWN = 9
+_SHEETS = (".csv", ".tsv", ".xlsx")
+_MOST_BYTES = 50_000_000
+"""Of a spreadsheet nearby; larger ones are not opened unless they are named."""
 
 
 def nearby_models(folder: Path, *, sees: bool) -> Iterator[str]:
@@ -40,19 +43,29 @@ def nearby_models(folder: Path, *, sees: bool) -> Iterator[str]:
 
 
 def nearby_tasks(folder: Path) -> Iterator[str]:
-    """Yield the folders of task data in `folder` and in its folders, and the task files there, that can be searched."""
-    for inside in _folders(folder):
+    """Yield the task files, folders of task data and tables in `folder` and in its folders that can be searched.
+
+    Those that are one table can be searched once `split_table` has split them.
+    """
+    for inside in [*_folders(folder), folder]:
+        for place in _places_of_tasks(inside, is_current=inside == folder):
+            if _can_be_searched(place):
+                yield f"./{place.relative_to(folder).as_posix()}"
+
+
+def _places_of_tasks(inside: Path, *, is_current: bool) -> list[Path]:
+    """Return what may be tasks in a folder: its task files, and itself or its spreadsheets."""
+    try:
         if (inside / CONFIG_FILE).exists():
-            continue
+            return []
         named = [file for file in sorted(inside.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
-        tables = any(file.suffix.lower() in ENDINGS for file in inside.iterdir())
-        for place in [*named, *([inside] if tables else [])]:
-            name = f"./{place.relative_to(folder).as_posix()}"
-            if _can_be_searched(name, folder):
-                yield name
-    for file in sorted(folder.glob("*.y*ml")):
-        if _can_be_searched(f"./{file.name}", folder):
-            yield f"./{file.name}"
+        tables = tables_in(inside)
+        if tables and not is_current and _can_be_searched(inside):
+            return [*named, inside]
+        sheets = [table for table in tables if table.suffix.lower() in _SHEETS]
+        return [*named, *(sheet for sheet in sheets if sheet.stat().st_size <= _MOST_BYTES)]
+    except OSError:
+        return []
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -64,9 +77,11 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _can_be_searched(name: str, folder: Path) -> bool:
+def _can_be_searched(place: Path) -> bool:
+    # A path without a slash could be the name of a task.
+    name = str(place.absolute())
     try:
-        return Split.SEARCH in get_task(str(folder / name)).splits
+        return Split.SEARCH in get_task(name).splits or table_to_split(name) is not None
     except EvovlmError:
         return False
 

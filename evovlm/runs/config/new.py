@@ -120,16 +120,16 @@ def _space(new: NewSearch, say: Say) -> str:
 
 def _model(text: str, folder: Path) -> str:
     def written(part: ModelRef, local: Path | None) -> str:
-        return part.text if local is None else _from(folder, local)
+        return part.text if local is None else path_from(folder, local)
 
     return scalar_text(parse_model_ref(text, relative_to=None).rewritten(written))
 
 
 def _task(name: str, folder: Path) -> str:
-    return scalar_text(_from(folder, Path(name)) if is_own_task(name) else name)
+    return scalar_text(path_from(folder, Path(name)) if is_own_task(name) else name)
 
 
-def _from(folder: Path, path: Path) -> str:
+def path_from(folder: Path, path: Path) -> str:
     """Return a path as it is written in a file of `folder`: always with a slash."""
     written = Path(os.path.relpath(expanded(path).resolve(), folder.resolve())).as_posix()
-    return written if written.startswith("..") else f"./{written}"
+    return written if written == "." or written.startswith("..") else f"./{written}"

@@ -1,10 +1,11 @@
-"""A user's task that is only a folder: pictures and a table of questions and answers.
+"""A user's task that is only a folder (pictures and a table of questions and answers), or only a table.
 
 my-pictures/report.csv      question,answer,image
                             これは何ですか。,祭りの神輿,photo1.jpg
 my-pictures/photo1.jpg
 
-A search may see a file called search or train; any other single file, or one called report or test, is reported.
+A search may see a file called search or train; any other single file, or one called report or test, is reported. So is
+a table that is named itself, whatever it is called.
 """
 
 import re
@@ -102,10 +103,21 @@ def describe_folder(folder: Path, *, taken: Collection[str]) -> Mapping[str, obj
     """
     splits = _splits(folder)
     return {
-        "name": _name(folder, taken),
+        "name": name_of(folder.resolve().name, taken),
         "splits": {split.value: part for split, part in splits.items()},
         **describe_tables([folder / part for part in splits.values()], folder=folder),
         "description": f"the questions in {folder}",
+    }
+
+
+def describe_table(table: Path, *, taken: Collection[str]) -> Mapping[str, object]:
+    """Return the content of a task file for a table, all of whose rows are reported. Raises as `describe_folder`."""
+    refuse_outside(table, table.parent)
+    return {
+        "name": name_of(table.stem, taken),
+        "splits": {Split.REPORT.value: table.name},
+        **describe_tables([table], folder=table.parent),
+        "description": f"the questions in {table}",
     }
 
 
@@ -126,7 +138,7 @@ def describe_tables(tables: Sequence[Path], *, folder: Path) -> Mapping[str, obj
 
 def only_table(folder: Path) -> str:
     """Return the name of the only table in a folder. Raises TaskError for several, or none."""
-    files = _tables(folder)
+    files = tables_in(folder)
     if len(files) != 1:
         there = ", ".join(path.name for path in files) or "none"
         raise TaskError(f"{folder}: one table is needed to split (tables there: {there}). Name it with `table:`.")
@@ -134,7 +146,8 @@ def only_table(folder: Path) -> str:
     return files[0].name
 
 
-def _tables(folder: Path) -> list[Path]:
+def tables_in(folder: Path) -> list[Path]:
+    """Return the tables in a folder, but not in its folders."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -143,8 +156,13 @@ def _tables(folder: Path) -> list[Path]:
     )
 
 
+def is_named_for_a_split(table: Path) -> bool:
+    """Return whether a table's name says which split it is: search.csv, test.csv."""
+    return any(table.stem.lower() in names for names in _SPLITS.values())
+
+
 def _splits(folder: Path) -> Mapping[Split, str]:
-    files = _tables(folder)
+    files = tables_in(folder)
     named = {split: [path for path in files if path.stem.lower() in names] for split, names in _SPLITS.items()}
     if len(files) == 1 and not any(named.values()):
         named[Split.REPORT] = files
@@ -199,6 +217,7 @@ def _is_number(row: Row, column: str) -> bool:
     return bool(answers) and all(number_of(str(each)) is not None for each in answers)
 
 
-def _name(folder: Path, taken: Collection[str]) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", folder.resolve().name).strip("_") or "own"
+def name_of(file: str, taken: Collection[str]) -> str:
+    """Return the name of a task, from that of its folder or table; it is not one of those `taken`."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", file).strip("_") or "own"
     return f"{name}_own" if name in taken else name

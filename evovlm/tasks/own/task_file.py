@@ -41,7 +41,7 @@ from evovlm.tasks.metrics.references import number_of
 from evovlm.tasks.metrics.scoring import Scoring, clip_name_from
 from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.overlap import split_samples
-from evovlm.tasks.own.folder import ENDINGS, describe_folder, describe_tables, only_table
+from evovlm.tasks.own.folder import ENDINGS, describe_folder, describe_table, describe_tables, only_table
 from evovlm.tasks.own.tables import FileStates, file_states, part_of, refuse_outside
 from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
@@ -50,8 +50,8 @@ from evovlm.tasks.sample import Sample, Split, letter_of
 from evovlm.tasks.task import Decoding, Task
 
 HOW_TO_SPLIT = (
-    "to search with a part of one table, name a task file of three lines: `name: ...`, `data: FOLDER`, "
-    "`split: {search: 0.5, seed: 0}` (docs/own-models.md)"
+    "to search with a part of one table, give it to `evovlm init --task TABLE`, or name a task file of three lines: "
+    "`name: ...`, `data: FOLDER`, `split: {search: 0.5, seed: 0}` (docs/own-models.md)"
 )
 _CHOICE = "multiple_choice"
 _ACCURACY = "accuracy"
@@ -252,10 +252,10 @@ def is_own_task(name: str) -> bool:
 
 
 def load_own_task(path: Path, *, taken: Mapping[str, object]) -> Task:
-    """Return the task in the YAML file `path`, or of the folder `path`; its name must not be one of those `taken`.
+    """Return the task of a YAML file, a folder or a table; its name must not be one of those `taken`.
 
     An unchanged file or folder is not read again. Raises ConfigError with every problem of the file, TaskError for a
-    folder whose content is not clear.
+    folder or table whose content is not clear.
     """
     if "\0" in str(path):
         raise TaskError(f"{str(path)!r}: not found, as no path contains a zero character.")
@@ -273,15 +273,10 @@ def _load_task(path: Path, taken: frozenset[str], _states: FileStates) -> Task:
 
 def _read_task(path: Path, taken: frozenset[str]) -> Task:
     is_folder = path.is_dir()
-    if not is_folder and path.suffix.lower() in ENDINGS:
-        raise TaskError(
-            f"{path}: a table is not a task of its own.\n"
-            f"    Name its folder ({path.parent}/), or write a task file (a .yaml file) beside it to split it: "
-            "`name: mine`, `data: .`, "
-            f"`table: {path.name}`, `split: {{search: 0.5, seed: 0}}` (docs/own-models.md)."
-        )
+    is_table = path.suffix.lower() in ENDINGS
     folder = path if is_folder else path.parent
-    document = describe_folder(path, taken=taken) if is_folder else read_yaml(path)
+    describe = describe_folder if is_folder else describe_table
+    document = describe(path, taken=taken) if is_folder or is_table else read_yaml(path)
     is_split = isinstance(document, Mapping) and document.get("split") is not None
     if isinstance(document, Mapping) and is_split:
         document = _described(document, folder)
@@ -289,7 +284,7 @@ def _read_task(path: Path, taken: frozenset[str]) -> Task:
         own = OwnTask.model_validate(document, context={"folder": folder, "taken": taken})
     except ValidationError as error:
         raise report_problems(path, error, model=OwnTask) from error
-    return own.task(folder, decided=is_folder or is_split)
+    return own.task(folder, decided=is_folder or is_table or is_split)
 
 
 def _described(document: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
@@ -355,7 +350,11 @@ class _Loader:
         checked = self._published.checked(iter(found), split=split, data=place)
         if self._own.split is not None:
             parts = split_samples(checked, share=self._own.split.search, seed=self._own.split.seed)
-            counts = ", ".join(f"{each.value} {len(part)}" for each, part in parts.items())
+            row_of = {sample.id: row for row, sample in samples if sample is not None}
+            counts = ", ".join(
+                f"{each.value} {len(part)} ({_lines([row_of[sample.id] for sample in part])})"
+                for each, part in parts.items()
+            )
             notes.append(f"split by shares (seed {self._own.split.seed}) of {len(checked)} samples: {counts}")
             checked = parts[split]
         return _Read(samples=checked, notes=tuple(notes))
