@@ -23,6 +23,7 @@ from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
 from evovlm.cli.optimizers import optimizers
 from evovlm.cli.push import push
+from evovlm.cli.rate import rate
 from evovlm.cli.rendering import echo
 from evovlm.cli.report import report
 from evovlm.cli.score import score
@@ -56,6 +57,7 @@ _COMMANDS = (
     export,
     push,
     score,
+    rate,
     grade,
     ask,
     methods,

@@ -98,7 +98,7 @@ def complete_picks(context: typer.Context, incomplete: str) -> list[str]:
     from evovlm.errors import EvovlmError
     from evovlm.runs.run import Run
 
-    names = ["best", "knee"]
+    names = ["best", "knee", "rated"]
     # Before the option has a value, the words of the line are not yet arguments.
     for folder in filter(Path.is_dir, map(Path, filter(None, (context.params.get("recipe"), *context.args)))):
         with suppress(EvovlmError):

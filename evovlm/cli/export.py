@@ -30,7 +30,7 @@ def export(
         str | None,
         typer.Option(
             "--pick",
-            help="Which candidate of a run: best, knee (of its Pareto front), task=NAME, or its number.",
+            help="Which candidate of a run: best, knee (of its Pareto front), rated, task=NAME, or its number.",
             autocompletion=complete_picks,
         ),
     ] = None,

@@ -25,6 +25,7 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
         "show": "evovlm show runs/first --top 10",
         "report": "evovlm report runs/first --score --open",
         "score": "evovlm score zoo:ja runs/first/best.yaml --task word_problems_ja",
+        "rate": "evovlm rate runs/first --serve",
         "grade": "evovlm grade answers.csv --metric rouge_l_ja",
         "ask": "evovlm ask zoo:ja 'みかんを3個と4個買いました。合わせて何個ですか。'",
     },

@@ -86,7 +86,7 @@ def run_page(content: RunContent, *, language: str, reload_s: int | None = None)
     with style(pen):
         stages = tuple(_stage_view(stage, pen, number) for number, stage in enumerate(content.stages))
         reports = tuple(_report_view(report, pen, number) for number, report in enumerate(content.reports))
-    return _render(
+    return render(
         "run.html.j2",
         pen,
         language=language,
@@ -111,9 +111,7 @@ def runs_page(content: RunsContent, *, language: str) -> str:
             (label, report) for label, run in zip(content.labels, content.runs, strict=True) for report in run.reports
         ]
         standings = [(label, _report_view(report, pen, number)) for number, (label, report) in enumerate(reports)]
-    return _render(
-        "runs.html.j2", pen, language=language, reload_s=None, compared=content, view=view, standings=standings
-    )
+    return render("runs.html.j2", pen, language=language, compared=content, view=view, standings=standings)
 
 
 def run_drawings(content: RunContent, pen: Pen) -> list[tuple[str, Drawing]]:
@@ -162,8 +160,21 @@ def _view(drawing: Drawing, prefix: str) -> FigureView:
     return FigureView(drawing=drawing, svg=Markup(inline_svg(drawing, prefix=prefix)))  # noqa: S704
 
 
-def _render(template: str, pen: Pen, *, language: str, reload_s: int | None, **values: object) -> str:
-    sheet, script = ((_TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
+def render(
+    template: str,
+    pen: Pen,
+    *,
+    language: str,
+    reload_s: int | None = None,
+    script: str = "page.js",
+    forms: bool = False,
+    **values: object,
+) -> str:
+    """Return a template filled in with `values`, as a page with one of our scripts; `forms` may be sent to its server.
+
+    The page may load nothing, and run this script alone.
+    """
+    sheet, code = ((_TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("page.css", script))
     colours = "; ".join(f"{name}: {colour}" for name, colour in LIGHT.variables().items())
     css = f":root {{ {colours} }}\n{sheet}"
     return (
@@ -174,9 +185,10 @@ def _render(template: str, pen: Pen, *, language: str, reload_s: int | None, **v
             language=language,
             reload_s=reload_s,
             css=Markup(css),  # noqa: S704 - our own file
-            script=Markup(script),  # noqa: S704 - our own file
+            script=Markup(code),  # noqa: S704 - our own file
             css_hash=_hash(css),
-            script_hash=_hash(script),
+            script_hash=_hash(code),
+            forms=forms,
             version=__version__,
             unit_text=lambda unit: unit_text(unit, pen),
             phase_text=lambda phase: phase_text(phase, pen),

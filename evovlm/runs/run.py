@@ -24,9 +24,10 @@ from evovlm.runs.findings import FrontPoint, Rescored, RunCandidate
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal, best_distinct, changed, read_journal
 from evovlm.runs.folder.layout import JOURNAL_FILE, RESULT_FILE, winner_file
+from evovlm.runs.folder.ratings import Ratings, ratings_file
 from evovlm.search import pareto
 
-PICKS = "best, knee, task=NAME, or a candidate's number"
+PICKS = "best, knee, rated, task=NAME, or a candidate's number"
 PEAK_MEMORY = "peak_memory_bytes"
 """The key in a run's result."""
 MEMORY_PLACES = ("process", "worker", "gpu")
@@ -334,9 +335,10 @@ class Run:
     def pick(self, wanted: str) -> RunCandidate:
         """Return a candidate by what it is good at.
 
-        `best` is the winner so far, `knee` the point of the Pareto front that gives up least of each goal, `task=NAME`
-        the candidate that does best on that task and violates no constraint, a number the candidate of that index.
-        Raises ConfigError for another word, an unknown task or number, RunError if no candidate qualifies.
+        `best` is the winner so far, `knee` the point of the Pareto front that gives up least of each goal, `rated` the
+        one that people prefer, `task=NAME` the candidate that does best on that task and violates no constraint, a
+        number the candidate of that index. Raises ConfigError for another word, an unknown task or number, RunError if
+        no candidate qualifies.
         """
         entry = self.winner_entry if wanted == "best" else self._picked(wanted)
         if entry is None:
@@ -349,6 +351,8 @@ class Run:
             if int(wanted) >= len(candidates):
                 raise ConfigError(f"--pick {wanted}: {self.folder} has {len(candidates)} candidates, the first is 0.")
             return candidates[int(wanted)]
+        if wanted == "rated":
+            return self._preferred()
         if self.objective is None:
             return None
         if wanted == "knee":
@@ -369,6 +373,19 @@ class Run:
         if not best:
             raise RunError(f"--pick {wanted}: every candidate of {self.folder} violates a constraint.")
         return best[0]
+
+    def _preferred(self) -> Entry:
+        """Return the candidate that people prefer."""
+        entries: dict[str, Entry] = {}
+        for entry in (*self.journal.candidates, *self.journal.entries):
+            entries.setdefault(entry.recipe_id, entry)
+        rated = [key for key in Ratings.read(ratings_file(self.folder)).strengths() if key in entries]
+        if not rated:
+            raise RunError(
+                f"--pick rated: nobody has compared candidates of {self.folder} yet.\n"
+                f"    `evovlm rate {self.folder}` shows their answers side by side."
+            )
+        return entries[rated[0]]
 
     def _with_recipe(self, entry: Entry) -> RunCandidate:
         return RunCandidate(entry=entry, recipe=self.space.decode(entry.genome))

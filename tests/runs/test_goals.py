@@ -187,7 +187,7 @@ def test_a_candidate_is_picked_by_what_it_is_good_at(traded: RunResult) -> None:
     ("wanted", "words"),
     [
         ("24", "has 24 candidates"),
-        ("-1", "'-1' is unknown. Write best, knee, task=NAME"),
+        ("-1", "'-1' is unknown. Write best, knee, rated, task=NAME"),
         ("worst", "'worst' is unknown. Write best"),
         ("task=sum_ja", "does not score this task; did you mean 'sums_ja'"),
     ],

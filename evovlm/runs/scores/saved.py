@@ -21,6 +21,8 @@ from evovlm.recipes.low_score import LowScore
 from evovlm.runs.folder.layout import changed_keys, holds_nothing, locked
 from evovlm.tasks.metrics.scoring import Scoring
 
+RECIPE_IDENTITY = "recipe "
+"""How the identity of a recipe begins, which is followed by its id."""
 FORMAT = 1
 SUMMARY_FILE = "summary.json"
 _PACKAGES = ("evovlm", "torch", "transformers", "lm_eval")
@@ -146,6 +148,15 @@ class SavedScores:
         return self._file(model, task).with_suffix(".batches.jsonl")
 
 
+def _without_places(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings without the files of recipes: a recipe is the same wherever it is, and a run may be moved."""
+    models = [
+        {**model, "model": None} if str(model.get("identity")).startswith(RECIPE_IDENTITY) else model
+        for model in settings["models"]
+    ]
+    return {**settings, "models": models}
+
+
 def _absent(recorded: JsonObject) -> Mapping[str, int]:
     if "absent" not in recorded.values:
         return {}
@@ -162,7 +173,7 @@ def saving(folder: Path, *, settings: Mapping[str, Any], anew: bool = False) -> 
     """
     existing = _read_summary(folder)
     found = None if anew else existing
-    if found is not None and (changes := changed_keys(found["settings"], settings)):
+    if found is not None and (changes := changed_keys(_without_places(found["settings"]), _without_places(settings))):
         listed = "\n    ".join(changes)
         raise RunMismatch(
             f"{folder} was scored with other settings (then -> now):\n    {listed}\n"
@@ -170,7 +181,7 @@ def saving(folder: Path, *, settings: Mapping[str, Any], anew: bool = False) -> 
         )
     with locked(folder):
         summary = found or {"format": FORMAT, "versions": _versions(), "settings": settings, "finished": {}}
-        saved = SavedScores(folder=folder, settings=settings, _summary={**summary, "scores": None})
+        saved = SavedScores(folder=folder, settings=summary["settings"], _summary={**summary, "scores": None})
         saved._write()
         yield saved
 

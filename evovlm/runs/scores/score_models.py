@@ -31,7 +31,7 @@ from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.hub import HubModel, check_exists
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, all_parts, parse_model_ref
-from evovlm.runs.scores.saved import SavedScores, saving
+from evovlm.runs.scores.saved import RECIPE_IDENTITY, SavedScores, saving
 from evovlm.tasks.sample import Split
 
 if TYPE_CHECKING:
@@ -291,10 +291,17 @@ def find_model(text: str) -> ModelRef | Recipe:
     return reference
 
 
+def identity_of(text: str) -> str:
+    """Return an identity of the weights that `text` names: a recipe's id; for a folder, its files' sizes and times too.
+
+    Raises as `find_model` does.
+    """
+    return _identity(find_model(text))
+
+
 def _identity(model: ModelRef | Recipe) -> str:
-    """Return an identity of a model's weights: a recipe's id; for a folder, its files' sizes and times too."""
     if not isinstance(model, ModelRef):
-        return f"recipe {model.recipe_id}"
+        return f"{RECIPE_IDENTITY}{model.recipe_id}"
     folders = [folder for part in all_parts(model) if (folder := part.local_folder()) is not None]
     if not folders:
         return model.identity
