@@ -12,10 +12,13 @@ from evovlm.merging.before.preflight import preflight_recipe
 from evovlm.merging.writer import WrittenCheckpoint, write_checkpoint
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.problems import validated
 from evovlm.runs.config.hybrid import load_search
 from evovlm.runs.run import Run
 from evovlm.runs.scores.score_models import Scores, ask_models
 from evovlm.runs.searching.evolve import RunResult, run_search
+from evovlm.tasks.decoding import DecodingChanges
+from evovlm.tasks.prompts import ChatSettings
 from evovlm.tasks.task import parse_split
 
 __all__ = ["Recipe", "Run", "RunResult", "Scores", "WrittenCheckpoint", "evolve", "load_run", "merge", "score"]
@@ -94,7 +97,9 @@ def score(
     split: str = "report",
     limit: int | None = None,
     prompt: str | None = None,
-    decoding: str | None = None,
+    chat: Mapping[str, object] | None = None,
+    decoding: str | Mapping[str, object] | None = None,
+    reasoning: str | tuple[str, str] | None = None,
     data: Mapping[str, str | Path] | None = None,
     device: str = "auto",
     save: str | Path | None = None,
@@ -104,7 +109,8 @@ def score(
     """Score models on tasks and compare every pair of them, as `evovlm score MODEL... --task TASK` does.
 
     A model is a folder, a hub id, `zoo:NAME` or a recipe's YAML file; a task is a name that `evovlm tasks` lists, or
-    the YAML file or folder of your own. `limit` takes the first samples only, `data` says where a task's data is,
+    the YAML file or folder of your own. `prompt`, `chat`, `decoding` and `reasoning` are those of a config's `tasks:`
+    (docs/scoring.md). `limit` takes the first samples only, `data` says where a task's data is,
     `save` is a new folder for all answers, from which an interrupted scoring continues with `resume`. `allow_code` runs
     metric scripts and harness task files: read them first. Every score is in [0, 1]. Raises CodeNotAllowed, which lists
     these files, TaskError, ConfigError, ModelError, OutputExists, RunMismatch.
@@ -123,7 +129,9 @@ def score(
         split=parse_split(split),
         limit=limit,
         prompt=prompt,
-        decoding=decoding,
+        chat=None if chat is None else validated(ChatSettings, chat, where="chat"),
+        decoding=None if decoding is None else validated(DecodingChanges, decoding, where="decoding"),
+        reasoning=reasoning,
         data={name: Path(place) for name, place in (data or {}).items()},
         device=device,
         save=None if save is None else Path(save),

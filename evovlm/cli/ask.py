@@ -124,7 +124,7 @@ def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "De
         return
     row = {
         "question": text,
-        "answer": generated.texts[0],
+        "answer": generated.texts[0].strip(),
         "tokens": generated.tokens,
         "seconds": round(time.perf_counter() - began, 4),
     }

@@ -8,6 +8,7 @@ import typer
 from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.completion import complete_extractors, complete_gates, complete_metrics
 from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.task_options import Reasoning
 
 if TYPE_CHECKING:
     from evovlm.evaluation.answers import ScoredTask
@@ -44,6 +45,7 @@ def grade(
             autocompletion=complete_gates,
         ),
     ] = None,
+    reasoning: Reasoning = None,
     clip_model: Annotated[
         str | None,
         typer.Option("--clip-model", help="For clip_score: an open_clip model, such as ViT-B-32:laion2b_s34b_b79k."),
@@ -68,6 +70,7 @@ def grade(
     from evovlm.files import refuse_existing, write_new_file
     from evovlm.runs.scores.saved import saved_scorings
     from evovlm.tasks.metrics.library_metric import PREFIX, metric_code
+    from evovlm.thoughts import parse_reasoning
 
     if len(files) > 2 or (save is not None and len(files) > 1):
         what = "--save keeps the scores of" if len(files) == 2 else "grade takes"
@@ -76,7 +79,13 @@ def grade(
         refuse_existing(save)
     if metric is not None and metric.startswith(PREFIX):
         announce_allowed(metric_code(metric), allow_code=allow_code)
-    choice = ScoringChoice(metric=metric, extractor=extractor, gate=gate, clip_model=clip_model)
+    choice = ScoringChoice(
+        metric=metric,
+        extractor=extractor,
+        gate=gate,
+        clip_model=clip_model,
+        reasoning=None if reasoning is None else parse_reasoning(reasoning),
+    )
     columns = Columns(
         prediction=prediction_column,
         reference=reference_column,

@@ -117,7 +117,7 @@ def finished(answers: Answers, *, said: bool = True) -> "NewSearch":
     base = answers.model(answers.base or "")
     host = answers.model(answers.host, sees=kind == "vlm", like=base) if answers.host is not None else base
     for name in answers.tasks:
-        open_task(name).with_prompt(answers.prompt)
+        open_task(name).asked(prompt=answers.prompt)
     if answers.generations is not None and answers.candidates is not None:
         raise ConfigError("--generations and --budget both say how long to search. Name one of them.")
     new = NewSearch(

@@ -129,7 +129,7 @@ def _ask_prompt(answers: Answers, kind: "Kind") -> None:
     def read(text: str) -> str | None:
         written = text.replace("\\n", "\n")
         for task in tasks:
-            task.with_prompt(written)
+            task.asked(prompt=written)
         return None if taken and written == CHAT else written
 
     question = say("init_prompt", tasks=named, host=host.text)

@@ -18,6 +18,18 @@ from evovlm.cli.completion import (
     complete_tasks,
 )
 from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.task_options import (
+    ChatTemplate,
+    DrawSeed,
+    Reasoning,
+    Repeats,
+    System,
+    Temperature,
+    TemplateArgs,
+    ThinkEnd,
+    TopK,
+    TopP,
+)
 
 if TYPE_CHECKING:
     from evovlm.evaluation.answers import ScoredTask
@@ -68,6 +80,16 @@ def score(
             autocompletion=complete_prompts,
         ),
     ] = None,
+    apply_chat_template: ChatTemplate = False,
+    system: System = None,
+    chat_template_args: TemplateArgs = None,
+    reasoning: Reasoning = None,
+    think_end_token: ThinkEnd = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: DrawSeed = None,
+    repeats: Repeats = None,
     extractor: Annotated[
         str | None,
         typer.Option(
@@ -116,9 +138,10 @@ def score(
     """Score models on tasks, and compare each pair of models."""
     from evovlm.cli.progress import ScoreProgress, Waiting
     from evovlm.cli.signals import stopping
+    from evovlm.cli.task_options import chat_settings, decoding_changes, described, prompt_setting, reasoning_setting
     from evovlm.errors import ConfigError
     from evovlm.tasks.catalogue import check_task_names, code_of_tasks, data_notes_of
-    from evovlm.tasks.task import parse_split
+    from evovlm.tasks.task import TaskSettings, parse_split
 
     if as_json and table is not None:
         raise ConfigError("--json and --table are both printed on the standard output. Leave one of them out.")
@@ -127,10 +150,24 @@ def score(
     with Waiting("reading tasks"):
         names = _task_names(task)
         places = _places(data or [], names)
-        # A wrong name is reported before torch is loaded, which takes seconds.
-        check_task_names(
-            names, split=parse_split(split), decoding=decoding, prompt=prompt, extractor=extractor, gate=gate
+        settings = TaskSettings(
+            prompt=prompt_setting(prompt, apply_chat_template=apply_chat_template),
+            chat=chat_settings(system, chat_template_args),
+            decoding=decoding_changes(
+                like=decoding,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                seed=seed,
+                repeats=repeats,
+            ),
+            extractor=extractor,
+            gate=gate,
+            reasoning=reasoning_setting(reasoning, think_end_token),
         )
+        # A wrong name is reported before torch is loaded, which takes seconds.
+        check_task_names(names, split=parse_split(split), **settings)
         from evovlm.runs.scores.forms import parse_targets, write_form
         from evovlm.runs.scores.score_models import ask_models
         from evovlm.runs.scores.score_table import check_table_form, score_table
@@ -151,17 +188,13 @@ def score(
             tasks=names,
             split=parse_split(split),
             limit=limit,
-            prompt=prompt,
-            decoding=decoding,
-            max_new_tokens=max_new_tokens,
-            extractor=extractor,
-            gate=gate,
             data=places,
             device=device,
             save=save,
             resume=resume,
             allow_code=allow_code,
             observer=progress,
+            **settings,
         )
     for form, folder in targets.items():
         for file in write_form(scores, form=form, folder=folder, split=parse_split(split)):
@@ -172,10 +205,7 @@ def score(
     if table is not None:
         echo(score_table(scores, form=table, split=parse_split(split)).removesuffix("\n"))
         return
-    how = f", {decoding} decoding" if decoding is not None else ""
-    how += f", at most {max_new_tokens} tokens" if max_new_tokens is not None else ""
-    how += f", prompt {prompt}" if prompt is not None else ""
-    _print(scores, split=split, how=how)
+    _print(scores, split=split, how=described(settings))
 
 
 def _task_names(given: list[str]) -> list[str]:

@@ -19,13 +19,14 @@ from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.foreign_code import require_allowed
-from evovlm.models.chat import no_eyes
+from evovlm.models.chat import no_eyes, thought_marks
 from evovlm.recipes.low_score import LOW, LowScore, shortened
 from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.task import Decoding, Sample, Split, Task
+from evovlm.thoughts import AUTO, ThoughtMarks, reasoning_text
 
 _REASONS = 3
 
@@ -58,7 +59,6 @@ class SampleTask:
 
     task: Task
     name: str
-    decoding: Decoding
     samples: tuple[Sample, ...]
     absent: Mapping[str, int]
     allow_code: bool = False
@@ -70,21 +70,15 @@ class SampleTask:
         Raises CodeNotAllowed for a metric script without `allow_code`; TaskError for an unknown task or decoding,
         missing data, or a metric that is missing.
         """
-        task = get_task(choice.name).with_prompt(choice.prompt)
-        scoring = task.scoring.changed(metric=choice.metric, extractor=choice.extractor, gate=choice.gate)
-        task = replace(task, scoring=scoring)
+        task = get_task(choice.name).asked(**choice.settings)
         check_scorer(task.scoring)
         if task.scoring.metric.startswith(PREFIX):
             # A script that cannot be loaded is found before a model is loaded.
             open_scorer(task.scoring, allow_code=allow_code)
-        decoding = task.decoding_named(choice.decoding)
-        if choice.max_new_tokens is not None:
-            decoding = replace(decoding, max_new_tokens=choice.max_new_tokens)
         found = task.read(split, limit=choice.limit, data=choice.data)
         return cls(
             task=task,
             name=task.name,
-            decoding=decoding,
             samples=found.samples,
             absent=found.absent,
             allow_code=allow_code,
@@ -96,13 +90,21 @@ class SampleTask:
         return str(self.task.scoring)
 
     @property
+    def decoding(self) -> Decoding:
+        """How answers are generated."""
+        return self.task.decoding
+
+    @property
     def fingerprint(self) -> str:
         """A hash of the samples as they are asked, the decoding and the scoring."""
-        digest = hashlib.blake2b(f"{self.decoding} {self.task.scoring!r}".encode(), digest_size=8)
+        marks = "" if self.task.scoring.reasoning == AUTO else reasoning_text(self.task.scoring.reasoning)
+        digest = hashlib.blake2b(f"{self.decoding} {self.task.scoring!r}{marks}".encode(), digest_size=8)
+        digest.update(self.decoding.drawn.encode())
         for sample in self.samples:
             asked = self.task.ask(sample)
             row = [sample.id, asked.text, asked.chat, asked.system, [image.key for image in asked.images]]
-            digest.update(json.dumps([*row, sample.references, sample.choices]).encode())
+            template = [dict(asked.template)] if asked.template else []
+            digest.update(json.dumps([*row, sample.references, sample.choices, *template]).encode())
         return digest.hexdigest()
 
     def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> PreparedSamples:
@@ -111,9 +113,11 @@ class SampleTask:
             raise no_eyes(loaded.folder, task=self.name)
         from evovlm.models.prompt import prepare_prompts
 
-        prompts = prepare_prompts(loaded, [self.task.ask(sample) for sample in self.samples], store=store)
-        scorer = open_scorer(self.task.scoring, device=str(loaded.device), allow_code=self.allow_code)
-        return PreparedSamples(opened=self, prompts=prompts, scorer=scorer)
+        marks = thought_marks(loaded, self.task.scoring.reasoning)
+        asked = [self.task.ask(sample) for sample in self.samples]
+        prompts = prepare_prompts(loaded, asked, store=store, marks=marks)
+        scorer = open_scorer(self.task.scoring, marks=marks, device=str(loaded.device), allow_code=self.allow_code)
+        return PreparedSamples(opened=self, prompts=prompts, scorer=scorer, marks=marks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,6 +127,7 @@ class PreparedSamples:
     opened: SampleTask
     prompts: tuple[Prompt | Unanswerable, ...]
     scorer: Scorer
+    marks: ThoughtMarks
     _scored: dict[tuple[int, str], Answer] = field(default_factory=dict)
 
     @property
@@ -147,6 +152,7 @@ class PreparedSamples:
             opened=replace(self.opened, samples=samples),
             prompts=tuple(self.prompts[row] for row in rows),
             scorer=self.scorer,
+            marks=self.marks,
         )
 
     def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
@@ -159,8 +165,8 @@ class PreparedSamples:
 
         def generated(rows: Sequence[int], on_answers: OnAnswers) -> Answers:
             chosen = [prompts[row] for row in rows]
-            found = generate(loaded, chosen, decoding=self.opened.decoding, on_answers=on_answers)
-            return Answers(list(found.texts), found.tokens)
+            found = generate(loaded, chosen, decoding=self.opened.decoding, marks=self.marks, on_answers=on_answers)
+            return Answers([text.strip() for text in found.texts], found.tokens)
 
         batches = batches or Batches(device=loaded.device)
         answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)

@@ -6,15 +6,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from evovlm.evaluation.comparison import Comparison, compare_by_id
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.low_score import LowScore
+from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.metrics.rouge import bootstrap_mid
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.metrics.table import METRICS
+from evovlm.tasks.prompts import ChatSettings
+from evovlm.tasks.task import TaskSettings
+from evovlm.thoughts import Reasoning
 
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Batches
@@ -26,20 +30,36 @@ if TYPE_CHECKING:
 class TaskChoice:
     """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data is.
 
-    `decoding` names one of the task's cheaper ways to decode, `max_new_tokens` limits its answers differently, `prompt`
-    names another prompt, `metric`, `extractor` and `gate` another scoring (`Scoring.changed`); None is the task's own.
+    `decoding` changes how it is decoded, `prompt` and `chat` how it is asked; `metric`, `extractor`, `gate` and
+    `reasoning` how it is scored (`Scoring.changed`); None is the task's own. `thinking` says whether the lengths of
+    answers and thoughts are measured: never, always, or if any answer has a thought.
     """
 
     name: str
-    decoding: str | None = None
-    max_new_tokens: int | None = None
+    decoding: DecodingChanges | None = None
     prompt: str | None = None
+    chat: ChatSettings | None = None
     metric: str | None = None
     extractor: str | None = None
     gate: str | None = None
+    reasoning: Reasoning | None = None
+    thinking: Literal["never", "always", "found"] = "never"
     limit: int | None = None
     weight: float = 1.0
     data: Path | None = None
+
+    @property
+    def settings(self) -> TaskSettings:
+        """What replaces the task's own settings."""
+        return TaskSettings(
+            prompt=self.prompt,
+            chat=self.chat,
+            decoding=self.decoding,
+            metric=self.metric,
+            extractor=self.extractor,
+            gate=self.gate,
+            reasoning=self.reasoning,
+        )
 
 
 class OpenTask(Protocol):

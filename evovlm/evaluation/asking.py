@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 from evovlm.errors import TaskError
 from evovlm.evaluation.answering import broken_logits
 from evovlm.tasks.pictures import EncodedPicture, PictureFile
-from evovlm.tasks.prompts import CHAT, PLAIN, Question, ask
+from evovlm.tasks.prompts import CHAT, PLAIN, ChatSettings, Question, ask
 from evovlm.tasks.sample import ImageSource, Sample
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class Manner:
         if self.prompt == PLAIN:
             return Question(text="<image>\n" * len(self.images) + text, images=self.images)
         sample = Sample(id="asked", question=text, references=(), images=self.images)
-        asked = ask(self.prompt, sample)
-        return Question(text=asked.text, images=asked.images, chat=asked.chat, system=self.system)
+        return ask(self.prompt, sample, chat=ChatSettings(system=self.system))
 
 
 def open_pictures(places: Sequence[str]) -> tuple[ImageSource, ...]:

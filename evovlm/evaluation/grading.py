@@ -10,6 +10,7 @@ from evovlm.evaluation.predictions import Prediction
 from evovlm.evaluation.scorer import Scorer, open_scorer
 from evovlm.tasks.catalogue import TASKS
 from evovlm.tasks.metrics.scoring import Answer, Scoring
+from evovlm.thoughts import Reasoning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class ScoringChoice:
     extractor: str | None = None
     gate: str | None = None
     clip_model: str | None = None
+    reasoning: Reasoning | None = None
 
     def over(self, task: str | None, saved: Mapping[str, Scoring]) -> Scoring:
         """Return the scoring of a task's predictions, of which some were `saved` with their scoring.
@@ -31,7 +33,13 @@ class ScoringChoice:
             whose = "do not name a task" if task is None else f"are of the task '{task}', which is not in the table"
             raise TaskError(f"The predictions {whose}, so that the metric is unknown. Name one with --metric.")
         scoring = own or Scoring(metric=self.metric or "")
-        return scoring.changed(metric=self.metric, extractor=self.extractor, gate=self.gate, clip_model=self.clip_model)
+        return scoring.changed(
+            metric=self.metric,
+            extractor=self.extractor,
+            gate=self.gate,
+            clip_model=self.clip_model,
+            reasoning=self.reasoning,
+        )
 
 
 def grade(

@@ -61,8 +61,8 @@ class HarnessTask:
         no test documents. The search split is another one: the validation documents, else the training documents; none
         of them is reported.
         """
-        own = (choice.data, choice.decoding, choice.max_new_tokens, choice.prompt)
-        scoring = (choice.metric, choice.extractor, choice.gate)
+        own = (choice.data, choice.decoding, choice.prompt, choice.chat)
+        scoring = (choice.metric, choice.extractor, choice.gate, choice.reasoning)
         if any(each is not None for each in (*own, *scoring)):
             raise TaskError(
                 f"{choice.name}: a harness task has its own data, decoding, prompt and scoring; leave yours out."

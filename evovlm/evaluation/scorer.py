@@ -9,6 +9,7 @@ from evovlm.tasks.metrics.library_metric import PREFIX, LibraryMetric, metric_co
 from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
 from evovlm.tasks.metrics.table import Metric, check_scoring, score_answer, score_final
 from evovlm.tasks.sample import Sample
+from evovlm.thoughts import ThoughtMarks, marks_of
 
 Scorer: TypeAlias = Callable[[Sample, str], Answer]
 
@@ -29,33 +30,39 @@ def check_scorer(scoring: Scoring) -> Metric:
     return metric
 
 
-def open_scorer(scoring: Scoring, *, device: str = "auto", allow_code: bool = False) -> Scorer:
+def open_scorer(
+    scoring: Scoring, *, marks: ThoughtMarks | None = None, device: str = "auto", allow_code: bool = False
+) -> Scorer:
     """Return what scores an answer to a sample; a metric's model or script is loaded now.
+
+    `marks` are those of thoughts in the model's texts (None: what the scoring says).
 
     Raises CodeNotAllowed for a metric script without `allow_code`; TaskError for a metric, extractor or gate that does
     not exist, or a metric's script or model that is not named or not available; and what `load_clip` raises.
     """
     metric = check_scorer(scoring)
+    marks = marks or marks_of(scoring.reasoning)
     if scoring.metric.startswith(PREFIX):
-        return _library_scorer(scoring, open_library_metric(scoring.metric, allow_code=allow_code))
+        return _library_scorer(scoring, open_library_metric(scoring.metric, allow_code=allow_code), marks=marks)
     if metric.measure is not None or scoring.clip_model is None:
-        return partial(score_answer, scoring)
-    return _open_clip_scorer(scoring, scoring.clip_model, device=device)
+        return partial(score_answer, scoring, marks=marks)
+    return _open_clip_scorer(scoring, scoring.clip_model, marks=marks, device=device)
 
 
-def _library_scorer(scoring: Scoring, metric: LibraryMetric) -> Scorer:
+def _library_scorer(scoring: Scoring, metric: LibraryMetric, *, marks: ThoughtMarks) -> Scorer:
     def score(sample: Sample, text: str) -> Answer:
         return score_final(
             lambda final: Measured(values=metric.values(references=sample.references, text=final)),
             sample,
             text,
             gate=scoring.gate,
+            marks=marks,
         )
 
     return score
 
 
-def _open_clip_scorer(scoring: Scoring, clip_model: str, *, device: str) -> Scorer:
+def _open_clip_scorer(scoring: Scoring, clip_model: str, *, marks: ThoughtMarks, device: str) -> Scorer:
     """Return CLIPScore: 2.5 times the cosine of answer and picture, kept in [0, 1]; over several pictures the mean.
 
     The answer is used as it is, without the paper's prefix "A photo depicts", which is English. Needs no reference.
@@ -84,6 +91,6 @@ def _open_clip_scorer(scoring: Scoring, clip_model: str, *, device: str) -> Scor
         return Measured(values=(value,) * max(1, len(sample.references)))
 
     def score(sample: Sample, text: str) -> Answer:
-        return score_final(partial(measure, sample), sample, text, gate=scoring.gate)
+        return score_final(partial(measure, sample), sample, text, gate=scoring.gate, marks=marks)
 
     return score

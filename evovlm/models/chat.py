@@ -1,12 +1,13 @@
 """A question as text for a model, with places for its pictures; special tokens in its words stay plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from jinja2.exceptions import TemplateError
 
 from evovlm.errors import NoChatTemplate, TaskError
+from evovlm.thoughts import AUTO, Reasoning, ThoughtMarks, marks_for
 
 # A template is a small program: it divides, subscripts, recurses, calls methods.
 _RAISED_BY_TEMPLATES = (
@@ -48,7 +49,10 @@ class Speaker(Protocol):
 
 
 class ModelQuestion(Protocol):
-    """What a model is asked: a whole prompt with `<image>` where each picture goes, or a message for its template."""
+    """What a model is asked: a whole prompt with `<image>` where each picture goes, or a message for its template.
+
+    `template` holds further values that the template reads.
+    """
 
     @property
     def text(self) -> str: ...
@@ -58,6 +62,8 @@ class ModelQuestion(Protocol):
     def chat(self) -> bool: ...
     @property
     def system(self) -> str | None: ...
+    @property
+    def template(self) -> Mapping[str, Any]: ...
 
 
 def split_at_places(loaded: Speaker, question: ModelQuestion) -> list[str]:
@@ -122,7 +128,7 @@ def _split_chat(loaded: Speaker, question: ModelQuestion) -> list[str]:
     try:
         with bounded_template(writer.chat_template) as template:
             text: str = writer.apply_chat_template(
-                messages, chat_template=template, add_generation_prompt=True, tokenize=False
+                messages, chat_template=template, add_generation_prompt=True, tokenize=False, **question.template
             )
     except _RAISED_BY_TEMPLATES as error:
         raise TaskError(
@@ -164,6 +170,13 @@ def _image_tokens(loaded: Speaker) -> frozenset[str]:
     tokens = {loaded.tokenizer.convert_ids_to_tokens(each) for each in _image_token_ids(loaded)}
     tokens |= {getattr(loaded.processor, name, None) for name in ("image_token", "video_token")}
     return frozenset(str(token) for token in tokens if token)
+
+
+def thought_marks(loaded: Speaker, reasoning: Reasoning = AUTO) -> ThoughtMarks:
+    """Return what marks thoughts in a model's texts; for `auto`, by its added tokens and its chat template."""
+    template = getattr(loaded.processor or loaded.tokenizer, "chat_template", None) or ""
+    added = {token.content for token in loaded.tokenizer.added_tokens_decoder.values()}
+    return marks_for(reasoning, tokens=added, template=template if isinstance(template, str) else str(template))
 
 
 def special_tokens(loaded: Speaker) -> frozenset[str]:

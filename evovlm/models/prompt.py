@@ -9,7 +9,16 @@ from torch import Tensor
 
 from evovlm.errors import BrokenCheckpoint, EvovlmError, NoChatTemplate, TaskError, first_line
 from evovlm.models.backbone import Backbone
-from evovlm.models.chat import PLACE, ModelQuestion, Picture, count_places, is_whole, split_at_places, token_ids
+from evovlm.models.chat import (
+    PLACE,
+    ModelQuestion,
+    Picture,
+    count_places,
+    is_whole,
+    split_at_places,
+    thought_marks,
+    token_ids,
+)
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import FeatureStore, ProcessedPictures
 from evovlm.models.pictures.image_features import (
@@ -20,7 +29,7 @@ from evovlm.models.pictures.image_features import (
     own_inputs,
     see_pictures,
 )
-from evovlm.thoughts import opened_thought
+from evovlm.thoughts import ThoughtMarks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +49,7 @@ class Prompt:
     `extra` holds inputs that only the family's own forward pass understands, by their names there, shape (length,): a
     prompt with such inputs is answered by `generate_stock`. `own` makes all inputs of the model's own forward pass, for
     a family whose pictures only that understands; such a prompt has no features. `thought` is the tag with which the
-    chat template begins the answer, such as <think>: it belongs to the answer's text.
+    prompt begins the answer, such as <think>: it belongs to the answer's text.
     """
 
     ids: Tensor
@@ -58,20 +67,27 @@ def context_tokens(loaded: LoadedModel) -> int | None:
 
 
 def prepare_prompts(
-    loaded: LoadedModel, asked: Sequence[ModelQuestion], *, store: FeatureStore | None = None
+    loaded: LoadedModel,
+    asked: Sequence[ModelQuestion],
+    *,
+    store: FeatureStore | None = None,
+    marks: ThoughtMarks | None = None,
 ) -> tuple[Prompt | Unanswerable, ...]:
     """Turn questions into prompts of one model, in order: everything that no merge changes, computed once.
+
+    A prompt may begin a thought, which `marks` recognise (None: those of the model).
 
     Features go into `store` (a new one if None), once for each picture. Only the pictures of one question are in memory
     at a time. Raises TaskError for pictures that are shown to a text model, a chat without a template, and a template
     that does not take any of the questions; and what `see_pictures` raises.
     """
     kept = FeatureStore() if store is None else store
+    marks = marks or thought_marks(loaded)
     found: list[Prompt | Unanswerable] = []
     refused: list[TaskError] = []
     for question in asked:
         try:
-            found.append(_prepare(loaded, question, kept))
+            found.append(_prepare(loaded, question, kept, marks=marks))
         except NoChatTemplate:
             raise
         except TaskError as error:
@@ -83,12 +99,14 @@ def prepare_prompts(
     return tuple(found)
 
 
-def _prepare(loaded: LoadedModel, question: ModelQuestion, store: FeatureStore) -> Prompt | Unanswerable:
+def _prepare(
+    loaded: LoadedModel, question: ModelQuestion, store: FeatureStore, *, marks: ThoughtMarks
+) -> Prompt | Unanswerable:
     n_pictures = len(question.images)
     if n_pictures and not loaded.sees:
         raise TaskError(f"{loaded.folder}: takes no pictures. Name a vision-language model, or a text task.")
     parts = split_at_places(loaded, question)
-    thought = opened_thought(parts[-1]) if question.chat else ""
+    thought = marks.opened(parts[-1])
     if len(parts) != n_pictures + 1:
         return Unanswerable(
             reason=f"places for pictures ({PLACE}) in the prompt: {len(parts) - 1}, pictures: {n_pictures}"

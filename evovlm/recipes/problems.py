@@ -5,6 +5,7 @@ import difflib
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,6 +13,7 @@ from pydantic_core import ErrorDetails
 from evovlm.errors import ConfigError
 from evovlm.recipes.yaml_text import KeyPath, key_lines
 
+_Model = TypeVar("_Model", bound=BaseModel)
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 _SHOWN = 200
 _NO_MAPPING = ("model_type", "dataclass_type", "dict_type")
@@ -45,6 +47,15 @@ def problems_in(
         (moved(found["loc"]), _describe({**found, "loc": moved(found["loc"])}, model))
         for found in error.errors(include_url=False)
     ]
+
+
+def validated(model: type[_Model], given: object, *, where: str) -> _Model:
+    """Return what `given`, plain values from a command line or a caller, means. Raises ConfigError with `where`."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        found = [f"{where}: {text}" for _, text in problems_in(error, model=model)]
+        raise ConfigError("\n    ".join(found)) from error
 
 
 def report_places(path: Path, found: Iterable[tuple[KeyPath, str]]) -> ConfigError:

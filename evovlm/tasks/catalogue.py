@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from evovlm.errors import TaskError
 from evovlm.foreign_code import ForeignCode
@@ -33,7 +34,7 @@ from evovlm.tasks.sets import (
     stair_captions,
     word_problems,
 )
-from evovlm.tasks.task import Decoding, Split, Task
+from evovlm.tasks.task import Decoding, Split, Task, TaskSettings
 
 _BOTH = frozenset({Split.SEARCH, Split.REPORT})
 _SEARCH = frozenset({Split.SEARCH})
@@ -297,16 +298,8 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-def check_task_names(
-    names: Iterable[str],
-    *,
-    split: Split,
-    decoding: str | None,
-    prompt: str | None,
-    extractor: str | None = None,
-    gate: str | None = None,
-) -> None:
-    """Raise TaskError or ConfigError for an unknown task, or one without that split, decoding, prompt or scoring.
+def check_task_names(names: Iterable[str], *, split: Split, **settings: Unpack[TaskSettings]) -> None:
+    """Raise TaskError or ConfigError for an unknown task, or one without that split, or with other wrong settings.
 
     Reads no data. Tasks of the harness are not checked here.
     """
@@ -314,9 +307,7 @@ def check_task_names(
         if not is_harness_name(name):
             task = get_task(name)
             task.check_split(split)
-            task.decoding_named(decoding)
-            task.with_prompt(prompt)
-            check_scoring(task.scoring.changed(extractor=extractor, gate=gate))
+            check_scoring(task.asked(**settings).scoring)
 
 
 def data_notes_of(names: Iterable[str], *, split: Split, data: Mapping[str, Path]) -> tuple[str, ...]:

@@ -8,9 +8,14 @@ multiple-choice question follow it, one per line, and then the instruction how t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from evovlm.errors import TaskError
+from evovlm.recipes.documents import Document
 from evovlm.tasks.sample import ImageSource, Sample, letter_of
 
 # The question is inserted with str.replace because it may contain braces.
@@ -61,28 +66,65 @@ PROMPTS: Mapping[str, str] = {
 _WITH_PLACES = tuple(name for name, template in PROMPTS.items() if PLACE in template)
 
 
+TemplateValue: TypeAlias = bool | int | float | str | None
+# What a chat template gets from the question itself.
+_OF_THE_QUESTION = frozenset(
+    {"messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
+    | {"padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"}
+    | {"tokenizer_kwargs", "processor_kwargs", "tools", "documents"}
+)
+
+
+class ChatSettings(Document):
+    """`chat:` how a task's questions are put into the model's chat template.
+
+    `system` is the system message, `template` further values that the template reads: `{enable_thinking: false}`.
+    """
+
+    system: str | None = None
+    template: dict[str, TemplateValue] = Field(default={})
+
+    @field_validator("template")
+    @classmethod
+    def _is_free(cls, template: dict[str, TemplateValue]) -> dict[str, TemplateValue]:
+        for name in template:
+            if name in _OF_THE_QUESTION or not name.isidentifier():
+                raise PydanticCustomError(
+                    "template", "'{name}' cannot be set: a value that the chat template reads is needed", {"name": name}
+                )
+        return template
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """A question to a model.
 
     `text` is the whole prompt, with `<image>` at the position of each of the `images`. With `chat` it is only the
-    user's message, for the model's chat template (with `system` as the system message), with the pictures before it.
+    user's message, for the model's chat template (with `system` as the system message, and the values in `template`),
+    with the pictures before it.
     """
 
     text: str
     images: tuple[ImageSource, ...] = ()
     chat: bool = False
     system: str | None = None
+    template: Mapping[str, TemplateValue] = field(default_factory=dict)
 
 
-def ask(prompt: str, sample: Sample) -> Question:
+def ask(prompt: str, sample: Sample, *, chat: ChatSettings | None = None) -> Question:
     """Return the question of a sample in the prompt of that name, or in a template that contains `{input}`.
+
+    `chat` belongs to the prompt CHAT.
+
 
     Raises TaskError for an unknown prompt, and for pictures in a prompt without `<image>`.
     """
     question = _question(sample)
     if prompt == CHAT:
-        return Question(text=question, images=sample.images, chat=True)
+        settings = chat or ChatSettings()
+        return Question(
+            text=question, images=sample.images, chat=True, system=settings.system, template=settings.template
+        )
     template = template_of(prompt)
     if PLACE in template:
         template = _with_places(template, count=len(sample.images))

@@ -4,26 +4,40 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 from evovlm.errors import TaskError
+from evovlm.tasks.decoding import Decoding, DecodingChanges
 from evovlm.tasks.hub import is_cached
 from evovlm.tasks.metrics.scoring import Scoring
-from evovlm.tasks.prompts import Question, ask, check_prompt
+from evovlm.tasks.prompts import CHAT, ChatSettings, Question, ask, check_prompt
 from evovlm.tasks.published import CACHED
 from evovlm.tasks.sample import ImageSource, Sample, Split, parse_split
+from evovlm.thoughts import Reasoning
 
-__all__ = ["Decoding", "ImageSource", "Sample", "Split", "SplitRead", "Task", "absence_lines", "parse_split"]
+__all__ = [
+    "Decoding",
+    "ImageSource",
+    "Sample",
+    "Split",
+    "SplitRead",
+    "Task",
+    "TaskSettings",
+    "absence_lines",
+    "parse_split",
+]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoding:
-    """How an answer is generated: greedily with one beam, else by beam search. It ends before any `stop` string."""
+class TaskSettings(TypedDict, total=False):
+    """What replaces a task's own settings; None, or a key that is left out, keeps the task's."""
 
-    max_new_tokens: int
-    beams: int = 1
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
+    prompt: str | None
+    chat: ChatSettings | None
+    decoding: DecodingChanges | None
+    metric: str | None
+    extractor: str | None
+    gate: str | None
+    reasoning: Reasoning | None
 
 
 class SplitRead(NamedTuple):
@@ -50,11 +64,12 @@ def _no_notes(_split: Split, _data: Path | None) -> tuple[str, ...]:
 class Task:
     """A set of questions, and everything needed to score a model on them.
 
-    `prompt` names a row of PROMPTS. `decoding` is the default; `cheaper` holds others by name. `load` takes a split
-    and, optionally, another location of the data (see published.py). `hub_id` and `licence` belong to the data; they
-    are None for embedded data and for the user's own. `contaminated` names models known to have been trained on it.
-    `sizes` holds the number of samples of a published set, if it is known without loading. `is_local` means that the
-    data is on this machine. `notes` takes what `load` takes, and says what was decided about a user's data.
+    `prompt` names a row of PROMPTS; `chat` fills the prompt `chat`. `decoding` is the default; `cheaper` holds others
+    by name. `load` takes a split and, optionally, another location of the data (see published.py). `hub_id` and
+    `licence` belong to the data; they are None for embedded data and for the user's own. `contaminated` names models
+    known to have been trained on it. `sizes` holds the number of samples of a published set, if it is known without
+    loading. `is_local` means that the data is on this machine. `notes` takes what `load` takes, and says what was
+    decided about a user's data.
     """
 
     name: str
@@ -72,6 +87,7 @@ class Task:
     sizes: Mapping[Split, int] = field(default_factory=dict)
     is_local: bool = False
     notes: Callable[[Split, Path | None], tuple[str, ...]] = _no_notes
+    chat: ChatSettings | None = None
 
     def samples(self, split: Split, *, limit: int | None = None, data: Path | None = None) -> tuple[Sample, ...]:
         """Return the samples of a split in their fixed order, the first `limit` of them when it is given.
@@ -125,14 +141,33 @@ class Task:
 
     def ask(self, sample: Sample) -> Question:
         """Return the question that a model is asked about a sample."""
-        return ask(self.prompt, sample)
+        return ask(self.prompt, sample, chat=self.chat)
 
-    def with_prompt(self, prompt: str | None) -> "Task":
-        """Return the task with another prompt, itself for None. Raises TaskError for an unknown prompt."""
-        if prompt is None:
-            return self
+    def asked(self, **settings: Unpack[TaskSettings]) -> "Task":
+        """Return the task with other settings; a `chat` without a prompt is asked by the prompt `chat`.
+
+        Raises TaskError for an unknown prompt or decoding, and for settings that contradict each other.
+        """
+        chat, decoding = settings.get("chat"), settings.get("decoding")
+        scoring = self.scoring.changed(
+            metric=settings.get("metric"),
+            extractor=settings.get("extractor"),
+            gate=settings.get("gate"),
+            reasoning=settings.get("reasoning"),
+        )
+        prompt = settings.get("prompt") or (CHAT if chat is not None else self.prompt)
+        if chat is not None and prompt != CHAT:
+            raise TaskError(
+                f"chat: fills the model's chat template, and the prompt is '{prompt}'. Leave out the prompt or `chat`."
+            )
         check_prompt(prompt, with_pictures=self.needs_images)
-        return replace(self, prompt=prompt)
+        return replace(
+            self,
+            prompt=prompt,
+            chat=self.chat if chat is None else chat,
+            scoring=scoring,
+            decoding=self.decoding if decoding is None else decoding.applied(self.decoding_named(decoding.like)),
+        )
 
     def decoding_named(self, name: str | None) -> Decoding:
         """Return the decoding of that name, the task's default for None. Raises TaskError for an unknown name."""

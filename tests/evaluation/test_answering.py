@@ -12,6 +12,7 @@ from evovlm.errors import CodeNotAllowed, TaskError
 from evovlm.evaluation.answering import open_task, open_tasks, score_model
 from evovlm.evaluation.answers import ScoredTask, TaskChoice, task_score
 from evovlm.models.loading import load_model
+from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.task import Sample, Split
 from tests.pico_clip import pico_clip
@@ -37,7 +38,7 @@ def test_a_text_model_cannot_be_asked_about_pictures(models: Path, pictures: Pat
 
 def test_a_choice_limits_the_answers_of_a_task_differently(models: Path, problems: Path) -> None:
     usual = TaskChoice(name="word_problems_ja", data=problems)
-    short = replace(usual, max_new_tokens=2)
+    short = replace(usual, decoding=DecodingChanges(max_new_tokens=2))
     opened = open_task(short, Split.REPORT)
     assert opened.fingerprint != open_task(usual, Split.REPORT).fingerprint
     scored = score_model(load_model(models / "base", device="cpu"), tasks=[short])[0]

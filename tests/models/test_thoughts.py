@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from evovlm.models.chat import thought_marks
 from evovlm.models.decoding.generation import answer_texts, generate
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
@@ -55,7 +56,7 @@ def test_special_tokens_that_end_a_thought_are_kept(llm: LoadedModel, marks: lis
     tokenizer = llm.tokenizer
     tokenizer.add_tokens(marks, special_tokens=True)
     rows = [[*tokenizer(written, add_special_tokens=False).input_ids, tokenizer.eos_token_id]]
-    (text,) = answer_texts(llm, rows)
+    (text,) = answer_texts(llm, rows, thought_marks(llm))
     assert text == written
     assert (split_thought(text).thought, split_thought(text).final) == ("8?", "7")
 
@@ -63,4 +64,4 @@ def test_special_tokens_that_end_a_thought_are_kept(llm: LoadedModel, marks: lis
 def test_other_special_tokens_are_left_out(llm: LoadedModel) -> None:
     llm.tokenizer.add_tokens(["<|end|>"], special_tokens=True)
     rows = [llm.tokenizer("7<|end|>", add_special_tokens=False).input_ids]
-    assert answer_texts(llm, rows) == ["7"]
+    assert answer_texts(llm, rows, thought_marks(llm)) == ["7"]

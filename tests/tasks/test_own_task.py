@@ -112,7 +112,7 @@ def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) 
         "metric: acuracy\n"
         "extractor: best\n"
         "gate: latin\n"
-        "decoding: {max_new_tokens: 0, temperature: 1}\n",
+        "decoding: {max_new_tokens: 0, temperatur: 1}\n",
         encoding="utf-8",
     )
     with pytest.raises(ConfigError) as caught:
@@ -127,7 +127,7 @@ def test_every_problem_of_a_file_is_named_at_once_with_its_line(tmp_path: Path) 
         (7, "extractor: unknown extractor"),
         (8, "gate: unknown gate"),
         (9, "decoding.max_new_tokens: .*greater than or equal to 1"),
-        (9, "decoding.temperature: unknown key"),
+        (9, "decoding.temperatur: unknown key; did you mean 'temperature'"),
     ):
         assert re.search(rf"broken\.yaml:{line}: {words}", str(caught.value)), (words, str(caught.value))
     assert "10 problems" in str(caught.value)

@@ -5,7 +5,7 @@ import pytest
 from evovlm.tasks.metrics.answers import extract_paper, extract_robust
 from evovlm.tasks.metrics.choices import read_choice
 from evovlm.tasks.metrics.final_part import without_next_turn
-from evovlm.thoughts import opened_thought, split_thought, thought_marks
+from evovlm.thoughts import ThoughtMarks, split_thought
 
 WORDINGS: dict[str, list[tuple[str, float | None]]] = {
     "latex": [
@@ -355,14 +355,14 @@ def test_ten_thousand_times_the_same_piece_are_split(piece: str) -> None:
 
 
 def test_a_prompt_that_begins_a_thought_is_recognised() -> None:
-    assert opened_thought("<|im_start|>assistant\n<think>\n") == "<think>\n"
-    assert opened_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n") == ""
-    assert opened_thought("答え:") == ""
+    assert ThoughtMarks().opened("<|im_start|>assistant\n<think>\n") == "<think>\n"
+    assert ThoughtMarks().opened("<|im_start|>assistant\n<think>\n\n</think>\n\n") == ""
+    assert ThoughtMarks().opened("答え:") == ""
 
 
 def test_special_tokens_of_thoughts_are_kept_in_texts() -> None:
     harmony = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
-    assert thought_marks((*harmony, "<|return|>")) == set(harmony)
-    assert thought_marks(("[THINK]", "[/THINK]", "</s>")) == {"[THINK]", "[/THINK]"}
+    assert ThoughtMarks().special((*harmony, "<|return|>")) == set(harmony)
+    assert ThoughtMarks().special(("[THINK]", "[/THINK]", "</s>")) == {"[THINK]", "[/THINK]"}
     # Phi ends its turns with <|end|>, without channels.
-    assert not thought_marks(("<|end|>", "<|user|>"))
+    assert not ThoughtMarks().special(("<|end|>", "<|user|>"))

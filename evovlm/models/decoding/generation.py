@@ -10,17 +10,17 @@ from typing import Any
 
 from transformers import TextStreamer
 
-from evovlm.models.chat import special_tokens
+from evovlm.models.chat import special_tokens, thought_marks
 from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.decoding.stock import DecodingSettings, generate_stock
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
-from evovlm.thoughts import thought_marks
+from evovlm.thoughts import ThoughtMarks, split_thought
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """The answers' texts, without special tokens and surrounding space, and their total number of tokens.
+    """The answers' texts, without special tokens, and their total number of tokens.
 
     A tag that begins a thought at the end of the prompt begins the text.
     """
@@ -34,15 +34,21 @@ def generate(
     prompts: Sequence[Prompt],
     *,
     decoding: DecodingSettings,
+    marks: ThoughtMarks | None = None,
     streamer: Any = None,
     on_answers: Callable[[int, int], None] | None = None,
 ) -> Generated:
     """Answer every prompt. Raises FloatingPointError when the model's logits are not finite.
 
+    Special tokens among the `marks` of thoughts (None: those of the model) stay in the texts, and an answer ends only
+    at a stop string that is behind its thought.
+
     A `streamer` of transformers receives the tokens; it needs a single prompt and one beam. `on_answers` is called with
     the number of finished answers and their total number of tokens, whenever one is finished.
     """
     stop_ids = _stop_ids(loaded)
+    marks = marks or thought_marks(loaded)
+    opened = next((prompt.thought for prompt in prompts if prompt.thought), "")
     if streamer is None and decoding.beams == 1:
         rows = generate_greedy(
             loaded,
@@ -50,7 +56,7 @@ def generate(
             max_new_tokens=decoding.max_new_tokens,
             stop_ids=stop_ids,
             penalty=decoding.repetition_penalty,
-            is_over=_finds_stop(loaded, decoding.stop) if decoding.stop else None,
+            is_over=_finds_stop(loaded, decoding.stop, marks=marks, opened=opened) if decoding.stop else None,
             on_answers=on_answers,
         )
     else:
@@ -58,20 +64,20 @@ def generate(
             loaded, prompts, decoding=decoding, stop_ids=stop_ids, streamer=streamer, on_answers=on_answers
         )
     texts = (
-        prompt.thought + _before_stop(text, decoding.stop).strip()
-        for prompt, text in zip(prompts, answer_texts(loaded, rows), strict=True)
+        _before_stop(prompt.thought + text, decoding.stop, marks)
+        for prompt, text in zip(prompts, answer_texts(loaded, rows, marks), strict=True)
     )
     return Generated(texts=tuple(texts), tokens=sum(map(len, rows)))
 
 
-def answer_texts(loaded: LoadedModel, rows: Sequence[Sequence[int]]) -> list[str]:
+def answer_texts(loaded: LoadedModel, rows: Sequence[Sequence[int]], marks: ThoughtMarks) -> list[str]:
     """Return the texts of tokens without special tokens, except those that separate thought and answer."""
     tokenizer, special = loaded.tokenizer, special_tokens(loaded)
-    marks = thought_marks(special)
-    if marks:
-        skipped = frozenset(tokenizer.convert_tokens_to_ids(list(special - marks)))
+    kept = marks.special(special)
+    if kept:
+        skipped = frozenset(tokenizer.convert_tokens_to_ids(list(special - kept)))
         rows = [[token for token in row if token not in skipped] for row in rows]
-    return list(tokenizer.batch_decode(rows, skip_special_tokens=not marks)) if rows else []
+    return list(tokenizer.batch_decode(rows, skip_special_tokens=not kept)) if rows else []
 
 
 def _stop_ids(loaded: LoadedModel) -> frozenset[int]:
@@ -80,17 +86,26 @@ def _stop_ids(loaded: LoadedModel) -> frozenset[int]:
     return frozenset(token for token in (*configured, loaded.tokenizer.eos_token_id) if token is not None)
 
 
-def _finds_stop(loaded: LoadedModel, stops: Sequence[str]) -> Callable[[list[int]], bool]:
+def _finds_stop(
+    loaded: LoadedModel, stops: Sequence[str], *, marks: ThoughtMarks, opened: str
+) -> Callable[[list[int]], bool]:
     def is_over(tokens: list[int]) -> bool:
-        text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
-        return any(stop in text for stop in stops)
+        (text,) = answer_texts(loaded, [tokens], marks)
+        return _first_stop(opened + text, stops, marks) is not None
 
     return is_over
 
 
-def _before_stop(text: str, stops: Sequence[str]) -> str:
-    cuts = [place for place in (text.find(stop) for stop in stops) if place >= 0]
-    return text[: min(cuts)] if cuts else text
+def _first_stop(text: str, stops: Sequence[str], marks: ThoughtMarks) -> int | None:
+    """Return where the first stop string behind the thought begins."""
+    begins = split_thought(text, marks).begins
+    if begins is None:
+        return None
+    return min((place for place in (text.find(stop, begins) for stop in stops) if place >= 0), default=None)
+
+
+def _before_stop(text: str, stops: Sequence[str], marks: ThoughtMarks) -> str:
+    return text[: _first_stop(text, stops, marks)] if stops else text
 
 
 def stream_answer(
@@ -100,7 +115,7 @@ def stream_answer(
     if decoding.beams > 1:
         # The best beam is known only at the end.
         generated = generate(loaded, [prompt], decoding=decoding)
-        on_text(generated.texts[0])
+        on_text(generated.texts[0].strip())
         return generated
     return generate(loaded, [prompt], decoding=decoding, streamer=_Streamer(loaded.tokenizer, on_text=on_text))
 

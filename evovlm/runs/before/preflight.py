@@ -107,7 +107,7 @@ def _asked(
         if host is None or is_harness_name(section.name):
             continue
         try:
-            task = get_task(section.name).with_prompt(section.prompt)
+            task = get_task(section.name).asked(**section.settings)
             data = Path(section.data) if section.data is not None else None
             samples = task.samples(Split.SEARCH, limit=section.limit, data=data)
             warnings += check_asked(

@@ -291,13 +291,10 @@ class SearchConfig(ExecutionConfig):
         return tuple(
             TaskChoice(
                 name=task.name,
-                decoding=task.decoding,
-                prompt=task.prompt,
-                extractor=task.extractor,
-                gate=task.gate,
                 limit=task.limit,
                 weight=task.weight,
                 data=Path(task.data) if task.data is not None else None,
+                **task.settings,
             )
             for task in self.tasks
         )

@@ -9,9 +9,10 @@ budget:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import (
     Field,
@@ -29,14 +30,17 @@ from evovlm.runs.folder.journal import Journal
 from evovlm.runs.samples import INFORMATIVE, ORDERS
 from evovlm.search.loop import NextGeneration
 from evovlm.tasks.catalogue import TASKS, get_task
+from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.harness_name import HarnessName, is_harness_name
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.scoring import NO_GATE, clip_name_from
 from evovlm.tasks.metrics.table import get_metric
 from evovlm.tasks.own.task_file import HOW_TO_SPLIT, is_own_task
+from evovlm.tasks.prompts import ChatSettings
 from evovlm.tasks.published import is_on_hub
-from evovlm.tasks.task import Split, Task
+from evovlm.tasks.task import Split, Task, TaskSettings
+from evovlm.thoughts import check_reasoning, reasoning_from
 
 _BOUNDS = ("candidates", "tokens", "seconds", "patience")
 MOST = 1_000_000_000
@@ -48,17 +52,24 @@ class NamedTask(Document):
 
     `name` is a task's, or the path of a task's YAML file; `data` replaces its usual data: a file, a folder,
     `hub:ID@REVISION`. `prompt` replaces its prompt: `chat`, a name, or a template. `extractor` and `gate` replace those
-    that its answers are scored with; the gate `none` removes it.
+    that its answers are scored with; the gate `none` removes it. `chat` fills the model's chat template, `reasoning`
+    says what marks a thought (thoughts.py).
     """
 
     split: ClassVar[Split]
     without_it: ClassVar[str]
-    later: ClassVar[frozenset[str]] = frozenset({"extractor", "gate"})
+    later: ClassVar[frozenset[str]] = frozenset({"extractor", "gate", "chat", "reasoning"})
 
     name: PathText
     data: PathText | None = None
     extractor: str | None = None
     gate: str | None = None
+    chat: ChatSettings | None = None
+    reasoning: str | list[str] | None = None
+    if TYPE_CHECKING:
+        # Keys of every kind of section, in the order that its file has.
+        prompt: str | None
+        decoding: DecodingChanges | None
 
     @field_validator("name")
     @classmethod
@@ -81,12 +92,29 @@ class NamedTask(Document):
     @classmethod
     def _is_a_prompt(cls, prompt: str | None, info: ValidationInfo) -> str | None:
         task = task_of(info.data["name"], info) if "name" in info.data else None
-        if prompt is not None and task is not None:
-            try:
-                task.with_prompt(prompt)
-            except TaskError as error:
-                raise PydanticCustomError("prompt", "{reason}", {"reason": str(error)}) from error
+        if task is not None:
+            with problem_of("prompt"):
+                task.asked(prompt=prompt, chat=info.data.get("chat"))
         return prompt
+
+    @field_validator("decoding", check_fields=False)
+    @classmethod
+    def _is_of_the_task(cls, decoding: DecodingChanges | None, info: ValidationInfo) -> DecodingChanges | None:
+        task = task_of(info.data["name"], info) if "name" in info.data else None
+        if decoding is not None and task is not None:
+            if decoding.like is not None:
+                known_row(decoding.like, task.cheaper, "decoding")
+            with problem_of("decoding"):
+                task.asked(decoding=decoding)
+        return decoding
+
+    @field_validator("reasoning")
+    @classmethod
+    def _marks_thoughts(cls, reasoning: str | list[str] | None) -> str | list[str] | None:
+        if reasoning is not None:
+            with problem_of("reasoning"):
+                check_reasoning(reasoning_from(reasoning))
+        return reasoning
 
     @field_validator("extractor", "gate")
     @classmethod
@@ -106,6 +134,18 @@ class NamedTask(Document):
                 {"metric": task.scoring.metric},
             )
         return known_row(value, EXTRACTORS, key)
+
+    @property
+    def settings(self) -> TaskSettings:
+        """What replaces the task's own settings."""
+        return TaskSettings(
+            prompt=self.prompt,
+            chat=self.chat,
+            decoding=self.decoding,
+            extractor=self.extractor,
+            gate=self.gate,
+            reasoning=None if self.reasoning is None else reasoning_from(self.reasoning),
+        )
 
     def resolved(self, folder: Path) -> Self:
         """Return the same section with absolute paths; relative ones start at `folder`."""
@@ -128,16 +168,18 @@ class ReportSection(NamedTask):
 
     split: ClassVar[Split] = Split.REPORT
     without_it: ClassVar[str] = "this task has no report split"
-    later: ClassVar[frozenset[str]] = NamedTask.later | {"limit", "prompt"}
+    later: ClassVar[frozenset[str]] = NamedTask.later | {"limit", "prompt", "decoding"}
 
     limit: int | None = Field(default=None, ge=1, le=MOST)
     prompt: str | None = None
+    decoding: DecodingChanges | None = None
 
 
 class TaskSection(NamedTask):
     """One of `tasks:`; the search sees only its search split.
 
-    `decoding` names one of the task's cheaper decodings. A task of `weight` 0 is scored, but not part of the fitness.
+    `decoding` names one of the task's cheaper decodings, or changes it. A task of `weight` 0 is scored, but not part of
+    the fitness.
     """
 
     split: ClassVar[Split] = Split.SEARCH
@@ -145,14 +187,8 @@ class TaskSection(NamedTask):
 
     weight: float = Field(default=1.0, ge=0, le=MOST)
     limit: int | None = Field(default=None, ge=1, le=MOST)
-    decoding: str | None = None
+    decoding: DecodingChanges | None = None
     prompt: str | None = None
-
-    @field_validator("decoding")
-    @classmethod
-    def _is_of_the_task(cls, decoding: str | None, info: ValidationInfo) -> str | None:
-        task = task_of(info.data["name"], info) if "name" in info.data else None
-        return decoding if decoding is None or task is None else known_row(decoding, task.cheaper, "decoding")
 
 
 class GuardSection(Document):
@@ -265,6 +301,15 @@ def _is_before(entry: Entry, upcoming: NextGeneration) -> bool:
     if entry.kind == "candidate":
         return entry.generation < upcoming.number
     return entry.kind == "snapshot" and entry.generation <= upcoming.number
+
+
+@contextmanager
+def problem_of(kind: str) -> Iterator[None]:
+    """Raise the TaskError of a setting as one of pydantic's problems, which gets its line."""
+    try:
+        yield
+    except TaskError as error:
+        raise PydanticCustomError(kind, "{reason}", {"reason": str(error)}) from error
 
 
 def task_of(name: str, info: ValidationInfo) -> Task | None:

@@ -8,7 +8,7 @@ RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from evovlm.errors import EvovlmError
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
@@ -18,12 +18,13 @@ from evovlm.recipes.kinds import PS, Recipe
 from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.model_ref import ModelRef, read_config
 from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.config.sections import NamedTask, TaskSection
 from evovlm.runs.run import Run
 from evovlm.runs.scores.saved import read_saved
 from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, keep_scored, score_models
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
-from evovlm.tasks.task import Split
+from evovlm.tasks.task import Split, TaskSettings
 
 Role = Literal["winner", "parent", "baseline", "stage"]
 """What a model is to a run: its winner, one of its sources, a merge to compare with, a hybrid's first stage."""
@@ -94,18 +95,25 @@ def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
         if is_harness_name(section.name) or Split.REPORT in get_task(section.name).splits:
             # Nor is the limit of a search.
             limit = section.limit if config.report else None
-            own, search = section, searched.get(section.name, section)
-            choices.append(
-                TaskChoice(
-                    name=section.name,
-                    data=data,
-                    limit=limit,
-                    prompt=search.prompt if own.prompt is None else own.prompt,
-                    extractor=search.extractor if own.extractor is None else own.extractor,
-                    gate=search.gate if own.gate is None else own.gate,
-                )
-            )
+            search = searched.get(section.name)
+            settings = _of_report(section, None if search is section else search)
+            choices.append(TaskChoice(name=section.name, data=data, limit=limit, thinking="found", **settings))
     return tuple(choices)
+
+
+def _of_report(section: NamedTask, search: TaskSection | None) -> TaskSettings:
+    """Return how a task of the report is asked: as in the search, but for what its own section says.
+
+    The cheaper decoding of a search is left out; what a search changes of the decoding holds here too.
+    """
+    found: dict[str, object] = {}
+    for each in (search, section):
+        if each is not None:
+            found |= {key: value for key, value in each.settings.items() if value is not None}
+            changes = each.settings["decoding"]
+            if isinstance(each, TaskSection) and changes is not None:
+                found["decoding"] = changes.model_copy(update={"like": None})
+    return cast(TaskSettings, found)
 
 
 def scored_of(contender: Contender, run: Path) -> tuple[ScoredTask, ...]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Unpack
 
 from evovlm.devices import device_name, release_memory
 from evovlm.errors import ConfigError, OutputExists, TaskError
@@ -33,6 +33,7 @@ from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, all_parts, parse_model_ref
 from evovlm.runs.scores.saved import RECIPE_IDENTITY, SavedScores, saving
 from evovlm.tasks.sample import Split
+from evovlm.tasks.task import TaskSettings
 
 if TYPE_CHECKING:
     from evovlm.models.loading import LoadedModel
@@ -169,34 +170,20 @@ def ask_models(
     tasks: Sequence[str],
     split: Split,
     limit: int | None = None,
-    prompt: str | None = None,
-    decoding: str | None = None,
-    max_new_tokens: int | None = None,
-    extractor: str | None = None,
-    gate: str | None = None,
     data: Mapping[str, Path] | None = None,
     device: str = "auto",
     save: Path | None = None,
     resume: bool = False,
     allow_code: bool = False,
     observer: ScoreObserver | None = None,
+    **settings: Unpack[TaskSettings],
 ) -> Scores:
     """Score models on tasks, with the same settings for all tasks; `data` is by task. Raises as `score_models` does."""
     places = data or {}
     if strays := sorted(set(places) - set(tasks)):
         raise TaskError(f"data for {', '.join(strays)}: they are not among the scored tasks ({', '.join(tasks)}).")
     choices = tuple(
-        TaskChoice(
-            name=name,
-            decoding=decoding,
-            max_new_tokens=max_new_tokens,
-            prompt=prompt,
-            extractor=extractor,
-            gate=gate,
-            limit=limit,
-            data=places.get(name),
-        )
-        for name in tasks
+        TaskChoice(name=name, limit=limit, data=places.get(name), thinking="found", **settings) for name in tasks
     )
     request = ScoreRequest(models=tuple(models), tasks=choices, split=split, device=device, allow_code=allow_code)
     return score_models(request, save=save, resume=resume, observer=observer)
@@ -341,7 +328,7 @@ def _settings(
             {
                 "task": task.name,
                 "limit": choice.limit,
-                "decoding": choice.decoding,
+                "decoding": None if choice.decoding is None else choice.decoding.like,
                 "prompt": choice.prompt,
                 "measured": task.measured,
                 "fingerprint": task.fingerprint,

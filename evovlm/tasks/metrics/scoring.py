@@ -1,12 +1,14 @@
 """How answers are scored (metric, extractor, language gate), and one answer with its score."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evovlm.tasks.sample import Sample
+from evovlm.thoughts import AUTO, Reasoning, reasoning_of, reasoning_text
 
 NO_GATE = "none"
 """Given instead of a gate: answers in any language count."""
+_REASONING = "reasoning "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,13 +17,15 @@ class Scoring:
 
     `extractor` names a row of EXTRACTORS, for metrics that compare numbers. `gate` names a row of GATES: an answer that
     is not Japanese then scores 0; with None, any language counts. `clip_model` is the open_clip model of `clip_score`,
-    named as in models/pictures/clip.py.
+    named as in models/pictures/clip.py. `reasoning` says what marks a thought, which is not scored (thoughts.py).
     """
 
     metric: str
     extractor: str = "robust"
     gate: str | None = None
     clip_model: str | None = None
+    # Not in the text of a scoring, which is part of the fingerprints of earlier scorings.
+    reasoning: Reasoning = field(default=AUTO, repr=False)
 
     def __str__(self) -> str:
         parts = [self.metric]
@@ -30,6 +34,8 @@ class Scoring:
         if self.clip_model is not None:
             parts.append(self.clip_model)
         parts.append("no gate" if self.gate is None else f"{self.gate} gate")
+        if self.reasoning != AUTO:
+            parts.append(f"{_REASONING}{reasoning_text(self.reasoning)}")
         return ", ".join(parts)
 
     def changed(
@@ -39,6 +45,7 @@ class Scoring:
         extractor: str | None = None,
         gate: str | None = None,
         clip_model: str | None = None,
+        reasoning: Reasoning | None = None,
     ) -> "Scoring":
         """Return the scoring with other parts; None keeps a part, the gate NO_GATE removes the gate."""
         return Scoring(
@@ -46,13 +53,19 @@ class Scoring:
             extractor=extractor or self.extractor,
             gate=self.gate if gate is None else None if gate == NO_GATE else gate,
             clip_model=clip_model or self.clip_model,
+            reasoning=reasoning or self.reasoning,
         )
 
     @classmethod
     def parse(cls, text: str) -> "Scoring":
         """Return the scoring whose text this is. Raises ValueError for another text."""
-        metric, *between, gate = text.split(", ")
-        found = cls(metric=metric, gate=None if gate == "no gate" else gate.removesuffix(" gate"))
+        rest, marked, reasoning = text.partition(f", {_REASONING}")
+        metric, *between, gate = rest.split(", ")
+        found = cls(
+            metric=metric,
+            gate=None if gate == "no gate" else gate.removesuffix(" gate"),
+            reasoning=reasoning_of(reasoning) if marked else AUTO,
+        )
         if metric == "accuracy" and between:
             found = replace(found, extractor=between.pop(0).removesuffix(" extractor"))
         if between:

@@ -24,7 +24,7 @@ from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
 from evovlm.tasks.metrics.short_answers import quasi_char_f1
 from evovlm.tasks.metrics.text_match import char_f1, contains, exact_match, jdocqa_value, ocr_f1
 from evovlm.tasks.sample import Sample
-from evovlm.thoughts import NOT_FINISHED, split_thought
+from evovlm.thoughts import NOT_FINISHED, ThoughtMarks, check_reasoning, marks_of, split_thought
 
 _MOST_CHARACTERS = 50_000
 """The longest text that is compared by words: MeCab takes seconds for it, and crashes at a few times as many."""
@@ -62,7 +62,8 @@ def get_metric(name: str) -> Metric:
 
 
 def check_scoring(scoring: Scoring) -> Metric:
-    """Return the metric of a scoring. Raises TaskError for an unknown metric, extractor or gate."""
+    """Return the metric of a scoring. Raises TaskError for an unknown metric, extractor, gate or reasoning."""
+    check_reasoning(scoring.reasoning)
     metric = get_metric(scoring.metric)
     if scoring.extractor not in EXTRACTORS:
         raise TaskError(f"Unknown extractor '{scoring.extractor}'{did_you_mean(scoring.extractor, EXTRACTORS)}")
@@ -77,8 +78,8 @@ def score_answers(scoring: Scoring, samples: Sequence[Sample], texts: Sequence[s
     return tuple(score_answer(scoring, sample, text) for sample, text in zip(samples, texts, strict=True))
 
 
-def score_answer(scoring: Scoring, sample: Sample, text: str) -> Answer:
-    """Score one answer.
+def score_answer(scoring: Scoring, sample: Sample, text: str, *, marks: ThoughtMarks | None = None) -> Answer:
+    """Score one answer; `marks` are those of thoughts in the model's texts (None: what the scoring says).
 
     Raises TaskError for an unknown metric, one that takes a model or runs a script, and references that it cannot
     compare with.
@@ -90,18 +91,29 @@ def score_answer(scoring: Scoring, sample: Sample, text: str) -> Answer:
         )
     measure = metric.measure
     return score_final(
-        lambda final: measure(sample, final, scoring), sample, text, gate=scoring.gate, numeric=metric.numeric
+        lambda final: measure(sample, final, scoring),
+        sample,
+        text,
+        gate=scoring.gate,
+        marks=marks or marks_of(scoring.reasoning),
+        numeric=metric.numeric,
     )
 
 
 def score_final(
-    measure: Callable[[str], Measured], sample: Sample, text: str, *, gate: str | None, numeric: bool = False
+    measure: Callable[[str], Measured],
+    sample: Sample,
+    text: str,
+    *,
+    gate: str | None,
+    marks: ThoughtMarks,
+    numeric: bool = False,
 ) -> Answer:
     """Score the final part of a text, which follows the thought, with `measure` and the gate.
 
     Without a gate, the script decides what is Japanese. A thought that never ends is unscored.
     """
-    final = split_thought(text).final
+    final = split_thought(text, marks).final
     if final is None:
         return Answer(sample=sample, text=text, score=0.0, ungated=0.0, japanese=False, unscored=NOT_FINISHED)
     measured = measure(final)

@@ -8,7 +8,7 @@ prompt: ja-shisa-vqa                    # a name, or a template that holds {inpu
 metric: rouge_l_ja                      # accuracy compares numbers; multiple_choice takes a letter or an index;
                                         # clip_score takes `clip_model:`; evaluate:./my_metric.py lies beside this file
 gate: script
-decoding: {max_new_tokens: 64}
+decoding: {max_new_tokens: 64}          # decoding.py has more; `chat:` and `reasoning:` are in docs/scoring.md
 licence: CC BY 4.0
 """
 
@@ -33,6 +33,7 @@ from evovlm.errors import TaskError
 from evovlm.recipes.documents import PathText
 from evovlm.recipes.problems import did_you_mean, report_problems
 from evovlm.recipes.yaml_text import read_yaml
+from evovlm.tasks.decoding import Decoding, DecodingChanges
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.japanese import GATES
@@ -43,16 +44,18 @@ from evovlm.tasks.metrics.table import METRICS
 from evovlm.tasks.overlap import split_samples
 from evovlm.tasks.own.folder import ENDINGS, describe_folder, describe_table, describe_tables, only_table
 from evovlm.tasks.own.tables import FileStates, file_states, part_of, refuse_outside
-from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, template_of
+from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS, SLOT, ChatSettings, template_of
 from evovlm.tasks.published import Published, hub_place, is_on_hub
 from evovlm.tasks.row import Row
 from evovlm.tasks.sample import Sample, Split, letter_of
-from evovlm.tasks.task import Decoding, Task
+from evovlm.tasks.task import Task
+from evovlm.thoughts import AUTO, check_reasoning, reasoning_from
 
 HOW_TO_SPLIT = (
     "to search with a part of one table, give it to `evovlm init --task TABLE`, or name a task file of three lines: "
     "`name: ...`, `data: FOLDER`, `split: {search: 0.5, seed: 0}` (docs/own-models.md)"
 )
+_DECODING = Decoding(max_new_tokens=256)
 _CHOICE = "multiple_choice"
 _ACCURACY = "accuracy"
 _MOST_CHOICES = 100
@@ -73,15 +76,6 @@ class ColumnsSection(_Section):
     choices: str | None = None
     id: str | None = None
     tags: _Columns = Field(default=[])
-
-
-class DecodingSection(_Section):
-    """`decoding:` how an answer is generated."""
-
-    max_new_tokens: int = Field(default=256, ge=1, le=1_000_000)
-    beams: int = Field(default=1, ge=1, le=1_000)
-    repetition_penalty: float = Field(default=1.0, gt=0, le=1_000)
-    stop: list[str] = Field(default=[])
 
 
 class SplitsSection(_Section):
@@ -121,7 +115,9 @@ class OwnTask(_Section):
     clip_model: PathText | None = None
     extractor: str = "robust"
     gate: str | None = None
-    decoding: DecodingSection = DecodingSection()
+    reasoning: str | list[str] = AUTO
+    chat: ChatSettings | None = None
+    decoding: DecodingChanges = DecodingChanges()
     licence: str | None = None
     description: str = "a task of your own"
 
@@ -167,6 +163,26 @@ class OwnTask(_Section):
             raise PydanticCustomError("data", "no such folder; name one, or hub:ID@REVISION")
         return data
 
+    @field_validator("reasoning")
+    @classmethod
+    def _marks_thoughts(cls, reasoning: str | list[str]) -> str | list[str]:
+        try:
+            check_reasoning(reasoning_from(reasoning))
+        except TaskError as error:
+            raise PydanticCustomError("reasoning", "{reason}", {"reason": str(error)}) from error
+        return reasoning
+
+    @field_validator("decoding")
+    @classmethod
+    def _can_be_decoded(cls, decoding: DecodingChanges) -> DecodingChanges:
+        if decoding.like is not None:
+            raise PydanticCustomError("like", "should hold keys and their values, as in `max_new_tokens: 64`")
+        try:
+            decoding.applied(_DECODING)
+        except TaskError as error:
+            raise PydanticCustomError("decoding", "{reason}", {"reason": str(error)}) from error
+        return decoding
+
     @model_validator(mode="after")
     def _fits_together(self, info: ValidationInfo) -> "OwnTask":
         if self.splits is None and self.split is None:
@@ -177,6 +193,10 @@ class OwnTask(_Section):
             )
         if self.columns.image and self.prompt != CHAT and PLACE not in template_of(self.prompt):
             raise PydanticCustomError("prompt", "prompt: has no place for the pictures ({place})", {"place": PLACE})
+        if self.chat is not None and self.prompt != CHAT:
+            raise PydanticCustomError(
+                "chat", "chat: fills the model's chat template, and `prompt` names another prompt"
+            )
         if self.metric == _CHOICE and self.columns.choices is None:
             raise PydanticCustomError("choices", "columns.choices: missing, and the metric is about choices")
         self._check_clip_model()
@@ -217,6 +237,7 @@ class OwnTask(_Section):
             extractor=self.extractor,
             gate=self.gate,
             clip_model=clip_name_from(folder, self.clip_model) if self.clip_model is not None else None,
+            reasoning=reasoning_from(self.reasoning),
         )
 
     def task(self, folder: Path, *, decided: bool) -> Task:
@@ -230,12 +251,8 @@ class OwnTask(_Section):
             description=self.description,
             prompt=self.prompt,
             scoring=self.scoring(folder),
-            decoding=Decoding(
-                max_new_tokens=self.decoding.max_new_tokens,
-                beams=self.decoding.beams,
-                repetition_penalty=self.decoding.repetition_penalty,
-                stop=tuple(self.decoding.stop),
-            ),
+            chat=self.chat,
+            decoding=self.decoding.applied(_DECODING),
             load=loader.load,
             notes=loader.notes,
             needs_images=bool(self.columns.image),
