@@ -1,11 +1,12 @@
 """A small hub on this machine that takes uploads: the endpoints that huggingface_hub's create_repo and uploads call.
 
-Large files go by LFS, as on a machine without `hf_xet`, whose own protocol is not imitated here.
+Large files go by LFS, as on a machine without `hf_xet`; of Xet storage only the token is imitated here.
 """
 
 import base64
 import json
 import re
+import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -18,7 +19,10 @@ _STORED = re.compile(r"/lfs/(?P<oid>[0-9a-f]{64})")
 
 
 class UploadHub(LocalServer):
-    """Keeps what is sent: `files` by repository and name; `refuse` answers a path (a part of it) with a status."""
+    """Keeps what is sent: `files` by repository and name; `refuse` answers a path (a part of it) with a status.
+
+    The next `limited` requests are refused with 429. `xet` is the address of its Xet storage.
+    """
 
     def __init__(self, *, token: str) -> None:
         self.token = token
@@ -26,6 +30,8 @@ class UploadHub(LocalServer):
         self.private: dict[str, bool] = {}
         self.commits: list[tuple[str, ...]] = []
         self.refuse: dict[str, int] = {}
+        self.limited = 0
+        self.xet: str | None = None
         self.stored: dict[str, bytes] = {}
         self.requests: list[str] = []
         super().__init__(_handler_of(self))
@@ -51,13 +57,21 @@ def _handler_of(hub: UploadHub) -> type[BaseHTTPRequestHandler]:
             path = self.path.partition("?")[0]
             hub.requests.append(f"{self.command} {path}")
             status = next((status for part, status in hub.refuse.items() if part in path), None)
-            if status is not None:
+            if hub.limited:
+                hub.limited -= 1
+                self._send(429, {"error": "limited"}, {"Retry-After": "1"})
+            elif status is not None:
                 self._send(status, {"error": "refused"})
             elif stored := _STORED.fullmatch(path):
                 hub.stored[stored["oid"]] = body
                 self._send(200, {})
             elif self.headers.get("Authorization") != f"Bearer {hub.token}":
                 self._send(401, {"error": "Invalid username or password."})
+            elif "/xet-write-token/" in path and hub.xet is not None:
+                until = str(int(time.time()) + 3600)
+                names = ("X-Xet-Cas-Url", "X-Xet-Access-Token", "X-Xet-Token-Expiration")
+                found = {"casUrl": hub.xet, "accessToken": "x", "exp": int(until)}
+                self._send(200, found, dict(zip(names, (hub.xet, "x", until), strict=True)))
             elif path == "/api/repos/create":
                 self._create(json.loads(body))
             elif path == "/api/validate-yaml":
@@ -120,11 +134,12 @@ def _handler_of(hub: UploadHub) -> type[BaseHTTPRequestHandler]:
             commit = f"{len(hub.commits):040x}"
             self._send(200, {"commitUrl": f"{hub.url}/{repo_id}/commit/{commit}", "commitOid": commit})
 
-        def _send(self, status: int, value: object) -> None:
+        def _send(self, status: int, value: object, headers: Mapping[str, str] | None = None) -> None:
             content = json.dumps(value).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
+            own = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+            for name, text in {**own, **(headers or {})}.items():
+                self.send_header(name, text)
             self.end_headers()
             self.wfile.write(content)
 

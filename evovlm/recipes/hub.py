@@ -1,13 +1,14 @@
 """Models on the hub: their files, and the hub's cache of them.
 
-All access goes through huggingface_hub, with its cache, its login and its offline mode (HF_HUB_OFFLINE=1).
+All access goes through huggingface_hub, with its cache, its login and its offline mode (HF_HUB_OFFLINE=1), and through
+the client of `hub_client`, which is imported where the hub is asked: huggingface_hub takes its time to import.
 """
 
 import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -41,7 +42,6 @@ _OF_ADAPTERS: Mapping[Wanted, Sequence[str]] = {
     "adapter": (ADAPTER_CONFIG_FILE, ADAPTER_FILE),
     "adapter-headers": (ADAPTER_CONFIG_FILE,),
 }
-_LOOK_UP_TIMEOUT_S = 20.0
 _ANSWER_TIMEOUT_S = 5.0
 
 
@@ -49,12 +49,12 @@ _ANSWER_TIMEOUT_S = 5.0
 class HubModel:
     """A model on the hub; without a revision, its main branch.
 
-    `near` is a folder of this machine with a similar name, for the message when the hub does not have the model.
+    `hint` says which folders of this machine could be meant instead, for the message when the hub does not have it.
     """
 
     id: str
     revision: str | None = None
-    near: Path | None = field(default=None, compare=False)
+    hint: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.id if self.revision is None else f"{self.id}@{self.revision}"
@@ -88,11 +88,14 @@ def look_up(model: HubModel) -> HubListing:
 def _look_up(model: HubModel, _endpoint: str, _offline: bool) -> HubListing:
     from huggingface_hub import HfApi
 
+    from evovlm.recipes.hub_client import HUB_ERRORS, ask_patiently
+
+    ask_patiently()
     try:
-        found = HfApi().model_info(model.id, revision=model.revision, files_metadata=True, timeout=_LOOK_UP_TIMEOUT_S)
-    except errors_of_the_hub() as error:
+        found = HfApi().model_info(model.id, revision=model.revision, files_metadata=True)
+        files = {each.rfilename: each.size or 0 for each in found.siblings or ()}
+    except HUB_ERRORS as error:
         raise _explained(model, error) from error
-    files = {each.rfilename: each.size or 0 for each in found.siblings or ()}
     return HubListing(commit=str(found.sha), size_bytes=files)
 
 
@@ -116,9 +119,12 @@ def is_reachable() -> bool:
 def _answers(endpoint: str) -> bool:
     from huggingface_hub import get_session
 
+    from evovlm.recipes.hub_client import HUB_ERRORS, ask_patiently
+
+    ask_patiently()
     try:
         get_session().head(endpoint, timeout=_ANSWER_TIMEOUT_S)
-    except errors_of_the_hub():
+    except HUB_ERRORS:
         return False
     return True
 
@@ -164,11 +170,13 @@ def cached_folder(model: HubModel) -> Path | None:
     """Return the folder of this revision in the cache, complete or not; never uses the network."""
     from huggingface_hub import snapshot_download
 
+    from evovlm.recipes.hub_client import HUB_ERRORS
+
     try:
         return Path(
             snapshot_download(model.id, revision=model.revision, local_files_only=True, allow_patterns=[CONFIG_FILE])
         )
-    except errors_of_the_hub():
+    except HUB_ERRORS:
         return None
 
 
@@ -202,11 +210,14 @@ def read_header(model: HubModel, file: str, *, commit: str) -> Mapping[str, Head
     from huggingface_hub import HfApi
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
+    from evovlm.recipes.hub_client import HUB_ERRORS, ask_patiently
+
+    ask_patiently()
     try:
         header = HfApi().parse_safetensors_file_metadata(model.id, file, revision=commit)
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
         raise BrokenCheckpoint(f"Model '{model}': {file} is not a safetensors file ({first_line(error)}).") from error
-    except errors_of_the_hub() as error:
+    except HUB_ERRORS as error:
         raise _explained(model, error, file=file) from error
     return {
         name: HeaderEntry(str(entry.dtype), tuple(entry.shape), *entry.data_offsets)
@@ -256,10 +267,13 @@ def _no_weights(model: HubModel, listing: HubListing, *, wanted: Wanted) -> Mode
 def _download(model: HubModel, names: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
+    from evovlm.recipes.hub_client import HUB_ERRORS, fetching
+
     patterns = [glob.escape(name) for name in sorted(set(names))]
+    download = partial(snapshot_download, model.id, revision=model.revision, allow_patterns=patterns)
     try:
-        return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=patterns))
-    except errors_of_the_hub() as error:
+        return Path(fetching(lambda bar: download(tqdm_class=bar)))
+    except HUB_ERRORS as error:
         raise _explained(model, error) from error
 
 
@@ -289,22 +303,14 @@ def _lacking(folder: Path, *, wanted: Wanted) -> str | None:
     return next((shard for shard in shards if not (folder / shard).is_file()), None)
 
 
-def errors_of_the_hub() -> tuple[type[Exception], ...]:
-    """Return the exceptions of huggingface_hub for a hub that refuses or cannot be reached."""
-    from huggingface_hub import errors
-
-    # huggingface_hub has changed its HTTP library between versions; the library's base error always has this name.
-    network: type[Exception] = vars(errors)["HTTPError"]
-    # A token that is not ASCII cannot be a header.
-    return (network, errors.HFValidationError, errors.RevisionResolutionError, OSError, UnicodeEncodeError)
-
-
 def _explained(model: HubModel, error: Exception, *, file: str | None = None) -> ModelNotFound:
     """Return the error that says what the hub refused, and what to do."""
     from huggingface_hub import constants, errors
 
+    from evovlm.recipes.hub_client import refusal
+
     what = f"Model '{model}'"
-    meant = "" if model.near is None else f" Did you mean the folder {model.near}?"
+    meant = f" {model.hint}" if model.hint else ""
     if found := file or _file_of(error):
         what += f", {found}"
     if isinstance(error, errors.GatedRepoError):
@@ -322,18 +328,22 @@ def _explained(model: HubModel, error: Exception, *, file: str | None = None) ->
             f"{what}: there is no such folder, and the hub ({constants.ENDPOINT}) has no such model, "
             f"or it is private.\n    Check the spelling; for a private model run `hf auth login`.{meant}"
         )
-    if isinstance(error, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         return ModelNotFound(
             f"{what}: is neither a folder nor in the hub's cache ({constants.HF_HUB_CACHE}), and offline mode is on.\n"
             f"    Unset HF_HUB_OFFLINE to fetch it, or name a folder.{meant}"
         )
     if isinstance(error, errors.HFValidationError):
         return ModelNotFound(f"{what}: is neither a folder nor a valid hub id ({first_line(error)}).")
+    why = refusal(error)
+    if why.answered:
+        return ModelNotFound(
+            f"{what}: fetching it from the hub ({constants.ENDPOINT}) failed: {why.reason}.\n    {why.remedy}"
+        )
     return ModelNotFound(
-        f"{what}: there is no such folder, and fetching it from the hub ({constants.ENDPOINT}) failed "
-        f"({first_line(error)}).{meant}\n"
-        "    Check the connection and try again. Without a network, name a folder, or a model that is "
-        f"already in the hub's cache ({constants.HF_HUB_CACHE})."
+        f"{what}: there is no such folder.{meant}\n"
+        f"    As a hub id it cannot be fetched: {why.reason}.\n"
+        f"    {why.remedy} Without a network, name a folder, or a model in the hub's cache ({constants.HF_HUB_CACHE})."
     )
 
 

@@ -26,6 +26,7 @@ _JOINT = "+"
 _DTYPES = {"float64", "float32", "float16", "bfloat16"}
 _HUB_ID = re.compile(r"(?P<id>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]{1,200}))?", re.ASCII)
 _SHOWN = 200
+_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +106,14 @@ class ModelRef:
             )
         hub = None if self.text.startswith((".", "/", "~")) else _HUB_ID.fullmatch(self.text)
         if hub is None:
-            near = self._near()
-            meant = "" if near is None else f" Did you mean {near}?"
             raise ModelNotFound(
-                f"Model '{self.text}': there is no folder {self._as_path()}.{meant}\n"
+                f"Model '{self.text}': there is no folder {self._as_path()}. {self._hint()}".rstrip() + "\n"
                 "    Name an existing folder, a hub id ('org/name' or 'org/name@revision') or 'zoo:NAME'; with an "
                 "adapter, MODEL+ADAPTER."
             )
-        return HubModel(id=hub["id"], revision=hub["revision"], near=self._near())
+        if self._as_path().is_file():
+            raise ModelNotFound(f"Model '{self.text}': is a file. Name the folder that holds the whole model.")
+        return HubModel(id=hub["id"], revision=hub["revision"], hint=self._hint())
 
     def folder_at_hand(self) -> Path | None:
         """Return the model's folder, or the part of it that the hub's cache holds; never touches the network.
@@ -126,15 +127,17 @@ class ModelRef:
         path = expanded(Path(self.text))
         return path if path.is_absolute() or self.origin is None else self.origin / path
 
-    def _near(self) -> Path | None:
-        """Return the folder beside the one that was named whose name is most similar, None where none is."""
+    def _hint(self) -> str:
+        """Return which folder may be meant: the one beside it with the most similar name, else all; "" without any."""
         path = self._as_path()
         try:
-            names = [each.name for each in os.scandir(path.parent) if each.is_dir()]
+            names = sorted(each.name for each in os.scandir(path.parent) if each.is_dir())
         except OSError:
-            return None
-        close = get_close_matches(path.name, names, n=1)
-        return path.with_name(close[0]) if close else None
+            return ""
+        if close := get_close_matches(path.name, names, n=1):
+            return f"Did you mean the folder {path.with_name(close[0])}?"
+        more = ", ..." if len(names) > _NAMED else ""
+        return f"The folders in {path.parent} are {', '.join(names[:_NAMED])}{more}." if names else ""
 
     def _missing_from_zoo(self) -> str:
         zoo = asset_path("zoo")

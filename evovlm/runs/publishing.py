@@ -7,6 +7,7 @@ that contains nothing else is an interrupted publication and is continued.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,6 @@ from evovlm.recipes.checkpoint_files import (
     read_weight_map,
     refuse_outside,
 )
-from evovlm.recipes.hub import errors_of_the_hub
 from evovlm.recipes.model_config import read_model_json
 from evovlm.recipes.yaml_text import read_yaml
 
@@ -36,7 +36,9 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _MADE_BY_THE_HUB = frozenset({".gitattributes"})
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _PERMISSIVE_RANK = 1
-_FORBIDDEN, _UNAUTHORIZED, _CONFLICT = 403, 401, 409
+_UNAUTHORIZED, _FORBIDDEN, _CONFLICT = 401, 403, 409
+_XET_SILENCE = "60s"
+"""Xet storage answers an upload only after all its bytes have arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,28 +93,32 @@ def publish(publication: Publication, repo_id: str, *, private: bool) -> str:
     """
     from huggingface_hub import HfApi, constants
 
+    from evovlm.recipes.hub_client import HUB_ERRORS, ask_patiently, with_xet_or_http
+
     check_repo_id(repo_id)
+    ask_patiently()
     hub = HfApi()
-    # A failed upload of a large file raises a RuntimeError around the cause.
-    refusals: tuple[type[Exception], ...] = (*errors_of_the_hub(), ValueError, RuntimeError)
+    patterns = [_escaped(name) for name in publication.files if name != CARD_FILE]
+    weights = partial(
+        hub.upload_folder,
+        repo_id=repo_id,
+        folder_path=publication.folder,
+        allow_patterns=patterns,
+        commit_message="Upload a model merged with evovlm",
+    )
+    card = partial(
+        hub.upload_file,
+        repo_id=repo_id,
+        path_or_fileobj=publication.folder / CARD_FILE,
+        path_in_repo=CARD_FILE,
+        commit_message="Upload its model card",
+    )
     try:
         _make_repository(hub, publication, repo_id, private=private)
-        patterns = [_escaped(name) for name in publication.files if name != CARD_FILE]
-        hub.upload_folder(
-            repo_id=repo_id,
-            folder_path=publication.folder,
-            allow_patterns=patterns,
-            commit_message="Upload a model merged with evovlm",
-        )
-        hub.upload_file(
-            repo_id=repo_id,
-            path_or_fileobj=publication.folder / CARD_FILE,
-            path_in_repo=CARD_FILE,
-            commit_message="Upload its model card",
-        )
-    except refusals as error:
-        reason = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
-        raise _explained(repo_id, reason) from error
+        for upload in (weights, card):
+            with_xet_or_http(upload, silence=_XET_SILENCE)
+    except HUB_ERRORS as error:
+        raise _explained(repo_id, error) from error
     return masked(f"{constants.ENDPOINT}/{repo_id}")
 
 
@@ -203,7 +209,7 @@ def _make_repository(hub: "HfApi", publication: Publication, repo_id: str, *, pr
     try:
         hub.create_repo(repo_id, private=private)
     except HfHubHTTPError as error:
-        if _status(error) != _CONFLICT:
+        if error.response.status_code != _CONFLICT:
             raise
         there = set(hub.list_repo_files(repo_id)) - _MADE_BY_THE_HUB
         if CARD_FILE in there or not there <= set(publication.files):
@@ -213,30 +219,26 @@ def _make_repository(hub: "HfApi", publication: Publication, repo_id: str, *, pr
             ) from error
 
 
-def _status(error: BaseException) -> int | None:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None
-
-
 def _explained(repo_id: str, error: BaseException) -> OutputError:
     from huggingface_hub import constants
 
+    from evovlm.recipes.hub_client import refusal
+
     where = f"{repo_id}: the hub ({constants.ENDPOINT})"
-    status = _status(error)
-    if status == _UNAUTHORIZED:
+    why = refusal(error)
+    if why.status == _UNAUTHORIZED:
         return OutputError(
             f"{where} does not accept the login.\n    Run `hf auth login` with a token that is valid and may write."
         )
-    if status == _FORBIDDEN:
+    if why.status == _FORBIDDEN:
         return OutputError(
             f"{where} does not let you write there.\n    Check the owner in the id, and that the token may write "
             f"({constants.ENDPOINT}/settings/tokens)."
         )
-    if isinstance(error, ValueError) and status is None:
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
         return OutputError(f"{where} refuses a file: {' '.join(str(error).split())}\n    Correct it, and push again.")
     return OutputError(
-        f"{where} did not take it ({first_line(error)}).\n"
-        "    Check the connection and run the same command again: it continues where it stopped."
+        f"{where} did not take it: {why.reason}.\n    {why.remedy} The same command continues where it stopped."
     )
 
 

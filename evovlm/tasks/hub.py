@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from evovlm.tasks.row import Row
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BATCH = 1000
+_NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +48,20 @@ def hub_rows(place: HubSplit, *, cached: bool = False) -> Iterator[Row]:
     """
     import datasets
     from datasets.exceptions import DatasetsError
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
-    # huggingface_hub changes its HTTP library between versions; its base error is always available under this name.
-    network: type[Exception] = vars(errors)["HTTPError"]
-    # Without a network `datasets` tries again and again, for half a minute, before it looks into its cache.
+    from evovlm.recipes.hub_client import HUB_ERRORS, trouble
+
+    # Without a network `datasets` would try again and again, for half a minute, before it looks into its cache.
     offline = not is_reachable()
     try:
         table = _table(place, cached=cached or offline)
-    except (OSError, ValueError, RuntimeError, DatasetsError, network) as error:
+    except (*HUB_ERRORS, DatasetsError) as error:
         source = "the hub's cache" if cached else "the hub, which cannot be reached" if offline else "the hub"
+        why = trouble(error)
+        reason = first_line(error) if why is None or why.status == _NOT_FOUND else f"{why.reason}. {why.remedy}"
         raise TaskError(
-            f"The data set {place} could not be loaded from {source}: {first_line(error)}\n"
+            f"The data set {place} could not be loaded from {source}: {reason}\n"
             "    Check the connection and the name; or name a local copy (`--data TASK=PATH`: a file or folder with "
             "the same columns)\n    or a copy on the hub (`--data TASK=hub:ID@REVISION`). A set loaded once is "
             f"read from {datasets.config.HF_DATASETS_CACHE}, also without a network (HF_HUB_OFFLINE=1)."
@@ -120,22 +124,33 @@ def _stored(table: Any, index: int, column: str, *, count: int | None, where: st
 def _table(place: HubSplit, *, cached: bool) -> Any:
     import datasets
 
+    from evovlm.recipes.hub_client import with_xet_or_http
+
     if place.folder is not None:
         files = _parquet_files(place, cached=cached)
         return datasets.load_dataset("parquet", data_files={place.split: files}, split=place.split)
     if cached:
         return _cached_table(place)
-    return datasets.load_dataset(place.id, place.config, split=place.split, revision=place.revision)
+    load = partial(datasets.load_dataset, place.id, place.config, split=place.split, revision=place.revision)
+    return with_xet_or_http(load)
 
 
 def _parquet_files(place: HubSplit, *, cached: bool) -> list[str]:
     # `datasets` does not cache what it reads from a folder of a repository; huggingface_hub does.
     from huggingface_hub import snapshot_download
 
+    from evovlm.recipes.hub_client import fetching
+
     pattern = f"{place.folder}/{place.split}/*.parquet"
-    root = snapshot_download(
-        place.id, repo_type="dataset", revision=place.revision, allow_patterns=pattern, local_files_only=cached
+    download = partial(
+        snapshot_download,
+        place.id,
+        repo_type="dataset",
+        revision=place.revision,
+        allow_patterns=pattern,
+        local_files_only=cached,
     )
+    root = fetching(lambda bar: download(tqdm_class=bar))
     files = sorted(map(str, Path(root).glob(pattern)))
     if not files:
         raise FileNotFoundError(f"there is no {pattern} in it")

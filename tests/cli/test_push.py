@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from evovlm.api import merge
+from evovlm.recipes import hub_client
 from tests.cli.conftest import Command, Outcome
 from tests.upload_hub import UploadHub
 
@@ -45,12 +46,13 @@ def merged(merged_once: Path, tmp_path: Path) -> Path:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[UploadHub]:
     """The hub of this test, with its token in the environment."""
     with UploadHub(token=TOKEN) as opened:
+        hub_client.forget_hosts()
         monkeypatch.setattr(constants, "ENDPOINT", opened.url)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         yield opened
 
 
@@ -259,3 +261,26 @@ def test_scores_in_the_hub_s_form_are_sent_and_broken_ones_refused(
     assert pushed.code == 0, pushed
     assert json.loads(pushed.out)["left_out"] == [".eval_results/secret.txt"]
     assert hub.files[REPO][".eval_results/evovlm.yaml"] == scores.read_bytes()
+
+
+@pytest.mark.parametrize("xet", ["http://127.0.0.1:9", None])
+def test_without_xet_storage_a_model_is_sent_over_http(
+    evovlm: Command, merged: Path, hub: UploadHub, monkeypatch: pytest.MonkeyPatch, xet: str | None
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.xet = xet
+    pushed = silent_on_the_token(evovlm("push", merged, REPO, "--yes"))
+    assert pushed.code == 0, pushed
+    assert "Xet storage cannot be used" in pushed.err
+    assert hub.files[REPO].keys() - {".gitattributes"} == files_of(merged).keys()
+
+
+def test_a_limit_of_the_hub_is_waited_for(
+    evovlm: Command, merged: Path, hub: UploadHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(hub_client._stopped, "wait", waited.append)
+    hub.limited = 3
+    assert evovlm("push", merged, REPO, "--yes").code == 0
+    assert waited == [1, 1, 1]
+    hub_client.forget_hosts()

@@ -33,7 +33,7 @@ def test_a_mistyped_folder_is_not_only_a_problem_of_the_network(
     assert f"Did you mean the folder {models.name}/base?" in refused.err
     refused = evovlm("score", f"./{models.name}/maths", "--task", "word_problems_ja")
     assert refused.code == 2
-    assert f"Did you mean {models.name}/math?" in refused.err
+    assert f"Did you mean the folder {models.name}/math?" in refused.err
 
 
 def test_a_missing_recipe_is_a_missing_file(evovlm: Command, unreachable: None) -> None:

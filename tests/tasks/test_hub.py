@@ -17,7 +17,7 @@ import pytest
 from evovlm.tasks.catalogue import TASKS
 from evovlm.tasks.published import hub_place, is_on_hub
 from evovlm.tasks.task import Split
-from tests.hub_server import HubServer, commit_of
+from tests.hub_server import Fault, HubServer, commit_of
 from tests.tasks.sample_files import SETS
 
 _LOAD = """
@@ -43,7 +43,7 @@ else:
 class Hub:
     """A hub with small sets, and caches that are empty at first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, xet: str | None = None) -> None:
         self.home = folder / "home"
         self.gsm8k = folder / "gsm8k"
         for part in ("train", "test"):
@@ -60,10 +60,10 @@ class Hub:
                 "openai/gsm8k": self.gsm8k,
                 "juletxara/mgsm": folder / "mgsm",
                 "SakanaAI/JA-Multi-Image-VQA": folder / "multi",
-            }
+            },
+            xet=xet,
         )
         self.server.tags["juletxara/mgsm", "refs/convert/parquet"] = folder / "mgsm"
-        self.server.__enter__()
 
     def load(self, name: str, split: str, data: str = "", *, offline: bool = False) -> Mapping[str, object]:
         """Load a task's samples in a process of its own."""
@@ -71,7 +71,7 @@ class Hub:
             **os.environ,
             "HF_HOME": str(self.home),
             "HF_ENDPOINT": self.server.url,
-            "NO_PROXY": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost",
             "HF_HUB_OFFLINE": str(int(offline)),
         }
         for variable in ("HF_TOKEN", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_DATASETS_OFFLINE"):
@@ -96,8 +96,8 @@ def write(path: Path, name: str, *, pictures: bool = False) -> None:
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     opened = Hub(tmp_path)
-    yield opened
-    opened.server.stop()
+    with opened.server:
+        yield opened
 
 
 @pytest.mark.slow
@@ -123,6 +123,23 @@ def test_a_set_that_is_a_script_is_read_from_the_hub_s_parquet_copy(hub: Hub) ->
 
 def test_pictures_of_a_hub_set_come_from_its_table(hub: Hub) -> None:
     assert hub.load("ja_multi_image_vqa", "report")["shades"] == [[10, 20]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gsm8k", "mgsm_ja"])
+def test_a_set_is_loaded_from_a_busy_hub_without_xet_storage(tmp_path: Path, name: str) -> None:
+    hub = Hub(tmp_path, xet="http://127.0.0.1:9")
+    with hub.server:
+        for path in ("/api/datasets/", "/resolve/", "/repos/"):
+            hub.server.faults[path] = [Fault(status=429, headers={"Retry-After": "1"}), Fault(status=503)]
+        assert hub.load(name, "report")["ids"]
+        assert not any(hub.server.faults.values())
+
+
+@pytest.mark.slow
+def test_a_set_of_a_hub_that_stays_broken_says_so(hub: Hub) -> None:
+    hub.server.always["/api/datasets/openai"] = Fault(status=429, headers={"Retry-After": "3600"})
+    assert "limits requests from here for another 60 min (429). Try again then." in str(hub.load("gsm8k", "report"))
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +127,17 @@ def _repository(architecture: str, *, tag: str) -> str:
 
 def _fetch(name: str, repository: str, *, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    from evovlm.recipes.hub_client import HUB_ERRORS, fetching, refusal
+
+    download = partial(snapshot_download, repository, revision=revision, allow_patterns=_FETCHED)
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_FETCHED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        return Path(fetching(lambda bar: download(tqdm_class=bar)))
+    except HUB_ERRORS as error:
+        why = refusal(error)
         raise ModelNotFound(
-            f"CLIP model '{name}': {repository} could not be fetched from the hub: {first_line(error)}\n"
-            "    Check the connection, or name a folder that holds the model."
+            f"CLIP model '{name}': {repository} cannot be fetched from the hub: {why.reason}.\n"
+            f"    {why.remedy} Or name a folder that holds the model."
         ) from error
 
 
