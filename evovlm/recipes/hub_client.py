@@ -7,6 +7,7 @@ cannot be reached. `fetching` and `with_xet_or_http` use plain HTTP where Xet st
 
 import email.utils
 import errno
+import logging
 import os
 import re
 import sys
@@ -18,9 +19,8 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
-from huggingface_hub import close_session, constants, errors, set_client_factory
-from huggingface_hub.utils import hf_raise_for_status, logging, parse_ratelimit_headers
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub import close_session, constants, errors, hf_raise_for_status, set_client_factory
+from huggingface_hub.utils._http import default_client_factory, parse_ratelimit_headers
 from huggingface_hub.utils._xet import abort_xet_session
 from huggingface_hub.utils.tqdm import tqdm
 
@@ -95,7 +95,7 @@ def ask_patiently() -> None:
         os.environ.setdefault(name, value)
     if "HF_HUB_VERBOSITY" not in os.environ:
         # Its warnings show signed addresses, and waits that are now this module's.
-        logging.set_verbosity_error()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     set_client_factory(_client)
 
 
@@ -151,14 +151,14 @@ def _interruptible(download: Callable[[type[tqdm]], Result]) -> Result:
         return running.result()
     except (KeyboardInterrupt, SystemExit):
         _stopped.set()
-        abort_xet_session()
+        abort_xet_session()  # type: ignore[no-untyped-call]
         close_session()
         raise
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-class _Bar(tqdm):  # type: ignore[misc, type-arg]
+class _Bar(tqdm):
     def update(self, n: float | None = 1) -> bool | None:
         _end_if_stopped()
         shown: bool | None = super().update(n)
