@@ -10,7 +10,7 @@ import typer
 
 from evovlm.cli.language import Language
 from evovlm.cli.rendering import echo, json_text
-from evovlm.texts.languages import Say, speaker
+from evovlm.texts.languages import Phrase, Say, speaker
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,21 +54,22 @@ def demo(
         for pipeline in (each for each in PIPELINES.values() if only in (None, each.name)):
             console.print(said(f"demo_{pipeline.name}"), style="bold", highlight=False)
 
-            def observe(title: str, name: str = pipeline.name) -> SearchProgress:
+            def observe(title: Phrase, name: str = pipeline.name) -> SearchProgress:
                 _close(displays)
-                display = SearchProgress(title=f"{name}, {title}")
+                display = SearchProgress(title=said("comma").join([name, title.said(said)]), say=said)
                 displays.append(display)
                 return display
 
-            def say(text: str, name: str = pipeline.name) -> None:
+            def say(text: Phrase, name: str = pipeline.name) -> None:
                 _close(displays)
-                console.print(f"{name}, {text}", highlight=False)
-                displays.append(Waiting(f"{name}, {text}", console=console))
+                line = said("comma").join([name, text.said(said)])
+                console.print(line, highlight=False)
+                displays.append(Waiting(line, console=console))
 
-            displays.append(Waiting(f"{pipeline.name}: opening models and tasks", console=console))
+            displays.append(Waiting(said("progress_opening", title=pipeline.name), console=console))
             folder = out / pipeline.name
             result = run_pipeline(pipeline, out=folder, size=size, seed=seed, observe=observe, say=say)
-            say("writing the page")
+            say(Phrase("demo_writing", {}))
             _write_page(result, language=lang)
             results[pipeline.name] = result
     if as_json:

@@ -12,6 +12,7 @@ from evovlm.cli.init_answers import Answers, finished
 from evovlm.cli.init_questions import ask_open, ask_what_to_change
 from evovlm.cli.language import Language
 from evovlm.cli.rendering import echo, json_text
+from evovlm.texts.languages import speaker
 
 if TYPE_CHECKING:
     from evovlm.runs.config.new import NewSearch
@@ -114,7 +115,7 @@ def _write(new: "NewSearch", out: Path) -> tuple[str, ...]:
     from evovlm.cli.progress import Waiting
     from evovlm.runs.before.new_search import write_search
 
-    with Waiting("checking the search"):
+    with Waiting(speaker(new.language)("init_checking")):
         return write_search(new, out)
 
 

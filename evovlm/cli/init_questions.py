@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from evovlm.cli.completion import complete_models
 from evovlm.cli.init_answers import Answers, finished, read_kind, read_sources
 from evovlm.cli.questions import Choice, ask, ask_each
-from evovlm.texts.languages import Say
+from evovlm.texts.languages import Say, described
 
 if TYPE_CHECKING:
     from evovlm.runs.before.new_search import Opened
@@ -103,7 +103,13 @@ def _ask_tasks(answers: Answers, kind: "Kind") -> None:
         return answers.split(table, share=ask(question, default=str(SHARE), choices=(), read=_share))
 
     near = [Choice(name, answers.say("init_yours")) for name in nearby_tasks(Path())]
-    choices = [*near, *(Choice(task.name, task.description) for task in catalogue_tasks(kind))][:_MOST_CHOICES]
+    choices = [
+        *near,
+        *(
+            Choice(task.name, described(task.name, task.description, language=answers.language))
+            for task in catalogue_tasks(kind)
+        ),
+    ][:_MOST_CHOICES]
     answers.tasks = ask_each(
         answers.say("init_task"), end=answers.say("init_more"), defaults=[choices[0].answer], choices=choices, read=read
     )

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.status import Status
 
 from evovlm.cli.rendering import duration, percent
+from evovlm.texts.languages import ENGLISH, Say
 
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import AnswerProgress
@@ -92,19 +93,20 @@ _COUNT = -1
 """The ranks of the time left and of the count, which are shown before anything else."""
 
 
-def joined(parts: Sequence[_Part], *, width: int | None = None) -> str:
+def joined(parts: Sequence[_Part], *, width: int | None = None, comma: str = ", ") -> str:
     """Return the parts in their order, separated by commas; of those that exceed the width, the most important."""
     shown = list(parts)
-    while width is not None and len(shown) > 1 and cell_len(", ".join(part.text for part in shown)) > width:
+    while width is not None and len(shown) > 1 and cell_len(comma.join(part.text for part in shown)) > width:
         shown.remove(max(shown, key=lambda part: part.rank))
-    return ", ".join(part.text for part in shown)
+    return comma.join(part.text for part in shown)
 
 
 class _Bar:
     """A live line that fits the terminal: title, bar, count and state. Without a `total`, it moves from end to end."""
 
-    def __init__(self, console: Console, title: str, *, total: int | None) -> None:
+    def __init__(self, console: Console, title: str, *, total: int | None, comma: str = ", ") -> None:
         self._console = console
+        self._comma = comma
         self._bar_width = 20 if console.width >= _WIDE else 10
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=self._bar_width))
         self._progress = Progress(
@@ -118,7 +120,7 @@ class _Bar:
         short = self._short(title)
         # One space between columns, and one at the end, where some terminals break the line.
         free = self._console.width - cell_len(short) - self._bar_width - 3
-        state = joined(parts, width=free)
+        state = joined(parts, width=free, comma=self._comma)
         self._progress.update(self._task, description=short, completed=completed, total=total, state=state)
 
     def stop(self) -> None:
@@ -257,13 +259,19 @@ class ScoreProgress:
 
 
 class SearchProgress:
-    """Shows the progress of a search: a live bar on a terminal, one plain line per generation elsewhere."""
+    """Shows the progress of a search: a live bar on a terminal, one plain line per generation elsewhere.
 
-    def __init__(self, *, title: str, console: Console | None = None, silent_s: float = SHOWN_AFTER_S) -> None:
+    `say` gives the texts of a language; warnings are English.
+    """
+
+    def __init__(
+        self, *, title: str, console: Console | None = None, silent_s: float = SHOWN_AFTER_S, say: Say = ENGLISH
+    ) -> None:
         self._title = title
         self._console = console or stderr_console()
+        self._text = say
         # Models are fetched and opened before the search begins.
-        self._waiting = Waiting(f"{title}: opening models and tasks", console=self._console, after_s=silent_s)
+        self._waiting = Waiting(say("progress_opening", title=title), console=self._console, after_s=silent_s)
         self._bar: _Bar | None = None
         self._best: float | None = None
         self._mean: float | None = None
@@ -282,13 +290,13 @@ class SearchProgress:
         self._waiting.close()
         for warning in warnings:
             self._say(f"warning: {warning}", style="yellow")
-        of = "" if candidates is None else f" of {candidates}"
         if done:
-            self._say(f"{self._title}: resuming after {done}{of} candidates")
+            count = f"{done}" if candidates is None else self._text("progress_of", done=done, total=candidates)
+            self._say(self._text("progress_resuming", title=self._title, count=count))
         self._candidates, self._generations, self._replayed = candidates, generations, done
         self._began = time.monotonic()
         if self._console.is_terminal:
-            self._bar = _Bar(self._console, self._title, total=candidates)
+            self._bar = _Bar(self._console, self._title, total=candidates, comma=self._text("comma"))
             self._refresh()
 
     def evaluated(self, entry: "Entry") -> None:
@@ -313,7 +321,8 @@ class SearchProgress:
             self._refresh()
         elif self._seen > self._replayed:
             # A replayed generation was printed when it was new.
-            self._say(f"{self._title}: {joined(self._parts())}")
+            state = joined(self._parts(), comma=self._text("comma"))
+            self._say(self._text("progress_line", title=self._title, state=state))
 
     def close(self) -> None:
         """Remove the display."""
@@ -329,21 +338,22 @@ class SearchProgress:
             self._bar.show(self._title, parts, completed=self._seen, total=self._candidates)
 
     def _parts(self) -> list[_Part]:
+        say = self._text
         of = "" if self._generations is None else f"/{self._generations}"
-        parts = [_Part(f"generation {self._generation}{of}", 3)]
+        parts = [_Part(say("progress_generation", n=f"{self._generation}{of}"), 3)]
         if self._best is not None:
             # In a race the fitness is an estimate, which may be above the highest score.
-            parts.append(_Part(f"best {percent(min(self._best, 1.0))}", 1))
+            parts.append(_Part(say("progress_best", score=percent(min(self._best, 1.0))), 1))
         if self._mean is not None:
-            parts.append(_Part(f"mean {percent(self._mean)}", 4))
+            parts.append(_Part(say("progress_mean", score=percent(self._mean)), 4))
         if self._in_part:
-            parts.append(_Part(f"{self._samples} samples", 5))
+            parts.append(_Part(say("progress_samples", n=self._samples), 5))
         if self._failures:
-            parts.append(_Part(f"{self._failures} failed", 2))
+            parts.append(_Part(say("progress_failed", n=self._failures), 2))
         fresh = self._seen - self._replayed
         if fresh > 0 and self._candidates is not None and self._seen < self._candidates:
             left = (time.monotonic() - self._began) / fresh * (self._candidates - self._seen)
-            parts.append(_Part(f"about {duration(left)} left", _LEFT))
+            parts.append(_Part(say("progress_left", time=duration(left, say=say)), _LEFT))
         return parts
 
     def _say(self, text: str, *, style: str | None = None) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from evovlm.texts.languages import ENGLISH, Say
+
 if TYPE_CHECKING:
     from evovlm.merging.before.findings import ResultSize
 
@@ -51,14 +53,14 @@ def result_text(size: "ResultSize") -> str:
     return f"{at_most}{size.n_blocks} blocks, {weights} weights, {gigabytes(size.size_bytes)}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float, *, say: Say = ENGLISH) -> str:
     """Return a duration: `42 s`, `3:05 min`, `2:40 h`."""
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return say("duration_seconds", seconds=whole)
     if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+        return say("duration_minutes", minutes=whole // 60, seconds=f"{whole % 60:02d}")
+    return say("duration_hours", hours=whole // 3600, minutes=f"{whole % 3600 // 60:02d}")
 
 
 def without_controls(text: str) -> str:

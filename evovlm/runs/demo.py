@@ -28,6 +28,7 @@ from evovlm.runs.scores.standings import Answered, Standing, standing_of
 from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.runs.searching.search import Observer
 from evovlm.tasks.task import Split
+from evovlm.texts.languages import Phrase
 
 if TYPE_CHECKING:
     from evovlm.evaluation.evaluator import Evaluator
@@ -131,8 +132,8 @@ def run_pipeline(
     out: Path,
     size: Size,
     seed: int,
-    observe: Callable[[str], Observer],
-    say: Callable[[str], None] = lambda _: None,
+    observe: Callable[[Phrase], Observer],
+    say: Callable[[Phrase], None] = lambda _: None,
 ) -> PipelineResult:
     """Run one pipeline in the folder `out`, or continue where an interrupted one stopped.
 
@@ -144,8 +145,8 @@ def run_pipeline(
     searches = {
         name: evolve(variant, out=inner_folder(out, name), resume=True, observer=observe(title), evaluator=evaluator)
         for name, title, variant in (
-            (RANDOM, "random search", _with_optimizer(config, "random")),
-            (EVOLVED, "evolution", config),
+            (RANDOM, Phrase("demo_searching_random", {}), _with_optimizer(config, "random")),
+            (EVOLVED, Phrase("demo_searching_evolved", {}), config),
         )
     }
     run = Run.open(out / EVOLVED)
@@ -174,11 +175,11 @@ def run_pipeline(
     )
 
 
-def _each_said(contenders: Sequence[Contender], say: Callable[[str], None]) -> Iterator[Contender]:
+def _each_said(contenders: Sequence[Contender], say: Callable[[Phrase], None]) -> Iterator[Contender]:
     """Yield the contenders, each after its name and number are said."""
     for number, each in enumerate(contenders, start=1):
-        name = EVOLVED if each.name == WINNER else each.name
-        say(f"scoring on the report split: {name}, {number} of {len(contenders)}")
+        name = each.name if each.role == "parent" else Phrase(f"demo_{each.name}", {})
+        say(Phrase("demo_scoring", {"name": name, "number": number, "n": len(contenders)}))
         yield each
 
 

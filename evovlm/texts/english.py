@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-ENGLISH: Mapping[str, str] = {
+TEXTS: Mapping[str, str] = {
     "report_on": "Report on {title}",
     "made_from": "Evolved from {sources} for {tasks}",
     "skip": "Skip to the results",
@@ -379,6 +379,10 @@ ENGLISH: Mapping[str, str] = {
     # Commands: `demo`
     "demo_evollm": "EvoLLM: a Japanese math LLM",
     "demo_evovlm": "EvoVLM: a Japanese VLM",
+    "demo_searching_random": "random search",
+    "demo_searching_evolved": "evolution",
+    "demo_scoring": "scoring on the report split: {name}, {number} of {n}",
+    "demo_writing": "writing the page",
     "demo_table": "{title} ({task}, {n} report samples)",
     "demo_winner": "evolved merge",
     "demo_random": "random search",
@@ -392,4 +396,19 @@ ENGLISH: Mapping[str, str] = {
     "demo_merge": "after changing its numbers",
     "demo_evolve": "your own search: edit a copy",
     "demo_pages": "Every answer, the search and the recipe on one page:",
+    # Progress of `init` and `demo`
+    "init_checking": "checking the search",
+    "progress_opening": "{title}: opening models and tasks",
+    "progress_resuming": "{title}: resuming after {count} candidates",
+    "progress_of": "{done} of {total}",
+    "progress_line": "{title}: {state}",
+    "progress_generation": "generation {n}",
+    "progress_best": "best {score}",
+    "progress_mean": "mean {score}",
+    "progress_samples": "{n} samples",
+    "progress_failed": "{n} failed",
+    "progress_left": "about {time} left",
+    "duration_seconds": "{seconds} s",
+    "duration_minutes": "{minutes}:{seconds} min",
+    "duration_hours": "{hours}:{minutes} h",
 }

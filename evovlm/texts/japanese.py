@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-JAPANESE: Mapping[str, str] = {
+TEXTS: Mapping[str, str] = {
     "report_on": "{title} のレポート",
     "made_from": "{tasks} を目標に {sources} から進化",
     "skip": "結果へ進む",
@@ -372,6 +372,10 @@ JAPANESE: Mapping[str, str] = {
     # Commands: `demo`
     "demo_evollm": "EvoLLM：日本語の数学 LLM",
     "demo_evovlm": "EvoVLM：日本語 VLM",
+    "demo_searching_random": "ランダム探索",
+    "demo_searching_evolved": "進化的探索",
+    "demo_scoring": "評価用データで採点中：{name}（{number}/{n}）",
+    "demo_writing": "ページを作成中",
     "demo_table": "{title}（{task}、評価用データ {n} 件）",
     "demo_winner": "進化モデル",
     "demo_random": "ランダム探索",
@@ -386,4 +390,34 @@ JAPANESE: Mapping[str, str] = {
     "demo_merge": "数値を変えてから",
     "demo_evolve": "自分の探索：コピーを編集",
     "demo_pages": "全回答、探索の経過、レシピをまとめたページ：",
+    # Progress of `init` and `demo`
+    "init_checking": "探索の設定を確認中",
+    "progress_opening": "{title}：モデルとタスクを準備中",
+    "progress_resuming": "{title}：{count} 候補を評価済み、続きから再開します",
+    "progress_of": "{done}/{total}",
+    "progress_line": "{title}：{state}",
+    "progress_generation": "世代 {n}",
+    "progress_best": "最良 {score}",
+    "progress_mean": "平均 {score}",
+    "progress_samples": "{n} サンプル",
+    "progress_failed": "失敗 {n} 件",
+    "progress_left": "残り約 {time}",
+    "duration_seconds": "{seconds} 秒",
+    "duration_minutes": "{minutes} 分 {seconds} 秒",
+    "duration_hours": "{hours} 時間 {minutes} 分",
 }
+
+TASKS: Mapping[str, str] = {
+    "word_problems_ja": "日本語の文章題（1〜3 段階の計算）",
+    "word_problems_en": "同じ文章題の英語版",
+    "emoji_ja": "絵文字の小さな画像が何かを日本語で答える",
+    "emoji_en": "同じ画像の英語版",
+    "gsm8k_ja": "GSM8K test の 250〜1318 番の日本語訳。論文の探索用データ",
+    "gsm8k": "GSM8K（英語）。train で探索し、test で評価",
+    "msvamp_ja": "MSVAMP の日本語版。GSM8K とは別の短い文章題",
+    "mawps_ja": "MAWPS の日本語版。1 段階の文章題（GitHub）",
+    "ja_vg_vqa": "JA-VG-VQA-500。写真ごとに最初の質問",
+    "ja_vg_vqa_all": "JA-VG-VQA-500。写真ごとにすべての質問",
+    "stair_captions": "STAIR Captions。写真の 5 つの説明文のうち最も近いもの",
+}
+"""What the tasks of the catalogue are that a search can use."""

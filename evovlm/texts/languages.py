@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from evovlm.errors import ConfigError
-from evovlm.texts.english import ENGLISH
-from evovlm.texts.japanese import JAPANESE
+from evovlm.texts import english, japanese
 
-LANGUAGES: Mapping[str, Mapping[str, str]] = {"en": ENGLISH, "ja": JAPANESE}
+LANGUAGES: Mapping[str, Mapping[str, str]] = {"en": english.TEXTS, "ja": japanese.TEXTS}
 _VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
 
 
@@ -38,6 +37,10 @@ def speaker(language: str) -> Say:
     return say
 
 
+ENGLISH: Say = speaker("en")
+"""What gives the English texts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Phrase:
     """A text before its language is known: its key, and the values of its placeholders; `str` is the English text."""
@@ -50,7 +53,12 @@ class Phrase:
         return say(self.key, **self.values)
 
     def __str__(self) -> str:
-        return self.said(speaker("en"))
+        return self.said(ENGLISH)
+
+
+def described(task: str, english: str, *, language: str) -> str:
+    """Return what a task of the catalogue is, in a language; in English where a package has added the task."""
+    return japanese.TASKS.get(task, english) if language == "ja" else english
 
 
 def chosen_language(given: str) -> str:

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from evovlm.runs.config.hybrid import load_search
-from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.task import Split
+from evovlm.texts.languages import described
 from tests.cli.conftest import Command
 from tests.pico import pico_llm
 from tests.tasks.test_own_folder import picture_folder
@@ -173,9 +174,16 @@ def test_questions_and_comments_are_japanese_where_the_language_is(tmp_path: Pat
     assert code == 0, err
     assert "次のステップ：\n  evovlm check mine.yaml" in out
     assert "zoo:base  (チャットテンプレートなし、停止トークン </s>、最大 512 トークン)" in err
+    assert "1  word_problems_ja  (日本語の文章題（1〜3 段階の計算）)" in err
     questions = [line for line in err.splitlines() if "]: " in line]
     assert questions
     assert all(JAPANESE.search(line) for line in questions)
+
+
+def test_each_task_that_a_search_can_use_is_described_in_japanese() -> None:
+    tasks = [task for task in TASKS.values() if Split.SEARCH in task.splits]
+    assert [task.name for task in tasks if not JAPANESE.search(described(task.name, "none", language="ja"))] == []
+    assert described("theirs", "a task of a package", language="ja") == "a task of a package"
 
 
 def test_the_environment_gives_the_language_of_the_config_and_the_values_stay(

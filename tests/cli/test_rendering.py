@@ -19,6 +19,7 @@ from evovlm.evaluation.batches import AnswerProgress
 from evovlm.recipes.candidate import Evaluation, Failure, Outcome
 from evovlm.runs.folder.entries import Entry
 from evovlm.search.loop import Generation
+from evovlm.texts.languages import speaker
 
 GOOD = Evaluation(scores={}, fitness=0.5, seconds={}, tokens=0)
 BAD = Failure(kind="not_finite", reason="the merged weights are not finite")
@@ -29,6 +30,17 @@ BAD = Failure(kind="not_finite", reason="the merged weights are not finite")
 )
 def test_a_duration_reads_as_people_say_it(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_progress_of_a_search_speaks_japanese_too() -> None:
+    printed = io.StringIO()
+    follow(SearchProgress(title="探索", console=Console(file=printed), say=speaker("ja")), (GOOD, BAD, GOOD), done=1)
+    assert printed.getvalue().splitlines()[1:] == [
+        "探索：1/4 候補を評価済み、続きから再開します",
+        "探索：世代 1/2、最良 50.0、平均 50.0、失敗 1 件、残り約 0 秒",
+        "探索：世代 2/2、最良 50.0、平均 50.0、失敗 1 件、残り約 0 秒",
+    ]
+    assert duration(185, say=speaker("ja")) == "3 分 05 秒"
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=300))
