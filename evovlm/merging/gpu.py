@@ -6,7 +6,7 @@ writes the result. What a method computes from a whole tensor, and the combinati
 Imported only on a machine with a GPU: it needs torch and Triton.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -327,20 +327,22 @@ class GpuMerger:
         """
         # Here and not at the end, because the previous candidate may have failed before its end.
         self._combiner.begin()
-        left = []
+        self._merger.carry_out(self._combined(recipe), rest)
+        return self._combiner.is_finite()
+
+    def _combined(self, recipe: ParameterMerge) -> Iterator[TensorPlan]:
+        """Merge what the device can; yield the plans of the other tensors one by one, because they may be large."""
         for plan in self._merger.plans(recipe):
             combination = _combination(plan, n_sources=len(self._merger.source_names))
             name = plan.vectors.name
             if combination is None or name not in self._parameters:
-                left.append(plan)
+                yield plan
                 continue
             # A source that is copied must not have the base subtracted and added again.
             is_copy = isinstance(plan.planned, int)
             vectors = replace(plan.vectors, base=None) if is_copy else plan.vectors
             stored = _KEPT_AS[STORED[self._merger.host.place(name).dtype_code]]
             self._combiner.combine(vectors, combination, stored=stored, out=self._parameters[name])
-        self._merger.carry_out(left, rest)
-        return self._combiner.is_finite()
 
 
 def _combination(plan: TensorPlan, *, n_sources: int) -> Combination | None:

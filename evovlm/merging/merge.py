@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -17,6 +16,7 @@ from evovlm.merging.arithmetic.methods import Method, check_parameters, check_te
 from evovlm.merging.arithmetic.task_vector import ModelTensor, Stretch, TaskVectors
 from evovlm.merging.checkpoint.safetensors_file import files_held_open
 from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.in_turn import in_turn
 from evovlm.merging.models.ancestry import ancestry_warnings
 from evovlm.merging.models.chat_change import chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, check_tensors, find_warnings
@@ -37,6 +37,10 @@ from evovlm.recipes.recipe import (
 
 _SMALL, _GROUP = 1 << 16, 1 << 20
 """Entries of a tensor that shares a job with others, and of all of them together."""
+
+PLANS_AHEAD = 2
+"""Tensors for each thread that are planned before they are merged: their plans may hold a bit for each entry."""
+_CHUNKS_AHEAD = 8
 
 Planned = Combination | int
 """How a tensor is merged: a combination, or the index of the one source that is copied."""
@@ -105,8 +109,9 @@ def _ties(*, tied: bool) -> str:
 class Merger:
     """Merges the models of one template; open it with `Merger.open`.
 
-    Tensors are read in chunks whenever they are needed, so that memory does not grow with the models; what does not
-    depend on a recipe's numbers (magnitude orders, inner products) is computed once. `source_names` are sorted, and
+    Tensors are read in chunks whenever they are needed, so that memory does not grow with the models (by L1 norms, it
+    holds a bit for each entry and source of the tensors in work); what does not depend on a recipe's numbers (magnitude
+    orders, inner products) is computed once. `source_names` are sorted, and
     sums over sources follow that order; `result` describes the merged model apart from its numbers, `rows` says where
     the rows of each tensor come from; `warnings` lists what can be merged but may be harmful. The result does not
     depend on `threads`.
@@ -239,16 +244,8 @@ class Merger:
                     for stretch in self._stretches(vectors):
                         self._merge_chunk(plan, stretch, sink)
 
-        if self.threads == 1:
-            for names in groups:
-                merge_group(names)
-            return
-        with ThreadPoolExecutor(self.threads) as pool:
-            try:
-                for _ in pool.map(merge_group, groups):
-                    pass
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        for _ in in_turn(merge_group, groups, threads=self.threads, ahead=len(groups)):
+            pass
 
     def plans(self, recipe: ParameterMerge) -> Iterator[TensorPlan]:
         """Yield how `merge` merges each tensor, the largest first. Raises as `merge` does."""
@@ -263,32 +260,18 @@ class Merger:
             with np.errstate(all="ignore"):
                 return TensorPlan(vectors, self._plan(vectors, numbers.of(name)))
 
-        if self.threads == 1:
-            yield from map(plan, names)
-            return
         # Plans are made ahead, so that reading whole tensors overlaps with the merging of others.
-        with ThreadPoolExecutor(self.threads) as pool:
-            try:
-                yield from pool.map(plan, names)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        yield from in_turn(plan, names, threads=self.threads, ahead=PLANS_AHEAD * self.threads)
 
     def carry_out(self, plans: Iterable[TensorPlan], sink: Sink) -> None:
         """Pass the entries of some `plans` to `sink`, as `merge` does for all of them."""
         chunks = ((plan, stretch) for plan in plans for stretch in self._stretches(plan.vectors))
-        if self.threads == 1:
-            for plan, stretch in chunks:
-                self._merge_chunk(plan, stretch, sink)
-            return
-        with ThreadPoolExecutor(self.threads) as pool:
-            try:
-                waiting: list[Future[None]] = [
-                    pool.submit(self._merge_chunk, plan, stretch, sink) for plan, stretch in chunks
-                ]
-                for future in waiting:
-                    future.result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+
+        def merge_chunk(chunk: tuple[TensorPlan, Stretch]) -> None:
+            self._merge_chunk(*chunk, sink)
+
+        for _ in in_turn(merge_chunk, chunks, threads=self.threads, ahead=_CHUNKS_AHEAD * self.threads):
+            pass
 
     def _by_size(self) -> list[str]:
         # The largest first: the last ones are small, so no thread waits long for another.

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from evovlm.errors import ConfigError
-from evovlm.merging.arithmetic import kernels, task_vector
+from evovlm.merging.arithmetic import mark_kernels, task_vector
 from evovlm.merging.arithmetic.methods import METHODS, check_parameters, get_method
 from evovlm.merging.arithmetic.selection import draw_key
 from evovlm.recipes.model_ref import ModelRef
@@ -298,10 +298,14 @@ def test_densities_next_to_0_and_1_stay_finite(method: str, rescale: Rescale, de
 
 
 def test_what_the_smallest_probability_keeps_is_scaled_by_the_number_of_draws() -> None:
-    rows, keys = np.ones((1, 2), dtype=np.float32), np.array([[0, 1]], dtype=np.uint64)
-    drawn = np.array([[0, 1]], dtype=np.uint32)
-    kernels.scale_by_rank(rows, keys, drawn, 1e-300, 0.0, True, np.float32(1), np.float32(1))
-    assert rows.tolist() == [[2.0**24, 0.0]]
+    keys, halves = np.array([[0, 1]], dtype=np.uint64), np.array([[0, 1 << 8]], dtype=np.uint32)
+    limits, factors = mark_kernels.rank_limits(2, 1e-300, 0.0)
+    kept = np.zeros((1, 2), dtype=np.bool_)
+    mark_kernels.mark_by_rank(keys, halves, limits, kept)
+    rows = np.ones((1, 2), dtype=np.float32)
+    mark_kernels.scale_by_rank(rows, keys, kept, factors)
+    assert kept.tolist() == [[True, False]]
+    assert rows.tolist() == [[2.0**24, 1.0]]
 
 
 @settings(deadline=None, max_examples=50)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from evovlm.merging.before.needs import ModelMemory
 from evovlm.merging.before.preflight import preflight
 from evovlm.merging.merge import Merger
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge, SourceParameters
 from tests.hub_fixtures import OpenHub, open_hub
 from tests.hub_server import commit_of
 from tests.merging.recipes import make_recipe
@@ -156,5 +157,10 @@ def test_a_model_kept_in_memory_counts_and_too_little_is_a_warning(models: Path)
     on_cpu = ModelMemory(bytes_per_number=4, where="memory", available_bytes=None)
     assert memory(on_cpu) == memory(None) + 2 * stored
     assert memory(ModelMemory(bytes_per_number=None, where="the GPU", available_bytes=free)) == stored
+    marked = replace(recipe, method="dare_ties", settings=MergeSettings(rescale="l1"))
+    found = preflight(marked).needs
+    assert found is not None
+    # A bit for each entry of two bytes.
+    assert memory(None) < found.memory_bytes <= memory(None) + stored / 16
     tight = ModelMemory(bytes_per_number=None, where="the GPU", available_bytes=stored - 1)
     assert any("of the GPU are needed" in warning for warning in preflight(recipe, resident=tight).warnings)

@@ -9,20 +9,30 @@ part_i = (d_i first_i) second_i where kept, else 0; mix = sum part_i, or the ele
 mix lambda, b + mix.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from evovlm.merging.arithmetic import kernels
-from evovlm.merging.arithmetic.buffers import Raw, Vector
-from evovlm.merging.arithmetic.combine_kernel import BETWEEN, DRAWN, Joining, Sources, combine_entries
-from evovlm.merging.arithmetic.selection import ALL, NOTHING, Cut, draw_halves, draws, round_keys
+from evovlm.merging.arithmetic import kernels, mark_kernels
+from evovlm.merging.arithmetic.buffers import Raw, Scratch, Vector
+from evovlm.merging.arithmetic.combine_kernel import (
+    BETWEEN,
+    DRAWN,
+    EVERY,
+    MARKED,
+    Joining,
+    Sources,
+    combine_entries,
+)
+from evovlm.merging.arithmetic.selection import ALL, NOTHING, Cut, Marks, draw_halves, round_keys
 from evovlm.merging.arithmetic.task_vector import Chunk, Stretch, TaskVectors
 
-_NO_DRAWS = np.empty((0, 0), dtype=np.uint16)
+_NO_DRAWS = np.empty((1, 0), dtype=np.uint16)
+_NO_MARKS = np.empty(0, dtype=np.uint8)
+_BOOL, _UINT64 = np.dtype(np.bool_), np.dtype(np.uint64)
 LEAST_DIVISOR = 0.1
 """The least magnitude of a divisor, as a share of the sum of the absolute weights."""
 
@@ -37,15 +47,17 @@ class Keep(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepDrawn:
-    """Keeps an entry whose draw is below the limit."""
+    """Keeps an entry whose draw is below the limit, which is below `ALL`; `marks` says which those are, if known."""
 
     key: int
     limit: int
+    marks: Marks | None = field(default=None, compare=False, repr=False)
 
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
         """See `Keep`."""
-        halves = draw_halves(self.key, start=start, size=len(values))
-        kernels.scale_drawn(values, halves, self.limit, first, second)
+        with Scratch(len(values), _BOOL) as kept, Scratch(mark_kernels.DRAW_WORDS, _UINT64) as words:
+            mark_kernels.mark_drawn(kept, _NO_DRAWS[0], np.uint32(self.limit), round_keys(self.key), start, words)
+            mark_kernels.scale_kept(values, kept, first, second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +79,8 @@ class KeepBetween:
 class KeepByRank:
     """DELLA: keeps an entry with a probability that grows with its rank in its row, from `lowest` by `reach`.
 
-    `own` divides kept entries by that probability. Deep et al. 2024, arXiv 2406.11617, section 3.1.
+    `own` divides kept entries by that probability; otherwise `marks` may say which are kept, if known.
+    Deep et al. 2024, arXiv 2406.11617, section 3.1.
     """
 
     key: int
@@ -75,15 +88,38 @@ class KeepByRank:
     lowest: float
     reach: float
     own: bool
+    marks: Marks | None = field(default=None, compare=False, repr=False)
 
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
         """See `Keep`; `values` are whole rows."""
-        rows = values.reshape(-1, self.row_length)
-        keys = np.empty(rows.shape, dtype=np.uint64)
-        drawn = draws(self.key, start=start, size=len(values)).reshape(rows.shape)
-        kernels.sort_keys(rows, keys)
-        keys.sort(axis=1)
-        kernels.scale_by_rank(rows, keys, drawn, self.lowest, self.reach, self.own, first, second)
+        with Scratch(len(values), _BOOL) as kept, Scratch(len(values), _UINT64) as keys:
+            factors = self._mark(values, start, kept, keys)
+            if self.own:
+                mark_kernels.scale_by_rank(*map(self._rows, (values, keys, kept)), factors)
+            mark_kernels.scale_kept(values, kept, first, second)
+
+    def mark(self, values: Vector, start: int, kept: npt.NDArray[np.bool_]) -> None:
+        """Write into `kept` whether each of the entries from `start` on is kept; `values` are whole rows."""
+        with Scratch(len(values), _UINT64) as keys:
+            self._mark(values, start, kept, keys)
+
+    def _mark(
+        self, values: Vector, start: int, kept: npt.NDArray[np.bool_], keys: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.float32]:
+        limits, factors = mark_kernels.rank_limits(self.row_length, self.lowest, self.reach)
+        rows = self._rows(keys)
+        mark_kernels.rank_rows(self._rows(values), rows)
+        halves = draw_halves(self.key, start=start, size=len(values))
+        mark_kernels.mark_by_rank(rows, self._rows(halves), limits, self._rows(kept))
+        found: npt.NDArray[np.float32] = factors
+        return found
+
+    def _rows(self, entries: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return entries.reshape(-1, self.row_length)
+
+
+Marking = KeepDrawn | KeepByRank
+"""Rules whose choice of entries can be marked, apart from scaling them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +226,8 @@ def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch, ou
     terms = combination.terms
     only = tuple(term.index for term in terms)
     plain = out if out.dtype in (np.uint16, np.float32) else np.empty(stretch.size, dtype=np.float32)
-    in_python = any(not isinstance(term.keep, (KeepDrawn, KeepBetween, type(None))) for term in terms)
-    if combination.across is not None or in_python:
+    ways = tuple(_way(term.keep, stretch) for term in terms)
+    if combination.across is not None or None in ways:
         with vectors.widened(stretch, only=only) as chunk:
             if combination.across is not None:
                 combination.across.apply(chunk)
@@ -216,36 +252,48 @@ def _run(
     *,
     prepared: bool,
 ) -> None:
-    terms = () if prepared else combination.terms
-    k = len(combination.terms)
     first_row, row_start = divmod(stretch.start, vectors.row_length)
-    n_rows = -(-(row_start + stretch.size) // vectors.row_length)
+    rows = slice(first_row, first_row + -(-(row_start + stretch.size) // vectors.row_length))
+    sources = _unchanged(len(combination.terms)) if prepared else _sources(combination.terms, stretch, rows=rows)
     combine_entries(
         raws,
         raw_base,
-        vectors.upper_draws(stretch) if any(isinstance(term.keep, KeepDrawn) for term in terms) else _NO_DRAWS,
+        vectors.upper_draws(stretch) if DRAWN in sources.ways else _NO_DRAWS,
         stretch.start,
         row_start,
         vectors.row_length,
-        _sources(terms, k, rows=slice(first_row, first_row + n_rows)),
+        sources,
         _joining(combination, subtract=not prepared and len(raw_base) > 0),
         out,
     )
 
 
-def _sources(terms: tuple[Term, ...], k: int, *, rows: slice) -> Sources:
-    """Return the terms as arrays; without terms, k sources that are used unchanged."""
-    sources = _unchanged(k)
-    if not terms:
-        return sources
-    keeps = [term.keep for term in terms]
-    sources = sources._replace(
+def _way(keep: Keep | None, stretch: Stretch) -> int | None:
+    """Return how the compiled loop finds which entries of a stretch are kept; None if it cannot."""
+    if keep is None:
+        return EVERY
+    if isinstance(keep, Marking) and len(_marks(keep, stretch)) > 0:
+        return MARKED
+    return DRAWN if isinstance(keep, KeepDrawn) else BETWEEN if isinstance(keep, KeepBetween) else None
+
+
+def _marks(keep: Keep | None, stretch: Stretch) -> npt.NDArray[np.uint8]:
+    """Return the marks of a stretch; empty when it is not marked as a whole."""
+    known = keep.marks if isinstance(keep, Marking) else None
+    found = _NO_MARKS if known is None else known.get(stretch.start, _NO_MARKS)
+    return found if len(found) == mark_kernels.mark_bytes(stretch.size) else _NO_MARKS
+
+
+def _sources(terms: tuple[Term, ...], stretch: Stretch, *, rows: slice) -> Sources:
+    """Return the terms as arrays."""
+    k, keeps = len(terms), [term.keep for term in terms]
+    ways = [_way(keep, stretch) for keep in keeps]
+    sources = _unchanged(k)._replace(
         indices=np.array([term.index for term in terms], dtype=np.int64),
         firsts=np.array([term.first for term in terms], dtype=np.float32),
         seconds=np.array([term.second for term in terms], dtype=np.float32),
         row_factors=_row_factors(terms, rows),
     )
-    ways = [DRAWN if isinstance(keep, KeepDrawn) else BETWEEN if isinstance(keep, KeepBetween) else 0 for keep in keeps]
     if any(ways):
         sources = sources._replace(ways=np.array(ways, dtype=np.int64))
     if DRAWN in ways:
@@ -263,6 +311,12 @@ def _sources(terms: tuple[Term, ...], k: int, *, rows: slice) -> Sources:
             highs=np.array([high.bits for _, high in cuts], dtype=np.uint32),
             high_lasts=np.array([high.last for _, high in cuts], dtype=np.int64),
         )
+    if MARKED in ways:
+        marks = np.zeros((k, mark_kernels.mark_bytes(stretch.size)), dtype=np.uint8)
+        for i, keep in enumerate(keeps):
+            if ways[i] == MARKED:
+                marks[i] = _marks(keep, stretch)
+        sources = sources._replace(marks=marks)
     return sources
 
 
@@ -278,6 +332,7 @@ def _unchanged(k: int) -> Sources:
         low_lasts=np.zeros(k, dtype=np.int64),
         highs=np.zeros(k, dtype=np.uint32),
         high_lasts=np.zeros(k, dtype=np.int64),
+        marks=np.empty((k, 0), dtype=np.uint8),
         firsts=np.ones(k, dtype=np.float32),
         seconds=np.ones(k, dtype=np.float32),
         row_factors=np.empty((0, 0), dtype=np.float32),

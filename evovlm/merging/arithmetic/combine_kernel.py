@@ -9,21 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from evovlm.merging.arithmetic.kernels import (
-    compiled,
-    draw_halves,
-    multiply_add,
-    narrow_one,
-    scale_between,
-    scale_drawn,
-    widen_one,
+from evovlm.merging.arithmetic.kernels import compiled, multiply_add, narrow_one, scale_between, widen_one
+from evovlm.merging.arithmetic.mark_kernels import (
+    DRAW_WORDS,
+    MARK_BYTES,
+    STEP,
+    mark_drawn,
+    read_marks,
+    scale_kept,
+    widen_less,
 )
 
-STEP = 1024
-"""Number of entries of each source in one step."""
-
-ALL, DRAWN, BETWEEN = 0, 1, 2
-"""Which entries of a source are kept: all, by a draw, or between two cuts by magnitude."""
+EVERY, DRAWN, BETWEEN, MARKED = 0, 1, 2, 3
+"""Which entries of a source are kept: all, by a draw, between two cuts by magnitude, or those that are marked."""
 
 
 class Sources(NamedTuple):
@@ -31,8 +29,8 @@ class Sources(NamedTuple):
 
     `indices` gives each source's row in the draws that are cached in memory; `ways` says which entries are kept;
     `limits` (uint32) and `round_keys` (uint64, (k, 10, 2)) belong to the draws; `lows`, `low_lasts`, `highs` and
-    `high_lasts` to the cuts; `firsts` and `seconds` (float32) are factors; `row_factors` (float32, (k, rows)) is empty
-    where no factor depends on the row.
+    `high_lasts` to the cuts; `marks` (uint8, (k, MARK_BYTES * steps)) is empty where no entries are marked; `firsts`
+    and `seconds` (float32) are factors; `row_factors` (float32, (k, rows)) is empty where no factor depends on the row.
     """
 
     indices: npt.NDArray[np.int64]
@@ -43,6 +41,7 @@ class Sources(NamedTuple):
     low_lasts: npt.NDArray[np.int64]
     highs: npt.NDArray[np.uint32]
     high_lasts: npt.NDArray[np.int64]
+    marks: npt.NDArray[np.uint8]
     firsts: npt.NDArray[np.float32]
     seconds: npt.NDArray[np.float32]
     row_factors: npt.NDArray[np.float32]
@@ -76,9 +75,9 @@ def combine_entries(
 ) -> None:
     """Merge a stretch: `raws` (k, n) and `raw_base` (n,) as stored (empty: no base is added), into `out` (n,).
 
-    bfloat16 is read and written as uint16, all other numbers as float32. `upper_draws` (uint16, (sources, n), or empty)
-    holds the upper 16 bits of the draws; where they equal those of the limit, the whole draw decides. `start` is the
-    index of the first entry, `row_start` its offset into the row factors.
+    bfloat16 is read and written as uint16, all other numbers as float32. `upper_draws` (uint16, (sources, n), or
+    without columns) holds the upper 16 bits of the draws. `start` is the index of the first entry, `row_start` its
+    offset into the row factors.
     """
     k, n = raws.shape
     has_base = len(raw_base) > 0
@@ -88,7 +87,8 @@ def combine_entries(
     sign = np.empty(STEP, dtype=np.float32)
     divisor = np.empty(STEP, dtype=np.float32)
     absolute = np.empty(STEP, dtype=np.float32)
-    words = np.empty(STEP // 2 + 8, dtype=np.uint64)
+    kept = np.empty(STEP, dtype=np.bool_)
+    words = np.empty(DRAW_WORDS, dtype=np.uint64)
     zero, one = np.float32(0), np.float32(1)
     for begin in range(0, n, STEP):
         size = min(STEP, n - begin)
@@ -96,27 +96,18 @@ def combine_entries(
             widen_one(raw_base[begin : begin + size], base[:size])
         for s in range(k):
             part = parts[s, :size]
-            widen_one(raws[s, begin : begin + size], part)
-            if how.subtract:
-                for i in range(size):
-                    part[i] = part[i] - base[i]
+            widen_less(raws[s, begin : begin + size], base[: size if how.subtract else 0], part)
             first, second = sources.firsts[s], sources.seconds[s]
-            if sources.ways[s] == DRAWN:
-                undecided = True
-                if len(upper_draws) > 0:
+            way = sources.ways[s]
+            if way in (DRAWN, MARKED):
+                if way == DRAWN:
                     upper = upper_draws[sources.indices[s], begin : begin + size]
-                    limit = np.uint16(sources.limits[s] >> np.uint32(8))
-                    equal = 0
-                    for i in range(size):
-                        equal += 1 if upper[i] == limit else 0
-                    undecided = equal > 0
-                    if not undecided:
-                        for i in range(size):
-                            part[i] = part[i] * first * second if upper[i] < limit else zero
-                if undecided:
-                    halves = draw_halves(sources.round_keys[s], start + begin, size, words)
-                    scale_drawn(part, halves, sources.limits[s], first, second)
-            elif sources.ways[s] == BETWEEN:
+                    mark_drawn(kept[:size], upper, sources.limits[s], sources.round_keys[s], start + begin, words)
+                else:
+                    step = begin // STEP * MARK_BYTES
+                    read_marks(sources.marks[s, step : step + MARK_BYTES], kept)
+                scale_kept(part, kept, first, second)
+            elif way == BETWEEN:
                 scale_between(
                     part,
                     start + begin,

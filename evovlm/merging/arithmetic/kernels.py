@@ -111,15 +111,6 @@ def draw_halves(round_keys: Any, start: int, size: int, words: Any) -> Any:
 
 
 @compiled
-def scale_drawn(vector: Any, halves: Any, limit: int, first: Any, second: Any) -> None:
-    """Multiply the entries whose draw is below `limit` by two float32 factors in turn; the others become 0."""
-    # The lowest 8 of the 32 bits do not belong to the draw and do not change how it compares with the limit.
-    bound = np.uint64(limit) << np.uint64(8)
-    for i in range(len(vector)):
-        vector[i] = vector[i] * first * second if np.uint64(halves[i]) < bound else np.float32(0)
-
-
-@compiled
 def scale_between(
     vector: Any, start: int, low: Any, low_index: int, high: Any, high_index: int, first: Any, second: Any
 ) -> None:
@@ -275,37 +266,6 @@ def dot(left: Any, right: Any) -> float:
 
 
 @compiled
-def largest_magnitude(vector: Any) -> Any:
-    """Return the bits (uint32) of the largest magnitude."""
-    bits = vector.view(np.uint32)
-    largest = np.uint32(0)
-    for i in range(len(vector)):
-        largest = max(largest, bits[i] & np.uint32(0x7FFFFFFF))
-    return largest
-
-
-@compiled
-def whole_sum(vector: Any, unit: float) -> Any:
-    """Return the exact sum of the magnitudes in units of 1 / `unit`, each truncated to a whole number."""
-    total = np.int64(0)
-    for i in range(len(vector)):
-        total += np.int64(np.float64(abs(vector[i])) * unit)
-    return total
-
-
-@compiled
-def whole_sums(vector: Any, halves: Any, limit: int, unit: float) -> Any:
-    """Return the sum as `whole_sum` does, of all entries and of those whose draw is below `limit`."""
-    bound = np.uint64(limit) << np.uint64(8)
-    total, kept = np.int64(0), np.int64(0)
-    for i in range(len(vector)):
-        whole = np.int64(np.float64(abs(vector[i])) * unit)
-        total += whole
-        kept += whole if np.uint64(halves[i]) < bound else np.int64(0)
-    return total, kept
-
-
-@compiled
 def count_magnitudes(vector: Any, counts: Any) -> None:
     """Add the entries to `counts` (int64, (32768,)), by the upper 16 bits of their magnitude."""
     bits = vector.view(np.uint32)
@@ -329,38 +289,6 @@ def collect_magnitudes(vector: Any, start: int, upper: int, keys: Any, filled: i
             keys[filled] = (complement << np.uint64(40)) | np.uint64(start + i)
             filled += 1
     return filled
-
-
-@compiled
-def sort_keys(rows: Any, keys: Any) -> None:
-    """Write keys (uint64, like `rows`) that sort a row by magnitude, smallest first, and equal ones by index."""
-    for r in range(len(rows)):
-        bits = rows[r].view(np.uint32)
-        for i in range(len(bits)):
-            keys[r, i] = (np.uint64(bits[i] & np.uint32(0x7FFFFFFF)) << np.uint64(32)) | np.uint64(i)
-
-
-@compiled
-def scale_by_rank(
-    rows: Any, keys: Any, drawn: Any, lowest: float, reach: float, own: bool, first: Any, second: Any
-) -> None:
-    """Keep each entry of a row with a probability that grows with its rank; scale the kept ones, set the others to 0.
-
-    `keys` are the sorted `sort_keys`. The entry of rank r (0 the smallest) of n is kept where its draw / 2**24 is below
-    lowest + reach * r / (n - 1). `own` divides kept entries by that probability (at least 2**-24, the
-    smallest that a draw can realise) before both factors.
-    """
-    n = rows.shape[1]
-    for r in range(len(rows)):
-        for rank in range(n):
-            i = keys[r, rank] & np.uint64(0xFFFFFFFF)
-            share = rank / (n - 1) if n > 1 else 0.5
-            probability = lowest + reach * share
-            if np.float64(drawn[r, i]) < probability * 16777216.0:
-                value = rows[r, i] * np.float32(1.0 / max(probability, 2.0**-24)) if own else rows[r, i]
-                rows[r, i] = value * first * second
-            else:
-                rows[r, i] = np.float32(0)
 
 
 @compiled

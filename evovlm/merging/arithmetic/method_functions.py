@@ -4,6 +4,7 @@ A function returns a `Combination` for one tensor, which `combination.py` comput
 d_i = x_i - b, w_i weight, p_i density. Sources are in the order of their names.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,10 +25,10 @@ from evovlm.merging.arithmetic.combination import (
     ShareChanges,
     Term,
     keep_drawn,
-    scale,
 )
+from evovlm.merging.arithmetic.rescaling import rescaled
 from evovlm.merging.arithmetic.selection import NOTHING, Cut, draw_key, draw_limit, kept_count
-from evovlm.merging.arithmetic.task_vector import Chunk, TaskVectors
+from evovlm.merging.arithmetic.task_vector import TaskVectors
 from evovlm.recipes.recipe import MergeSettings, Rescale
 
 LEAST_DENSITY = 2.0**-24
@@ -113,37 +114,37 @@ def task_arithmetic(inputs: MethodInputs) -> Combination:
 
 def ties(inputs: MethodInputs) -> Combination:
     """Keep the largest entries by magnitude, elect a sign per entry, average the entries that agree."""
-    return _elected_sum(inputs, [_term(inputs, i, _keep_largest(inputs, i), "none") for i, _ in _weighted(inputs)])
+    return _elected_sum(inputs, _terms(inputs, _keep_largest, "none"))
 
 
 def dare_linear(inputs: MethodInputs) -> Combination:
     """Drop entries at random, rescale the kept ones, add the weighted sum."""
-    return _plain_sum(inputs, [_term(inputs, i, _keep_drawn(inputs, i)) for i, _ in _weighted(inputs)])
+    return _plain_sum(inputs, _terms(inputs, _keep_drawn))
 
 
 def dare_ties(inputs: MethodInputs) -> Combination:
     """Drop entries at random, rescale the kept ones, elect a sign per entry, add the entries that agree."""
-    return _elected_sum(inputs, [_term(inputs, i, _keep_drawn(inputs, i)) for i, _ in _weighted(inputs)])
+    return _elected_sum(inputs, _terms(inputs, _keep_drawn))
 
 
 def breadcrumbs(inputs: MethodInputs) -> Combination:
     """Drop the very largest and the smallest entries, add the weighted sum."""
-    return _plain_sum(inputs, [_term(inputs, i, _keep_middle(inputs, i), "none") for i, _ in _weighted(inputs)])
+    return _plain_sum(inputs, _terms(inputs, _keep_middle, "none"))
 
 
 def breadcrumbs_ties(inputs: MethodInputs) -> Combination:
     """Drop the very largest and the smallest entries, elect a sign per entry, add the entries that agree."""
-    return _elected_sum(inputs, [_term(inputs, i, _keep_middle(inputs, i), "none") for i, _ in _weighted(inputs)])
+    return _elected_sum(inputs, _terms(inputs, _keep_middle, "none"))
 
 
 def della(inputs: MethodInputs) -> Combination:
     """Drop entries at random (large ones less often), rescale the others, elect a sign, average those that agree."""
-    return _elected_sum(inputs, [_term(inputs, i, _keep_by_rank(inputs, i)) for i, _ in _weighted(inputs)])
+    return _elected_sum(inputs, _terms(inputs, _keep_by_rank))
 
 
 def della_linear(inputs: MethodInputs) -> Combination:
     """Drop entries at random (large ones less often), rescale the others, add the weighted sum."""
-    return _plain_sum(inputs, [_term(inputs, i, _keep_by_rank(inputs, i)) for i, _ in _weighted(inputs)])
+    return _plain_sum(inputs, _terms(inputs, _keep_by_rank))
 
 
 def sce(inputs: MethodInputs) -> Combination:
@@ -209,29 +210,26 @@ def _weighted(inputs: MethodInputs) -> list[tuple[int, float]]:
     ]
 
 
-def _term(inputs: MethodInputs, index: int, keep: Keep | None, rescale: Rescale | None = None) -> Term:
-    """Return a source's term, rescaled for the dropped entries: by 1 / p, by the ratio of L1 norms, or not at all."""
-    weight, density = inputs.weights[index], inputs.densities[index]
+def _terms(
+    inputs: MethodInputs, keep_of: Callable[[MethodInputs, int], Keep | None], rescale: Rescale | None = None
+) -> list[Term]:
+    """Return the terms of the sources that contribute, rescaled for the dropped entries.
+
+    `rescale` (None: the setting): by 1 / p, by the ratio of L1 norms, or not at all.
+    """
+    weights, densities = inputs.weights, inputs.densities
+    keeps = {index: keep_of(inputs, index) for index, _ in _weighted(inputs)}
     how = inputs.settings.rescale if rescale is None else rescale
-    if keep is None or how == "none" or (how == "density" and isinstance(keep, KeepByRank)):
-        return Term(index=index, first=weight, keep=keep)
-    if how == "density":
-        return Term(index=index, first=weight / max(density, LEAST_DENSITY), keep=keep)
-    return Term(index=index, first=_l1_ratio(inputs.vectors, index, keep), second=weight, keep=keep)
-
-
-def _l1_ratio(vectors: TaskVectors, index: int, keep: Keep) -> float:
-    """Return sum |d| / sum |d kept|; 1 when no entry is kept."""
-    if isinstance(keep, KeepDrawn):
-        drawn = vectors.drawn_magnitude_sum(index, keep.key, keep.limit)
-        return vectors.magnitude_sum(index) / drawn if drawn else 1.0
-    kept_only = Term(index=index, first=1.0, keep=keep)
-
-    def drop(chunk: Chunk) -> None:
-        scale(kept_only, chunk.parts[0], start=chunk.start, row_length=vectors.row_length)
-
-    kept = vectors.magnitude_sum(index, drop)
-    return vectors.magnitude_sum(index) / kept if kept else 1.0
+    found = rescaled(inputs.vectors, keeps) if how == "l1" else {}
+    terms = []
+    for index, keep in keeps.items():
+        if index in found:
+            terms.append(Term(index=index, first=found[index].ratio, second=weights[index], keep=found[index].keep))
+        elif how == "density" and isinstance(keep, KeepDrawn):
+            terms.append(Term(index=index, first=weights[index] / max(densities[index], LEAST_DENSITY), keep=keep))
+        else:
+            terms.append(Term(index=index, first=weights[index], keep=keep))
+    return terms
 
 
 def _keep_drawn(inputs: MethodInputs, index: int) -> Keep | None:

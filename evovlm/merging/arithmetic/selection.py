@@ -15,7 +15,7 @@ in which bin the k-th largest lies, and only the entries of that bin are collect
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -84,6 +84,10 @@ class Cut(NamedTuple):
 
 NOTHING = Cut(bits=1 << 31, last=-1)
 """The cut of the 0 largest entries."""
+
+
+Marks = Mapping[int, npt.NDArray[np.uint8]]
+"""Which entries of a tensor are kept, one bit each (see `mark_kernels.py`): for each stretch, by its first entry."""
 
 
 class Entries(NamedTuple):

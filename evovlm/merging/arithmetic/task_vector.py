@@ -1,6 +1,6 @@
 """One tensor of the base and the sources, read in stretches as task vectors or as the models' own numbers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from evovlm.errors import BrokenCheckpoint
 from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.buffers import STORED, MemoryBudget, Raw, Scratch, Vector, narrow, widen
+from evovlm.merging.arithmetic.mark_kernels import largest_magnitudes
 from evovlm.merging.arithmetic.selection import Entries, MagnitudeOrder, draw_halves, draw_key
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace
 from evovlm.merging.models.row_plan import RowPlan
@@ -83,8 +84,7 @@ class TaskVectors:
     _gram: npt.NDArray[np.float64] | None = None
     _row_grams: npt.NDArray[np.float64] | None = None
     _divergences: npt.NDArray[np.float32] | None = None
-    _largest: dict[int, float] = field(default_factory=dict)
-    _sums: dict[int, int] = field(default_factory=dict)
+    _units: npt.NDArray[np.float64] | None = None
     _raws: dict[tuple[int, int, bool], npt.NDArray[Any]] = field(default_factory=dict)
     _upper_draws: dict[tuple[int, int], npt.NDArray[np.uint16]] = field(default_factory=dict)
     _looked_at: set[tuple[int, str]] = field(default_factory=set)
@@ -169,11 +169,11 @@ class TaskVectors:
             yield Chunk(start=stretch.start, base=base, parts=parts)
 
     def upper_draws(self, stretch: Stretch) -> npt.NDArray[np.uint16]:
-        """Return the upper 16 bits of all sources' draws in a stretch, (k, n); no rows when the budget is spent."""
+        """Return the upper 16 bits of all sources' draws in a stretch, (k, n); no columns when the budget is spent."""
         found = self._upper_draws.get((stretch.start, stretch.size))
         if found is not None:
             return found
-        drawn = np.empty((0, 0), dtype=np.uint16)
+        drawn = np.empty((len(self.source_names), 0), dtype=np.uint16)
         if self.budget is not None and self.budget.take(2 * len(self.source_names) * stretch.size):
             drawn = np.empty((len(self.source_names), stretch.size), dtype=np.uint16)
             for row, source in zip(drawn, self.source_names, strict=True):
@@ -273,55 +273,20 @@ class TaskVectors:
             self._row_grams = grams
         return self._row_grams
 
-    def largest(self, index: int) -> float:
-        """Return the largest magnitude of a source's entries."""
-        if index not in self._largest:
+    def units(self) -> npt.NDArray[np.float64]:
+        """Return, for each source, the units in which its magnitudes are summed as whole numbers; 0 if all are 0.
+
+        1 / unit is as small as it can be without an overflow of the 63-bit sum of all entries.
+        """
+        if self._units is None:
             # Of all sources in one pass, which reads the base once.
             bits = np.zeros(len(self.sources), dtype=np.uint32)
-            for chunk in self.chunks():
-                for source, part in enumerate(chunk.parts):
-                    bits[source] = max(bits[source], kernels.largest_magnitude(part))
-            self._largest = dict(enumerate(map(float, bits.view(np.float32))))
-        return self._largest[index]
-
-    def magnitude_sum(self, index: int, kept: Callable[[Chunk], None] | None = None) -> int:
-        """Return the sum of a source's magnitudes, in whole units that depend only on the source's entries.
-
-        `kept` may set entries of a chunk's one part to 0 before they are summed. The sum is over whole numbers, because
-        a sum of floats depends on its order.
-        """
-        if kept is None and index in self._sums:
-            return self._sums[index]
-        largest = self.largest(index)
-        if largest == 0:
-            return 0
-        # Units as small as they can be without an overflow of the 63-bit sum of n entries.
-        unit = (1 << (62 - self.size.bit_length())) / largest
-        total, of_kept = 0, 0
-        # Whole rows, because `kept` may need them.
-        for chunk in self.chunks(only=(index,), whole_rows=True):
-            if index not in self._sums:
-                total += int(kernels.whole_sum(chunk.parts[0], unit))
-            if kept is not None:
-                kept(chunk)
-                of_kept += int(kernels.whole_sum(chunk.parts[0], unit))
-        self._sums.setdefault(index, total)
-        return self._sums[index] if kept is None else of_kept
-
-    def drawn_magnitude_sum(self, index: int, key: int, limit: int) -> int:
-        """Return `magnitude_sum` of the entries whose draw is below `limit`; that of all entries is then known."""
-        largest = self.largest(index)
-        if largest == 0:
-            return 0
-        unit = (1 << (62 - self.size.bit_length())) / largest
-        total, of_kept = 0, 0
-        for chunk in self.chunks(only=(index,)):
-            part = chunk.parts[0]
-            halves = draw_halves(key, start=chunk.start, size=len(part))
-            both = kernels.whole_sums(part, halves, limit, unit)
-            total, of_kept = total + int(both[0]), of_kept + int(both[1])
-        self._sums[index] = total
-        return of_kept
+            for stretch in self.stretches():
+                with self.loaded(stretch, only=tuple(range(len(self.sources)))) as (raws, raw_base):
+                    largest_magnitudes(raws, raw_base, bits)
+            n_units = 1 << (62 - self.size.bit_length())
+            self._units = np.array([n_units / most if (most := float(each)) else 0.0 for each in bits.view(np.float32)])
+        return self._units
 
     def _look_at(self, model: ModelTensor, start: int, raw: npt.NDArray[Any]) -> None:
         if self.allow_non_finite or (start, model.label) in self._looked_at:

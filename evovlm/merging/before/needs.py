@@ -10,7 +10,7 @@ from evovlm.errors import NotEnoughRoom
 from evovlm.merging.arithmetic.task_vector import CHUNK
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.merge import default_threads
+from evovlm.merging.merge import PLANS_AHEAD, default_threads
 from evovlm.recipes.hub import cache_folder
 from evovlm.resources import available_memory_bytes, device_number, free_disk_bytes
 
@@ -49,14 +49,19 @@ def find_needs(
     download_bytes: int,
     out: Path | None,
     resident: ModelMemory | None,
+    n_marked: int = 0,
     beside: Sequence[Checkpoint] = (),
 ) -> Needs:
     """Return what a merge of `n_models` models into `host` needs; without `out`, the current folder is the target.
 
-    `beside` are models that are kept in memory together with a resident host.
+    `n_marked` sources hold a bit for each entry of the tensors in work. `beside` are models that are kept in memory
+    together with a resident host.
     """
-    chunk_bytes = CHUNK * _WORKING_BYTES * (n_models + 2)
-    memory, available = default_threads() * chunk_bytes, available_memory_bytes()
+    threads, available = default_threads(), available_memory_bytes()
+    sizes = sorted((math.prod(place.shape) for place in host.places.values()), reverse=True)
+    # Besides the planned tensors, those that are being merged.
+    marks_bytes = n_marked * sum(sizes[: (PLANS_AHEAD + 2) * threads]) // 8
+    memory = threads * CHUNK * _WORKING_BYTES * (n_models + 2) + marks_bytes
     if resident is not None:
         kept = sum(
             math.prod(place.shape) * (resident.bytes_per_number or ITEM_BITS[place.dtype_code] // 8)
