@@ -95,7 +95,7 @@ class KeepByRank:
         with Scratch(len(values), _BOOL) as kept, Scratch(len(values), _UINT64) as keys:
             factors = self._mark(values, start, kept, keys)
             if self.own:
-                mark_kernels.scale_by_rank(*map(self._rows, (values, keys, kept)), factors)
+                mark_kernels.scale_by_rank(self._rows(values), self._rows(keys), self._rows(kept), factors)
             mark_kernels.scale_kept(values, kept, first, second)
 
     def mark(self, values: Vector, start: int, kept: npt.NDArray[np.bool_]) -> None:
