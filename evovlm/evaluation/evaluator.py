@@ -85,9 +85,10 @@ class Evaluator:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            release_memory()
-            # torch's message differs between machines, and journals must not.
-            return Failure(kind="out_of_memory", reason="out of memory")
+        # Only here, where the error no longer refers to what filled the memory.
+        release_memory()
+        # torch's message differs between machines, and journals must not.
+        return Failure(kind="out_of_memory", reason="out of memory")
 
     def _evaluate(self, recipe: Recipe) -> Evaluation:
         started = time.perf_counter()

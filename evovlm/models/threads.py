@@ -8,9 +8,12 @@ import torch
 SMALL_HIDDEN_SIZE = 1024
 
 
-def is_small(*, hidden_size: int, device: torch.device) -> bool:
-    """Return whether one thread computes each product of such a model, which then does not depend on their number."""
-    return device.type == "cpu" and hidden_size < SMALL_HIDDEN_SIZE
+def threads_per_product(*, hidden_size: int, device: torch.device) -> int:
+    """Return how many of this process's threads share each product of a model.
+
+    One on a CPU for a small model, whose answers then do not depend on the number of threads.
+    """
+    return 1 if device.type == "cpu" and hidden_size < SMALL_HIDDEN_SIZE else torch.get_num_threads()
 
 
 @contextmanager

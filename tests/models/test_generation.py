@@ -11,11 +11,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding import greedy, runner, slots
 from evovlm.models.decoding.generation import generate
-from evovlm.models.decoding.greedy import Ending, decode, generate_greedy
-from evovlm.models.decoding.packed import Pass, forward, packed_attention, packs_exactly
-from evovlm.models.decoding.runner import CpuRunner, DeviceRunner
-from evovlm.models.decoding.slots import shape_of
+from evovlm.models.decoding.greedy import generate_greedy
+from evovlm.models.decoding.packed import Pass, forward
+from evovlm.models.decoding.runner import Runner
 from evovlm.models.decoding.stock import generate_stock
+from evovlm.models.decoding.trial import packs_exactly
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.tasks.prompts import Question
@@ -214,20 +214,19 @@ def test_several_streams_give_the_same_answers(llm: LoadedModel, monkeypatch: py
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2", "qwen3"])
 @pytest.mark.parametrize("n_slots", [1, 3])
-def test_the_steps_of_a_gpu_give_the_same_answers(tmp_path: Path, family: str, n_slots: int) -> None:
+def test_torch_s_own_attention_gives_the_same_answers(
+    tmp_path: Path, family: str, n_slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     window = None if family == "qwen3" else 12
     loaded = load_model(pico_llm(tmp_path / "m", family=family, sliding_window=window), device="cpu")
-    backbone, prompts = Backbone.of(loaded), prompts_for(loaded)
-    stops = frozenset(likely_stops(loaded, prompts))
-    expected = stock_greedy(loaded, prompts, max_new_tokens=24, stop_ids=set(stops))
-    capacity = max(len(prompt.ids) for prompt in prompts) + 24
-    with torch.inference_mode(), packed_attention(backbone):
-        steps = DeviceRunner(
-            backbone, shape_of(backbone), n_slots=n_slots, capacity=capacity, shared=prompts[0].ids[:1]
-        )
-        ending = Ending(stop_ids=stops)
-        found = dict(decode(steps, dict(enumerate(prompts)), ending=ending, limits=[24] * len(prompts)))
-    assert [found[number] for number in range(len(prompts))] == expected
+    prompts = prompts_for(loaded)
+    stops = likely_stops(loaded, prompts)
+    expected = stock_greedy(loaded, prompts, max_new_tokens=24, stop_ids=stops)
+    monkeypatch.setattr(slots, "has_row_step", lambda _: False)
+    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", n_slots)
+    monkeypatch.setattr(greedy, "_LEAST_SHARED_TOKENS", 1)
+    assert packs_exactly(Backbone.of(loaded))
+    assert generate_greedy(loaded, prompts, max_new_tokens=24, stop_ids=stops) == expected
 
 
 def test_what_all_prompts_begin_with_is_read_once(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,9 +245,9 @@ def test_what_all_prompts_begin_with_is_read_once(llm: LoadedModel, monkeypatch:
     assert read[1] == sum(len(prompt.ids) - 9 for prompt in prompts)
 
 
-@pytest.mark.parametrize("kind", [CpuRunner, DeviceRunner])
+@pytest.mark.parametrize("in_rows", [True, False])
 def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
-    llm: LoadedModel, kind: type[CpuRunner | DeviceRunner]
+    llm: LoadedModel, in_rows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = prompts_for(llm)
     plain, penalised = (
@@ -256,12 +255,10 @@ def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
         for penalty in (1.0, 1.5)
     )
     assert plain != penalised
-    backbone, capacity = Backbone.of(llm), max(len(prompt.ids) for prompt in prompts) + 24
-    with torch.inference_mode(), packed_attention(backbone):
-        steps = kind(backbone, shape_of(backbone), n_slots=2, capacity=capacity, shared=prompts[0].ids[:1], penalty=1.5)
-        ending = Ending(stop_ids=frozenset({2}))
-        found = dict(decode(steps, dict(enumerate(prompts)), ending=ending, limits=[24] * len(prompts)))
-    assert [found[number] for number in range(len(prompts))] == penalised
+    monkeypatch.setattr(slots, "has_row_step", lambda _: in_rows)
+    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", 2)
+    monkeypatch.setattr(greedy, "_LEAST_SHARED_TOKENS", 1)
+    assert generate_greedy(llm, prompts, max_new_tokens=24, stop_ids={2}, penalty=1.5) == penalised
     texts = generate(llm, prompts, decoding=Decoding(max_new_tokens=24, repetition_penalty=1.5)).texts
     assert texts == tuple(llm.tokenizer.decode(row, skip_special_tokens=True).strip() for row in penalised)
 
@@ -269,18 +266,18 @@ def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
 def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = prompts_for(llm)
     expected = generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2})
-    advance, tried = CpuRunner.advance, []
+    advance, tried = Runner.advance, []
 
-    def with_room_for_two(steps: CpuRunner, entering: Any) -> Any:
+    def with_room_for_two(steps: Runner, entering: Any) -> Any:
         tried.append(steps.n_slots)
         if steps.n_slots > 2:
             raise torch.OutOfMemoryError("no more")
         return advance(steps, entering)
 
-    monkeypatch.setattr(CpuRunner, "advance", with_room_for_two)
+    monkeypatch.setattr(Runner, "advance", with_room_for_two)
     monkeypatch.setattr(slots, "_SLOTS_ON_CPU", 8)
     assert generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2}) == expected
-    assert sorted(set(tried), reverse=True) == [5, 4, 2]
+    assert sorted(set(tried), reverse=True) == [5, 2]
 
 
 def test_tied_embeddings_are_decoded_alike(tmp_path: Path) -> None:

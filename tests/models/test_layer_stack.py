@@ -11,8 +11,8 @@ import torch
 from evovlm.errors import ConfigError, IncompatibleModels
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.greedy import generate_greedy
-from evovlm.models.decoding.packed import packs_exactly
 from evovlm.models.decoding.stock import Greedy, generate_stock
+from evovlm.models.decoding.trial import packs_exactly
 from evovlm.models.layer_stack import LayerStack
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evovlm.models.decoding import slots
 from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, attend_rows
-from evovlm.models.decoding.slots import CpuSlots, DeviceSlots, Rule, Shape, masked_attention
+from evovlm.models.decoding.slots import Continuing, Rule, Shape, Slots, masked_attention
 
 
 @settings(max_examples=40, deadline=None)
@@ -26,17 +27,21 @@ def test_each_row_attends_to_its_own_slot(
     rule = Rule(scale=size**-0.5, window=window, softcap=softcap)
     generator = torch.Generator().manual_seed(1)
     shape = Shape(n_layers=1, heads=n_key_heads, size=size, dtype=torch.float32, device=torch.device("cpu"))
-    on_cpu, on_device = CpuSlots(shape, n=len(lengths), capacity=41), DeviceSlots(shape, n=len(lengths), capacity=41)
+    # One more slot than rows, and the rows in another order than the slots.
+    held = torch.arange(len(lengths)).flip(0) + 1
+    both = [Slots(shape, n=len(lengths) + 1, capacity=41)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(slots, "has_row_step", lambda _: False)
+        both.append(Slots(shape, n=len(lengths) + 1, capacity=41))
 
     def drawn(*of: int) -> torch.Tensor:
         return spread * torch.randn(of, generator=generator)
 
     past = [(drawn(n_key_heads, n, size), drawn(n_key_heads, n, size)) for n in lengths]
-    for slot, (keys, values) in enumerate(past):
-        on_cpu.enter(0, slot, keys, values)
-        on_device.enter(0, slot, keys, values)
-    on_cpu.rows, on_cpu.lengths = np.arange(len(lengths)), np.array(lengths)
-    on_device.lengths = torch.tensor(lengths)
+    for slot, (keys, values) in zip(held.tolist(), past, strict=True):
+        for each in both:
+            each.enter(0, slot, keys, values)
+    rows = Continuing(slots=held, lengths=torch.tensor(lengths), end=len(lengths) + 1, reach=max(lengths) + 1)
     queries, keys, values = drawn(len(lengths), n_heads, size), *(drawn(len(lengths), n_key_heads, size) for _ in "kv")
     expected = []
     for row, (past_keys, past_values) in enumerate(past):
@@ -47,8 +52,8 @@ def test_each_row_attends_to_its_own_slot(
             seen[:, :-window] = False
         double = (states.double() for states in (queries[row][:, None], all_keys, all_values))
         expected.append(masked_attention(*double, seen=seen, rule=rule)[:, 0])
-    for slots in (on_cpu, on_device):
-        found = slots.attend(0, queries.clone(), keys, values, rule=rule)
+    for each in both:
+        found = each.attend(0, queries.clone(), keys, values, rule=rule, rows=rows)
         # Scores grow with the square of the spread, and with them what rounding makes of a weight.
         torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-4, atol=1e-5 + 1e-6 * spread**3)
 

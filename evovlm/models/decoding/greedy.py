@@ -8,19 +8,22 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from threading import Lock
 
 import torch
 from torch import Tensor
 
+from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.models.backbone import Backbone
-from evovlm.models.decoding.packed import packed_attention, packs_exactly
-from evovlm.models.decoding.runner import CpuRunner, DeviceRunner, Runner
+from evovlm.models.decoding.packed import packed_attention
+from evovlm.models.decoding.runner import Runner
 from evovlm.models.decoding.slots import answer_limits, most_tokens, shape_of, slots_at_once
 from evovlm.models.decoding.stock import Greedy, generate_stock
+from evovlm.models.decoding.trial import least_rows, packs_exactly
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
-from evovlm.models.threads import is_small, threads_each
+from evovlm.models.threads import threads_each, threads_per_product
 
 _TOKENS_BETWEEN_TEXT_CHECKS = 16
 _PROMPTS_PER_STREAM = 32
@@ -44,18 +47,15 @@ class _Answer:
     limit: int
     tokens: list[int] = field(default_factory=list)
 
-    def take(self, tokens: Sequence[int], ending: Ending) -> bool:
-        """Append tokens up to the answer's end; return whether it has ended."""
-        for token in tokens:
-            if token in ending.stop_ids:
-                return True
-            self.tokens.append(token)
-            if len(self.tokens) >= self.limit:
-                return True
-            is_due = ending.is_over is not None and len(self.tokens) % _TOKENS_BETWEEN_TEXT_CHECKS == 0
-            if is_due and ending.is_over is not None and ending.is_over(self.tokens):
-                return True
-        return False
+    def take(self, token: int, ending: Ending) -> bool:
+        """Append a token unless it is the end; return whether the answer has ended."""
+        if token in ending.stop_ids:
+            return True
+        self.tokens.append(token)
+        if len(self.tokens) >= self.limit:
+            return True
+        is_due = len(self.tokens) % _TOKENS_BETWEEN_TEXT_CHECKS == 0
+        return is_due and ending.is_over is not None and ending.is_over(self.tokens)
 
 
 def decode(
@@ -67,18 +67,19 @@ def decode(
     the model's logits are not finite.
     """
     waiting = deque(prompts)
-    free = list(range(runner.n_slots))[::-1]
+    # The first free slot is taken, because torch's attention reads all slots up to the last one with an answer.
+    free = list(range(runner.n_slots))
     running: dict[int, _Answer] = {}
     while waiting or running:
         entering = _admitted(waiting, free, prompts, budget=runner.prompt_tokens_at_once)
         for slot, number in entering.items():
             running[slot] = _Answer(prompt=number, limit=limits[number])
         new = runner.advance({slot: prompts[number] for slot, number in entering.items()})
-        for slot, tokens in new.items():
-            if running[slot].take(tokens, ending):
+        for slot, token in new.items():
+            if running[slot].take(token, ending):
                 answer = running.pop(slot)
                 runner.leave(slot)
-                free.append(slot)
+                heappush(free, slot)
                 yield answer.prompt, answer.tokens
 
 
@@ -91,7 +92,7 @@ def _admitted(waiting: deque[int], free: list[int], prompts: Mapping[int, Prompt
         if entering and n_tokens > budget:
             break
         budget -= n_tokens
-        entering[free.pop()] = waiting.popleft()
+        entering[heappop(free)] = waiting.popleft()
     return entering
 
 
@@ -146,16 +147,7 @@ def generate_greedy(
         penalty=penalty,
     )
     answers = _Answers(on_answers=on_answers)
-    n_slots = slots_at_once(backbone, longest=most_tokens(prompts, limits))
-    while len(answers.found) < len(prompts):
-        left = [number for number in range(len(prompts)) if number not in answers.found]
-        try:
-            _decode_all(request, left, answers, n_slots=n_slots)
-        except torch.OutOfMemoryError:
-            if n_slots == 1:
-                raise
-            n_slots //= 2
-            torch.cuda.empty_cache()
+    _decode_within_memory(request, answers)
     return [answers.found[number] for number in range(len(prompts))]
 
 
@@ -171,6 +163,23 @@ class _Request:
     penalty: float
 
 
+def _decode_within_memory(request: _Request, answers: _Answers) -> None:
+    """Answer all prompts; where memory runs out, those that are left are answered in half as many slots."""
+    n_slots = slots_at_once(request.backbone, longest=most_tokens(request.prompts, request.limits))
+    while left := [number for number in range(len(request.prompts)) if number not in answers.found]:
+        has_run_out = False
+        try:
+            _decode_all(request, left, answers, n_slots=n_slots)
+        except (MemoryError, RuntimeError) as error:
+            if n_slots == 1 or not is_out_of_memory(error):
+                raise
+            has_run_out = True
+        if has_run_out:
+            # Only here, where the error no longer refers to what filled the memory.
+            n_slots = max(1, min(n_slots, len(left)) // 2)
+            release_memory()
+
+
 def _decode_all(request: _Request, numbers: Sequence[int], answers: _Answers, *, n_slots: int) -> None:
     """Answer the prompts with these numbers, in several streams where that is faster.
 
@@ -178,17 +187,17 @@ def _decode_all(request: _Request, numbers: Sequence[int], answers: _Answers, *,
     """
     backbone = request.backbone
     # The products of small models are not shared between threads: each thread decodes other prompts instead.
-    small = is_small(hidden_size=backbone.embedding.embedding_dim, device=backbone.device)
-    threads = torch.get_num_threads()
-    n_streams = max(1, min(threads, len(numbers) // _PROMPTS_PER_STREAM)) if small else 1
-    n_sharing = 1 if small else threads
+    n_sharing = threads_per_product(hidden_size=backbone.embedding.embedding_dim, device=backbone.device)
+    n_streams = max(1, min(torch.get_num_threads() // n_sharing, len(numbers) // _PROMPTS_PER_STREAM))
     shared = _shared_start([request.prompts[number] for number in numbers], image_token=request.image_token)
 
     def stream(first: int) -> None:
         own = numbers[first::n_streams]
-        _decode_stream(request, own, answers, shared=shared, n_slots=min(len(own), max(1, n_slots // n_streams)))
+        own_slots = min(len(own), max(1, n_slots // n_streams))
+        _decode_stream(request, own, answers, shared=shared, n_slots=own_slots, least=least)
 
     with packed_attention(backbone), threads_each(n_sharing):
+        least = least_rows(backbone)
         if n_streams == 1:
             stream(0)
             return
@@ -200,15 +209,15 @@ def _decode_all(request: _Request, numbers: Sequence[int], answers: _Answers, *,
 # A setting of each thread, like the number of threads.
 @torch.inference_mode()
 def _decode_stream(
-    request: _Request, numbers: Sequence[int], answers: _Answers, *, shared: Tensor, n_slots: int
+    request: _Request, numbers: Sequence[int], answers: _Answers, *, shared: Tensor, n_slots: int, least: int
 ) -> None:
     backbone = request.backbone
-    kind = CpuRunner if backbone.device.type == "cpu" else DeviceRunner
-    runner: Runner = kind(
+    runner = Runner(
         backbone,
         shape_of(backbone),
         n_slots=n_slots,
         capacity=most_tokens(request.prompts, request.limits),
+        least_rows=least,
         image_token=request.image_token,
         shared=shared,
         penalty=request.penalty,

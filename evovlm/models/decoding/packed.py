@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evovlm.models.backbone import Backbone
-from evovlm.models.decoding.slots import CpuSlots, DeviceSlots, Rule, Slots, masked_attention, shape_of
+from evovlm.models.decoding.slots import Continuing, Rule, Slots, masked_attention
 
 _NAME = "evovlm_packed"
 # Arguments that do not concern attention or that are handled here; a model that passes any other is not supported.
@@ -37,10 +35,10 @@ class Entering:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Pass:
-    """One forward pass: one token for each of `n_continuing` rows, then the entering prompts."""
+    """One forward pass: one token for each continuing answer, then the entering prompts."""
 
     slots: Slots
-    n_continuing: int
+    continuing: Continuing | None
     entering: Sequence[Entering]
     layers_seen: int = 0
 
@@ -102,11 +100,12 @@ def _packed_attention(
         raise NotPackable(f"its attention needs {', '.join(unknown)}")
     packed_pass.layers_seen += 1
     rule = Rule(scale=query.shape[-1] ** -0.5 if scaling is None else scaling, window=sliding_window, softcap=softcap)
-    layer, n = int(module.layer_idx), packed_pass.n_continuing
+    layer, rows = int(module.layer_idx), packed_pass.continuing
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
-    if n:
+    if rows is not None:
+        n = len(rows)
         queries, keys, values = (states[0, :, :n].transpose(0, 1).contiguous() for states in (query, key, value))
-        out[:n] = packed_pass.slots.attend(layer, queries, keys, values, rule=rule)
+        out[:n] = packed_pass.slots.attend(layer, queries, keys, values, rule=rule, rows=rows)
     for prompt in packed_pass.entering:
         part = slice(prompt.start, prompt.stop)
         if prompt.slot is None:
@@ -131,113 +130,3 @@ def _prompt_attention(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule)
     if group > 1:
         keys, values = (states.repeat_interleave(group, 0) for states in (keys, values))
     return masked_attention(queries, keys[None], values[None], seen=seen, rule=rule)[0]
-
-
-_TRIAL_LENGTHS = (3, 7)
-_REFUSALS = (TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RuntimeError)
-_TOLERANCE = 1e-2
-_TRIAL_WINDOW = 4
-_WINDOWS = ("sliding_window", "attention_chunk_size")
-_exact: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-
-
-@torch.inference_mode()
-def packs_exactly(backbone: Backbone) -> bool:
-    """Return whether packed passes give the model's own results; tested once per model on two short texts.
-
-    They do not for models that make positions or masks in another way (ALiBi, sinks, custom attention), that keep
-    other states than keys and values (linear attention), or that change the logits after the head.
-    """
-    if backbone.decoder in _exact:
-        return _exact[backbone.decoder]
-    try:
-        with _small_windows(backbone):
-            exact = _computes(_own_states(backbone), backbone)
-        wanted = _own_states(backbone)
-        if not all(bool(torch.isfinite(states).all()) for states in wanted):
-            # Such weights say nothing about the architecture; decoding will report them.
-            return True
-        exact = exact and _computes(wanted, backbone) and _ends_with_its_head(wanted, backbone)
-    except torch.OutOfMemoryError:
-        raise
-    except (NotPackable, *_REFUSALS):
-        # Its forward pass does not take what packed passes give it.
-        exact = False
-    _exact[backbone.decoder] = exact
-    return exact
-
-
-def _trial_texts(backbone: Backbone) -> list[Tensor]:
-    n_rows = backbone.embedding.num_embeddings
-    return [torch.arange(length + 1, device=backbone.device) * 7 % n_rows for length in _TRIAL_LENGTHS]
-
-
-def _own_states(backbone: Backbone) -> list[Tensor]:
-    """Return the last two hidden states of each trial text, as the model itself computes them."""
-    return [
-        backbone.decoder(inputs_embeds=backbone.embedding(text[None]), use_cache=False).last_hidden_state[0, -2:]
-        for text in _trial_texts(backbone)
-    ]
-
-
-def _computes(wanted: Sequence[Tensor], backbone: Backbone) -> bool:
-    shape = shape_of(backbone)
-    kind = CpuSlots if shape.device.type == "cpu" else DeviceSlots
-    slots = kind(shape, n=len(_TRIAL_LENGTHS), capacity=max(_TRIAL_LENGTHS) + 1)
-    with packed_attention(backbone):
-        found = _in_two_passes(backbone, _trial_texts(backbone), slots)
-    return all(
-        torch.allclose(mine, own, rtol=_TOLERANCE, atol=_TOLERANCE) for mine, own in zip(found, wanted, strict=True)
-    )
-
-
-@contextmanager
-def _small_windows(backbone: Backbone) -> Iterator[None]:
-    """Make sliding windows and chunks of attention shorter than the trial's texts, in the config and in its modules.
-
-    Some models state a window only in the mask that they make, which packed passes do not have.
-    """
-    own = [backbone.decoder.config, *backbone.decoder.modules()]
-    found = [(each, name, each.__dict__.get(name)) for each in own for name in _WINDOWS]
-    changed = [(each, name, value) for each, name, value in found if isinstance(value, int) and value > _TRIAL_WINDOW]
-    for each, name, _ in changed:
-        setattr(each, name, _TRIAL_WINDOW)
-    try:
-        yield
-    finally:
-        for each, name, value in changed:
-            setattr(each, name, value)
-
-
-def _ends_with_its_head(wanted: Sequence[Tensor], backbone: Backbone) -> bool:
-    """Return whether the head's logits for the last states order the tokens as the model's own logits do."""
-    for states, text in zip(wanted, _trial_texts(backbone), strict=True):
-        own = backbone.model(input_ids=text[None], use_cache=False).logits[0, -2:].float()
-        order = backbone.head(states).float().argsort(-1)
-        rising = own.gather(-1, order).diff(dim=-1)
-        if bool((rising < -_TOLERANCE).any()):
-            return False
-    return True
-
-
-def _in_two_passes(backbone: Backbone, texts: Sequence[Tensor], slots: CpuSlots | DeviceSlots) -> list[Tensor]:
-    """Return each text's last two hidden states: all but its last token in one pass, the last one in another."""
-    device = backbone.device
-    lengths = [len(text) - 1 for text in texts]
-    ends = torch.tensor(lengths).cumsum(0).tolist()
-    starts = [0, *ends[:-1]]
-    parts = [Entering(start=starts[slot], stop=ends[slot], slot=slot) for slot in range(len(texts))]
-    positions = torch.cat([torch.arange(n, device=device) for n in lengths])
-    begun = {"inputs_embeds": backbone.embedding(torch.cat([text[:-1] for text in texts]))[None]}
-    first = forward(backbone, begun, positions, this=Pass(slots=slots, n_continuing=0, entering=parts))
-    if isinstance(slots, CpuSlots):
-        slots.rows, slots.lengths = np.arange(len(texts)), np.array(lengths)
-    else:
-        slots.lengths = torch.tensor(lengths, device=device)
-    last = forward(
-        backbone,
-        {"inputs_embeds": backbone.embedding(torch.stack([text[-1] for text in texts]))[None]},
-        torch.tensor(lengths, device=device),
-        this=Pass(slots=slots, n_continuing=len(texts), entering=()),
-    )
-    return [torch.stack([first[end - 1], last[row]]) for row, end in enumerate(ends)]

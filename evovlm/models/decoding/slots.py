@@ -1,12 +1,11 @@
 """Slots that hold the keys and values of answers in progress; the next prompt takes a slot when its answer is done.
 
-On a CPU a slot is read exactly as far as it is filled; on a GPU all slots are read up to a common length with a mask,
-so that every step has the same shapes and can be replayed as a captured graph.
+On a CPU a compiled step reads each slot exactly as far as it is filled. Elsewhere torch's own attention reads the slots
+up to a common length, with a mask.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from evovlm.devices import device_memory
 from evovlm.models.backbone import Backbone
-from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, Indices, attend_rows
+from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, attend_rows
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, context_tokens
-from evovlm.resources import available_memory_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,63 +59,85 @@ class Rule:
     softcap: float | None = None
 
 
-class Slots(ABC):
-    """`n` slots of `capacity` tokens each."""
+@dataclass(slots=True, kw_only=True, eq=False)
+class Continuing:
+    """The answers that a pass extends by one token: their slots and how many tokens these hold, int64, (rows,).
 
-    n: int
-    capacity: int
-    n_layers: int
+    All slots are below `end`, and all lengths below `reach`. The masks of torch's attention are made once per pass.
+    """
 
-    @abstractmethod
+    slots: Tensor
+    lengths: Tensor
+    end: int
+    reach: int
+    _seen: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def seen(self, window: int | None) -> Tensor:
+        """Return which tokens of each slot its new token attends to, bool, (end, 1, 1, reach)."""
+        if window not in self._seen:
+            # A slot without an answer sees its first token: a row of a softmax must not be empty.
+            lengths = self.lengths.new_zeros(self.end).index_copy(0, self.slots, self.lengths)[:, None]
+            places = torch.arange(self.reach, device=lengths.device)
+            seen = places <= lengths
+            if window is not None:
+                seen &= places > lengths - window
+            self._seen[window] = seen[:, None, None]
+        return self._seen[window]
+
+
+class Slots:
+    """`n` slots of `capacity` tokens each. Keys and values of a layer: (slots, heads, tokens, size)."""
+
+    def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
+        self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
+        self._in_rows = has_row_step(shape)
+        layers = range(shape.n_layers)
+        if self._in_rows:
+            # Positions of keys are innermost. Not filled with zeros, so that memory which no answer reaches is never
+            # touched.
+            keys = [torch.empty(n, shape.heads, shape.size, capacity) for _ in layers]
+            self._keys = [each.transpose(2, 3) for each in keys]
+            self._values = [torch.empty(n, shape.heads, capacity, shape.size) for _ in layers]
+        else:
+            size = (n, shape.heads, capacity, shape.size)
+            # Zeros, because masked values are multiplied by 0, and 0 times undefined memory may be NaN.
+            self._keys, self._values = (
+                [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in layers] for _ in "kv"
+            )
+
     def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
         """Store keys and values of a prompt's tokens from `start` on, each (heads, tokens, size)."""
+        stop = start + keys.shape[1]
+        self._keys[layer][slot, :, start:stop] = keys
+        self._values[layer][slot, :, start:stop] = values
 
-    @abstractmethod
     def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
         """Return the keys and values of a slot's first tokens, each (heads, tokens, size)."""
+        return self._keys[layer][slot, :, :n_tokens], self._values[layer][slot, :, :n_tokens]
 
     def copy(self, *, source: int, target: int, n_tokens: int) -> None:
         """Copy the first tokens of a slot to another slot."""
         for layer in range(self.n_layers):
             self.enter(layer, target, *self.held(layer, source, n_tokens))
 
-    @abstractmethod
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule, rows: Continuing
+    ) -> Tensor:
         """Append a key and a value, (rows, heads, size), per continuing row; return the queries' attention output."""
-
-
-class CpuSlots(Slots):
-    """Slots on a CPU, in float32. `rows` gives the continuing slots, `lengths` how many tokens each holds."""
-
-    def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
-        self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
-        self.rows: Indices = np.empty(0, np.int64)
-        self.lengths: Indices = np.empty(0, np.int64)
-        # Not filled with zeros, so that memory which no answer reaches is never touched.
-        self._keys = [torch.empty(n, shape.heads, shape.size, capacity) for _ in range(shape.n_layers)]
-        self._values = [torch.empty(n, shape.heads, capacity, shape.size) for _ in range(shape.n_layers)]
-
-    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
-        """See Slots."""
-        stop = start + keys.shape[1]
-        self._keys[layer][slot, :, :, start:stop] = keys.transpose(1, 2)
-        self._values[layer][slot, :, start:stop] = values
-
-    def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
-        """See Slots."""
-        return self._keys[layer][slot, :, :, :n_tokens].transpose(1, 2), self._values[layer][slot, :, :n_tokens]
-
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
-        """See Slots."""
+        if not self._in_rows:
+            return self._attend_together(layer, queries, keys, values, rule=rule, rows=rows)
         out = torch.empty_like(queries)
         attend_rows(
             queries.numpy(),
             keys.numpy(),
             values.numpy(),
-            self._keys[layer].numpy(),
+            self._keys[layer].transpose(2, 3).numpy(),
             self._values[layer].numpy(),
-            self.rows,
-            self.lengths,
+            rows.slots.numpy(),
+            rows.lengths.numpy(),
             np.float32(rule.scale),
             rule.window or NO_WINDOW,
             np.float32(rule.softcap or NO_SOFTCAP),
@@ -124,53 +145,30 @@ class CpuSlots(Slots):
         )
         return out
 
-
-class DeviceSlots(Slots):
-    """Slots on a GPU: each step extends every slot, even empty ones. `lengths`, int64, counts the tokens of each.
-
-    `reach` is how far the slots are read; it must exceed the length of every running answer.
-    """
-
-    def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
-        self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
-        self.reach = capacity
-        self.lengths = torch.zeros(n, dtype=torch.long, device=shape.device)
-        self._every = torch.arange(n, device=shape.device)
-        self._places = torch.arange(capacity, device=shape.device)
-        size = (n, shape.heads, capacity, shape.size)
-        # Zeros, because masked values are multiplied by 0, and 0 times undefined memory may be NaN.
-        self._keys = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
-        self._values = [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in range(shape.n_layers)]
-
-    def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
-        """See Slots."""
-        stop = start + keys.shape[1]
-        self._keys[layer][slot, :, start:stop] = keys
-        self._values[layer][slot, :, start:stop] = values
-
-    def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
-        """See Slots."""
-        return self._keys[layer][slot, :, :n_tokens], self._values[layer][slot, :, :n_tokens]
-
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
-        """See Slots."""
-        self._keys[layer][self._every, :, self.lengths] = keys
-        self._values[layer][self._every, :, self.lengths] = values
-        rows, n_heads, size = queries.shape
-        # Queries that share a key head are placed like the queries of a longer text, so that keys are read once.
-        grouped = queries.view(rows, keys.shape[1], n_heads // keys.shape[1], size)
-        places = self._places[: self.reach]
-        seen = places <= self.lengths[:, None]
-        if rule.window is not None:
-            seen &= places > self.lengths[:, None] - rule.window
+    def _attend_together(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule, rows: Continuing
+    ) -> Tensor:
+        """Attend with torch's own kernel, over all slots up to the last one with an answer."""
+        self._keys[layer][rows.slots, :, rows.lengths] = keys
+        self._values[layer][rows.slots, :, rows.lengths] = values
+        n_rows, n_heads, size = queries.shape
+        # Queries that share a key head are placed like the queries of a longer text, so that keys are read once. Each
+        # is put where its slot is, because keys and values are too large to be gathered.
+        grouped = queries.view(n_rows, keys.shape[1], n_heads // keys.shape[1], size)
+        asked = queries.new_zeros(rows.end, *grouped.shape[1:]).index_copy(0, rows.slots, grouped)
         found = masked_attention(
-            grouped,
-            self._keys[layer][:, :, : self.reach],
-            self._values[layer][:, :, : self.reach],
-            seen=seen[:, None, None],
+            asked,
+            self._keys[layer][: rows.end, :, : rows.reach],
+            self._values[layer][: rows.end, :, : rows.reach],
+            seen=rows.seen(rule.window),
             rule=rule,
         )
-        return found.reshape(rows, n_heads, size)
+        return found[rows.slots].reshape(n_rows, n_heads, values.shape[-1])
+
+
+def has_row_step(shape: Shape) -> bool:
+    """Return whether the compiled step of a CPU serves these slots: it computes in float32."""
+    return shape.device.type == "cpu" and shape.dtype == torch.float32
 
 
 def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, *, seen: Tensor | None, rule: Rule) -> Tensor:
@@ -212,9 +210,8 @@ def most_tokens(prompts: Sequence[Prompt], limits: Sequence[int]) -> int:
 def slots_at_once(backbone: Backbone, *, longest: int) -> int:
     """Return how many answers of `longest` tokens, prompt included, fit on the device, up to a useful number."""
     row_bytes = _row_bytes(backbone.decoder.config, longest, backbone.embedding.weight.element_size())
-    is_gpu = backbone.device.type == "cuda"
-    most = _SLOTS_ON_GPU if is_gpu else _SLOTS_ON_CPU
-    free_bytes = torch.cuda.mem_get_info(backbone.device)[0] if is_gpu else available_memory_bytes()
+    most = _SLOTS_ON_CPU if backbone.device.type == "cpu" else _SLOTS_ON_GPU
+    free_bytes, _ = device_memory(backbone.device)
     return most if free_bytes is None else max(1, min(most, int(_MEMORY_SHARE * free_bytes / row_bytes)))
 
 

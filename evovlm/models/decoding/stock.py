@@ -66,7 +66,7 @@ def generate_stock(
     generated: dict[int, list[int]] = {}
     waiting = _batches(prompts, limits, rows_at_once=rows_at_once)[::-1]
     while waiting:
-        rows = waiting.pop()
+        rows, found = waiting.pop(), None
         try:
             batch = [prompts[row] for row in rows]
             found = _generate(
@@ -75,6 +75,8 @@ def generate_stock(
         except (MemoryError, RuntimeError) as error:
             if len(rows) == 1 or not is_out_of_memory(error):
                 raise
+        if found is None:
+            # Only here, where the error no longer refers to what filled the memory.
             release_memory()
             waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
             continue

@@ -13,7 +13,7 @@ from evovlm.devices import is_out_of_memory
 from evovlm.errors import BrokenCheckpoint, ModelError, UnknownArchitecture, first_line
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.feature_store import ProcessedPictures
-from evovlm.models.threads import is_small, threads_each
+from evovlm.models.threads import threads_each, threads_per_product
 from evovlm.recipes.families import VLM_FAMILIES, VlmFamily
 
 # What transformers and torch raise for pictures that they cannot process, and for settings that do not fit.
@@ -74,14 +74,10 @@ def see_pictures(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, 
     BrokenCheckpoint when they cannot process an ordinary picture either, ModelError for features that are not finite.
     """
     family_of(loaded)
-    with threads_each(1 if _has_small_parts(loaded) else torch.get_num_threads()):
-        return _seen_or_refused(loaded, pictures)
-
-
-def _has_small_parts(loaded: LoadedModel) -> bool:
     parts = (loaded.model.config.vision_config, loaded.model.config.text_config)
-    sizes = [getattr(part, key, None) or 0 for part in parts for key in _HIDDEN_SIZES]
-    return is_small(hidden_size=max(sizes), device=loaded.device)
+    widest = max(getattr(part, key, None) or 0 for part in parts for key in _HIDDEN_SIZES)
+    with threads_each(threads_per_product(hidden_size=widest, device=loaded.device)):
+        return _seen_or_refused(loaded, pictures)
 
 
 def _seen_or_refused(loaded: LoadedModel, pictures: Sequence[Any]) -> tuple[Tensor, ProcessedPictures]:
