@@ -13,6 +13,7 @@
     │   └── OutputExists       a folder or file would be overwritten
     ├── NotEnoughRoom          a disk is too small for what is to be fetched or written
     ├── CodeNotAllowed         code that a file names would run, and --allow-code was not given
+    ├── JudgeStopped           a judge cannot be asked: its budget is used up, or its endpoint does not answer
     ├── PluginError            a row that another installed package adds to a table cannot be used
     └── RunError
         ├── RunMismatch        the config is not the run's, or the journal was changed
@@ -107,6 +108,10 @@ class NotEnoughRoom(EvovlmError):
 
 class CodeNotAllowed(EvovlmError):
     """Code that a file names would run, and the user has not allowed it."""
+
+
+class JudgeStopped(EvovlmError):
+    """A judge's budget is used up, or its endpoint does not answer; unlike other errors, it ends a search."""
 
 
 class PluginError(EvovlmError):

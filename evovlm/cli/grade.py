@@ -7,6 +7,7 @@ import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.completion import complete_extractors, complete_gates, complete_metrics
+from evovlm.cli.judge import JudgeCalls, JudgeModel, JudgeUrl, judge_choice
 from evovlm.cli.rendering import echo, json_text
 from evovlm.cli.task_options import Reasoning
 
@@ -50,6 +51,9 @@ def grade(
         str | None,
         typer.Option("--clip-model", help="For clip_score: an open_clip model, such as ViT-B-32:laion2b_s34b_b79k."),
     ] = None,
+    judge: JudgeModel = None,
+    judge_url: JudgeUrl = None,
+    judge_calls: JudgeCalls = None,
     prediction_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the answers"))] = None,
     reference_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the references"))] = None,
     id_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the ids") + " Without it: row numbers.")] = None,
@@ -85,6 +89,7 @@ def grade(
         gate=gate,
         clip_model=clip_model,
         reasoning=None if reasoning is None else parse_reasoning(reasoning),
+        judge=judge_choice(judge, url=judge_url, calls=judge_calls),
     )
     columns = Columns(
         prediction=prediction_column,

@@ -11,12 +11,14 @@ from evovlm.cli.completion import (
     complete_extractors,
     complete_forms,
     complete_gates,
+    complete_metrics,
     complete_models,
     complete_prompts,
     complete_splits,
     complete_tables,
     complete_tasks,
 )
+from evovlm.cli.judge import JudgeCalls, JudgeModel, JudgeUrl, judge_choice
 from evovlm.cli.rendering import echo, json_text
 from evovlm.cli.task_options import (
     ChatTemplate,
@@ -90,6 +92,17 @@ def score(
     top_k: TopK = None,
     seed: DrawSeed = None,
     repeats: Repeats = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            help="A metric, instead of the tasks' own (docs/scoring.md lists them).",
+            autocompletion=complete_metrics,
+        ),
+    ] = None,
+    judge: JudgeModel = None,
+    judge_url: JudgeUrl = None,
+    judge_calls: JudgeCalls = None,
     extractor: Annotated[
         str | None,
         typer.Option(
@@ -163,6 +176,7 @@ def score(
                 repeats=repeats,
             ),
             extractor=extractor,
+            metric=metric,
             gate=gate,
             reasoning=reasoning_setting(reasoning, think_end_token),
         )
@@ -188,6 +202,7 @@ def score(
             tasks=names,
             split=parse_split(split),
             limit=limit,
+            judge=judge_choice(judge, url=judge_url, calls=judge_calls),
             data=places,
             device=device,
             save=save,

@@ -17,6 +17,7 @@ from evovlm.errors import ModelError
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
+from evovlm.evaluation.judging import JudgeChoice, with_judge
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.foreign_code import require_allowed
 from evovlm.models.chat import no_eyes, thought_marks
@@ -61,6 +62,7 @@ class SampleTask:
     name: str
     samples: tuple[Sample, ...]
     absent: Mapping[str, int]
+    judge: JudgeChoice | None = None
     allow_code: bool = False
 
     @classmethod
@@ -71,7 +73,8 @@ class SampleTask:
         missing data, or a metric that is missing.
         """
         task = get_task(choice.name).asked(**choice.settings)
-        check_scorer(task.scoring)
+        task = replace(task, scoring=with_judge(task.scoring, choice.judge))
+        check_scorer(task.scoring, judge=choice.judge)
         if task.scoring.metric.startswith(PREFIX):
             # A script that cannot be loaded is found before a model is loaded.
             open_scorer(task.scoring, allow_code=allow_code)
@@ -81,6 +84,7 @@ class SampleTask:
             name=task.name,
             samples=found.samples,
             absent=found.absent,
+            judge=choice.judge,
             allow_code=allow_code,
         )
 
@@ -100,6 +104,7 @@ class SampleTask:
         marks = "" if self.task.scoring.reasoning == AUTO else reasoning_text(self.task.scoring.reasoning)
         digest = hashlib.blake2b(f"{self.decoding} {self.task.scoring!r}{marks}".encode(), digest_size=8)
         digest.update(self.decoding.drawn.encode())
+        digest.update((self.task.scoring.judge or "").encode())
         for sample in self.samples:
             asked = self.task.ask(sample)
             row = [sample.id, asked.text, asked.chat, asked.system, [image.key for image in asked.images]]
@@ -116,7 +121,13 @@ class SampleTask:
         marks = thought_marks(loaded, self.task.scoring.reasoning)
         asked = [self.task.ask(sample) for sample in self.samples]
         prompts = prepare_prompts(loaded, asked, store=store, marks=marks)
-        scorer = open_scorer(self.task.scoring, marks=marks, device=str(loaded.device), allow_code=self.allow_code)
+        scorer = open_scorer(
+            self.task.scoring,
+            marks=marks,
+            device=str(loaded.device),
+            judge=self.judge,
+            allow_code=self.allow_code,
+        )
         return PreparedSamples(opened=self, prompts=prompts, scorer=scorer, marks=marks)
 
 

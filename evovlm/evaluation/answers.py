@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from evovlm.evaluation.comparison import Comparison, compare_by_id
 from evovlm.evaluation.intervals import mean_interval
+from evovlm.evaluation.judging import JudgeChoice
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.low_score import LowScore
 from evovlm.tasks.decoding import DecodingChanges
@@ -31,8 +32,9 @@ class TaskChoice:
     """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data is.
 
     `decoding` changes how it is decoded, `prompt` and `chat` how it is asked; `metric`, `extractor`, `gate` and
-    `reasoning` how it is scored (`Scoring.changed`); None is the task's own. `thinking` says whether the lengths of
-    answers and thoughts are measured: never, always, or if any answer has a thought.
+    `reasoning` how it is scored (`Scoring.changed`); None is the task's own. `judge` is asked by the metrics that need
+    one. `thinking` says whether the lengths of answers and thoughts are measured: never, always, or if any answer has a
+    thought.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TaskChoice:
     gate: str | None = None
     reasoning: Reasoning | None = None
     thinking: Literal["never", "always", "found"] = "never"
+    judge: JudgeChoice | None = None
     limit: int | None = None
     weight: float = 1.0
     data: Path | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from evovlm.errors import TaskError
 from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.comparison import Comparison
+from evovlm.evaluation.judging import JudgeChoice, with_judge
 from evovlm.evaluation.predictions import Prediction
 from evovlm.evaluation.scorer import Scorer, open_scorer
 from evovlm.tasks.catalogue import TASKS
@@ -22,6 +23,7 @@ class ScoringChoice:
     gate: str | None = None
     clip_model: str | None = None
     reasoning: Reasoning | None = None
+    judge: JudgeChoice | None = None
 
     def over(self, task: str | None, saved: Mapping[str, Scoring]) -> Scoring:
         """Return the scoring of a task's predictions, of which some were `saved` with their scoring.
@@ -33,13 +35,14 @@ class ScoringChoice:
             whose = "do not name a task" if task is None else f"are of the task '{task}', which is not in the table"
             raise TaskError(f"The predictions {whose}, so that the metric is unknown. Name one with --metric.")
         scoring = own or Scoring(metric=self.metric or "")
-        return scoring.changed(
+        scoring = scoring.changed(
             metric=self.metric,
             extractor=self.extractor,
             gate=self.gate,
             clip_model=self.clip_model,
             reasoning=self.reasoning,
         )
+        return with_judge(scoring, self.judge)
 
 
 def grade(
@@ -58,7 +61,7 @@ def grade(
     tasks = dict.fromkeys(each.task for each in predictions)
     scorings = {task: choice.over(task, saved or {}) for task in tasks}
     scorers = {
-        scoring: open_scorer(scoring, device=device, allow_code=allow_code)
+        scoring: open_scorer(scoring, device=device, judge=choice.judge, allow_code=allow_code)
         for scoring in dict.fromkeys(scorings.values())
     }
     return tuple(

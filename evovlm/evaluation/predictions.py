@@ -46,6 +46,8 @@ def _row(scored: ScoredTask, answer: Answer) -> Mapping[str, object]:
         **({"task": scored.name} if scored.name else {}),
         "id": sample.id,
         "question": sample.question,
+        **({"wording": sample.wording} if sample.wording is not None else {}),
+        **({"context": sample.context} if sample.context else {}),
         "references": list(sample.references),
         "tags": sorted(sample.tags),
         "choices": list(sample.choices),
@@ -226,6 +228,8 @@ def _prediction(row: Row, columns: Columns, *, number: int, folder: Path) -> Pre
     sample = Sample(
         id=str(number) if named is None else str(named),
         question=str(cells.get("question") or ""),
+        wording=_text_or_none(cells.get("wording")),
+        context=_text_or_none(cells.get("context")),
         references=_texts(cell(columns.reference), where=where),
         images=tuple(
             PictureFile(path=picture_path(name, folder=folder, where=where).resolve())
@@ -238,6 +242,10 @@ def _prediction(row: Row, columns: Columns, *, number: int, folder: Path) -> Pre
     if len(text) != 1:
         raise TaskError(f"{where}: should hold one prediction in '{columns.prediction}', but holds {len(text)}.")
     return Prediction(where=where, task=task if isinstance(task, str) else None, sample=sample, text=text[0])
+
+
+def _text_or_none(cell: Any) -> str | None:
+    return cell if isinstance(cell, str) else None
 
 
 def _texts(cell: Any, *, where: str) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from functools import partial
 from typing import TypeAlias
 
 from evovlm.errors import TaskError
+from evovlm.evaluation.judging import JudgeChoice, check_judge, judge_answer, open_judge
+from evovlm.tasks.metrics.judges import JUDGES
 from evovlm.tasks.metrics.library_metric import PREFIX, LibraryMetric, metric_code, open_library_metric
 from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
 from evovlm.tasks.metrics.table import Metric, check_scoring, score_answer, score_final
@@ -17,12 +19,13 @@ Scorer: TypeAlias = Callable[[Sample, str], Answer]
 _CLIP_SCORE_FACTOR = 2.5
 
 
-def check_scorer(scoring: Scoring) -> Metric:
+def check_scorer(scoring: Scoring, *, judge: JudgeChoice | None = None) -> Metric:
     """Return the metric of a scoring. Raises TaskError as `open_scorer` does, but loads no model and runs no script."""
     metric = check_scoring(scoring)
+    check_judge(scoring, judge)
     if scoring.metric.startswith(PREFIX):
         metric_code(scoring.metric)
-    elif metric.measure is None and scoring.clip_model is None:
+    elif metric.takes_clip and scoring.clip_model is None:
         raise TaskError(
             f"The metric {scoring.metric} compares answers with pictures and needs an open_clip model.\n"
             "    Name one with the task's `clip_model` or --clip-model, for example ViT-B-32:laion2b_s34b_b79k."
@@ -31,17 +34,24 @@ def check_scorer(scoring: Scoring) -> Metric:
 
 
 def open_scorer(
-    scoring: Scoring, *, marks: ThoughtMarks | None = None, device: str = "auto", allow_code: bool = False
+    scoring: Scoring,
+    *,
+    marks: ThoughtMarks | None = None,
+    device: str = "auto",
+    judge: JudgeChoice | None = None,
+    allow_code: bool = False,
 ) -> Scorer:
-    """Return what scores an answer to a sample; a metric's model or script is loaded now.
+    """Return what scores an answer to a sample; a metric's model or script is loaded now, and nothing asked of a judge.
 
     `marks` are those of thoughts in the model's texts (None: what the scoring says).
 
     Raises CodeNotAllowed for a metric script without `allow_code`; TaskError for a metric, extractor or gate that does
     not exist, or a metric's script or model that is not named or not available; and what `load_clip` raises.
     """
-    metric = check_scorer(scoring)
+    metric = check_scorer(scoring, judge=judge)
     marks = marks or marks_of(scoring.reasoning)
+    if judge is not None and scoring.metric in JUDGES:
+        return partial(judge_answer, open_judge(judge), scoring, marks=marks)
     if scoring.metric.startswith(PREFIX):
         return _library_scorer(scoring, open_library_metric(scoring.metric, allow_code=allow_code), marks=marks)
     if metric.measure is not None or scoring.clip_model is None:

@@ -4,6 +4,7 @@ import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from evovlm.devices import SPREAD, count_gpus, peak_gpu_bytes
 from evovlm.errors import ConfigError
@@ -15,11 +16,13 @@ from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Parent
 
 
-def opening_of(config: SearchConfig, *, parents: Mapping[str, Parent], allow_code: bool = False) -> EvaluatorOpening:
-    """Return what each worker of a search opens; `parents` are the scores that constraints refer to."""
+def opening_of(
+    config: SearchConfig, *, parents: Mapping[str, Parent], folder: Path | None = None, allow_code: bool = False
+) -> EvaluatorOpening:
+    """Return what each worker of a search in `folder` opens; `parents` are the scores that constraints refer to."""
     return EvaluatorOpening(
         template=config.template(relative_to=None),
-        tasks=config.task_choices(),
+        tasks=config.task_choices(folder=folder),
         objective=config.goal(parents),
         allow_code=allow_code,
     )
@@ -29,15 +32,18 @@ def open_workers(
     config: SearchConfig,
     *,
     parents: Mapping[str, Parent],
+    folder: Path | None = None,
     memory_bytes: int | None = None,
     allow_code: bool = False,
 ) -> Workers:
-    """Open the workers of a search; paths in `config` are absolute. On Ray, each worker asks for `memory_bytes`.
+    """Open the workers of a search in `folder`; paths in `config` are absolute.
+
+    On Ray, each worker asks for `memory_bytes`.
 
     Raises ConfigError for settings that exclude each other or a Ray cluster that cannot be reached, NotEnoughRoom for
     more workers than fit into a cluster, and what opening the models raises.
     """
-    opening = opening_of(config, parents=parents, allow_code=allow_code)
+    opening = opening_of(config, parents=parents, folder=folder, allow_code=allow_code)
     check_device(config)
     if config.ray is not None:
         # Ray is an extra.

@@ -10,9 +10,18 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from evovlm.cli.app import app
-from evovlm.errors import BrokenCheckpoint, ConfigError, ModelNotFound, OutputExists, PickledWeights, TaskError
+from evovlm.errors import (
+    BrokenCheckpoint,
+    ConfigError,
+    JudgeStopped,
+    ModelNotFound,
+    OutputExists,
+    PickledWeights,
+    TaskError,
+)
 from evovlm.tasks.emoji_pictures import NOTO_FONT_VARIABLE
 from tests.cli.conftest import Command
+from tests.judge_server import JudgeServer, says
 from tests.pico import pico_llm, pico_vlm
 
 
@@ -312,3 +321,39 @@ def test_a_form_that_cannot_be_written_is_refused_before_a_model_is_loaded(
 def test_a_scoring_is_chosen_on_the_command_line(models: Path, problems: Path) -> None:
     result = run_words(models / "base", problems, "--extractor", "paper", "--gate", "none", "--json")
     assert json.loads(result.stdout)["word_problems_ja"]["measured"] == "accuracy, paper extractor, no gate"
+
+
+def test_a_judge_scores_once_and_again_for_free(
+    models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-neverToBeSeen0123456789")
+    with JudgeServer(lambda _: says("4")) as server:
+        asked = ("--metric", "judge", "--judge", "gpt-x", "--judge-url", server.url)
+        stopped = run_words(models / "base", problems, *asked, "--judge-calls", "1", "--save", tmp_path / "out")
+        assert isinstance(stopped.exception, JudgeStopped), stopped.output
+        resumed = run_words(models / "base", problems, *asked, "--save", tmp_path / "out", "--resume", "--json")
+        assert resumed.exit_code == 0, resumed.output
+        scored = json.loads(resumed.stdout)["word_problems_ja"]
+        assert (scored["measured"], scored["score"]) == ("judge, gpt-x, script gate", pytest.approx(scored["ungated"]))
+        assert len(server.requests) == 3
+        graded = CliRunner().invoke(
+            app, ["grade", *map(str, (tmp_path / "out").glob("1-*.jsonl")), "--json", *asked, "--judge-calls", "1"]
+        )
+        assert graded.exit_code == 0, graded.output
+        assert len(server.requests) == 3
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"neverToBeSeen" not in file.read_bytes()
+
+
+def test_a_task_that_needs_a_judge_says_so_before_its_data_is_fetched(models: Path) -> None:
+    for options, kind, words in (
+        ((), TaskError, "--judge MODEL"),
+        (("--judge-calls", "3"), ConfigError, "Name its model with --judge"),
+        (("--judge", "m", "--judge-url", "localhost:80"), ConfigError, "is not an address"),
+    ):
+        result = run(models / "vlm", "--task", "jammeval_heron", *options)
+        assert isinstance(result.exception, kind), result.output
+        assert words in str(result.exception)

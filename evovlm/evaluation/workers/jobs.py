@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from evovlm.errors import EvovlmError
+from evovlm.errors import EvovlmError, JudgeStopped
 from evovlm.recipes.candidate import Failure, Outcome
 from evovlm.recipes.kinds import Recipe
 
@@ -131,6 +131,9 @@ class InProcess:
     def _outcome(self, job: Job) -> Outcome:
         try:
             return self._on(job.rows).evaluate(job.recipe)
+        except JudgeStopped:
+            # Every further candidate would fail in the same way.
+            raise
         except EvovlmError as error:
             # A recipe that cannot be merged (every weight is 0, for example) is a failed candidate, not a failed run.
             return Failure(kind=type(error).__name__, reason=str(error))

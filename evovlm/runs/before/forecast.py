@@ -24,8 +24,9 @@ from evovlm.runs.folder.entries import Entry, entry_row
 from evovlm.runs.samples import SampleParts
 from evovlm.runs.workers import peak_memory
 from evovlm.search.racing import looks
-from evovlm.tasks.catalogue import code_of_tasks
+from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.metrics.judges import JUDGES
 
 # The cheapest metric that scores any text.
 _STAND_IN = "exact_match"
@@ -186,7 +187,8 @@ def _forecast(config: SearchConfig) -> _Found:
 
 
 def _without_foreign_metrics(choices: Sequence[TaskChoice]) -> tuple[TaskChoice, ...]:
-    """Return the tasks with a built-in metric instead of a script's: a dry run does not run code that a file names.
+    """Return the tasks with a built-in metric instead of a script's or a judge's: a dry run runs no code that a file
+    names, and calls nobody.
 
     Raises CodeNotAllowed for a task file of the harness, which cannot be asked without running it.
     """
@@ -198,7 +200,8 @@ def _without_foreign_metrics(choices: Sequence[TaskChoice]) -> tuple[TaskChoice,
                 f"{choice.name}: a dry run runs no code, and this task is code ({code[0].file}).\n"
                 "    Make the dry run with a copy of the config that leaves this task out."
             )
-        timed.append(replace(choice, metric=_STAND_IN) if code else choice)
+        judged = not is_harness_name(choice.name) and get_task(choice.name).scoring.metric in JUDGES
+        timed.append(replace(choice, metric=_STAND_IN) if code or judged else choice)
     return tuple(timed)
 
 

@@ -26,6 +26,7 @@ from evovlm.runs.samples import SampleParts
 from evovlm.runs.workers import check_device, device_of
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.metrics.judges import JUDGES
 from evovlm.tasks.task import Split
 
 _FLOAT32_BYTES = 4
@@ -162,11 +163,18 @@ def _size_of(config: SearchConfig, space: Space) -> SearchSize:
 
 
 def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
+    judge = None if config.judge is None else config.judge.choice(budget=config.judge_calls)
     for section in config.tasks:
         if is_harness_name(section.name):
             continue
+        scoring = get_task(section.name).scoring
+        if scoring.metric in JUDGES and config.judge_calls is None:
+            yield ConfigError(
+                f"judge_calls: missing, and a judge scores the task {section.name}. Each candidate costs calls: write "
+                "the most that the search may make."
+            )
         try:
-            check_scorer(get_task(section.name).scoring)
+            check_scorer(scoring, judge=judge)
         except EvovlmError as error:
             yield error
 

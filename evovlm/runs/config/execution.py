@@ -2,6 +2,7 @@
 
 workers: 4                  # resident models on this machine, each in its own process
 time_limit_s: 600           # for one candidate (with racing: for one block of its samples)
+judge_calls: 20000          # the most calls to a judge (see `judge:`), in this run altogether
 
 ray: {address: auto, workers: 64, gpus_per_worker: 1, cpus_per_worker: 4}     # instead of `workers`
 
@@ -25,7 +26,7 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.documents import Document
 from evovlm.recipes.problems import did_you_mean
 
-EXECUTION_KEYS = ("workers", "ray", "time_limit_s")
+EXECUTION_KEYS = ("workers", "ray", "time_limit_s", "judge_calls")
 MOST_WORKERS = 1_000
 """Of one machine; each is a process with a model of its own."""
 _MOST_ACTORS = 100_000
@@ -50,6 +51,7 @@ class ExecutionConfig(Document):
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     ray: RaySection | None = None
     time_limit_s: float | None = Field(default=None, gt=0, le=_LONGEST_S)
+    judge_calls: int | None = Field(default=None, ge=1, le=10**9)
 
     @field_validator("ray")
     @classmethod

@@ -62,6 +62,8 @@ class StagedConfigDocument(Document):
     workers: Any = 1
     ray: Any = None
     time_limit_s: Any = None
+    judge: Any = None
+    judge_calls: Any = None
     stages: StagesSection
 
     def stage(self, name: str) -> Mapping[str, Any]:
@@ -71,7 +73,7 @@ class StagedConfigDocument(Document):
         return {**own, **shared, "format": 1, "kind": "evolve"}
 
 
-_SHARED = ("seed", "tasks", "report", "guard", "device")
+_SHARED = ("seed", "tasks", "report", "guard", "device", "judge")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +119,10 @@ class HybridConfig:
     def as_mapping(self) -> Mapping[str, object]:
         """Return the config as plain values, with every default written out."""
         stages = {PS: dict(self.ps.as_mapping()), PATH: dict(self.path.as_mapping())}
-        shared = {key: stages[PS][key] for key in _SHARED}
+        # A judge is written only where there is one.
+        shared = {key: stages[PS][key] for key in _SHARED if key in stages[PS]}
         for stage in stages.values():
-            for key in ("format", "kind", *_SHARED):
+            for key in ("format", "kind", *shared):
                 del stage[key]
         merge = stages[PATH]["merge"]
         if isinstance(merge, dict):

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator
@@ -20,9 +20,11 @@ from evovlm.recipes.space import Space
 from evovlm.runs.config.execution import EXECUTION_KEYS, ExecutionConfig, LogSection
 from evovlm.runs.config.objective import ObjectiveSection, Parents, result_name
 from evovlm.runs.config.sections import (
+    CALLS_FILE,
     MOST,
     BudgetSection,
     GuardSection,
+    JudgeSection,
     NamedTask,
     RacingSection,
     ReportSection,
@@ -34,6 +36,7 @@ from evovlm.runs.config.start import StartSection
 from evovlm.search.catalogue import OPTIMIZERS
 from evovlm.search.optimizer import DEFAULT_SIGMA, Optimizer, OptimizerFactory, Start, default_population
 from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.metrics.judges import JUDGES
 
 SMALLEST_POPULATION = 4
 LARGEST_POPULATION = 100_000
@@ -94,8 +97,11 @@ class SearchConfig(ExecutionConfig):
     on as few samples as it takes to rank them. `rescore`: the number of best candidates that are scored again in full
     at the end, as the mean is (None: 3 after races, else 0). `winner`: the best candidate (where some were scored
     again, the best of them and the mean), the last mean, or the mean that did best on the validation samples
-    (`snapshot`). `start`: the recipe that the search begins at.
+    (`snapshot`). `start`: the recipe that the search begins at. `judge`: the model that scores the answers to tasks
+    whose metric asks one.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"judge"})
 
     format: Literal[1]
     kind: Literal["evolve"]
@@ -116,6 +122,25 @@ class SearchConfig(ExecutionConfig):
     device: str = "auto"
     objective: ObjectiveSection = ObjectiveSection()
     log: LogSection = LogSection()
+    judge: JudgeSection | None = Field(default=None, validate_default=True)
+
+    @field_validator("judge")
+    @classmethod
+    def _is_asked_once(cls, judge: JudgeSection | None, info: ValidationInfo) -> JudgeSection | None:
+        tasks = [task_of(section.name, info) for section in info.data.get("tasks", [])]
+        judged = next((task.name for task in tasks if task is not None and task.scoring.metric in JUDGES), None)
+        if judged is None:
+            return judge
+        if judge is None:
+            raise PydanticCustomError(
+                "judge", "is missing: a judge scores the task {task}; write judge: {{model: NAME}}", {"task": judged}
+            )
+        several = any(info.data.get(key) not in (None, 1) for key in ("workers", "ray", "time_limit_s"))
+        if several:
+            raise PydanticCustomError(
+                "judge", "counts its calls in one process; leave workers, ray and time_limit_s out"
+            )
+        return judge
 
     @field_validator("tasks", "report")
     @classmethod
@@ -286,11 +311,17 @@ class SearchConfig(ExecutionConfig):
             )
         return tuple(notes)
 
-    def task_choices(self) -> tuple[TaskChoice, ...]:
-        """Return the tasks of a resolved search, as they are opened, in their order."""
+    def task_choices(self, *, folder: Path | None = None) -> tuple[TaskChoice, ...]:
+        """Return the tasks of a resolved search, as they are opened, in their order.
+
+        Calls to a judge are counted in the run's `folder`.
+        """
+        counted = None if folder is None else folder / CALLS_FILE
+        judge = None if self.judge is None else self.judge.choice(budget=self.judge_calls, calls_file=counted)
         return tuple(
             TaskChoice(
                 name=task.name,
+                judge=judge,
                 limit=task.limit,
                 weight=task.weight,
                 data=Path(task.data) if task.data is not None else None,

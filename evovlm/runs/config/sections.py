@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import EvovlmError, TaskError
+from evovlm.evaluation.judging import JudgeChoice
 from evovlm.recipes.documents import Document, PathText
 from evovlm.recipes.problems import did_you_mean
 from evovlm.runs.folder.entries import Entry
@@ -189,6 +190,24 @@ class TaskSection(NamedTask):
     limit: int | None = Field(default=None, ge=1, le=MOST)
     decoding: DecodingChanges | None = None
     prompt: str | None = None
+
+
+CALLS_FILE = "judge-calls"
+"""In a run's folder: a byte for each call to the judge."""
+
+
+class JudgeSection(Document):
+    """`judge:` the model that scores the answers to tasks whose metric asks one, and the `url` of its endpoint.
+
+    The key is read from the environment (OPENAI_API_KEY), never from a config.
+    """
+
+    model: str = Field(min_length=1)
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s@]+$")
+
+    def choice(self, *, budget: int | None, calls_file: Path | None = None) -> JudgeChoice:
+        """Return the judge with a budget of calls, which are counted in `calls_file`."""
+        return JudgeChoice(model=self.model, url=self.url, budget=budget, calls_file=calls_file)
 
 
 class GuardSection(Document):

@@ -88,6 +88,7 @@ def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
     A task is asked and scored as the config says: in its own section, or in the search's section of the same name.
     """
     choices = []
+    judge = None if config.judge is None else config.judge.choice(budget=None)
     searched = {section.name: section for section in config.tasks}
     for section in config.report or config.tasks:
         # The data of a search are not those of a report.
@@ -97,7 +98,9 @@ def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
             limit = section.limit if config.report else None
             search = searched.get(section.name)
             settings = _of_report(section, None if search is section else search)
-            choices.append(TaskChoice(name=section.name, data=data, limit=limit, thinking="found", **settings))
+            choices.append(
+                TaskChoice(name=section.name, data=data, limit=limit, judge=judge, thinking="found", **settings)
+            )
     return tuple(choices)
 
 

@@ -26,12 +26,14 @@ from evovlm.evaluation.answering import open_tasks, score_task
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, figures
 from evovlm.evaluation.batches import AnswerProgress, Batches
 from evovlm.evaluation.comparison import Comparison, compare
+from evovlm.evaluation.judging import JudgeChoice
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.hub import HubModel, check_exists
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, all_parts, parse_model_ref
 from evovlm.runs.scores.saved import RECIPE_IDENTITY, SavedScores, saving
+from evovlm.tasks.metrics.judges import HERON, heron_relative
 from evovlm.tasks.sample import Split
 from evovlm.tasks.task import TaskSettings
 
@@ -170,6 +172,7 @@ def ask_models(
     tasks: Sequence[str],
     split: Split,
     limit: int | None = None,
+    judge: JudgeChoice | None = None,
     data: Mapping[str, Path] | None = None,
     device: str = "auto",
     save: Path | None = None,
@@ -183,7 +186,8 @@ def ask_models(
     if strays := sorted(set(places) - set(tasks)):
         raise TaskError(f"data for {', '.join(strays)}: they are not among the scored tasks ({', '.join(tasks)}).")
     choices = tuple(
-        TaskChoice(name=name, limit=limit, data=places.get(name), thinking="found", **settings) for name in tasks
+        TaskChoice(name=name, limit=limit, data=places.get(name), judge=judge, thinking="found", **settings)
+        for name in tasks
     )
     request = ScoreRequest(models=tuple(models), tasks=choices, split=split, device=device, allow_code=allow_code)
     return score_models(request, save=save, resume=resume, observer=observer)
@@ -193,8 +197,10 @@ def figures_of(scored: ScoredTask) -> Mapping[str, object]:
     """Return a task's figures as plain values."""
     metric = scored.metric
     tags = {tag: figures(found, metric=metric) for tag in scored.tags if (found := scored.tagged(tag)) is not None}
+    relative = heron_relative(_grades(scored)) if metric == HERON else None
     return {
         **figures(scored.score, metric=metric),
+        **({"relative": relative} if relative is not None else {}),
         "measured": scored.measured,
         "gate": scored.gate,
         "reasons": {reason: len(ids) for reason, ids in scored.unscored.items()},
@@ -202,6 +208,14 @@ def figures_of(scored: ScoredTask) -> Mapping[str, object]:
         "tags": tags,
         "tokens": scored.tokens,
         "seconds": dict(scored.seconds),
+    }
+
+
+def _grades(scored: ScoredTask) -> Mapping[str, list[str]]:
+    """Return what a judge's verdicts were, by category; an answer without one does not count."""
+    return {
+        tag: [each.extracted for each in scored.answers if tag in each.sample.tags and each.extracted is not None]
+        for tag in scored.tags
     }
 
 

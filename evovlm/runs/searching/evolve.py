@@ -172,10 +172,10 @@ def _searched(
     from evovlm.runs.searching.parents import measured_parents
 
     known = {} if journal is None else journal.parents
-    parents = measured_parents(config, known=known, allow_code=allow_code)
+    parents = measured_parents(config, known=known, folder=out, allow_code=allow_code)
     workers: Workers
     if evaluator is None:
-        workers = open_workers(config, parents=parents, memory_bytes=memory_bytes, allow_code=allow_code)
+        workers = open_workers(config, parents=parents, folder=out, memory_bytes=memory_bytes, allow_code=allow_code)
     else:
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
     with closing(workers):

@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from evovlm.devices import release_memory
 from evovlm.evaluation.answering import open_tasks, score_task
@@ -18,22 +19,26 @@ from evovlm.tasks.task import Split
 
 
 def measured_parents(
-    config: SearchConfig, *, known: Mapping[str, Parent], allow_code: bool = False
+    config: SearchConfig, *, known: Mapping[str, Parent], folder: Path | None = None, allow_code: bool = False
 ) -> Mapping[str, Parent]:
     """Return the scores of each source that a constraint of a resolved config names; `known` ones are not asked again.
 
-    Each model is in memory only while it answers.
+    Calls to a judge are counted in the run's `folder`. Each model is in memory only while it answers.
     """
     return {
-        source: known[source] if source in known else _measured(config, source, tasks, allow_code=allow_code)
+        source: known[source]
+        if source in known
+        else _measured(config, source, tasks, folder=folder, allow_code=allow_code)
         for source, tasks in config.objective.parents.items()
     }
 
 
-def _measured(config: SearchConfig, source: str, tasks: Sequence[str], *, allow_code: bool) -> Parent:
+def _measured(
+    config: SearchConfig, source: str, tasks: Sequence[str], *, folder: Path | None, allow_code: bool
+) -> Parent:
     started = time.perf_counter()
     # Read before the model is loaded.
-    opened = open_tasks(config.task_choices(), Split.SEARCH, allow_code=allow_code)
+    opened = open_tasks(config.task_choices(folder=folder), Split.SEARCH, allow_code=allow_code)
     asked = [each for each in opened if each.name in tasks]
     scored = _scored(asked, load_recipe_model(config.source_alone(source), device=config.device))
     # The search's own model comes next, and may need the memory.

@@ -5,13 +5,14 @@ simple-evals-mm (06b2f44), which has it from Humanity's Last Exam. A candidate's
 it all the same: scores by a judge can be gamed.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from evovlm.foreign_json import JsonObject, parse_json
 from evovlm.tasks.sample import Sample
 
+HERON = "judge_heron"
 _MOST_ANSWER = 20_000
 """Characters of an answer that a judge is shown: longer ones would cost more than they say."""
 
@@ -51,6 +52,8 @@ class JudgeRow:
         }
         # In one pass: a text that holds the name of a slot stays as it is.
         content = re.sub(r"<<(context|question|reference|answer)>>", lambda found: slots[found[1]], self.instruction)
+        # A lone surrogate cannot be sent.
+        content = content.encode("utf-8", "replace").decode("utf-8")
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, {"role": "user", "content": content}]
 
@@ -68,9 +71,9 @@ def _read_pair(text: str) -> Verdict:
     fenced = re.findall(r"```json(.*?)```", text, re.DOTALL) or re.findall(r"\{.*?\}", text, re.DOTALL)
     for each in fenced:
         try:
-            found = json.loads(re.sub(r"[\x00-\x1f\x7f]", "", each))
-            grades = [int(found[key]) for key in ("score", "score_gpt")]
-        except (ValueError, KeyError, TypeError, RecursionError):
+            found = JsonObject.of(parse_json(re.sub(r"[\x00-\x1f\x7f]", "", each))).values
+            grades = [int(str(found.get(key))) for key in ("score", "score_gpt")]
+        except ValueError:
             continue
         if all(1 <= grade <= 10 for grade in grades):
             return Verdict(value=grades[0] / 10, read=f"{grades[0]}/{grades[1]}")
@@ -92,7 +95,7 @@ def heron_relative(grades: Mapping[str, list[str]]) -> float | None:
     """
     shares = []
     for texts in grades.values():
-        pairs = [tuple(map(int, text.split("/"))) for text in texts]
+        pairs = [tuple(map(int, text.split("/"))) for text in texts if text.count("/") == 1]
         if pairs:
             own, theirs = (sum(pair[place] for pair in pairs) / len(pairs) for place in (0, 1))
             shares.append(100 * own / max(0.01, theirs))
@@ -197,7 +200,7 @@ JUDGES: Mapping[str, JudgeRow] = {
             read=_read_grade,
         ),
         JudgeRow(
-            name="judge_heron",
+            name=HERON,
             description="a judge's grade from 1 to 10, divided by 10, as in Heron-Bench (its score is `relative`)",
             system="You are a helpful and precise assistant for checking the quality of the answer.",
             instruction=_PAIR,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from evovlm.tasks.metrics.judges import JUDGES
 from evovlm.tasks.sample import Sample
 from evovlm.thoughts import AUTO, Reasoning, reasoning_of, reasoning_text
 
@@ -17,22 +18,23 @@ class Scoring:
 
     `extractor` names a row of EXTRACTORS, for metrics that compare numbers. `gate` names a row of GATES: an answer that
     is not Japanese then scores 0; with None, any language counts. `clip_model` is the open_clip model of `clip_score`,
-    named as in models/pictures/clip.py. `reasoning` says what marks a thought, which is not scored (thoughts.py).
+    named as in models/pictures/clip.py; `judge` is the model that judges, for the metrics of judges.py. `reasoning`
+    says what marks a thought, which is not scored (thoughts.py).
     """
 
     metric: str
     extractor: str = "robust"
     gate: str | None = None
     clip_model: str | None = None
-    # Not in the text of a scoring, which is part of the fingerprints of earlier scorings.
+    # Not in the repr of a scoring, which is part of the fingerprints of earlier scorings.
     reasoning: Reasoning = field(default=AUTO, repr=False)
+    judge: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         parts = [self.metric]
         if self.metric == "accuracy":
             parts.append(f"{self.extractor} extractor")
-        if self.clip_model is not None:
-            parts.append(self.clip_model)
+        parts += [model for model in (self.clip_model, self.judge) if model is not None]
         parts.append("no gate" if self.gate is None else f"{self.gate} gate")
         if self.reasoning != AUTO:
             parts.append(f"{_REASONING}{reasoning_text(self.reasoning)}")
@@ -46,6 +48,7 @@ class Scoring:
         gate: str | None = None,
         clip_model: str | None = None,
         reasoning: Reasoning | None = None,
+        judge: str | None = None,
     ) -> "Scoring":
         """Return the scoring with other parts; None keeps a part, the gate NO_GATE removes the gate."""
         return Scoring(
@@ -54,6 +57,7 @@ class Scoring:
             gate=self.gate if gate is None else None if gate == NO_GATE else gate,
             clip_model=clip_model or self.clip_model,
             reasoning=reasoning or self.reasoning,
+            judge=judge or self.judge,
         )
 
     @classmethod
@@ -69,7 +73,7 @@ class Scoring:
         if metric == "accuracy" and between:
             found = replace(found, extractor=between.pop(0).removesuffix(" extractor"))
         if between:
-            found = replace(found, clip_model=", ".join(between))
+            found = replace(found, **{"judge" if metric in JUDGES else "clip_model": ", ".join(between)})
         if str(found) != text:
             raise ValueError(f"{text!r:.200} is not a scoring")
         return found

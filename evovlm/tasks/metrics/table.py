@@ -29,6 +29,7 @@ from evovlm.thoughts import NOT_FINISHED, ThoughtMarks, check_reasoning, marks_o
 _MOST_CHARACTERS = 50_000
 """The longest text that is compared by words: MeCab takes seconds for it, and crashes at a few times as many."""
 
+CLIP_SCORE = "clip_score"
 Measure: TypeAlias = Callable[[Sample, str, Scoring], Measured]
 
 
@@ -48,6 +49,11 @@ class Metric:
     numeric: bool = False
     bootstrapped: bool = False
     measure: Measure | None
+
+    @property
+    def takes_clip(self) -> bool:
+        """Whether it compares answers with pictures through an open_clip model."""
+        return self.name == CLIP_SCORE
 
 
 def get_metric(name: str) -> Metric:
@@ -243,7 +249,7 @@ _ROWS = (
     ),
     *(Metric(name=row.name, description=row.description, measure=None) for row in JUDGES.values()),
     Metric(
-        name="clip_score",
+        name=CLIP_SCORE,
         description="CLIPScore: how well the answer describes the picture to an open_clip model; needs no reference",
         measure=None,
     ),

@@ -216,7 +216,7 @@ class OwnTask(_Section):
         return dict.fromkeys(Split, self.table or "")
 
     def _check_clip_model(self) -> None:
-        takes_a_model = self.metric in METRICS and METRICS[self.metric].measure is None
+        takes_a_model = self.metric in METRICS and METRICS[self.metric].takes_clip
         if self.clip_model is not None and not takes_a_model:
             raise PydanticCustomError("clip_model", "clip_model: {metric} takes no model", {"metric": self.metric})
         if takes_a_model and self.clip_model is None:
