@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,10 +24,12 @@ from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.buffers import Raw, widen
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
+from evovlm.merging.models.chat_change import ChatChange
 from evovlm.merging.models.compatibility import NamedCheckpoint
 from evovlm.merging.models.matching import match_models
 from evovlm.merging.models.structure import HEAD
-from evovlm.merging.models.vocabulary import extend_tokenizer
+from evovlm.merging.models.vocabulary import NewToken, extend_tokenizer
+from evovlm.merging.paths.host import PathHost
 from evovlm.merging.paths.plan import path_problems
 from evovlm.models.backbone import ParameterWriter
 from evovlm.models.layer_stack import LayerStack
@@ -221,26 +223,58 @@ def _load_result(merger: Merger, *, device: str) -> LoadedModel:
     is_hosts = result.is_hosts and not result.new_tokens and result.chat is None
     if is_hosts and not (host.has_own_config or host.is_computed):
         return load_model(host.folder, device=device)
+    override = Override(
+        config=result.config,
+        head_follows=not result.tied,
+        tokenizer=host.tokenizer_folder,
+        weights=computed_weights(host),
+    )
+    return _load_chatting(
+        host, override, chat=result.chat, new_tokens=result.new_tokens, rows=merger.token_rows(), device=device
+    )
+
+
+def _load_path_host(recipe: LayerPathMerge, *, device: str) -> LoadedModel:
+    """Return the host of a path, loaded with the chat template, tokens and stops that the recipe takes from others."""
+    if recipe.chat_template is None and recipe.generation is None:
+        return load_reference(recipe.host, device=device, dtype=recipe.dtype)
+    refs = {"host": recipe.host, **{f"sources.{name}": recipe.sources[name] for name in recipe.speakers}}
+    models = {
+        name: NamedCheckpoint(name=name, text=ref.text, checkpoint=Checkpoint.open_model(ref, declared=recipe.backbone))
+        for name, ref in refs.items()
+    }
+    found = PathHost.of(recipe, {**models, "host": models["host"].stored_in(recipe.dtype)})
+    host = found.checkpoint
+    override = Override(
+        config=host.config, head_follows=False, tokenizer=host.tokenizer_folder, weights=computed_weights(host)
+    )
+    return _load_chatting(host, override, chat=found.chat, new_tokens=found.new_tokens, rows=found.rows, device=device)
+
+
+def _load_chatting(
+    host: Checkpoint,
+    override: Override,
+    *,
+    chat: ChatChange | None,
+    new_tokens: Sequence[NewToken],
+    rows: Mapping[str, int],
+    device: str,
+) -> LoadedModel:
+    """Return the host, loaded with `new_tokens` in its tokenizer and a chat; `rows` are those of all tokens."""
+    if not new_tokens and chat is None:
+        return load_model(host.folder, device=device, override=override)
     with TemporaryDirectory() as scratch:
-        tokenizer = host.tokenizer_folder
-        if result.new_tokens or result.chat is not None:
-            tokenizer = Path(scratch)
-            copy_files(host.support_files().files, tokenizer)
-            if result.new_tokens:
-                extend_tokenizer(tokenizer, result.new_tokens)
-            # transformers may look up the model's tokenizer in the config.
-            (tokenizer / CONFIG_FILE).write_text(json.dumps(result.config), encoding="utf-8")
-        override = Override(
-            config=result.config,
-            head_follows=not result.tied,
-            tokenizer=tokenizer,
-            weights=computed_weights(host),
-        )
-        if result.chat is not None:
-            rows = merger.token_rows()
-            result.chat.write(tokenizer, rows)
-            generation = result.chat.generation_config(rows)
-            override = replace(override, generation=generation, chat_template=result.chat.template)
+        tokenizer = Path(scratch)
+        copy_files(host.support_files().files, tokenizer)
+        if new_tokens:
+            extend_tokenizer(tokenizer, new_tokens)
+        # transformers may look up the model's tokenizer in the config.
+        (tokenizer / CONFIG_FILE).write_text(json.dumps(override.config), encoding="utf-8")
+        override = replace(override, tokenizer=tokenizer)
+        if chat is not None:
+            chat.write(tokenizer, rows)
+            generation = chat.generation_config(rows)
+            override = replace(override, generation=generation, chat_template=chat.template)
         return load_model(host.folder, device=device, override=override)
 
 
@@ -324,23 +358,13 @@ def open_recipe_stack(recipe: LayerPathMerge | HybridMerge, *, device: str = "au
         return _open_hybrid(recipe, device=device)
     check_models(recipe)
     used = {name: recipe.sources[name] for name in recipe.path.sources}
-    return open_stack(recipe.host, used, device=device, dtype=recipe.dtype)
-
-
-def open_stack(
-    host: ModelRef, sources: Mapping[str, ModelRef], *, device: str = "auto", dtype: str | None = None
-) -> LayerStack:
-    """Load the host and the sources (each model once) for paths through them; `dtype` is that of the result.
-
-    Raises IncompatibleModels when the blocks do not fit, and what opening and loading models raises.
-    """
-    named = {"": host, **sources}
-    loaded: dict[str, LoadedModel] = {}
-    for ref in named.values():
+    loaded = {recipe.host.identity: _load_path_host(recipe, device=device)}
+    for ref in used.values():
         if ref.identity not in loaded:
-            loaded[ref.identity] = load_reference(ref, device=device, dtype=dtype)
-    models = {name: loaded[ref.identity] for name, ref in named.items()}
-    return LayerStack(models.pop(""), models, stored=_torch_dtype(dtype or weights_dtype(host)))
+            loaded[ref.identity] = load_reference(ref, device=device, dtype=recipe.dtype)
+    sources = {name: loaded[ref.identity] for name, ref in used.items()}
+    stored = _torch_dtype(recipe.dtype or weights_dtype(recipe.host))
+    return LayerStack(loaded[recipe.host.identity], sources, stored=stored)
 
 
 def _open_hybrid(recipe: HybridMerge, *, device: str) -> LayerStack:
@@ -358,10 +382,12 @@ def _open_hybrid(recipe: HybridMerge, *, device: str) -> LayerStack:
 def check_models(recipe: LayerPathMerge) -> None:
     """Raise the first problem that prevents the path's blocks from running in the host; reads no weights."""
     models = {
-        name: NamedCheckpoint(name=name, text=ref.text, checkpoint=Checkpoint.open_headers(ref))
+        name: NamedCheckpoint(
+            name=name, text=ref.text, checkpoint=Checkpoint.open_headers(ref, declared=recipe.backbone)
+        )
         for name, ref in recipe.models().items()
     }
-    for problem in path_problems(recipe, match_models(models)):
+    for problem in path_problems(recipe, match_models(models, declared=recipe.backbone)):
         raise problem
 
 

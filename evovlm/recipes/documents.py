@@ -282,6 +282,9 @@ class LayerPathDocument(Document):
     sources: dict[SourceName, ModelText] = Field(min_length=1)
     scale_target: ScaleTarget
     dtype: Dtype | None = None
+    chat_template: str | None = None
+    generation: str | None = None
+    backbone: BackbonePrefixes | None = None
     path: list[Annotated[LayerStep, PlainValidator(_as_step)]] = Field(min_length=1)
 
     def layer_path(self) -> LayerPath:
@@ -300,6 +303,9 @@ class LayerPathDocument(Document):
             path=self.layer_path(),
             scale_target=self.scale_target,
             dtype=self.dtype,
+            chat_template=self.chat_template,
+            generation=self.generation,
+            backbone=self.backbone,
         )
 
 
@@ -315,12 +321,15 @@ def without_ps(sources: dict[str, str]) -> dict[str, str]:
 class PathStageDocument(LayerPathDocument):
     """The second stage of a hybrid: `ps` is the first stage's result, which is a source, and the host by default.
 
-    The first stage says the dtype of both.
+    The first stage says the dtype, chat and backbone of both.
     """
 
     format: Literal[1] = 1
     host: ModelText = PS
     dtype: None = None
+    chat_template: None = None
+    generation: None = None
+    backbone: None = None
     sources: Annotated[dict[SourceName, ModelText], AfterValidator(without_ps)] = Field(default_factory=dict)
     path: list[Annotated[LayerStep, PlainValidator(_as_stage_step)]] = Field(min_length=1)
 

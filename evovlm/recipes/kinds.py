@@ -5,9 +5,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, ScaleTarget
+from evovlm.recipes.choices import chat_choices, given_choices
+from evovlm.recipes.families import BackbonePrefixes
+from evovlm.recipes.layer_path import PATH_CHOICES, LayerPath, LayerPathMerge, LayerStep, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, check_source_names, recipe_digest
+from evovlm.recipes.recipe import (
+    Dtype,
+    MergeTemplate,
+    ParameterMerge,
+    check_source_names,
+    recipe_digest,
+)
 
 PS = "ps"
 """What the result of a hybrid's first stage is called in its second."""
@@ -81,7 +89,11 @@ class HybridMerge:
     def path_merge(self, ps: ModelRef) -> LayerPathMerge:
         """Return the second stage, for a first stage whose result lies at `ps`."""
         return LayerPathMerge(
-            host=self.host or ps, sources={PS: ps, **self.sources}, path=self.path, scale_target=self.scale_target
+            host=self.host or ps,
+            sources={PS: ps, **self.sources},
+            path=self.path,
+            scale_target=self.scale_target,
+            backbone=self.ps.backbone,
         )
 
 
@@ -100,13 +112,18 @@ class PathTemplate:
     """Sources, host and scale target of a path; a search lays out the blocks of the sources in this order.
 
     With `ps`, the result of that merge is a further source, called `ps` and laid out first, and the host where `host`
-    is None. Raises ConfigError when the host is not among the sources, because a path needs its first and last block.
+    is None; it then also says the dtype, chat and backbone. Raises ConfigError when the host is not among the sources,
+    because a path needs its first and last block, and for a choice that `ps` makes.
     """
 
     sources: Mapping[str, ModelRef]
     scale_target: ScaleTarget
     host: ModelRef | None = None
     ps: ParameterMerge | None = None
+    dtype: Dtype | None = None
+    chat_template: str | None = None
+    generation: str | None = None
+    backbone: BackbonePrefixes | None = None
 
     keeps_every_source: ClassVar[Literal[True]] = True
     """Whether a search holds every source in memory, rather than one merged model."""
@@ -117,6 +134,11 @@ class PathTemplate:
             raise ConfigError(f"sources: '{PS}' is the first stage's result; give another name to the model.")
         object.__setattr__(self, "sources", dict(self.sources))
         self.host_source  # noqa: B018 - raises where it is missing
+        given = given_choices(self, PATH_CHOICES)
+        if self.ps is not None and given:
+            raise ConfigError(f"{next(iter(given))}: a first stage says it for both; write it there.")
+        for name, choice in chat_choices(self.chat_template, self.generation, known=sorted(self.sources)).items():
+            object.__setattr__(self, name, choice)
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -167,7 +189,16 @@ class PathTemplate:
             )
         if self.host is None:
             raise ConfigError("host: missing. Name the model that gives embedding, tokenizer and head.")
-        return LayerPathMerge(host=self.host, sources=self.sources, path=path, scale_target=self.scale_target)
+        return LayerPathMerge(
+            host=self.host,
+            sources=self.sources,
+            path=path,
+            scale_target=self.scale_target,
+            dtype=self.dtype,
+            chat_template=self.chat_template,
+            generation=self.generation,
+            backbone=self.backbone,
+        )
 
 
 Template: TypeAlias = MergeTemplate | PathTemplate

@@ -1,10 +1,14 @@
 """What a config.json says of a model's language model: where that part is, how many blocks it has, what steers it."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, VLM_FAMILIES, text_family
 
+DEFAULTS_FILE = Path(__file__).with_name("config_defaults.json")
 _PARTS = ("text_config", "llm_config", "llm_cfg", "language_config", "language_model_config", "thinker_config")
 _BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 _SIGHT = ("vision_config", "vision_cfg", "vision_tower_cfg", "mm_vision_tower", "vq_config", "visual")
@@ -218,14 +222,14 @@ def backbone_settings(language: Mapping[str, Any], text_model_type: str) -> Mapp
     Rope, window, norm and activation have the same keys for every model; of the others, all that may have an effect are
     included, under their names in the config. Shapes, tokens, and what only training or generation reads are left out.
     """
-    family = text_family(text_model_type)
+    family, defaults = text_family(text_model_type), default_settings(text_model_type) or {}
     # transformers 5 keeps everything about rope in rope_parameters, earlier ones in rope_theta and rope_scaling.
     rope: Mapping[str, Any] = language.get("rope_scaling") or language.get("rope_parameters") or {}
     # If sliding layers have another rope, rope_parameters holds one entry for each kind of layer.
     local: Mapping[str, Any] = rope.get(SLIDING_ATTENTION) or {}
     rope = rope.get(FULL_ATTENTION) or rope
     local_theta = local.get("rope_theta") or language.get("rope_local_base_freq") or family.local_rope_theta
-    theta = rope.get("rope_theta") or language.get("rope_theta") or family.rope_theta
+    theta = rope.get("rope_theta") or language.get("rope_theta") or family.rope_theta or defaults.get("rope_theta")
     window = language.get("sliding_window", family.window)
     if (family.switched or "use_sliding_window" in language) and not language.get("use_sliding_window", False):
         window = None
@@ -235,20 +239,30 @@ def backbone_settings(language: Mapping[str, Any], text_model_type: str) -> Mapp
         "rope_theta of sliding layers": local_theta,
         "rope scaling": _rope_scaling(rope),
         "sliding_window": window,
-        "rms_norm_eps": language.get("rms_norm_eps", family.rms_norm_eps),
-        "hidden_act": language.get(family.activation_key) or family.activation,
+        "rms_norm_eps": language.get("rms_norm_eps", family.rms_norm_eps or defaults.get("rms_norm_eps")),
+        "hidden_act": language.get(family.activation_key) or family.activation or defaults.get("hidden_act"),
     }
-    return {**named, **dict(_further_settings(language, skipped={*named, family.activation_key}))}
+    skipped = {*named, family.activation_key}
+    stated = sorted({**defaults, **language}.items())
+    return {**named, **{key: value for key, value in stated if key not in skipped and is_setting(key, value)}}
 
 
-def _further_settings(language: Mapping[str, Any], *, skipped: set[str]) -> Iterator[tuple[str, Any]]:
-    for key, value in sorted(language.items()):
-        known = key in skipped or key in ROPE_KEYS or key in WINDOW_KEYS or key in _SHAPES or key in _WITHOUT_EFFECT
-        if known or key.endswith(_TRAINING) or key.startswith(_OF_PICTURES) or isinstance(value, dict):
-            continue
-        # A setting that is off is as good as one that is not there.
-        if value not in (None, False, 0, "", []):
-            yield key, value
+def is_setting(key: str, value: object) -> bool:
+    """Return whether a key of a language model's config may have an effect; rope and window are compared otherwise."""
+    is_known = key in ROPE_KEYS or key in WINDOW_KEYS or key in _SHAPES or key in _WITHOUT_EFFECT
+    return not (is_known or key.endswith(_TRAINING) or key.startswith(_OF_PICTURES) or isinstance(value, dict))
+
+
+def default_settings(text_model_type: str) -> Mapping[str, Any] | None:
+    """Return what a config means where it states nothing, by setting; None for a type that transformers lacks."""
+    return _every_default().get(text_model_type)
+
+
+@cache
+def _every_default() -> Mapping[str, Mapping[str, Any]]:
+    """Return the defaults of transformers 5.23, which `python -m tests.config_defaults` wrote."""
+    found: Mapping[str, Mapping[str, Any]] = json.loads(Path(DEFAULTS_FILE).read_text(encoding="utf-8"))
+    return found
 
 
 def rope_kind(rope: Mapping[str, Any]) -> str:

@@ -9,10 +9,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from evovlm.errors import ConfigError
+from evovlm.recipes.choices import AUTO, chat_choices, given_choices, is_template_text
+from evovlm.recipes.families import BackbonePrefixes
 from evovlm.recipes.model_config import MOST_BLOCKS
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import Dtype, check_source_names, recipe_digest
+
+PATH_CHOICES = ("dtype", "chat_template", "generation", "backbone")
+"""Fields of a path that count only where they are given."""
 
 ScaleTarget = Literal["pending", "stream"]
 """What a step's scale multiplies before the block reads it.
@@ -85,8 +90,9 @@ class LayerPathMerge:
     """A complete statement of one merge in data-flow space.
 
     `host` gives config, tokenizer, processor, embedding, final norm, head and everything outside the language model;
-    the blocks are those of `path`, whose names are keys of `sources`. Raises ConfigError for a path through an unknown
-    source.
+    the blocks are those of `path`, whose names are keys of `sources`. `dtype`, `chat_template`, `generation` and
+    `backbone` are those of a MergeTemplate. Raises ConfigError for a path through an unknown source, and for a chat of
+    one.
     """
 
     host: ModelRef
@@ -94,7 +100,9 @@ class LayerPathMerge:
     path: LayerPath
     scale_target: ScaleTarget
     dtype: Dtype | None = None
-    """What every float of the result is stored in (None: what the host's is)."""
+    chat_template: str | None = None
+    generation: str | None = None
+    backbone: BackbonePrefixes | None = None
 
     first_stage: ClassVar[None] = None
     """The merge whose result is a source of the path: all sources are given models."""
@@ -102,7 +110,22 @@ class LayerPathMerge:
     def __post_init__(self) -> None:
         check_source_names(self.sources)
         self.path.check_sources(self.sources)
+        for name, choice in chat_choices(self.chat_template, self.generation, known=sorted(self.sources)).items():
+            object.__setattr__(self, name, choice)
         object.__setattr__(self, "sources", dict(self.sources))
+
+    @property
+    def vocabulary(self) -> None:
+        """What differing vocabularies mean: nothing, as embedding and head are the host's."""
+        return
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """The sources whose chat template or stop tokens the result may take, in order."""
+        named = {self.chat_template, self.generation}
+        # Tokens in the text of a template may be those of any source.
+        every = AUTO in named or is_template_text(self.chat_template)
+        return tuple(name for name in self.sources if every or name in named)
 
     @property
     def recipe_id(self) -> str:
@@ -117,7 +140,7 @@ class LayerPathMerge:
                 "sources": {name: ref.identity for name, ref in self.sources.items()},
                 "path": self.path.canonical(),
                 "scale_target": self.scale_target,
-                **self._given_dtype(),
+                **given_choices(self, PATH_CHOICES),
             }
         )
 
@@ -128,7 +151,8 @@ class LayerPathMerge:
 
     def models(self) -> Mapping[str, ModelRef]:
         """Return every model that the result takes something from, by its part in the recipe (`host`, `sources.ja`)."""
-        return {"host": self.host, **{f"sources.{name}": self.sources[name] for name in self.path.sources}}
+        used = dict.fromkeys((*self.path.sources, *self.speakers))
+        return {"host": self.host, **{f"sources.{name}": self.sources[name] for name in used}}
 
     def as_values(self, text: Callable[[ModelRef], str] = lambda ref: ref.text) -> dict[str, Any]:
         """Return the recipe as the plain values of its file; `text` says how a model is written."""
@@ -138,9 +162,6 @@ class LayerPathMerge:
             "host": text(self.host),
             "sources": {name: text(ref) for name, ref in self.sources.items()},
             "scale_target": self.scale_target,
-            **self._given_dtype(),
+            **given_choices(self, PATH_CHOICES),
             "path": self.path.canonical(),
         }
-
-    def _given_dtype(self) -> dict[str, str]:
-        return {} if self.dtype is None else {"dtype": self.dtype}

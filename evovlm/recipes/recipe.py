@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, Validat
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
+from evovlm.recipes.choices import HOST, chat_choices, check_choice, given_choices
 from evovlm.recipes.families import BackbonePrefixes
 from evovlm.recipes.model_ref import ModelRef
 
@@ -47,9 +48,6 @@ _FIRST_SETTINGS = ("rescale", "normalize", "lambda_")
 _FIRST_PARAMETERS = ("weight", "density")
 # Fields that count for a recipe's id only where they are given.
 _LATER_CHOICES = ("config_from", "chat_template", "generation", "dtype", "backbone")
-
-HOST, AUTO = "host", "auto"
-"""What `config_from`, `chat_template` and `generation` may name beside a model of the merge."""
 
 _TENSOR_NAME = re.compile(r"\w+(\.\w+)+", re.ASCII)
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -287,11 +285,11 @@ class MergeTemplate:
     `host` gives config, tokenizer, processor and unmerged tensors; `base` is what task vectors are taken from;
     `seed` names the random draws of DARE and DELLA; `vocabulary` says what to do when vocabularies differ;
     `config_from` names the model ("base", "host" or a source) whose rope, sliding window, norm eps and tied head the
-    result takes (None: the host's); `chat_template` the model, or "auto", whose chat template it takes (None: the
-    host's); `generation` the model, or "auto", whose generation_config.json and stop tokens it takes (None: as
-    `chat_template` says). "auto" is what all sources agree on. `dtype`: what every float of the result is stored in
-    (None: what the host's is). `backbone` says where the language model is among the
-    tensors of the models that have it there (None: names, shapes and config.json say).
+    result takes (None: the host's); `chat_template` the model, or "auto", whose chat template it takes, or the text of
+    a template (None: the host's); `generation` the model, or "auto", whose generation_config.json and stop tokens it
+    takes (None: as `chat_template` says, the host's for a text). "auto" is what all sources agree on. `dtype`: what
+    every float of the result is stored in (None: what the host's is). `backbone` says where the language model is among
+    the tensors of the models that have it there (None: names, shapes and config.json say).
     """
 
     host: ModelRef
@@ -311,16 +309,12 @@ class MergeTemplate:
     """Whether a search holds every source in memory, rather than one merged model."""
 
     def __post_init__(self) -> None:
-        for name in ("config_from", "chat_template"):
-            if getattr(self, name) == HOST:
-                object.__setattr__(self, name, None)
-        if self.generation == (self.chat_template or HOST):
-            object.__setattr__(self, "generation", None)
         known = sorted({*self.sources, *(["base"] if self.base else [])})
-        for name, further in (("config_from", [HOST]), ("chat_template", [AUTO, HOST]), ("generation", [AUTO, HOST])):
-            given = getattr(self, name)
-            if given is not None and given not in (*known, *further):
-                raise ConfigError(f"{name}: '{given}' is not one of {', '.join([*further, *known])}.")
+        if self.config_from is not None:
+            check_choice("config_from", self.config_from, known=[HOST, *known])
+            object.__setattr__(self, "config_from", None if self.config_from == HOST else self.config_from)
+        for name, choice in chat_choices(self.chat_template, self.generation, known=known).items():
+            object.__setattr__(self, name, choice)
         if not self.sources:
             raise ConfigError("sources: a merge needs at least one source.")
         check_source_names(self.sources)
@@ -414,7 +408,7 @@ class ParameterMerge(MergeTemplate):
             "vocabulary": self.vocabulary,
             "parameters": {name: _canonical_parameters(numbers) for name, numbers in self.parameters.items()},
         }
-        return recipe_digest(canonical | self._given(_LATER_CHOICES))
+        return recipe_digest(canonical | given_choices(self, _LATER_CHOICES))
 
     @property
     def made_by(self) -> str:
@@ -439,16 +433,8 @@ class ParameterMerge(MergeTemplate):
             "method": self.method,
             "settings": {name.rstrip("_"): value for name, value in {**first, **self.settings.changed()}.items()},
             "seed": self.seed,
-            **self._given(("vocabulary", *_LATER_CHOICES)),
+            **given_choices(self, ("vocabulary", *_LATER_CHOICES)),
             "parameters": {name: self.parameters[name].as_values() for name in self.sources},
-        }
-
-    def _given(self, names: Iterable[str]) -> dict[str, object]:
-        found = {name: getattr(self, name) for name in names}
-        return {
-            name: value.as_values() if isinstance(value, BackbonePrefixes) else value
-            for name, value in found.items()
-            if value is not None
         }
 
     def tensor_names(self) -> frozenset[str]:

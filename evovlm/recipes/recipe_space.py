@@ -8,9 +8,9 @@ import numpy as np
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
+from evovlm.recipes.choices import HOST
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.recipe import (
-    HOST,
     SOURCE_PARAMETERS,
     Component,
     MergeSettings,

@@ -81,7 +81,8 @@ def test_every_problem_of_a_path_is_reported_with_its_line(tmp_path: Path) -> No
         "recipe.yaml:10: path[3]: 'a' has 2 blocks, 0 to 1, and no block 2",
         "recipe.yaml:11: path[4]: should be [source, block, scale]: a name, a number from 0 on, and a finite number",
         "recipe.yaml:12: path[5]: should be [source, block, scale]: a name, a number from 0 on, and a finite number",
-        "recipe.yaml:13: further: unknown key; known: dtype, format, host, kind, path, scale_target, sources.",
+        "recipe.yaml:13: further: unknown key; known: backbone, chat_template, dtype, format, "
+        "generation, host, kind, path, scale_target, sources.",
     ]
 
 

@@ -301,7 +301,7 @@ def _preflight_path(
     """Check a path; `merged` are the names of models that stand in for a first stage's result."""
     found = Gathered()
     refs = recipe.models()
-    models = _open_all(refs, found)
+    models = _open_all(refs, found, declared=recipe.backbone)
     result = _compare_path(recipe, models, found)
     reports = tuple(_report_of(model, refs[name], found) for name, model in models.items())
     check_out(out, found, may_exist=may_exist)
@@ -331,6 +331,7 @@ def _compare_path(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint],
     if plan is None:
         return None
     found.warnings += plan.warnings
+    found.chat = plan.path_host.chat
     return ResultSize(n_blocks=len(recipe.path), n_parameters=plan.n_parameters, size_bytes=plan.size_bytes)
 
 
@@ -381,4 +382,5 @@ def _preflight_hybrid(
         warnings=tuple(dict.fromkeys((*first.warnings, *second.warnings))),
         needs=needs,
         licence=most_restrictive({model.text: Licence(id=model.licence) for model in models}),
+        chat=first.chat if recipe.host is None else None,
     )

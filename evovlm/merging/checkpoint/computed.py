@@ -93,6 +93,44 @@ class CastPlace(ComputedPlace):
         return read_numbers(self.source, first, count)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendedPlace(ComputedPlace):
+    """A matrix with other or further rows, each the mean of rows of other tensors (tensor, row) of the same width."""
+
+    source: TensorPlace
+    rows: Mapping[int, Sequence[tuple[TensorPlace, int]]]
+
+    @staticmethod
+    def of(source: TensorPlace, rows: Mapping[int, Sequence[tuple[TensorPlace, int]]]) -> ExtendedPlace:
+        """Return the matrix with these rows, in its dtype; those beyond its last one follow without a gap."""
+        shape = (max(source.shape[0], *(row + 1 for row in rows)), *source.shape[1:])
+        return ExtendedPlace(
+            file=source.file,
+            name=source.name,
+            dtype_code=source.dtype_code,
+            shape=shape,
+            start=0,
+            stop=size_of(shape, source.dtype_code),
+            source=source,
+            rows=rows,
+        )
+
+    def numbers(self, first: int, count: int) -> Vector:
+        """Return the numbers of the matrix."""
+        columns = math.prod(self.shape[1:])
+        out = np.zeros(count, dtype=np.float32)
+        n_own = min(count, max(math.prod(self.source.shape) - first, 0))
+        if n_own:
+            out[:n_own] = read_numbers(self.source, first, n_own)
+        for row, origins in self.rows.items():
+            start, stop = max(first, row * columns), min(first + count, (row + 1) * columns)
+            if start < stop:
+                parts = [read_numbers(place, own * columns, columns).astype(np.float64) for place, own in origins]
+                mean = (np.sum(parts, axis=0) / len(parts)).astype(np.float32)
+                out[start - first : stop - first] = mean[start - row * columns : stop - row * columns]
+        return out
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class LowRank:
     """The product `scale` left @ right, shape (rows, columns), of an adapter's two factors, read when first needed.

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from evovlm.errors import ConfigError
 from evovlm.merging.models.chat_files import (
@@ -28,10 +28,22 @@ from evovlm.merging.models.chat_files import (
 from evovlm.merging.models.compatibility import NamedCheckpoint
 from evovlm.merging.models.vocabulary import TOKENIZER_CONFIG_FILE
 from evovlm.recipes.checkpoint_files import TEMPLATES_FOLDER
+from evovlm.recipes.choices import AUTO, HOST, is_template_text
 from evovlm.recipes.model_config import GENERATION_CONFIG_FILE
-from evovlm.recipes.recipe import AUTO, HOST, MergeTemplate
+from evovlm.recipes.recipe import Vocabulary
 
 _SHOWN = 6
+
+
+class ChatChoice(Protocol):
+    """What a recipe says about chatting, and about tokens that not all models have."""
+
+    @property
+    def chat_template(self) -> str | None: ...
+    @property
+    def generation(self) -> str | None: ...
+    @property
+    def vocabulary(self) -> Vocabulary | None: ...
 
 
 class _Speaker(NamedTuple):
@@ -44,6 +56,14 @@ class _Speaker(NamedTuple):
     def short(self) -> str:
         """Its name in `chat_template`."""
         return self.model.name.removeprefix("sources.")
+
+
+class _Templates(NamedTuple):
+    """Chat templates by name, the special tokens that they name by their keys, and all tokens that they need."""
+
+    texts: Mapping[str, str] = {}
+    marks: Mapping[str, str] = {}
+    tokens: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +119,7 @@ class ChatChange:
 
 
 def plan_chat(
-    template: MergeTemplate,
+    recipe: ChatChoice,
     *,
     base: NamedCheckpoint | None,
     host: NamedCheckpoint,
@@ -110,29 +130,42 @@ def plan_chat(
     Raises ConfigError when the named model has no template, when it and the host do not both see pictures, or when
     `auto` finds different templates; BrokenCheckpoint for files that cannot be read.
     """
-    if template.chat_template is None and template.generation is None:
+    if recipe.chat_template is None and recipe.generation is None:
         return None
     own = _speaker(host)
     others = [_speaker(model) for model in (*([base] if base else []), *_by_name(sources))]
-    giver = _template_giver(template.chat_template, own, others)
-    marks = dict(giver.chat.marks_in_templates) if giver else {}
+    given = _templates(recipe.chat_template, own, others)
+    marks = dict(given.marks)
     notes: list[str] = []
-    if giver is None and template.chat_template is not None:
+    if not given.texts and recipe.chat_template is not None:
         notes.append("chat_template: auto: no source has a chat template; the result keeps that of the host.")
-    choice = template.generation or template.chat_template
+    is_text = is_template_text(recipe.chat_template)
+    choice = recipe.generation or (None if is_text else recipe.chat_template)
     generation, end_mark, unknown = _generation(choice, own, others)
     if end_mark is not None:
         marks.setdefault(END_MARK, end_mark)
     notes += [f"generation: {key} is left out: it names a row that is not a token's." for key in unknown]
     known = own.chat.tokens.rows if own.chat.tokens is not None else {}
-    needed = {*marks.values(), *(giver.chat.tokens_in_templates if giver else ()), *tokens_in(generation or {})}
+    needed = {*marks.values(), *given.tokens, *tokens_in(generation or {})}
     return ChatChange(
-        templates=giver.chat.templates if giver else {},
+        templates=given.texts,
         marks={key: token for key, token in marks.items() if own.chat.marks.get(key) != token},
         generation=generation,
         tokens=frozenset(needed - known.keys()),
         notes=tuple(notes),
     )
+
+
+def _templates(choice: str | None, own: _Speaker, others: Sequence[_Speaker]) -> _Templates:
+    """Return the templates that the result takes in place of the host's; none for the host's own."""
+    if choice is not None and is_template_text(choice):
+        added = (each.chat.tokens.added for each in (own, *others) if each.chat.tokens is not None)
+        tokens = frozenset(token for each in added for token in each if token in choice)
+        return _Templates({DEFAULT: choice}, tokens=tokens)
+    giver = _template_giver(choice, own, others)
+    if giver is None:
+        return _Templates()
+    return _Templates(giver.chat.templates, giver.chat.marks_in_templates, giver.chat.tokens_in_templates)
 
 
 def _template_giver(choice: str | None, own: _Speaker, others: Sequence[_Speaker]) -> _Speaker | None:
@@ -192,27 +225,30 @@ def _generation(
 
 
 def chat_warnings(
-    template: MergeTemplate,
+    recipe: ChatChoice,
     *,
     host: NamedCheckpoint,
     sources: Iterable[NamedCheckpoint],
+    can_add_tokens: bool = True,
 ) -> tuple[str, ...]:
     """Return what the sources share and the host lacks: a chat template, stop tokens, added tokens; with what to write.
 
+    `can_add_tokens`: `vocabulary: union` would give the result all added tokens.
     Raises BrokenCheckpoint for files that cannot be read.
     """
     own = _speaker(host)
     others = [each for each in map(_speaker, _by_name(sources)) if each.model.checkpoint is not host.checkpoint]
-    if template.chat_template is not None:
+    is_text = is_template_text(recipe.chat_template)
+    if recipe.chat_template is not None and not is_text:
         return ()
-    speaking = [each for each in _comparable(own, others) if each.chat.templates != own.chat.templates]
+    speaking = [each for each in _comparable(own, others) if not is_text and each.chat.templates != own.chat.templates]
     meant = speaking or [each for each in others if _sees(each) == _sees(own)]
     if not meant:
         return ()
     stops = frozenset.intersection(*(each.chat.stops for each in meant)) - own.chat.stops
-    lost = _lost_tokens(own, meant) if template.vocabulary != "union" else frozenset()
+    lost = _lost_tokens(own, meant) if can_add_tokens and recipe.vocabulary != "union" else frozenset()
     named, plural = " and ".join(each.model.name for each in meant), len(meant) > 1
-    if not speaking and (not stops or template.generation is not None):
+    if not speaking and (not stops or recipe.generation is not None):
         if not lost:
             return ()
         return (
@@ -220,7 +256,7 @@ def chat_warnings(
             "the result lacks them too. `vocabulary: union` gives them rows.",
         )
     what = [f"the added tokens {_listed(lost)}"] if lost else []
-    if stops and template.generation is None:
+    if stops and recipe.generation is None:
         what.insert(0, f"the stop token {_listed(stops)}" if len(stops) == 1 else f"the stop tokens {_listed(stops)}")
     key, same = "chat_template" if speaking else "generation", True
     if speaking:

@@ -9,10 +9,11 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.config_check import check_config
 from evovlm.merging.models.structure import HEAD
 from evovlm.recipes.families import MEANING_OF_SHAPES, text_family
-from evovlm.recipes.language_config import backbone_settings
+from evovlm.recipes.language_config import backbone_settings, default_settings
 
 _SHOWN = 4
 _NOT_STATED = "not stated"
+_OFF: tuple[object, ...] = (None, False, 0, "", [])
 _POSITIONS = "max_position_embeddings"
 # `config_from` cannot choose these: the host's code computes with them.
 _ALWAYS_THE_HOSTS = ("model_type", "hidden_act")
@@ -87,12 +88,22 @@ def find_warnings(
 
 
 def differing_settings(models: Iterable[NamedCheckpoint]) -> Iterator[tuple[str, str]]:
-    """Yield each setting beside the weights that differs between models, with "VALUE in A, and VALUE in B"."""
-    settings = {str(model): _settings(model) for model in models}
-    for key in dict.fromkeys(key for each in settings.values() for key in each):
-        values = {label: str(each.get(key, _NOT_STATED)) for label, each in settings.items()}
-        if len(set(values.values())) > 1:
-            yield key, grouped(values)
+    """Yield each setting beside the weights that differs between models, with "VALUE in A, and VALUE in B".
+
+    A setting that is off is as good as one that is not stated. A type of transformers that does not have a setting is
+    not compared by it.
+    """
+    compared = [(str(model), _settings(model), _states_all(model)) for model in models]
+    for key in dict.fromkeys(key for _, settings, _ in compared for key in settings):
+        having = [(label, settings) for label, settings, states_all in compared if key in settings or not states_all]
+        first, *others = [settings.get(key) for _, settings in having]
+        if any(value != first and not (value in _OFF and first in _OFF) for value in others):
+            yield key, grouped({label: str(settings.get(key, _NOT_STATED)) for label, settings in having})
+
+
+def _states_all(model: NamedCheckpoint) -> bool:
+    """Whether all settings of the model are known, also those that its config leaves to their defaults."""
+    return default_settings(model.checkpoint.layout.text_model_type) is not None
 
 
 def _settings(model: NamedCheckpoint) -> Mapping[str, Any]:

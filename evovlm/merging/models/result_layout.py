@@ -69,15 +69,15 @@ class ResultLayout:
         if template.config_from is not None:
             donor = named.get(f"sources.{template.config_from}") or named[template.config_from]
         chat = plan_chat(template, base=base, host=host, sources=sources)
-        new = new_tokens(template, base=base, host=host, sources=sources, wanted=chat.tokens if chat else frozenset())
+        wanted = chat.tokens if chat else frozenset()
+        new = new_tokens(template.vocabulary, base=base, host=host, sources=sources, wanted=wanted)
         own_rows = host.checkpoint.shape(EMBEDDING)[0]
         n_rows = max([own_rows, *(token.row + 1 for token in new)])
         stops = chat.stop_ids(token_rows(host, new)) if chat is not None else None
         is_hosts = donor.checkpoint is host.checkpoint and n_rows == own_rows and stops is None
         config: Mapping[str, Any] = host.checkpoint.config
         if not is_hosts:
-            changed = _with_vocab_size(result_config(host.checkpoint, donor.checkpoint), host.checkpoint, n_rows)
-            config = changed if stops is None else _with_stops(changed, stops)
+            config = chatting_config(host.checkpoint, donor.checkpoint, n_rows=n_rows, stops=stops)
         tied = donor.checkpoint.layout.tied
         names = tuple(name for name in host.checkpoint.backbone_names() if name != HEAD)
         return ResultLayout(
@@ -89,6 +89,17 @@ class ResultLayout:
             new_tokens=new,
             chat=chat,
         )
+
+
+def chatting_config(
+    host: Checkpoint, donor: Checkpoint | None = None, *, n_rows: int, stops: int | list[int] | None
+) -> dict[str, Any]:
+    """Return the host's config.json for a result with `n_rows` embedding rows, which stops at the rows `stops`.
+
+    Settings are those of `donor` (None: the host's), see `result_config`; None keeps the host's stops.
+    """
+    changed = _with_vocab_size(result_config(host, donor or host), host, n_rows)
+    return changed if stops is None else _with_stops(changed, stops)
 
 
 def result_config(host: Checkpoint, donor: Checkpoint) -> dict[str, Any]:

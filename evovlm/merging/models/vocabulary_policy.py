@@ -17,7 +17,7 @@ from evovlm.merging.models.row_plan import NewRow, RowPlan, SharedRows
 from evovlm.merging.models.structure import EMBEDDING
 from evovlm.merging.models.tensor_names import VOCABULARY_TENSORS
 from evovlm.merging.models.vocabulary import NewToken, Tokens, read_tokens
-from evovlm.recipes.recipe import MergeTemplate, Vocabulary
+from evovlm.recipes.recipe import Vocabulary
 
 LEAST_SHARED = 0.5
 """If a smaller share of the host's ordinary tokens is merged, a warning says that texts may be garbled."""
@@ -86,7 +86,7 @@ def plan_rows(
 
 
 def new_tokens(
-    template: MergeTemplate,
+    policy: Vocabulary | None,
     *,
     base: NamedCheckpoint | None,
     host: NamedCheckpoint,
@@ -100,12 +100,12 @@ def new_tokens(
     tokenizers number added tokens without gaps. Raises IncompatibleModels when the host has no tokenizer or one of the
     rows is in use; under `union` also when it lacks an ordinary token, under `base_rows` when any token is new.
     """
-    union = template.vocabulary == "union"
+    union = policy == "union"
     if not union and not wanted:
         return ()
     models = _ordered(base, host, sources)
     own = read_tokens(host.checkpoint.tokenizer_folder)
-    if template.vocabulary == "base_rows":
+    if policy == "base_rows":
         raise IncompatibleModels(
             f"chat_template: needs the tokens {_listed(wanted)}, which {host} lacks, and `vocabulary: base_rows` adds "
             "no rows.\n    Set `vocabulary: host` in the recipe."

@@ -75,9 +75,10 @@ class PathContent:
         _for_all(chunks, lambda chunk: self._write_chunk(*chunk, writer))
 
     def write_files(self, folder: Path) -> None:
-        """Write the path's own config.json over the host's."""
+        """Write the path's own config.json over the host's, and change what it takes from others about chatting."""
         text = json.dumps(self.plan.config, ensure_ascii=False, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
+        self.plan.path_host.write_chat(folder)
 
     def _write_chunk(self, tensor: PathTensor, start: int, writer: ShardedWriter) -> None:
         own, stored = STORED[tensor.place.dtype_code], STORED[tensor.planned.dtype_code]

@@ -13,7 +13,7 @@ from evovlm.merging.paths.config import attention_kinds
 from evovlm.merging.paths.fold import Change, PathFold, fold_path
 from evovlm.recipes.families import TextFamily, text_family
 from evovlm.recipes.layer_path import LayerPathMerge
-from evovlm.recipes.mergekit.writing import check_nameable, dtype_lines, model_text, scalar_text_of
+from evovlm.recipes.mergekit.writing import check_nameable, choice_lines, dtype_lines, model_text, scalar_text_of
 from evovlm.recipes.model_ref import ModelRef, read_config
 
 _HOP_MODULES = (
@@ -134,6 +134,7 @@ def _lines(recipe: LayerPathMerge, slices: list[_Slice]) -> Iterator[str]:
     yield "merge_method: passthrough"
     yield f"base_model: {model_text(recipe.host)}"
     yield from dtype_lines(recipe.host, recipe.dtype)
+    yield from choice_lines(recipe)
     yield from _own(recipe)
     yield "slices:"
     for each in slices:

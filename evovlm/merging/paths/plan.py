@@ -5,13 +5,14 @@ It says from which tensor each tensor of the result comes, how scales change it,
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evovlm.errors import ConfigError, EvovlmError, IncompatibleModels
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.merging.models.chat_change import chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, differing_settings
 from evovlm.merging.models.config_check import check_config
 from evovlm.merging.models.matching import match_models
@@ -19,6 +20,7 @@ from evovlm.merging.models.structure import EMBEDDING, HEAD
 from evovlm.merging.models.tensor_names import natural_order, unit_index
 from evovlm.merging.paths.config import attention_kinds, kind_in, path_config
 from evovlm.merging.paths.fold import UNCHANGED, Change, PathFold, fold_path, running_products
+from evovlm.merging.paths.host import PathHost
 from evovlm.merging.paths.places import place_problems
 from evovlm.recipes.families import MEANING_OF_SHAPES, TextFamily, text_family
 from evovlm.recipes.language_config import n_deepstack_blocks
@@ -48,14 +50,14 @@ class PathTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PathPlan:
-    """A path as a checkpoint: its config.json, its tensors (the language model's first) and the host's folder.
+    """A path as a checkpoint: its config.json, its tensors (the language model's first) and its host.
 
     Tensors have the dtype in which the host stores those of its first block; `fold.py` explains how scales are folded
     in. `warnings` lists what can be written but may be harmful.
     """
 
     recipe: LayerPathMerge
-    host: Checkpoint
+    path_host: PathHost
     config: Mapping[str, Any]
     tensors: tuple[PathTensor, ...]
     warnings: tuple[str, ...]
@@ -71,10 +73,10 @@ class PathPlan:
         named = {}
         for name, ref in recipe.models().items():
             if ref not in opened:
-                opened[ref] = Checkpoint.open_model(ref)
+                opened[ref] = Checkpoint.open_model(ref, declared=recipe.backbone)
             named[name] = NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
         named["host"] = named["host"].stored_in(recipe.dtype)
-        models = match_models(named)
+        models = match_models(named, declared=recipe.backbone)
         for problem in path_problems(recipe, models):
             raise problem
         for checkpoint in opened.values():
@@ -83,8 +85,14 @@ class PathPlan:
 
     @staticmethod
     def of(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint]) -> "PathPlan":
-        """Return the plan for models that fit (see `path_problems`). Raises ConfigError for scales that do not."""
-        host = models["host"].checkpoint
+        """Return the plan for models that fit (see `path_problems`).
+
+        Raises ConfigError for scales that do not, and what `PathHost.of` raises.
+        """
+        path_host = PathHost.of(recipe, models)
+        host = path_host.checkpoint
+        warnings = path_warnings(recipe, models, path_host)
+        models = {**models, "host": replace(models["host"], checkpoint=host)}
         fold = fold_of(recipe, host)
         untied = host.layout.tied and fold.embedding != 1.0
         kinds = {name: attention_kinds(each.checkpoint.layout) for name, each in models.items()}
@@ -102,11 +110,16 @@ class PathPlan:
         )
         return PathPlan(
             recipe=recipe,
-            host=host,
+            path_host=path_host,
             config=path_config(host, hop_kinds, untied=untied),
             tensors=(*backbone, *others),
-            warnings=path_warnings(recipe, models),
+            warnings=warnings,
         )
+
+    @property
+    def host(self) -> Checkpoint:
+        """The host, with the rows and the config that the result chats with."""
+        return self.path_host.checkpoint
 
     @property
     def size_bytes(self) -> int:
@@ -182,8 +195,10 @@ def _misfits(source: NamedCheckpoint, host: NamedCheckpoint, layers: list[int]) 
                 )
 
 
-def path_warnings(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint]) -> tuple[str, ...]:
-    """Return what can be written but may be harmful: settings in which sources differ from the host."""
+def path_warnings(
+    recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint], path_host: PathHost
+) -> tuple[str, ...]:
+    """Return what can be written but may be harmful: settings in which sources differ from the host, and its chat."""
     # The head is the host's, tied or not.
     differing = [pair for pair in differing_settings(models.values()) if pair[0] != "tie_word_embeddings"]
     notes = [f"{model}: {note}." for model in models.values() for note in model.checkpoint.notes]
@@ -195,7 +210,9 @@ def path_warnings(recipe: LayerPathMerge, models: Mapping[str, NamedCheckpoint])
             f"the product of the scales is {furthest:.3g} at one hop: so far from 1, the norms' eps matters, which no "
             "weights can compensate; compare the checkpoint's answers with the path's."
         )
-    return tuple(found)
+    sources = [model for name, model in models.items() if name != "host"]
+    found += chat_warnings(recipe, host=models["host"], sources=sources, can_add_tokens=False)
+    return (*found, *(path_host.chat.notes if path_host.chat is not None else ()))
 
 
 def _backbone(

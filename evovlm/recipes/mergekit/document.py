@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
 
+from evovlm.recipes.choices import AUTO, is_template_text
 from evovlm.recipes.layer_path import ScaleTarget
+from evovlm.recipes.mergekit.chat_templates import MERGEKIT_TEMPLATES, SHORTEST_TEMPLATE
 from evovlm.recipes.model_config import MOST_BLOCKS
-from evovlm.recipes.recipe import AUTO, Dtype
+from evovlm.recipes.recipe import Dtype
 
 
 def _as_model_text(value: object) -> str:
@@ -109,14 +111,17 @@ class MergekitDocument(_Document):
 
     @field_validator("chat_template")
     @classmethod
-    def _is_chosen(cls, value: str | None) -> str | None:
-        if value not in (None, AUTO):
+    def _as_chosen(cls, value: str | None) -> str | None:
+        """Return what it means in a recipe: for the name of one of mergekit's templates, the template's text."""
+        if value in (None, "", AUTO):
+            return value or None
+        if value not in MERGEKIT_TEMPLATES and not (is_template_text(value) and len(value) >= SHORTEST_TEMPLATE):
             raise PydanticCustomError(
                 "template",
-                "a written template and the names of mergekit's own have no equivalent in a recipe; write auto, or "
-                "name a source as chat_template in a recipe of evovlm",
+                "'{value}' is not a template; write auto, the text of a template, or one of {names}",
+                {"value": value[:80], "names": ", ".join(MERGEKIT_TEMPLATES)},
             )
-        return value
+        return MERGEKIT_TEMPLATES.get(value, value)
 
     @field_validator("dtype", "out_dtype", mode="before")
     @classmethod

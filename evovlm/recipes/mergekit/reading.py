@@ -111,7 +111,7 @@ class _Reader:
 
     def path_recipe(self) -> LayerPathMerge:
         recipe = path_of_slices(self.document, self.path.parent)
-        recipe = replace(recipe, dtype=self._dtype(recipe.host))
+        recipe = replace(recipe, dtype=self._dtype(recipe.host), chat_template=self.document.chat_template)
         if self.problems:
             raise report_places(self.path, [(problem.place, problem.reason) for problem in self.problems])
         return recipe

@@ -123,8 +123,6 @@ def _host(
     ):
         if source not in (None, "base", slices[0].model):
             raise Refusal(place, f"{place[-1]}: a path keeps the tokenizer of its host, '{slices[0].model}'.")
-    if document.chat_template is not None:
-        raise Refusal(("chat_template",), "chat_template: a path keeps the template of its host; remove the line.")
     return host
 
 

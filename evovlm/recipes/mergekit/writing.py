@@ -10,13 +10,15 @@ from pathlib import Path
 import yaml
 
 from evovlm.errors import ConfigError
+from evovlm.recipes.choices import AUTO, is_template_text
 from evovlm.recipes.language_config import has_vision
+from evovlm.recipes.layer_path import LayerPathMerge
+from evovlm.recipes.mergekit.chat_templates import SHORTEST_TEMPLATE
 from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
 from evovlm.recipes.mergekit.values import conditions_of
 from evovlm.recipes.model_ref import ModelRef, all_parts, read_config, weights_dtype
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
-    AUTO,
     BASE_COMPONENTS,
     COMPONENTS,
     SOURCE_PARAMETERS,
@@ -76,8 +78,7 @@ class _Writer:
             yield "      weight: 0.0"
         yield from self._shared()
         yield from self._tokenizer()
-        if self.recipe.chat_template is not None:
-            yield f"chat_template: {self.recipe.chat_template}"
+        yield from choice_lines(self.recipe)
         yield from self.dtypes
         yield "evovlm:"
         yield f"  seed: {self.recipe.seed}"
@@ -112,11 +113,6 @@ class _Writer:
             raise ConfigError("sources: a model is given twice, which mergekit refuses.")
         if recipe.vocabulary == "base_rows":
             raise ConfigError("vocabulary: base_rows has no equivalent in mergekit; host and union have.")
-        if recipe.chat_template not in (None, AUTO) or recipe.generation is not None:
-            raise ConfigError(
-                "chat_template: mergekit cannot take a template from a model of its choice, or generation settings; "
-                "export the recipe with `chat_template: auto`, or without."
-            )
         self._check_host()
 
     def _check_host(self) -> None:
@@ -271,6 +267,20 @@ def dtype_lines(host: ModelRef, dtype: str | None) -> tuple[str, ...]:
     if stored in (None, "float64"):
         return ()
     return ("dtype: float32",) if stored == "float32" else ("dtype: float32", f"out_dtype: {stored}")
+
+
+def choice_lines(recipe: ParameterMerge | LayerPathMerge) -> tuple[str, ...]:
+    """Return the line for the chat template. Raises ConfigError for a choice that a mergekit file does not have."""
+    template = recipe.chat_template
+    is_text = template is not None and is_template_text(template) and len(template) >= SHORTEST_TEMPLATE
+    if recipe.generation is not None or not (template in (None, AUTO) or is_text):
+        raise ConfigError(
+            "chat_template: mergekit cannot take a template from a model of its choice, or generation settings; "
+            "export the recipe with `chat_template: auto`, with the text of a template, or without."
+        )
+    if recipe.backbone is not None:
+        raise ConfigError("backbone: mergekit cannot be given the prefixes of tensors; it may not read such models.")
+    return () if template is None else (f"chat_template: {scalar_text(template)}",)
 
 
 def _path(ref: ModelRef) -> str:

@@ -34,11 +34,11 @@ from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError, EvovlmError
 from evovlm.merging.arithmetic.methods import METHODS, Method, get_method
+from evovlm.recipes.choices import HOST
 from evovlm.recipes.documents import MergeDocument
 from evovlm.recipes.model_config import MOST_BLOCKS
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.recipe import (
-    HOST,
     SOURCE_PARAMETERS,
     FurtherComponent,
     MergeSettings,

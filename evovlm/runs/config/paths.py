@@ -16,18 +16,19 @@ winner: snapshot
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.documents import Document, ModelText, SourceName, StageDocument, without_ps
+from evovlm.recipes.families import BackbonePrefixes
 from evovlm.recipes.kinds import PS, PathTemplate
-from evovlm.recipes.layer_path import ScaleTarget
+from evovlm.recipes.layer_path import PATH_CHOICES, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef, count_blocks, parse_model_ref, read_config
 from evovlm.recipes.path_space import PATH_SIGMA, SCALES, PathSpace
-from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.recipe import Dtype, ParameterMerge
 from evovlm.runs.config.search import LARGEST_POPULATION, OptimizerSection, SearchConfig, SearchedSection, Winner
 from evovlm.runs.config.sections import MOST, BudgetSection, known_row
 
@@ -45,7 +46,7 @@ class PathMergeDocument(Document):
     """`merge:` of such a search; the order of the sources is that in which their blocks are laid out.
 
     `ps` is a whole merge in parameter space, whose result is a source of that name, laid out first, and the host if
-    none is named.
+    none is named. `dtype`, `chat_template`, `generation` and `backbone` are those of a recipe.
     """
 
     kind: Literal["layer_path"]
@@ -53,6 +54,12 @@ class PathMergeDocument(Document):
     host: ModelText | None = None
     sources: Annotated[dict[SourceName, ModelText], AfterValidator(without_ps)] = Field(min_length=1)
     scale_target: ScaleTarget
+    dtype: Dtype | None = None
+    chat_template: str | None = None
+    generation: str | None = None
+    backbone: BackbonePrefixes | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset(PATH_CHOICES)
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -66,6 +73,10 @@ class PathMergeDocument(Document):
             host=parse_model_ref(self.host, relative_to=relative_to) if self.host else None,
             sources={name: parse_model_ref(text, relative_to=relative_to) for name, text in self.sources.items()},
             scale_target=self.scale_target,
+            dtype=self.dtype,
+            chat_template=self.chat_template,
+            generation=self.generation,
+            backbone=self.backbone,
         )
 
 
