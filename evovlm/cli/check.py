@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.evolve import Sources
 from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def check(
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder of the result, to check that there is enough space.")
     ] = None,
+    source: Sources = None,
     near_pictures: Annotated[
         str | None,
         typer.Option(
@@ -47,7 +49,7 @@ def check(
     from evovlm.cli.progress import Waiting
 
     with Waiting("reading configs, tokenizers and headers"):
-        found = _look(recipe, out=out, near_pictures=near_pictures, near_threshold=near_threshold)
+        found = _look(recipe, out=out, sources=source or [], near_pictures=near_pictures, near_threshold=near_threshold)
     if as_json:
         echo(json_text(found.as_json()))
     else:
@@ -58,7 +60,14 @@ def check(
         raise typer.Exit(FAILED)
 
 
-def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_threshold: float | None) -> "Preflight":
+def _look(
+    path: Path,
+    *,
+    out: Path | None,
+    sources: Sequence[str],
+    near_pictures: str | None,
+    near_threshold: float | None,
+) -> "Preflight":
     from dataclasses import replace
 
     from evovlm.errors import ConfigError
@@ -70,9 +79,9 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
     # A recipe, too, may be a hybrid; only a search has tasks.
     if isinstance(document, Mapping) and (document.get("kind") == "evolve" or "tasks" in document):
         from evovlm.runs.before.preflight import preflight_search
-        from evovlm.runs.config.hybrid import search_from_text
+        from evovlm.runs.config.hybrid import parse_sources, search_from_text
 
-        config = search_from_text(document, path).resolved(relative_to=path.parent)
+        config = search_from_text(document, path, sources=parse_sources(sources)).resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
         recipes = [stage.template(relative_to=None).first_recipe() for stage in config.stages.values()]
         found = _with_hosts(preflight_search(config, out=out), recipes)
@@ -83,6 +92,8 @@ def _look(path: Path, *, out: Path | None, near_pictures: str | None, near_thres
             f"{path}: is not the config of a search, so it does not have pictures to compare.\n"
             "    Leave out --near-pictures and --near-threshold."
         )
+    if sources:
+        raise ConfigError(f"{path}: is not the config of a search, whose models --source replaces. Write them in it.")
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.merging.before.preflight import preflight_recipe
 

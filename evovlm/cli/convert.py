@@ -1,4 +1,4 @@
-"""`evovlm convert MODEL --out DIR`: rewrite pickled weights as safetensors; or mergekit-evolve's file as a search."""
+"""`evovlm convert MODEL --out DIR`: rewrite pickles as safetensors, LLaVA-1.6 for one view, mergekit-evolve's file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,22 +12,30 @@ def convert(
     model: Annotated[
         str,
         typer.Argument(
-            help="A folder or a hub id with pickled weights (*.bin), or a config of mergekit-evolve (*.yaml)."
+            help="A folder or a hub id with pickled weights (*.bin), or a config of mergekit-evolve (*.yaml); with "
+            "--single-view a LLaVA-1.6."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The new folder for the model, or the new file for the search.")],
+    single_view: Annotated[
+        bool,
+        typer.Option(
+            "--single-view",
+            help="Rewrite a LLaVA-1.6 (LLaVA-NeXT) as a LLaVA that sees one view of a picture, without tiles.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Rewrite pickled weights (*.bin) as safetensors.
 
     Pickles that contain more than tensors are refused, and nothing in them is run. A config of mergekit-evolve becomes
-    the config of a search.
+    the config of a search. With --single-view, a LLaVA-1.6 becomes a LLaVA, as in the paper's evaluation.
     """
     from evovlm.cli.progress import Waiting
     from evovlm.files import refuse_existing
     from evovlm.recipes.model_ref import parse_model_ref
 
-    if Path(model).suffix in (".yaml", ".yml"):
+    if Path(model).suffix in (".yaml", ".yml") and not single_view:
         from evovlm.runs.config.genome import convert_genome
 
         convert_genome(Path(model), out)
@@ -40,8 +48,9 @@ def convert(
     refuse_existing(out)
     with Waiting(f"rewriting {model}"):
         from evovlm.merging.checkpoint.conversion import convert_checkpoint
+        from evovlm.merging.checkpoint.single_view import write_single_view
 
-        converted = convert_checkpoint(ref, out)
+        converted = (write_single_view if single_view else convert_checkpoint)(ref, out)
     for note in converted.notes:
         echo(f"warning: {note}", err=True)
     if as_json:

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from evovlm.runs.searching.evolve import RunResult
 
 
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        help="NAME=MODEL: another model in place of a source of the config, such as a converted copy; may be repeated.",
+    ),
+]
+
+
 def evolve(
     config: Annotated[Path, typer.Argument(help="The config of a search (YAML); configs/ holds examples.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
@@ -25,6 +34,7 @@ def evolve(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="Write the winner's model to this folder.")
     ] = None,
+    source: Sources = None,
     log: Annotated[
         list[str] | None, typer.Option("--log", help="Also log the progress to tensorboard or wandb; may be repeated.")
     ] = None,
@@ -46,9 +56,9 @@ def evolve(
     from evovlm.files import refuse_existing
 
     with Waiting(f"reading {config}"):
-        from evovlm.runs.config.hybrid import load_search
+        from evovlm.runs.config.hybrid import load_search, parse_sources
 
-        loaded = load_search(config).with_workers(workers).logged(*(log or ()))
+        loaded = load_search(config, sources=parse_sources(source or [])).with_workers(workers).logged(*(log or ()))
     if dry:
         from evovlm.cli.dry_run import dry_run
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from evovlm.assets import asset_path
-from evovlm.errors import ConfigError
+from evovlm.errors import ConfigError, ModelNotFound
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPathMerge
-from evovlm.runs.config.hybrid import HybridConfig, load_search
+from evovlm.runs.config.hybrid import HybridConfig, load_search, parse_sources
 from evovlm.runs.config.kinds import config_from_mapping, load_config
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import PathConfig
@@ -123,6 +123,41 @@ def test_a_search_may_score_as_the_paper_did_and_says_nothing_where_it_was_not_a
         assert {key: written[key] for key in ("extractor", "gate") if key in written} == {
             key: section[key] for key in ("extractor", "gate") if key in section
         }
+
+
+def test_another_model_takes_a_source_s_place_wherever_it_is(tmp_path: Path) -> None:
+    sources = parse_sources([f"abel={tmp_path}", "shisa=org/shisa@v2"])
+    paper = SHIPPED[0].parent
+    llm = load_search(paper / "paper-evollm.yaml", sources=sources).stage("").merge
+    assert llm.sources == {
+        "shisa": "org/shisa@v2",
+        "wizardmath": "WizardLMTeam/WizardMath-7B-V1.1",
+        "abel": str(tmp_path),
+    }
+    path = load_search(paper / "paper-dfs.yaml", sources=sources).stage("").merge
+    assert (path.host, path.sources["abel"]) == (str(tmp_path), str(tmp_path))
+    stages = load_search(paper / "paper-hybrid.yaml", sources=sources).stages
+    assert stages["ps"].merge.sources["abel"] == str(tmp_path)
+    assert stages["path"].merge.sources["shisa"] == "org/shisa@v2"
+    # The stand-in for the first stage's winner is of the same models.
+    assert stages["path"].merge.ps.sources["abel"] == str(tmp_path)
+    vlm = load_search(paper / "paper-evovlm.yaml", sources={"llava": str(tmp_path)}).stage("").merge
+    assert vlm.host == vlm.sources["llava"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["abel"], "write NAME=MODEL"),
+        (["=x"], "write NAME=MODEL"),
+        (["abel=a/b", "abel=c/d"], "each source once"),
+        (["abell=a/b"], r"paper-evollm\.yaml has no source 'abell'; did you mean 'abel'.*abel, shisa, wizardmath"),
+        (["abel=./nowhere"], "nowhere"),
+    ],
+)
+def test_a_replacement_that_cannot_be_is_refused(texts: list[str], words: str) -> None:
+    with pytest.raises((ConfigError, ModelNotFound), match=words):
+        load_search(SHIPPED[0].parent / "paper-evollm.yaml", sources=parse_sources(texts))
 
 
 @pytest.mark.parametrize("name", ["evollm", "dfs", "hybrid"])

@@ -15,7 +15,7 @@ Each stage is the config of a search without the keys that both share: seed, tas
 are carried out. In the second stage, the winner of the first is called `ps`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,8 @@ from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import Document, StageDocument
 from evovlm.recipes.kinds import PS, Recipe
-from evovlm.recipes.problems import problems_in, report_places, report_problems
+from evovlm.recipes.model_ref import parse_model_ref
+from evovlm.recipes.problems import did_you_mean, problems_in, report_places, report_problems
 from evovlm.recipes.yaml_text import KeyPath, read_yaml
 from evovlm.runs.config.execution import EXECUTION_KEYS
 from evovlm.runs.config.genome import is_genome, search_of_genome
@@ -135,12 +136,56 @@ class HybridConfig:
         return text
 
 
-def load_search(path: Path) -> SearchConfig | HybridConfig:
-    """Return the search in the YAML file `path`. Raises ConfigError with all problems of the file."""
-    return search_from_text(read_yaml(path), path)
+def load_search(path: Path, *, sources: Mapping[str, str] | None = None) -> SearchConfig | HybridConfig:
+    """Return the search in the YAML file `path`, with other models in place of some `sources`, by name.
+
+    Raises ConfigError with all problems of the file, and for a name that is not one of its sources.
+    """
+    return search_from_text(read_yaml(path), path, sources=sources)
 
 
-def search_from_text(document: object, path: Path) -> SearchConfig | HybridConfig:
+def parse_sources(texts: Iterable[str]) -> dict[str, str]:
+    """Return the models by source, of texts `NAME=MODEL`; a folder is made absolute.
+
+    Raises ConfigError for another text, ModelNotFound for a folder that does not exist.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, model = text.partition("=")
+        if not sign or not name or not model or name in found:
+            raise ConfigError(f"--source {text}: write NAME=MODEL, each source once.")
+        parse_model_ref(model, relative_to=None).check_parts()
+        found[name] = str(Path(model).absolute()) if Path(model).is_dir() else model
+    return found
+
+
+def _with_sources(document: Mapping[str, Any], sources: Mapping[str, str], path: Path) -> Mapping[str, Any]:
+    """Return a search's document with other models for sources; a base or host that is the same model changes too."""
+    stages = document.get("stages")
+    searches = list(stages.values()) if isinstance(stages, Mapping) else [document]
+    merges = [each["merge"] for each in searches if isinstance(each, Mapping) and isinstance(each.get("merge"), dict)]
+    known = {name for merge in merges if isinstance(merge.get("sources"), dict) for name in merge["sources"]}
+    for name in sources:
+        if name not in known:
+            raise ConfigError(
+                f"--source {name}={sources[name]}: {path} has no source '{name}'{did_you_mean(name, known)} It has: "
+                f"{', '.join(sorted(map(str, known)))}."
+            )
+    for merge in merges:
+        written = merge.get("sources")
+        if not isinstance(written, dict):
+            continue
+        replaced = {written[name]: sources[name] for name in sources if isinstance(written.get(name), str)}
+        merge["sources"] = {name: sources.get(name, model) for name, model in written.items()}
+        for key in ("base", "host"):
+            if merge.get(key) in replaced:
+                merge[key] = replaced[merge[key]]
+    return document
+
+
+def search_from_text(
+    document: object, path: Path, *, sources: Mapping[str, str] | None = None
+) -> SearchConfig | HybridConfig:
     """Return the search of `document`, which was read from the YAML file `path`; see `load_search`.
 
     A config of mergekit-evolve is read as the search that it means.
@@ -152,6 +197,8 @@ def search_from_text(document: object, path: Path) -> SearchConfig | HybridConfi
             f"{path}: is a recipe of one merge (kind: {document['kind']}), not the config of a search.\n"
             f"    `evovlm merge {path} --out DIR` writes its model; `evovlm init` writes a config."
         )
+    if sources and isinstance(document, Mapping):
+        document = _with_sources(document, sources, path)
     if not isinstance(document, Mapping) or document.get("kind") != KIND:
         return config_from_text(document, path)
     try:
