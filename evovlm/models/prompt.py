@@ -222,15 +222,15 @@ def _with_pictures(
     )
 
 
-def left_padded(prompts: Sequence[Prompt], *, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return ids and attention mask, each of shape (rows, longest), padded at the left; padding has id 0."""
+def left_padded(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    """Return ids and attention mask, on the CPU, shape (rows, longest) each, padded at the left; padding has id 0."""
     longest = max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros(len(prompts), longest, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt.ids) :] = prompt.ids
         mask[row, longest - len(prompt.ids) :] = 1
-    return ids.to(device), mask.to(device)
+    return ids, mask
 
 
 def left_padded_positions(prompts: Sequence[Prompt], *, device: torch.device) -> Tensor:
@@ -246,7 +246,10 @@ def left_padded_positions(prompts: Sequence[Prompt], *, device: torch.device) ->
 
 
 def embed(backbone: Backbone, ids: Tensor, prompts: Sequence[Prompt], *, image_token: int | None) -> Tensor:
-    """Return the input embeddings, shape (rows, length, hidden), with the pictures' features at the image tokens."""
+    """Return the input embeddings, shape (rows, length, hidden), with the pictures' features at the image tokens.
+
+    `ids` are on the CPU, shape (rows, length).
+    """
     embeddings: Tensor = prefill_inputs(backbone, ids, prompts, image_token=image_token)["inputs_embeds"]
     return embeddings
 
@@ -254,19 +257,21 @@ def embed(backbone: Backbone, ids: Tensor, prompts: Sequence[Prompt], *, image_t
 def prefill_inputs(
     backbone: Backbone, ids: Tensor, prompts: Sequence[Prompt], *, image_token: int | None
 ) -> dict[str, Any]:
-    """Return what the decoder takes in place of `ids`, shape (rows, length): `inputs_embeds`, see `embed`.
+    """Return what the decoder takes in place of `ids`, on the CPU, shape (rows, length): `inputs_embeds`, see `embed`.
 
     With features for several layers (Qwen3-VL), those of the later layers are included under the decoder's names.
     """
-    embeddings: Tensor = backbone.embedding(ids)
+    embeddings: Tensor = backbone.embedding(ids.to(backbone.device))
     found = [prompt.features() for prompt in prompts if prompt.features is not None]
     if not found or image_token is None:
         return {"inputs_embeds": embeddings}
-    places = ids == image_token
+    shows_picture = ids == image_token
+    # Found on the CPU, since a GPU would be waited for.
+    places = shows_picture.flatten().nonzero()[:, 0].to(embeddings.device)
     features = torch.cat(found).to(embeddings.device, embeddings.dtype)
     at_embedding, *later = by_layer(features, hidden=embeddings.shape[-1])
-    embeddings = embeddings.clone()
-    embeddings[places] = at_embedding
+    embeddings = embeddings.flatten(0, 1).index_copy(0, places, at_embedding).view(embeddings.shape)
     if not later:
         return {"inputs_embeds": embeddings}
-    return {"inputs_embeds": embeddings, "visual_pos_masks": places, "deepstack_visual_embeds": later}
+    shows_picture = shows_picture.to(embeddings.device)
+    return {"inputs_embeds": embeddings, "visual_pos_masks": shows_picture, "deepstack_visual_embeds": later}

@@ -275,7 +275,7 @@ def test_positions_are_those_of_the_model(tmp_path: Path, family: str) -> None:
 
 def test_padding_is_at_the_left() -> None:
     short, long = Prompt(ids=torch.tensor([7])), Prompt(ids=torch.tensor([4, 5, 6]))
-    ids, mask = left_padded([short, long], device=torch.device("cpu"))
+    ids, mask = left_padded([short, long])
     assert ids.tolist() == [[0, 0, 7], [4, 5, 6]]
     assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
     assert left_padded_positions([short, long], device=torch.device("cpu")).tolist() == [[0, 0, 0], [0, 1, 2]]

@@ -205,7 +205,7 @@ class Runner:
         padding = embeddings.new_zeros(spare, embeddings.shape[1])
         if not prompts:
             return {"inputs_embeds": torch.cat([embeddings, padding])[None]}
-        ids = torch.cat([prompt.ids[len(self._shared) :] for prompt in prompts]).to(tokens.device)
+        ids = torch.cat([prompt.ids[len(self._shared) :] for prompt in prompts])
         found = prefill_inputs(self._backbone, ids[None], prompts, image_token=self._image_token)
         inputs = dict(found, inputs_embeds=torch.cat([embeddings, found["inputs_embeds"][0], padding])[None])
         if "visual_pos_masks" in found:

@@ -182,7 +182,8 @@ def stock_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> dict[str, An
         # A batch of one, whose pictures only the model's own forward pass understands.
         return dict(placed(prompts[0].own(), loaded))
     backbone = Backbone.of(loaded)
-    ids, mask = left_padded(prompts, device=backbone.device)
+    padded, mask = left_padded(prompts)
+    ids, mask = padded.to(backbone.device), mask.to(backbone.device)
     # The ids are passed even with embeddings, so that the repetition penalty covers the prompt, as in ordinary use.
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if any(prompt.positions is not None for prompt in prompts):
@@ -195,7 +196,7 @@ def stock_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> dict[str, An
         if family_of(loaded).takes_encoded:
             inputs["mm_encoder_outputs"] = {"image": _encoded(loaded, prompts)}
         else:
-            inputs["inputs_embeds"] = embed(backbone, ids, prompts, image_token=loaded.model.config.image_token_id)
+            inputs["inputs_embeds"] = embed(backbone, padded, prompts, image_token=loaded.model.config.image_token_id)
     return inputs
 
 
