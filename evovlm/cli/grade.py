@@ -137,7 +137,7 @@ def _as_json(
 def _print(files: list[Path], graded: "list[tuple[ScoredTask, ...]]", compared: "dict[str, Comparison]") -> None:
     from rich.console import Console
 
-    from evovlm.cli.tables import comparison_text, print_line, print_scores, unscored_lines
+    from evovlm.cli.tables import comparison_text, print_line, print_scores, thinking_lines, unscored_lines
 
     console = Console()
     tasks = dict.fromkeys((each.name, each.measured) for of_file in graded for each in of_file)
@@ -151,7 +151,7 @@ def _print(files: list[Path], graded: "list[tuple[ScoredTask, ...]]", compared: 
         title = f"{task}: {measured}" if task else measured
         print_scores(console, title, [(name, each.score) for name, each in chosen], of="file")
         for name, each in chosen:
-            for line in unscored_lines(each.unscored, n=each.score.n):
+            for line in (*thinking_lines(each.score), *unscored_lines(each.unscored, n=len(each.answers))):
                 print_line(console, f"{name}: {line}")
     for task, found in compared.items():
         what = comparison_text(files[0].name, files[1].name, found)

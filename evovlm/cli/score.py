@@ -254,7 +254,7 @@ def _places(data: list[str], tasks: list[str]) -> dict[str, Path]:
 def _print(scores: "Scores", *, split: str, how: str) -> None:
     from rich.console import Console
 
-    from evovlm.cli.tables import comparison_text, print_line, print_low, print_scores, unscored_lines
+    from evovlm.cli.tables import comparison_text, print_line, print_low, print_scores, thinking_lines, unscored_lines
     from evovlm.tasks.task import absence_lines
 
     console = Console()
@@ -263,7 +263,7 @@ def _print(scores: "Scores", *, split: str, how: str) -> None:
         rows = [row for model, scored in of_models for row in _rows(model, scored)]
         print_scores(console, f"{first.name}, {split} split: {first.measured}{how}", rows, of="model")
         for model, scored in of_models:
-            for line in unscored_lines(scored.unscored, n=scored.score.n):
+            for line in (*thinking_lines(scored.score), *unscored_lines(scored.unscored, n=len(scored.answers))):
                 print_line(console, f"{model}: {line}")
             print_low(console, scored.low, of=model)
         for line in absence_lines(f"{first.name}, {split} split", first.absent):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from evovlm.cli.rendering import counted, duration, percent, spark_line
 from evovlm.cli.show_recipe import path_table
-from evovlm.cli.tables import cell, plain_table, print_front, print_line, print_low
+from evovlm.cli.tables import cell, plain_table, print_front, print_line, print_low, thinking_lines
 from evovlm.recipes.kinds import PS
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
@@ -158,6 +158,8 @@ def _print_candidates(console: Console, run: Run, shown: Sequence[Entry]) -> Non
         print_line(console, tied)
     # The best candidate is the first one.
     for name, score in rows[0][1].scores.items() if rows else ():
+        for line in thinking_lines(score):
+            print_line(console, f"{name}: {line}")
         print_low(console, score.low, of=name)
     for entry, _ in rows:
         if violated := run.violated(entry):

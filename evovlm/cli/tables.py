@@ -90,6 +90,22 @@ def unscored_lines(reasons: Mapping[str, Sequence[str]], *, n: int) -> list[str]
     return lines
 
 
+def thinking_lines(score: "TaskScore") -> list[str]:
+    """Return how the scores of the repeats differ, and how long answers and thoughts are; nothing not measured."""
+    lines = []
+    if score.repeats:
+        each = ", ".join(map(percent, score.repeats))
+        lines.append(f"mean of {len(score.repeats)} repeats: {each} (standard deviation {percent(score.spread)})")
+    found = score.thinking
+    if found is not None:
+        answers = score.n * max(1, len(score.repeats))
+        lines.append(
+            f"{found.tokens:.0f} tokens an answer, {found.thought_tokens:.0f} of them thought; {found.thoughts} of "
+            f"{answers} answers with a thought, {100 * found.thought_japanese:.0f} % of these in Japanese"
+        )
+    return lines
+
+
 def print_low(console: Console, low: "LowScore | None", *, of: str) -> None:
     """Print why a score is almost 0, with an example; nothing for None. `of` names the model or the task."""
     for place, line in enumerate(low.lines if low is not None else ()):

@@ -14,20 +14,22 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from evovlm.errors import ModelError
-from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
+from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, ThinkingMeasured
 from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.judging import JudgeChoice, with_judge
 from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
 from evovlm.foreign_code import require_allowed
 from evovlm.models.chat import no_eyes, thought_marks
+from evovlm.recipes.candidate import Thinking
 from evovlm.recipes.low_score import LOW, LowScore, shortened
 from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.task import Decoding, Sample, Split, Task
-from evovlm.thoughts import AUTO, ThoughtMarks, reasoning_text
+from evovlm.thoughts import AUTO, ThoughtMarks, reasoning_text, split_thought
 
 _REASONS = 3
 
@@ -63,6 +65,7 @@ class SampleTask:
     samples: tuple[Sample, ...]
     absent: Mapping[str, int]
     judge: JudgeChoice | None = None
+    thinking: ThinkingMeasured = "never"
     allow_code: bool = False
 
     @classmethod
@@ -85,6 +88,7 @@ class SampleTask:
             samples=found.samples,
             absent=found.absent,
             judge=choice.judge,
+            thinking=choice.thinking,
             allow_code=allow_code,
         )
 
@@ -171,19 +175,29 @@ class PreparedSamples:
         from evovlm.models.decoding.generation import generate
         from evovlm.models.prompt import Prompt
 
-        asked = {index: prompt for index, prompt in enumerate(self.prompts) if isinstance(prompt, Prompt)}
+        decoding = self.opened.decoding
+        asked = {
+            (index, repeat): replace(prompt, draw=decoding.draw_of(self.samples[index].id, repeat))
+            for index, prompt in enumerate(self.prompts)
+            if isinstance(prompt, Prompt)
+            for repeat in range(decoding.repeats)
+        }
         prompts = tuple(asked.values())
 
         def generated(rows: Sequence[int], on_answers: OnAnswers) -> Answers:
             chosen = [prompts[row] for row in rows]
-            found = generate(loaded, chosen, decoding=self.opened.decoding, marks=self.marks, on_answers=on_answers)
+            found = generate(loaded, chosen, decoding=decoding, marks=self.marks, on_answers=on_answers)
             return Answers([text.strip() for text in found.texts], found.tokens)
 
         batches = batches or Batches(device=loaded.device)
         answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)
         texts = dict(zip(asked, answered, strict=True))
         scoring = time.perf_counter()
-        answers = tuple(self._scored_answer(index, texts.get(index)) for index in range(self.n_samples))
+        answers = tuple(
+            self._scored_answer(index, texts.get((index, repeat)), repeat=repeat)
+            for index in range(self.n_samples)
+            for repeat in range(decoding.repeats)
+        )
         seconds = {"generate": batches.seconds, "score": time.perf_counter() - scoring}
         return ScoredTask(
             name=self.name,
@@ -193,6 +207,7 @@ class PreparedSamples:
             answers=answers,
             absent=self.opened.absent,
             low=self._low(loaded, answers),
+            thinking=self._thinking(loaded, answers),
             tokens=batches.tokens,
             seconds=seconds,
         )
@@ -219,20 +234,44 @@ class PreparedSamples:
             max_new_tokens=limit,
             unscored=dict(reasons.most_common(_REASONS)),
             prompt=shortened(sent),
-            answer=shortened(answers[asked or 0].text),
+            answer=shortened(answers[(asked or 0) * self.opened.decoding.repeats].text),
         )
 
-    def _scored_answer(self, index: int, text: str | None) -> Answer:
+    def _thinking(self, loaded: LoadedModel, answers: Sequence[Answer]) -> Thinking | None:
+        """Return how long the answers and their thoughts are, where that is to be measured."""
+        if self.opened.thinking == "never":
+            return None
+        thoughts = [split_thought(answer.text, self.marks).thought for answer in answers]
+        n_thoughts = sum(bool(thought) for thought in thoughts)
+        if self.opened.thinking == "found" and not n_thoughts:
+            return None
+        gate = GATES[self.opened.task.scoring.gate or "script"]
+        # Counted in the text, so that it does not depend on how the answer was generated.
+        counts = [
+            [len(loaded.tokenizer(text, add_special_tokens=False).input_ids) if text else 0 for text in texts]
+            for texts in ([answer.text for answer in answers], thoughts)
+        ]
+        tokens, thought_tokens = (sum(each) / len(answers) for each in counts)
+        return Thinking(
+            tokens=tokens,
+            thought_tokens=thought_tokens,
+            thoughts=n_thoughts,
+            thought_japanese=sum(gate.passes(thought) for thought in thoughts if thought) / max(1, n_thoughts),
+        )
+
+    def _scored_answer(self, index: int, text: str | None, *, repeat: int) -> Answer:
         from evovlm.models.prompt import Unanswerable
 
         sample, prompt = self.samples[index], self.prompts[index]
         if text is None:
             reason = prompt.reason if isinstance(prompt, Unanswerable) else "no answer"
-            return Answer(sample=sample, text="", score=0.0, ungated=0.0, japanese=False, unscored=reason)
+            return Answer(
+                sample=sample, text="", score=0.0, ungated=0.0, japanese=False, unscored=reason, repeat=repeat
+            )
         key = (index, text)
         if key not in self._scored:
             self._scored[key] = self.scorer(sample, text)
-        return self._scored[key]
+        return replace(self._scored[key], repeat=repeat) if repeat else self._scored[key]
 
 
 def score_task(

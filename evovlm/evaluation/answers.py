@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from evovlm.evaluation.comparison import Comparison, compare_by_id
 from evovlm.evaluation.intervals import mean_interval
 from evovlm.evaluation.judging import JudgeChoice
-from evovlm.recipes.candidate import TaskScore
+from evovlm.recipes.candidate import TaskScore, Thinking
 from evovlm.recipes.low_score import LowScore
 from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.metrics.rouge import bootstrap_mid
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     from evovlm.models.pictures.feature_store import FeatureStore
 
 
+ThinkingMeasured: TypeAlias = Literal["never", "always", "found"]
+"""Whether the lengths of answers are measured: never, always, or if any answer has a thought."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChoice:
     """A task to score: its name, the first `limit` samples, its `weight` in a fitness, and where its data is.
 
     `decoding` changes how it is decoded, `prompt` and `chat` how it is asked; `metric`, `extractor`, `gate` and
     `reasoning` how it is scored (`Scoring.changed`); None is the task's own. `judge` is asked by the metrics that need
-    one. `thinking` says whether the lengths of answers and thoughts are measured: never, always, or if any answer has a
-    thought.
+    one. `thinking` says whether the lengths of answers and thoughts are measured.
     """
 
     name: str
@@ -45,7 +48,7 @@ class TaskChoice:
     extractor: str | None = None
     gate: str | None = None
     reasoning: Reasoning | None = None
-    thinking: Literal["never", "always", "found"] = "never"
+    thinking: ThinkingMeasured = "never"
     judge: JudgeChoice | None = None
     limit: int | None = None
     weight: float = 1.0
@@ -122,7 +125,8 @@ class ScoredTask:
 
     The `name` is empty for saved answers that do not name a task. `measured` describes the whole scoring for people,
     the `metric` and the `gate` included. `absent` counts the samples that the machine could not have, by reason. `low`
-    explains a score of almost 0.
+    explains a score of almost 0, `thinking` measures the lengths of the answers. The answers to a sample that is asked
+    repeatedly follow each other.
     """
 
     name: str
@@ -132,13 +136,14 @@ class ScoredTask:
     answers: tuple[Answer, ...]
     absent: Mapping[str, int] = field(default_factory=dict)
     low: LowScore | None = None
+    thinking: Thinking | None = None
     tokens: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> TaskScore:
         """The means over all samples."""
-        return replace(task_score(self.answers), low=self.low)
+        return replace(task_score(self.answers), low=self.low, thinking=self.thinking)
 
     def tagged(self, tag: str) -> TaskScore | None:
         """The means over the samples with this tag; None without such a sample."""
@@ -161,25 +166,28 @@ class ScoredTask:
 
     @property
     def by_id(self) -> Mapping[str, Answer]:
-        """The answers by their samples' ids."""
-        return {answer.sample.id: answer for answer in self.answers}
+        """The first answer to each sample, by the samples' ids."""
+        return {answer.sample.id: answer for answer in self.answers if answer.repeat == 0}
 
     def compared(self, other: ScoredTask) -> Comparison:
         """Compare the scores with another model's, sample by sample. Raises TaskError for different samples."""
-        ours, theirs = ({name: answer.score for name, answer in each.by_id.items()} for each in (self, other))
+        ours, theirs = (dict(zip(each.by_id, each.score.per_sample, strict=True)) for each in (self, other))
         return compare_by_id(ours, theirs)
 
 
 def task_score(answers: Sequence[Answer]) -> TaskScore:
-    """Return the means of the scores of one or more answers."""
-    n = len(answers)
+    """Return the means of the scores of one or more answers, those to a sample that is asked repeatedly in a row."""
+    n, times = len(answers), 1 + max(answer.repeat for answer in answers)
+    scores = [answer.score for answer in answers]
+    repeats = [scores[number::times] for number in range(times)]
     return TaskScore(
-        score=sum(answer.score for answer in answers) / n,
+        score=sum(scores) / n,
         ungated=sum(answer.ungated for answer in answers) / n,
         japanese=sum(answer.japanese for answer in answers) / n,
-        per_sample=tuple(answer.score for answer in answers),
-        n=n,
+        per_sample=tuple(sum(each) / times for each in zip(*repeats, strict=True)),
+        n=n // times,
         unscored=sum(answer.unscored is not None for answer in answers),
+        repeats=tuple(sum(each) / len(each) for each in repeats) if times > 1 else (),
     )
 
 

@@ -1,7 +1,7 @@
 """Scores saved predictions, without a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answers import ScoredTask
@@ -93,6 +93,6 @@ def compare_graded(first: Sequence[ScoredTask], second: Sequence[ScoredTask]) ->
 
 def _score(scorer: Scorer, prediction: Prediction) -> Answer:
     try:
-        return scorer(prediction.sample, prediction.text)
+        return replace(scorer(prediction.sample, prediction.text), repeat=prediction.repeat)
     except TaskError as error:
         raise TaskError(f"{prediction.where}: {error}") from error

@@ -9,14 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from evovlm.recipes.candidate import Evaluation, TaskScore
+from evovlm.recipes.candidate import Evaluation, TaskScore, Thinking
 from evovlm.recipes.low_score import joined
 
 Combine = Literal["mean", "worst", "geometric"]
 """How the tasks' scores are combined: the weighted mean, the lowest, or the weighted geometric mean."""
 
-Measure = Literal["score", "ungated", "japanese"]
-"""Which figure of a task a constraint is on; see `TaskScore`."""
+Measure = Literal["score", "ungated", "japanese", "tokens", "thought_tokens", "thought_japanese"]
+"""Which figure of a task a constraint or a goal is on; see `TaskScore` and `Thinking`."""
+
+LENGTHS: frozenset[str] = frozenset({"tokens", "thought_tokens"})
+"""The measures for which lower is better."""
+THINKING: frozenset[str] = LENGTHS | {"thought_japanese"}
+"""The measures that are taken only where they are asked for."""
 
 _LEAST = 0.01
 _ROUNDING = 1e-9
@@ -27,7 +32,8 @@ _ROUNDING = 1e-9
 class Constraint:
     """A bound on one task's `measure`: `at_least` this value, or, with a `parent`, no more than `by` below it.
 
-    `parent` is the score of the source named `source`, unmerged, on all samples of the search.
+    A length is `at_most` a value; its violation is relative to it. `parent` is the score of the source named `source`,
+    unmerged, on all samples of the search.
     """
 
     task: str
@@ -36,11 +42,12 @@ class Constraint:
     source: str | None = None
     by: float = 0.0
     parent: TaskScore | None = None
+    at_most: float | None = None
 
     @property
     def least_mean(self) -> float:
         """The bound over all samples."""
-        return self.at_least if self.parent is None else float(getattr(self.parent, self.measure)) - self.by
+        return self.at_least if self.parent is None else self.parent.measured(self.measure) - self.by
 
     def least(self, score: TaskScore) -> float:
         """Return the bound for a score; a parent's score counts on the same samples if it is known for each sample."""
@@ -51,14 +58,38 @@ class Constraint:
     def violation(self, scores: Mapping[str, TaskScore]) -> float:
         """Return by how much scores miss the bound; 0 if they keep it."""
         score = scores[self.task]
-        missing = self.least(score) - float(getattr(score, self.measure))
+        if self.at_most is not None:
+            missing = score.measured(self.measure) / self.at_most - 1
+        else:
+            missing = self.least(score) - score.measured(self.measure)
         return missing if missing > _ROUNDING else 0.0
 
     def __str__(self) -> str:
         measured = self.task if self.measure == "score" else f"{self.task} ({self.measure})"
+        if self.at_most is not None:
+            return f"{measured} at most {self.at_most:g}"
         if self.source is None:
             return f"{measured} at least {self.at_least:g}"
         return f"{measured} not below {self.source} by more than {self.by:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """A goal of a front: a task's `measure`, in [0, 1], higher is better; of a length, what is saved of `at_most`."""
+
+    task: str
+    measure: Measure = "score"
+    at_most: float | None = None
+
+    def value(self, scores: Mapping[str, TaskScore]) -> float:
+        """Return how well scores reach the goal."""
+        found = scores[self.task].measured(self.measure)
+        return found if self.at_most is None else max(0.0, 1 - found / self.at_most)
+
+    def __str__(self) -> str:
+        if self.at_most is not None:
+            return f"{self.task} ({self.measure} saved of {self.at_most:g})"
+        return self.task if self.measure == "score" else f"{self.task} ({self.measure})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +97,23 @@ class Objective:
     """The tasks' `weights` by name, how their scores are combined, and the bounds.
 
     A task of weight 0 is not part of the fitness and not a goal, but a constraint may be on it. With `pareto`, every
-    other task is also a separate goal.
+    other task is also a separate goal, and so are `further` ones.
     """
 
     weights: Mapping[str, float]
     combine: Combine = "mean"
     constraints: tuple[Constraint, ...] = ()
     pareto: bool = False
+    further: tuple[Goal, ...] = ()
+
+    @property
+    def all_goals(self) -> tuple[Goal, ...]:
+        """The goals of the trade-off: the tasks with a weight above 0, and the further ones."""
+        return (*(Goal(task=name) for name in self.tasks), *self.further)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks with a weight above 0, in their order: the goals."""
+        """The tasks with a weight above 0, in their order."""
         return tuple(name for name, weight in self.weights.items() if weight > 0)
 
     def fitness(self, scores: Mapping[str, TaskScore]) -> float:
@@ -100,7 +137,7 @@ class Objective:
         if not self.pareto:
             return ()
         violation = self.violation(scores)
-        return tuple(-violation if violation > 0 else scores[name].score for name in self.tasks)
+        return tuple(-violation if violation > 0 else goal.value(scores) for goal in self.all_goals)
 
     def gradient(self, scores: Mapping[str, float]) -> Mapping[str, float]:
         """Return by how much the fitness grows with each task's score, at these mean scores, for small changes.
@@ -165,4 +202,14 @@ def _joined(parts: Sequence[TaskScore]) -> TaskScore:
         unscored=sum(part.unscored for part in parts),
         rows=tuple(row for part in parts for row in (range(part.n) if part.rows is None else part.rows)),
         low=joined([part.low for part in parts]),
+        thinking=_joined_thinking(parts),
+        repeats=tuple(
+            sum(score * part.n for score, part in zip(scores, parts, strict=True)) / n
+            for scores in zip(*(part.repeats for part in parts), strict=True)
+        ),
     )
+
+
+def _joined_thinking(parts: Sequence[TaskScore]) -> Thinking | None:
+    known = [(part.thinking, part.n) for part in parts if part.thinking is not None]
+    return Thinking.joined(known) if len(known) == len(parts) else None

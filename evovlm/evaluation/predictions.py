@@ -58,6 +58,7 @@ def _row(scored: ScoredTask, answer: Answer) -> Mapping[str, object]:
         "ungated": answer.ungated,
         "japanese": answer.japanese,
         "unscored": answer.unscored,
+        **({"repeat": answer.repeat} if answer.repeat else {}),
     }
 
 
@@ -76,6 +77,7 @@ def _answer(row: JsonObject) -> Answer:
         japanese=row.flag("japanese"),
         extracted=row.optional_text("extracted"),
         unscored=row.optional_text("unscored"),
+        repeat=row.count("repeat") if "repeat" in row.values else 0,
     )
 
 
@@ -101,12 +103,16 @@ _USUAL: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """One saved answer: its location, the task that it names (None if it does not), its sample and its text."""
+    """One saved answer: its location, the task that it names (None if it does not), its sample and its text.
+
+    `repeat` counts the answers to the same sample, from 0.
+    """
 
     where: str
     task: str | None
     sample: Sample
     text: str
+    repeat: int = 0
 
 
 def read_predictions(
@@ -128,9 +134,31 @@ def read_predictions(
     predictions = tuple(
         _prediction(row, found, number=number, folder=path.parent) for number, row in enumerate(rows, start=1)
     )
-    for task in {each.task for each in predictions}:
-        check_samples(tuple(each.sample for each in predictions if each.task == task), where=str(path))
-    return predictions
+    return tuple(
+        each
+        for task in dict.fromkeys(each.task for each in predictions)
+        for each in _of_task([each for each in predictions if each.task == task], where=str(path))
+    )
+
+
+def _of_task(predictions: Sequence[Prediction], *, where: str) -> list[Prediction]:
+    """Return the predictions of a task, the answers to one sample in a row.
+
+    Raises TaskError for a sample that occurs twice, or has other repeats than the first one.
+    """
+    by_repeat: dict[int, list[Prediction]] = {}
+    for each in predictions:
+        by_repeat.setdefault(each.repeat, []).append(each)
+    for rows in by_repeat.values():
+        check_samples(tuple(each.sample for each in rows), where=where)
+    order = {each.sample.id: place for place, each in enumerate(by_repeat[min(by_repeat)])}
+    if sorted(by_repeat) != list(range(len(by_repeat))) or any(
+        {each.sample.id for each in rows} != order.keys() for rows in by_repeat.values()
+    ):
+        raise TaskError(
+            f"{where}: samples have different numbers of answers (`repeat`). Give all answers to each sample."
+        )
+    return sorted(predictions, key=lambda each: (order[each.sample.id], each.repeat))
 
 
 # What a line of the harness's samples_*.jsonl holds, whatever its task.
@@ -241,7 +269,14 @@ def _prediction(row: Row, columns: Columns, *, number: int, folder: Path) -> Pre
     text = _texts(cell(columns.prediction), where=where)
     if len(text) != 1:
         raise TaskError(f"{where}: should hold one prediction in '{columns.prediction}', but holds {len(text)}.")
-    return Prediction(where=where, task=task if isinstance(task, str) else None, sample=sample, text=text[0])
+    repeat = str(cells.get("repeat") or 0)
+    return Prediction(
+        where=where,
+        task=task if isinstance(task, str) else None,
+        sample=sample,
+        text=text[0],
+        repeat=int(repeat) if repeat.isdecimal() else 0,
+    )
 
 
 def _text_or_none(cell: Any) -> str | None:

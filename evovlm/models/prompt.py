@@ -49,7 +49,7 @@ class Prompt:
     `extra` holds inputs that only the family's own forward pass understands, by their names there, shape (length,): a
     prompt with such inputs is answered by `generate_stock`. `own` makes all inputs of the model's own forward pass, for
     a family whose pictures only that understands; such a prompt has no features. `thought` is the tag with which the
-    prompt begins the answer, such as <think>: it belongs to the answer's text.
+    prompt begins the answer, such as <think>: it belongs to the answer's text. `draw` is the key of the answer's draws.
     """
 
     ids: Tensor
@@ -58,6 +58,7 @@ class Prompt:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     own: Callable[[], Mapping[str, Tensor]] | None = None
     thought: str = ""
+    draw: int = 0
 
 
 def context_tokens(loaded: LoadedModel) -> int | None:

@@ -128,10 +128,11 @@ def _savings(run: Run) -> Savings | None:
 
 def _goals(run: Run) -> Goals | None:
     """Return the trade-off of several goals, if all candidates were scored on the same samples."""
-    if run.objective is None or len(run.objective.tasks) < 2 or run.config.batch is not None:
+    if run.objective is None or len(run.objective.all_goals) < 2 or run.config.batch is not None:
         return None
-    names = run.objective.tasks
-    points = run.front(names)
+    goals = run.objective.all_goals
+    names = tuple(map(str, goals))
+    points = run.front(goals)
     if not points:
         return None
     on_it = {point.entry.index for point in points}
@@ -146,7 +147,7 @@ def _goals(run: Run) -> Goals | None:
         ),
         knee=knee(rows),
         others=tuple(
-            tuple(evaluation.scores[name].score for name in names)
+            tuple(goal.value(evaluation.scores) for goal in goals)
             for index, evaluation in evaluated
             if index not in on_it and evaluation.n_samples == most
         ),

@@ -66,7 +66,7 @@ class Rescored:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrontPoint:
-    """A candidate on the Pareto front, with its score on each goal, by task."""
+    """A candidate on the Pareto front, with its value of each goal, by the goal's name."""
 
     entry: Entry
     goals: Mapping[str, float]

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from evovlm.errors import ConfigError, RunError, RunMismatch
-from evovlm.evaluation.objective import Constraint, Objective
+from evovlm.evaluation.objective import Constraint, Goal, Objective
 from evovlm.foreign_json import read_json
 from evovlm.recipes.kinds import PS, Recipe, Template
 from evovlm.recipes.model_ref import ModelRef
@@ -164,10 +164,14 @@ class Run:
 
     @property
     def goals(self) -> tuple[str, ...]:
-        """The tasks whose trade-off is searched for; empty if the search has a single goal."""
+        """The names of the goals whose trade-off is searched for; empty if the search has a single goal."""
+        return tuple(map(str, self._goals))
+
+    @property
+    def _goals(self) -> tuple[Goal, ...]:
         if not self.config.objective.pareto or self.objective is None:
             return ()
-        return self.objective.tasks
+        return self.objective.all_goals
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -304,16 +308,16 @@ class Run:
 
     # One candidate out of many
 
-    def front(self, goals: tuple[str, ...] | None = None) -> tuple[FrontPoint, ...]:
-        """Return the Pareto front over tasks (None: the search's goals), the best in the first of them first.
+    def front(self, goals: tuple[Goal, ...] | None = None) -> tuple[FrontPoint, ...]:
+        """Return the Pareto front over goals (None: the search's), the best in the first of them first.
 
         Candidates that violate a constraint are left out, and those that were scored on fewer samples than others. Of
         candidates with the same recipe, the first counts. Empty in a search without goals.
         """
-        names = self.goals if goals is None else goals
+        sought = self._goals if goals is None else goals
         points = [
-            FrontPoint(entry=entry, goals={name: entry.evaluation.scores[name].score for name in names})
-            for entry in (self._comparable() if names else ())
+            FrontPoint(entry=entry, goals={str(goal): goal.value(entry.evaluation.scores) for goal in sought})
+            for entry in (self._comparable() if sought else ())
             if entry.evaluation
         ]
         chosen = [points[index] for index in pareto.front([tuple(point.goals.values()) for point in points])]
@@ -369,7 +373,7 @@ class Run:
         if name not in self.objective.weights:
             hint = did_you_mean(name, self.objective.weights)
             raise ConfigError(f"--pick {wanted}: {self.folder} does not score this task{hint}")
-        best = _fittest_first(point.entry for point in self.front((name,)))
+        best = _fittest_first(point.entry for point in self.front((Goal(task=name),)))
         if not best:
             raise RunError(f"--pick {wanted}: every candidate of {self.folder} violates a constraint.")
         return best[0]

@@ -1,7 +1,8 @@
 """Answers to many prompts at once.
 
 Greedy decoding, with or without a repetition penalty, is our own loop (continuous batching over slots) and gives the
-same tokens as `model.generate(do_sample=False)` for each prompt; beam search uses `model.generate` itself.
+same tokens as `model.generate(do_sample=False)` for each prompt; it also draws answers at a temperature. Beam search
+uses `model.generate` itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from transformers import TextStreamer
 
 from evovlm.models.chat import special_tokens, thought_marks
+from evovlm.models.decoding.draws import Draw
 from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.decoding.stock import DecodingSettings, generate_stock
 from evovlm.models.loading import LoadedModel
@@ -56,6 +58,7 @@ def generate(
             max_new_tokens=decoding.max_new_tokens,
             stop_ids=stop_ids,
             penalty=decoding.repetition_penalty,
+            draw=Draw.of(decoding),
             is_over=_finds_stop(loaded, decoding.stop, marks=marks, opened=opened) if decoding.stop else None,
             on_answers=on_answers,
         )

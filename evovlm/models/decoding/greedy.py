@@ -7,7 +7,7 @@ model on a CPU decodes in several streams of one thread each.
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from heapq import heappop, heappush
 from threading import Lock
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.models.backbone import Backbone
+from evovlm.models.decoding.draws import Draw
 from evovlm.models.decoding.packed import packed_attention
 from evovlm.models.decoding.runner import Runner
 from evovlm.models.decoding.slots import answer_limits, most_tokens, shape_of, slots_at_once
@@ -120,21 +121,24 @@ def generate_greedy(
     max_new_tokens: int,
     stop_ids: Collection[int],
     penalty: float = 1.0,
+    draw: Draw | None = None,
     is_over: Callable[[list[int]], bool] | None = None,
     limits: Sequence[int] | None = None,
     on_answers: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Return the tokens that follow each prompt, without the stop token, at most `max_new_tokens` of them.
 
-    `penalty` above 1 makes tokens less likely that occur in the prompt or the answer. `is_over` is called every few
-    tokens and returns whether an answer is complete. `limits` shortens single answers, and the model's context limits
-    all of them. `on_answers` is called with the number of finished answers and their total number of tokens, by any
-    thread but never by two at once. Raises FloatingPointError when the model's logits are not finite.
+    `penalty` above 1 makes tokens less likely that occur in the prompt or the answer. `draw` says how tokens are drawn
+    (None: the likeliest are taken). `is_over` is called every few tokens and returns whether an answer is complete.
+    `limits` shortens single answers, and the model's context limits all of them. `on_answers` is called with the number
+    of finished answers and their total number of tokens, by any thread but never by two at once. Raises
+    FloatingPointError when the model's logits are not finite.
     """
     backbone = Backbone.of(loaded)
     unsupported = loaded.is_spread or any(prompt.extra or prompt.own for prompt in prompts)
     if not prompts or unsupported or not packs_exactly(backbone):
-        plain = Greedy(max_new_tokens=max_new_tokens, repetition_penalty=penalty)
+        drawn = {} if draw is None else asdict(draw)
+        plain = Greedy(max_new_tokens=max_new_tokens, repetition_penalty=penalty, **drawn)
         return generate_stock(loaded, prompts, decoding=plain, stop_ids=stop_ids, on_answers=on_answers)
     fitting = answer_limits(loaded, prompts, max_new_tokens=max_new_tokens)
     limits = fitting if limits is None else [min(each) for each in zip(limits, fitting, strict=True)]
@@ -145,6 +149,7 @@ def generate_greedy(
         ending=Ending(stop_ids=frozenset(stop_ids), is_over=is_over),
         limits=limits,
         penalty=penalty,
+        draw=draw,
     )
     answers = _Answers(on_answers=on_answers)
     _decode_within_memory(request, answers)
@@ -161,6 +166,7 @@ class _Request:
     ending: Ending
     limits: Sequence[int]
     penalty: float
+    draw: Draw | None
 
 
 def _decode_within_memory(request: _Request, answers: _Answers) -> None:
@@ -221,6 +227,7 @@ def _decode_stream(
         image_token=request.image_token,
         shared=shared,
         penalty=request.penalty,
+        draw=request.draw,
     )
     own = {number: request.prompts[number] for number in numbers}
     for number, answer in decode(runner, own, ending=request.ending, limits=request.limits):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from evovlm.models.backbone import Backbone
+from evovlm.models.decoding.draws import Draw, Draws
 from evovlm.models.decoding.packed import Entering, Pass, forward
 from evovlm.models.decoding.slots import Continuing, Shape, Slots
 from evovlm.models.prompt import Prompt, prefill_inputs
@@ -47,7 +48,8 @@ class Runner:
     """A backbone with `n_slots` slots, for prompts that all begin with the tokens `shared`; not safe for threads.
 
     Passes have at least `least_rows` rows, with rows whose results are not used where needed. `penalty` above 1 makes
-    tokens less likely that occur in the prompt or the answer.
+    tokens less likely that occur in the prompt or the answer. `draw` says how tokens are drawn (None: the likeliest are
+    taken).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Runner:
         image_token: int | None = None,
         shared: Tensor = NOTHING_SHARED,
         penalty: float = 1.0,
+        draw: Draw | None = None,
     ) -> None:
         self.n_slots = n_slots
         is_cpu = backbone.device.type == "cpu"
@@ -73,6 +76,7 @@ class Runner:
         self._penalty = penalty
         # One more slot holds the shared beginning.
         self._slots = Slots(shape, n=n_slots + 1, capacity=capacity)
+        self._draws = None if draw is None else Draws(draw, n_slots=n_slots, device=backbone.device)
         n_tokens = _n_logits(backbone) if penalty != 1.0 else 0
         # Which tokens each slot has seen.
         self._seen = torch.zeros(n_slots, n_tokens, dtype=torch.bool, device=backbone.device)
@@ -117,21 +121,24 @@ class Runner:
         return torch.cat([tokens[: len(batch.ends)], finite[None].long()])
 
     def _likeliest(self, states: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the likeliest next token for each slot's state (recorded as seen), and whether logits are finite."""
+        """Return the next token for each slot's state (recorded as seen), and whether logits are finite."""
         logits = self._backbone.head(states)
         if self._penalty != 1.0:
             seen = self._seen[slots]
             # As transformers' RepetitionPenaltyLogitsProcessor (Keskar et al. 2019, section 4.1).
             lessened = torch.where(logits < 0, logits * self._penalty, logits / self._penalty)
             logits = torch.where(seen, lessened, logits)
-        tokens = logits.argmax(-1)
-        # argmax treats NaN as the largest, so checking the chosen logits finds every NaN and +inf.
-        finite = torch.isfinite(logits.gather(1, tokens[:, None])).all()
+        # amax treats NaN as the largest, so checking the largest logits finds every NaN and +inf.
+        finite = torch.isfinite(logits.amax(-1)).all()
+        tokens = logits.argmax(-1) if self._draws is None else self._draws.tokens(logits, slots)
         if self._penalty != 1.0:
             self._seen[slots] = seen.scatter(1, tokens[:, None], True)
         return tokens, finite
 
     def _note_prompts(self, entering: Mapping[int, Prompt]) -> None:
+        if self._draws is not None:
+            for slot, prompt in entering.items():
+                self._draws.enter(slot, prompt.draw)
         if self._penalty == 1.0:
             return
         for slot, prompt in entering.items():

@@ -14,6 +14,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.models.backbone import Backbone
+from evovlm.models.decoding.draws import Draw, uniform
 from evovlm.models.decoding.slots import answer_limits, most_tokens, slots_at_once
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.image_features import by_layer, family_of, placed
@@ -21,7 +22,7 @@ from evovlm.models.prompt import Prompt, embed, left_padded, left_padded_positio
 
 
 class DecodingSettings(Protocol):
-    """How answers are decoded: greedily where `beams` is 1 and `repetition_penalty` is 1."""
+    """How answers are decoded: greedily where `beams` and `repetition_penalty` are 1 and `temperature` is 0."""
 
     @property
     def max_new_tokens(self) -> int: ...
@@ -31,16 +32,25 @@ class DecodingSettings(Protocol):
     def repetition_penalty(self) -> float: ...
     @property
     def stop(self) -> tuple[str, ...]: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def top_k(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Greedy:
-    """Greedy decoding without stop strings."""
+    """Decoding of single tokens, the likeliest or drawn ones, without stop strings."""
 
     max_new_tokens: int
     beams: int = 1
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
 
 
 @torch.inference_mode()
@@ -53,7 +63,7 @@ def generate_stock(
     streamer: Any = None,
     on_answers: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
-    """Return the tokens that transformers' own `generate` answers to each prompt, without the stop token or sampling.
+    """Return the tokens that transformers' own `generate` answers to each prompt, without the stop token.
 
     Answers end at the model's context. `on_answers` is called after each batch with the number of answers and their
     total number of tokens. Raises FloatingPointError when the model's logits are not finite.
@@ -135,6 +145,11 @@ def _generate(
     streamer: Any,
 ) -> list[list[int]]:
     inputs = stock_inputs(loaded, prompts)
+    processors: list[Any] = [_refuse_nan]
+    draw = Draw.of(decoding)
+    if draw is not None:
+        keys = torch.tensor([prompt.draw for prompt in prompts], device=inputs["input_ids"].device)
+        processors.append(_Drawn(draw, keys=keys, n_prompt=inputs["input_ids"].shape[1]))
     found = loaded.model.generate(
         **inputs,
         do_sample=False,
@@ -143,7 +158,7 @@ def _generate(
         max_new_tokens=limit,
         pad_token_id=loaded.tokenizer.pad_token_id,
         eos_token_id=sorted(stop_ids),
-        logits_processor=[_refuse_nan],
+        logits_processor=processors,
         streamer=streamer,
     )
     rows: list[list[int]] = found[:, inputs["input_ids"].shape[1] :].tolist()
@@ -154,6 +169,18 @@ def _refuse_nan(_ids: Tensor, scores: Tensor) -> Tensor:
     if bool(torch.isnan(scores).any()):
         raise FloatingPointError("the model's logits are not finite")
     return scores
+
+
+class _Drawn:
+    """Leaves of each row's scores only that of the drawn token; the likeliest token is then the drawn one."""
+
+    def __init__(self, draw: Draw, *, keys: Tensor, n_prompt: int) -> None:
+        self._draw, self._keys, self._n_prompt = draw, keys, n_prompt
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        positions = torch.full_like(self._keys, ids.shape[1] - self._n_prompt)
+        tokens = self._draw.tokens(scores, uniform(self._keys, positions))
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
 
 def _batches(prompts: Sequence[Prompt], limits: Sequence[int], *, rows_at_once: int) -> list[list[int]]:

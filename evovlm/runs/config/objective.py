@@ -5,23 +5,26 @@ objective:
   constraints:
     - {task: word_problems_ja, measure: japanese, at_least: 0.95}
     - {task: word_problems_en, not_below: math, by: 0.05}      # of what the source `math` itself scores
+    - {task: word_problems_ja, measure: tokens, at_most: 400}  # of an answer, in the mean
   pareto: true                                                 # the result includes the non-dominated candidates
+  goals:                                                       # further ones: what is saved of 400 tokens
+    - {task: word_problems_ja, measure: thought_tokens, at_most: 400}
 
 The fitness of a candidate that violates a constraint is minus its total violation: below every feasible candidate. A
 task of weight 0 is scored for a constraint, or to be looked at; it is not a goal.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from evovlm.errors import ConfigError
-from evovlm.evaluation.objective import Combine, Constraint, Measure, Objective
+from evovlm.evaluation.objective import LENGTHS, THINKING, Combine, Constraint, Goal, Measure, Objective
 from evovlm.recipes.documents import Document
 from evovlm.recipes.problems import did_you_mean
-from evovlm.runs.config.sections import RacingSection, TaskSection, task_of
+from evovlm.runs.config.sections import MOST, RacingSection, TaskSection, task_of
 from evovlm.runs.folder.entries import Parent
 from evovlm.runs.samples import INFORMATIVE
 from evovlm.tasks.catalogue import get_task
@@ -41,18 +44,46 @@ class _Merge(Protocol):
         ...
 
 
+class GoalSection(Document):
+    """One of `goals:`: a task's measure; of a length, what is saved of `at_most`."""
+
+    task: str
+    measure: Measure = "score"
+    at_most: float | None = Field(default=None, gt=0, le=MOST)
+
+    @model_validator(mode="after")
+    def _has_its_bound(self) -> Self:
+        if (self.measure in LENGTHS) != (self.at_most is not None):
+            raise PydanticCustomError(
+                "goal", "lengths (tokens, thought_tokens) need at_most, and no other measure does"
+            )
+        return self
+
+
 class ConstraintSection(Document):
-    """One of `constraints:`: a task's measure is `at_least` a number, or at most `by` below that of `not_below`."""
+    """One of `constraints:`: a task's measure is `at_least` a number, or at most `by` below that of `not_below`.
+
+    A length is `at_most` a number.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"at_most"})
 
     task: str
     measure: Measure = "score"
     at_least: float | None = Field(default=None, ge=0, le=1)
     not_below: str | None = None
     by: float = Field(default=0.0, ge=0, le=1)
+    at_most: float | None = Field(default=None, gt=0, le=MOST)
 
     @model_validator(mode="after")
     def _has_one_bound(self) -> Self:
-        if (self.at_least is None) == (self.not_below is None):
+        if self.measure in LENGTHS and (self.at_most is None or self.at_least is not None or self.not_below):
+            raise PydanticCustomError(
+                "constraint", "{measure} needs at_most (a number) alone", {"measure": self.measure}
+            )
+        if self.measure not in LENGTHS and self.at_most is not None:
+            raise PydanticCustomError("constraint", "at_most: bounds tokens and thought_tokens only; write at_least")
+        if self.at_most is None and (self.at_least is None) == (self.not_below is None):
             raise PydanticCustomError("constraint", "needs one of at_least (a number) and not_below (a source's name)")
         if self.not_below is None and self.by:
             raise PydanticCustomError("constraint", "by: says how far below a source is allowed; set not_below")
@@ -67,9 +98,12 @@ class ConstraintSection(Document):
 class ObjectiveSection(Document):
     """The whole of `objective:`."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"goals"})
+
     combine: Combine = "mean"
     constraints: list[ConstraintSection] = Field(default=[])
     pareto: bool = False
+    goals: list[GoalSection] = Field(default=[])
 
     def check(self, info: ValidationInfo) -> None:
         """Raise what pydantic collects where the section does not suit the rest of the config, in `info` so far."""
@@ -79,8 +113,12 @@ class ObjectiveSection(Document):
         goals = [task for task in tasks if task.weight > 0]
         if self.combine == "worst" and len({task.weight for task in goals}) > 1:
             raise _at(("combine",), "worst takes the lowest score, whatever the weights: give 1 or 0", self.combine)
-        if self.pareto and len(goals) < 2:
-            raise _at(("pareto",), "trades several tasks off; name two or more with a weight above 0", self.pareto)
+        if self.pareto and len(goals) + len(self.goals) < 2:
+            raise _at(
+                ("pareto",), "trades several tasks off; name two or more with a weight above 0, or `goals`", self.pareto
+            )
+        if self.goals and not self.pareto:
+            raise _at(("goals",), "are those of a front; set `pareto: true`", self.goals)
         others = next((key for key in ("racing", "batch") if info.data.get(key) is not None), None)
         if self.pareto and others:
             reason = f"not all candidates are scored on the same samples (`{others}`), and a front compares them all"
@@ -91,14 +129,20 @@ class ObjectiveSection(Document):
         is_known = not any(task is None and is_own_task(name) for name, task in found.items())
         merge: _Merge | None = info.data.get("merge")
         sources = None if merge is None else merge.source_names
-        for index, constraint in enumerate(self.constraints):
-            if constraint.task not in names and is_known:
+        of_tasks: list[ConstraintSection | GoalSection] = [*self.constraints, *self.goals]
+        for number, each in enumerate(of_tasks):
+            n_before = len(self.constraints)
+            place = ("constraints", number) if number < n_before else ("goals", number - n_before)
+            if each.task not in names and is_known:
                 raise _at(
-                    ("constraints", index, "task"),
+                    (*place, "task"),
                     "is not scored; name it among the tasks (with weight 0, if it is not a goal)"
-                    + did_you_mean(constraint.task, names),
-                    constraint.task,
+                    + did_you_mean(each.task, names),
+                    each.task,
                 )
+            if each.measure in THINKING and is_harness_name(each.task):
+                raise _at((*place, "measure"), "is not known of a task of the harness", each.measure)
+        for index, constraint in enumerate(self.constraints):
             if sources is not None and constraint.not_below is not None and constraint.not_below not in sources:
                 hint = did_you_mean(constraint.not_below, sources)
                 raise _at(
@@ -115,7 +159,14 @@ class ObjectiveSection(Document):
     def renamed(self, names: Mapping[str, str]) -> Self:
         """Return the same with other names of tasks."""
         constraints = [each.model_copy(update={"task": names.get(each.task, each.task)}) for each in self.constraints]
-        return self.model_copy(update={"constraints": constraints})
+        goals = [each.model_copy(update={"task": names.get(each.task, each.task)}) for each in self.goals]
+        return self.model_copy(update={"constraints": constraints, "goals": goals})
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """The tasks whose lengths of answers are measured."""
+        bounded = {each.task for each in self.constraints if each.measure in THINKING}
+        return frozenset(bounded | {each.task for each in self.goals if each.measure in THINKING})
 
     @property
     def parents(self) -> Mapping[str, tuple[str, ...]]:
@@ -132,7 +183,10 @@ class ObjectiveSection(Document):
         Raises ConfigError when a parent's score is not among `parents`.
         """
         constraints = tuple(_constraint(each, parents) for each in self.constraints)
-        return Objective(weights=weights, combine=self.combine, constraints=constraints, pareto=self.pareto)
+        further = tuple(Goal(task=each.task, measure=each.measure, at_most=each.at_most) for each in self.goals)
+        return Objective(
+            weights=weights, combine=self.combine, constraints=constraints, pareto=self.pareto, further=further
+        )
 
 
 def result_name(name: str) -> str:
@@ -141,6 +195,8 @@ def result_name(name: str) -> str:
 
 
 def _constraint(section: ConstraintSection, parents: Parents) -> Constraint:
+    if section.at_most is not None:
+        return Constraint(task=section.task, measure=section.measure, at_most=section.at_most)
     if section.not_below is None:
         return Constraint(task=section.task, measure=section.measure, at_least=section.at_least or 0.0)
     parent = parents.get(section.not_below)

@@ -318,6 +318,7 @@ class SearchConfig(ExecutionConfig):
         """
         counted = None if folder is None else folder / CALLS_FILE
         judge = None if self.judge is None else self.judge.choice(budget=self.judge_calls, calls_file=counted)
+        measured = self.objective.measured
         return tuple(
             TaskChoice(
                 name=task.name,
@@ -325,6 +326,7 @@ class SearchConfig(ExecutionConfig):
                 limit=task.limit,
                 weight=task.weight,
                 data=Path(task.data) if task.data is not None else None,
+                thinking="always" if task.reasoning or measured & {task.name, result_name(task.name)} else "never",
                 **task.settings,
             )
             for task in self.tasks

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evovlm.foreign_json import JsonObject
-from evovlm.recipes.candidate import Evaluation, Failure, Genome, Outcome, TaskScore
+from evovlm.recipes.candidate import Evaluation, Failure, Genome, Outcome, TaskScore, Thinking
 from evovlm.recipes.low_score import LowScore
 
 KINDS = ("candidate", "part", "rescored", "snapshot", "mean")
@@ -169,15 +169,18 @@ def _scores_of(row: JsonObject) -> Mapping[str, TaskScore]:
 
 def _score_of(row: JsonObject) -> TaskScore:
     n = row.count("n", low=1)
+    repeats = row.numbers("repeats", low=0, high=1) if "repeats" in row.values else ()
     score = TaskScore(
         score=row.number("score", low=0, high=1),
         ungated=row.number("ungated", low=0, high=1),
         japanese=row.number("japanese", low=0, high=1),
         n=n,
-        unscored=row.count("unscored", high=n),
+        unscored=row.count("unscored", high=n * max(1, len(repeats))),
         per_sample=row.numbers("per_sample", low=0, high=1),
         rows=row.counts("rows") if "rows" in row.values else None,
         low=LowScore.of(row.inside("low")) if "low" in row.values else None,
+        thinking=Thinking.of(row.inside("thinking")) if "thinking" in row.values else None,
+        repeats=repeats,
     )
     for key, count in (("per_sample", len(score.per_sample)), ("rows", n if score.rows is None else len(score.rows))):
         if count != n:

@@ -17,6 +17,7 @@ from evovlm.evaluation.predictions import parse_answers, prediction_lines
 from evovlm.files import explained, read_foreign, write_file
 from evovlm.foreign_json import LIMIT_BYTES, JsonObject, parse_json, read_json
 from evovlm.json_lines import append_row, repaired_lines
+from evovlm.recipes.candidate import Thinking
 from evovlm.recipes.low_score import LowScore
 from evovlm.runs.folder.layout import changed_keys, holds_nothing, locked
 from evovlm.tasks.metrics.scoring import Scoring
@@ -99,6 +100,7 @@ class SavedScores:
             "seconds": dict(scored.seconds),
             **({"absent": dict(scored.absent)} if scored.absent else {}),
             **({"low": scored.low.as_row()} if scored.low is not None else {}),
+            **({"thinking": scored.thinking.figures()} if scored.thinking is not None else {}),
         }
         self._write()
         batches = self._batches_file(model, task)
@@ -122,13 +124,15 @@ class SavedScores:
                 answers=parse_answers(text, where=str(file)),
                 absent=_absent(recorded),
                 low=LowScore.of(recorded.inside("low")) if "low" in recorded.values else None,
+                thinking=Thinking.of(recorded.inside("thinking")) if "thinking" in recorded.values else None,
                 tokens=recorded.count("tokens"),
                 seconds={stage: seconds.number(stage, low=0) for stage in seconds.values},
             )
         except (OSError, ValueError) as error:
             raise RunMismatch(f"{file}: was changed ({error}). Score into a new folder.") from error
-        if len(scored.answers) != n:
-            raise RunMismatch(f"{file}: holds {len(scored.answers)} predictions of {n}. Score into a new folder.")
+        times = 1 + max((answer.repeat for answer in scored.answers), default=0)
+        if [answer.repeat for answer in scored.answers] != list(range(times)) * n or len(scored.by_id) != n:
+            raise RunMismatch(f"{file}: holds predictions of {len(scored.by_id)} of {n}. Score into a new folder.")
         return scored
 
     def finish(self, scores: Mapping[str, object]) -> None:

@@ -86,7 +86,7 @@ class Answer:
     `ungated` is the score in any language; `japanese` whether the answer is Japanese, or need not be because no
     reference is; `extracted` the part that the metric read, if it reads one. `unscored` says why there is nothing to
     score (no answer found in the text, or the model gave none); such an answer scores 0 and is counted separately from
-    wrong ones.
+    wrong ones. `repeat` counts the answers to the same sample, from 0.
     """
 
     sample: Sample
@@ -96,6 +96,7 @@ class Answer:
     japanese: bool
     extracted: str | None = None
     unscored: str | None = None
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
