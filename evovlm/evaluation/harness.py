@@ -1,12 +1,13 @@
 """Tasks of EleutherAI's lm-evaluation-harness (the extra `lm-eval`), asked of our loaded models.
 
-    lm_eval:gsm8k                                   a task that the harness ships, its first metric and filter
+    lm_eval:gsm8k                                   a task that the harness ships, its first metric, its usual filter
     lm_eval:gsm8k#exact_match,flexible-extract      with this metric and filter
     lm_eval:my-task.yaml#acc                        a task file of the harness
 
-Prompts, examples, filters and metrics are the harness's own; only the model is ours. A task file is a program: its
-templates and functions run, and only where the user allowed it (foreign_code.py). The tasks that the harness ships are
-code that the user installed.
+Prompts, examples, filters and metrics are the harness's own; only the model is ours. As in its command line, prompts
+can go through the model's chat template, with a system message, and a thought can be cut off. A task file is a program:
+its templates and functions run, and only where the user allowed it (foreign_code.py). The tasks that the harness ships
+are code that the user installed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +27,11 @@ from evovlm.errors import TaskError
 from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches
 from evovlm.foreign_code import ForeignCode, require_allowed
+from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.harness_name import HARNESS, HarnessName
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.scoring import Answer
+from evovlm.tasks.prompts import CHAT, ChatSettings
 from evovlm.tasks.sample import Sample, Split
 
 if TYPE_CHECKING:
@@ -41,13 +45,20 @@ _EXAMPLES_SEED = 1234
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HarnessTask:
-    """A task of the harness with its requests built from one split; `metric` and `filter_name` select its score."""
+    """A task of the harness with its requests built from one split; `metric` and `filter_name` select its score.
+
+    With `chat`, prompts go through the model's chat template. `decoding` changes the task's own. What is before the
+    last `think_end` in a text is not scored.
+    """
 
     name: str
     metric: str
     filter_name: str
     limit: int | None
     task: Any
+    chat: ChatSettings | None = None
+    decoding: DecodingChanges | None = None
+    think_end: str | None = None
     allow_code: bool = False
 
     @classmethod
@@ -61,12 +72,7 @@ class HarnessTask:
         no test documents. The search split is another one: the validation documents, else the training documents; none
         of them is reported.
         """
-        own = (choice.data, choice.decoding, choice.prompt, choice.chat)
-        scoring = (choice.metric, choice.extractor, choice.gate, choice.reasoning)
-        if any(each is not None for each in (*own, *scoring)):
-            raise TaskError(
-                f"{choice.name}: a harness task has its own data, decoding, prompt and scoring; leave yours out."
-            )
+        _check_choice(choice)
         wanted = HarnessName.parse(choice.name)
         with _refused_scripts(choice.name, allow_code=allow_code):
             task = _load_task(wanted, allow_code=allow_code)
@@ -75,14 +81,15 @@ class HarnessTask:
             opened = cls(
                 name=choice.name,
                 metric=_chosen_metric(task, wanted.metric, name=choice.name),
-                filter_name=_chosen(
-                    wanted.filter_name, [each.name for each in task._filters], what="filter", name=choice.name
-                ),
+                filter_name=_chosen_filter(task, wanted.filter_name, name=choice.name),
                 limit=choice.limit,
                 task=task,
+                chat=ChatSettings() if choice.chat is None and choice.prompt == CHAT else choice.chat,
+                decoding=choice.decoding,
+                think_end=_think_end(choice),
                 allow_code=allow_code,
             )
-            opened._build_requests()
+            opened.build_requests()
         return opened
 
     @property
@@ -94,24 +101,34 @@ class HarnessTask:
     def fingerprint(self) -> str:
         """A hash of every request, and of how the task is scored."""
         parts = [self.measured, str(self.task.VERSION), [repr(each.args) for each in self.task.instances]]
+        asked = (self.chat, self.decoding, self.think_end)
+        parts += [[repr(each) for each in asked]] if any(each is not None for each in asked) else []
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
     def prepare(self, loaded: LoadedModel, *, store: FeatureStore | None = None) -> PreparedHarnessTask:  # noqa: ARG002
         """Return the task for a model. Raises TaskError for one whose documents hold pictures or sounds."""
         if getattr(self.task, "MULTIMODAL", False):
             raise TaskError(f"{self.name}: its documents contain pictures or sounds. Name a harness task of text only.")
-        from evovlm.evaluation.harness_model import Encoder
+        from evovlm.evaluation.harness_model import Encoder, chat_text
 
+        if self.chat is not None:
+            # The harness's command line, too, makes each example a turn of its own.
+            self.build_requests(
+                apply_chat_template=True,
+                fewshot_as_multiturn=True,
+                chat_template=partial(chat_text, loaded, self.chat),
+                system_instruction=self.chat.system,
+            )
         return PreparedHarnessTask(opened=self, encoder=Encoder.of(loaded))
 
-    def _build_requests(self) -> None:
-        """Build the requests as the harness does, but only once: they do not depend on the model."""
+    def build_requests(self, **chat: object) -> None:
+        """Build the requests as the harness does, but only once: the same ones for all candidates of a search."""
         if self.task.get_config("num_fewshot") is None:
             self.task.set_config(key="num_fewshot", value=0)
         self.task.set_fewshot_seed(seed=_EXAMPLES_SEED)
         # The progress bar of this step cannot be switched off.
         with redirect_stderr(io.StringIO()):
-            self.task.build_all_requests(limit=self.limit, rank=0, world_size=1)
+            type(self.task).build_all_requests(self.task, limit=self.limit, rank=0, world_size=1, **chat)
 
         def forget_answers(**_: object) -> None:
             for instance in self.task.instances:
@@ -152,7 +169,13 @@ class PreparedHarnessTask:
         from evovlm.evaluation.harness_model import HarnessModel
 
         batches = batches or Batches(device=loaded.device)
-        model = HarnessModel(loaded, encoder=self.encoder, batches=batches)
+        model = HarnessModel(
+            loaded,
+            encoder=self.encoder,
+            batches=batches,
+            changes=self.opened.decoding,
+            think_end=self.opened.think_end,
+        )
         task = self.opened.task
         with _refused_scripts(self.name, allow_code=self.opened.allow_code):
             found = evaluate(
@@ -222,6 +245,39 @@ def _refused_scripts(name: str, *, allow_code: bool) -> Iterator[None]:
         library.evaluation_module_factory = before
         # The task may have caught the refusal and raised something else.
         require_allowed(refused, allow_code=False)
+
+
+def _check_choice(choice: TaskChoice) -> None:
+    """Raise TaskError for a choice of what a task of the harness says itself."""
+    prompt = None if choice.prompt == CHAT else choice.prompt
+    own = (choice.data, choice.metric, choice.extractor, choice.gate, prompt)
+    if any(each is not None for each in own):
+        raise TaskError(
+            f"{choice.name}: a harness task has its own data, prompt and scoring; leave yours out. Of prompts, only "
+            f"`{CHAT}` can be chosen."
+        )
+    changes = choice.decoding
+    if changes is not None and (changes.like is not None or changes.repeats is not None):
+        raise TaskError(
+            f"{choice.name}: a harness task has its own decoding and repeats. Name what to change of its decoding, for "
+            "example max_new_tokens."
+        )
+
+
+def _think_end(choice: TaskChoice) -> str | None:
+    """Return the text or the token's number that ends a thought. Raises TaskError for a setting without one."""
+    match choice.reasoning:
+        case None | "auto" | "none":
+            return None
+        case "think":
+            return "</think>"
+        case (_, end):
+            return end
+        case other:
+            raise TaskError(
+                f"{choice.name}: the harness needs the text that ends a thought, and reasoning is '{other}'. Name it: "
+                "--think-end-token, or a pair in `reasoning`."
+            )
 
 
 def _said(row: Mapping[str, Any]) -> str:
@@ -316,6 +372,18 @@ def _chosen_metric(task: Any, wanted: str, *, name: str) -> str:
             f"    Choose another: lm_eval:NAME#METRIC with one of {', '.join(task.aggregation())}."
         )
     return metric
+
+
+_LENIENT = "flexible-extract"
+
+
+def _chosen_filter(task: Any, wanted: str, *, name: str) -> str:
+    """Return the filter of that name, or the usual one: the lenient of those that read an answer, else the first.
+
+    A strict filter scores only answers in the form of the few-shot examples.
+    """
+    known = [each.name for each in task._filters]
+    return _chosen(wanted or (_LENIENT if _LENIENT in known else ""), known, what="filter", name=name)
 
 
 def _chosen(wanted: str, known: Sequence[str], *, what: str, name: str) -> str:

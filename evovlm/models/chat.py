@@ -10,7 +10,7 @@ from evovlm.errors import NoChatTemplate, TaskError
 from evovlm.thoughts import AUTO, Reasoning, ThoughtMarks, marks_for
 
 # A template is a small program: it divides, subscripts, recurses, calls methods.
-_RAISED_BY_TEMPLATES = (
+RAISED_BY_TEMPLATES = (
     TemplateError,
     ArithmeticError,
     AttributeError,
@@ -20,6 +20,7 @@ _RAISED_BY_TEMPLATES = (
     TypeError,
     ValueError,
 )
+"""What rendering a chat template may raise."""
 PLACE = "<image>"
 """Marks the place of a picture in a prompt that is not written for one model."""
 
@@ -130,7 +131,7 @@ def _split_chat(loaded: Speaker, question: ModelQuestion) -> list[str]:
             text: str = writer.apply_chat_template(
                 messages, chat_template=template, add_generation_prompt=True, tokenize=False, **question.template
             )
-    except _RAISED_BY_TEMPLATES as error:
+    except RAISED_BY_TEMPLATES as error:
         raise TaskError(
             f"{loaded.folder}: its chat template does not take the question ({error}).\n"
             "    Name a written-out prompt (--prompt, or `prompt:`; docs/scoring.md lists them)."

@@ -116,7 +116,7 @@ def test_goals_that_are_traded_have_the_runs_own_front(tmp_path: Path) -> None:
     goals = read_course(Run.open(run)).goals
     assert goals is not None
     assert goals.names == (TASK, OTHER_TASK)
-    front = Run.open(run).front(goals.names)
+    front = Run.open(run).front()
     assert [row.index for row in goals.front] == [point.entry.index for point in front]
     assert len(goals.front) > 1
     assert goals.front[goals.knee].index == Run.open(run).pick("knee").index

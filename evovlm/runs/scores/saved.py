@@ -132,7 +132,9 @@ class SavedScores:
             raise RunMismatch(f"{file}: was changed ({error}). Score into a new folder.") from error
         times = 1 + max((answer.repeat for answer in scored.answers), default=0)
         if [answer.repeat for answer in scored.answers] != list(range(times)) * n or len(scored.by_id) != n:
-            raise RunMismatch(f"{file}: holds predictions of {len(scored.by_id)} of {n}. Score into a new folder.")
+            raise RunMismatch(
+                f"{file}: holds {len(scored.answers)} predictions of {n * times}. Score into a new folder."
+            )
         return scored
 
     def finish(self, scores: Mapping[str, object]) -> None:
