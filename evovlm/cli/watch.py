@@ -1,6 +1,7 @@
 """`evovlm watch RUN`: a run in progress, on a page that reloads itself and in the terminal."""
 
-from contextlib import nullcontext
+import threading
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,11 @@ def watch(
     out: Annotated[Path | None, typer.Option("--out", help="The page's file [default: RUN/report.html].")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     lang: Language = "",
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Serve the page on 127.0.0.1, for a browser here or behind an SSH tunnel."),
+    ] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="The port of --serve; 0 is any free one.")] = 0,
     every: Annotated[int, typer.Option("--every", min=1, max=86_400, help="The seconds between two updates.")] = 5,
 ) -> None:
     """Follow a run until it ends. Its page reloads itself, the terminal shows its progress.
@@ -34,7 +40,8 @@ def watch(
 
     with Waiting("loading the libraries that draw"):
         from evovlm.report.files import check_new
-        from evovlm.report.watching import watch_run
+        from evovlm.report.loopback import serving
+        from evovlm.report.watching import ServedFile, watch_run
         from evovlm.runs.folder.layout import PAGE_FILE
 
     if out is not None:
@@ -45,7 +52,12 @@ def watch(
     # Without a terminal nothing can be redrawn: each update is a line.
     live = Live(Text(f"reading {run}"), console=console, auto_refresh=False) if console.is_terminal else None
     try:
-        with live or nullcontext():
+        with ExitStack() as stack:
+            if serve:
+                address, answer = stack.enter_context(serving(ServedFile(page), port=port))
+                threading.Thread(target=answer, daemon=True).start()
+                echo(address)
+            stack.enter_context(live or nullcontext())
             for content in watch_run(run, page=page, language=lang, every_s=every):
                 if live is not None:
                     live.update(_view(content, page), refresh=True)
@@ -53,7 +65,10 @@ def watch(
                     echo(_line(content))
                 if content is not None and to_open:
                     to_open = False
-                    typer.launch(page.resolve().as_uri())
+                    typer.launch(address if serve else page.resolve().as_uri())
+            if serve:
+                echo("The run has ended; its page is served until Ctrl-C.", err=True)
+                threading.Event().wait()
     except KeyboardInterrupt:
         echo(f"\nstopped watching; the run itself continues. Its page so far: {page}", err=True)
 

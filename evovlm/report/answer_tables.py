@@ -23,8 +23,11 @@ _MOST_NAMES = 0.75
 """The most different names per sample for which a task counts as naming: names must recur."""
 
 
-def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
-    """Return a task's report; `answered` is not empty, and begins with the winner if it has answered."""
+def report_of(answered: Sequence[Answered], choice: TaskChoice, *, search_score: float | None = None) -> TaskReport:
+    """Return a task's report; `answered` is not empty, and begins with the winner if it has answered.
+
+    `search_score` is the winner's score on the search split of the task, if it was searched with.
+    """
     first = answered[0].scored
     winner = answered[0] if answered[0].contender.role == "winner" else None
     by_id = [each.scored.by_id for each in answered]
@@ -51,6 +54,7 @@ def report_of(answered: Sequence[Answered], choice: TaskChoice) -> TaskReport:
         absent=first.absent,
         low=first.low,
         without_pictures=pictures.missing,
+        search_score=search_score if winner is not None else None,
     )
 
 

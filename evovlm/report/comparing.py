@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,9 +27,11 @@ def read_runs(folders: Sequence[Path]) -> RunsContent:
     return RunsContent(
         runs=runs,
         labels=labels,
-        bands=_bands(opened, runs, labels),
+        # Fitnesses on different samples have no common axis.
+        bands=_bands(opened, runs, labels) if len(tasks) == 1 else (),
         pairs=_pairs(opened, labels),
         same_tasks=len(tasks) == 1,
+        score_command=shlex.join(["evovlm", "report", *map(str, folders), "--score"]),
     )
 
 

@@ -81,18 +81,21 @@ class Cost:
 class Stage:
     """One search: the whole run, or a stage of a hybrid (`name`: `ps` or `path`; empty for a whole run).
 
-    `folder` is where its journal is. `winner` says which entry won (best, rescored, mean, snapshot), None before the
-    first. A search of parameters has `numbers` and what it has `chosen`, one through layers a `path`. `settings`
-    are those of the search, in a few words by key.
+    `folder` is where its journal is, `seconds` how long it took so far. `winner` says which entry won (best, rescored,
+    mean, snapshot), None before the first; `ties` counts the other recipes with the fitness of the best candidate. A
+    search of parameters has `numbers` and what it has `chosen`, one through layers a `path`. `settings` are those of
+    the search, in a few words by key.
     """
 
     name: str
     folder: str
     finished: bool
+    seconds: float
     generations: int
     budget: int | None
     winner: str | None
     winner_fitness: float | None
+    ties: int
     recipe_id: str | None
     settings: Mapping[str, str]
     course: Course
@@ -151,8 +154,9 @@ class TaskReport:
     """A task of the report: the standings, and every answer.
 
     `has_winner` is whether the winner is among `standings`; `left_out` counts samples beyond what a page can hold,
-    `cut` answers that were shortened; `absent` counts samples that the machine could not have, by reason; `low`
-    explains the first standing's score where it is almost 0.
+    `cut` answers that were shortened; `search_score` is the winner's score on the search split of the same task.
+    `absent` counts samples that the machine could not have, by reason; `low` explains the first standing's score where
+    it is almost 0.
     """
 
     name: str
@@ -172,16 +176,32 @@ class TaskReport:
     absent: Mapping[str, int]
     low: LowScore | None
     without_pictures: str | None
+    search_score: float | None
+
+    @property
+    def rival(self) -> Standing | None:
+        """The best of the models that did not have to be evolved: parents, equal weights, a random search."""
+        others = [each for each in self.standings if each.role in ("parent", "baseline") and each.against is not None]
+        return max(others, key=lambda each: each.score, default=None)
+
+
+State = Literal["finished", "running", "stopped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContent:
-    """A run as the page shows it. `unscored` are the names of models without answers."""
+    """A run as the page shows it. `unscored` are the names of models without answers.
+
+    `state` says whether the run has finished, and if not, whether a process works on it; `seconds` is how long it took
+    so far, `updated` the local time of its last candidate.
+    """
 
     folder: str
     title: str
     seed: int
-    finished: bool
+    state: State
+    seconds: float
+    updated: str
     tasks: tuple[str, ...]
     models: tuple[Model, ...]
     licence: str | None
@@ -193,11 +213,23 @@ class RunContent:
     reports: tuple[TaskReport, ...]
     unscored: tuple[str, ...]
     score_command: str
+    resume_command: str
 
     @property
     def last(self) -> Stage:
         """The stage that the run has reached."""
         return self.stages[-1]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended by itself."""
+        return self.state == "finished"
+
+    @property
+    def left_s(self) -> float | None:
+        """About how many seconds the stage in progress still takes; None where the budget does not say."""
+        done, budget = len(self.last.course.candidates), self.last.budget
+        return None if budget is None or done == 0 else self.last.seconds / done * max(0, budget - done)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,3 +269,4 @@ class RunsContent:
     bands: tuple[Band, ...]
     pairs: tuple[RunPair, ...]
     same_tasks: bool
+    score_command: str

@@ -5,13 +5,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evovlm.errors import EvovlmError
-from evovlm.report.search_content import CandidateRow, Course, FrontRow, Goals, ParentRow, Point, Savings
+from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.report.search_content import (
+    MOST_CANDIDATES,
+    CandidateRow,
+    Course,
+    FrontRow,
+    Goals,
+    ParentRow,
+    Point,
+    Savings,
+)
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
 from evovlm.search.loop import feedback_on
 from evovlm.search.optimizer import Optimizer
 from evovlm.search.pareto import knee
 
+_MOST_CHARACTERS = 400_000
+"""The most characters of all recipes on a page."""
 _MOST_REPLAYED = 2_000_000_000
 """The largest genes squared times candidates for which a search is replayed: about ten seconds."""
 
@@ -19,9 +31,10 @@ _MOST_REPLAYED = 2_000_000_000
 def read_course(run: Run) -> Course:
     """Return the course of a search that has at least one candidate."""
     figures = _figures(run)
+    recipes = _recipes(run)
     return Course(
         points=_points(run.generations, figures),
-        candidates=tuple(_row(entry, run) for entry in run.journal.candidates),
+        candidates=tuple(_row(entry, run, recipes.get(entry.index)) for entry in run.journal.candidates),
         snapshots=tuple(run.snapshots.items()),
         mean_fitness=run.mean_fitness,
         replayed=bool(figures),
@@ -35,7 +48,20 @@ def read_course(run: Run) -> Course:
     )
 
 
-def _row(entry: Entry, run: Run) -> CandidateRow:
+def _recipes(run: Run) -> Mapping[int, str]:
+    """Return the recipes of the best candidates as text, as many as a page can hold."""
+    found: dict[int, str] = {}
+    left = _MOST_CHARACTERS
+    for entry in run.ranked[:MOST_CANDIDATES]:
+        text = recipe_to_yaml(run.space.decode(entry.genome), folder=run.folder)
+        left -= len(text)
+        if left < 0:
+            break
+        found[entry.index] = text
+    return found
+
+
+def _row(entry: Entry, run: Run, recipe: str | None) -> CandidateRow:
     known = entry.evaluation
     return CandidateRow(
         index=entry.index,
@@ -47,6 +73,9 @@ def _row(entry: Entry, run: Run) -> CandidateRow:
         scores={name: score.score for name, score in known.scores.items()} if known else {},
         failure=entry.failure.reason if entry.failure else None,
         breaks=bool(run.violated(entry)),
+        genome=" ".join(f"{value:.4g}" for value in entry.genome),
+        seconds=known.seconds if known else {},
+        recipe=recipe,
     )
 
 

@@ -24,8 +24,9 @@ from evovlm.report.result_figures import (
     phase_text,
     standings_drawing,
 )
+from evovlm.report.search_content import MOST_CANDIDATES
 from evovlm.report.search_figures import percent, search_drawings
-from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, WINNER
+from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, RANDOM, WINNER
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.texts.languages import Say, speaker
 from evovlm.thoughts import NOT_FINISHED
@@ -45,7 +46,6 @@ WORDS = {
     "default": "default",
 }
 """Words that runs record, and the keys of their texts."""
-_MOST_CANDIDATES = 50
 _MOST_FAILURES = 100
 
 
@@ -59,10 +59,11 @@ class FigureView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
-    """A stage with its figures (course, recipe, cost), and the command that takes one of its candidates."""
+    """A stage with its figures (course, recipe, cost), and the commands that take candidates to other places."""
 
     stage: Stage
     pick_command: str
+    optuna_command: str
     search: tuple[FigureView, ...]
     recipe: tuple[FigureView, ...]
     cost: FigureView | None
@@ -86,6 +87,9 @@ def run_page(content: RunContent, *, language: str, reload_s: int | None = None)
     with style(pen):
         stages = tuple(_stage_view(stage, pen, number) for number, stage in enumerate(content.stages))
         reports = tuple(_report_view(report, pen, number) for number, report in enumerate(content.reports))
+        course = content.last.course
+        # Until there are scores, the page begins with how the search is going.
+        progress = None if reports or not course.points else _view(search_drawings(course, pen)[0], "now")
     return render(
         "run.html.j2",
         pen,
@@ -95,8 +99,9 @@ def run_page(content: RunContent, *, language: str, reload_s: int | None = None)
         sources=" + ".join(source_names(content)),
         unscored=pen.say("comma").join(_called(name, pen) for name in content.unscored),
         stages=stages,
+        progress=progress,
         reports=reports,
-        most_candidates=_MOST_CANDIDATES,
+        most_candidates=MOST_CANDIDATES,
         most_failures=_MOST_FAILURES,
         right_from=RIGHT_FROM,
     )
@@ -132,7 +137,7 @@ def source_names(content: RunContent) -> list[str]:
 
 def _called(name: str, pen: Pen) -> str:
     """Return the name of a model without answers."""
-    return pen.say(name) if name in (WINNER, EQUAL_WEIGHTS, PS) else name
+    return pen.say(name) if name in (WINNER, EQUAL_WEIGHTS, RANDOM, PS) else name
 
 
 def _stage_view(stage: Stage, pen: Pen, number: int) -> StageView:
@@ -143,6 +148,7 @@ def _stage_view(stage: Stage, pen: Pen, number: int) -> StageView:
     return StageView(
         stage=stage,
         pick_command=shlex.join(["evovlm", "export", stage.folder, "--pick", "CANDIDATE", "--out", "recipe.yaml"]),
+        optuna_command=shlex.join(["evovlm", "export", stage.folder, "--format", "optuna", "--out", "study.db"]),
         search=views(search_drawings(stage.course, pen)),
         recipe=views(recipe_drawings(stage.numbers, stage.path, pen)),
         cost=_view(cost, f"s{number}-cost") if cost else None,
@@ -194,6 +200,7 @@ def render(
             phase_text=lambda phase: phase_text(phase, pen),
             model_text=lambda name, role: model_text(name, role, pen),
             measured_text=lambda measured: _measured_text(measured, pen.say),
+            duration_text=lambda seconds: _duration_text(seconds, pen.say),
             **values,
         )
     )
@@ -248,6 +255,17 @@ def _measured_text(measured: str, say: Say) -> str:
     parts += [scoring.clip_model] if scoring.clip_model is not None else []
     parts.append(say("measured_no_gate") if scoring.gate is None else say("measured_gate", name=scoring.gate))
     return say("comma").join(parts)
+
+
+def _duration_text(seconds: float, say: Say) -> str:
+    """Return a rough duration in the page's language."""
+    if seconds < 90:
+        return say("about_seconds", n=round(seconds))
+    return (
+        say("about_minutes", n=round(seconds / 60))
+        if seconds < 90 * 60
+        else say("about_hours", n=round(seconds / 3600))
+    )
 
 
 def _signed(difference: float) -> str:

@@ -1,6 +1,7 @@
 """Reads a run's folder for the page; nothing is fetched, and nothing in the folder is changed."""
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ from evovlm.merging.checkpoint.licences import UNKNOWN, Licence, licence_of, mos
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import value_at
 from evovlm.report.answer_tables import report_of
-from evovlm.report.content import Cost, Model, Numbers, RunContent, Stage, TaskReport
+from evovlm.report.content import Cost, Model, Numbers, RunContent, Stage, State, TaskReport
 from evovlm.report.course import read_course
 from evovlm.runs.config.search import SearchConfig
-from evovlm.runs.folder.layout import CONFIG_FILE
+from evovlm.runs.folder.layout import CONFIG_FILE, is_locked
 from evovlm.runs.run import Run
 from evovlm.runs.scores.contenders import contenders_of, report_tasks, scored_of
 from evovlm.runs.scores.standings import Answered
@@ -39,7 +40,9 @@ def read_run(folder: Path) -> RunContent:
         folder=str(folder),
         title=folder.resolve().name,
         seed=run.config.seed,
-        finished=run.finished,
+        state=_state(run),
+        seconds=sum(search.seconds for _, search in searches),
+        updated=_updated(run),
         tasks=tuple(dict.fromkeys(Path(task.name).stem for task in run.config.tasks)),
         models=tuple(
             Model(part=each.part, text=text, licence=str(licences[text]), at_hand=each.at_hand)
@@ -54,8 +57,23 @@ def read_run(folder: Path) -> RunContent:
         stages=tuple(_stage(name, search) for name, search in searches),
         reports=reports,
         unscored=unscored,
+        resume_command=shlex.join(["evovlm", "evolve", str(folder / CONFIG_FILE), "--out", str(folder), "--resume"]),
         score_command=shlex.join(["evovlm", "report", str(folder), "--score"]),
     )
+
+
+def _state(run: Run) -> State:
+    if run.finished:
+        return "finished"
+    try:
+        return "running" if is_locked(run.folder) else "stopped"
+    except OSError:
+        return "stopped"
+
+
+def _updated(run: Run) -> str:
+    """Return the local time of the last line of the journal."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(run.journal.path.stat().st_mtime))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +100,12 @@ def _stage(name: str, run: Run) -> Stage:
         name=name,
         folder=str(run.folder),
         finished=run.journal.mean is not None,
+        seconds=run.seconds,
         generations=len(run.generations),
         budget=run.config.budget.candidates,
         winner="rescored" if entry is not None and entry.kind == "rescored" else run.winner_kind if entry else None,
         winner_fitness=run.fitness,
+        ties=_ties(run),
         recipe_id=run.winner.recipe_id if run.winner else None,
         settings=_settings(run.config),
         course=read_course(run),
@@ -94,6 +114,17 @@ def _stage(name: str, run: Run) -> Stage:
         path=run.description.path,
         cost=_cost(run),
     )
+
+
+def _ties(run: Run) -> int:
+    """Return how many other recipes have the fitness of the best candidate."""
+    best = next(iter(run.ranked), None)
+    if best is None or best.evaluation is None:
+        return 0
+    equal = {
+        each.recipe_id for each in run.ranked if each.evaluation and each.evaluation.fitness == best.evaluation.fitness
+    }
+    return len(equal) - 1
 
 
 def numbers_of(run: Run) -> tuple[Numbers, ...]:
@@ -182,7 +213,12 @@ def _reports(run: Run) -> tuple[tuple[TaskReport, ...], tuple[str, ...]]:
         if len(scored) < len(choices):
             unscored.append(contender.name)
     named = _choices_by_name(choices)
-    reports = tuple(report_of(each, named.get(name, TaskChoice(name=name))) for name, each in by_task.items())
+    winner = run.winner_entry.evaluation if run.winner_entry is not None else None
+    searched = {} if winner is None else {name: score.score for name, score in winner.scores.items()}
+    reports = tuple(
+        report_of(each, named.get(name, TaskChoice(name=name)), search_score=searched.get(name))
+        for name, each in by_task.items()
+    )
     return reports, tuple(unscored)
 
 

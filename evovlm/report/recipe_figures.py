@@ -1,14 +1,17 @@
-"""Figures of a recipe: the numbers of each source layer by layer, as lines and as a grid, and the route of a path."""
+"""Figures of a recipe: the numbers of each source layer by layer, and the route of a path."""
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.interpolate import CubicSpline
 
 from evovlm.recipes.layer_path import LayerPath
 from evovlm.recipes.recipe_space import ALL_UNITS
@@ -16,9 +19,13 @@ from evovlm.recipes.space import UnitNumbers
 from evovlm.report.content import Numbers
 from evovlm.report.drawing import MARKERS, Drawing, Pen, legend, new_figure
 
+Floats: TypeAlias = npt.NDArray[np.float64]
+
 _MOST_WRITTEN = 62
 """The most characters of a row, its name included, for which its numbers are written out."""
 _MANY_LINES = 8
+_MOST_LINES = 6
+_CURVE_POINTS = 200
 _MOST_TICKS = 18
 _STEPS = 10
 
@@ -27,8 +34,12 @@ def recipe_drawings(numbers: Sequence[Numbers], path: LayerPath | None, pen: Pen
     """Return the figures of a winner's recipe."""
     found = []
     for each in numbers:
-        whole = len(each.units) == 1
-        found += [_bars(each, pen)] if whole else [_lines(each, pen), _grid(each, pen), _difference(each, pen)]
+        if len(each.units) == 1:
+            found.append(_bars(each, pen))
+        else:
+            # Many lines cross too often to be followed.
+            n_sources = len({line.source for line in each.lines})
+            found.append(_lines(each, pen) if n_sources <= _MOST_LINES else _grid(each, pen))
     return [*found, _route(path, pen)] if path is not None else found
 
 
@@ -62,19 +73,30 @@ def _lines(numbers: Numbers, pen: Pen) -> Drawing:
 def _panel(axes: Axes, numbers: Numbers, lines: Sequence[UnitNumbers], pen: Pen) -> None:
     for place, each in enumerate(lines):
         line = pen.line(place)
-        # Where only some numbers were searched, the marks are on these instead of on every unit.
-        marks = {"marker": "none"} if each.knots else {}
         values = [math.nan if value is None else value for value in each.values]
-        axes.plot(values, **{**line, **marks}, label=None if each.knots else each.source)
-        if each.knots:
-            places, found = zip(*each.knots, strict=True)
-            axes.plot(places, found, linestyle="none", color=line["color"], marker=line["marker"], clip_on=False)
-            axes.plot([], [], **line, label=each.source)
+        if not each.knots:
+            axes.plot(values, **line, label=each.source)
+            continue
+        # Only the knots were searched: marks are on them, and the curve is the spline from which units took numbers.
+        style = {**line, "marker": "none"}
+        axes.plot(*_spline(each, numbers), **style)
+        places, found = zip(*each.knots, strict=True)
+        axes.plot(places, found, linestyle="none", color=line["color"], marker=line["marker"], clip_on=False)
+        axes.plot([], [], **line, label=each.source)
     axes.axhline(numbers.equal, color=pen.palette.muted, linewidth=1, linestyle=(0, (1, 2)), label=_equal(pen))
     for number, knot in enumerate(sorted({knot for each in lines for knot, _ in each.knots})):
         label = None if number else pen.say("knots")
         axes.axvline(knot, color=pen.palette.muted, linewidth=0.8, alpha=0.5, label=label)
     axes.set_ylim(*_range(numbers))
+
+
+def _spline(line: UnitNumbers, numbers: Numbers) -> tuple[Floats, Floats]:
+    """Return the curve through a line's knots; before the first block and after the last it keeps their numbers."""
+    places, found = (np.array(each) for each in zip(*line.knots, strict=True))
+    curve = np.linspace(places[0], places[-1], _CURVE_POINTS)
+    values = np.clip(CubicSpline(places, found)(curve), numbers.low, numbers.high)
+    ends = (0.0, len(numbers.units) - 1.0)
+    return np.array([ends[0], *curve, ends[1]]), np.array([values[0], *values, values[-1]])
 
 
 def _bars(numbers: Numbers, pen: Pen) -> Drawing:
@@ -113,56 +135,30 @@ def _grid(numbers: Numbers, pen: Pen) -> Drawing:
         key=f"{numbers.parameter}-grid",
         title=title,
         alt=pen.say("heat_alt", n=len(numbers.units)),
-        figure=_heat_map(numbers, pen, title=title, limits=_range(numbers), colours="cividis"),
+        figure=_heat_map(numbers, pen, title=title),
         headings=_headings(numbers, pen),
         rows=_table(numbers, pen),
     )
 
 
-def _difference(numbers: Numbers, pen: Pen) -> Drawing:
-    title = pen.say(f"difference_{numbers.parameter}")
-    reach = max(
-        0.05 * (numbers.high - numbers.low),
-        *(abs(value - numbers.equal) for each in numbers.lines for value in _known(each)),
-    )
-    return Drawing(
-        key=f"{numbers.parameter}-difference",
-        title=title,
-        alt=pen.say("difference_alt", n=len(numbers.units), equal=f"{numbers.equal:.3g}"),
-        figure=_heat_map(numbers, pen, title=title, limits=(-reach, reach), colours="PuOr_r", apart=True),
-        headings=_headings(numbers, pen),
-        rows=_table(numbers, pen, apart=True),
-    )
-
-
-def _heat_map(
-    numbers: Numbers,
-    pen: Pen,
-    *,
-    title: str,
-    limits: tuple[float, float],
-    colours: str,
-    apart: bool = False,
-) -> Figure:
-    """Return a grid of units by lines: of their values or (`apart`) how far these are from equal weights."""
+def _heat_map(numbers: Numbers, pen: Pen, *, title: str) -> Figure:
+    """Return a grid of units by lines."""
     row_in = 0.32 if len(numbers.lines) < _MANY_LINES else 0.24
     figure = new_figure(pen, height_in=1.1 + row_in * len(numbers.lines), title=title)
     axes = figure.subplots()
-    nothing = numbers.equal if apart else 0.0
-    values = np.array(
-        [[math.nan if value is None else value - nothing for value in each.values] for each in numbers.lines]
-    )
-    scale = colormaps[colours]
+    values = np.array([[math.nan if value is None else value for value in each.values] for each in numbers.lines])
+    scale = colormaps["cividis"]
+    limits = _range(numbers)
     norm = BoundaryNorm(np.linspace(*limits, _STEPS + 1), scale.N)
     # Units without tensors are left empty.
     mesh = axes.pcolormesh(
         np.ma.masked_invalid(values), cmap=scale, norm=norm, edgecolors=pen.palette.paper, linewidth=1.2
     )
-    longest = len(_text(0.0, numbers, signed=apart))
+    longest = len(_text(0.0, numbers))
     if values.shape[1] * longest <= _MOST_WRITTEN - max(len(_label(each, pen)) for each in numbers.lines):
         for (row, column), value in np.ndenumerate(values):
             if not math.isnan(value):
-                text, ink = _text(value, numbers, signed=apart), _ink_on(scale(norm(value)))
+                text, ink = _text(value, numbers), _ink_on(scale(norm(value)))
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=7.5)
     axes.invert_yaxis()
     axes.set_yticks(np.arange(len(numbers.lines)) + 0.5, [_label(each, pen) for each in numbers.lines])
@@ -170,8 +166,7 @@ def _heat_map(
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    marks = f"{{x:{'+' if apart else ''}.{_places(numbers)}f}}"
-    bar = figure.colorbar(mesh, ax=axes, ticks=np.linspace(*limits, 3), format=marks)
+    bar = figure.colorbar(mesh, ax=axes, ticks=np.linspace(*limits, 3), format=f"{{x:.{_places(numbers)}f}}")
     bar.outline.set_visible(False)
     bar.minorticks_off()
     return figure
@@ -272,15 +267,11 @@ def _headings(numbers: Numbers, pen: Pen) -> tuple[str, ...]:
     return (pen.say("unit"), *(_label(each, pen) for each in numbers.lines))
 
 
-def _table(numbers: Numbers, pen: Pen, *, apart: bool = False) -> tuple[tuple[str, ...], ...]:
-    marks, nothing = ("+.3f", numbers.equal) if apart else (".3f", 0.0)
+def _table(numbers: Numbers, pen: Pen) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             unit_text(unit, pen),
-            *(
-                "–" if (value := each.values[place]) is None else format(value - nothing, marks)
-                for each in numbers.lines
-            ),
+            *("–" if (value := each.values[place]) is None else format(value, ".3f") for each in numbers.lines),
         )
         for place, unit in enumerate(numbers.units)
     )

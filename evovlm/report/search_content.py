@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from evovlm.evaluation.objective import Constraint
 from evovlm.runs.findings import Rescored
 
+MOST_CANDIDATES = 50
+"""The most candidates that a page lists."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
@@ -32,7 +35,8 @@ class Point:
 class CandidateRow:
     """A candidate: `tokens` it generated, the `samples` it was scored on, the score of each task; or why it failed.
 
-    `breaks` says whether it violates a constraint.
+    `breaks` says whether it violates a constraint. `genome` are its numbers, `seconds` what it took by phase; `recipe`
+    is the text of its recipe, None where the page would become too large.
     """
 
     index: int
@@ -44,6 +48,9 @@ class CandidateRow:
     scores: Mapping[str, float]
     failure: str | None
     breaks: bool
+    genome: str
+    seconds: Mapping[str, float]
+    recipe: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

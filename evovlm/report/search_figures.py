@@ -12,6 +12,7 @@ from evovlm.report.search_content import Course, Goals, Point
 
 _MOST_DOTS = 2000
 _MOST_PANELS = 3
+_LEAST_HEIGHT = 2.0
 
 
 def search_drawings(course: Course, pen: Pen) -> list[Drawing]:
@@ -46,6 +47,7 @@ def _by_generation(course: Course, pen: Pen) -> Drawing:
         _dots(axes, [row.generation for row in evaluated], [row.fitness or 0.0 for row in evaluated], pen)
     axes.set_xlabel(say("generation"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _widen(axes)
     legend(axes)
     return Drawing(
         key="fitness-by-generation",
@@ -77,6 +79,7 @@ def _by_tokens(course: Course, pen: Pen) -> Drawing:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlim(left=0)
+    _widen(axes)
     legend(axes)
     last = points[-1]
     return Drawing(
@@ -164,6 +167,14 @@ def _fitness_axes(figure: Figure, pen: Pen) -> Axes:
     axes = figure.subplots()
     axes.set_ylabel(pen.say("fitness"))
     return axes
+
+
+def _widen(axes: Axes) -> None:
+    """Show at least two points of fitness, so that differences of nothing do not fill the figure."""
+    low, high = axes.get_ylim()
+    if high - low < _LEAST_HEIGHT:
+        middle = max((low + high) / 2, _LEAST_HEIGHT / 2)
+        axes.set_ylim(middle - _LEAST_HEIGHT / 2, middle + _LEAST_HEIGHT / 2)
 
 
 def _dots(axes: Axes, places: Sequence[float], fitnesses: Sequence[float], pen: Pen) -> None:

@@ -1,7 +1,8 @@
 """Follows a run in progress: its page is rewritten whenever there is a new candidate."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from evovlm.errors import RunError, RunMismatch
@@ -11,6 +12,25 @@ from evovlm.report.page import run_page
 from evovlm.report.reading import read_run
 from evovlm.runs.folder.layout import CONFIG_FILE, JOURNAL_FILE, is_locked
 from evovlm.runs.run import Run, journal_files
+
+_NOTHING_YET = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>…</title><p>…</p>'
+
+
+@dataclass(frozen=True, slots=True)
+class ServedFile:
+    """The page of a run in progress, for the loopback server: what its file holds now. It takes nothing."""
+
+    file: Path
+
+    def html(self) -> str:
+        """Return the page; before the first candidate, one that reloads itself."""
+        try:
+            return self.file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return _NOTHING_YET
+
+    def take(self, form: Mapping[str, str]) -> None:
+        """Ignore what was sent."""
 
 
 def watch_run(

@@ -23,7 +23,15 @@ from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.folder.layout import PAGE_FILE
 from evovlm.runs.run import Run
-from evovlm.runs.scores.contenders import EQUAL_WEIGHTS, WINNER, Contender, contenders_of, keep_answers
+from evovlm.runs.scores.contenders import (
+    EQUAL_WEIGHTS,
+    RANDOM,
+    WINNER,
+    Contender,
+    contenders_of,
+    keep_answers,
+    random_contender,
+)
 from evovlm.runs.scores.standings import Answered, Standing, standing_of
 from evovlm.runs.searching.evolve import evolve, open_evaluator
 from evovlm.runs.searching.search import Observer
@@ -36,8 +44,8 @@ if TYPE_CHECKING:
 CULTURE = "culture"
 ARTISTS = ("openmoji", "noto")
 """Tags of the pictures: two machines' scores can be compared by artist, as one may lack the drawings of the other."""
-RANDOM, EVOLVED = "random", "evolved"
-"""The folders of both searches, and the name of the first one's winner in the tables."""
+EVOLVED = "evolved"
+"""The folder of the search; that of the random one is named as its winner is in the tables."""
 EXAMPLES = 3
 
 
@@ -157,8 +165,7 @@ def run_pipeline(
         for each in _each_said(_contenders(run, searches[RANDOM].recipe), say)
     ]
     for each in answered:
-        if each.contender.key != RANDOM:
-            keep_answers(each.contender, run, opened=[opened], scored=[each.scored])
+        keep_answers(each.contender, run, opened=[opened], scored=[each.scored])
     model = out / "model"
     _write_model(searches[EVOLVED].recipe, model)
     return PipelineResult(
@@ -204,7 +211,7 @@ def _contenders(run: Run, random: Recipe) -> list[Contender]:
     """Return the sources, the equal-weights merge, the winner of the random search, and the evolved merge last."""
     found = {each.name: each for each in contenders_of(run)}
     winner = found.pop(WINNER)
-    return [*found.values(), Contender(name=RANDOM, role="baseline", key=RANDOM, model=random), winner]
+    return [*({**found, RANDOM: random_contender(random)}).values(), winner]
 
 
 def _scored(evaluator: Evaluator, task: PreparedTask, contender: Contender, *, config: EvolveConfig) -> ScoredTask:

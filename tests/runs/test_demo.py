@@ -18,7 +18,7 @@ from evovlm.recipes.recipe import SourceParameters
 from evovlm.report.reading import read_run
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.search import LEAST_GENERATIONS
-from evovlm.runs.demo import PIPELINES, RANDOM, PipelineResult, Size, demo_config, run_pipeline
+from evovlm.runs.demo import PIPELINES, PipelineResult, Size, demo_config, run_pipeline
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
 from evovlm.runs.scores.contenders import score_missing
@@ -133,7 +133,7 @@ def test_the_answers_are_kept_for_the_page_which_asks_no_model_again(
         assert content.unscored == ()
         (report,) = content.reports
         kept = {each.name: figures(each) for each in report.standings}
-        assert kept == {each.name: figures(each) for each in result.standings if each.name != RANDOM}
+        assert kept == {each.name: figures(each) for each in result.standings}
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError

@@ -6,8 +6,9 @@ import pytest
 
 from evovlm.assets import asset_path
 from evovlm.runs.config.kinds import load_config
-from evovlm.runs.demo import PIPELINES, RANDOM, Size, run_pipeline
+from evovlm.runs.demo import PIPELINES, Size, run_pipeline
 from evovlm.runs.run import Run
+from evovlm.runs.scores.contenders import RANDOM
 from tests.runs.test_demo import Silent
 
 

@@ -3,6 +3,7 @@
 RUN/scores/winner-1f2e3d4c5b6a/   answers of the winner, in the folder of a scoring (saved.py)
 RUN/scores/winner-1f2e3d4c5b6a.yaml   its recipe
 RUN/scores/parent-ja/             of a source; equal-weights/: of the merge that is not optimised
+RUN/scores/random.yaml            the winner of a random search with the same budget, if one was made
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from typing import Literal, cast
 from evovlm.errors import EvovlmError
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
 from evovlm.files import inner_folder, make_folder, write_file
-from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.recipes.documents import load_recipe, recipe_to_yaml
 from evovlm.recipes.kinds import PS, Recipe
 from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.model_ref import ModelRef, read_config
@@ -33,6 +35,7 @@ SCORES_FOLDER = "scores"
 WINNER = "winner"
 EQUAL_WEIGHTS = "equal-weights"
 FIRST_STAGE = "first-stage"
+RANDOM = "random"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,15 @@ def contenders_of(run: Run) -> list[Contender]:
     baseline = config.baseline()
     if baseline is not None and len(baseline.sources) > 1:
         found.append(Contender(name=EQUAL_WEIGHTS, role="baseline", key=EQUAL_WEIGHTS, model=baseline))
+    random = run.folder / SCORES_FOLDER / f"{RANDOM}.yaml"
+    if random.is_file():
+        found.append(random_contender(load_recipe(random, methods=METHODS)))
     return found
+
+
+def random_contender(winner: Recipe) -> Contender:
+    """Return the winner of a random search as a baseline."""
+    return Contender(name=RANDOM, role="baseline", key=RANDOM, model=winner)
 
 
 def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
