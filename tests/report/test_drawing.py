@@ -3,8 +3,12 @@
 import re
 import xml.etree.ElementTree as ElementTree
 
-from evovlm.report.content import RunContent
-from evovlm.report.drawing import Drawing, file_pen, png_file, style, svg_file
+import pytest
+
+from evovlm.recipes.space import UnitNumbers
+from evovlm.report.content import Numbers, RunContent
+from evovlm.report.drawing import Drawing, file_pen, inline_svg, page_pen, png_file, style, svg_file
+from evovlm.report.recipe_figures import recipe_drawings
 from evovlm.report.result_figures import standings_drawing
 from evovlm.texts.languages import speaker
 
@@ -46,3 +50,34 @@ def test_figures_for_files_are_the_same_bytes_each_time_in_real_colours_and_with
     assert "#0102" not in text
     assert "var(" not in text
     ElementTree.fromstring(text)  # noqa: S314 - our own
+
+
+@pytest.mark.parametrize(("n_sources", "key"), [(6, "weight-lines"), (7, "weight-grid")])
+def test_many_sources_are_a_grid_since_their_lines_would_cross_too_often(n_sources: int, key: str) -> None:
+    lines = tuple(
+        UnitNumbers(source=f"s{each}", parameter="weight", component=None, values=(0.1 * each, None, 1.0))
+        for each in range(n_sources)
+    )
+    units = ("embedding", "block0", "head")
+    numbers = Numbers(parameter="weight", units=units, lines=lines, equal=0.2, low=0.0, high=1.0)
+    pen = page_pen(speaker("en"))
+    with style(pen):
+        (drawing,) = recipe_drawings([numbers], None, pen)
+        assert "<svg" in inline_svg(drawing, prefix="x")
+    assert drawing.key == key
+    assert len(drawing.rows) == 3
+
+
+def test_a_spline_is_drawn_through_its_knots() -> None:
+    knots = ((1.0, 0.2), (3.5, 0.9), (6.0, 0.4))
+    line = UnitNumbers(source="s", parameter="weight", component=None, values=(0.2,) * 8, knots=knots)
+    numbers = Numbers(parameter="weight", units=("u",) * 8, lines=(line,), equal=0.5, low=0.0, high=1.0)
+    pen = page_pen(speaker("en"))
+    with style(pen):
+        (drawing,) = recipe_drawings([numbers], None, pen)
+    curve = drawing.figure.axes[0].lines[0]
+    places, values = (list(each) for each in curve.get_data())
+    assert (places[0], places[-1]) == (0.0, 7.0)
+    for place, value in knots:
+        nearest = min(range(len(places)), key=lambda index: abs(float(places[index]) - place))
+        assert float(values[nearest]) == pytest.approx(value, abs=0.02)

@@ -22,11 +22,7 @@ def test_every_figure_is_there_as_svg_and_as_png(content: RunContent, tmp_path: 
         "fitness-by-tokens",
         "distribution",
         "weight-lines",
-        "weight-grid",
-        "weight-difference",
         "density-lines",
-        "density-grid",
-        "density-difference",
         "cost",
     }
     assert {file.stem for file in files if file.suffix == ".png"} == {
