@@ -71,7 +71,14 @@ def test_many_sources_are_a_grid_since_their_lines_would_cross_too_often(n_sourc
 def test_a_spline_is_drawn_through_its_knots() -> None:
     knots = ((1.0, 0.2), (3.5, 0.9), (6.0, 0.4))
     line = UnitNumbers(source="s", parameter="weight", component=None, values=(0.2,) * 8, knots=knots)
-    numbers = Numbers(parameter="weight", units=("u",) * 8, lines=(line,), equal=0.5, low=0.0, high=1.0)
+    numbers = Numbers(
+        parameter="weight",
+        units=("embedding", *(f"block{each}" for each in range(6)), "head"),
+        lines=(line,),
+        equal=0.5,
+        low=0.0,
+        high=1.0,
+    )
     pen = page_pen(speaker("en"))
     with style(pen):
         (drawing,) = recipe_drawings([numbers], None, pen)
