@@ -12,8 +12,14 @@ from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AyaVisionProcessor,
+    Gemma4AudioFeatureExtractor,
+    Gemma4ImageProcessor,
+    Gemma4Processor,
+    Gemma4VideoProcessor,
     Glm4vImageProcessor,
     Glm4vProcessor,
+    GotOcr2ImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen3VLProcessor,
@@ -45,6 +51,9 @@ _SIZES: Mapping[str, object] = {
     **_all(_HIDDEN, "hidden_size n_embd d_model dim embed_dim word_embed_proj_dim conv_dim"),
     **_all(48, "intermediate_size ffn_dim ffn_hidden_size intermediate_size_mlp"),
     **_all(_BLOCKS, "num_hidden_layers n_layer n_layers num_layers num_attention_heads n_head n_heads"),
+    **_all(4, "encoder_attention_heads decoder_attention_heads"),
+    **_all(2, "encoder_layers decoder_layers"),
+    **_all(48, "encoder_ffn_dim decoder_ffn_dim"),
     **_all(2, "num_key_value_heads num_experts_per_tok num_experts_per_token moe_topk moe_k"),
     **_all(8, "head_dim global_head_dim qk_nope_head_dim qk_rope_head_dim v_head_dim rotary_dim block_multiple_of"),
     **_all(8, "linear_key_head_dim linear_value_head_dim hidden_size_per_layer_input"),
@@ -78,6 +87,7 @@ _VISION_SIZES: Mapping[str, object] = {
     **_all(2, "max_num_tiles temporal_patch_size"),
     **_all(8, "patch_size head_dim"),
     "num_position_embeddings": 64,
+    "position_embedding_size": 64,
     "vision_use_head": False,
     "num_global_layers": 1,
     "initializer_range": 0.1,
@@ -91,6 +101,13 @@ _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1,
 _LINEAR = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0, "mrope_section": [1, 1, 2]}
 
 SETTINGS: Mapping[str, Mapping[str, object]] = {
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
+    "bailing_hybrid": {"layer_group_size": 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "mamba2": {"expand": 2, "num_heads": 8, "head_dim": 8},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
+    "reformer": {"is_decoder": True},
     "bamba": {"attn_layer_indices": [1, 3]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "gemma4_text": _GEMMA4,
@@ -109,6 +126,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     "qwen3_5_moe": {"vision_config": {"patch_size": 4}},
     "qwen3_vl_moe": {"vision_config": {"patch_size": 4}},
     "glm4v": {"vision_config": {"patch_size": 4}},
+    "gemma4": {"vision_config": {"patch_size": 4}},
 }
 
 
@@ -116,11 +134,18 @@ def _small(config: PreTrainedConfig, sizes: Mapping[str, object]) -> dict[str, A
     """Return the settings of a config that `sizes` has, under the name that the class itself uses for each."""
     own = config.to_dict()
     other_names = set(getattr(type(config), "attribute_map", {}))
-    found = {name: value for name, value in sizes.items() if name in own and name not in other_names}
+    found = {name: _like(value, own[name]) for name, value in sizes.items() if name in own and name not in other_names}
     if "kv_lora_rank" in own:
         # Latent attention has one key for each query head.
         found["num_key_value_heads"] = _HEADS
     return {**found, **SETTINGS.get(config.model_type, {})}
+
+
+def _like(value: object, usual: object) -> object:
+    """Return a size in the form of the usual one: a float, or a list of as many sizes."""
+    if isinstance(value, int) and isinstance(usual, (list, tuple)) and usual and isinstance(usual[0], int):
+        return [value] * len(usual)
+    return float(value) if isinstance(value, int) and isinstance(usual, float) else value
 
 
 def small_config(
@@ -135,6 +160,8 @@ def small_config(
     parts: dict[str, Any] = {}
     for name in getattr(kind, "sub_configs", {}) or {}:
         part = getattr(usual, name, None)
+        if part is None and name == "vision_config":
+            part = kind.sub_configs[name]()
         if part is None:
             continue
         if text is not None and name == "text_config":
@@ -220,12 +247,37 @@ def _glm4v(tokenizer: Any) -> Glm4vProcessor:
     )
 
 
+def _aya_vision(tokenizer: Any) -> AyaVisionProcessor:
+    square = {"height": 32, "width": 32}
+    return AyaVisionProcessor(
+        image_processor=GotOcr2ImageProcessor(size=square, min_patches=1, max_patches=2),
+        tokenizer=tokenizer,
+        patch_size=8,
+        img_size=32,
+        downsample_factor=2,
+        chat_template=TEMPLATE,
+    )
+
+
+def _gemma4(tokenizer: Any) -> Gemma4Processor:
+    sizes = {"patch_size": 4, "max_soft_tokens": 70, "pooling_kernel_size": 3}
+    return Gemma4Processor(
+        feature_extractor=Gemma4AudioFeatureExtractor(),
+        image_processor=Gemma4ImageProcessor(**sizes),
+        video_processor=Gemma4VideoProcessor(**sizes),
+        tokenizer=tokenizer,
+        chat_template=TEMPLATE,
+    )
+
+
 _QWEN3_VL = qwen_vl_processor(Qwen3VLProcessor, Qwen3VLVideoProcessor)
 PROCESSORS: Mapping[str, Any] = {
     "qwen3_5": _QWEN3_VL,
     "qwen3_5_moe": _QWEN3_VL,
     "qwen3_vl_moe": _QWEN3_VL,
     "glm4v": _glm4v,
+    "aya_vision": _aya_vision,
+    "gemma4": _gemma4,
     **{name: pico.processor for name, pico in VLM_PICOS.items()},
 }
 """How the processors of VLMs that are answered here are built; the models of other VLMs are saved without one."""
@@ -235,5 +287,34 @@ FURTHER_TOKENS: Mapping[str, Any] = {
     "qwen3_5_moe": QWEN_TOKENS,
     "qwen3_vl_moe": QWEN_TOKENS,
     "glm4v": _GLM_TOKENS,
+    "aya_vision": {
+        "tokens": {
+            "place_token": "<image>",
+            "patch_token": "<|IMG_PATCH|>",
+            "start_token": "<|START_OF_IMG|>",
+            "end_token": "<|END_OF_IMG|>",
+            "whole_token": "TILE_GLOBAL",
+            "first_token": "TILE_1",
+            "second_token": "TILE_2",
+        },
+        "token_rows": {"image_token_index": "patch_token"},
+    },
+    "gemma4": {
+        "tokens": {
+            "image_token": "<|image|>",
+            "boi_token": "<|image>",
+            "eoi_token": "<image|>",
+            "audio_token": "<|audio|>",
+            "boa_token": "<|audio>",
+            "eoa_token": "<audio|>",
+        },
+        "token_rows": {
+            "image_token_id": "image_token",
+            "boi_token_id": "boi_token",
+            "eoi_token_id": "eoi_token",
+            "audio_token_id": "audio_token",
+            "boa_token_id": "boa_token",
+        },
+    },
     **{name: {"tokens": pico.tokens, "token_rows": pico.token_rows} for name, pico in VLM_PICOS.items()},
 }

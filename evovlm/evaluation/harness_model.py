@@ -19,7 +19,7 @@ from evovlm.models.chat_template import bounded_template
 from evovlm.models.decoding.generation import generate
 from evovlm.models.decoding.likelihood import Continuation, likelihoods
 from evovlm.models.loading import LoadedModel
-from evovlm.models.prompt import Prompt
+from evovlm.models.prompt import Prompt, context_tokens
 from evovlm.tasks.decoding import Decoding, DecodingChanges
 from evovlm.tasks.prompts import ChatSettings
 from evovlm.thoughts import ThoughtMarks
@@ -44,8 +44,7 @@ class Encoder:
     @classmethod
     def of(cls, loaded: LoadedModel) -> "Encoder":
         """Return the encoder of a model; `longest` is its context in tokens."""
-        config = loaded.model.config.get_text_config()
-        limits = (getattr(config, "max_position_embeddings", None), loaded.tokenizer.model_max_length)
+        limits = (context_tokens(loaded), loaded.tokenizer.model_max_length)
         longest = min((int(each) for each in limits if each is not None and each < _NO_LIMIT), default=_LONGEST)
         return cls(tokenizer=loaded.tokenizer, longest=longest)
 

@@ -62,9 +62,9 @@ class Prompt:
 
 
 def context_tokens(loaded: LoadedModel) -> int | None:
-    """Return how many tokens a model takes, prompt and answer together; None if its config does not say."""
+    """Return how many tokens a model takes, prompt and answer together; None if its config says no number, or -1."""
     longest: int | None = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    return longest
+    return longest if longest is not None and longest > 0 else None
 
 
 def prepare_prompts(

@@ -112,6 +112,9 @@ _SAME_WEIGHTS: Mapping[str, str] = {
 }
 """Parts of a VLM whose tensors mean the same as a text model's with another name."""
 
+FIXED_SETTINGS: Mapping[str, Mapping[str, object]] = {"qwen3_vl_moe_text": {"norm_topk_prob": True}}
+"""What the code of a type always does, by the setting of another type with the same weights."""
+
 
 def text_family(text_model_type: str) -> TextFamily:
     """Return the row of a model type; for a type without a row, one that leaves every default open."""

@@ -6,11 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evovlm.recipes.families import FULL_ATTENTION, SLIDING_ATTENTION, VLM_FAMILIES, text_family
+from evovlm.recipes.families import FIXED_SETTINGS, FULL_ATTENTION, SLIDING_ATTENTION, VLM_FAMILIES, text_family
 
 DEFAULTS_FILE = Path(__file__).with_name("config_defaults.json")
 _PARTS = ("text_config", "llm_config", "llm_cfg", "language_config", "language_model_config", "thinker_config")
 _BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
 _SIGHT = ("vision_config", "vision_cfg", "vision_tower_cfg", "mm_vision_tower", "vq_config", "visual")
 
 ROPE_KEYS = ("rope_parameters", "rope_theta", "rope_scaling", "rope_local_base_freq")
@@ -205,6 +206,11 @@ def stated_blocks(language: Mapping[str, Any]) -> int | None:
     return None
 
 
+def stated_width(language: Mapping[str, Any]) -> int | None:
+    """Return the size of an embedding row that the language model's config states, under any of the usual keys."""
+    return next((language[key] for key in _WIDTHS if isinstance(language.get(key), int)), None)
+
+
 def block_count_key(language: Mapping[str, Any]) -> str:
     """Return the key under which a language model's config states its number of blocks."""
     return next((key for key in _BLOCK_COUNTS if key in language), _BLOCK_COUNTS[0])
@@ -255,7 +261,8 @@ def is_setting(key: str, value: object) -> bool:
 
 def default_settings(text_model_type: str) -> Mapping[str, Any] | None:
     """Return what a config means where it states nothing, by setting; None for a type that transformers lacks."""
-    return _every_default().get(text_model_type)
+    found = _every_default().get(text_model_type)
+    return None if found is None else {**found, **FIXED_SETTINGS.get(text_model_type, {})}
 
 
 @cache

@@ -46,6 +46,8 @@ VLMS = (
     ("mistral3", "ministral3", "ministral3"),
     ("internvl", "qwen3_moe", "qwen3_moe"),
     ("qwen3_vl_moe", None, "qwen3_moe"),
+    ("aya_vision", None, "cohere2"),
+    ("gemma4", None, "gemma4_text"),
 )
 LOADS_OTHERWISE = ("youtu",)
 QUESTIONS = (("<image>\n何の絵ですか", ("square",)), ("あ<image>と<image>", ("wide", "tall")), ("3+4は", ()))

@@ -73,6 +73,10 @@ def test_a_type_is_not_compared_by_a_setting_that_it_does_not_have(tmp_path: Pat
     # Inside Qwen3-VL-MoE, the router always normalises.
     inside: dict[str, object] = {"model_type": "qwen3_vl_moe_text", "rope_theta": 10000.0, "num_experts_per_tok": 8}
     assert differing(tmp_path, {"norm_topk_prob": True}, inside) == {}
+    assert differing(tmp_path, {}, inside) == {
+        "norm_topk_prob": "False in host ('host'), and True in sources.a ('sources.a')"
+    }
+    assert differing(tmp_path, {"norm_topk_prob": True, "router_scale": 0.5}, inside) == {}
     # Of a type that brings its own code, only what its config states is known.
     own: dict[str, object] = {"model_type": "ours", "hidden_act": "silu", "rope_theta": 10000.0, "logit_scale": 2}
     assert differing(tmp_path, own, {**own, "logit_scale": 2.0}) == {}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from evovlm.errors import UnknownArchitecture
 from evovlm.recipes.families import EMBEDDINGS, FINAL_NORMS, HEADS, BackbonePrefixes
-from evovlm.recipes.language_config import stated_blocks
+from evovlm.recipes.language_config import stated_blocks, stated_width
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -118,7 +118,7 @@ def _candidates(tensors: Mapping[str, Stored], text_config: Mapping[str, Any]) -
     named = [name for name in tables if _leaf(name) in EMBEDDINGS]
     if not named:
         # Under another name, it is the table with a row for each token.
-        size = (text_config.get("vocab_size"), text_config.get("hidden_size"))
+        size = (text_config.get("vocab_size"), stated_width(text_config))
         named = [name for name in tables if tensors[name].shape == size and _leaf(name) not in HEADS]
     found = [Found(blocks, lists[blocks], name) for name in named for blocks in _nearest(name, lists)]
     described = [each for each in found if _is_described(each, tensors, text_config)]
@@ -149,7 +149,7 @@ def _is_described(found: Found, tensors: Mapping[str, Stored], text_config: Mapp
     """Return whether the sizes in the config are those of the tensors, where the config states them."""
     rows, columns = tensors[found.embedding].shape
     n_blocks = stated_blocks(text_config)
-    stated = ((text_config.get("hidden_size"), columns), (text_config.get("vocab_size"), rows))
+    stated = ((stated_width(text_config), columns), (text_config.get("vocab_size"), rows))
     fits = n_blocks is None or n_blocks <= found.n_blocks
     return fits and all(size in (None, own) for size, own in stated)
 
