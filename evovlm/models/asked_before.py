@@ -14,6 +14,7 @@ from typing import Any
 from evovlm.errors import NoChatTemplate, TaskError
 from evovlm.models.chat import ModelQuestion, no_eyes, split_at_places, token_ids
 from evovlm.models.foreign import foreign_model
+from evovlm.models.pictures.processors import open_processor
 from evovlm.recipes.language_config import has_vision, language_config
 from evovlm.recipes.model_config import read_model_config
 
@@ -126,11 +127,9 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _open_seeing(folder: Path) -> _Unloaded:
-    from transformers import AutoConfig, AutoProcessor
+    from transformers import AutoConfig
 
-    # AutoProcessor has no types.
-    auto: Any = AutoProcessor
     with foreign_model(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        processor = auto.from_pretrained(folder, trust_remote_code=False)
+        processor = open_processor(folder)
     return _Unloaded(tokenizer=processor.tokenizer, processor=processor, config=config, folder=folder)

@@ -18,7 +18,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
 )
@@ -32,6 +31,7 @@ from transformers.utils.logging import disable_progress_bar, get_verbosity, set_
 from evovlm.devices import SPREAD, choose_device
 from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, UnknownArchitecture
 from evovlm.models.foreign import foreign_model
+from evovlm.models.pictures.processors import open_processor
 from evovlm.recipes.checkpoint_files import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -140,7 +140,7 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
     dtype = torch.float32 if place.type == "cpu" else "auto"
     with _quiet(), foreign_model(folder):
         tokenizer = AutoTokenizer.from_pretrained(override.tokenizer if override else folder, trust_remote_code=False)
-        processor = _untyped(AutoProcessor).from_pretrained(folder, trust_remote_code=False) if sees else None
+        processor = open_processor(folder) if sees else None
         if override and processor is not None:
             processor.tokenizer = tokenizer
             processor.chat_template = override.chat_template or processor.chat_template

@@ -1,5 +1,6 @@
 """Projected features against the model's own forward pass."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,28 @@ def test_features_are_those_the_model_computes_itself(vlm: LoadedModel, images: 
         assert features.shape == (16, 32)
         assert shown.n_tokens == 16
         assert torch.equal(features, own.view(16, 32))
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next"])
+def test_a_processor_that_was_published_before_it_counted_image_tokens_is_completed(
+    family: str, tmp_path: Path
+) -> None:
+    """As EvoVLM-JP-v1-7B is: a preprocessor_config.json, and no processor_config.json."""
+    folder = pico_vlm(tmp_path / "m", family=family)
+    picture = drawn()["wide"].picture
+    before, _ = see_pictures(load_model(folder, device="cpu"), [picture])
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text())
+    file.unlink()
+    preprocessor = {
+        **settings["image_processor"],
+        "aspect_ratio_setting": "anyres",
+        "processor_class": settings["processor_class"],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    after, shown = see_pictures(load_model(folder, device="cpu"), [picture])
+    assert torch.equal(after, before)
+    assert shown.n_tokens == len(after)
 
 
 def test_pictures_cut_into_tiles_have_as_many_features_as_tiles_need(tmp_path: Path) -> None:
