@@ -115,7 +115,7 @@ def test_the_paper_s_configs_hold_on_pico_models_of_their_architecture(
     # As LLaVA-1.6-Mistral has: further rows, no window, and another rope_theta.
     llava = pico_vlm(tmp_path / "llava", family="llava_next", extra_rows=64, rope_theta=1e6)
     text = text.replace("GAIR/Abel-7B-002", str(abel)).replace("llava-hf/llava-v1.6-mistral-7b-hf", str(llava))
-    text = text.replace("{name: gsm8k_ja}", "{name: word_problems_ja, data: problems.jsonl}")
+    text = text.replace("{name: gsm8k_ja,", "{name: word_problems_ja, data: problems.jsonl,")
     text = text.replace("{name: ja_vg_vqa}", "{name: emoji_ja, data: pictures.jsonl}")
     written_samples(tmp_path)
     config = tmp_path / f"{name}.yaml"
