@@ -14,7 +14,7 @@ from typing import Any
 from evovlm.errors import NoChatTemplate, TaskError
 from evovlm.models.chat import ModelQuestion, no_eyes, split_at_places, token_ids
 from evovlm.models.foreign import foreign_model
-from evovlm.models.pictures.processors import open_processor
+from evovlm.models.processor import open_processor
 from evovlm.recipes.language_config import has_vision, language_config
 from evovlm.recipes.model_config import read_model_config
 

@@ -31,7 +31,7 @@ from transformers.utils.logging import disable_progress_bar, get_verbosity, set_
 from evovlm.devices import SPREAD, choose_device
 from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, UnknownArchitecture
 from evovlm.models.foreign import foreign_model
-from evovlm.models.pictures.processors import open_processor
+from evovlm.models.processor import open_processor
 from evovlm.recipes.checkpoint_files import (
     CONFIG_FILE,
     INDEX_FILE,
