@@ -1,7 +1,8 @@
 """Computes combinations on a GPU, directly in a model's parameters, with the same bits as on a CPU.
 
 Base and sources stay in device memory in their stored dtype; one kernel launch reads each of their entries once and
-writes the result. What a method computes from a whole tensor, and the combination itself, is determined on the CPU.
+writes the result. Cuts by magnitude are computed on the device too; what else a method computes from a whole tensor,
+and the combination itself, is determined on the CPU.
 
 Imported only on a machine with a GPU: it needs torch and Triton.
 """
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,17 +19,17 @@ from torch import Tensor
 
 from evovlm.devices import device_memory
 from evovlm.merging.arithmetic import gpu_kernels
-from evovlm.merging.arithmetic.buffers import STORED, Raw, widen
+from evovlm.merging.arithmetic.buffers import STORED
 from evovlm.merging.arithmetic.combination import Combination, Keep, KeepBetween, KeepDrawn, Term
+from evovlm.merging.arithmetic.gpu_tensors import KEPT_AS, GpuTensors
 from evovlm.merging.arithmetic.selection import ALL, NOTHING, Cut
-from evovlm.merging.arithmetic.task_vector import ModelTensor, TaskVectors
+from evovlm.merging.arithmetic.task_vector import TaskVectors
 from evovlm.merging.merge import Merger, Sink, TensorPlan
 from evovlm.recipes.recipe import ParameterMerge
 
 RESERVED_SHARE = 0.25
 """Share of the device memory that is left for generation; sources that would need it are not kept on the device."""
 
-_STAGED_BYTES = 64 << 20
 _TABLE_NUMBERS = 1 << 16
 _EVERYTHING = Cut(bits=0, last=1 << 62)
 _CODES: Mapping[torch.dtype, int] = {
@@ -36,79 +37,12 @@ _CODES: Mapping[torch.dtype, int] = {
     torch.float16: gpu_kernels.FLOAT16.value,
     torch.float32: gpu_kernels.FLOAT32.value,
 }
-# float64 is rounded to float32 before any computation, so it can be kept as float32.
-_KEPT_AS: Mapping[np.dtype[np.generic], torch.dtype] = {
-    STORED["BF16"]: torch.bfloat16,
-    STORED["F16"]: torch.float16,
-    STORED["F32"]: torch.float32,
-    STORED["F64"]: torch.float32,
-}
 
 
 def spare_bytes(device: torch.device) -> int:
     """Return how much memory of a GPU the sources may take now."""
     free, total = device_memory(device)
     return max(0, (free or 0) - int(RESERVED_SHARE * (total or 0)))
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class GpuTensors:
-    """The tensors of base and sources on the device, as stored: only the merged rows, one run after another.
-
-    Up to `budget_bytes` of them stay there after their first use; the others are read again for each use.
-    """
-
-    device: torch.device
-    budget_bytes: int
-    _kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
-    _finite: set[tuple[str, str]] = field(default_factory=set)
-    _staged: Tensor | None = None
-
-    def entries(self, vectors: TaskVectors, model: ModelTensor) -> Tensor:
-        """Return one model's tensor, flat. Raises BrokenCheckpoint as on a CPU."""
-        key = (vectors.name, model.label)
-        if key in self._kept:
-            return self._kept[key]
-        entries = self._fetched(vectors, model)
-        if key not in self._finite and not vectors.allow_non_finite:
-            if not bool(torch.isfinite(entries).all()):
-                raise vectors.not_finite(model)
-            self._finite.add(key)
-        if entries.nbytes <= self.budget_bytes:
-            self.budget_bytes -= entries.nbytes
-            self._kept[key] = entries
-        return entries
-
-    def _fetched(self, vectors: TaskVectors, model: ModelTensor) -> Tensor:
-        dtype = _KEPT_AS[model.dtype]
-        entries = torch.empty(vectors.size, dtype=dtype, device=self.device)
-        if self._staged is None:
-            # Pinned memory, which the device can read by itself.
-            pinned = self.device.type == "cuda"
-            self._staged = torch.empty(_STAGED_BYTES, dtype=torch.uint8, pin_memory=pinned)
-        step = len(self._staged) // dtype.itemsize
-        filled = 0
-        for run in vectors.plan.runs:
-            first, size = run.starts[model.label] * vectors.columns, run.n_rows * vectors.columns
-            for done in range(0, size, step):
-                piece = min(step, size - done)
-                staged = self._staged[: piece * dtype.itemsize]
-                _read(model, first + done, staged.numpy())
-                # This waits for the copy, so the staging memory can be filled again.
-                entries[filled : filled + piece].copy_(staged.view(dtype))
-                filled += piece
-        return entries
-
-
-def _read(model: ModelTensor, offset: int, out: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    """Fill `out` with entries in the dtype that the device keeps."""
-    if model.dtype == STORED["F64"]:
-        values = out.view(np.float32)
-        raw: Raw = np.empty(len(values), dtype=np.float64)
-        model.read(offset, raw)
-        widen(raw, values)
-    else:
-        model.read(offset, out.view(model.dtype))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -312,7 +246,9 @@ class GpuMerger:
         self._parameters = parameters
         device = next(iter(parameters.values())).device
         budget = spare_bytes(device) if device.type == "cuda" else 0
-        self._combiner = GpuCombiner(tensors=GpuTensors(device=device, budget_bytes=budget))
+        tensors = GpuTensors(device=device, budget_bytes=budget)
+        self._combiner = GpuCombiner(tensors=tensors)
+        merger.read_magnitudes_on(tensors.magnitudes)
 
     def variant(self, merger: Merger) -> "GpuMerger":
         """Return a merger for a variant of the CPU merger that shares the models on the device."""
@@ -341,7 +277,7 @@ class GpuMerger:
             # A source that is copied must not have the base subtracted and added again.
             is_copy = isinstance(plan.planned, int)
             vectors = replace(plan.vectors, base=None) if is_copy else plan.vectors
-            stored = _KEPT_AS[STORED[self._merger.host.place(name).dtype_code]]
+            stored = KEPT_AS[STORED[self._merger.host.place(name).dtype_code]]
             self._combiner.combine(vectors, combination, stored=stored, out=self._parameters[name])
 
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -13,6 +13,7 @@ from evovlm.merging.arithmetic.buffers import STORED, MemoryBudget, Raw, Scratch
 from evovlm.merging.arithmetic.combination import Combination, combine
 from evovlm.merging.arithmetic.method_functions import MethodInputs
 from evovlm.merging.arithmetic.methods import Method, check_parameters, check_tensor_names, get_method
+from evovlm.merging.arithmetic.selection import Magnitudes
 from evovlm.merging.arithmetic.task_vector import ModelTensor, Stretch, TaskVectors
 from evovlm.merging.checkpoint.safetensors_file import files_held_open
 from evovlm.merging.checkpoint.sources import Checkpoint
@@ -129,6 +130,7 @@ class Merger:
     _budget: MemoryBudget
     _models: dict[str, NamedCheckpoint]
     _vectors: dict[tuple[str, bool, bool], TaskVectors] = field(default_factory=dict)
+    _device: Callable[[TaskVectors, int], Magnitudes] | None = None
 
     @staticmethod
     def open(
@@ -185,6 +187,10 @@ class Merger:
             _budget=MemoryBudget(cache_bytes),
             _models={model.name: model for model in (*others, host)},
         )
+
+    def read_magnitudes_on(self, device: Callable[[TaskVectors, int], Magnitudes]) -> None:
+        """Let `device` read the magnitudes of a source (by its index); to be called before the first merge."""
+        self._device = device
 
     def variant(self, template: MergeTemplate) -> "Merger":
         """Return a merger of the same models with another method, other settings, or the config of another model.
@@ -400,6 +406,7 @@ class Merger:
                 seed=self.template.seed,
                 allow_non_finite=self.allow_non_finite,
                 budget=self._budget,
+                device=self._device,
             )
         return self._vectors[key]
 

@@ -17,10 +17,11 @@ from evovlm.errors import BrokenCheckpoint
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.merging.arithmetic.buffers import Raw, Vector, narrow
 from evovlm.merging.arithmetic.combination import Combination, Election, KeepBetween, KeepByRank, KeepDrawn, Term
+from evovlm.merging.arithmetic.gpu_tensors import GpuTensors
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.arithmetic.selection import NOTHING, Cut
 from evovlm.merging.arithmetic.task_vector import TaskVectors
-from evovlm.merging.gpu import GpuCombiner, GpuMerger, GpuTensors, is_combinable
+from evovlm.merging.gpu import GpuCombiner, GpuMerger, is_combinable
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.row_plan import RowPlan, SharedRows
 from evovlm.recipes.recipe import MergeSettings, SourceParameters

@@ -15,6 +15,7 @@ from evovlm.merging.arithmetic.selection import (
     Cut,
     Entries,
     MagnitudeOrder,
+    MagnitudesOnCpu,
     draw_key,
     draw_limit,
     draws,
@@ -100,7 +101,9 @@ def test_the_limits_of_density_keep_nothing_and_all() -> None:
 def order_of(vector: npt.NDArray[np.float32], *, piece: int = 7) -> MagnitudeOrder:
     """Return the order of a vector that is read in pieces."""
     starts = range(0, len(vector), piece)
-    return MagnitudeOrder(lambda: (Entries(start, vector[start : start + piece].copy()) for start in starts))
+    return MagnitudeOrder(
+        MagnitudesOnCpu(lambda: (Entries(start, vector[start : start + piece].copy()) for start in starts))
+    )
 
 
 def up_to(cut: Cut, vector: npt.NDArray[np.float32]) -> list[int]:
@@ -266,7 +269,8 @@ def test_without_room_a_cut_is_worked_out_again_and_is_the_same() -> None:
         asked += 1
         return [Entries(0, values)]
 
-    kept, forgetful = MagnitudeOrder(stretches), MagnitudeOrder(stretches, budget=MemoryBudget(0))
+    magnitudes = MagnitudesOnCpu(stretches)
+    kept, forgetful = MagnitudeOrder(magnitudes), MagnitudeOrder(magnitudes, budget=MemoryBudget(0))
     assert kept.cut(700) == kept.cut(700)
     assert asked == 2  # the histogram, and one bin
     assert forgetful.cut(700) == forgetful.cut(700) == kept.cut(700)

@@ -277,7 +277,7 @@ def count_magnitudes(vector: Any, counts: Any) -> None:
 def collect_magnitudes(vector: Any, start: int, upper: int, keys: Any, filled: int) -> int:
     """Append the entries whose magnitude has these upper 16 bits to `keys` (uint64); return the new number of keys.
 
-    Keys sort larger magnitudes first, and equal ones by index: bits 32 and up are the complement of the
+    Keys sort larger magnitudes first, and equal ones by index: bits 40 and up are the complement of the
     magnitude's lower 16 bits, those below are the index.
     """
     bits = vector.view(np.uint32)

@@ -17,7 +17,7 @@ in which bin the k-th largest lies, and only the entries of that bin are collect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,8 @@ DRAW_BITS = 24
 ALL = 1 << DRAW_BITS
 """The limit that every draw is below."""
 
-_BINS = 1 << 15
+MAGNITUDE_BINS = 1 << 15
+"""The number of values of the upper 16 bits of a magnitude."""
 _ENTRIES_PER_BLOCK = 8
 _WEYL = np.array(
     [[n * step % (1 << 64) for step in (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)] for n in range(10)], dtype=np.uint64
@@ -97,16 +98,54 @@ class Entries(NamedTuple):
     values: npt.NDArray[np.float32]
 
 
+class Magnitudes(Protocol):
+    """The magnitudes of a tensor's entries, read in a pass over all of them, wherever they are."""
+
+    def count(self) -> npt.NDArray[np.int64]:
+        """Return how many entries have each upper 16 bits (float32 without sign), shape (32768,)."""
+        ...
+
+    def collect(self, upper: int, size: int) -> npt.NDArray[np.uint64]:
+        """Return the sorted keys of the `size` entries with these upper 16 bits.
+
+        Bits 40 and up are the complement of the magnitude's lower 16 bits, those below are the index, so that larger
+        magnitudes come first, and equal ones by index.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MagnitudesOnCpu:
+    """Magnitudes of entries that `stretches` yields again whenever it is called, in any order."""
+
+    stretches: Callable[[], Iterable[Entries]]
+
+    def count(self) -> npt.NDArray[np.int64]:
+        """See Magnitudes."""
+        counts = np.zeros(MAGNITUDE_BINS, dtype=np.int64)
+        for stretch in self.stretches():
+            kernels.count_magnitudes(stretch.values, counts)
+        return counts
+
+    def collect(self, upper: int, size: int) -> npt.NDArray[np.uint64]:
+        """See Magnitudes."""
+        keys = np.empty(size, dtype=np.uint64)
+        filled = 0
+        for stretch in self.stretches():
+            filled = kernels.collect_magnitudes(stretch.values, stretch.start, upper, keys, filled)
+        keys.sort()
+        return keys
+
+
 @dataclass(slots=True, eq=False)
 class MagnitudeOrder:
     """The order of a tensor's entries by magnitude, computed only around the cuts that are asked for.
 
-    `stretches` yields all entries again whenever it is called, in any order. Results are cached, so that cuts of many
-    densities share them: some kilobytes for the histogram and, within the memory `budget` (None: without limit), 8
-    bytes per entry of each bin that a cut fell into.
+    Results are cached, so that cuts of many densities share them: some kilobytes for the histogram and, within the
+    memory `budget` (None: without limit), 8 bytes per entry of each bin that a cut fell into.
     """
 
-    stretches: Callable[[], Iterable[Entries]]
+    magnitudes: Magnitudes
     budget: MemoryBudget | None = None
     _bins: npt.NDArray[np.int64] | None = None
     _counts: npt.NDArray[np.int64] | None = None
@@ -141,9 +180,7 @@ class MagnitudeOrder:
 
     def _histogram(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         if self._bins is None or self._counts is None:
-            counts = np.zeros(_BINS, dtype=np.int64)
-            for stretch in self.stretches():
-                kernels.count_magnitudes(stretch.values, counts)
+            counts = self.magnitudes.count()
             self._bins = np.flatnonzero(counts)
             self._counts = counts[self._bins]
         return self._bins, self._counts
@@ -151,11 +188,7 @@ class MagnitudeOrder:
     def _bin(self, upper: int, size: int) -> npt.NDArray[np.uint64]:
         keys = self._sorted.get(upper)
         if keys is None:
-            keys = np.empty(size, dtype=np.uint64)
-            filled = 0
-            for stretch in self.stretches():
-                filled = kernels.collect_magnitudes(stretch.values, stretch.start, upper, keys, filled)
-            keys.sort()
+            keys = self.magnitudes.collect(upper, size)
             if self.budget is None or self.budget.take(keys.nbytes):
                 self._sorted[upper] = keys
         return keys

@@ -1,6 +1,6 @@
 """One tensor of the base and the sources, read in stretches as task vectors or as the models' own numbers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,7 +12,14 @@ from evovlm.errors import BrokenCheckpoint
 from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.buffers import STORED, MemoryBudget, Raw, Scratch, Vector, narrow, widen
 from evovlm.merging.arithmetic.mark_kernels import largest_magnitudes
-from evovlm.merging.arithmetic.selection import Entries, MagnitudeOrder, draw_halves, draw_key
+from evovlm.merging.arithmetic.selection import (
+    Entries,
+    MagnitudeOrder,
+    Magnitudes,
+    MagnitudesOnCpu,
+    draw_halves,
+    draw_key,
+)
 from evovlm.merging.checkpoint.safetensors_file import TensorPlace
 from evovlm.merging.models.row_plan import RowPlan
 
@@ -67,7 +74,8 @@ class TaskVectors:
 
     `seed` and `source_names` determine the draws. Entries are numbered as in the result: row-major, including rows that
     are not merged. `columns` is the number of entries in a row of the plan, `row_length` in a row that methods treat as
-    one vector: the same, except that a tensor of one dimension is a single vector.
+    one vector: the same, except that a tensor of one dimension is a single vector. `device` reads the magnitudes of the
+    source with an index on another device than the CPU.
     """
 
     name: str
@@ -80,6 +88,7 @@ class TaskVectors:
     seed: int
     allow_non_finite: bool = False
     budget: MemoryBudget | None = None
+    device: "Callable[[TaskVectors, int], Magnitudes] | None" = None
     _orders: dict[int, MagnitudeOrder] = field(default_factory=dict)
     _gram: npt.NDArray[np.float64] | None = None
     _row_grams: npt.NDArray[np.float64] | None = None
@@ -205,7 +214,8 @@ class TaskVectors:
                 yield Entries(chunk.start, chunk.parts[0])
 
         if index not in self._orders:
-            self._orders[index] = MagnitudeOrder(entries, budget=self.budget)
+            found = self.device(self, index) if self.device is not None else MagnitudesOnCpu(entries)
+            self._orders[index] = MagnitudeOrder(found, budget=self.budget)
         return self._orders[index]
 
     def variance_order(self) -> MagnitudeOrder:
@@ -218,7 +228,7 @@ class TaskVectors:
                 yield Entries(chunk.start, varied)
 
         if _VARIANCE not in self._orders:
-            self._orders[_VARIANCE] = MagnitudeOrder(entries, budget=self.budget)
+            self._orders[_VARIANCE] = MagnitudeOrder(MagnitudesOnCpu(entries), budget=self.budget)
         return self._orders[_VARIANCE]
 
     def divergences(self) -> npt.NDArray[np.float32]:
@@ -249,7 +259,7 @@ class TaskVectors:
                 yield Entries(chunk.start, np.abs(chunk.parts[0]) * by[: chunk.parts.shape[1]])
 
         if _IMPORTANCE not in self._orders:
-            self._orders[_IMPORTANCE] = MagnitudeOrder(entries, budget=self.budget)
+            self._orders[_IMPORTANCE] = MagnitudeOrder(MagnitudesOnCpu(entries), budget=self.budget)
         return self._orders[_IMPORTANCE]
 
     def gram(self) -> npt.NDArray[np.float64]:
