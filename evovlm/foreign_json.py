@@ -14,6 +14,8 @@ LIMIT_BYTES = 1_000_000_000
 """Far more than any journal or file of predictions has."""
 _DEEPEST = 100
 _MOST = 2**53
+# More digits than the largest float64 has: int() would take long, or refuse them in words about Python.
+_LONG = re.compile("[0-9]{301}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -31,7 +33,7 @@ def parse_json(
         found = json.loads(
             decoded,
             parse_float=None if non_finite else _finite,
-            parse_int=_whole,
+            parse_int=_whole if _LONG.search(decoded) else None,
             parse_constant=None if non_finite else _not_finite,
             object_pairs_hook=_without_repeats if unique_keys else None,
         )
@@ -165,18 +167,17 @@ def _finite(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    # More digits than the largest float64 has: int() would take long, or refuse them in words about Python.
     if len(text) > 300:
         raise ValueError(f"the number {_shown(text)} is too large")
     return int(text)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"it lists {_shown(name)} twice")
-        found[name] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(f"it lists {_shown(twice)} twice")
     return found
 
 
@@ -189,11 +190,15 @@ def _shown(text: str) -> str:
 
 
 def _check_depth(found: object) -> None:
-    level: list[Any] = [found]
+    level: list[Any] = [found] if type(found) in (dict, list) else []
     depth = 0
     while level:
         depth += 1
         if depth > _DEEPEST:
             raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
-        inner = [each.values() if type(each) is dict else each for each in level if type(each) in (dict, list)]
-        level = [value for values in inner for value in values if type(value) in (dict, list)]
+        level = [
+            value
+            for each in level
+            for value in (each.values() if type(each) is dict else each)
+            if type(value) in (dict, list)
+        ]

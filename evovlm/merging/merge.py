@@ -35,6 +35,7 @@ from evovlm.recipes.recipe import (
     name_in_block,
     value_at,
 )
+from evovlm.resources import garbage_kept
 
 _SMALL, _GROUP = 1 << 16, 1 << 20
 """Entries of a tensor that shares a job with others, and of all of them together."""
@@ -112,10 +113,9 @@ class Merger:
 
     Tensors are read in chunks whenever they are needed, so that memory does not grow with the models (by L1 norms, it
     holds a bit for each entry and source of the tensors in work); what does not depend on a recipe's numbers (magnitude
-    orders, inner products) is computed once. `source_names` are sorted, and
-    sums over sources follow that order; `result` describes the merged model apart from its numbers, `rows` says where
-    the rows of each tensor come from; `warnings` lists what can be merged but may be harmful. The result does not
-    depend on `threads`.
+    orders, inner products) is computed once. `source_names` are sorted, and sums over sources follow that order;
+    `result` describes the merged model apart from its numbers, `rows` says where the rows of each tensor come from;
+    `warnings` lists what can be merged but may be harmful. The result does not depend on `threads`.
     """
 
     template: MergeTemplate
@@ -144,7 +144,8 @@ class Merger:
         cannot be found, read or merged with the others.
         """
         plain = template.template
-        method = get_method(plain)
+        # Before anything is fetched.
+        get_method(plain)
         opened: dict[ModelRef, Checkpoint] = {}
 
         def named(name: str, ref: ModelRef) -> NamedCheckpoint:
@@ -152,12 +153,30 @@ class Merger:
                 opened[ref] = Checkpoint.open_model(ref, declared=plain.backbone)
             return NamedCheckpoint(name=name, text=ref.text, checkpoint=opened[ref])
 
-        names = tuple(sorted(plain.sources))
         refs = {"host": plain.host, **({"base": plain.base} if plain.base is not None else {})}
-        refs |= {f"sources.{name}": plain.sources[name] for name in names}
-        opened_models = {name: named(name, ref) for name, ref in refs.items()}
-        opened_models["host"] = opened_models["host"].stored_in(plain.dtype)
-        models = match_models(opened_models, declared=plain.backbone)
+        refs |= {f"sources.{name}": plain.sources[name] for name in sorted(plain.sources)}
+        models = {name: named(name, ref) for name, ref in refs.items()}
+        models["host"] = models["host"].stored_in(plain.dtype)
+        return Merger._of(
+            plain,
+            models,
+            threads=threads or default_threads(),
+            allow_non_finite=allow_non_finite,
+            budget=MemoryBudget(cache_bytes),
+        )
+
+    @staticmethod
+    @garbage_kept()
+    def _of(
+        plain: MergeTemplate,
+        opened: Mapping[str, NamedCheckpoint],
+        *,
+        threads: int,
+        allow_non_finite: bool,
+        budget: MemoryBudget,
+    ) -> "Merger":
+        models = match_models(opened, declared=plain.backbone)
+        names = tuple(sorted(plain.sources))
         base, host = models.get("base"), models["host"]
         sources = [models[f"sources.{name}"] for name in names]
         others = [*([base] if base else []), *sources]
@@ -170,7 +189,7 @@ class Merger:
         }
         return Merger(
             template=plain,
-            method=method,
+            method=get_method(plain),
             host=host.checkpoint,
             source_names=names,
             result=result,
@@ -182,9 +201,9 @@ class Merger:
                 *(result.chat.notes if result.chat is not None else ()),
                 *ancestry_warnings(base=base, host=host, sources=sources),
             ),
-            threads=threads or default_threads(),
+            threads=threads,
             allow_non_finite=allow_non_finite,
-            _budget=MemoryBudget(cache_bytes),
+            _budget=budget,
             _models={model.name: model for model in (*others, host)},
         )
 
@@ -242,16 +261,16 @@ class Merger:
 
         def merge_group(names: Sequence[str]) -> None:
             # In one job, without a plan made ahead: of small tensors, handing over would take the longest.
-            with files_held_open():
+            with files_held_open(), np.errstate(all="ignore"):
                 for name in names:
                     vectors = self._task_vectors(name)
-                    with np.errstate(all="ignore"):
-                        plan = TensorPlan(vectors, self._plan(vectors, numbers.of(name)))
+                    plan = TensorPlan(vectors, self._plan(vectors, numbers.of(name)))
                     for stretch in self._stretches(vectors):
                         self._merge_chunk(plan, stretch, sink)
 
-        for _ in in_turn(merge_group, groups, threads=self.threads, ahead=len(groups)):
-            pass
+        with garbage_kept():
+            for _ in in_turn(merge_group, groups, threads=self.threads, ahead=len(groups)):
+                pass
 
     def plans(self, recipe: ParameterMerge) -> Iterator[TensorPlan]:
         """Yield how `merge` merges each tensor, the largest first. Raises as `merge` does."""
@@ -274,7 +293,9 @@ class Merger:
         chunks = ((plan, stretch) for plan in plans for stretch in self._stretches(plan.vectors))
 
         def merge_chunk(chunk: tuple[TensorPlan, Stretch]) -> None:
-            self._merge_chunk(*chunk, sink)
+            # Overflows become infinite, as on any device; the receiver of the result checks for them.
+            with np.errstate(all="ignore"):
+                self._merge_chunk(*chunk, sink)
 
         for _ in in_turn(merge_chunk, chunks, threads=self.threads, ahead=_CHUNKS_AHEAD * self.threads):
             pass
@@ -373,8 +394,7 @@ class Merger:
     def _merge_chunk(self, plan: TensorPlan, stretch: Stretch, sink: Sink) -> None:
         vectors, planned = plan
         dtype = STORED[self.host.place(vectors.name).dtype_code]
-        # Overflows become infinite, as on any device; the receiver of the result checks for them.
-        with np.errstate(all="ignore"), Scratch(stretch.size, dtype) as stored:
+        with Scratch(stretch.size, dtype) as stored:
             if isinstance(planned, int):
                 # For slerp, the base precedes the one source.
                 vectors.copy(planned - len(self.source_names), stretch, stored)

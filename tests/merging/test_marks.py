@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evovlm.merging.arithmetic import mark_kernels, task_vector
 from evovlm.merging.arithmetic.combination import Combination, KeepByRank, KeepDrawn, combine
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.merging.arithmetic.selection import draws, round_keys
+from evovlm.merging.arithmetic.selection import draws
 from evovlm.merging.in_turn import in_turn
 from evovlm.recipes.recipe import MergeSettings
 from tests.merging.vectors import method_inputs, task_vectors
@@ -70,7 +70,7 @@ def test_drawn_entries_are_marked_where_the_draw_is_below_the_limit(start: int, 
     # With the upper 16 bits alone as well, which decide unless one equals the limit's.
     for upper in (np.empty(0, dtype=np.uint16), (drawn >> np.uint32(8)).astype(np.uint16)):
         kept = np.empty(size, dtype=np.bool_)
-        mark_kernels.mark_drawn(kept, upper, np.uint32(limit), round_keys(7), start, words)
+        mark_kernels.mark_drawn(kept, upper, np.uint32(limit), np.uint64(7), start, words)
         assert (kept == (drawn < limit)).all()
 
 

@@ -27,10 +27,11 @@ from evovlm.merging.arithmetic.combine_kernel import (
     Sources,
     combine_entries,
 )
-from evovlm.merging.arithmetic.selection import ALL, NOTHING, Cut, Marks, draw_halves, round_keys
+from evovlm.merging.arithmetic.selection import ALL, NOTHING, Cut, Marks, draw_halves
 from evovlm.merging.arithmetic.task_vector import Chunk, Stretch, TaskVectors
 
 _NO_DRAWS = np.empty((1, 0), dtype=np.uint16)
+_NO_FACTORS = np.empty((0, 0), dtype=np.float32)
 _NO_MARKS = np.empty(0, dtype=np.uint8)
 _BOOL, _UINT64 = np.dtype(np.bool_), np.dtype(np.uint64)
 LEAST_DIVISOR = 0.1
@@ -56,7 +57,7 @@ class KeepDrawn:
     def scale(self, values: Vector, start: int, first: np.float32, second: np.float32) -> None:
         """See `Keep`."""
         with Scratch(len(values), _BOOL) as kept, Scratch(mark_kernels.DRAW_WORDS, _UINT64) as words:
-            mark_kernels.mark_drawn(kept, _NO_DRAWS[0], np.uint32(self.limit), round_keys(self.key), start, words)
+            mark_kernels.mark_drawn(kept, _NO_DRAWS[0], np.uint32(self.limit), np.uint64(self.key), start, words)
             mark_kernels.scale_kept(values, kept, first, second)
 
 
@@ -252,13 +253,14 @@ def _run(
     *,
     prepared: bool,
 ) -> None:
+    is_drawn = not prepared and any(_way(term.keep, stretch) == DRAWN for term in combination.terms)
     first_row, row_start = divmod(stretch.start, vectors.row_length)
     rows = slice(first_row, first_row + -(-(row_start + stretch.size) // vectors.row_length))
     sources = _unchanged(len(combination.terms)) if prepared else _sources(combination.terms, stretch, rows=rows)
     combine_entries(
         raws,
         raw_base,
-        vectors.upper_draws(stretch) if DRAWN in sources.ways else _NO_DRAWS,
+        vectors.upper_draws(stretch) if is_drawn else _NO_DRAWS,
         stretch.start,
         row_start,
         vectors.row_length,
@@ -286,37 +288,31 @@ def _marks(keep: Keep | None, stretch: Stretch) -> npt.NDArray[np.uint8]:
 
 def _sources(terms: tuple[Term, ...], stretch: Stretch, *, rows: slice) -> Sources:
     """Return the terms as arrays."""
-    k, keeps = len(terms), [term.keep for term in terms]
-    ways = [_way(keep, stretch) for keep in keeps]
+    numbers, keys, factors, marks = [], [], [], {}
+    for row, term in enumerate(terms):
+        keep, key, limit, low, high = term.keep, 0, 0, NOTHING, NOTHING
+        way = _way(keep, stretch)
+        if way == MARKED:
+            marks[row] = _marks(keep, stretch)
+        elif isinstance(keep, KeepDrawn):
+            key, limit = keep.key, keep.limit
+        elif isinstance(keep, KeepBetween):
+            low, high = keep.low, keep.high
+        numbers.append((term.index, way, limit, *low, *high))
+        keys.append(key)
+        factors.append((term.first, term.second))
+    k = len(terms)
     sources = _unchanged(k)._replace(
-        indices=np.array([term.index for term in terms], dtype=np.int64),
-        firsts=np.array([term.first for term in terms], dtype=np.float32),
-        seconds=np.array([term.second for term in terms], dtype=np.float32),
+        numbers=np.array(numbers, dtype=np.int64).reshape(k, -1),
+        keys=np.array(keys, dtype=np.uint64),
+        factors=np.array(factors, dtype=np.float32).reshape(k, -1),
         row_factors=_row_factors(terms, rows),
     )
-    if any(ways):
-        sources = sources._replace(ways=np.array(ways, dtype=np.int64))
-    if DRAWN in ways:
-        keys = np.zeros((k, 10, 2), dtype=np.uint64)
-        limits = np.zeros(k, dtype=np.uint32)
-        for i, keep in enumerate(keeps):
-            if isinstance(keep, KeepDrawn):
-                keys[i], limits[i] = round_keys(keep.key), keep.limit
-        sources = sources._replace(limits=limits, round_keys=keys)
-    if BETWEEN in ways:
-        cuts = [(keep.low, keep.high) if isinstance(keep, KeepBetween) else (NOTHING, NOTHING) for keep in keeps]
-        sources = sources._replace(
-            lows=np.array([low.bits for low, _ in cuts], dtype=np.uint32),
-            low_lasts=np.array([low.last for low, _ in cuts], dtype=np.int64),
-            highs=np.array([high.bits for _, high in cuts], dtype=np.uint32),
-            high_lasts=np.array([high.last for _, high in cuts], dtype=np.int64),
-        )
-    if MARKED in ways:
-        marks = np.zeros((k, mark_kernels.mark_bytes(stretch.size)), dtype=np.uint8)
-        for i, keep in enumerate(keeps):
-            if ways[i] == MARKED:
-                marks[i] = _marks(keep, stretch)
-        sources = sources._replace(marks=marks)
+    if marks:
+        stacked = np.zeros((k, mark_kernels.mark_bytes(stretch.size)), dtype=np.uint8)
+        for row, own in marks.items():
+            stacked[row] = own
+        sources = sources._replace(marks=stacked)
     return sources
 
 
@@ -324,24 +320,17 @@ def _sources(terms: tuple[Term, ...], stretch: Stretch, *, rows: slice) -> Sourc
 def _unchanged(k: int) -> Sources:
     """Return the arrays of k sources that are used unchanged; nobody writes into them."""
     return Sources(
-        indices=np.zeros(k, dtype=np.int64),
-        ways=np.zeros(k, dtype=np.int64),
-        limits=np.zeros(k, dtype=np.uint32),
-        round_keys=np.zeros((k, 10, 2), dtype=np.uint64),
-        lows=np.zeros(k, dtype=np.uint32),
-        low_lasts=np.zeros(k, dtype=np.int64),
-        highs=np.zeros(k, dtype=np.uint32),
-        high_lasts=np.zeros(k, dtype=np.int64),
+        numbers=np.zeros((k, 7), dtype=np.int64),
+        keys=np.zeros(k, dtype=np.uint64),
+        factors=np.ones((k, 2), dtype=np.float32),
         marks=np.empty((k, 0), dtype=np.uint8),
-        firsts=np.ones(k, dtype=np.float32),
-        seconds=np.ones(k, dtype=np.float32),
-        row_factors=np.empty((0, 0), dtype=np.float32),
+        row_factors=_NO_FACTORS,
     )
 
 
 def _row_factors(terms: tuple[Term, ...], rows: slice) -> npt.NDArray[np.float32]:
     columns = [term.row_factors[rows] for term in terms if term.row_factors is not None]
-    return np.stack(columns) if columns else np.empty((0, 0), dtype=np.float32)
+    return np.stack(columns) if columns else _NO_FACTORS
 
 
 def _joining(combination: Combination, *, subtract: bool) -> Joining:
@@ -353,8 +342,7 @@ def _joining(combination: Combination, *, subtract: bool) -> Joining:
         fused=combination.fused,
         elected=election is not None,
         normalize=divisors is not None,
-        mix_weights=np.array(mix, dtype=np.float32),
-        divisor_weights=np.array(mix if divisors is None else divisors, dtype=np.float32),
+        weights=np.array((mix, mix if divisors is None else divisors), dtype=np.float32),
         least=np.float32(0.0 if election is None else election.least),
         divisor=np.float32(combination.divisor),
         lambda_=np.float32(combination.lambda_),

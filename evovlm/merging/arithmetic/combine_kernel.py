@@ -24,38 +24,34 @@ EVERY, DRAWN, BETWEEN, MARKED = 0, 1, 2, 3
 """Which entries of a source are kept: all, by a draw, between two cuts by magnitude, or those that are marked."""
 
 
-class Sources(NamedTuple):
-    """The numbers of the k sources, as arrays of length k (round keys and row factors have more axes).
+INDEX, WAY, LIMIT, LOW, LOW_LAST, HIGH, HIGH_LAST = range(7)
+"""The columns of the whole numbers of a source."""
 
-    `indices` gives each source's row in the draws that are cached in memory; `ways` says which entries are kept;
-    `limits` (uint32) and `round_keys` (uint64, (k, 10, 2)) belong to the draws; `lows`, `low_lasts`, `highs` and
-    `high_lasts` to the cuts; `marks` (uint8, (k, MARK_BYTES * steps)) is empty where no entries are marked; `firsts`
-    and `seconds` (float32) are factors; `row_factors` (float32, (k, rows)) is empty where no factor depends on the row.
+
+class Sources(NamedTuple):
+    """The numbers of the k sources.
+
+    `numbers` (int64, (k, 7)) gives each source's row in the draws that are cached in memory, which entries are kept,
+    the limit of the draws, and the two cuts; `keys` (uint64, (k,)) belong to the draws; `factors` are float32, (k, 2);
+    `marks` (uint8, (k, MARK_BYTES * steps)) is empty where no entries are marked; `row_factors` (float32, (k, rows)) is
+    empty where no factor depends on the row.
     """
 
-    indices: npt.NDArray[np.int64]
-    ways: npt.NDArray[np.int64]
-    limits: npt.NDArray[np.uint32]
-    round_keys: npt.NDArray[np.uint64]
-    lows: npt.NDArray[np.uint32]
-    low_lasts: npt.NDArray[np.int64]
-    highs: npt.NDArray[np.uint32]
-    high_lasts: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.uint64]
+    factors: npt.NDArray[np.float32]
     marks: npt.NDArray[np.uint8]
-    firsts: npt.NDArray[np.float32]
-    seconds: npt.NDArray[np.float32]
     row_factors: npt.NDArray[np.float32]
 
 
 class Joining(NamedTuple):
-    """How the parts are added up (see `Combination` and `Election`); weights are float32, of length k."""
+    """How the parts are added up (see `Combination` and `Election`); `weights` (float32, (2, k)) mix, and divide."""
 
     subtract: bool
     fused: bool
     elected: bool
     normalize: bool
-    mix_weights: npt.NDArray[np.float32]
-    divisor_weights: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32]
     least: np.float32
     divisor: np.float32
     lambda_: np.float32
@@ -97,12 +93,13 @@ def combine_entries(
         for s in range(k):
             part = parts[s, :size]
             widen_less(raws[s, begin : begin + size], base[: size if how.subtract else 0], part)
-            first, second = sources.firsts[s], sources.seconds[s]
-            way = sources.ways[s]
+            numbers = sources.numbers[s]
+            first, second = sources.factors[s, 0], sources.factors[s, 1]
+            way = numbers[WAY]
             if way in (DRAWN, MARKED):
                 if way == DRAWN:
-                    upper = upper_draws[sources.indices[s], begin : begin + size]
-                    mark_drawn(kept[:size], upper, sources.limits[s], sources.round_keys[s], start + begin, words)
+                    upper = upper_draws[numbers[INDEX], begin : begin + size]
+                    mark_drawn(kept[:size], upper, np.uint32(numbers[LIMIT]), sources.keys[s], start + begin, words)
                 else:
                     step = begin // STEP * MARK_BYTES
                     read_marks(sources.marks[s, step : step + MARK_BYTES], kept)
@@ -111,10 +108,10 @@ def combine_entries(
                 scale_between(
                     part,
                     start + begin,
-                    sources.lows[s],
-                    sources.low_lasts[s],
-                    sources.highs[s],
-                    sources.high_lasts[s],
+                    np.uint32(numbers[LOW]),
+                    numbers[LOW_LAST],
+                    np.uint32(numbers[HIGH]),
+                    numbers[HIGH_LAST],
                     first,
                     second,
                 )
@@ -138,7 +135,7 @@ def combine_entries(
             # Multiplied by the elected sign, the entries that count are those above 0.
             for s in range(k):
                 part = parts[s, :size]
-                weight = how.mix_weights[s]
+                weight = how.weights[0, s]
                 for i in range(size):
                     turned = part[i] * sign[i]
                     mix[i] += (turned if turned > zero else zero) * weight
@@ -148,7 +145,7 @@ def combine_entries(
                     absolute[i] = zero
                 for s in range(k):
                     part = parts[s, :size]
-                    weight = how.divisor_weights[s]
+                    weight = how.weights[1, s]
                     for i in range(size):
                         counted = weight if part[i] * sign[i] > zero else zero
                         divisor[i] += counted
@@ -162,7 +159,7 @@ def combine_entries(
         elif how.fused:
             for s in range(k):
                 part = parts[s, :size]
-                factor = sources.firsts[s]
+                factor = sources.factors[s, 0]
                 for i in range(size):
                     mix[i] = multiply_add(part[i], factor, mix[i])
         else:

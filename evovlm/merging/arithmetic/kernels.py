@@ -67,22 +67,23 @@ def _round(x0: Any, x1: Any, x2: Any, x3: Any, keys: Any) -> Any:
 
 
 @compiled
-def philox(round_keys: Any, counter: int, words: Any) -> None:
+def philox(key: Any, counter: int, words: Any) -> None:
     """Write the output of Philox-4x64-10 (Salmon et al. 2011): four words for each counter, starting at `counter`.
 
-    `round_keys` (uint64, (10, 2)) holds the keys of the ten rounds; `words` is uint64, (4 n,).
+    The key is (`key`, 0); `words` is uint64, (4 n,).
     """
-    # Copied to locals, because the loop below would read them from memory again for every block.
-    k0 = (round_keys[0, 0], round_keys[0, 1])
-    k1 = (round_keys[1, 0], round_keys[1, 1])
-    k2 = (round_keys[2, 0], round_keys[2, 1])
-    k3 = (round_keys[3, 0], round_keys[3, 1])
-    k4 = (round_keys[4, 0], round_keys[4, 1])
-    k5 = (round_keys[5, 0], round_keys[5, 1])
-    k6 = (round_keys[6, 0], round_keys[6, 1])
-    k7 = (round_keys[7, 0], round_keys[7, 1])
-    k8 = (round_keys[8, 0], round_keys[8, 1])
-    k9 = (round_keys[9, 0], round_keys[9, 1])
+    # The keys of the rounds, Weyl sequences; as locals, because the loop would read an array again for every block.
+    a, b = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
+    k0 = (np.uint64(key), np.uint64(0))
+    k1 = (k0[0] + a, b)
+    k2 = (k1[0] + a, k1[1] + b)
+    k3 = (k2[0] + a, k2[1] + b)
+    k4 = (k3[0] + a, k3[1] + b)
+    k5 = (k4[0] + a, k4[1] + b)
+    k6 = (k5[0] + a, k5[1] + b)
+    k7 = (k6[0] + a, k6[1] + b)
+    k8 = (k7[0] + a, k7[1] + b)
+    k9 = (k8[0] + a, k8[1] + b)
     for block in range(len(words) // 4):
         x0, x1, x2, x3 = np.uint64(counter + block), np.uint64(0), np.uint64(0), np.uint64(0)
         x0, x1, x2, x3 = _round(x0, x1, x2, x3, k0)
@@ -102,11 +103,11 @@ def philox(round_keys: Any, counter: int, words: Any) -> None:
 
 
 @compiled
-def draw_halves(round_keys: Any, start: int, size: int, words: Any) -> Any:
+def draw_halves(key: Any, start: int, size: int, words: Any) -> Any:
     """Return 32-bit numbers, in `words`, whose upper 24 bits are the draws of entries start .. start + size - 1."""
     skipped = start % 8
     blocks = (skipped + size + 7) // 8
-    philox(round_keys, start // 8 + 1, words[: 4 * blocks])
+    philox(key, start // 8 + 1, words[: 4 * blocks])
     return words.view(np.uint32)[skipped : skipped + size]
 
 

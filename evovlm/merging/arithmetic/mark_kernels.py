@@ -20,7 +20,7 @@ def mark_bytes(size: int) -> int:
 
 
 @compiled
-def mark_drawn(kept: Any, upper: Any, limit: Any, round_keys: Any, start: int, words: Any) -> None:
+def mark_drawn(kept: Any, upper: Any, limit: Any, key: Any, start: int, words: Any) -> None:
     """Write into `kept` (bool) whether the draws of entries from `start` on are below `limit`.
 
     `upper` (uint16, like `kept`, or empty) holds their upper 16 bits; where one equals that of the limit, the whole
@@ -39,7 +39,7 @@ def mark_drawn(kept: Any, upper: Any, limit: Any, round_keys: Any, start: int, w
     bound = np.uint32(limit << np.uint32(8))
     for begin in range(0, len(kept), STEP):
         flags = kept[begin : begin + STEP]
-        halves = draw_halves(round_keys, start + begin, len(flags), words)
+        halves = draw_halves(key, start + begin, len(flags), words)
         for i in range(len(flags)):
             flags[i] = halves[i] < bound
 
@@ -130,13 +130,11 @@ def sum_kept(vector: Any, kept: Any, unit: float, marks: Any) -> Any:
 
 
 @compiled
-def sum_drawn(
-    raws: Any, raw_base: Any, start: int, limits: Any, round_keys: Any, units: Any, marks: Any, sums: Any
-) -> None:
+def sum_drawn(raws: Any, raw_base: Any, start: int, limits: Any, keys: Any, units: Any, marks: Any, sums: Any) -> None:
     """Add to `sums` (int64, (k, 2)) what `sum_kept` returns for each part of a stretch, and write `marks` (k, bytes).
 
-    `raws` and `raw_base` are as in `combine_entries`, `limits` and `round_keys` as in `Sources`. `start` is the index
-    of the first entry, `units` float64, (k,).
+    `raws` and `raw_base` are as in `combine_entries`, `limits` (uint32, (k,)) and `keys` (uint64) belong to the
+    draws. `start` is the index of the first entry, `units` float64, (k,).
     """
     k, n = raws.shape
     base, part = np.empty(STEP, dtype=np.float32), np.empty(STEP, dtype=np.float32)
@@ -148,7 +146,7 @@ def sum_drawn(
         widen_one(raw_base[begin : begin + size], of_base)
         for s in range(k):
             widen_less(raws[s, begin : begin + size], of_base, part[:size])
-            mark_drawn(kept[:size], nothing, limits[s], round_keys[s], start + begin, words)
+            mark_drawn(kept[:size], nothing, limits[s], keys[s], start + begin, words)
             both = _sum_step(part[:size], kept, units[s], marks[s, step : step + MARK_BYTES])
             sums[s, 0] += both[0]
             sums[s, 1] += both[1]

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from evovlm.merging.arithmetic import mark_kernels
 from evovlm.merging.arithmetic.buffers import Scratch
 from evovlm.merging.arithmetic.combination import Keep, KeepByRank, KeepDrawn, Marking
-from evovlm.merging.arithmetic.selection import round_keys
 from evovlm.merging.arithmetic.task_vector import TaskVectors
 
 
@@ -66,7 +65,7 @@ def _rescaled(keeps: Mapping[int, Marking], summed: Iterable[_Summed]) -> Mappin
 def _sum_drawn(vectors: TaskVectors, keeps: Mapping[int, KeepDrawn]) -> Iterator[_Summed]:
     units = vectors.units()[list(keeps)]
     limits = np.array([keep.limit for keep in keeps.values()], dtype=np.uint32)
-    keys = np.array([round_keys(keep.key) for keep in keeps.values()])
+    keys = np.array([keep.key for keep in keeps.values()], dtype=np.uint64)
     for stretch in vectors.stretches():
         found = _Summed.empty(len(keeps), stretch.start, stretch.size)
         with vectors.loaded(stretch, only=tuple(keeps)) as (raws, raw_base):

@@ -33,9 +33,6 @@ ALL = 1 << DRAW_BITS
 MAGNITUDE_BINS = 1 << 15
 """The number of values of the upper 16 bits of a magnitude."""
 _ENTRIES_PER_BLOCK = 8
-_WEYL = np.array(
-    [[n * step % (1 << 64) for step in (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)] for n in range(10)], dtype=np.uint64
-)
 
 
 def draw_key(seed: int, source: str, tensor: str) -> int:
@@ -51,16 +48,8 @@ def draws(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
 def draw_halves(key: int, *, start: int, size: int) -> npt.NDArray[np.uint32]:
     """Return the 32-bit numbers whose upper 24 bits are the draws."""
     words = np.empty(size // 2 + _ENTRIES_PER_BLOCK, dtype="<u8")
-    halves: npt.NDArray[np.uint32] = kernels.draw_halves(round_keys(key), start, size, words)
+    halves: npt.NDArray[np.uint32] = kernels.draw_halves(np.uint64(key), start, size, words)
     return halves
-
-
-def round_keys(key: int) -> npt.NDArray[np.uint64]:
-    """Return the keys of the ten rounds, shape (10, 2): Weyl sequences modulo 2**64 from `key` and from 0."""
-    keys = _WEYL.copy()
-    # Of arrays, unlike of numbers, numpy does not report the overflow.
-    keys[:, 0] += np.uint64(key)
-    return keys
 
 
 def draw_limit(density: float) -> int:

@@ -27,6 +27,7 @@ CHUNK = 1 << 18
 """Number of entries processed at a time: few enough for the cache, enough to keep a thread busy."""
 
 _FLOAT32 = np.dtype(np.float32)
+_NO_DRAWS = np.empty((1, 0), dtype=np.uint16)
 # Keys of orders that are not a source's.
 _VARIANCE, _IMPORTANCE = -1, -2
 
@@ -182,12 +183,12 @@ class TaskVectors:
         found = self._upper_draws.get((stretch.start, stretch.size))
         if found is not None:
             return found
-        drawn = np.empty((len(self.source_names), 0), dtype=np.uint16)
-        if self.budget is not None and self.budget.take(2 * len(self.source_names) * stretch.size):
-            drawn = np.empty((len(self.source_names), stretch.size), dtype=np.uint16)
-            for row, source in zip(drawn, self.source_names, strict=True):
-                halves = draw_halves(draw_key(self.seed, source, self.name), start=stretch.start, size=stretch.size)
-                np.right_shift(halves, np.uint32(16), out=row, casting="unsafe")
+        if self.budget is None or not self.budget.take(2 * len(self.source_names) * stretch.size):
+            return _NO_DRAWS
+        drawn = np.empty((len(self.source_names), stretch.size), dtype=np.uint16)
+        for row, source in zip(drawn, self.source_names, strict=True):
+            halves = draw_halves(draw_key(self.seed, source, self.name), start=stretch.start, size=stretch.size)
+            np.right_shift(halves, np.uint32(16), out=row, casting="unsafe")
         self._upper_draws[stretch.start, stretch.size] = drawn
         return drawn
 

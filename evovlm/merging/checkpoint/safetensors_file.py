@@ -96,22 +96,27 @@ class TensorPlace:
 
         Raises BrokenCheckpoint when the file cannot be read, or ends before it should.
         """
-        view = memoryview(target).cast("B")
-        filled = 0
+        view, held = memoryview(target).cast("B"), _held.descriptors
         try:
-            with _descriptor_of(self.file) as descriptor:
-                while filled < len(view):
-                    count = os.preadv(descriptor, [view[filled:]], self.start + start + filled)
-                    if not count:
-                        raise BrokenCheckpoint(
-                            f"{self.file}: ends at byte {self.start + start + filled}, while {self.name} is read, "
-                            f"which ends at byte {self.stop}.\n    The file was cut off meanwhile; fetch it again."
-                        )
-                    filled += count
+            descriptor = held.get(self.file) if held is not None else None
+            if descriptor is None:
+                descriptor = os.open(self.file, _READING)
+                if held is not None:
+                    held[self.file] = descriptor
+            try:
+                filled = _fill(view, descriptor, self.start + start)
+            finally:
+                if held is None:
+                    os.close(descriptor)
         except OSError as error:
             raise BrokenCheckpoint(
                 f"{self.file}: {self.name} cannot be read ({error.strerror or error}); check the disk."
             ) from error
+        if filled < len(view):
+            raise BrokenCheckpoint(
+                f"{self.file}: ends at byte {self.start + start + filled}, while {self.name} is read, "
+                f"which ends at byte {self.stop}.\n    The file was cut off meanwhile; fetch it again."
+            )
 
     def read_bytes(self) -> bytearray:
         """Return the tensor's bytes as they are in the file; raises BrokenCheckpoint when that fails."""
@@ -152,19 +157,15 @@ def files_held_open() -> Iterator[None]:
             os.close(descriptor)
 
 
-@contextmanager
-def _descriptor_of(file: Path) -> Iterator[int]:
-    held = _held.descriptors
-    if held is None:
-        descriptor = os.open(file, _READING)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-        return
-    if file not in held:
-        held[file] = os.open(file, _READING)
-    yield held[file]
+def _fill(view: memoryview, descriptor: int, offset: int) -> int:
+    """Read until the view is full or the file ends; return the number of bytes."""
+    filled = 0
+    while filled < len(view):
+        count = os.preadv(descriptor, [view[filled:]], offset + filled)
+        if not count:
+            break
+        filled += count
+    return filled
 
 
 def torch_dtype(dtype_code: str) -> torch.dtype | None:

@@ -42,6 +42,7 @@ from evovlm.recipes.language_config import language_config, language_path
 from evovlm.recipes.missing_weights import missing_weights
 from evovlm.recipes.model_config import read_model_config
 from evovlm.recipes.model_ref import ModelRef, stored_dtype, with_adapter
+from evovlm.resources import garbage_kept
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +119,7 @@ class Checkpoint:
         return open_part(model).adapted(Adapter.read(folder, places))
 
     @staticmethod
+    @garbage_kept()
     def _of_folder(
         folder: Path,
         find_places: Callable[[Path], Mapping[str, TensorPlace]],
