@@ -117,11 +117,17 @@ def device_memory(device: torch.device) -> tuple[int | None, int | None]:
     return available_memory_bytes(), None
 
 
-_ASK = "import sys, torch; from evovlm.devices import device_memory; print(device_memory(torch.device(sys.argv[1]))[0])"
+_ASK = "import sys, torch; from evovlm.devices import device_memory; print(*device_memory(torch.device(sys.argv[1])))"
+_LEFT_FREE = 0.25
 
 
-def free_bytes_elsewhere(name: str) -> int | None:
-    """Return the free memory of a device as another process sees it, for one that does not use the device itself.
+def spare_bytes(free_bytes: int | None, total_bytes: int | None) -> int:
+    """Return how much of a GPU's free memory merged models may take; a quarter of all is left to the answers."""
+    return max(0, (free_bytes or 0) - int(_LEFT_FREE * (total_bytes or 0)))
+
+
+def memory_elsewhere(name: str) -> tuple[int | None, int | None]:
+    """Return the memory of a device as `device_memory`, asked by another process, for one that does not use the device.
 
     A process that asks a GPU for its memory takes some hundred megabytes of it until it ends.
     """
@@ -133,8 +139,8 @@ def free_bytes_elsewhere(name: str) -> int | None:
         check=False,
         text=True,
     )
-    found = asked.stdout.strip()
-    return int(found) if asked.returncode == 0 and found.isdecimal() else None
+    free, total = (*asked.stdout.split(), "", "")[:2] if asked.returncode == 0 else ("", "")
+    return int(free) if free.isdecimal() else None, int(total) if total.isdecimal() else None
 
 
 def peak_gpu_bytes() -> int:

@@ -12,8 +12,8 @@ from evovlm.devices import (
     choose_device,
     device_memory,
     device_name,
-    free_bytes_elsewhere,
     is_out_of_memory,
+    memory_elsewhere,
     release_memory,
     triton_problem,
 )
@@ -60,13 +60,14 @@ def test_memory_that_torch_holds_without_using_it_is_free(monkeypatch: pytest.Mo
 
 
 def test_another_process_is_asked_for_free_memory() -> None:
-    found = free_bytes_elsewhere("cpu")
+    found, total = memory_elsewhere("cpu")
+    assert total is None
     own = device_memory(torch.device("cpu"))[0]
     assert found is not None
     assert own is not None
     assert 0.2 * own < found < 5 * own
     # One that cannot see the device says nothing.
-    assert free_bytes_elsewhere("cuda:99") is None
+    assert memory_elsewhere("cuda:99") == (None, None)
 
 
 @pytest.mark.parametrize(

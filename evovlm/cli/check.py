@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.evolve import Sources
+from evovlm.cli.memory_lines import memory_lines
 from evovlm.cli.rendering import echo, json_text
 
 if TYPE_CHECKING:
@@ -182,13 +183,18 @@ def _print(console: "Console", found: "Preflight") -> None:
     if found.needs is not None:
         needs = found.needs
         to_write = "to write, at most" if found.result is not None and found.result.at_most else "to write"
-        for what, needed, free in (
+        amounts = [
             ("to fetch", needs.download_bytes, needs.cache_free_bytes),
             (to_write, needs.result_bytes + needs.meanwhile_bytes, needs.free_bytes),
-            ("memory, about", needs.memory_bytes, needs.memory_available_bytes),
-        ):
+        ]
+        if found.memory is None:
+            amounts.append(("memory, about", needs.memory_bytes, needs.memory_available_bytes))
+        for what, needed, free in amounts:
             there = "" if free is None else f" ({gigabytes(free)} free)"
             echo(f"{what}: {gigabytes(needed)}{there}")
+    if found.memory is not None:
+        for line in memory_lines(found.memory):
+            echo(line)
     for reason in found.licence.reasons:
         echo(f"licence: {reason}")
     for note in found.notes:

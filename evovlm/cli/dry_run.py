@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evovlm.cli.memory_lines import memory_lines
 from evovlm.cli.rendering import echo
 
 if TYPE_CHECKING:
@@ -47,16 +48,19 @@ def _print(found: "Forecast") -> None:
         )
     echo(f"tokens: {_span(found.tokens, ',.0f')}")
     echo(f"time: {duration(found.seconds.low)} to {duration(found.seconds.high)}, after opening the models")
-    echo(f"  merging: {_span(found.merge_seconds, '.3g')} s a candidate")
+    one, merge = _span(found.candidate_seconds, ".3g"), _span(found.merge_seconds, ".3g")
+    echo(f"  a candidate: {one} s, {merge} s of it merging")
     for what, size in (
         ("to fetch", found.download_bytes),
         ("the journal", found.journal_bytes),
         ("a checkpoint of the winner", found.checkpoint_bytes),
-        ("memory", found.memory_bytes),
-        ("memory of the GPU", found.device_bytes),
+        ("memory so far", found.memory_bytes),
+        ("memory of the GPU so far", found.device_bytes),
     ):
         if size is not None:
             echo(f"{what}: {gigabytes(size)}")
+    for line in memory_lines(found.memory) if found.memory is not None else ():
+        echo(line)
     echo("assumed:")
     for assumption in found.assumptions:
         echo(f"  {assumption}")

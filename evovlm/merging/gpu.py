@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evovlm.devices import device_memory
+from evovlm.devices import device_memory, spare_bytes
 from evovlm.merging.arithmetic import gpu_kernels
 from evovlm.merging.arithmetic.buffers import STORED
 from evovlm.merging.arithmetic.combination import Combination, Keep, KeepBetween, KeepDrawn, Term
@@ -27,9 +27,6 @@ from evovlm.merging.arithmetic.task_vector import TaskVectors
 from evovlm.merging.merge import Merger, Sink, TensorPlan
 from evovlm.recipes.recipe import ParameterMerge
 
-RESERVED_SHARE = 0.25
-"""Share of the device memory that is left for generation; sources that would need it are not kept on the device."""
-
 _TABLE_NUMBERS = 1 << 16
 _EVERYTHING = Cut(bits=0, last=1 << 62)
 _CODES: Mapping[torch.dtype, int] = {
@@ -37,12 +34,6 @@ _CODES: Mapping[torch.dtype, int] = {
     torch.float16: gpu_kernels.FLOAT16.value,
     torch.float32: gpu_kernels.FLOAT32.value,
 }
-
-
-def spare_bytes(device: torch.device) -> int:
-    """Return how much memory of a GPU the sources may take now."""
-    free, total = device_memory(device)
-    return max(0, (free or 0) - int(RESERVED_SHARE * (total or 0)))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -245,7 +236,7 @@ class GpuMerger:
         self._merger = merger
         self._parameters = parameters
         device = next(iter(parameters.values())).device
-        budget = spare_bytes(device) if device.type == "cuda" else 0
+        budget = spare_bytes(*device_memory(device)) if device.type == "cuda" else 0
         tensors = GpuTensors(device=device, budget_bytes=budget)
         self._combiner = GpuCombiner(tensors=tensors)
         merger.read_magnitudes_on(tensors.magnitudes)

@@ -8,6 +8,7 @@ import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from evovlm.models import answer_memory
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding import greedy, runner, slots
 from evovlm.models.decoding.generation import generate
@@ -62,7 +63,7 @@ def likely_stops(loaded: LoadedModel, prompts: list[Prompt]) -> set[int]:
 def test_greedy_tokens_are_those_of_generate(
     llm: LoadedModel, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", rows_at_once)
+    monkeypatch.setattr(answer_memory, "_MOST_ON_CPU", rows_at_once)
     prompts = prompts_for(llm)
     stops = likely_stops(llm, prompts)
     expected = stock_greedy(llm, prompts, max_new_tokens=24, stop_ids=stops)
@@ -164,7 +165,7 @@ def test_a_beam_search_at_the_end_of_the_context_is_generate_s_own(tmp_path: Pat
 def test_finished_answers_are_reported_as_they_come(
     llm: LoadedModel, monkeypatch: pytest.MonkeyPatch, beams: int, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", rows_at_once * beams)
+    monkeypatch.setattr(answer_memory, "_MOST_ON_CPU", rows_at_once * beams)
     told: list[tuple[int, int]] = []
     decoding = Decoding(max_new_tokens=8, beams=beams)
     found = generate(
@@ -223,7 +224,7 @@ def test_torch_s_own_attention_gives_the_same_answers(
     stops = likely_stops(loaded, prompts)
     expected = stock_greedy(loaded, prompts, max_new_tokens=24, stop_ids=stops)
     monkeypatch.setattr(slots, "has_row_step", lambda _: False)
-    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", n_slots)
+    monkeypatch.setattr(answer_memory, "_MOST_ON_CPU", n_slots)
     monkeypatch.setattr(greedy, "_LEAST_SHARED_TOKENS", 1)
     assert packs_exactly(Backbone.of(loaded))
     assert generate_greedy(loaded, prompts, max_new_tokens=24, stop_ids=stops) == expected
@@ -256,7 +257,7 @@ def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
     )
     assert plain != penalised
     monkeypatch.setattr(slots, "has_row_step", lambda _: in_rows)
-    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", 2)
+    monkeypatch.setattr(answer_memory, "_MOST_ON_CPU", 2)
     monkeypatch.setattr(greedy, "_LEAST_SHARED_TOKENS", 1)
     assert generate_greedy(llm, prompts, max_new_tokens=24, stop_ids={2}, penalty=1.5) == penalised
     texts = generate(llm, prompts, decoding=Decoding(max_new_tokens=24, repetition_penalty=1.5)).texts
@@ -275,7 +276,7 @@ def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monke
         return advance(steps, entering)
 
     monkeypatch.setattr(Runner, "advance", with_room_for_two)
-    monkeypatch.setattr(slots, "_SLOTS_ON_CPU", 8)
+    monkeypatch.setattr(answer_memory, "_MOST_ON_CPU", 8)
     assert generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2}) == expected
     assert sorted(set(tried), reverse=True) == [5, 2]
 

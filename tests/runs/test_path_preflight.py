@@ -91,6 +91,8 @@ def test_every_model_of_a_search_through_layers_stays_in_memory_once(models: Pat
     assert merging is not None
     # On a CPU as float32; on a device as stored.
     assert found.needs.memory_bytes == merging.memory_bytes + kept
+    assert found.memory is not None
+    assert (found.memory.model_bytes, found.memory.sources_bytes, found.memory.read_again_bytes) == (kept, 0, 0)
     on_device = ModelMemory(bytes_per_number=None, where="the memory of cuda:0", available_bytes=10)
     recipe = config.template(relative_to=None).recipe(path_of((("base", 0, 1.0), ("math", 1, 1.0), ("ja", 1, 1.0))))
     there = preflight_recipe(recipe, resident=on_device)
@@ -116,6 +118,8 @@ def test_what_a_first_stage_makes_is_in_memory_beside_the_model_it_is_made_in(
     first = preflight_search(config.ps).needs
     assert first is not None
     assert found.needs.memory_bytes == max(merging.memory_bytes + kept, first.memory_bytes)
+    assert found.memory is not None
+    assert found.memory.model_bytes + found.memory.kept_bytes >= kept
     assert (found.result.n_blocks, found.result.at_most) == (8, True)
     # While the winner is written, the merge of the first stage lies beside it.
     assert found.needs.meanwhile_bytes == 2 * n_weights(models / "base")

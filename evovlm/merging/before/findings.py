@@ -70,11 +70,42 @@ class SearchSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchMemory:
+    """What a search holds in memory: on one device, which `workers` share, and on the machine, of all `processes`.
+
+    Each worker holds `model_bytes`, and of the `sources_bytes` of base and sources `kept_bytes` (`kept_in` says where);
+    the rest is read again for each candidate. An answer in progress takes `answer_bytes` for up to `answer_tokens`
+    tokens, prompt included; `answers_at_once` fit beside the rest. `files_bytes` of models are read through the page
+    cache. Free memory that is not known is None.
+    """
+
+    where: str
+    free_bytes: int | None
+    workers: int
+    model_bytes: int
+    sources_bytes: int
+    kept_bytes: int
+    kept_in: str
+    answer_tokens: int
+    answer_bytes: int
+    answers_at_once: int
+    processes: int
+    processes_bytes: int
+    files_bytes: int
+    machine_free_bytes: int | None
+
+    @property
+    def read_again_bytes(self) -> int:
+        """The bytes of base and sources that are read again for each candidate."""
+        return self.sources_bytes - self.kept_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
     """What was found. `needs` and `result` are None if the models do not allow to compute them.
 
-    `search` is only for searches, else None; `notes` say what was decided about their data. `chat` is what the result
-    takes in place of the host's chat template.
+    `search` and `memory` are only for searches, else None; `notes` say what was decided about their data. `chat` is
+    what the result takes in place of the host's chat template.
     """
 
     models: tuple[ModelReport, ...]
@@ -86,6 +117,7 @@ class Preflight:
     search: SearchSize | None = None
     chat: ChatChange | None = None
     notes: tuple[str, ...] = ()
+    memory: SearchMemory | None = None
 
     def raise_problems(self) -> None:
         """Raise the problem that was found; several problems are raised as one error that lists them all."""
@@ -109,6 +141,7 @@ class Preflight:
             "needs": asdict(self.needs) if self.needs else None,
             "result": asdict(self.result) if self.result else None,
             "search": asdict(self.search) if self.search else None,
+            "memory": asdict(self.memory) if self.memory else None,
             "licence": str(self.licence.licence) if self.licence.licence else None,
             "licence_reasons": list(map(str, self.licence.reasons)),
         }

@@ -22,7 +22,8 @@ _WORKING_BYTES = 4
 class Needs:
     """What a merge needs, and what is available (None: unknown). Memory is an upper estimate.
 
-    `meanwhile_bytes` are on the disk beside the result until it is written.
+    `meanwhile_bytes` are on the disk beside the result until it is written. A search keeps `model_bytes` in memory, and
+    reads `sources_bytes` of base and sources for each candidate.
     """
 
     result_bytes: int
@@ -32,14 +33,20 @@ class Needs:
     memory_bytes: int
     memory_available_bytes: int | None
     meanwhile_bytes: int = 0
+    model_bytes: int = 0
+    sources_bytes: int = 0
 
 
 class ModelMemory(NamedTuple):
-    """How a model is kept in memory: bytes for each of its numbers (None: as stored), and which memory."""
+    """How a model is kept in memory: bytes for each of its numbers (None: as stored), and which memory.
+
+    `available_bytes` are None for that of the machine, `total_bytes` where a device does not say.
+    """
 
     bytes_per_number: int | None
     where: str
     available_bytes: int | None
+    total_bytes: int | None = None
 
 
 def find_needs(
@@ -51,17 +58,19 @@ def find_needs(
     resident: ModelMemory | None,
     n_marked: int = 0,
     beside: Sequence[Checkpoint] = (),
+    read: Sequence[Checkpoint] = (),
 ) -> Needs:
     """Return what a merge of `n_models` models into `host` needs; without `out`, the current folder is the target.
 
     `n_marked` sources hold a bit for each entry of the tensors in work. `beside` are models that are kept in memory
-    together with a resident host.
+    together with a resident host, `read` those that a merge reads.
     """
     threads, available = default_threads(), available_memory_bytes()
     sizes = sorted((math.prod(place.shape) for place in host.places.values()), reverse=True)
     # Besides the planned tensors, those that are being merged.
     marks_bytes = n_marked * sum(sizes[: (PLANS_AHEAD + 2) * threads]) // 8
     memory = threads * CHUNK * _WORKING_BYTES * (n_models + 2) + marks_bytes
+    kept = 0
     if resident is not None:
         kept = sum(
             math.prod(place.shape) * (resident.bytes_per_number or ITEM_BITS[place.dtype_code] // 8)
@@ -79,7 +88,15 @@ def find_needs(
         cache_free_bytes=free_disk_bytes(cache_folder()),
         memory_bytes=memory,
         memory_available_bytes=available,
+        model_bytes=kept,
+        sources_bytes=sum(map(_merged_bytes, read)),
     )
+
+
+def _merged_bytes(checkpoint: Checkpoint) -> int:
+    """Return the bytes of the tensors that are merged, of which float64 is read as float32."""
+    places = map(checkpoint.place, checkpoint.backbone_names())
+    return sum(math.prod(place.shape) * min(_WORKING_BYTES, ITEM_BITS[place.dtype_code] // 8) for place in places)
 
 
 def room_problems(needs: Needs, *, out: Path | None) -> Sequence[NotEnoughRoom]:

@@ -80,6 +80,7 @@ def preflight(
             download_bytes=sum(_downloads((refs[name] for name in models), found).values()),
             out=out,
             resident=resident,
+            read=[model.checkpoint for name, model in models.items() if name != "host"],
             n_marked=len(recipe.sources) if recipe.settings.rescale == "l1" else 0,
         )
         found.problems += room_problems(needs, out=out)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from evovlm.devices import device_memory
+from evovlm.models.answer_memory import row_bytes, rows_at_once
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, attend_rows
 from evovlm.models.loading import LoadedModel
@@ -184,12 +185,6 @@ def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, *, seen: Ten
     return torch.softmax(scores, -1, dtype=torch.float32).to(values.dtype) @ values
 
 
-# More rows than this are not faster, and every slot takes memory.
-_SLOTS_ON_CPU = 96
-_SLOTS_ON_GPU = 512
-_MEMORY_SHARE = 0.7
-
-
 def answer_limits(loaded: LoadedModel, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[int]:
     """Return how many tokens each answer may have: `max_new_tokens`, or what is left of the context, at least 1.
 
@@ -209,22 +204,13 @@ def most_tokens(prompts: Sequence[Prompt], limits: Sequence[int]) -> int:
 
 def slots_at_once(backbone: Backbone, *, longest: int) -> int:
     """Return how many answers of `longest` tokens, prompt included, fit on the device, up to a useful number."""
-    row_bytes = _row_bytes(backbone.decoder.config, longest, backbone.embedding.weight.element_size())
-    most = _SLOTS_ON_CPU if backbone.device.type == "cpu" else _SLOTS_ON_GPU
+    config = backbone.decoder.config
+    settings = {
+        **_settings(config),
+        "num_hidden_layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+    }
+    each = row_bytes(settings, longest=longest, number_bytes=backbone.embedding.weight.element_size())
     free_bytes, _ = device_memory(backbone.device)
-    return most if free_bytes is None else max(1, min(most, int(_MEMORY_SHARE * free_bytes / row_bytes)))
-
-
-def _row_bytes(config: Any, longest: int, number_bytes: int) -> int:
-    """Return the memory of a row: keys and values of all layers, one layer's activations, and float32 logits."""
-    settings = _settings(config)
-    hidden = int(config.hidden_size)
-    # Settings that a config leaves out are taken as large as they usually are: attention without shared keys, and
-    # feed-forward parts of four times the width.
-    heads = settings.get("num_attention_heads") or 1
-    groups = settings.get("num_key_value_heads") or heads
-    head_size = settings.get("head_dim") or hidden // heads
-    cached = 2 * config.num_hidden_layers * groups * head_size
-    widths = settings.get("intermediate_size") or 4 * hidden
-    active = 6 * hidden + 3 * (max(widths) if isinstance(widths, (list, tuple)) else widths)
-    return int(longest * (cached + active) * number_bytes + 8 * config.vocab_size)
+    return rows_at_once(free_bytes, each_bytes=each, on_gpu=backbone.device.type != "cpu")

@@ -14,6 +14,7 @@ import torch
 from evovlm.errors import CodeNotAllowed, ConfigError, TaskError
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
+from evovlm.merging.before.findings import SearchMemory
 from evovlm.models.loading import LoadedModel
 from evovlm.recipes.candidate import Evaluation, TaskScore
 from evovlm.recipes.kinds import Recipe
@@ -79,7 +80,8 @@ class Forecast:
     """What a search would cost; bytes are None where they are not known in advance.
 
     `generations` is None where patience is the only bound of the budget: every number is then that of one generation.
-    `memory_bytes` is the peak of the process so far, `device_bytes` that of a GPU.
+    `memory_bytes` is the peak of the process so far, `device_bytes` that of a GPU; `memory` is what the search will
+    hold, as `check` says it. `candidate_seconds` are those of one candidate: its merge and all its answers.
     """
 
     genes: int
@@ -90,12 +92,14 @@ class Forecast:
     tokens: Span
     seconds: Span
     merge_seconds: Span
+    candidate_seconds: Span
     tasks: tuple[TaskForecast, ...]
     journal_bytes: int
     checkpoint_bytes: int | None
     download_bytes: int | None
     memory_bytes: int
     device_bytes: int | None
+    memory: SearchMemory | None
     assumptions: tuple[str, ...]
 
     def as_json(self) -> Mapping[str, object]:
@@ -174,12 +178,14 @@ def _forecast(config: SearchConfig) -> _Found:
             tokens=tokens,
             seconds=seconds,
             merge_seconds=merge,
+            candidate_seconds=_Asked(candidates=1, others=0, samples=own).spent(merge, costs)[1],
             tasks=_tasks(sizes, own, asked, costs),
             journal_bytes=(asked.candidates + asked.others) * line,
             checkpoint_bytes=found.needs.result_bytes if found.needs else None,
             download_bytes=found.needs.download_bytes if found.needs else None,
             memory_bytes=peak["process"],
             device_bytes=peak.get("gpu"),
+            memory=found.memory,
             assumptions=_assumptions(config, generations),
         ),
         start,

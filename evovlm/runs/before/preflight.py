@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
-from evovlm.devices import SPREAD, count_gpus, device_name, free_bytes_elsewhere
+from evovlm.devices import SPREAD, count_gpus, device_name, memory_elsewhere
 from evovlm.errors import ConfigError, EvovlmError, NoChatTemplate, NotEnoughRoom
 from evovlm.evaluation.scorer import check_scorer
 from evovlm.merging.before.findings import ModelReport, Preflight, SearchSize
@@ -20,6 +20,7 @@ from evovlm.recipes.model_ref import ModelRef, config_in
 from evovlm.recipes.space import Space
 from evovlm.resources import available_memory_bytes, free_disk_bytes
 from evovlm.runs.before.leaks import absence_warnings, data_notes, leak_warnings
+from evovlm.runs.before.memory import MACHINE, PROCESS_BYTES, search_memory
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.samples import SampleParts
@@ -30,9 +31,6 @@ from evovlm.tasks.metrics.judges import JUDGES
 from evovlm.tasks.task import Split
 
 _FLOAT32_BYTES = 4
-
-_PROCESS_BYTES = 500_000_000
-"""The memory of a process without a model: interpreter, torch, compiled kernels, a tokenizer."""
 
 
 def preflight_search(config: SearchConfig | HybridConfig, *, out: Path | None = None) -> Preflight:
@@ -52,7 +50,9 @@ def _together(before: Preflight, last: Preflight) -> Preflight:
         needs = replace(needs, memory_bytes=max(needs.memory_bytes, before.needs.memory_bytes))
     problems = {str(problem): problem for problem in (*before.problems, *last.problems)}
     warnings = dict.fromkeys((*before.warnings, *last.warnings))
-    return replace(last, problems=tuple(problems.values()), warnings=tuple(warnings), needs=needs)
+    held = [each.memory for each in (before, last) if each.memory is not None]
+    memory = max(held, key=lambda each: each.model_bytes + each.kept_bytes, default=None)
+    return replace(last, problems=tuple(problems.values()), warnings=tuple(warnings), needs=needs, memory=memory)
 
 
 def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
@@ -92,6 +92,10 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
     except EvovlmError as error:
         problems.append(error)
     asked, refused = _asked(config, template, chat=found.chat)
+    if resident is not None:
+        host_config = config_in(_host_folder(template)) or {}
+        memory = search_memory(config, found, host_config=host_config, resident=resident)
+        found = replace(found, memory=memory)
     warnings = (*found.warnings, *notes, *leaks, *asked)
     every = {str(problem): problem for problem in (*found.problems, *problems, *refused)}
     return replace(found, problems=tuple(every.values()), warnings=warnings, search=size, notes=decided)
@@ -183,12 +187,14 @@ def _resident(device: str) -> ModelMemory:
     name = device_name("auto" if device == SPREAD else device)
     if name == "cpu":
         # On a CPU the model is loaded as float32, whatever dtype it is stored in.
-        return ModelMemory(bytes_per_number=_FLOAT32_BYTES, where="memory", available_bytes=None)
+        return ModelMemory(bytes_per_number=_FLOAT32_BYTES, where=MACHINE, available_bytes=None)
     if device == SPREAD:
-        each = [free_bytes_elsewhere(f"cuda:{number}") for number in range(count_gpus())]
+        each = [memory_elsewhere(f"cuda:{number}")[0] for number in range(count_gpus())]
         free = None if None in each else sum(number for number in each if number is not None)
         return ModelMemory(bytes_per_number=None, where="all GPUs' memory", available_bytes=free)
-    return ModelMemory(bytes_per_number=None, where=f"the memory of {name}", available_bytes=free_bytes_elsewhere(name))
+    free, total = memory_elsewhere(name)
+    where = f"the memory of {name}"
+    return ModelMemory(bytes_per_number=None, where=where, available_bytes=free, total_bytes=total)
 
 
 def _check_sizes(config: SearchConfig) -> None:
@@ -268,7 +274,7 @@ def worker_room_problems(config: SearchConfig, found: Preflight, *, resident: Mo
     each = found.needs.memory_bytes if found.needs is not None else _loaded_bytes(found.models, resident)
     available = resident.available_bytes
     if available is None:
-        available, each = available_memory_bytes(), each + _PROCESS_BYTES
+        available, each = available_memory_bytes(), each + PROCESS_BYTES
     if available is None:
         return []
     n_devices = len({device_of(worker, device=config.device) for worker in range(config.workers)})
@@ -287,7 +293,7 @@ def worker_room_problems(config: SearchConfig, found: Preflight, *, resident: Mo
 
 def worker_bytes(found: Preflight) -> int | None:
     """Return the memory of a worker without a GPU; None where the check of the search does not know it."""
-    return found.needs.memory_bytes + _PROCESS_BYTES if found.needs is not None else None
+    return found.needs.memory_bytes + PROCESS_BYTES if found.needs is not None else None
 
 
 def _loaded_bytes(models: Sequence[ModelReport], resident: ModelMemory) -> int:

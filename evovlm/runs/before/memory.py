@@ -1,0 +1,144 @@
+"""What a search holds in memory: the model, its sources, and answers in progress, as the run will divide the memory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evovlm.devices import spare_bytes
+from evovlm.errors import EvovlmError
+from evovlm.merging.before.findings import Preflight, SearchMemory
+from evovlm.merging.before.needs import ModelMemory, Needs
+from evovlm.models.answer_memory import row_bytes, rows_at_once
+from evovlm.recipes.language_config import language_config
+from evovlm.resources import available_memory_bytes
+from evovlm.runs.config.search import SearchConfig
+from evovlm.runs.config.sections import TaskSection
+from evovlm.runs.workers import device_of
+from evovlm.tasks.catalogue import get_task
+from evovlm.tasks.harness_name import is_harness_name
+from evovlm.tasks.task import Split
+
+PROCESS_BYTES = 500_000_000
+"""The memory of a process without a model: interpreter, torch, compiled kernels, a tokenizer."""
+MACHINE = "memory"
+
+_BYTES_OF_TOKEN = 2
+"""A Japanese letter has 3 bytes, and about one and a half tokens in a vocabulary that was made for English."""
+_PICTURE_TOKENS = 576
+"""Of a picture of 336 by 336 pixels in pieces of 14, where a config does not say."""
+_UNKNOWN_TOKENS = 768
+"""Of a question and its answer that cannot be known before the run."""
+
+
+class Asked(NamedTuple):
+    """The longest question of a search with its answer, in tokens, about; and how many rows an answer takes (beams)."""
+
+    tokens: int
+    rows: int
+
+
+def longest_asked(config: SearchConfig, host_config: Mapping[str, Any]) -> Asked:
+    """Return about how long a prompt and its answer get; tasks that cannot be read yet count as usual ones."""
+    found = [_longest(section, host_config) for section in config.tasks]
+    return Asked(max(each.tokens for each in found), max(each.rows for each in found))
+
+
+def _longest(section: TaskSection, host_config: Mapping[str, Any]) -> Asked:
+    if is_harness_name(section.name):
+        return Asked(_UNKNOWN_TOKENS, 1)
+    task = None
+    try:
+        task = get_task(section.name).asked(**section.settings)
+        data = Path(section.data) if section.data is not None else None
+        questions = [task.ask(each) for each in task.samples(Split.SEARCH, limit=section.limit, data=data)]
+    except EvovlmError:
+        # The check of the task reports it.
+        return Asked(_UNKNOWN_TOKENS if task is None else _UNKNOWN_TOKENS + task.decoding.max_new_tokens, 1)
+    picture = _picture_tokens(host_config)
+    longest = max(len(each.text.encode()) // _BYTES_OF_TOKEN + picture * len(each.images) for each in questions)
+    return Asked(longest + task.decoding.max_new_tokens, task.decoding.beams)
+
+
+def _picture_tokens(config: Mapping[str, Any]) -> int:
+    vision = config.get("vision_config")
+    side, patch = (vision.get(key) if isinstance(vision, Mapping) else None for key in ("image_size", "patch_size"))
+    return (side // patch) ** 2 if isinstance(side, int) and isinstance(patch, int) and patch else _PICTURE_TOKENS
+
+
+def search_memory(
+    config: SearchConfig, found: Preflight, *, host_config: Mapping[str, Any], resident: ModelMemory
+) -> SearchMemory | None:
+    """Return what the workers of a search on this machine hold; None where the models or a cluster's nodes are unknown.
+
+    `found` is the check of its merge.
+    """
+    host = next((model for model in found.models if model.name in ("host", "ps.host")), None)
+    if found.needs is None or host is None or config.ray is not None:
+        return None
+    settings = {
+        **language_config(host_config),
+        "num_hidden_layers": max(model.n_blocks for model in found.models),
+        "hidden_size": host.hidden_size,
+        "vocab_size": host.vocabulary_rows,
+    }
+    asked = longest_asked(config, host_config)
+    number_bytes = resident.bytes_per_number or 2
+    n_devices = len({device_of(worker, device=config.device) for worker in range(config.workers)})
+    return divided_memory(
+        found.needs,
+        resident=resident,
+        answer_tokens=asked.tokens,
+        answer_bytes=asked.rows * row_bytes(settings, longest=asked.tokens, number_bytes=number_bytes),
+        processes=config.workers,
+        n_devices=n_devices,
+        merges_there=device_of(0, device=config.device).startswith("cuda"),
+        files_bytes=sum({model.text: model.size_bytes for model in found.models}.values()),
+    )
+
+
+def divided_memory(
+    needs: Needs,
+    *,
+    resident: ModelMemory,
+    answer_tokens: int,
+    answer_bytes: int,
+    processes: int = 1,
+    n_devices: int = 1,
+    merges_there: bool = True,
+    files_bytes: int = 0,
+) -> SearchMemory:
+    """Return how `processes` workers divide the memory of their devices and of the machine, as they will when they run.
+
+    With `merges_there`, a device merges by itself, and keeps what fits of base and sources.
+    """
+    on_machine, on_gpu = available_memory_bytes(), resident.where != MACHINE
+    workers = -(-processes // n_devices)
+    free = resident.available_bytes if on_gpu else on_machine
+    own = None if free is None else max(0, free // workers - needs.model_bytes)
+    kept_in, spare = resident.where, None if own is None else spare_bytes(own, _share(resident.total_bytes, workers))
+    if not (on_gpu and merges_there):
+        # As the merger on a CPU divides it: half of what is free before the model is loaded.
+        kept_in, spare = MACHINE, None if on_machine is None else on_machine // 2 // processes
+    kept = needs.sources_bytes if spare is None else min(needs.sources_bytes, spare)
+    left = None if own is None else max(0, own - (kept if kept_in == resident.where else 0))
+    there = 0 if on_gpu else needs.model_bytes
+    return SearchMemory(
+        where=resident.where,
+        free_bytes=free,
+        workers=workers,
+        model_bytes=needs.model_bytes,
+        sources_bytes=needs.sources_bytes,
+        kept_bytes=kept,
+        kept_in=kept_in,
+        answer_tokens=answer_tokens,
+        answer_bytes=answer_bytes,
+        answers_at_once=rows_at_once(left, each_bytes=answer_bytes, on_gpu=on_gpu),
+        processes=processes,
+        processes_bytes=processes * (PROCESS_BYTES + there + (kept if kept_in == MACHINE else 0)),
+        files_bytes=files_bytes,
+        machine_free_bytes=on_machine,
+    )
+
+
+def _share(total_bytes: int | None, workers: int) -> int | None:
+    return None if total_bytes is None else total_bytes // workers
