@@ -303,9 +303,9 @@ def _sources(terms: tuple[Term, ...], stretch: Stretch, *, rows: slice) -> Sourc
         factors.append((term.first, term.second))
     k = len(terms)
     sources = _unchanged(k)._replace(
-        numbers=np.array(numbers, dtype=np.int64).reshape(k, -1),
+        numbers=np.array(numbers, dtype=np.int64).reshape(k, 7),
         keys=np.array(keys, dtype=np.uint64),
-        factors=np.array(factors, dtype=np.float32).reshape(k, -1),
+        factors=np.array(factors, dtype=np.float32).reshape(k, 2),
         row_factors=_row_factors(terms, rows),
     )
     if marks:
