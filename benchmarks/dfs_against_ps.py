@@ -23,6 +23,7 @@ from typing import TypeVar
 from evovlm.errors import ConfigError
 from evovlm.evaluation.answering import open_task
 from evovlm.evaluation.answers import TaskChoice
+from evovlm.evaluation.engines.builtin import BuiltinEngine
 from evovlm.evaluation.intervals import difference_interval, mean_interval
 from evovlm.evaluation.resident import load_recipe_model
 from evovlm.recipes.candidate import Evaluation, TaskScore
@@ -147,7 +148,12 @@ def run_kind(kind: str, hybrid: HybridConfig, *, pipeline: Pipeline, seed: int, 
 def score(result: RunResult, *, task: str, limit: int | None) -> Run:
     """Score a search's winner on the report split, and count the samples that the search scored."""
     loaded = load_recipe_model(result.recipe, device="cpu")
-    held_out = open_task(TaskChoice(name=task, limit=limit), Split.REPORT).prepare(loaded).answer(loaded).score
+    held_out = (
+        open_task(TaskChoice(name=task, limit=limit), Split.REPORT)
+        .prepare(loaded)
+        .answer(BuiltinEngine(loaded=loaded))
+        .score
+    )
     outcomes = [
         entry.outcome
         for journal in sorted(result.folder.rglob(JOURNAL_FILE))

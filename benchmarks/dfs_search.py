@@ -66,7 +66,7 @@ def run_search(config: PathConfig, *, out: Path, evaluator: Evaluator, task: Pre
 def score(evaluator: Evaluator, task: PreparedTask, recipe: Recipe) -> TaskScore:
     """Score a recipe on the report split."""
     evaluator.resident.merge(recipe)
-    return task.answer(evaluator.loaded).score
+    return task.answer(evaluator.resident.engine).score
 
 
 def row(name: str, runs: list[Run]) -> str:

@@ -155,7 +155,7 @@ def candidates(folder: Path, method: str, *, count: int = 4) -> list[float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from evovlm.evaluation.resident import _ParameterSink
+    from evovlm.evaluation.engines.builtin import ParameterSink
     from evovlm.merging.arithmetic.methods import METHODS as TABLE
     from evovlm.merging.merge import Merger
     from evovlm.models.backbone import ParameterWriter
@@ -176,7 +176,7 @@ def candidates(folder: Path, method: str, *, count: int = 4) -> list[float]:
             for name in SOURCES
         }
         started = time.perf_counter()
-        merger.merge(replace(recipe, parameters=numbers), _ParameterSink(writer))
+        merger.merge(replace(recipe, parameters=numbers), ParameterSink(writer))
         seconds.append(time.perf_counter() - started)
     return seconds
 

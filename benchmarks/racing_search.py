@@ -78,7 +78,7 @@ class Bench:
         recipe = self.space.decode(found.genome)
         if recipe.recipe_id not in self.known:
             self.evaluator.resident.merge(recipe)
-            self.known[recipe.recipe_id] = self.task.answer(self.evaluator.loaded).score
+            self.known[recipe.recipe_id] = self.task.answer(self.evaluator.resident.engine).score
         return self.known[recipe.recipe_id]
 
 

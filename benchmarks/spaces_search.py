@@ -78,7 +78,7 @@ def optimizer_mean(journal: Journal) -> Genome:
 def score(evaluator: Evaluator, task: PreparedTask, recipe: Recipe) -> TaskScore:
     """Score a recipe on the report split."""
     evaluator.resident.merge(recipe)
-    return task.answer(evaluator.loaded).score
+    return task.answer(evaluator.resident.engine).score
 
 
 def held_out_row(name: str, winner: str, scores: list[TaskScore], *, genes: str) -> str:

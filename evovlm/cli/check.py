@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.engine import EngineOption
 from evovlm.cli.evolve import Sources
 from evovlm.cli.memory_lines import memory_lines
 from evovlm.cli.rendering import echo, json_text
@@ -41,6 +42,7 @@ def check(
             "--near-threshold", min=-1, max=1, help="The cosine from which pictures count as similar; default 0.95."
         ),
     ] = None,
+    engine: EngineOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Report every problem of a merge or a search before it starts.
@@ -50,7 +52,14 @@ def check(
     from evovlm.cli.progress import Waiting
 
     with Waiting("reading configs, tokenizers and headers"):
-        found = _look(recipe, out=out, sources=source or [], near_pictures=near_pictures, near_threshold=near_threshold)
+        found = _look(
+            recipe,
+            out=out,
+            sources=source or [],
+            engine=engine,
+            near_pictures=near_pictures,
+            near_threshold=near_threshold,
+        )
     if as_json:
         echo(json_text(found.as_json()))
     else:
@@ -66,6 +75,7 @@ def _look(
     *,
     out: Path | None,
     sources: Sequence[str],
+    engine: str | None,
     near_pictures: str | None,
     near_threshold: float | None,
 ) -> "Preflight":
@@ -82,7 +92,8 @@ def _look(
         from evovlm.runs.before.preflight import preflight_search
         from evovlm.runs.config.hybrid import parse_sources, search_from_text
 
-        config = search_from_text(document, path, sources=parse_sources(sources)).resolved(relative_to=path.parent)
+        config = search_from_text(document, path, sources=parse_sources(sources)).with_engine(engine)
+        config = config.resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
         recipes = [stage.template(relative_to=None).first_recipe() for stage in config.stages.values()]
         found = _with_hosts(preflight_search(config, out=out), recipes)
@@ -95,6 +106,8 @@ def _look(
         )
     if sources:
         raise ConfigError(f"{path}: is not the config of a search, whose models --source replaces. Write them in it.")
+    if engine is not None:
+        raise ConfigError(f"{path}: is not the config of a search, so no engine answers.\n    Leave out --engine.")
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.merging.before.preflight import preflight_recipe
 

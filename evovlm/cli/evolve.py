@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
+from evovlm.cli.engine import EngineOption
 from evovlm.cli.rendering import echo
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def evolve(
             "--workers", min=1, max=1_000, help="The number of models evaluated at a time; does not change the result."
         ),
     ] = None,
+    engine: EngineOption = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
@@ -58,7 +60,8 @@ def evolve(
     with Waiting(f"reading {config}"):
         from evovlm.runs.config.hybrid import load_search, parse_sources
 
-        loaded = load_search(config, sources=parse_sources(source or [])).with_workers(workers).logged(*(log or ()))
+        loaded = load_search(config, sources=parse_sources(source or [])).with_engine(engine)
+        loaded = loaded.with_workers(workers).logged(*(log or ()))
     if dry:
         from evovlm.cli.dry_run import dry_run
 
@@ -101,13 +104,17 @@ def _search(
 
     with Waiting(f"reading {config}"):
         from evovlm.runs.before.leaks import data_notes
-        from evovlm.runs.searching.evolve import run_search
+        from evovlm.runs.searching.evolve import engine_notes, run_search
         from evovlm.tasks.catalogue import code_of_tasks
 
-    stages = loaded.resolved(relative_to=config.parent).stages.values()
+    resolved = loaded.resolved(relative_to=config.parent)
+    stages = resolved.stages.values()
     # A problem of the data is one of the search, which reports it.
     with suppress(EvovlmError):
         for note in dict.fromkeys(note for stage in stages for note in data_notes(stage)):
+            echo(f"note: {note}", err=True)
+    with suppress(EvovlmError):
+        for note in engine_notes(resolved, out=out):
             echo(f"note: {note}", err=True)
     if allow_code:
         announce_allowed(code_of_tasks(task.name for stage in stages for task in stage.tasks), allow_code=allow_code)

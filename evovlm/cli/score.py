@@ -18,6 +18,7 @@ from evovlm.cli.completion import (
     complete_tables,
     complete_tasks,
 )
+from evovlm.cli.engine import EngineOption
 from evovlm.cli.judge import JudgeCalls, JudgeModel, JudgeUrl, judge_choice
 from evovlm.cli.rendering import echo, json_text
 from evovlm.cli.task_options import (
@@ -126,6 +127,7 @@ def score(
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, xpu, mps")] = "auto",
+    engine: EngineOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Keep every answer in this new folder, as JSONL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the scoring in the folder of --save.")] = False,
     table: Annotated[
@@ -205,6 +207,7 @@ def score(
             judge=judge_choice(judge, url=judge_url, calls=judge_calls),
             data=places,
             device=device,
+            engine=engine or "auto",
             save=save,
             resume=resume,
             allow_code=allow_code,

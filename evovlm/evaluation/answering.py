@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from evovlm.errors import ModelError
-from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, ThinkingMeasured
+from evovlm.evaluation.answers import OpenTask, PreparedTask, ScoredTask, TaskChoice, ThinkingMeasured
 from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.judging import JudgeChoice, with_judge
@@ -34,6 +34,7 @@ from evovlm.thoughts import AUTO, ThoughtMarks, reasoning_text, split_thought
 _REASONS = 3
 
 if TYPE_CHECKING:
+    from evovlm.evaluation.engines.engine import Engine
     from evovlm.models.loading import LoadedModel
     from evovlm.models.pictures.feature_store import FeatureStore
     from evovlm.models.prompt import Prompt, Unanswerable
@@ -170,9 +171,16 @@ class PreparedSamples:
             marks=self.marks,
         )
 
-    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
+    @property
+    def longest(self) -> int:
+        """The most tokens of a prompt and its answer."""
+        from evovlm.models.prompt import Prompt
+
+        lengths = [len(prompt.ids) for prompt in self.prompts if isinstance(prompt, Prompt)]
+        return max(lengths, default=0) + self.opened.decoding.max_new_tokens
+
+    def answer(self, engine: Engine, *, batches: Batches | None = None) -> ScoredTask:
         """Generate and score every answer. Raises FloatingPointError when the logits are not finite."""
-        from evovlm.models.decoding.generation import generate
         from evovlm.models.prompt import Prompt
 
         decoding = self.opened.decoding
@@ -186,10 +194,10 @@ class PreparedSamples:
 
         def generated(rows: Sequence[int], on_answers: OnAnswers) -> Answers:
             chosen = [prompts[row] for row in rows]
-            found = generate(loaded, chosen, decoding=decoding, marks=self.marks, on_answers=on_answers)
+            found = engine.answer(chosen, decoding=decoding, marks=self.marks, on_answers=on_answers)
             return Answers([text.strip() for text in found.texts], found.tokens)
 
-        batches = batches or Batches(device=loaded.device)
+        batches = batches or Batches(device=engine.loaded.device)
         answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)
         texts = dict(zip(asked, answered, strict=True))
         scoring = time.perf_counter()
@@ -206,8 +214,8 @@ class PreparedSamples:
             gate=self.opened.task.scoring.gate,
             answers=answers,
             absent=self.opened.absent,
-            low=self._low(loaded, answers),
-            thinking=self._thinking(loaded, answers),
+            low=self._low(engine.loaded, answers),
+            thinking=self._thinking(engine.loaded, answers),
             tokens=batches.tokens,
             seconds=seconds,
         )
@@ -282,13 +290,20 @@ def score_task(
     batches: Batches | None = None,
 ) -> ScoredTask:
     """Score a loaded model as it is on a task. Raises TaskError, and ModelError for logits that are not finite."""
+    from evovlm.evaluation.engines.builtin import BuiltinEngine
+
+    return answered(opened.prepare(loaded, store=store), BuiltinEngine(loaded=loaded), batches=batches)
+
+
+def answered(task: PreparedTask, engine: Engine, *, batches: Batches | None = None) -> ScoredTask:
+    """Have an engine answer a task that was prepared for its model. Raises as `score_task` does."""
     import torch
 
     with torch.inference_mode():
         try:
-            return opened.prepare(loaded, store=store).answer(loaded, batches=batches)
+            return task.answer(engine, batches=batches)
         except FloatingPointError as error:
-            raise broken_logits(loaded, error, asked=f"the task {opened.name}") from error
+            raise broken_logits(engine.loaded, error, asked=f"the task {task.name}") from error
 
 
 def broken_logits(loaded: LoadedModel, error: FloatingPointError, *, asked: str) -> ModelError:

@@ -23,6 +23,7 @@ from evovlm.thoughts import Reasoning
 
 if TYPE_CHECKING:
     from evovlm.evaluation.batches import Batches
+    from evovlm.evaluation.engines.engine import Engine
     from evovlm.models.loading import LoadedModel
     from evovlm.models.pictures.feature_store import FeatureStore
 
@@ -111,8 +112,13 @@ class PreparedTask(Protocol):
         """Return the task with only these samples. Raises TaskError for a task that can only be asked as a whole."""
         ...
 
-    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
-        """Have the model answer, in these new `batches`, and score every answer.
+    @property
+    def longest(self) -> int:
+        """The most tokens of a prompt and its answer; 0 where that is not known before it is asked."""
+        ...
+
+    def answer(self, engine: Engine, *, batches: Batches | None = None) -> ScoredTask:
+        """Have the engine's model answer, in these new `batches`, and score every answer.
 
         Raises FloatingPointError when the logits are not finite.
         """

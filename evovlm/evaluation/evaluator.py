@@ -8,6 +8,8 @@ from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation.answering import open_tasks
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
+from evovlm.evaluation.engines.table import BUILTIN
+from evovlm.evaluation.engines.work import load_of
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.resident import Resident, open_resident
 from evovlm.models.loading import LoadedModel
@@ -40,13 +42,14 @@ class Evaluator:
         split: Split = Split.SEARCH,
         device: str = "auto",
         n_sharing: int = 1,
+        engine: str = BUILTIN,
         allow_code: bool = False,
     ) -> "Evaluator":
         """Open the models, load the host, and prepare every prompt and picture.
 
-        `n_sharing` processes share the machine's memory, including this one. Without an `objective`, the fitness is the
-        weighted mean of the tasks' scores. Raises TaskError for a report split or without a task that has weight, and
-        what `open_tasks` and opening the models raise.
+        `n_sharing` processes share the machine's memory, including this one. `engine` is a name of ENGINES. Without an
+        `objective`, the fitness is the weighted mean of the tasks' scores. Raises TaskError for a report split or
+        without a task that has weight, and what `open_tasks`, opening the models and the engine raise.
         """
         if split is not Split.SEARCH:
             raise TaskError("a search sees only search splits. Score its winner on the report split afterwards.")
@@ -56,6 +59,7 @@ class Evaluator:
         resident = open_resident(template, device=device, n_sharing=n_sharing)
         store = FeatureStore()
         prepared = tuple(task.prepare(resident.loaded, store=store) for task in opened)
+        resident.hand_over(engine, load_of(prepared, n_sharing=n_sharing))
         weights = {task.name: choice.weight for task, choice in zip(prepared, tasks, strict=True)}
         return cls(resident=resident, tasks=prepared, objective=objective or Objective(weights=weights))
 
@@ -111,4 +115,4 @@ class Evaluator:
 
     def answer(self) -> tuple[ScoredTask, ...]:
         """Answer every task with the resident model as it is now."""
-        return tuple(task.answer(self.loaded) for task in self.tasks)
+        return tuple(task.answer(self.resident.engine) for task in self.tasks)

@@ -35,6 +35,7 @@ from evovlm.tasks.prompts import CHAT, ChatSettings
 from evovlm.tasks.sample import Sample, Split
 
 if TYPE_CHECKING:
+    from evovlm.evaluation.engines.engine import Engine
     from evovlm.models.loading import LoadedModel
     from evovlm.models.pictures.feature_store import FeatureStore
 
@@ -162,12 +163,18 @@ class PreparedHarnessTask:
             "    Leave out `batch` and `validation`, and give the task a `limit`."
         )
 
-    def answer(self, loaded: LoadedModel, *, batches: Batches | None = None) -> ScoredTask:
+    @property
+    def longest(self) -> int:
+        """0: the harness makes its prompts while it asks."""
+        return 0
+
+    def answer(self, engine: Engine, *, batches: Batches | None = None) -> ScoredTask:
         """Have the harness evaluate the model. Raises FloatingPointError when the logits are not finite."""
         from lm_eval.evaluator import evaluate
 
         from evovlm.evaluation.harness_model import HarnessModel
 
+        loaded = engine.loaded
         batches = batches or Batches(device=loaded.device)
         model = HarnessModel(
             loaded,

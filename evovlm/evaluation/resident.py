@@ -1,50 +1,44 @@
 """Recipes as models in memory: one model is kept there and takes one recipe after another.
 
-A parameter merge is written into its parameters; a path through layers is built from blocks that no candidate moves.
+An engine takes a parameter merge; a path through layers is built from blocks that no candidate moves.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 
-from evovlm.devices import Explained, triton_problem
 from evovlm.errors import ConfigError
+from evovlm.evaluation.answers import PreparedTask
+from evovlm.evaluation.engines.builtin import BuiltinEngine
+from evovlm.evaluation.engines.engine import Engine
+from evovlm.evaluation.engines.table import BUILTIN, ENGINES
+from evovlm.evaluation.engines.work import Load, load_of
 from evovlm.evaluation.opening import computed_weights, load_reference
-from evovlm.merging.arithmetic import kernels
-from evovlm.merging.arithmetic.buffers import Raw, widen
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
+from evovlm.merging.merged_tensors import MergedTensors
 from evovlm.merging.models.chat_change import ChatChange
 from evovlm.merging.models.compatibility import NamedCheckpoint
 from evovlm.merging.models.matching import match_models
-from evovlm.merging.models.structure import HEAD
 from evovlm.merging.models.vocabulary import NewToken, extend_tokenizer
 from evovlm.merging.paths.host import PathHost
 from evovlm.merging.paths.plan import path_problems
-from evovlm.models.backbone import ParameterWriter
 from evovlm.models.layer_stack import LayerStack
-from evovlm.models.loading import LoadedModel, Override, load_like, load_model
+from evovlm.models.loading import LoadedModel, Override, load_model
 from evovlm.recipes.checkpoint_files import CONFIG_FILE, copy_files
 from evovlm.recipes.kinds import PS, HybridMerge, PathTemplate, Recipe, parameter_merge_only
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef, weights_dtype
-from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge, SourceParameters
 from evovlm.resources import available_memory_bytes
-
-if TYPE_CHECKING:
-    from evovlm.merging.gpu import GpuMerger
-
-_log = logging.getLogger(__name__)
 
 
 class Resident(Protocol):
@@ -52,7 +46,12 @@ class Resident(Protocol):
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model in its current state."""
+        """The model that prompts are made for; on `builtin`, it is the one that answers."""
+        ...
+
+    @property
+    def engine(self) -> Engine:
+        """What holds the current weights and answers."""
         ...
 
     @property
@@ -73,6 +72,10 @@ class Resident(Protocol):
         """Take the recipe; return whether every weight is finite."""
         ...
 
+    def hand_over(self, engine: str, load: Load) -> None:
+        """Let an engine of ENGINES answer from now on, which will be asked `load`; raises ConfigError if it cannot."""
+        ...
+
 
 def open_resident(template: MergeTemplate | PathTemplate, *, device: str, n_sharing: int) -> Resident:
     """Load what a template's recipes need; `n_sharing` processes share the machine's memory, including this one."""
@@ -83,17 +86,13 @@ def open_resident(template: MergeTemplate | PathTemplate, *, device: str, n_shar
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ResidentModel:
-    """A template's host, loaded, and the merger of its models; open it with `ResidentModel.open`.
+    """A template's host in an engine, and the merger of its models; open it with `ResidentModel.open`.
 
-    It also takes recipes with other methods and settings, and with another `config_from`: then `loaded` is another
-    model over the same parameters.
+    It also takes recipes with other methods and settings, and with another `config_from` where the engine does.
     """
 
-    loaded: LoadedModel
+    engine: Engine
     merger: Merger
-    _writer: ParameterWriter
-    _gpu: GpuMerger | None
-    _loaded: dict[str | None, LoadedModel]
     _variants: dict[tuple[str, MergeSettings, str | None], Merger] = field(default_factory=dict)
 
     @classmethod
@@ -105,26 +104,21 @@ class ResidentModel:
         # Half of the free memory: the models, their caches and other programs need the rest.
         merger = Merger.open(template, cache_bytes=(available_memory_bytes() or 0) // 2 // n_sharing)
         loaded = _load_result(merger, device=device)
-        layout = merger.host.layout
-        writer = ParameterWriter(
-            loaded.model,
-            {name: layout.disk_name(name) for name in merger.tensor_names},
-            shapes={name: merger.host.shape(name) for name in merger.tensor_names},
-        )
-        resident = cls(
-            loaded=loaded,
-            merger=merger,
-            _writer=writer,
-            _gpu=_gpu_merger(loaded, merger, writer),
-            _loaded={merger.template.config_from: loaded},
-        )
-        sink = _ParameterSink(writer)
-        if HEAD in merger.result.tensor_names and merger.host.layout.tied:
-            # A head that the host does not have starts as the embedding, which the host uses as its head.
-            writer.write(HEAD, 0, merger.host.read(HEAD).flatten())
-        for name, start, values in merger.new_rows():
-            sink.write(name, start, values)
-        return resident
+        return cls(engine=BuiltinEngine.open(loaded, merger), merger=merger)
+
+    def hand_over(self, engine: str, load: Load) -> None:
+        """Let another engine answer from now on: a name of ENGINES, and what it will be asked.
+
+        Nothing is changed for the engine that answers already. Raises ConfigError where the engine cannot hold the
+        model.
+        """
+        if engine != BUILTIN:
+            self.engine = ENGINES[engine].open(self.engine.loaded, self.merger, load)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model that prompts are made for."""
+        return self.engine.loaded
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -142,79 +136,15 @@ class ResidentModel:
         self._variant(merge).check(merge)
 
     def merge(self, recipe: Recipe) -> bool:
-        """Write the merge into the parameters; return whether every weight is finite.
-
-        The tensors are rounded to the host's stored dtype, so that the model computes what the checkpoint of `evovlm
-        merge` would, also on a CPU, where parameters are float32.
-        """
-        merge, sink = parameter_merge_only(recipe), _ParameterSink(self._writer)
-        merger = self._variant(merge)
-        self.loaded = self._loaded_as(merger)
-        if self._gpu is not None:
-            return self._gpu.variant(merger).merge(merge, sink) and sink.finite
-        merger.merge(merge, sink)
-        return sink.finite
+        """Have the engine take the merge; return whether every weight is finite."""
+        merge = parameter_merge_only(recipe)
+        return self.engine.become(MergedTensors(merger=self._variant(merge), recipe=merge))
 
     def _variant(self, merge: ParameterMerge) -> Merger:
         key = (merge.method, merge.settings, merge.config_from)
         if key not in self._variants or self._variants[key].template != merge.template:
             self._variants[key] = self.merger.variant(merge.template)
         return self._variants[key]
-
-    def _loaded_as(self, merger: Merger) -> LoadedModel:
-        config_from = merger.template.config_from
-        if config_from not in self._loaded:
-            self._loaded[config_from] = load_like(self.loaded, config=merger.result.config)
-        return self._loaded[config_from]
-
-
-def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) -> GpuMerger | None:
-    """Return what merges on the model's device; None where the CPU merges.
-
-    It does for a model that is on a CPU, on several devices, or on a GPU where Triton cannot be used.
-    """
-    if loaded.device.type != "cuda" or loaded.is_spread:
-        return None
-    problem = triton_problem()
-    if problem is not None:
-        _say_that_the_cpu_merges(problem)
-        return None
-    # Needs Triton, which an installation for a CPU may lack.
-    from evovlm.merging.gpu import GpuMerger
-
-    return GpuMerger(merger, writer.on_device())
-
-
-@cache
-def _say_that_the_cpu_merges(problem: Explained) -> None:
-    """Log it, once in this process."""
-    _log.warning(
-        "merges are computed on the CPU and copied to the GPU, which is slower: %s. To merge on the GPU: %s.",
-        problem.reason,
-        problem.remedy,
-    )
-
-
-@dataclass(slots=True, eq=False)
-class _ParameterSink:
-    """Writes merged entries into the parameters, and notes whether all are finite."""
-
-    parameters: ParameterWriter
-    finite: bool = True
-
-    def write(self, name: str, start: int, values: Raw) -> None:
-        target = self.parameters.in_place(name)
-        if target is not None:
-            part = target[start : start + len(values)]
-            widen(values, part)
-        else:
-            part = np.empty(len(values), dtype=np.float32)
-            widen(values, part)
-            bits = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if values.dtype == np.uint16 else None
-            self.parameters.write(name, start, torch.from_numpy(values) if bits is None else bits)
-        if not kernels.is_finite(part):
-            # Only ever set to False, so that threads need no lock.
-            self.finite = False
 
 
 def _load_result(merger: Merger, *, device: str) -> LoadedModel:
@@ -307,6 +237,16 @@ class ResidentStack:
         return self._stack.loaded
 
     @property
+    def engine(self) -> Engine:
+        """The engine `builtin`, which alone holds a path."""
+        return BuiltinEngine(loaded=self._stack.loaded)
+
+    def hand_over(self, engine: str, load: Load) -> None:  # noqa: ARG002 - of parameter merges
+        """Raise ConfigError for another engine than `builtin`."""
+        if engine != BUILTIN:
+            raise ConfigError(f"engine: {engine} cannot hold a path through layers. Set engine to builtin.")
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Empty: models that do not fit are refused."""
         return ()
@@ -332,6 +272,36 @@ class ResidentStack:
             if own.recipe_id == recipe.recipe_id:
                 return own
         raise ConfigError(f"recipe {recipe.recipe_id} is not a path through the models of this search.")
+
+
+def open_model(
+    recipe: ModelRef | Recipe,
+    prepare: Callable[[LoadedModel], Sequence[PreparedTask]],
+    *,
+    device: str = "auto",
+    engine: str = BUILTIN,
+) -> tuple[Engine, Sequence[PreparedTask]]:
+    """Return an engine that holds the model of a recipe or a reference, and the tasks that `prepare` makes for it.
+
+    `engine` is a name of ENGINES. Raises what `load_recipe_model` raises, and ConfigError where another engine than
+    `builtin` cannot hold the model.
+    """
+    if engine == BUILTIN:
+        loaded = load_recipe_model(recipe, device=device)
+        return BuiltinEngine(loaded=loaded), prepare(loaded)
+    merge = _whole(recipe) if isinstance(recipe, ModelRef) else parameter_merge_only(recipe)
+    resident = ResidentModel.open(merge.template, device=device)
+    prepared = prepare(resident.loaded)
+    resident.hand_over(engine, load_of(prepared))
+    if not resident.merge(merge):
+        raise ConfigError(f"recipe {merge.recipe_id}: the merged weights are not finite. Lower its weights.")
+    return resident.engine, prepared
+
+
+def _whole(ref: ModelRef) -> ParameterMerge:
+    """Return the merge that copies every tensor of a model."""
+    sources = {"model": SourceParameters(weight=1.0)}
+    return ParameterMerge(host=ref, base=None, sources={"model": ref}, method="linear", parameters=sources)
 
 
 def load_recipe_model(recipe: ModelRef | Recipe, *, device: str = "auto") -> LoadedModel:

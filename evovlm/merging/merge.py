@@ -247,14 +247,16 @@ class Merger:
         """Return the row of each token of the result."""
         return token_rows(self._models["host"], self.result.new_tokens)
 
-    def merge(self, recipe: ParameterMerge, sink: Sink) -> None:
+    def merge(self, recipe: ParameterMerge, sink: Sink, *, names: Sequence[str] | None = None) -> None:
         """Pass every merged entry to `sink`, in the host's dtype; rows that are not merged are left out.
+
+        `names` are the tensors to merge, by backbone name (None: all).
 
         Raises ConfigError when the recipe has another template, its lists do not have one number per unit, or all
         weights of an average are 0; BrokenCheckpoint when a model holds a number that is not finite, or its file is
         too short.
         """
-        large, groups = self._divided()
+        large, groups = self._divided(self.tensor_names if names is None else names)
         self.check(recipe)
         self.carry_out(self._planned(recipe, large), sink)
         numbers = _Numbers(recipe, self.source_names, self.n_blocks)
@@ -307,9 +309,9 @@ class Merger:
     def _size(self, name: str) -> int:
         return self.rows[name].n_merged * self._columns(name)
 
-    def _divided(self) -> tuple[list[str], list[list[str]]]:
+    def _divided(self, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
         """Return the large tensors, the largest first, and the small ones in groups that lie together in the files."""
-        sizes = {name: self._size(name) for name in self.tensor_names}
+        sizes = {name: self._size(name) for name in names}
         large = sorted((name for name, size in sizes.items() if size > _SMALL), key=lambda name: -sizes[name])
         groups: list[list[str]] = []
         filled = _GROUP

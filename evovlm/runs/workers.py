@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evovlm.devices import SPREAD, count_gpus, peak_gpu_bytes
-from evovlm.errors import ConfigError
+from evovlm.errors import ConfigError, RunMismatch
+from evovlm.evaluation.engines.table import AUTO, BUILTIN, EngineChoice, EngineId, choose_engine
+from evovlm.evaluation.engines.work import Work
 from evovlm.evaluation.workers.jobs import EvaluatorOpening, Workers, WorkerSettings
 from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
@@ -28,17 +30,53 @@ def opening_of(
     )
 
 
+def engine_of(config: SearchConfig, *, recorded: EngineId | None = None) -> EngineChoice:
+    """Return what answers in a resolved search; `recorded` is what its journal names, if there is one.
+
+    Raises RunMismatch when the run has another engine, or another version of it; ConfigError when an engine cannot do
+    the work.
+    """
+    asked = config.engine
+    if recorded is not None:
+        if asked not in (AUTO, recorded.name):
+            raise RunMismatch(
+                f"the run's answers come from the engine {recorded}, and engine: {asked} was asked for.\n"
+                f"    A run never mixes engines: set engine to {recorded.name}, or start a new run in another folder."
+            )
+        asked = recorded.name
+    template = config.template(relative_to=None)
+    configs = {getattr(each, "config_from", None) for each in (template, *config.variants())}
+    work = Work(
+        host=template.host_model,
+        tasks=config.task_choices(),
+        device=config.device,
+        is_path=template.keeps_every_source,
+        changes_config=len(configs) > 1,
+        on_ray=config.ray is not None,
+    )
+    chosen = choose_engine(asked, work)
+    if recorded is not None and chosen.engine != recorded:
+        raise RunMismatch(
+            f"the run's answers come from the engine {recorded}, and {chosen.engine} is installed.\n"
+            f"    Install that version to resume the run, or start a new run in another folder."
+        )
+    return chosen
+
+
 def open_workers(
     config: SearchConfig,
     *,
     parents: Mapping[str, Parent],
     folder: Path | None = None,
+    engine: str = BUILTIN,
     memory_bytes: int | None = None,
     allow_code: bool = False,
 ) -> Workers:
     """Open the workers of a search in `folder`; paths in `config` are absolute.
 
     On Ray, each worker asks for `memory_bytes`.
+
+    Another engine than `builtin` gets a process of its own, also if it is the only one: it changes its process.
 
     Raises ConfigError for settings that exclude each other or a Ray cluster that cannot be reached, NotEnoughRoom for
     more workers than fit into a cluster, and what opening the models raises.
@@ -58,9 +96,9 @@ def open_workers(
         )
         pool = RayActors.connect(opening, settings=settings, device=config.device)
         return Supervisor.open(pool, time_limit_s=config.time_limit_s)
-    if config.workers == 1 and config.time_limit_s is None:
+    if config.workers == 1 and config.time_limit_s is None and engine == BUILTIN:
         return opening.open(WorkerSettings(device=config.device))
-    processes = LocalProcesses(opening, settings=worker_settings(config.workers, device=config.device))
+    processes = LocalProcesses(opening, settings=worker_settings(config.workers, device=config.device, engine=engine))
     return Supervisor.open(processes, time_limit_s=config.time_limit_s)
 
 
@@ -79,14 +117,14 @@ def check_device(config: SearchConfig) -> None:
         )
 
 
-def worker_settings(n_workers: int, *, device: str) -> Sequence[WorkerSettings]:
+def worker_settings(n_workers: int, *, device: str, engine: str = BUILTIN) -> Sequence[WorkerSettings]:
     """Return the place of each worker on this machine: its GPUs in turn, if it has any, and a share of its cores.
 
     If OMP_NUM_THREADS is set, it is the number of threads of each.
     """
     threads = default_threads() if os.environ.get("OMP_NUM_THREADS") else max(1, default_threads() // n_workers)
     return [
-        WorkerSettings(device=device_of(worker, device=device), threads=threads, n_sharing=n_workers)
+        WorkerSettings(device=device_of(worker, device=device), engine=engine, threads=threads, n_sharing=n_workers)
         for worker in range(n_workers)
     ]
 

@@ -7,6 +7,7 @@ import pytest
 
 from evovlm.evaluation.answering import open_task
 from evovlm.evaluation.answers import TaskChoice
+from evovlm.evaluation.engines.builtin import BuiltinEngine
 from evovlm.models.loading import load_model
 from evovlm.recipes.low_score import LowScore, joined, shortened
 from evovlm.runs.run import Run
@@ -71,7 +72,7 @@ def test_a_good_score_is_not_explained(evovlm: Command) -> None:
 def test_counts_are_those_of_the_answers(models: Path, problems: Path) -> None:
     loaded = load_model(models / "base", device="cpu")
     opened = open_task(TaskChoice(name=str(problems.with_name("short_problems.yaml"))), Split.REPORT)
-    scored = opened.prepare(loaded).answer(loaded)
+    scored = opened.prepare(loaded).answer(BuiltinEngine(loaded=loaded))
     assert scored.low is not None
     assert scored.low.nothing == sum(not answer.text.strip() for answer in scored.answers)
     assert scored.low.not_japanese == sum(not answer.japanese for answer in scored.answers)

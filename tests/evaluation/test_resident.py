@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from evovlm.devices import Explained
-from evovlm.evaluation import resident as resident_models
+from evovlm.evaluation.engines import builtin as builtin_engine
 from evovlm.evaluation.resident import load_merged
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import LoadedModel
@@ -104,11 +104,11 @@ def test_the_cpu_merges_for_a_gpu_where_triton_cannot_be_used_which_is_said_once
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     problem = Explained(reason="no C compiler", remedy="apt-get install gcc")
-    monkeypatch.setattr(resident_models, "triton_problem", lambda: problem)
+    monkeypatch.setattr(builtin_engine, "triton_problem", lambda: problem)
     on_gpu: Any = SimpleNamespace(device=torch.device("cuda"), is_spread=False)
     nothing: Any = None
-    assert resident_models._gpu_merger(on_gpu, nothing, nothing) is None
-    assert resident_models._gpu_merger(on_gpu, nothing, nothing) is None
+    assert builtin_engine._gpu_merger(on_gpu, nothing, nothing) is None
+    assert builtin_engine._gpu_merger(on_gpu, nothing, nothing) is None
     (said,) = caplog.messages
     assert "on the CPU" in said
     assert "no C compiler. To merge on the GPU: apt-get install gcc" in said

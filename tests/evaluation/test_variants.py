@@ -115,7 +115,10 @@ def test_a_variant_opens_and_reads_nothing_again(models: Path, monkeypatch: pyte
     monkeypatch.setattr("evovlm.evaluation.resident.load_model", refuse)
     taken = replace(recipe, method="ties", config_from="rope")
     assert resident.merge(taken)
-    ours, theirs = (dict(resident.loaded.model.named_parameters()), resident._loaded[None].model.named_parameters())
+    ours, theirs = (
+        dict(resident.loaded.model.named_parameters()),
+        resident.engine._variants[None].model.named_parameters(),
+    )
     assert all(ours[name] is parameter for name, parameter in theirs)
 
 

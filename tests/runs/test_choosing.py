@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from evovlm.evaluation.engines.builtin import BuiltinEngine
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import load_model
@@ -49,7 +50,7 @@ def test_the_winner_scores_what_its_checkpoint_scores(models: Path, evaluator: E
     recipe = load_recipe(tmp_path / "run" / "best.yaml")
     write_checkpoint(recipe, tmp_path / "model")
     (task,) = evaluator.tasks
-    written = task.answer(load_model(tmp_path / "model", device="cpu"))
+    written = task.answer(BuiltinEngine(loaded=load_model(tmp_path / "model", device="cpu")))
     assert written.score.score == result.fitness
     assert [round(value, 6) for value in written.score.per_sample] == list(
         result.evaluation.scores[task.name].per_sample

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from evovlm.errors import EvovlmError, JudgeStopped
+from evovlm.evaluation.engines.table import BUILTIN
 from evovlm.recipes.candidate import Failure, Outcome
 from evovlm.recipes.kinds import Recipe
 
@@ -58,9 +59,13 @@ class Workers(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """A worker's device, its threads (None: those of the process), and how many workers share the machine's memory."""
+    """A worker's device, its threads (None: those of the process), and how many workers share the machine's memory.
+
+    `engine` is a name of ENGINES.
+    """
 
     device: str
+    engine: str = BUILTIN
     threads: int | None = None
     n_sharing: int = 1
 
@@ -93,6 +98,7 @@ class EvaluatorOpening:
             objective=self.objective,
             device=settings.device,
             n_sharing=settings.n_sharing,
+            engine=settings.engine,
             allow_code=self.allow_code,
         )
         return InProcess(evaluator=evaluator)

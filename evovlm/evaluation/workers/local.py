@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+from evovlm.evaluation.engines.table import BUILTIN
 from evovlm.evaluation.workers.jobs import Job, Opening, WorkerSettings
 from evovlm.evaluation.workers.supervisor import Lost, Report
 
@@ -70,7 +71,7 @@ class LocalProcesses:
         )
         theirs.close()
         self._processes[slot] = _Process(popen=popen, connection=ours)
-        self._send(slot, (self._opening, settings))
+        self._send(slot, (self._opening, replace(settings, device=_device_inside(settings))))
 
     def give(self, slot: int, job: Job) -> None:
         """See WorkerPool."""
@@ -117,7 +118,17 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     if settings.threads is not None:
         environment["OMP_NUM_THREADS"] = str(settings.threads)
+    if _device_inside(settings) != settings.device:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        number = settings.device.partition(":")[2]
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(number)].strip() if visible else number
     return environment
+
+
+def _device_inside(settings: WorkerSettings) -> str:
+    """Return what the worker calls its device: other engines take the first GPU that they see."""
+    numbered = settings.device.startswith("cuda:") and settings.engine != BUILTIN
+    return "cuda" if numbered else settings.device
 
 
 def _ending(code: int) -> str:

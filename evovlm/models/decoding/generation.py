@@ -48,7 +48,7 @@ def generate(
     A `streamer` of transformers receives the tokens; it needs a single prompt and one beam. `on_answers` is called with
     the number of finished answers and their total number of tokens, whenever one is finished.
     """
-    stop_ids = _stop_ids(loaded)
+    ends = stop_ids(loaded)
     marks = marks or thought_marks(loaded)
     opened = next((prompt.thought for prompt in prompts if prompt.thought), "")
     if streamer is None and decoding.beams == 1:
@@ -56,7 +56,7 @@ def generate(
             loaded,
             prompts,
             max_new_tokens=decoding.max_new_tokens,
-            stop_ids=stop_ids,
+            stop_ids=ends,
             penalty=decoding.repetition_penalty,
             draw=Draw.of(decoding),
             is_over=_finds_stop(loaded, decoding.stop, marks=marks, opened=opened) if decoding.stop else None,
@@ -64,10 +64,22 @@ def generate(
         )
     else:
         rows = generate_stock(
-            loaded, prompts, decoding=decoding, stop_ids=stop_ids, streamer=streamer, on_answers=on_answers
+            loaded, prompts, decoding=decoding, stop_ids=ends, streamer=streamer, on_answers=on_answers
         )
+    return generated(loaded, prompts, rows, stops=decoding.stop, marks=marks)
+
+
+def generated(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Sequence[int]],
+    *,
+    stops: Sequence[str],
+    marks: ThoughtMarks,
+) -> Generated:
+    """Return the answers to prompts whose tokens, without the stop token, are `rows`; texts end before `stops`."""
     texts = (
-        _before_stop(prompt.thought + text, decoding.stop, marks)
+        _before_stop(prompt.thought + text, stops, marks)
         for prompt, text in zip(prompts, answer_texts(loaded, rows, marks), strict=True)
     )
     return Generated(texts=tuple(texts), tokens=sum(map(len, rows)))
@@ -83,7 +95,8 @@ def answer_texts(loaded: LoadedModel, rows: Sequence[Sequence[int]], marks: Thou
     return list(tokenizer.batch_decode(rows, skip_special_tokens=not kept)) if rows else []
 
 
-def _stop_ids(loaded: LoadedModel) -> frozenset[int]:
+def stop_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Return the tokens that end an answer: those of the generation config, and the tokenizer's own."""
     found = loaded.model.generation_config.eos_token_id
     configured = found if isinstance(found, list) else [found]
     return frozenset(token for token in (*configured, loaded.tokenizer.eos_token_id) if token is not None)

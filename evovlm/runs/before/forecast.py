@@ -13,6 +13,7 @@ import torch
 
 from evovlm.errors import CodeNotAllowed, ConfigError, TaskError
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
+from evovlm.evaluation.engines.engine import Engine
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.merging.before.findings import SearchMemory
 from evovlm.models.loading import LoadedModel
@@ -158,7 +159,9 @@ def _forecast(config: SearchConfig) -> _Found:
     parts = SampleParts(sizes=sizes, seed=config.seed, batch=config.batch, validation=config.validation)
     own = _of_candidate(config, parts)
     merge = timed_merge(evaluator, start)
-    costs = [timed_answers(task, evaluator.loaded, at_once=n) for task, n in zip(evaluator.tasks, own, strict=True)]
+    costs = [
+        timed_answers(task, evaluator.resident.engine, at_once=n) for task, n in zip(evaluator.tasks, own, strict=True)
+    ]
     population = config.population(dim=space.dim)
     one = _Asked(candidates=population, others=0, samples=tuple(population * count for count in own))
     generations = _generations(config, one, merge=merge, costs=costs)
@@ -336,7 +339,7 @@ def timed_merge(evaluator: Evaluator, recipe: Recipe) -> Span:
     return Span(low=min(taken[1:]), high=max(taken[1:]))
 
 
-def timed_answers(task: PreparedTask, loaded: LoadedModel, *, at_once: int) -> SampleCost:
+def timed_answers(task: PreparedTask, engine: Engine, *, at_once: int) -> SampleCost:
     """Return the cost of a sample where `at_once` are asked together, from a batch of `FEW` and one of `MORE`.
 
     A task that can only be asked as a whole is asked as a whole. Tokens range over two standard errors of their mean.
@@ -345,12 +348,12 @@ def timed_answers(task: PreparedTask, loaded: LoadedModel, *, at_once: int) -> S
     """
     with torch.inference_mode():
         try:
-            few, few_s = _answered(task.part(_spread(task.n_samples, FEW)), loaded)
-            more, more_s = _answered(task.part(_spread(task.n_samples, MORE)), loaded)
+            few, few_s = _answered(task.part(_spread(task.n_samples, FEW)), engine)
+            more, more_s = _answered(task.part(_spread(task.n_samples, MORE)), engine)
         except TaskError:
-            few, few_s = more, more_s = _answered(task, loaded)
+            few, few_s = more, more_s = _answered(task, engine)
     n_few, n_more = len(few.answers), len(more.answers)
-    tokens = _tokens(more, loaded)
+    tokens = _tokens(more, engine.loaded)
     share = tokens.times(n_more / more.tokens) if more.tokens else Span(low=1.0, high=1.0)
     each = more_s / n_more
     further = (more_s - few_s) / (n_more - n_few) if n_more > n_few and more_s > few_s else each
@@ -359,9 +362,9 @@ def timed_answers(task: PreparedTask, loaded: LoadedModel, *, at_once: int) -> S
     return SampleCost(tokens=tokens, seconds=Span(low=ends[0] * share.low, high=ends[1] * share.high))
 
 
-def _answered(task: PreparedTask, loaded: LoadedModel) -> tuple[ScoredTask, float]:
+def _answered(task: PreparedTask, engine: Engine) -> tuple[ScoredTask, float]:
     started = time.perf_counter()
-    scored = task.answer(loaded)
+    scored = task.answer(engine)
     return scored, time.perf_counter() - started
 
 

@@ -24,7 +24,7 @@ from evovlm.runs.before.memory import MACHINE, PROCESS_BYTES, search_memory
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.samples import SampleParts
-from evovlm.runs.workers import check_device, device_of
+from evovlm.runs.workers import check_device, device_of, engine_of
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.judges import JUDGES
@@ -86,7 +86,12 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
     leaks: tuple[str, ...] = ()
     decided: tuple[str, ...] = ()
     try:
-        decided = data_notes(config)
+        engine = engine_of(config)
+        decided = (engine.note,) if engine.had_choice else ()
+    except EvovlmError as error:
+        problems.append(error)
+    try:
+        decided = (*decided, *data_notes(config))
         leaks = (*absence_warnings(config), *leak_warnings(config))
         _check_sizes(config)
     except EvovlmError as error:

@@ -1,5 +1,6 @@
 """How a search is carried out and followed, which changes nothing of what it finds.
 
+engine: auto                # what answers: builtin, vllm, or auto (vllm where it is installed and a GPU is used)
 workers: 4                  # resident models on this machine, each in its own process
 time_limit_s: 600           # for one candidate (with racing: for one block of its samples)
 judge_calls: 20000          # the most calls to a judge (see `judge:`), in this run altogether
@@ -12,7 +13,7 @@ log:
 
 These keys are read from the file of a search. They are not written to its journal or to its folder's config.yaml, and
 not compared on --resume. The journal is the same whatever they say, except for candidates that run out of time or
-memory.
+memory, and for `engine`: another engine than `builtin` is named in the journal, and the run keeps it.
 """
 
 from collections.abc import Mapping
@@ -23,10 +24,12 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
+from evovlm.evaluation.engines.table import AUTO, ENGINES, check_engine_name
 from evovlm.recipes.documents import Document
 from evovlm.recipes.problems import did_you_mean
+from evovlm.runs.config.sections import known_row
 
-EXECUTION_KEYS = ("workers", "ray", "time_limit_s", "judge_calls")
+EXECUTION_KEYS = ("engine", "workers", "ray", "time_limit_s", "judge_calls")
 MOST_WORKERS = 1_000
 """Of one machine; each is a process with a model of its own."""
 _MOST_ACTORS = 100_000
@@ -48,10 +51,16 @@ class RaySection(Document):
 class ExecutionConfig(Document):
     """The keys of a search that say how it is carried out."""
 
+    engine: str = AUTO
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     ray: RaySection | None = None
     time_limit_s: float | None = Field(default=None, gt=0, le=_LONGEST_S)
     judge_calls: int | None = Field(default=None, ge=1, le=10**9)
+
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, engine: str) -> str:
+        return known_row(engine, {AUTO: AUTO, **ENGINES}, "engine")
 
     @field_validator("ray")
     @classmethod
@@ -59,6 +68,13 @@ class ExecutionConfig(Document):
         if ray is not None and info.data.get("workers", 1) != 1:
             raise PydanticCustomError("ray", "has its own workers; leave the other `workers` out")
         return ray
+
+    def with_engine(self, engine: str | None) -> Self:
+        """Return the same config with another engine; None changes nothing. Raises ConfigError for an unknown one."""
+        if engine is None:
+            return self
+        check_engine_name(engine)
+        return self.model_copy(update={"engine": engine})
 
     def with_workers(self, workers: int | None) -> Self:
         """Return the same config with another number of workers, on Ray where it uses Ray; None changes nothing."""

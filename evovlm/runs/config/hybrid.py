@@ -24,6 +24,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from evovlm.errors import ConfigError
+from evovlm.evaluation.engines.table import BUILTIN, ENGINES
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import Document, StageDocument
 from evovlm.recipes.kinds import PS, Recipe
@@ -60,6 +61,7 @@ class StagedConfigDocument(Document):
     report: Any = Field(default=[])
     guard: Any = None
     device: Any = "auto"
+    engine: Any = "auto"
     workers: Any = 1
     ray: Any = None
     time_limit_s: Any = None
@@ -71,7 +73,9 @@ class StagedConfigDocument(Document):
         """Return a stage as the config of a separate search."""
         shared = {key: getattr(self, key) for key in (*_SHARED, *EXECUTION_KEYS)}
         own: Mapping[str, Any] = getattr(self.stages, name)
-        return {**own, **shared, "format": 1, "kind": "evolve"}
+        # A path through layers runs on `builtin`, whatever the first stage runs on.
+        engine = {"engine": BUILTIN} if name == PATH and self.engine in ENGINES else {}
+        return {**own, **shared, **engine, "format": 1, "kind": "evolve"}
 
 
 _SHARED = ("seed", "tasks", "report", "guard", "device", "judge")
@@ -101,6 +105,10 @@ class HybridConfig:
             ps=self.ps.guarded(near_pictures=near_pictures, threshold=threshold),
             path=self.path.guarded(near_pictures=near_pictures, threshold=threshold),
         )
+
+    def with_engine(self, engine: str | None) -> "HybridConfig":
+        """Return the same with another engine for the first stage; paths run on `builtin`."""
+        return HybridConfig(ps=self.ps.with_engine(engine), path=self.path)
 
     def with_workers(self, workers: int | None) -> "HybridConfig":
         """Return the same with another number of workers; see `ExecutionConfig.with_workers`."""

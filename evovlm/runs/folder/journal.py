@@ -6,6 +6,7 @@
 
 `seconds`, last in its line, is all that may differ between two runs of one config; its `wall` is the time since the
 line before. A score on some of a task's samples has their "rows". The header has the number of "blocks" of each source.
+A header with an "engine" (its "name" and "version") says that another engine than `builtin` answered.
 The other kinds of lines:
 
 * retry: takes back the candidates of a generation in which all failed.
@@ -23,10 +24,11 @@ The other kinds of lines:
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from evovlm.errors import RunMismatch
+from evovlm.evaluation.engines.table import BUILTIN_ENGINE, EngineId
 from evovlm.files import read_foreign, write_file
 from evovlm.foreign_json import LIMIT_BYTES, JsonObject, parse_json
 from evovlm.json_lines import append_row, json_line, repaired_lines, whole_lines
@@ -53,7 +55,7 @@ class Journal:
     """A run's journal; `entries` are those on disk when it was opened and those appended since.
 
     `config` is the config that the run was started with, with its latest `budget`; `blocks` is the number of blocks of
-    each source; `parents` are by source.
+    each source; `parents` are by source; `engine` is what answers.
 
     One process at a time may append to it, and holds the run folder's lock.
     """
@@ -64,13 +66,23 @@ class Journal:
     blocks: Mapping[str, int]
     parents: dict[str, Parent] = field(default_factory=dict)
     stop: Stop | None = None
+    engine: EngineId = BUILTIN_ENGINE
 
     @classmethod
-    def create(cls, path: Path, *, config: Mapping[str, object], blocks: Mapping[str, int]) -> "Journal":
+    def create(
+        cls,
+        path: Path,
+        *,
+        config: Mapping[str, object],
+        blocks: Mapping[str, int],
+        engine: EngineId = BUILTIN_ENGINE,
+    ) -> "Journal":
         """Start a journal with its header; the file appears whole or not at all."""
         header = {"kind": "header", "format": FORMAT, "config_hash": config_hash(config), "config": config}
-        write_file(path, json_line({**header, "blocks": blocks}))
-        return cls(path=path, config=config, entries=[], blocks=blocks)
+        # Journals from before there were other engines do not name `builtin` either.
+        other = {} if engine == BUILTIN_ENGINE else {"engine": asdict(engine)}
+        write_file(path, json_line({**header, "blocks": blocks, **other}))
+        return cls(path=path, config=config, entries=[], blocks=blocks, engine=engine)
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
@@ -267,6 +279,9 @@ def _read(path: Path, lines: Sequence[bytes]) -> Journal:
             if number == 1:
                 blocks = row.inside("blocks")
                 journal.blocks = {name: blocks.count(name, low=1, high=MOST_BLOCKS) for name in blocks.values}
+                if "engine" in row.values:
+                    engine = row.inside("engine")
+                    journal.engine = EngineId(name=engine.text("name"), version=engine.text("version"))
             else:
                 journal.take(row, line=number)
         except ValueError as error:

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Unpack
 
 from evovlm.devices import device_name, release_memory
 from evovlm.errors import ConfigError, OutputExists, TaskError
-from evovlm.evaluation.answering import open_tasks, score_task
-from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, figures
+from evovlm.evaluation.answering import answered, open_tasks
+from evovlm.evaluation.answers import OpenTask, PreparedTask, ScoredTask, TaskChoice, figures
 from evovlm.evaluation.batches import AnswerProgress, Batches
 from evovlm.evaluation.comparison import Comparison, compare
+from evovlm.evaluation.engines.table import AUTO, BUILTIN, BUILTIN_ENGINE, EngineId, choose_engine
+from evovlm.evaluation.engines.work import Work
 from evovlm.evaluation.judging import JudgeChoice
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import load_recipe
@@ -38,8 +40,8 @@ from evovlm.tasks.sample import Split
 from evovlm.tasks.task import TaskSettings
 
 if TYPE_CHECKING:
+    from evovlm.evaluation.engines.engine import Engine
     from evovlm.models.loading import LoadedModel
-    from evovlm.models.pictures.feature_store import FeatureStore
 
 
 class ScoreObserver(Protocol):
@@ -60,15 +62,17 @@ class ScoreObserver(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """What to score: models by their names on the command line, tasks, the split, the device.
+    """What to score: models by their names on the command line, tasks, the split, the device, the engine.
 
-    With `allow_code`, metric scripts and harness task files are run. `called` is what the observer calls the models.
+    One engine answers for all models; `auto` is another one than `builtin` only if it can answer for each of them. With
+    `allow_code`, metric scripts and harness task files are run. `called` is what the observer calls the models.
     """
 
     models: tuple[str, ...]
     tasks: tuple[TaskChoice, ...]
     split: Split
     device: str = "auto"
+    engine: str = AUTO
     allow_code: bool = False
     called: tuple[str, ...] = ()
 
@@ -142,9 +146,13 @@ def score_models(
     device_name(scoring.device)
     opened = open_tasks(scoring.tasks, scoring.split, allow_code=scoring.allow_code)
     models = [find_model(text) for text in scoring.models]
-    with _saved(scoring, opened, models, save=save) as saved:
+    engine = _engine_for(scoring, models)
+    with _saved(scoring, opened, models, engine=engine, save=save) as saved:
         scored = tuple(
-            ScoredModel(model=text, tasks=_score_model(place, opened, scoring=scoring, saved=saved, observer=observer))
+            ScoredModel(
+                model=text,
+                tasks=_score_model(place, opened, scoring=scoring, engine=engine.name, saved=saved, observer=observer),
+            )
             for place, text in enumerate(scoring.models)
         )
         scores = Scores(models=scored, pairs=_pairs(scored))
@@ -158,7 +166,8 @@ def keep_scored(scoring: ScoreRequest, opened: Sequence[OpenTask], scored: Seque
 
     Answers that the folder holds are replaced. Raises RunMismatch for a folder of something else.
     """
-    settings = _settings(scoring, opened, [find_model(text) for text in scoring.models])
+    models = [find_model(text) for text in scoring.models]
+    settings = _settings(scoring, opened, models, engine=BUILTIN_ENGINE)
     with saving(save, settings=settings, anew=True) as saved:
         for number, task in enumerate(scored):
             saved.keep(0, number, task)
@@ -175,6 +184,7 @@ def ask_models(
     judge: JudgeChoice | None = None,
     data: Mapping[str, Path] | None = None,
     device: str = "auto",
+    engine: str = AUTO,
     save: Path | None = None,
     resume: bool = False,
     allow_code: bool = False,
@@ -189,7 +199,9 @@ def ask_models(
         TaskChoice(name=name, limit=limit, data=places.get(name), judge=judge, thinking="found", **settings)
         for name in tasks
     )
-    request = ScoreRequest(models=tuple(models), tasks=choices, split=split, device=device, allow_code=allow_code)
+    request = ScoreRequest(
+        models=tuple(models), tasks=choices, split=split, device=device, engine=engine, allow_code=allow_code
+    )
     return score_models(request, save=save, resume=resume, observer=observer)
 
 
@@ -224,36 +236,65 @@ def _score_model(
     opened: Sequence[OpenTask],
     *,
     scoring: ScoreRequest,
+    engine: str,
     saved: SavedScores | None,
     observer: ScoreObserver | None,
 ) -> tuple[ScoredTask, ...]:
     """Score one model; it is in memory only while this runs."""
-    loaded: LoadedModel | None = None
-    store: FeatureStore | None = None
-    scored: list[ScoredTask] = []
-    for number, task in enumerate(opened):
-        kept = saved.finished(place, number) if saved is not None else None
-        if kept is None:
-            if loaded is None:
-                if observer is not None:
-                    observer.loading(model=scoring.shown(place))
-                _free_memory()
-                # Imported now that the observer says what is going on: this takes seconds.
-                from evovlm.evaluation.resident import load_recipe_model
-                from evovlm.models.pictures.feature_store import FeatureStore
+    scored = [saved.finished(place, number) if saved is not None else None for number in range(len(opened))]
+    waiting = [number for number, kept in enumerate(scored) if kept is None]
+    if not waiting:
+        return tuple(kept for kept in scored if kept is not None)
+    if observer is not None:
+        observer.loading(model=scoring.shown(place))
+    _free_memory()
+    holding, prepared = _opened(scoring, place, [opened[number] for number in waiting], engine=engine)
+    for number, task in zip(waiting, prepared, strict=True):
+        if observer is not None:
+            observer.asking(model=scoring.shown(place), task=task.name)
+        log = saved.log(place, number) if saved is not None else None
+        on_progress = observer.answered if observer is not None else None
+        batches = Batches(device=holding.loaded.device, log=log, on_progress=on_progress)
+        scored[number] = kept = answered(task, holding, batches=batches)
+        if saved is not None:
+            saved.keep(place, number, kept)
+    holding.close()
+    return tuple(kept for kept in scored if kept is not None)
 
-                loaded = load_recipe_model(find_model(scoring.models[place]), device=scoring.device)
-                store = FeatureStore()
-            if observer is not None:
-                observer.asking(model=scoring.shown(place), task=task.name)
-            log = saved.log(place, number) if saved is not None else None
-            on_progress = observer.answered if observer is not None else None
-            batches = Batches(device=loaded.device, log=log, on_progress=on_progress)
-            kept = score_task(task, loaded, store=store, batches=batches)
-            if saved is not None:
-                saved.keep(place, number, kept)
-        scored.append(kept)
-    return tuple(scored)
+
+def _opened(
+    scoring: ScoreRequest, place: int, tasks: Sequence[OpenTask], *, engine: str
+) -> tuple[Engine, Sequence[PreparedTask]]:
+    """Return an engine that holds a model, and the tasks as its prompts."""
+    # Imported now that the observer says what is going on: this takes seconds.
+    from evovlm.evaluation.resident import open_model
+    from evovlm.models.pictures.feature_store import FeatureStore
+
+    store = FeatureStore()
+
+    def prepare(loaded: LoadedModel) -> Sequence[PreparedTask]:
+        return [task.prepare(loaded, store=store) for task in tasks]
+
+    return open_model(find_model(scoring.models[place]), prepare, device=scoring.device, engine=engine)
+
+
+def _engine_for(scoring: ScoreRequest, models: Sequence[ModelRef | Recipe]) -> EngineId:
+    """Return the engine for all models of a scoring. Raises ConfigError for one that cannot answer for each of them."""
+    if scoring.engine == BUILTIN:
+        return BUILTIN_ENGINE
+    chosen = {
+        choose_engine(scoring.engine, work_of(model, scoring.tasks, device=scoring.device)).engine for model in models
+    }
+    return chosen.pop() if len(chosen) == 1 else BUILTIN_ENGINE
+
+
+def work_of(model: ModelRef | Recipe, tasks: Sequence[TaskChoice], *, device: str) -> Work:
+    """Return what an engine has to do to score a model on tasks."""
+    if isinstance(model, ModelRef):
+        return Work(host=model, tasks=tuple(tasks), device=device)
+    host = model.host or (model.first_stage.host if model.first_stage is not None else None)
+    is_path = model.path is not None
+    return Work(host=host or next(iter(model.sources.values())), tasks=tuple(tasks), device=device, is_path=is_path)
 
 
 def _free_memory() -> None:
@@ -319,21 +360,23 @@ def _saved(
     opened: Sequence[OpenTask],
     models: Sequence[ModelRef | Recipe],
     *,
+    engine: EngineId,
     save: Path | None,
 ) -> Iterator[SavedScores | None]:
     if save is None:
         yield None
         return
-    with saving(save, settings=_settings(scoring, opened, models)) as saved:
+    with saving(save, settings=_settings(scoring, opened, models, engine=engine)) as saved:
         yield saved
 
 
 def _settings(
-    scoring: ScoreRequest, opened: Sequence[OpenTask], models: Sequence[ModelRef | Recipe]
+    scoring: ScoreRequest, opened: Sequence[OpenTask], models: Sequence[ModelRef | Recipe], *, engine: EngineId
 ) -> Mapping[str, object]:
     """Return what must be the same for answers in a folder to be used again."""
     return {
         "split": scoring.split.value,
+        **({} if engine == BUILTIN_ENGINE else {"engine": str(engine)}),
         "device": device_name(scoring.device).partition(":")[0],
         "models": [
             {"model": text, "identity": _identity(model)} for text, model in zip(scoring.models, models, strict=True)

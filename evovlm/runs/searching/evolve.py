@@ -7,13 +7,14 @@ search whose config holds the winner of the first), best.yaml (or mean.yaml) and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evovlm.errors import OutputExists, RunError, RunMismatch
+from evovlm.evaluation.engines.table import BUILTIN_ENGINE, EngineChoice, EngineId
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import InProcess, Workers, WorkerSettings
 from evovlm.files import explained, inner_folder, write_file
@@ -44,7 +45,7 @@ from evovlm.runs.run import PEAK_MEMORY, Run
 from evovlm.runs.samples import SampleParts
 from evovlm.runs.searching.scoring import CandidateScoring, Races
 from evovlm.runs.searching.search import Observer, Search
-from evovlm.runs.workers import open_workers, opening_of, peak_memory
+from evovlm.runs.workers import engine_of, open_workers, opening_of, peak_memory
 from evovlm.tasks.catalogue import code_of_tasks
 
 if TYPE_CHECKING:
@@ -162,24 +163,29 @@ def _searched(
     """Search to the end, continuing `journal` if there is one, and return the journal."""
     seen: tuple[str, ...] = ()
     memory_bytes: int | None = None
+    # An evaluator that is passed in has the engine `builtin`.
+    engine = BUILTIN_ENGINE
     if evaluator is None:
         require_allowed(code_of_tasks(task.name for task in config.tasks), allow_code=allow_code)
         # Models that do not fit are refused before their weights are fetched.
         found = preflight_search(config)
         found.raise_problems()
         seen, memory_bytes = found.warnings, worker_bytes(found)
+        engine = engine_of(config, recorded=None if journal is None else journal.engine).engine
     # It imports torch, after everything that can be refused without it.
     from evovlm.runs.searching.parents import measured_parents
 
     known = {} if journal is None else journal.parents
-    parents = measured_parents(config, known=known, folder=out, allow_code=allow_code)
+    parents = measured_parents(config, known=known, engine=engine.name, folder=out, allow_code=allow_code)
     workers: Workers
     if evaluator is None:
-        workers = open_workers(config, parents=parents, folder=out, memory_bytes=memory_bytes, allow_code=allow_code)
+        workers = open_workers(
+            config, parents=parents, engine=engine.name, folder=out, memory_bytes=memory_bytes, allow_code=allow_code
+        )
     else:
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
     with closing(workers):
-        run = open_search(out, config=config, workers=workers, journal=journal, parents=parents)
+        run = open_search(out, config=config, workers=workers, journal=journal, parents=parents, engine=engine)
         warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *config.notes_for(run.space))))
         with _tracked(observer, config=config, out=out) as watching:
             run.finish(observer=watching, warnings=warnings)
@@ -193,8 +199,9 @@ def open_search(
     workers: Workers,
     journal: Journal | None,
     parents: Mapping[str, Parent],
+    engine: EngineId = BUILTIN_ENGINE,
 ) -> Search:
-    """Return a search in the folder `out`, ready to continue its `journal` (None: a new one is made).
+    """Return a search in the folder `out`, ready to continue its `journal` (None: a new one, which names the engine).
 
     Raises RunMismatch when the models' numbers of blocks differ from the journal's.
     """
@@ -209,7 +216,7 @@ def open_search(
     )
     if journal is None:
         write_file(out / CONFIG_FILE, config.to_yaml())
-        journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=blocks)
+        journal = Journal.create(out / JOURNAL_FILE, config=config.as_mapping(), blocks=blocks, engine=engine)
     elif journal.blocks != blocks:
         raise RunMismatch(
             f"{out}: the models' numbers of blocks have changed since the run began ({dict(journal.blocks)} -> "
@@ -249,6 +256,22 @@ def _check_same(out: Path, journal: Journal, config: SearchConfig) -> None:
     recorded = _recorded(journal)
     raised = ("budget",) if config.budget.is_raised_from(recorded.budget) else ()
     check_config(out, recorded=recorded.as_mapping(), given=config.as_mapping(), raised=raised)
+    if journal.mean is None or recorded.budget != config.budget:
+        engine_of(config, recorded=journal.engine)
+
+
+def engine_notes(config: SearchConfig | HybridConfig, *, out: Path) -> Sequence[str]:
+    """Return which engine answers in each stage of a resolved search in `out`, and why; nothing without a choice.
+
+    Raises as `engine_of` does.
+    """
+    chosen: dict[str, EngineChoice] = {}
+    for name, stage in config.stages.items():
+        journal = out / name / JOURNAL_FILE
+        chosen[name] = engine_of(stage, recorded=read_journal(journal).engine if journal.exists() else None)
+    if not any(each.had_choice for each in chosen.values()):
+        return ()
+    return [f"stage {name}: {each.note}" if name else each.note for name, each in chosen.items()]
 
 
 def _recorded(journal: Journal) -> SearchConfig:

@@ -7,40 +7,48 @@ from dataclasses import replace
 from pathlib import Path
 
 from evovlm.devices import release_memory
-from evovlm.evaluation.answering import open_tasks, score_task
+from evovlm.evaluation.answering import answered, open_tasks
 from evovlm.evaluation.answers import OpenTask, ScoredTask
+from evovlm.evaluation.engines.table import BUILTIN
 from evovlm.evaluation.evaluator import PLACES
-from evovlm.evaluation.resident import load_recipe_model
-from evovlm.models.loading import LoadedModel
+from evovlm.evaluation.resident import open_model
 from evovlm.models.pictures.feature_store import FeatureStore
+from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.recipe import ParameterMerge
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Parent
 from evovlm.tasks.task import Split
 
 
 def measured_parents(
-    config: SearchConfig, *, known: Mapping[str, Parent], folder: Path | None = None, allow_code: bool = False
+    config: SearchConfig,
+    *,
+    known: Mapping[str, Parent],
+    engine: str = BUILTIN,
+    folder: Path | None = None,
+    allow_code: bool = False,
 ) -> Mapping[str, Parent]:
     """Return the scores of each source that a constraint of a resolved config names; `known` ones are not asked again.
 
-    Calls to a judge are counted in the run's `folder`. Each model is in memory only while it answers.
+    `engine` is a name of ENGINES. Calls to a judge are counted in the run's `folder`. Each model is in memory only
+    while it answers.
     """
     return {
         source: known[source]
         if source in known
-        else _measured(config, source, tasks, folder=folder, allow_code=allow_code)
+        else _measured(config, source, tasks, engine=engine, folder=folder, allow_code=allow_code)
         for source, tasks in config.objective.parents.items()
     }
 
 
 def _measured(
-    config: SearchConfig, source: str, tasks: Sequence[str], *, folder: Path | None, allow_code: bool
+    config: SearchConfig, source: str, tasks: Sequence[str], *, engine: str, folder: Path | None, allow_code: bool
 ) -> Parent:
     started = time.perf_counter()
     # Read before the model is loaded.
     opened = open_tasks(config.task_choices(folder=folder), Split.SEARCH, allow_code=allow_code)
     asked = [each for each in opened if each.name in tasks]
-    scored = _scored(asked, load_recipe_model(config.source_alone(source), device=config.device))
+    scored = _scored(asked, config.source_alone(source), device=config.device, engine=engine)
     # The search's own model comes next, and may need the memory.
     gc.collect()
     release_memory()
@@ -56,6 +64,13 @@ def _measured(
     )
 
 
-def _scored(opened: Sequence[OpenTask], loaded: LoadedModel) -> tuple[ScoredTask, ...]:
+def _scored(
+    opened: Sequence[OpenTask], model: ModelRef | ParameterMerge, *, device: str, engine: str
+) -> tuple[ScoredTask, ...]:
     store = FeatureStore()
-    return tuple(score_task(task, loaded, store=store) for task in opened)
+    holding, prepared = open_model(
+        model, lambda loaded: [task.prepare(loaded, store=store) for task in opened], device=device, engine=engine
+    )
+    scored = tuple(answered(task, holding) for task in prepared)
+    holding.close()
+    return scored

