@@ -271,7 +271,8 @@ def prefill_inputs(
     places = shows_picture.flatten().nonzero()[:, 0].to(embeddings.device)
     features = torch.cat(found).to(embeddings.device, embeddings.dtype)
     at_embedding, *later = by_layer(features, hidden=embeddings.shape[-1])
-    embeddings = embeddings.flatten(0, 1).index_copy(0, places, at_embedding).view(embeddings.shape)
+    embeddings = embeddings.clone()
+    embeddings.flatten(0, 1)[places] = at_embedding
     if not later:
         return {"inputs_embeds": embeddings}
     shows_picture = shows_picture.to(embeddings.device)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 from PIL import Image
 
@@ -78,6 +79,21 @@ def test_a_search_is_checked_with_its_device_and_budget(
     assert refused.code == 2
     assert "has 3 blocks" in refused.err
     assert "cuda:99" in refused.err
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "xpu:0"])
+def test_a_search_on_another_kind_of_gpu_is_checked(
+    device: str, evovlm: Command, models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path / "search.yaml", models=models, problems=problems, device=device)
+    refused = evovlm("check", config)
+    assert refused.code == 2
+    assert f"device: '{device}' was not found; torch finds 0 {device[:3].upper()} (" in refused.out
+    assert evovlm("evolve", config, "--out", tmp_path / "run").code == 2
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.xpu.device_count", lambda: 1)
+    shown = evovlm("check", config)
+    assert shown.code == 0, shown
 
 
 def test_a_search_with_choices_and_a_start_says_how_large_it_is_and_how_far_its_start_lies(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from evovlm import devices
 from evovlm.runs import doctor
 from tests.cli.conftest import Command
 
@@ -119,3 +120,23 @@ def test_a_checkout_that_is_not_installed_is_reported(evovlm: Command, monkeypat
     monkeypatch.setattr(importlib.metadata, "requires", missing)
     code, found = findings(evovlm)
     assert (code, found["install"]["state"]) == (0, "optional")
+
+
+def test_gpus_of_every_kind_are_listed_with_what_uses_them(evovlm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "H200")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (100 * 10**9, 141 * 10**9))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 0)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda _: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.mps.recommended_max_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr("torch.mps.current_allocated_memory", lambda: 10**9)
+    lack = devices.Explained(reason="no C compiler", remedy="apt-get install gcc")
+    monkeypatch.setattr(doctor, "triton_problem", lambda: lack)
+    code, found = findings(evovlm)
+    assert code == 0
+    assert found["cuda:0"]["found"] == "H200, 100.0 of 141.0 GB free"
+    assert found["mps"]["found"] == "15.0 of 16.0 GB free; used only when it is named (device: mps)"
+    assert found["merging on the GPU"]["found"] == "not possible, the CPU merges: no C compiler"
+    assert found["merging on the GPU"]["remedy"] == "apt-get install gcc"
+    assert "gpu" not in found

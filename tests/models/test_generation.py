@@ -264,7 +264,16 @@ def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
     assert texts == tuple(llm.tokenizer.decode(row, skip_special_tokens=True).strip() for row in penalised)
 
 
-def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no more"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_memory_that_runs_out_is_answered_by_fewer_slots(
+    llm: LoadedModel, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompts = prompts_for(llm)
     expected = generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2})
     advance, tried = Runner.advance, []
@@ -272,7 +281,7 @@ def test_memory_that_runs_out_is_answered_by_fewer_slots(llm: LoadedModel, monke
     def with_room_for_two(steps: Runner, entering: Any) -> Any:
         tried.append(steps.n_slots)
         if steps.n_slots > 2:
-            raise torch.OutOfMemoryError("no more")
+            raise error
         return advance(steps, entering)
 
     monkeypatch.setattr(Runner, "advance", with_room_for_two)

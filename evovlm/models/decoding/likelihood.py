@@ -89,7 +89,8 @@ def _likelihood(logits: Tensor, continuation: Continuation, *, first: int) -> Li
     predicted = logits[start : start + len(continuation.tokens)].float()
     tokens = torch.tensor(continuation.tokens, device=logits.device)
     chosen = torch.log_softmax(predicted, dim=-1).gather(1, tokens[:, None])
-    total = float(chosen.double().sum())
+    # On the CPU, as MPS has no float64.
+    total = float(chosen.cpu().double().sum())
     if not math.isfinite(total):
         raise FloatingPointError("the model's logits are not finite")
     return Likelihood(log_probability=total, is_greedy=bool((predicted.argmax(-1) == tokens).all()))

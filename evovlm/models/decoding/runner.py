@@ -143,7 +143,7 @@ class Runner:
             return
         for slot, prompt in entering.items():
             self._seen[slot] = False
-            self._seen[slot].index_fill_(0, prompt.ids.to(self._seen.device), True)
+            self._seen[slot][prompt.ids.to(self._seen.device)] = True
 
     def _read_shared(self) -> None:
         """Read the shared beginning into the last slot, which no answer uses, so that other slots can copy it."""

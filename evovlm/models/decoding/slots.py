@@ -80,7 +80,8 @@ class Continuing:
         """Return which tokens of each slot its new token attends to, bool, (end, 1, 1, reach)."""
         if window not in self._seen:
             # A slot without an answer sees its first token: a row of a softmax must not be empty.
-            lengths = self.lengths.new_zeros(self.end).index_copy(0, self.slots, self.lengths)[:, None]
+            lengths = self.lengths.new_zeros(self.end, 1)
+            lengths[self.slots] = self.lengths[:, None]
             places = torch.arange(self.reach, device=lengths.device)
             seen = places <= lengths
             if window is not None:
@@ -156,7 +157,8 @@ class Slots:
         # Queries that share a key head are placed like the queries of a longer text, so that keys are read once. Each
         # is put where its slot is, because keys and values are too large to be gathered.
         grouped = queries.view(n_rows, keys.shape[1], n_heads // keys.shape[1], size)
-        asked = queries.new_zeros(rows.end, *grouped.shape[1:]).index_copy(0, rows.slots, grouped)
+        asked = queries.new_zeros(rows.end, *grouped.shape[1:])
+        asked[rows.slots] = grouped
         found = masked_attention(
             asked,
             self._keys[layer][: rows.end, :, : rows.reach],
