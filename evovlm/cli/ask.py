@@ -9,6 +9,7 @@ import typer
 
 from evovlm.cli.completion import complete_models, complete_prompts
 from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.typed import from_typed
 
 if TYPE_CHECKING:
     from evovlm.evaluation.asking import Manner
@@ -35,7 +36,9 @@ def ask(
         typer.Option(
             "--prompt",
             help="chat (the model's template), plain (only the question), a name such as ja-alpaca-cot, or a text "
-            "with {input}; default: chat if the model has a template, else plain.",
+            "with {input} (and \\n); default: chat if the model has a template, else plain.",
+            metavar="<str>",
+            parser=from_typed,
             autocompletion=complete_prompts,
         ),
     ] = None,

@@ -151,7 +151,7 @@ def _with_code(found: "Preflight", config: "SearchConfig | HybridConfig") -> "Pr
 
 
 def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
-    from evovlm.cli.tables import cell, plain_table
+    from evovlm.cli.tables import cell, plain_table, print_line
     from evovlm.merging.before.needs import gigabytes
 
     # A terminal has 80 columns.
@@ -175,11 +175,12 @@ def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
         )
     console.print(table)
     for model in {model.text: model for model in reversed(models)}.values():
-        echo(f"{model.name}: {model.recognised}")
+        print_line(console, f"{model.name}: {model.recognised}")
 
 
 def _print(console: "Console", found: "Preflight") -> None:
     from evovlm.cli.rendering import counted, result_text
+    from evovlm.cli.tables import print_line
     from evovlm.merging.before.needs import gigabytes
 
     if found.models:
@@ -209,12 +210,12 @@ def _print(console: "Console", found: "Preflight") -> None:
         for line in memory_lines(found.memory):
             echo(line)
     for reason in found.licence.reasons:
-        echo(f"licence: {reason}")
+        print_line(console, f"licence: {reason}")
     for note in found.notes:
-        echo(f"note: {note}")
+        print_line(console, f"note: {note}")
     for warning in found.warnings:
-        echo(f"warning: {warning}")
+        print_line(console, f"warning: {warning}")
     for problem in found.problems:
-        echo(f"error: {problem}")
+        print_line(console, f"error: {problem}")
     if not found.problems:
         echo("no other problems found." if found.warnings else "no problems found.")

@@ -37,7 +37,10 @@ def demo(
     from evovlm.cli.progress import SearchProgress, Waiting, stderr_console
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
-    from evovlm.runs.demo import PIPELINES, Size, run_pipeline
+
+    said = speaker(lang)
+    with Waiting(said("progress_loading")):
+        from evovlm.runs.demo import PIPELINES, Size, run_pipeline
 
     if only is not None and only not in PIPELINES:
         raise ConfigError(f"--only {only}: choose {' or '.join(PIPELINES)}.")
@@ -46,7 +49,6 @@ def demo(
     size = Size.FULL if full else Size.QUICK if quick else Size.USUAL
     console = stderr_console()
     began = time.monotonic()
-    said = speaker(lang)
     results: dict[str, PipelineResult] = {}
     displays: list[SearchProgress | Waiting] = []
     with stopping(), ExitStack() as stack:
@@ -169,8 +171,10 @@ def _print_next(results: "list[PipelineResult]", say: Say, *, seconds: float) ->
     echo(f"\n{say('next')}")
     echo(f"  evovlm show {first.run_folder}")
     echo(f"  evovlm score {first.model_folder} --task {first.task}")
-    echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model    # {say('demo_merge')}")
-    echo(f"  evovlm evolve {first.run_folder / 'config.yaml'} --out my-run    # {say('demo_evolve')}")
+    echo(f"  # {say('demo_merge')}")
+    echo(f"  evovlm merge {first.run_folder / 'best.yaml'} --out my-model")
+    echo(f"  # {say('demo_evolve')}")
+    echo(f"  evovlm evolve {first.run_folder / 'config.yaml'} --out my-run")
     echo(f"\n{say('demo_pages')}")
     for result in results:
         echo(f"  {result.page}")

@@ -11,6 +11,7 @@ import typer
 from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.engine import EngineOption
 from evovlm.cli.rendering import echo
+from evovlm.cli.typed import as_typed
 
 if TYPE_CHECKING:
     from evovlm.recipes.kinds import Recipe
@@ -196,7 +197,8 @@ def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
     for choice in report_tasks(config):
         data = [] if choice.data is None else ["--data", f"{choice.name}={choice.data}"]
         limit = [] if choice.limit is None else ["--limit", str(choice.limit)]
-        asked = {"--prompt": choice.prompt, "--extractor": choice.extractor, "--gate": choice.gate}
+        prompt = None if choice.prompt is None else as_typed(choice.prompt)
+        asked = {"--prompt": prompt, "--extractor": choice.extractor, "--gate": choice.gate}
         chosen = [part for option, value in asked.items() if value is not None for part in (option, value)]
         commands.append(["evovlm", "score", str(model), "--task", choice.name, *data, *limit, *chosen])
     return [shlex.join(command) for command in commands]

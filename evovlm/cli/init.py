@@ -12,6 +12,7 @@ from evovlm.cli.init_answers import Answers, finished
 from evovlm.cli.init_questions import ask_open, ask_what_to_change
 from evovlm.cli.language import Language
 from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.typed import from_typed
 from evovlm.texts.languages import speaker
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def init(
         str | None,
         typer.Option(
             "--prompt",
-            help="A prompt in place of the tasks' own: chat, a name, or a template with {input} and <image>.",
+            help="A prompt in place of the tasks' own: chat, a name, or a template with {input} and <image> (and \\n).",
+            metavar="<str>",
+            parser=from_typed,
             autocompletion=complete_prompts,
         ),
     ] = None,

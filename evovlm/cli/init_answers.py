@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evovlm.cli.rendering import echo
+from evovlm.cli.typed import as_typed
 from evovlm.texts.languages import Say, chosen_language, speaker
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Answers:
         once = {
             "--base": self.base,
             "--host": self.host,
-            "--prompt": self.prompt,
+            "--prompt": None if self.prompt is None else as_typed(self.prompt),
             "--generations": self.generations,
             "--budget": self.candidates,
             "--device": self.device,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from evovlm.cli.completion import complete_models
 from evovlm.cli.init_answers import Answers, finished, read_kind, read_sources
 from evovlm.cli.questions import Choice, ask, ask_each
+from evovlm.cli.typed import as_typed, from_typed
 from evovlm.texts.languages import Say, described
 
 if TYPE_CHECKING:
+    from evovlm.cli.progress import Waiting
     from evovlm.runs.before.new_search import Opened
     from evovlm.runs.config.new import Kind
 
@@ -29,7 +31,8 @@ def ask_open(answers: Answers) -> None:
     if answers.prompt is None:
         _ask_prompt(answers, kind)
     if answers.generations is None and answers.candidates is None:
-        population = _population(answers)
+        with _working(say):
+            population = _population(answers)
         question_text = say("init_generations", population=population)
         answers.generations = ask(question_text, default="10", choices=(), read=_whole_number)
     if answers.device is None:
@@ -37,12 +40,25 @@ def ask_open(answers: Answers) -> None:
         answers.device = ask(say("init_device"), default="auto", choices=devices, read=_device)
 
 
+def _working(say: Say) -> "Waiting":
+    """Return a display for what takes long between two questions."""
+    from evovlm.cli.progress import Waiting
+
+    return Waiting(say("init_reading"))
+
+
 def _ask_base(answers: Answers, _kind: "Kind") -> None:
     if answers.base is None:
         question = answers.say("init_base")
         choices = _models(answers.say, sees=False)
         default = choices[0].answer if choices else "zoo:base"
-        answers.base = ask(question, default=default, choices=choices, read=lambda text: answers.model(text).text)
+        answers.base = ask(
+            question,
+            default=default,
+            choices=choices,
+            read=lambda text: answers.model(text).text,
+            checking=answers.say("init_reading"),
+        )
 
 
 def _ask_host(answers: Answers, kind: "Kind") -> None:
@@ -56,12 +72,19 @@ def _ask_host(answers: Answers, kind: "Kind") -> None:
             default=choices[0].answer,
             choices=choices,
             read=lambda text: answers.model(text, sees=True, like=base).text,
+            checking=answers.say("init_reading"),
         )
         return
     models = {base.text: base, **{text: answers.model(text) for text in read_sources(answers.sources).values()}}
     choices = [Choice(text, model.brings(answers.say)) for text, model in models.items()]
     question = answers.say("init_host")
-    chosen = ask(question, default=base.text, choices=choices, read=lambda text: answers.model(text, like=base).text)
+    chosen = ask(
+        question,
+        default=base.text,
+        choices=choices,
+        read=lambda text: answers.model(text, like=base).text,
+        checking=answers.say("init_reading"),
+    )
     # Without a host, it is the base.
     answers.host = None if chosen == base.text else chosen
 
@@ -75,34 +98,37 @@ def _ask_sources(answers: Answers, kind: "Kind") -> None:
         answers.model(text.rpartition("=")[2], like=base)
         return text
 
-    choices = [
-        each
-        for each in _models(answers.say, sees=False)
-        if each.answer != answers.base and _fits(answers, each.answer, base)
-    ]
+    models = _models(answers.say, sees=False)
+    with _working(answers.say):
+        choices = [each for each in models if each.answer != answers.base and _fits(answers, each.answer, base)]
     near = [each.answer for each in choices if not each.answer.startswith("zoo:")]
     defaults = near[:2] or (["zoo:ja"] if kind == "vlm" else ["zoo:math-a", "zoo:ja"])
     answers.sources = ask_each(
-        answers.say("init_source"), end=answers.say("init_more"), defaults=defaults, choices=choices, read=read
+        answers.say("init_source"),
+        end=answers.say("init_more"),
+        defaults=defaults,
+        choices=choices,
+        read=read,
+        checking=answers.say("init_reading"),
     )
 
 
 def _ask_tasks(answers: Answers, kind: "Kind") -> None:
     from evovlm.runs.before.new_search import catalogue_tasks, nearby_tasks, open_task
-    from evovlm.runs.before.new_task import SHARE, table_to_split
+    from evovlm.runs.before.new_task import SHARE, check_splittable, table_to_split
 
     if answers.tasks:
         return
 
     def read(text: str) -> str:
-        table = table_to_split(text)
-        if table is None:
+        if table_to_split(text) is None:
             open_task(text)
-            return text
-        question = answers.say("init_share", table=table)
-        return answers.split(table, share=ask(question, default=str(SHARE), choices=(), read=_share))
+        else:
+            check_splittable(text)
+        return text
 
-    near = [Choice(name, answers.say("init_yours")) for name in nearby_tasks(Path())]
+    with _working(answers.say):
+        near = [Choice(name, answers.say("init_yours")) for name in nearby_tasks(Path(), kind=kind)]
     choices = [
         *near,
         *(
@@ -110,9 +136,21 @@ def _ask_tasks(answers: Answers, kind: "Kind") -> None:
             for task in catalogue_tasks(kind)
         ),
     ][:_MOST_CHOICES]
-    answers.tasks = ask_each(
-        answers.say("init_task"), end=answers.say("init_more"), defaults=[choices[0].answer], choices=choices, read=read
+    chosen = ask_each(
+        answers.say("init_task"),
+        end=answers.say("init_more"),
+        defaults=[choices[0].answer],
+        choices=choices,
+        read=read,
+        checking=answers.say("init_reading"),
     )
+    for name in chosen:
+        table = table_to_split(name)
+        if table is None:
+            answers.tasks.append(name)
+            continue
+        share = ask(answers.say("init_share", table=table), default=str(SHARE), choices=(), read=_share)
+        answers.tasks.append(answers.split(table, share=share))
 
 
 def _ask_prompt(answers: Answers, kind: "Kind") -> None:
@@ -120,20 +158,21 @@ def _ask_prompt(answers: Answers, kind: "Kind") -> None:
     from evovlm.runs.before.new_search import WRITTEN_PROMPTS, open_task, prompt_problem
     from evovlm.tasks.prompts import CHAT, PLACE, PROMPTS
 
-    tasks = [open_task(name) for name in answers.tasks]
-    host = answers.model(answers.host or answers.base or "")
-    refused = [task for task in tasks if task.prompt == CHAT and prompt_problem(task, host=host) is not None]
-    if not refused:
-        return
-    new = finished(answers, said=False)
+    with _working(answers.say):
+        tasks = [open_task(name) for name in answers.tasks]
+        host = answers.model(answers.host or answers.base or "")
+        refused = [task for task in tasks if task.prompt == CHAT and prompt_problem(task, host=host) is not None]
+        if not refused:
+            return
+        new = finished(answers, said=False)
     named = answers.say("comma").join(task.name for task in refused)
     say = answers.say
     taken = [Choice(CHAT, say("init_prompt_template", source=new.chat_template))] if new.chat_template else []
     fitting = [Choice(name) for name, template in PROMPTS.items() if (PLACE in template) == (kind == "vlm")]
-    choices = [*taken, Choice(WRITTEN_PROMPTS[kind].replace("\n", "\\n")), *fitting]
+    choices = [*taken, Choice(as_typed(WRITTEN_PROMPTS[kind])), *fitting]
 
     def read(text: str) -> str | None:
-        written = text.replace("\\n", "\n")
+        written = from_typed(text)
         for task in tasks:
             task.asked(prompt=written)
         return None if taken and written == CHAT else written
@@ -194,9 +233,12 @@ def _models(say: Say, *, sees: bool) -> list[Choice]:
     from evovlm.recipes.model_ref import parse_model_ref, read_config
     from evovlm.runs.before.new_search import nearby_models
 
-    near = [Choice(text) for text in nearby_models(Path(), sees=sees)]
-    zoo = complete_models("zoo:")
-    fitting = [name for name in zoo if has_vision(read_config(parse_model_ref(name, relative_to=None)) or {}) == sees]
+    with _working(say):
+        near = [Choice(text) for text in nearby_models(Path(), sees=sees)]
+        zoo = complete_models("zoo:")
+        fitting = [
+            name for name in zoo if has_vision(read_config(parse_model_ref(name, relative_to=None)) or {}) == sees
+        ]
     return [*near, *(Choice(name, say("init_embedded")) for name in fitting)][:_MOST_CHOICES]
 
 

@@ -26,12 +26,15 @@ def ask(
     choices: Sequence[Choice],
     read: Callable[[str], _Found],
     label: str | None = None,
+    checking: str = "",
 ) -> _Found:
     """Ask until `read` takes the answer, and return what it makes of it; a number means the choice of that number.
 
     Nothing means the `default`, which is shown as `label`. What `read` raises as an EvovlmError is shown, and the
-    question is asked again. Raises Abort at the end of the input.
+    question is asked again; `checking` is shown while `read` takes long. Raises Abort at the end of the input.
     """
+    from evovlm.cli.progress import Waiting
+
     _show(choices)
     while True:
         # Questions go where results do not.
@@ -43,13 +46,20 @@ def ask(
         if text.isdecimal() and 0 < int(text) <= len(choices):
             text = choices[int(text) - 1].answer
         try:
-            return read(text)
+            with Waiting(checking):
+                return read(text)
         except EvovlmError as error:
             echo(f"  {error}", err=True)
 
 
 def ask_each(
-    question: str, *, defaults: Sequence[str], choices: Sequence[Choice], read: Callable[[str], str], end: str
+    question: str,
+    *,
+    defaults: Sequence[str],
+    choices: Sequence[Choice],
+    read: Callable[[str], str],
+    end: str,
+    checking: str = "",
 ) -> list[str]:
     """Ask until nothing is answered, and return what `read` makes of the answers; nothing at first means `defaults`.
 
@@ -63,12 +73,14 @@ def ask_each(
 
     while True:
         label = end if found else " ".join(defaults)
-        answer = ask(question, default="", label=label, choices=() if found else choices, read=read_one)
+        shown = () if found else choices
+        answer = ask(question, default="", label=label, choices=shown, read=read_one, checking=checking)
         if not isinstance(answer, str):
             return answer
         found.append(answer)
 
 
 def _show(choices: Sequence[Choice]) -> None:
+    width = len(str(len(choices)))
     for number, choice in enumerate(choices, start=1):
-        echo(f"  {number}  {choice.answer}{f'  ({choice.about})' if choice.about else ''}", err=True)
+        echo(f"  {number:{width}}  {choice.answer}{f'  ({choice.about})' if choice.about else ''}", err=True)

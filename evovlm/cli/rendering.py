@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 # C0 and C1 controls, DEL, and the characters that change the direction of writing.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_COMMAND = "evovlm "
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -69,8 +72,36 @@ def without_controls(text: str) -> str:
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Print a text, which may quote a file or a model, without control characters."""
-    typer.echo(without_controls(text), err=err, nl=nl)
+    """Print a text, which may quote a file or a model, without control characters.
+
+    On the standard error, a terminal gets lines that fit.
+    """
+    shown = without_controls(text)
+    if err and sys.stderr.isatty():
+        shown = in_lines(shown, width=shutil.get_terminal_size().columns)
+    typer.echo(shown, err=err, nl=nl)
+
+
+def in_lines(text: str, *, width: int) -> str:
+    """Return a text whose lines end at blanks before the width; those with a command stay whole, to be copied."""
+    if all(2 * len(line) < width for line in text.splitlines()):
+        return text
+    from rich.cells import cell_len
+
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if cell_len(line) < width or _COMMAND in line:
+            lines.append(line)
+            continue
+        first, *words = line.lstrip(" ").split(" ")
+        indent = line[: len(line) - len(line.lstrip(" "))]
+        lines.append(indent + first)
+        for word in words:
+            if cell_len(lines[-1]) + 1 + cell_len(word) < width:
+                lines[-1] += f" {word}"
+            else:
+                lines.append(indent + word)
+    return "\n".join(lines)
 
 
 def json_text(value: object) -> str:

@@ -33,6 +33,7 @@ from evovlm.cli.task_options import (
     TopK,
     TopP,
 )
+from evovlm.cli.typed import from_typed
 
 if TYPE_CHECKING:
     from evovlm.evaluation.answers import ScoredTask
@@ -79,7 +80,9 @@ def score(
         str | None,
         typer.Option(
             "--prompt",
-            help="A prompt to use instead of the tasks' own: chat, a name, or a template with {input} and <image>.",
+            help="A prompt in place of the tasks' own: chat, a name, or a template with {input} and <image> (and \\n).",
+            metavar="<str>",
+            parser=from_typed,
             autocompletion=complete_prompts,
         ),
     ] = None,

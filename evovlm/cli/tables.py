@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evovlm.cli.rendering import counted, interval_text, percent, without_controls
+from evovlm.cli.rendering import counted, in_lines, interval_text, percent, without_controls
 
 if TYPE_CHECKING:
     from evovlm.evaluation.comparison import Comparison
@@ -33,8 +33,9 @@ def cell(text: str) -> Text:
 
 
 def print_line(console: Console, text: str) -> None:
-    """Print one line as it is: no markup, no commands to the terminal, not broken."""
-    console.print(without_controls(text), markup=False, highlight=False, soft_wrap=True)
+    """Print one line as it is: no markup, no commands to the terminal; a terminal gets lines that fit."""
+    shown = in_lines(without_controls(text), width=console.width) if console.is_terminal else without_controls(text)
+    console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_scores(console: Console, title: str, rows: Sequence[tuple[str, "TaskScore"]], *, of: str) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evovlm.cli.typed import as_typed
+
 if TYPE_CHECKING:
     from evovlm.tasks.decoding import DecodingChanges
     from evovlm.tasks.prompts import ChatSettings, TemplateValue
@@ -110,7 +112,7 @@ def described(settings: "TaskSettings") -> str:
     if changes is not None:
         parts += [_SAID.get(key, f"{key} {{}}").format(value) for key, value in changes.given.items()]
     if settings.get("prompt") is not None:
-        parts.append(f"prompt {settings['prompt']}")
+        parts.append(f"prompt {as_typed(str(settings['prompt']))}")
     chat = settings.get("chat")
     if chat is not None:
         parts += ["a system message"] if chat.system is not None else []

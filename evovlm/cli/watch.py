@@ -1,7 +1,7 @@
 """`evovlm watch RUN`: a run in progress, on a page that reloads itself and in the terminal."""
 
 import threading
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +34,6 @@ def watch(
     """
     from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
     from evovlm.cli.progress import Waiting
 
@@ -49,19 +48,21 @@ def watch(
     page = out or run / PAGE_FILE
     console = Console()
     to_open = open_it
-    # Without a terminal nothing can be redrawn: each update is a line.
-    live = Live(Text(f"reading {run}"), console=console, auto_refresh=False) if console.is_terminal else None
+    live: Live | None = None
     try:
         with ExitStack() as stack:
             if serve:
                 address, answer = stack.enter_context(serving(ServedFile(page), port=port))
                 threading.Thread(target=answer, daemon=True).start()
                 echo(address)
-            stack.enter_context(live or nullcontext())
+            waiting = stack.enter_context(Waiting(f"reading {run}"))
             for content in watch_run(run, page=page, language=lang, every_s=every):
-                if live is not None:
+                waiting.close()
+                if console.is_terminal:
+                    live = live or stack.enter_context(Live(console=console, auto_refresh=False))
                     live.update(_view(content, page), refresh=True)
                 else:
+                    # Nothing can be redrawn there: each update is a line.
                     echo(_line(content))
                 if content is not None and to_open:
                     to_open = False
@@ -86,7 +87,7 @@ def _line(content: "RunContent | None") -> str:
     failed = f", {content.failed} failed" if content.failed else ""
     name = f"{stage.name}: " if stage.name else ""
     state = ", finished" if content.finished else ""
-    return f"{name}{_done(stage)} candidates{failed}, generation {stage.generations - 1}, {scores}{state}"
+    return f"{name}{_done(stage)} candidates{failed}, generation {stage.generations}, {scores}{state}"
 
 
 def _done(stage: "Stage") -> str:

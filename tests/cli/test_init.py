@@ -242,8 +242,8 @@ def test_own_models_and_tables_nearby_are_offered_and_a_host_without_a_template_
     assert config["tasks"] == [{"name": "./data/sums"}]
 
 
-def evolved(evovlm: Command, config: Path, run: Path) -> None:
-    """Check and evolve the config with one small generation; only the budget is changed."""
+def evolved(evovlm: Command, config: Path, run: Path) -> str:
+    """Check and evolve the config with one small generation, and return what is said; only the budget is changed."""
     checked = evovlm("check", config)
     assert checked.code == 0, checked
     document = yaml.safe_load(config.read_text())
@@ -252,6 +252,7 @@ def evolved(evovlm: Command, config: Path, run: Path) -> None:
     config.with_name("small.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
     run_it = evovlm("evolve", config.with_name("small.yaml"), "--out", run)
     assert run_it.code == 0, run_it
+    return run_it.out
 
 
 OWN = {
@@ -328,7 +329,12 @@ def test_one_table_is_split_by_a_task_file_that_init_writes_and_the_config_runs(
     # The same again takes the file that is there.
     again = evovlm(*LLM, "--task", task, "--out", "out/again.yaml")
     assert again.code == 0, again
-    evolved(evovlm, tmp_path / "out" / "mine.yaml", tmp_path / "run")
+    said = evolved(evovlm, tmp_path / "out" / "mine.yaml", tmp_path / "run")
+    # A command in one line, which means the prompt of two lines.
+    assert f"--task {tmp_path}/out/sums-split.yaml --prompt '質問: {{input}}\\n答え:'\n" in said
+    typed = evovlm(*LLM, "--task", file, "--prompt", "質問: {input}\\n答え:", "--out", "out/typed.yaml")
+    assert typed.code == 0, typed
+    assert yaml.safe_load(Path("out/typed.yaml").read_text())["tasks"] == [named]
 
 
 @pytest.mark.parametrize(
@@ -366,8 +372,8 @@ def test_another_file_of_the_task_file_s_name_stays(
 
 def test_a_table_nearby_is_offered_and_its_share_asked(tmp_path: Path) -> None:
     sums(tmp_path / "問題.csv")
-    # Kind, base, source, no more, host, task, share (asked again), no more, prompt, generations, device.
-    typed = "llm\n\nzoo:ja\n\n\n./問題.csv\n2\n0.25\n\n\n\n\n"
+    # Kind, base, source, no more, host, task, no more, share (asked again), prompt, generations, device.
+    typed = "llm\n\nzoo:ja\n\n\n./問題.csv\n\n2\n0.25\n\n\n\n"
     code, _, err = answered(tmp_path, typed)
     assert code == 0, err
     assert "1  ./問題.csv  (yours)" in err

@@ -14,7 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from evovlm.cli.progress import ScoreProgress, SearchProgress, WriteProgress
-from evovlm.cli.rendering import duration, json_text, spark_line, without_controls
+from evovlm.cli.rendering import duration, in_lines, json_text, spark_line, without_controls
+from evovlm.cli.typed import as_typed, from_typed
 from evovlm.evaluation.batches import AnswerProgress
 from evovlm.recipes.candidate import Evaluation, Failure, Outcome
 from evovlm.runs.folder.entries import Entry
@@ -97,6 +98,19 @@ def test_on_a_terminal_the_display_is_live_with_generation_best_mean_and_time_le
     text = printed.getvalue()
     for part in ("demo", "1/4", "generation 1/2", "best 50.0", "mean 50.0", "left"):
         assert part in text
+
+
+@pytest.mark.parametrize("text", ["short", "", "two\nlines", f"next:\n  evovlm score {'m' * 90} --task x"])
+def test_a_text_that_fits_or_is_a_command_stays(text: str) -> None:
+    assert in_lines(text, width=40) == text
+
+
+@given(st.lists(st.text("ab漢字", min_size=1, max_size=30), min_size=1, max_size=40), st.integers(20, 80))
+def test_a_long_text_ends_its_lines_at_blanks_before_the_width(words: list[str], width: int) -> None:
+    lines = in_lines("  " + " ".join(words), width=width).split("\n")
+    assert " ".join(line.removeprefix("  ") for line in lines) == " ".join(words)
+    assert all(line.startswith("  ") for line in lines)
+    assert all(cell_len(line) < width or " " not in line.strip() for line in lines)
 
 
 TITLE = "evovlm, equal weights, 3 of 4"
@@ -257,3 +271,9 @@ def test_no_control_character_reaches_a_terminal(text: str) -> None:
 
 def test_escape_sequences_are_cut_and_lines_and_tabs_kept() -> None:
     assert without_controls("a\x1b[31m\tb\n\x9bc\u202ed") == "a[31m\tb\ncd"
+
+
+@pytest.mark.parametrize("text", ["質問: {input}\n答え:", "chat", "a\\\\b"])
+def test_a_prompt_is_typed_in_one_line(text: str) -> None:
+    assert "\n" not in as_typed(text)
+    assert from_typed(as_typed(text)) == text

@@ -105,7 +105,7 @@ def test_watching_a_finished_run_ends_with_its_page_and_one_plain_line(evovlm: C
     watched = evovlm("watch", finished)
     assert watched.code == 0, watched.err
     (line,) = watched.out.splitlines()
-    assert line.startswith("8/8 candidates, generation 1, best ")
+    assert line.startswith("8/8 candidates, generation 2, best ")
     assert line.endswith(", finished")
     assert "\x1b" not in watched.out
     assert 'http-equiv="refresh"' not in (finished / "report.html").read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evovlm.evaluation.near_images import NearImages
 from evovlm.runs.config.search import SearchConfig
-from evovlm.tasks.catalogue import TASKS, data_notes_of, get_task
+from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.overlap import MOST_PICTURES, are_few, overlaps
 from evovlm.tasks.task import Sample, Split, Task, absence_lines
@@ -48,11 +48,14 @@ def data_notes(config: SearchConfig) -> tuple[str, ...]:
 
     Raises TaskError for data that is missing or broken.
     """
-    notes: list[str] = []
+    splits: dict[tuple[str, str], list[Split]] = {}
     for name, split, data in _asked_for(config):
         if not is_harness_name(name) and split in get_task(name).splits:
-            notes += data_notes_of([name], split=split, data={} if data is None else {name: Path(data)})
-    return tuple(dict.fromkeys(notes))
+            task = get_task(name)
+            for note in task.notes(split, None if data is None else Path(data)):
+                splits.setdefault((task.name, note), []).append(split)
+    # What holds for both splits is said once.
+    return tuple(f"{name}, {' and '.join(dict.fromkeys(of))} split: {note}" for (name, note), of in splits.items())
 
 
 def _asked_for(config: SearchConfig) -> list[tuple[str, Split, str | None]]:

@@ -13,7 +13,7 @@ from evovlm.models.asked_before import check_asked
 from evovlm.recipes.checkpoint_files import CONFIG_FILE
 from evovlm.recipes.language_config import has_vision, language_config
 from evovlm.recipes.model_ref import config_in, parse_model_ref
-from evovlm.runs.before.new_task import table_to_split
+from evovlm.runs.before.new_task import split_file, table_to_split
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.hybrid import load_search
 from evovlm.runs.config.new import Kind, NewSearch, search_text
@@ -42,27 +42,30 @@ def nearby_models(folder: Path, *, sees: bool) -> Iterator[str]:
             yield f"./{inside.relative_to(folder).as_posix()}"
 
 
-def nearby_tasks(folder: Path) -> Iterator[str]:
-    """Yield the task files, folders of task data and tables in `folder` and in its folders that can be searched.
+def nearby_tasks(folder: Path, *, kind: Kind) -> list[str]:
+    """Return the task files, folders of task data and tables in `folder` and in its folders that can be searched.
 
-    Those that are one table can be searched once `split_table` has split them.
+    Those that are one table can be searched once `split_table` has split them. For a VLM, pictures are first.
     """
+    found: list[tuple[str, bool]] = []
     for inside in [*_folders(folder), folder]:
         for place in _places_of_tasks(inside, is_current=inside == folder):
-            if _can_be_searched(place):
-                yield f"./{place.relative_to(folder).as_posix()}"
+            task = _searchable(place)
+            if task is not None and (kind == "vlm" or not task.needs_images):
+                found.append((f"./{place.relative_to(folder).as_posix()}", task.needs_images))
+    return [name for name, _ in sorted(found, key=lambda each: each[1] != (kind == "vlm"))]
 
 
 def _places_of_tasks(inside: Path, *, is_current: bool) -> list[Path]:
-    """Return what may be tasks in a folder: its task files, and itself or its spreadsheets."""
+    """Return what may be tasks in a folder: its task files, and itself or its spreadsheets that are not yet split."""
     try:
         if (inside / CONFIG_FILE).exists():
             return []
         named = [file for file in sorted(inside.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
         tables = tables_in(inside)
-        if tables and not is_current and _can_be_searched(inside):
+        if tables and not is_current and _searchable(inside) is not None:
             return [*named, inside]
-        sheets = [table for table in tables if table.suffix.lower() in _SHEETS]
+        sheets = [table for table in tables if table.suffix.lower() in _SHEETS and split_file(table) not in named]
         return [*named, *(sheet for sheet in sheets if sheet.stat().st_size <= _MOST_BYTES)]
     except OSError:
         return []
@@ -77,13 +80,15 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _can_be_searched(place: Path) -> bool:
+def _searchable(place: Path) -> Task | None:
+    """Return the task at a place if a search can see it, or a part of it once it is split."""
     # A path without a slash could be the name of a task.
     name = str(place.absolute())
     try:
-        return Split.SEARCH in get_task(name).splits or table_to_split(name) is not None
+        task = get_task(name)
+        return task if Split.SEARCH in task.splits or table_to_split(name) is not None else None
     except EvovlmError:
-        return False
+        return None
 
 
 def catalogue_tasks(kind: Kind) -> list[Task]:

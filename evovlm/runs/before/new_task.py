@@ -14,6 +14,7 @@ from evovlm.files import explained, new_file
 from evovlm.recipes.yaml_text import scalar_text
 from evovlm.runs.config.new import path_from
 from evovlm.tasks.catalogue import TASKS, get_task
+from evovlm.tasks.overlap import split_samples
 from evovlm.tasks.own.folder import ENDINGS, is_named_for_a_split, name_of, tables_in
 from evovlm.tasks.own.task_file import is_own_task
 from evovlm.tasks.task import Split
@@ -47,13 +48,23 @@ def table_to_split(name: str) -> Path | None:
     return tables[0] if len(tables) == 1 and not is_named_for_a_split(tables[0]) else None
 
 
+def split_file(table: Path) -> Path:
+    """Return the task file that splits a table, where it lies beside the table."""
+    return table.with_name(f"{table.stem}-split.yaml")
+
+
+def check_splittable(name: str) -> None:
+    """Raise TaskError when the table of a task cannot be read, or has too few rows to be split."""
+    split_samples(get_task(name).samples(Split.REPORT), share=SHARE, seed=0)
+
+
 def split_table(table: Path, *, share: float, folder: Path, say: Say) -> SplitTable:
     """Write a task file to `folder` that splits the table, and return it; the same file that is there already is kept.
 
     Raises OutputExists for another file of its name, OutputError when it cannot be written, TaskError or ConfigError
     when the table cannot be read or split; nothing is written then.
     """
-    file = folder / f"{table.stem}-split.yaml"
+    file = folder / split_file(table).name
     lines = (
         f"name: {scalar_text(name_of(table.stem, TASKS))}",
         f"data: {scalar_text(path_from(folder, table.parent))}",

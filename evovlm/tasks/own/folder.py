@@ -93,6 +93,7 @@ _MOST_LOOKED_AT = 1000
 _MOSTLY = 0.9
 """The share of answers that must be numbers for accuracy: a few slips in a table do not make it a task of texts."""
 _SHOWN = 24
+_LONGEST_NAME = 40
 
 
 def describe_folder(folder: Path, *, taken: Collection[str]) -> Mapping[str, object]:
@@ -103,7 +104,8 @@ def describe_folder(folder: Path, *, taken: Collection[str]) -> Mapping[str, obj
     """
     splits = _splits(folder)
     return {
-        "name": name_of(folder.resolve().name, taken),
+        # Journals of searches name their tasks: a folder's name stays what it was before other letters were allowed.
+        "name": name_of(re.sub(r"[^A-Za-z0-9_-]+", "_", folder.resolve().name), taken),
         "splits": {split.value: part for split, part in splits.items()},
         **describe_tables([folder / part for part in splits.values()], folder=folder),
         "description": f"the questions in {folder}",
@@ -219,5 +221,5 @@ def _is_number(row: Row, column: str) -> bool:
 
 def name_of(file: str, taken: Collection[str]) -> str:
     """Return the name of a task, from that of its folder or table; it is not one of those `taken`."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", file).strip("_") or "own"
+    name = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFKC", file)).strip("_")[:_LONGEST_NAME] or "own"
     return f"{name}_own" if name in taken else name

@@ -103,7 +103,7 @@ class SplitSection(_Section):
 class OwnTask(_Section):
     """A whole file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=r"^[\w-]+$")
     data: PathText = "."
     config: str | None = None
     splits: SplitsSection | None = None
