@@ -12,7 +12,7 @@ from evovlm.merging.before.preflight import preflight
 from evovlm.models.answer_memory import row_bytes
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.runs.before.memory import divided_memory
+from evovlm.runs.before.memory import Answers, divided_memory
 from tests.sparse_models import SIZES, count_weights, sparse_model
 
 MIB = 1 << 20
@@ -63,7 +63,7 @@ def held_on(gpu: Gpu, needs: Needs, config: Mapping[str, Any]) -> SearchMemory:
         total_bytes=gpu.memory_bytes,
     )
     each = row_bytes(config, longest=tokens, number_bytes=2)
-    return divided_memory(needs, resident=resident, answer_tokens=tokens, answer_bytes=each)
+    return divided_memory(needs, resident=resident, answers=Answers(tokens, each))
 
 
 def least_seconds(gpu: Gpu, held: SearchMemory, config: Mapping[str, Any]) -> tuple[float, float]:

@@ -26,9 +26,10 @@ def memory_lines(found: "SearchMemory") -> Iterator[str]:
             f"  base and sources: {gigabytes(found.kept_bytes)} of {gigabytes(found.sources_bytes)} are kept{where}"
             f"{again if found.read_again_bytes else ''}"
         )
+    engine = "" if found.engine == "builtin" else f" in {found.engine}"
     yield (
         f"  an answer of up to {found.answer_tokens:,} tokens, with its question: {gigabytes(found.answer_bytes)}, "
-        f"{found.answers_at_once} at once"
+        f"{found.answers_at_once} at once{engine}"
     )
     yield (
         f"the machine{free(found.machine_free_bytes)}: {gigabytes(found.processes_bytes)} for "

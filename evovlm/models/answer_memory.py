@@ -17,13 +17,22 @@ def row_bytes(settings: Mapping[str, Any], *, longest: int, number_bytes: int) -
     width.
     """
     hidden = int(settings["hidden_size"])
-    heads = settings.get("num_attention_heads") or 1
-    groups = settings.get("num_key_value_heads") or heads
-    head_size = settings.get("head_dim") or hidden // heads
-    cached = 2 * settings["num_hidden_layers"] * groups * head_size
+    cached = _cached_numbers(settings)
     widths = settings.get("intermediate_size") or 4 * hidden
     active = 6 * hidden + 3 * (max(widths) if isinstance(widths, (list, tuple)) else widths)
     return int(longest * (cached + active) * number_bytes + 8 * settings["vocab_size"])
+
+
+def cache_bytes(settings: Mapping[str, Any], *, longest: int, number_bytes: int) -> int:
+    """Return the memory of keys and values of `longest` tokens in all layers; `settings` are those of `row_bytes`."""
+    return longest * _cached_numbers(settings) * number_bytes
+
+
+def _cached_numbers(settings: Mapping[str, Any]) -> int:
+    heads = settings.get("num_attention_heads") or 1
+    groups = settings.get("num_key_value_heads") or heads
+    head_size = settings.get("head_dim") or int(settings["hidden_size"]) // heads
+    return int(2 * settings["num_hidden_layers"] * groups * head_size)
 
 
 def rows_at_once(free_bytes: int | None, *, each_bytes: int, on_gpu: bool) -> int:

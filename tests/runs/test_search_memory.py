@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from evovlm.cli.memory_lines import memory_lines
+from evovlm.evaluation.engines.table import EngineChoice, EngineId
 from evovlm.merging.before.findings import SearchMemory
 from evovlm.models.answer_memory import row_bytes
 from evovlm.models.backbone import Backbone
@@ -105,6 +106,20 @@ def test_on_a_cpu_the_model_is_in_float32_and_sources_take_half_of_the_free_memo
     assert found is not None
     assert (found.model_bytes, found.kept_bytes, found.kept_in) == (2 * SEVEN_BYTES, 32 * GIB, "memory")
     assert found.processes_bytes > 2 * SEVEN_BYTES + 32 * GIB
+
+
+def test_vllm_takes_its_share_of_the_gpu_and_candidates_are_merged_on_the_cpu(
+    seven: Path, gpu_of: pytest.MonkeyPatch
+) -> None:
+    gpu_of.setattr(memory, "available_memory_bytes", lambda: 64 * GIB)
+    gpu_of.setattr(
+        preflight, "engine_of", lambda _: EngineChoice(engine=EngineId(name="vllm"), reason="", had_choice=False)
+    )
+    found = held_on(load_config(seven).resolved(relative_to=None), gpu_of, gib=24)
+    assert (found.engine, found.kept_in, found.kept_bytes) == ("vllm", "memory", 32 * GIB)
+    assert found.answer_bytes == 131_072 * found.answer_tokens
+    assert found.answers_at_once == (int(0.85 * 24 * GIB) - SEVEN_BYTES) // found.answer_bytes
+    assert "at once in vllm" in "\n".join(memory_lines(found))
 
 
 def test_a_dry_run_and_a_check_say_the_same(config: EvolveConfig, monkeypatch: pytest.MonkeyPatch) -> None:

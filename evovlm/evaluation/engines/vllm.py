@@ -59,10 +59,13 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
 }
 _LONGEST_LOOK_S = 300
-_ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 256
+"""The most answers at once."""
 _CACHE_BLOCK = 128
-_CACHE_SHARE = 0.25
-_GPU_SHARE = 0.85
+CACHE_SHARE = 0.25
+"""Of a CPU's free memory, for keys and values."""
+GPU_SHARE = 0.85
+"""Of a GPU's memory, for weights, keys and values."""
 
 
 def version() -> str | None:
@@ -294,7 +297,7 @@ def _settings_for(loaded: LoadedModel, load: Load) -> Mapping[str, Any]:
         "generation_config": "vllm",
         "enforce_eager": on_cpu,
         "disable_log_stats": False,
-        "max_num_seqs": _ROWS_AT_ONCE,
+        "max_num_seqs": ROWS_AT_ONCE,
         "seed": 0,
     }
     if loaded.sees:
@@ -303,7 +306,7 @@ def _settings_for(loaded: LoadedModel, load: Load) -> Mapping[str, Any]:
     if on_cpu:
         settings["kv_cache_memory_bytes"] = _cache_bytes(loaded, load)
     else:
-        settings["gpu_memory_utilization"] = _GPU_SHARE
+        settings["gpu_memory_utilization"] = GPU_SHARE
     return settings
 
 
@@ -314,9 +317,9 @@ def _cache_bytes(loaded: LoadedModel, load: Load) -> int:
     size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token: int = 2 * config.num_hidden_layers * heads * size * loaded.model.dtype.itemsize
     row = -(-load.longest // _CACHE_BLOCK) * _CACHE_BLOCK * token
-    wanted = (min(load.n_prompts, _ROWS_AT_ONCE) + 1) * row
+    wanted = (min(load.n_prompts, ROWS_AT_ONCE) + 1) * row
     free = available_memory_bytes()
-    return wanted if free is None else max(2 * row, min(wanted, int(free * _CACHE_SHARE) // load.n_sharing))
+    return wanted if free is None else max(2 * row, min(wanted, int(free * CACHE_SHARE) // load.n_sharing))
 
 
 def _sampling(decoding: DecodingSettings, *, limit: int, stop_ids: frozenset[int], stop_texts: Sequence[str]) -> Any:

@@ -74,9 +74,9 @@ class SearchMemory:
     """What a search holds in memory: on one device, which `workers` share, and on the machine, of all `processes`.
 
     Each worker holds `model_bytes`, and of the `sources_bytes` of base and sources `kept_bytes` (`kept_in` says where);
-    the rest is read again for each candidate. An answer in progress takes `answer_bytes` for up to `answer_tokens`
-    tokens, prompt included; `answers_at_once` fit beside the rest. `files_bytes` of models are read through the page
-    cache. Free memory that is not known is None.
+    the rest is read again for each candidate. An answer in progress takes `answer_bytes` of the `engine` for up to
+    `answer_tokens` tokens, prompt included; `answers_at_once` fit beside the rest. `files_bytes` of models are read
+    through the page cache. Free memory that is not known is None.
     """
 
     where: str
@@ -86,6 +86,7 @@ class SearchMemory:
     sources_bytes: int
     kept_bytes: int
     kept_in: str
+    engine: str
     answer_tokens: int
     answer_bytes: int
     answers_at_once: int

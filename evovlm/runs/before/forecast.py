@@ -245,7 +245,7 @@ def _assumptions(config: SearchConfig, generations: int | None) -> tuple[str, ..
     assumed = [
         f"every candidate's answers are as long as the first point's, which was asked {MORE} samples of each task",
         "one worker, nothing else on the machine",
-        "memory is the peak while timing: larger batches of prompts need more",
+        "memory so far is the peak while timing; the lines below it are computed, for the whole search",
     ]
     scripts = [code[0].file for task in config.tasks if (code := code_of_tasks([task.name]))]
     assumed += [f"scoring by {script} is not counted: a dry run runs no code" for script in dict.fromkeys(scripts)]

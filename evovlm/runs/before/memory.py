@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from evovlm.devices import spare_bytes
 from evovlm.errors import EvovlmError
+from evovlm.evaluation.engines import vllm
+from evovlm.evaluation.engines.table import BUILTIN
 from evovlm.merging.before.findings import Preflight, SearchMemory
 from evovlm.merging.before.needs import ModelMemory, Needs
-from evovlm.models.answer_memory import row_bytes, rows_at_once
+from evovlm.models.answer_memory import cache_bytes, row_bytes, rows_at_once
 from evovlm.recipes.language_config import language_config
 from evovlm.resources import available_memory_bytes
 from evovlm.runs.config.search import SearchConfig
@@ -28,6 +30,14 @@ _PICTURE_TOKENS = 576
 """Of a picture of 336 by 336 pixels in pieces of 14, where a config does not say."""
 _UNKNOWN_TOKENS = 768
 """Of a question and its answer that cannot be known before the run."""
+
+
+class Answers(NamedTuple):
+    """An answer in progress: its tokens with those of its question, its memory, and the engine that holds it."""
+
+    tokens: int
+    each_bytes: int
+    engine: str = BUILTIN
 
 
 class Asked(NamedTuple):
@@ -66,11 +76,11 @@ def _picture_tokens(config: Mapping[str, Any]) -> int:
 
 
 def search_memory(
-    config: SearchConfig, found: Preflight, *, host_config: Mapping[str, Any], resident: ModelMemory
+    config: SearchConfig, found: Preflight, *, host_config: Mapping[str, Any], resident: ModelMemory, engine: str
 ) -> SearchMemory | None:
     """Return what the workers of a search on this machine hold; None where the models or a cluster's nodes are unknown.
 
-    `found` is the check of its merge.
+    `found` is the check of its merge, `engine` the name of what answers.
     """
     host = next((model for model in found.models if model.name in ("host", "ps.host")), None)
     if found.needs is None or host is None or config.ray is not None:
@@ -84,14 +94,15 @@ def search_memory(
     asked = longest_asked(config, host_config)
     number_bytes = resident.bytes_per_number or 2
     n_devices = len({device_of(worker, device=config.device) for worker in range(config.workers)})
+    size_of = row_bytes if engine == BUILTIN else cache_bytes
+    each_bytes = asked.rows * size_of(settings, longest=asked.tokens, number_bytes=number_bytes)
     return divided_memory(
         found.needs,
         resident=resident,
-        answer_tokens=asked.tokens,
-        answer_bytes=asked.rows * row_bytes(settings, longest=asked.tokens, number_bytes=number_bytes),
+        answers=Answers(asked.tokens, each_bytes, engine),
         processes=config.workers,
         n_devices=n_devices,
-        merges_there=device_of(0, device=config.device).startswith("cuda"),
+        merges_there=engine == BUILTIN and device_of(0, device=config.device).startswith("cuda"),
         files_bytes=sum({model.text: model.size_bytes for model in found.models}.values()),
     )
 
@@ -100,8 +111,7 @@ def divided_memory(
     needs: Needs,
     *,
     resident: ModelMemory,
-    answer_tokens: int,
-    answer_bytes: int,
+    answers: Answers,
     processes: int = 1,
     n_devices: int = 1,
     merges_there: bool = True,
@@ -130,14 +140,28 @@ def divided_memory(
         sources_bytes=needs.sources_bytes,
         kept_bytes=kept,
         kept_in=kept_in,
-        answer_tokens=answer_tokens,
-        answer_bytes=answer_bytes,
-        answers_at_once=rows_at_once(left, each_bytes=answer_bytes, on_gpu=on_gpu),
+        engine=answers.engine,
+        answer_tokens=answers.tokens,
+        answer_bytes=answers.each_bytes,
+        answers_at_once=_at_once(answers, left, needs, resident=resident, workers=workers),
         processes=processes,
         processes_bytes=processes * (PROCESS_BYTES + there + (kept if kept_in == MACHINE else 0)),
         files_bytes=files_bytes,
         machine_free_bytes=on_machine,
     )
+
+
+def _at_once(answers: Answers, left_bytes: int | None, needs: Needs, *, resident: ModelMemory, workers: int) -> int:
+    """Return how many answers fit at once: into what is left, or into the share that vLLM takes."""
+    if answers.engine == BUILTIN:
+        return rows_at_once(left_bytes, each_bytes=answers.each_bytes, on_gpu=resident.where != MACHINE)
+    if resident.where == MACHINE:
+        free = available_memory_bytes()
+        left_bytes = None if free is None else int(vllm.CACHE_SHARE * free) // workers
+    elif resident.total_bytes is not None:
+        left_bytes = int(vllm.GPU_SHARE * resident.total_bytes) // workers - needs.model_bytes
+    fit = vllm.ROWS_AT_ONCE if left_bytes is None else left_bytes // answers.each_bytes
+    return max(1, min(vllm.ROWS_AT_ONCE, fit))
 
 
 def _share(total_bytes: int | None, workers: int) -> int | None:

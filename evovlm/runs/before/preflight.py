@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evovlm.devices import SPREAD, count_gpus, device_name, memory_elsewhere
 from evovlm.errors import ConfigError, EvovlmError, NoChatTemplate, NotEnoughRoom
+from evovlm.evaluation.engines.table import BUILTIN
 from evovlm.evaluation.scorer import check_scorer
 from evovlm.merging.before.findings import ModelReport, Preflight, SearchSize
 from evovlm.merging.before.needs import ModelMemory, gigabytes, room_problems
@@ -85,9 +86,10 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
     problems += _metric_problems(config)
     leaks: tuple[str, ...] = ()
     decided: tuple[str, ...] = ()
+    engine = BUILTIN
     try:
-        engine = engine_of(config)
-        decided = (engine.note,) if engine.had_choice else ()
+        chosen = engine_of(config)
+        engine, decided = chosen.engine.name, (chosen.note,) if chosen.had_choice else ()
     except EvovlmError as error:
         problems.append(error)
     try:
@@ -99,7 +101,7 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
     asked, refused = _asked(config, template, chat=found.chat)
     if resident is not None:
         host_config = config_in(_host_folder(template)) or {}
-        memory = search_memory(config, found, host_config=host_config, resident=resident)
+        memory = search_memory(config, found, host_config=host_config, resident=resident, engine=engine)
         found = replace(found, memory=memory)
     warnings = (*found.warnings, *notes, *leaks, *asked)
     every = {str(problem): problem for problem in (*found.problems, *problems, *refused)}
