@@ -254,11 +254,13 @@ class PreparedSamples:
         if self.opened.thinking == "found" and not n_thoughts:
             return None
         gate = GATES[self.opened.task.scoring.gate or "script"]
-        # Counted in the text, so that it does not depend on how the answer was generated.
-        counts = [
-            [len(loaded.tokenizer(text, add_special_tokens=False).input_ids) if text else 0 for text in texts]
-            for texts in ([answer.text for answer in answers], thoughts)
-        ]
+        limit = self.opened.decoding.max_new_tokens
+
+        def length(text: str) -> int:
+            # Counted in the text, so that it does not depend on how the answer was generated.
+            return min(limit, len(loaded.tokenizer(text, add_special_tokens=False).input_ids)) if text else 0
+
+        counts = [[length(answer.text) for answer in answers], [length(thought) for thought in thoughts]]
         tokens, thought_tokens = (sum(each) / len(answers) for each in counts)
         return Thinking(
             tokens=tokens,
