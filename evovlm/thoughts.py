@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -127,9 +128,15 @@ def marks_for(reasoning: Reasoning, *, tokens: Collection[str], template: str) -
 
 
 def parse_reasoning(text: str) -> Reasoning:
-    """Return the setting that a command line names: a word, or two texts with a comma between. Raises TaskError."""
+    """Return the setting that a command line names: a word, two texts with a comma between, or a JSON list of them.
+
+    Raises TaskError for anything else.
+    """
     begin, comma, end = text.partition(",")
     reasoning: Reasoning = (begin, end) if comma else text
+    if text.startswith('["'):
+        with suppress(ValueError):
+            reasoning = reasoning_from(json.loads(text))
     check_reasoning(reasoning)
     return reasoning
 

@@ -116,6 +116,7 @@ def test_a_setting_is_written_and_read_back() -> None:
         assert reasoning_of(reasoning_text(reasoning)) == reasoning
     assert parse_reasoning("<r>,</r>") == ("<r>", "</r>")
     assert parse_reasoning("think") == "think"
+    assert parse_reasoning(reasoning_text(("<a, b>", "</a>"))) == ("<a, b>", "</a>")
 
 
 @pytest.mark.parametrize("setting", ["thnk", "a,", ",", "x,x"])

@@ -11,7 +11,7 @@ import typer
 from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.engine import EngineOption
 from evovlm.cli.rendering import echo
-from evovlm.cli.typed import as_typed
+from evovlm.cli.task_options import arguments_of
 
 if TYPE_CHECKING:
     from evovlm.recipes.kinds import Recipe
@@ -197,8 +197,6 @@ def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
     for choice in report_tasks(config):
         data = [] if choice.data is None else ["--data", f"{choice.name}={choice.data}"]
         limit = [] if choice.limit is None else ["--limit", str(choice.limit)]
-        prompt = None if choice.prompt is None else as_typed(choice.prompt)
-        asked = {"--prompt": prompt, "--extractor": choice.extractor, "--gate": choice.gate}
-        chosen = [part for option, value in asked.items() if value is not None for part in (option, value)]
+        chosen = arguments_of(choice.settings)
         commands.append(["evovlm", "score", str(model), "--task", choice.name, *data, *limit, *chosen])
     return [shlex.join(command) for command in commands]

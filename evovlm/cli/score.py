@@ -65,7 +65,10 @@ def score(
     ] = None,
     decoding: Annotated[
         str | None,
-        typer.Option("--decoding", help="search: the shorter decoding of searches, if the task has one."),
+        typer.Option(
+            "--decoding",
+            help='search (the shorter decoding of searches), or a JSON object as in a config: {"beams": 1}.',
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
@@ -172,7 +175,7 @@ def score(
             prompt=prompt_setting(prompt, apply_chat_template=apply_chat_template),
             chat=chat_settings(system, chat_template_args),
             decoding=decoding_changes(
-                like=decoding,
+                decoding,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 top_p=top_p,

@@ -67,7 +67,7 @@ def chat_settings(system: str | None, template: list[str] | None) -> "ChatSettin
         return None
     values: dict[str, TemplateValue] = {}
     for text in template or []:
-        values |= _values(text)
+        values |= _values(text, option="--chat-template-args")
     return validated(ChatSettings, {"system": system, "template": values}, where="--chat-template-args")
 
 
@@ -83,14 +83,21 @@ def prompt_setting(prompt: str | None, *, apply_chat_template: bool) -> str | No
     return CHAT
 
 
-def decoding_changes(**given: "str | int | float | None") -> "DecodingChanges | None":
-    """Return what is changed of the tasks' decoding; None where nothing is said. Raises ConfigError for a bad value."""
+def decoding_changes(decoding: str | None, **given: "int | float | None") -> "DecodingChanges | None":
+    """Return what is changed of the tasks' decoding: by `decoding`, a name or a JSON object, and by single values.
+
+    None where nothing is said. Raises ConfigError for a bad value.
+    """
     from evovlm.recipes.problems import validated
     from evovlm.tasks.decoding import DecodingChanges
 
-    if all(value is None for value in given.values()):
-        return None
-    return validated(DecodingChanges, given, where="decoding")
+    values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    if decoding is not None:
+        values = {
+            **(_values(decoding, option="--decoding") if decoding.lstrip().startswith("{") else {"like": decoding}),
+            **values,
+        }
+    return validated(DecodingChanges, values, where="decoding") if values else None
 
 
 def reasoning_setting(reasoning: str | None, think_end: str | None) -> "str | tuple[str, str] | None":
@@ -120,7 +127,25 @@ def described(settings: "TaskSettings") -> str:
     return "".join(f", {part}" for part in parts)
 
 
-def _values(text: str) -> "Mapping[str, TemplateValue]":
+def arguments_of(settings: "TaskSettings") -> list[str]:
+    """Return the arguments of `score` that mean these settings."""
+    from evovlm.thoughts import reasoning_text
+
+    prompt, chat, reasoning = settings.get("prompt"), settings.get("chat"), settings.get("reasoning")
+    decoding = settings.get("decoding")
+    options = {
+        "--prompt": None if prompt is None else as_typed(prompt),
+        "--extractor": settings.get("extractor"),
+        "--gate": settings.get("gate"),
+        "--decoding": json.dumps(dict(decoding.given), ensure_ascii=False) if decoding and decoding.given else None,
+        "--system": None if chat is None else chat.system,
+        "--chat-template-args": json.dumps(chat.template, ensure_ascii=False) if chat and chat.template else None,
+        "--reasoning": None if reasoning is None else reasoning_text(reasoning),
+    }
+    return [part for option, value in options.items() if value is not None for part in (option, value)]
+
+
+def _values(text: str, *, option: str) -> "Mapping[str, TemplateValue]":
     from evovlm.errors import ConfigError
     from evovlm.foreign_json import parse_json
 
@@ -134,8 +159,7 @@ def _values(text: str) -> "Mapping[str, TemplateValue]":
         return {name.strip(): _value(value.strip()) for name, _, value in pairs}
     except ValueError as error:
         raise ConfigError(
-            f"--chat-template-args {text}: cannot be read ({error}). Write KEY=VALUE, as enable_thinking=false, or a "
-            "JSON object."
+            f"{option} {text}: cannot be read ({error}). Write KEY=VALUE, as enable_thinking=false, or a JSON object."
         ) from error
 
 

@@ -90,7 +90,7 @@ class ChatSettings(Document):
         for name in template:
             if name in _OF_THE_QUESTION or not name.isidentifier():
                 raise PydanticCustomError(
-                    "template", "'{name}' cannot be set: a value that the chat template reads is needed", {"name": name}
+                    "template", "'{name}' cannot be set; name values that the chat template reads", {"name": name}
                 )
         return template
 

@@ -7,6 +7,7 @@ from evovlm.errors import TaskError
 from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.comparison import Comparison
 from evovlm.evaluation.intervals import Interval, mean_interval
+from evovlm.recipes.candidate import Thinking
 from evovlm.runs.scores.contenders import Contender, Role
 
 
@@ -22,6 +23,8 @@ class Answered:
 class Standing:
     """A model on the report split of a task. `subsets` are its scores on tagged samples.
 
+    `repeats` and `thinking` are those of its TaskScore.
+
     `against` is the comparison of the winner with it, None for the winner itself.
     """
 
@@ -36,6 +39,9 @@ class Standing:
     tokens: int
     seconds: float
     against: Comparison | None
+    repeats: tuple[float, ...] = ()
+    spread: float = 0.0
+    thinking: Thinking | None = None
 
 
 def standing_of(each: Answered, *, winner: Answered | None = None) -> Standing:
@@ -54,6 +60,9 @@ def standing_of(each: Answered, *, winner: Answered | None = None) -> Standing:
         tokens=scored.tokens,
         seconds=sum(scored.seconds.values()),
         against=None if winner is None or winner is each else compared(winner.scored, scored),
+        repeats=score.repeats,
+        spread=score.spread,
+        thinking=score.thinking,
     )
 
 
