@@ -27,7 +27,7 @@ from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.japanese import GATES
 from evovlm.tasks.metrics.library_metric import PREFIX
-from evovlm.tasks.metrics.scoring import Answer
+from evovlm.tasks.metrics.scoring import Answer, Sent
 from evovlm.tasks.task import Decoding, Sample, Split, Task
 from evovlm.thoughts import AUTO, ThoughtMarks, reasoning_text, split_thought
 
@@ -219,6 +219,21 @@ class PreparedSamples:
             tokens=batches.tokens,
             seconds=seconds,
         )
+
+    def explained(self, scored: ScoredTask, loaded: LoadedModel) -> ScoredTask:
+        """See PreparedTask. Counted in the text, so a cut answer may seem a token shorter than the limit."""
+        from evovlm.models.prompt import Prompt
+
+        limit, repeats = self.opened.decoding.max_new_tokens, self.opened.decoding.repeats
+        answers = []
+        for place, answer in enumerate(scored.answers):
+            prompt = self.prompts[place // repeats]
+            if isinstance(prompt, Prompt):
+                n_tokens = len(loaded.tokenizer(answer.text, add_special_tokens=False).input_ids)
+                sent = Sent(prompt=loaded.tokenizer.decode(prompt.ids), tokens=n_tokens, cut=n_tokens >= limit - 1)
+                answer = replace(answer, sent=sent)
+            answers.append(answer)
+        return replace(scored, answers=tuple(answers))
 
     def _low(self, loaded: LoadedModel, answers: Sequence[Answer]) -> LowScore | None:
         """Return why the score of these answers is almost 0; None where it is not."""

@@ -124,6 +124,10 @@ class PreparedTask(Protocol):
         """
         ...
 
+    def explained(self, scored: ScoredTask, loaded: LoadedModel) -> ScoredTask:
+        """Return this task's answers, each with the prompt as it was sent, its length, and whether it was cut."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredTask:

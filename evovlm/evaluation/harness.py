@@ -168,6 +168,10 @@ class PreparedHarnessTask:
         """0: the harness makes its prompts while it asks."""
         return 0
 
+    def explained(self, scored: ScoredTask, loaded: LoadedModel) -> ScoredTask:  # noqa: ARG002 - as other tasks
+        """Return the answers as they are: the harness makes its own prompts."""
+        return scored
+
     def answer(self, engine: Engine, *, batches: Batches | None = None) -> ScoredTask:
         """Have the harness evaluate the model. Raises FloatingPointError when the logits are not finite."""
         from lm_eval.evaluator import evaluate

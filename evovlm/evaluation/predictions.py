@@ -1,12 +1,13 @@
 """Predictions as rows, one for each answer: those that `evovlm score --save` writes, and files from other programs.
 
 {"task": "word_problems_ja", "id": "p0", "question": "...", "references": ["2"], "tags": [], "choices": [],
- "text": "...", "extracted": "2", "gate": "script", "score": 1.0, "ungated": 1.0, "japanese": true, "unscored": null}
+ "text": "...", "extracted": "2", "gate": "script", "score": 1.0, "ungated": 1.0, "japanese": true, "unscored": null,
+ "sent": {"prompt": "...", "tokens": 23, "cut": false}}
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from evovlm.errors import RunMismatch, TaskError
 from evovlm.evaluation.answers import ScoredTask
 from evovlm.foreign_json import JsonObject, parse_json
 from evovlm.recipes.problems import did_you_mean
-from evovlm.tasks.metrics.scoring import Answer
+from evovlm.tasks.metrics.scoring import Answer, Sent
 from evovlm.tasks.own.tables import check_cells, file_text, read_files
 from evovlm.tasks.pictures import PictureFile, picture_path
 from evovlm.tasks.row import Row, listed
@@ -59,6 +60,7 @@ def _row(scored: ScoredTask, answer: Answer) -> Mapping[str, object]:
         "japanese": answer.japanese,
         "unscored": answer.unscored,
         **({"repeat": answer.repeat} if answer.repeat else {}),
+        **({"sent": asdict(answer.sent)} if answer.sent is not None else {}),
     }
 
 
@@ -78,7 +80,12 @@ def _answer(row: JsonObject) -> Answer:
         extracted=row.optional_text("extracted"),
         unscored=row.optional_text("unscored"),
         repeat=row.count("repeat") if "repeat" in row.values else 0,
+        sent=_sent(row.inside("sent")) if "sent" in row.values else None,
     )
+
+
+def _sent(row: JsonObject) -> Sent:
+    return Sent(prompt=row.text("prompt"), tokens=row.count("tokens"), cut=row.flag("cut"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,6 +85,7 @@ def _row(
         tags=tuple(sorted(sample.tags)),
         pictures=pictures.of(sample_id),
         cells=cells,
+        prompts=_prompts([found[sample_id] for found in by_id], 4 * limit),
         who=_who(cells, [each.contender.role for each in answered]),
     )
 
@@ -96,7 +97,15 @@ def _cell(answer: Answer, limit: int) -> AnswerCell:
         extracted=answer.extracted,
         passed=answer.japanese,
         unscored=answer.unscored,
+        tokens=answer.sent.tokens if answer.sent is not None else None,
+        cut=answer.sent is not None and answer.sent.cut,
     )
+
+
+def _prompts(answers: Sequence[Answer], limit: int) -> tuple[str, ...]:
+    """Return the different prompts of answers to one sample."""
+    sent = dict.fromkeys(answer.sent.prompt for answer in answers if answer.sent is not None)
+    return tuple(prompt if len(prompt) <= limit else prompt[:limit] + "…" for prompt in sent)
 
 
 def _who(cells: Sequence[AnswerCell], roles: Sequence[Role]) -> Literal["child", "parent", "both", "none"]:

@@ -107,13 +107,18 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerCell:
-    """One model's answer; `passed` is whether it passed the language gate."""
+    """One model's answer; `passed` is whether it passed the language gate, `tokens` its length, None if not counted.
+
+    `cut` is whether it reached the limit of tokens.
+    """
 
     text: str
     score: float
     extracted: str | None
     passed: bool
     unscored: str | None
+    tokens: int | None
+    cut: bool
 
     @property
     def right(self) -> bool:
@@ -123,7 +128,10 @@ class AnswerCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRow:
-    """A sample with every model's answer, in the order of `TaskReport.names`. `pictures` are data URIs."""
+    """A sample with every model's answer, in the order of `TaskReport.names`. `pictures` are data URIs.
+
+    `prompts` are the different prompts that the models were sent.
+    """
 
     id: str
     question: str
@@ -132,6 +140,7 @@ class AnswerRow:
     tags: tuple[str, ...]
     pictures: tuple[str, ...]
     cells: tuple[AnswerCell, ...]
+    prompts: tuple[str, ...]
     who: Literal["child", "parent", "both", "none"]
 
 

@@ -218,7 +218,7 @@ def _scored(evaluator: Evaluator, task: PreparedTask, contender: Contender, *, c
     # A source is merged too, whole and alone: the same weights without loading another model.
     model = config.source_alone(contender.name) if isinstance(contender.model, ModelRef) else contender.model
     evaluator.resident.merge(model)
-    return task.answer(evaluator.resident.engine)
+    return task.explained(task.answer(evaluator.resident.engine), evaluator.loaded)
 
 
 def _figures(standing: Standing) -> Mapping[str, object]:

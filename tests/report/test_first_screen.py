@@ -16,7 +16,7 @@ from evovlm.report.reading import read_run
 from evovlm.report.watching import ServedFile
 from evovlm.runs.folder.layout import locked
 from evovlm.runs.run import Run
-from evovlm.tasks.metrics.scoring import Answer
+from evovlm.tasks.metrics.scoring import Answer, Sent
 from tests.report.made_runs import TASK, answer, everyones_answers, keep, make_run, scored
 
 
@@ -165,3 +165,20 @@ def test_the_page_of_a_run_in_progress_is_served_and_takes_nothing(tmp_path: Pat
         connection.request("GET", f"/{path}")
         text = connection.getresponse().read().decode()
     assert text == "<p>探索</p>" if begun else 'http-equiv="refresh"' in text
+
+
+def test_the_prompt_as_sent_and_the_length_of_each_answer_are_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    cut = Sent(prompt="<s>問題：<b>1に1を足すと？", tokens=64, cut=True)
+    whole = replace(cut, tokens=7, cut=False)
+    keep(
+        run,
+        {
+            "winner": scored([replace(answer(0, "2"), sent=whole)]),
+            "ja": scored([replace(answer(0, "わかりません", score=0.0), sent=cut)]),
+        },
+    )
+    html = run_page(read_run(run), language="en")
+    assert html.count("&lt;s&gt;問題：&lt;b&gt;1に1を足すと？") == 1
+    assert "7 tokens<" in html
+    assert "64 tokens, cut at the limit" in html

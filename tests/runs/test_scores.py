@@ -16,7 +16,7 @@ from evovlm.errors import ConfigError, ModelError, OutputExists, RunError, RunMi
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.batches import AnswerProgress
 from evovlm.runs.folder.layout import locked
-from evovlm.runs.scores.saved import saving
+from evovlm.runs.scores.saved import read_saved, saving
 from evovlm.runs.scores.score_models import ScoreRequest, Scores, score_models
 from evovlm.seeding import generator
 from evovlm.tasks.task import Split
@@ -124,6 +124,18 @@ def test_answers_that_are_there_are_not_asked_for_again(
     assert contents(saved) == contents(whole)
 
 
+def test_kept_answers_say_what_was_sent_and_how_long_they_are(folder: Path, whole: Path) -> None:
+    saved = read_saved(whole)
+    assert saved is not None
+    found = saved.finished(0, 0)
+    assert found is not None
+    for each in found.answers:
+        assert each.sent is not None
+        assert each.sample.question in each.sent.prompt
+        assert (each.sent.tokens == 0) == (each.text == "")
+    assert len({each.sent for each in found.answers}) > 1
+
+
 def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt generation after this number of batches."""
     from evovlm.models.decoding import generation
@@ -171,7 +183,7 @@ def test_rows_and_summary_say_what_was_asked_and_scored(folder: Path, whole: Pat
     (first,) = whole.glob("1-*.jsonl")
     rows = [json.loads(line) for line in first.read_text(encoding="utf-8").splitlines()]
     assert [row["id"] for row in rows] == [f"p{n}" for n in range(SAMPLES)]
-    keys = "task id question references tags choices text extracted gate score ungated japanese unscored"
+    keys = "task id question references tags choices text extracted gate score ungated japanese unscored sent"
     assert list(rows[0]) == keys.split()
     assert (rows[0]["task"], rows[0]["gate"]) == (TASK, "script")
     figures = summary["scores"]["models"][str(folder / "base")][TASK]

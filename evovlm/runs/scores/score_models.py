@@ -257,7 +257,7 @@ def _score_model(
         batches = Batches(device=holding.loaded.device, log=log, on_progress=on_progress)
         scored[number] = kept = answered(task, holding, batches=batches)
         if saved is not None:
-            saved.keep(place, number, kept)
+            saved.keep(place, number, task.explained(kept, holding.loaded))
     holding.close()
     return tuple(kept for kept in scored if kept is not None)
 

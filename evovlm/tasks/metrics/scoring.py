@@ -80,13 +80,22 @@ class Scoring:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """How an answer came about: the `prompt` with its special tokens, the answer's `tokens`, and whether it was cut."""
+
+    prompt: str
+    tokens: int
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A model's answer to one sample, and its `score` in [0, 1].
 
     `ungated` is the score in any language; `japanese` whether the answer is Japanese, or need not be because no
     reference is; `extracted` the part that the metric read, if it reads one. `unscored` says why there is nothing to
     score (no answer found in the text, or the model gave none); such an answer scores 0 and is counted separately from
-    wrong ones. `repeat` counts the answers to the same sample, from 0.
+    wrong ones. `repeat` counts the answers to the same sample, from 0; `sent` is known of answers that are kept.
     """
 
     sample: Sample
@@ -97,6 +106,7 @@ class Answer:
     extracted: str | None = None
     unscored: str | None = None
     repeat: int = 0
+    sent: Sent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
