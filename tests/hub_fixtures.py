@@ -27,7 +27,7 @@ def open_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     def serve(models: Mapping[str, Path], xet: str | None = None) -> HubServer:
         # Listings are kept by address, and the system gives a closed server's port to the next.
         hub_models._look_up.cache_clear()
-        hub_models._answers.cache_clear()
+        hub_models._unreachable_reason.cache_clear()
         hub_client.forget_hosts()
         hub = HubServer(models, xet=xet)
         opened.append(hub.__enter__())

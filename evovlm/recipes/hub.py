@@ -108,25 +108,25 @@ def check_exists(model: HubModel) -> None:
             raise
 
 
-def is_reachable() -> bool:
-    """Return whether the hub answers; a process asks once, and waits a few seconds at most."""
+def unreachable_reason() -> str | None:
+    """Return why the hub cannot be asked now, None where it answers; a process asks once, and waits a few seconds."""
     from huggingface_hub import constants
 
-    return not constants.HF_HUB_OFFLINE and _answers(str(constants.ENDPOINT))
+    return "offline mode is on" if constants.HF_HUB_OFFLINE else _unreachable_reason(str(constants.ENDPOINT))
 
 
 @lru_cache(maxsize=8)
-def _answers(endpoint: str) -> bool:
+def _unreachable_reason(endpoint: str) -> str | None:
     from huggingface_hub import get_session
 
-    from evovlm.recipes.hub_client import HUB_ERRORS, ask_patiently
+    from evovlm.recipes.hub_client import HUB_ERRORS, ask_patiently, refusal
 
     ask_patiently()
     try:
         get_session().head(endpoint, timeout=_ANSWER_TIMEOUT_S)
-    except HUB_ERRORS:
-        return False
-    return True
+    except HUB_ERRORS as error:
+        return refusal(error).reason
+    return None
 
 
 def fetch(model: HubModel, *, wanted: Wanted = "weights") -> Path:

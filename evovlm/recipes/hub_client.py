@@ -88,9 +88,14 @@ class Refusal(NamedTuple):
     status: int | None = None
 
 
-@lru_cache(maxsize=1)
 def ask_patiently() -> None:
-    """Have huggingface_hub use this client from now on."""
+    """Have huggingface_hub use this client from now on; call it before each use of the hub."""
+    _stopped.clear()
+    _set_client()
+
+
+@lru_cache(maxsize=1)
+def _set_client() -> None:
     for name, value in _XET_LIMITS.items():
         os.environ.setdefault(name, value)
     if "HF_HUB_VERBOSITY" not in os.environ:
@@ -144,7 +149,6 @@ def _is_from_xet(error: BaseException) -> bool:
 
 def _interruptible(download: Callable[[type[tqdm]], Result]) -> Result:
     """Run a download in a thread, so that Ctrl-C reaches this one and ends the threads of huggingface_hub."""
-    _stopped.clear()
     executor = ThreadPoolExecutor(max_workers=1)
     running = executor.submit(download, _Bar)
     try:
@@ -237,6 +241,8 @@ def _wait_after(error: Exception, request: Any, *, repeats: int) -> float | None
     Raises HubUnreachable for a host that is not asked again.
     """
     kinds = {each.__name__ for each in type(error).__mro__}
+    if "ProxyError" in kinds:
+        raise _lost(request, f"cannot be reached ({first_line(error)})") from error
     not_sent = bool(kinds & _NOT_CONNECTED)
     timed_out = "TimeoutException" in kinds
     # What huggingface_hub asks for with less patience, it can do without.
@@ -244,13 +250,20 @@ def _wait_after(error: Exception, request: Any, *, repeats: int) -> float | None
     if not kinds & _LOST or hurried or not (not_sent or request.method in _REPEATABLE):
         return None
     host = _host(request)
-    waits = _WAITS_S if host in _heard_from else () if timed_out else _FIRST_WAITS_S
+    first = () if timed_out else _FIRST_WAITS_S
+    later = _WAITS_S[:1] if timed_out else _WAITS_S
+    waits = later if host in _heard_from else first
     if repeats < len(waits):
         return waits[repeats]
-    reason = "does not answer" if timed_out else f"cannot be reached ({first_line(error)})"
-    reason = f"{host} {reason}{_through_proxy(request)}"
+    raise _lost(request, "does not answer" if timed_out else f"cannot be reached ({first_line(error)})") from error
+
+
+def _lost(request: Any, how: str) -> HubUnreachable:
+    """Return the error for a host that is not asked again for a while."""
+    host = _host(request)
+    reason = f"{host} {how}{_through_proxy(request)}"
     _unreachable[host] = (time.monotonic(), reason)
-    raise HubUnreachable(reason) from error
+    return HubUnreachable(reason)
 
 
 def _through_proxy(request: Any) -> str:
@@ -300,6 +313,9 @@ def refusal(error: BaseException) -> Refusal:
     found = trouble(error)
     if found is not None:
         return found
+    if isinstance(error, UnicodeEncodeError):
+        reason = "the token contains characters that a token cannot have"
+        return Refusal(reason, "Run `hf auth login`, or correct HF_TOKEN.", answered=True)
     if isinstance(error, OSError):
         return Refusal(_short(error), _CHECK_CONNECTION, answered=False)
     return Refusal(

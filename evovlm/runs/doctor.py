@@ -16,7 +16,7 @@ from evovlm import __version__
 from evovlm.assets import asset_path
 from evovlm.devices import GPUS, count_gpus, device_memory, triton_problem
 from evovlm.masking import masked
-from evovlm.recipes.hub import cache_folder
+from evovlm.recipes.hub import cache_folder, unreachable_reason
 from evovlm.resources import available_memory_bytes, free_disk_bytes
 from evovlm.tasks.emoji_pictures import noto_font
 
@@ -197,6 +197,15 @@ def _hub() -> Iterator[Finding]:
     offline = bool(constants.HF_HUB_OFFLINE)
     found = "on: nothing is fetched (HF_HUB_OFFLINE)" if offline else "off"
     yield Finding(topic="hub", name="offline mode", state="ok", found=found)
+    problem = None if offline else unreachable_reason()
+    if not offline:
+        yield Finding(
+            topic="hub",
+            name="connection",
+            state="ok" if problem is None else "optional",
+            found=problem or "the hub answers",
+            remedy=None if problem is None else "check the connection and the proxy; what is in the cache can be used",
+        )
     # Whether there is a token, never the token itself.
     has_token = get_token() is not None
     yield Finding(

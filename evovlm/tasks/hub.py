@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evovlm.errors import TaskError, first_line
-from evovlm.recipes.hub import is_reachable
+from evovlm.recipes.hub import unreachable_reason
 from evovlm.tasks.pictures import StoredPicture
 from evovlm.tasks.row import Row
 
@@ -53,11 +53,12 @@ def hub_rows(place: HubSplit, *, cached: bool = False) -> Iterator[Row]:
     from evovlm.recipes.hub_client import HUB_ERRORS, trouble
 
     # Without a network `datasets` would try again and again, for half a minute, before it looks into its cache.
-    offline = not is_reachable()
+    offline = unreachable_reason()
     try:
-        table = _table(place, cached=cached or offline)
+        table = _table(place, cached=cached or offline is not None)
     except (*HUB_ERRORS, DatasetsError) as error:
-        source = "the hub's cache" if cached else "the hub, which cannot be reached" if offline else "the hub"
+        unreachable = "" if offline is None else f", which cannot be reached ({offline})"
+        source = "the hub's cache" if cached else f"the hub{unreachable}"
         why = trouble(error)
         reason = first_line(error) if why is None or why.status == _NOT_FOUND else f"{why.reason}. {why.remedy}"
         raise TaskError(

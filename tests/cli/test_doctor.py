@@ -106,6 +106,15 @@ def test_an_unwritable_cache_and_offline_mode_are_reported(evovlm: Command, monk
     assert found["offline mode"]["found"].startswith("on: nothing is fetched")
 
 
+def test_a_hub_that_does_not_answer_is_optional_and_says_why(evovlm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "unreachable_reason", lambda: "huggingface.co cannot be reached (no route)")
+    code, found = findings(evovlm)
+    assert (code, found["connection"]["state"]) == (0, "optional")
+    assert found["connection"]["found"] == "huggingface.co cannot be reached (no route)"
+    monkeypatch.setattr(doctor, "unreachable_reason", lambda: None)
+    assert findings(evovlm)[1]["connection"]["found"] == "the hub answers"
+
+
 def test_a_font_that_is_not_there_is_optional(evovlm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "noto_font", lambda: None)
     code, found = findings(evovlm)

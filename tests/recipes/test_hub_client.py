@@ -335,3 +335,39 @@ def test_a_mistyped_folder_comes_before_the_network(open_hub: OpenHub, tmp_path:
     for text, hint in (("models/mreged", "Did you mean the folder .*merged"), ("models/x", r"are merged, other\.")):
         with pytest.raises(ModelNotFound, match=rf"^Model '{text}': there is no such folder\. .*{hint}"):
             ModelRef(text=text, origin=tmp_path).resolve()
+
+
+def test_a_proxy_that_refuses_is_named(open_hub: OpenHub, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = open_hub({"org/model": published})
+    # An address of a secure hub goes through a tunnel, which this hub, as a proxy, does not know.
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, hub.url)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+    hub_client.close_session()
+    with pytest.raises(ModelNotFound, match=rf"hub\.invalid cannot be reached \(501.* through the proxy {hub.url}"):
+        look_up(MODEL)
+    hub_client.close_session()
+
+
+def test_a_secure_address_that_is_not_one_is_named(
+    open_hub: OpenHub, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = open_hub({"org/model": published})
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url.replace("http:", "https:"))
+    with pytest.raises(ModelNotFound, match=r"cannot be reached .*SSL"):
+        look_up(MODEL)
+
+
+def test_a_token_that_cannot_be_one_is_named(
+    open_hub: OpenHub, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_hub({"org/model": published})
+    monkeypatch.setenv("HF_TOKEN", "hf_日本語のトークン")
+    with pytest.raises(ModelNotFound, match=r"characters that a token cannot have[\s\S]*hf auth login"):
+        look_up(MODEL)
+
+
+def test_after_an_interrupted_download_the_hub_can_be_asked_again(open_hub: OpenHub, published: Path) -> None:
+    open_hub({"org/model": published})
+    hub_client._stopped.set()
+    check_fetched(published)
