@@ -101,13 +101,11 @@ def of_all_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     attention = packed._packed_attention
 
     def mixed(module: Any, query: Tensor, key: Tensor, value: Tensor, *given: Any, **rest: Any) -> Any:
-        this = rest["packed_pass"]
-        entering, this.entering = this.entering, [packed.Entering(start=0, stop=query.shape[2], slot=0)]
-        try:
-            found = attention(module, query, key, value, *given, **rest)
-        finally:
-            this.entering = entering
-        return found if this.continuing is None else attention(module, query, key, value, *given, **rest)
+        found, nothing = attention(module, query, key, value, *given, **rest)
+        if rest["packed_pass"].entering:
+            rule = Rule(scale=rest["scaling"], window=rest.get("sliding_window"))
+            found = packed._prompt_attention(query, key[0], value[0], rule).transpose(0, 1)[None]
+        return found, nothing
 
     monkeypatch.setattr(packed, "_packed_attention", mixed)
 
@@ -149,7 +147,10 @@ def test_wrong_attention_is_noticed_in_every_dtype(
     assert not packs_exactly(Backbone.of(loaded))
     assert not packs_exactly(Backbone.of(loaded))
     (said,) = caplog.messages
-    assert "MistralForCausalLM answers with transformers' generate, which is slower" in said
+    assert said == (
+        "MistralForCausalLM answers with transformers' generate, which is slower than evovlm's decoding: "
+        "its attention is computed in another way."
+    )
 
 
 _loaded: dict[torch.dtype, LoadedModel] = {}
