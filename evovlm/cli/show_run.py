@@ -9,6 +9,7 @@ from rich.console import Console
 from evovlm.cli.rendering import counted, duration, percent, spark_line
 from evovlm.cli.show_recipe import path_table
 from evovlm.cli.tables import cell, plain_table, print_front, print_line, print_low, thinking_lines
+from evovlm.evaluation.engines.table import BUILTIN_ENGINE
 from evovlm.recipes.kinds import PS
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
@@ -55,6 +56,7 @@ def run_document(run: Run, *, top: int) -> Mapping[str, object]:
         "goals": list(run.goals),
         "front": [point.as_json() for point in run.front()],
         **({"rescored": rescored} if rescored else {}),
+        **({} if run.journal.engine == BUILTIN_ENGINE else {"engine": str(run.journal.engine)}),
     }
 
 
@@ -103,7 +105,8 @@ def _print_head(console: Console, run: Run) -> None:
     failed = f", {len(run.failures)} failed" if run.failures else ""
     generations = counted(sum(any(each.evaluation for each in entries) for entries in run.generations), "generation")
     n_candidates = len(run.journal.candidates)
-    print_line(console, f"{run.folder} ({state})")
+    engine = "" if run.journal.engine == BUILTIN_ENGINE else f", answers by {run.journal.engine}"
+    print_line(console, f"{run.folder} ({state}{engine})")
     if run.stage_name == PS:
         print_line(console, "the first stage (ps) of two:")
     elif run.stage_name is not None:

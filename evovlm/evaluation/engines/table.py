@@ -103,6 +103,11 @@ def choose_engine(asked: str, work: Work) -> EngineChoice:
     return EngineChoice(engine=engine, reason="it was asked for", had_choice=asked != BUILTIN)
 
 
+def engine_able_to(work: Work, *, preferred: str) -> str:
+    """Return the preferred engine where it can do the work, else `builtin`."""
+    return preferred if preferred in ENGINES and ENGINES[preferred].refusal(work) is None else BUILTIN
+
+
 def _automatic(work: Work) -> EngineChoice:
     reason = "no other engine is installed"
     for name, row in ENGINES.items():

@@ -13,6 +13,7 @@ from typing import Literal, cast
 
 from evovlm.errors import EvovlmError
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
+from evovlm.evaluation.engines.table import engine_able_to
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import load_recipe, recipe_to_yaml
@@ -23,7 +24,7 @@ from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.config.sections import NamedTask, TaskSection
 from evovlm.runs.run import Run
 from evovlm.runs.scores.saved import read_saved
-from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, keep_scored, score_models
+from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, keep_scored, score_models, work_of
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split, TaskSettings
@@ -174,11 +175,14 @@ def _request(contender: Contender, run: Run, *, allow_code: bool = False) -> Sco
         make_folder(inner_folder(folder, SCORES_FOLDER))
         text = recipe_to_yaml(contender.model, folder=folder / SCORES_FOLDER)
         write_file(contender.recipe_file(folder), text)
+    tasks, device = report_tasks(run.config), run.config.device
+    work = work_of(contender.model, tasks, device=device)
     return ScoreRequest(
         models=(contender.text(folder),),
-        tasks=report_tasks(run.config),
+        tasks=tasks,
         split=Split.REPORT,
-        device=run.config.device,
+        device=device,
+        engine=engine_able_to(work, preferred=run.journal.engine.name),
         allow_code=allow_code,
     )
 
