@@ -12,12 +12,10 @@ from evovlm.merging.before.preflight import preflight
 from evovlm.models.answer_memory import row_bytes
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate
-from evovlm.runs.before.memory import Answers, divided_memory
+from evovlm.runs.before.memory import CONTEXT_BYTES, Answers, divided_memory
 from tests.sparse_models import SIZES, count_weights, sparse_model
 
 MIB = 1 << 20
-CONTEXT_BYTES = 600 * MIB
-"""What CUDA takes before anything is loaded; assumed."""
 LINK_BYTES_S = 5e9
 """From the page cache to a GPU, through a copy by one core; assumed."""
 QUESTIONS, PROMPT_TOKENS, ANSWER_TOKENS, CANDIDATES = 200, 200, 200, 500
@@ -61,6 +59,7 @@ def held_on(gpu: Gpu, needs: Needs, config: Mapping[str, Any]) -> SearchMemory:
         where=gpu.name,
         available_bytes=gpu.memory_bytes - CONTEXT_BYTES,
         total_bytes=gpu.memory_bytes,
+        merges=True,
     )
     each = row_bytes(config, longest=tokens, number_bytes=2)
     return divided_memory(needs, resident=resident, answers=Answers(tokens, each))

@@ -43,6 +43,10 @@ def check(
         ),
     ] = None,
     engine: EngineOption = None,
+    gpu_gb: Annotated[
+        float | None,
+        typer.Option("--gpu", min=0.1, max=100_000, help="For a search: count memory for a GPU of so many GB."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Report every problem of a merge or a search before it starts.
@@ -57,6 +61,7 @@ def check(
             out=out,
             sources=source or [],
             engine=engine,
+            gpu_bytes=None if gpu_gb is None else int(gpu_gb * 1e9),
             near_pictures=near_pictures,
             near_threshold=near_threshold,
         )
@@ -76,6 +81,7 @@ def _look(
     out: Path | None,
     sources: Sequence[str],
     engine: str | None,
+    gpu_bytes: int | None,
     near_pictures: str | None,
     near_threshold: float | None,
 ) -> "Preflight":
@@ -96,7 +102,7 @@ def _look(
         config = config.resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
         recipes = [stage.template(relative_to=None).first_recipe() for stage in config.stages.values()]
-        found = _with_hosts(preflight_search(config, out=out), recipes)
+        found = _with_hosts(preflight_search(config, out=out, gpu_bytes=gpu_bytes), recipes)
         unscored = {str(each): each for recipe in recipes for each in scoring_problems(recipe)}
         return _with_code(replace(found, problems=(*found.problems, *unscored.values())), config)
     if near_pictures is not None or near_threshold is not None:
@@ -104,6 +110,8 @@ def _look(
             f"{path}: is not the config of a search, so it does not have pictures to compare.\n"
             "    Leave out --near-pictures and --near-threshold."
         )
+    if gpu_bytes is not None:
+        raise ConfigError(f"{path}: is not the config of a search, whose memory --gpu counts. Leave out --gpu.")
     if sources:
         raise ConfigError(f"{path}: is not the config of a search, whose models --source replaces. Write them in it.")
     if engine is not None:

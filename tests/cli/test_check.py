@@ -161,3 +161,16 @@ def test_near_pictures_of_a_search_are_reported_on_request(
     refused = evovlm("check", recipe, "--near-pictures", clip)
     assert refused.code == 2
     assert "is not the config of a search" in refused.err
+
+
+def test_memory_is_counted_for_a_gpu_that_this_machine_does_not_have(
+    evovlm: Command, models: Path, problems: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "search.yaml", models=models, problems=problems)
+    shown = evovlm("check", config, "--gpu", "24")
+    assert shown.code == 0, shown
+    assert "a GPU of 24.0 GB (23.4 GB free):\n  the model: " in shown.out
+    assert " at once\n" in shown.out
+    recipe = write_recipe(tmp_path, base=models / "base", source=models / "math")
+    refused = evovlm("check", recipe, "--gpu", "24")
+    assert (refused.code, "Leave out --gpu" in refused.err) == (2, True)

@@ -88,6 +88,18 @@ def test_sources_stay_on_the_gpu_as_far_as_a_quarter_is_left(
     assert "the model: 14.5 GB" in text
 
 
+def test_memory_is_counted_for_a_gpu_that_is_not_there(seven: Path) -> None:
+    config = load_config(seven).resolved(relative_to=None)
+    found = preflight.preflight_search(config, gpu_bytes=80 * 10**9)
+    assert found.memory is not None
+    assert (found.memory.where, found.memory.free_bytes) == ("a GPU of 80.0 GB", 80 * 10**9 - 600_000_000)
+    assert found.memory.kept_bytes == 3 * SEVEN_BYTES
+    small = preflight.preflight_search(config, gpu_bytes=12 * 10**9)
+    assert any("14.5 GB of a GPU of 12.0 GB are needed" in warning for warning in small.warnings)
+    tight = preflight.preflight_search(config, gpu_bytes=SEVEN_BYTES + 700_000_000)
+    assert any("the model and one answer of " in warning for warning in tight.warnings)
+
+
 def test_workers_share_a_gpu_and_each_has_a_model(seven: Path, gpu_of: pytest.MonkeyPatch) -> None:
     config = load_config(seven).resolved(relative_to=None)
     one = held_on(config, gpu_of, gib=141)

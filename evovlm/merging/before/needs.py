@@ -40,13 +40,15 @@ class Needs:
 class ModelMemory(NamedTuple):
     """How a model is kept in memory: bytes for each of its numbers (None: as stored), and which memory.
 
-    `available_bytes` are None for that of the machine, `total_bytes` where a device does not say.
+    `available_bytes` are None for that of the machine, `total_bytes` where a device does not say. A device that
+    `merges` reads base and sources itself.
     """
 
     bytes_per_number: int | None
     where: str
     available_bytes: int | None
     total_bytes: int | None = None
+    merges: bool = False
 
 
 def find_needs(

@@ -9,7 +9,7 @@ from evovlm.errors import EvovlmError
 from evovlm.evaluation.engines import vllm
 from evovlm.evaluation.engines.table import BUILTIN
 from evovlm.merging.before.findings import Preflight, SearchMemory
-from evovlm.merging.before.needs import ModelMemory, Needs
+from evovlm.merging.before.needs import ModelMemory, Needs, gigabytes
 from evovlm.models.answer_memory import cache_bytes, row_bytes, rows_at_once
 from evovlm.recipes.language_config import language_config
 from evovlm.resources import available_memory_bytes
@@ -23,6 +23,8 @@ from evovlm.tasks.task import Split
 PROCESS_BYTES = 500_000_000
 """The memory of a process without a model: interpreter, torch, compiled kernels, a tokenizer."""
 MACHINE = "memory"
+CONTEXT_BYTES = 600_000_000
+"""What CUDA takes of a GPU before anything is loaded, about."""
 
 _BYTES_OF_TOKEN = 2
 """A Japanese letter has 3 bytes, and about one and a half tokens in a vocabulary that was made for English."""
@@ -102,7 +104,6 @@ def search_memory(
         answers=Answers(asked.tokens, each_bytes, engine),
         processes=config.workers,
         n_devices=n_devices,
-        merges_there=engine == BUILTIN and device_of(0, device=config.device).startswith("cuda"),
         files_bytes=sum({model.text: model.size_bytes for model in found.models}.values()),
     )
 
@@ -114,19 +115,18 @@ def divided_memory(
     answers: Answers,
     processes: int = 1,
     n_devices: int = 1,
-    merges_there: bool = True,
     files_bytes: int = 0,
 ) -> SearchMemory:
     """Return how `processes` workers divide the memory of their devices and of the machine, as they will when they run.
 
-    With `merges_there`, a device merges by itself, and keeps what fits of base and sources.
+    A device that merges keeps what fits of base and sources; for vLLM, the CPU merges.
     """
     on_machine, on_gpu = available_memory_bytes(), resident.where != MACHINE
     workers = -(-processes // n_devices)
     free = resident.available_bytes if on_gpu else on_machine
     own = None if free is None else max(0, free // workers - needs.model_bytes)
     kept_in, spare = resident.where, None if own is None else spare_bytes(own, _share(resident.total_bytes, workers))
-    if not (on_gpu and merges_there):
+    if not (resident.merges and answers.engine == BUILTIN):
         # As the merger on a CPU divides it: half of what is free before the model is loaded.
         kept_in, spare = MACHINE, None if on_machine is None else on_machine // 2 // processes
     kept = needs.sources_bytes if spare is None else min(needs.sources_bytes, spare)
@@ -162,6 +162,19 @@ def _at_once(answers: Answers, left_bytes: int | None, needs: Needs, *, resident
         left_bytes = int(vllm.GPU_SHARE * resident.total_bytes) // workers - needs.model_bytes
     fit = vllm.ROWS_AT_ONCE if left_bytes is None else left_bytes // answers.each_bytes
     return max(1, min(vllm.ROWS_AT_ONCE, fit))
+
+
+def answer_warnings(found: SearchMemory) -> tuple[str, ...]:
+    """Return a warning if the model fits into a device's memory, and an answer beside it does not."""
+    if found.free_bytes is None:
+        return ()
+    each, own = found.model_bytes + found.answer_bytes, found.free_bytes // found.workers
+    if not found.model_bytes <= own < each:
+        return ()
+    return (
+        f"the model and one answer of {found.answer_tokens:,} tokens need about {gigabytes(each)} of {found.where}, "
+        f"and {gigabytes(own)} are free: shorten the answers (`decoding:`), or use a device with more memory.",
+    )
 
 
 def _share(total_bytes: int | None, workers: int) -> int | None:

@@ -21,7 +21,7 @@ from evovlm.recipes.model_ref import ModelRef, config_in
 from evovlm.recipes.space import Space
 from evovlm.resources import available_memory_bytes, free_disk_bytes
 from evovlm.runs.before.leaks import absence_warnings, data_notes, leak_warnings
-from evovlm.runs.before.memory import MACHINE, PROCESS_BYTES, search_memory
+from evovlm.runs.before.memory import CONTEXT_BYTES, MACHINE, PROCESS_BYTES, answer_warnings, search_memory
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.samples import SampleParts
@@ -34,14 +34,19 @@ from evovlm.tasks.task import Split
 _FLOAT32_BYTES = 4
 
 
-def preflight_search(config: SearchConfig | HybridConfig, *, out: Path | None = None) -> Preflight:
+def preflight_search(
+    config: SearchConfig | HybridConfig, *, out: Path | None = None, gpu_bytes: int | None = None
+) -> Preflight:
     """Check a resolved search without fetching weights; `out` is where its winner is to be written.
+
+    With `gpu_bytes`, memory is counted for a GPU of that size in place of this machine's device.
 
     Both stages of a hybrid are checked; the second one's models are all of its models. The warnings also say which
     report samples the search would see. Raises nothing that the user can fix: it is among the problems.
     """
     *before, last = config.stages.values()
-    found = [*(_preflight_stage(stage, out=None) for stage in before), _preflight_stage(last, out=out)]
+    stages = [(stage, None) for stage in before] + [(last, out)]
+    found = [_preflight_stage(stage, out=target, gpu_bytes=gpu_bytes) for stage, target in stages]
     return reduce(_together, found)
 
 
@@ -56,13 +61,13 @@ def _together(before: Preflight, last: Preflight) -> Preflight:
     return replace(last, problems=tuple(problems.values()), warnings=tuple(warnings), needs=needs, memory=memory)
 
 
-def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
+def _preflight_stage(config: SearchConfig, *, out: Path | None, gpu_bytes: int | None) -> Preflight:
     template = config.template(relative_to=None)
     problems: list[EvovlmError] = []
     resident: ModelMemory | None = None
     try:
         check_device(config)
-        resident = _resident(config.device)
+        resident = _resident(config.device) if gpu_bytes is None else _assumed(gpu_bytes)
     except ConfigError as error:
         problems.append(error)
     found = _preflight_merge(config, template, out=out, resident=resident)
@@ -103,6 +108,7 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None) -> Preflight:
         host_config = config_in(_host_folder(template)) or {}
         memory = search_memory(config, found, host_config=host_config, resident=resident, engine=engine)
         found = replace(found, memory=memory)
+        notes = (*notes, *(answer_warnings(memory) if memory is not None else ()))
     warnings = (*found.warnings, *notes, *leaks, *asked)
     every = {str(problem): problem for problem in (*found.problems, *problems, *refused)}
     return replace(found, problems=tuple(every.values()), warnings=warnings, search=size, notes=decided)
@@ -201,7 +207,19 @@ def _resident(device: str) -> ModelMemory:
         return ModelMemory(bytes_per_number=None, where="all GPUs' memory", available_bytes=free)
     free, total = memory_elsewhere(name)
     where = f"the memory of {name}"
-    return ModelMemory(bytes_per_number=None, where=where, available_bytes=free, total_bytes=total)
+    merges = name.startswith("cuda")
+    return ModelMemory(bytes_per_number=None, where=where, available_bytes=free, total_bytes=total, merges=merges)
+
+
+def _assumed(gpu_bytes: int) -> ModelMemory:
+    """Return the memory of a GPU that need not be there."""
+    return ModelMemory(
+        bytes_per_number=None,
+        where=f"a GPU of {gigabytes(gpu_bytes)}",
+        available_bytes=max(0, gpu_bytes - CONTEXT_BYTES),
+        total_bytes=gpu_bytes,
+        merges=True,
+    )
 
 
 def _check_sizes(config: SearchConfig) -> None:
