@@ -261,7 +261,9 @@ def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
     monkeypatch.setattr(greedy, "_LEAST_SHARED_TOKENS", 1)
     assert generate_greedy(llm, prompts, max_new_tokens=24, stop_ids={2}, penalty=1.5) == penalised
     texts = generate(llm, prompts, decoding=Decoding(max_new_tokens=24, repetition_penalty=1.5)).texts
-    assert texts == tuple(llm.tokenizer.decode(row, skip_special_tokens=True).strip() for row in penalised)
+    assert tuple(text.strip() for text in texts) == tuple(
+        llm.tokenizer.decode(row, skip_special_tokens=True).strip() for row in penalised
+    )
 
 
 @pytest.mark.parametrize(
