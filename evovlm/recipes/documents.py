@@ -318,6 +318,14 @@ def without_ps(sources: dict[str, str]) -> dict[str, str]:
     return sources
 
 
+def _belongs_to_ps(value: object) -> None:
+    if value is not None:
+        raise PydanticCustomError("stage", "the first stage (`{ps}`) says it for both; write it there", {"ps": PS})
+
+
+_OfFirstStage = Annotated[None, PlainValidator(_belongs_to_ps)]
+
+
 class PathStageDocument(LayerPathDocument):
     """The second stage of a hybrid: `ps` is the first stage's result, which is a source, and the host by default.
 
@@ -326,10 +334,10 @@ class PathStageDocument(LayerPathDocument):
 
     format: Literal[1] = 1
     host: ModelText = PS
-    dtype: None = None
-    chat_template: None = None
-    generation: None = None
-    backbone: None = None
+    dtype: _OfFirstStage = None
+    chat_template: _OfFirstStage = None
+    generation: _OfFirstStage = None
+    backbone: _OfFirstStage = None
     sources: Annotated[dict[SourceName, ModelText], AfterValidator(without_ps)] = Field(default_factory=dict)
     path: list[Annotated[LayerStep, PlainValidator(_as_stage_step)]] = Field(min_length=1)
 

@@ -136,7 +136,7 @@ class PathTemplate:
         self.host_source  # noqa: B018 - raises where it is missing
         given = given_choices(self, PATH_CHOICES)
         if self.ps is not None and given:
-            raise ConfigError(f"{next(iter(given))}: a first stage says it for both; write it there.")
+            raise ConfigError(f"{next(iter(given))}: the first stage (`{PS}`) says it for both; write it there.")
         for name, choice in chat_choices(self.chat_template, self.generation, known=sorted(self.sources)).items():
             object.__setattr__(self, name, choice)
 

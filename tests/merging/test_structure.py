@@ -17,6 +17,9 @@ from evovlm.merging.models.description import describe_layout
 from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.documents import recipe_from_text, recipe_to_yaml
 from evovlm.recipes.families import BackbonePrefixes
+from evovlm.recipes.kinds import HybridMerge
+from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
+from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.yaml_text import read_yaml
 from tests.merging.recipes import make_recipe, merge_all
 from tests.pico import pico_llm, pico_vlm
@@ -128,6 +131,38 @@ def test_the_recipe_can_say_which_one_is_merged(trio: Path) -> None:
     assert preflight_recipe(recipe).problems == ()
     written = Checkpoint.open(write_checkpoint(recipe, trio / "out").folder, declared=stated)
     assert all(torch.equal(written.read(name), tensor) for name, tensor in merge_all(recipe).items())
+
+
+def test_a_path_leads_through_the_language_model_that_its_recipe_states(trio: Path) -> None:
+    two_decoders(trio)
+    stated = BackbonePrefixes(body="talker.model", head="talker.lm_head")
+    steps = tuple(LayerStep(source=name, layer=layer) for name, layer in (("omni", 1), ("ja", 0), ("omni", 1)))
+    refs = {name: ModelRef(text=str(trio / name)) for name in ("omni", "ja")}
+    recipe = LayerPathMerge(
+        host=refs["omni"], sources=refs, path=LayerPath(steps=steps), scale_target="stream", backbone=stated
+    )
+    file = trio / "path.yaml"
+    file.write_text(recipe_to_yaml(recipe, folder=trio))
+    assert recipe_from_text(read_yaml(file), file).recipe_id == recipe.recipe_id
+    assert recipe.recipe_id != replace(recipe, backbone=None).recipe_id
+    assert preflight_recipe(recipe).problems == ()
+    written = Checkpoint.open(write_checkpoint(recipe, trio / "out").folder, declared=stated)
+    assert written.layout.n_blocks == len(steps)
+    host, ja = Checkpoint.open(trio / "omni", declared=stated), Checkpoint.open(trio / "ja")
+    for number, step in enumerate(steps):
+        source = host if step.source == "omni" else ja
+        name = "self_attn.q_proj.weight"
+        found = written.read(f"model.layers.{number}.{name}")
+        assert torch.equal(found, source.read(f"model.layers.{step.layer}.{name}"))
+    others = host.other_names()
+    assert [name for name in written.places if name.startswith("thinker.")] == list(others)
+    assert all(written.places[name].read_bytes() == host.places[name].read_bytes() for name in others)
+    # A hybrid's path is read as its first stage says.
+    first = replace(make_recipe(trio, {"ja": (0.5, 1.0)}, host="omni"), backbone=stated)
+    path = LayerPath(steps=(LayerStep(source="ps", layer=1), LayerStep(source="ps", layer=0)))
+    hybrid = HybridMerge(ps=first, sources={}, path=path, scale_target="stream")
+    assert preflight_recipe(hybrid).problems == ()
+    assert Checkpoint.open(write_checkpoint(hybrid, trio / "both").folder, declared=stated).layout.n_blocks == 2
 
 
 def test_a_recipe_keeps_what_it_says_of_the_language_model(trio: Path) -> None:

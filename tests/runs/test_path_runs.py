@@ -80,6 +80,21 @@ def test_the_first_snapshot_is_the_unchanged_host(whole: RunResult, config: Path
     assert recipe.path.canonical() == [["base", 0, 1.0], ["base", 1, 1.0]]
 
 
+def test_dtype_and_stops_of_a_search_are_those_of_its_winner(models: Path, problems: Path, tmp_path: Path) -> None:
+    document = path_document(models, problems)
+    plain = config_from_mapping(document).resolved(relative_to=None)
+    document["merge"] = {**plain.merge.model_dump(mode="json"), "dtype": "float16", "generation": "math"}
+    document["budget"] = {"candidates": 4}
+    config = config_from_mapping(document).resolved(relative_to=None)
+    assert {"dtype", "generation"} <= dict(config.as_mapping())["merge"].keys()  # type: ignore[attr-defined]
+    assert not {"dtype", "generation", "backbone"} & dict(plain.as_mapping())["merge"].keys()  # type: ignore[attr-defined]
+    found = evolve(config, out=tmp_path / "run")
+    recipe = load_recipe(found.folder / "best.yaml")
+    assert isinstance(recipe, LayerPathMerge)
+    assert (recipe.dtype, recipe.generation, recipe.recipe_id) == ("float16", "math", found.recipe.recipe_id)
+    assert Run.open(found.folder).winner is not None
+
+
 def test_a_generation_shares_its_batch_and_the_next_has_another() -> None:
     parts = SampleParts(sizes={"a": 1069, "b": 500}, seed=1, batch=200, validation=200)
     first, second = parts.of_candidates(0), parts.of_candidates(1)
