@@ -12,7 +12,7 @@ DEFAULTS_FILE = Path(__file__).with_name("config_defaults.json")
 _PARTS = ("text_config", "llm_config", "llm_cfg", "language_config", "language_model_config", "thinker_config")
 _BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
-_SIGHT = ("vision_config", "vision_cfg", "vision_tower_cfg", "mm_vision_tower", "vq_config", "visual")
+_SIGHT = ("vision_config", "vision_cfg", "vision_tower_cfg", "mm_vision_tower", "vq_config", "visual", "img_processor")
 
 ROPE_KEYS = ("rope_parameters", "rope_theta", "rope_scaling", "rope_local_base_freq")
 WINDOW_KEYS = (

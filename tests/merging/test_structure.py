@@ -77,8 +77,17 @@ def test_a_vlm_of_custom_code_takes_a_merge_without_its_code(trio: Path, part: s
     )
 
 
-def test_a_vision_tower_inside_the_body_stays_the_hosts(trio: Path) -> None:
-    """llava_llama keeps its vision tower and its projector in the module of its language model."""
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"model_type": "llava_llama", "mm_vision_tower": "openai/clip"},
+        {"model_type": "phi3_v"},
+        {"model_type": "llama"},
+    ],
+    ids=["said in the config", "said by the tensors", "a text model's type"],
+)
+def test_a_vision_tower_inside_the_body_stays_the_hosts(trio: Path, says: dict[str, object]) -> None:
+    """llava_llama and phi3_v keep vision tower and projector in the module of their language model."""
     names = {
         "language_model.model.": "model.",
         "language_model.lm_head": "lm_head",
@@ -86,11 +95,11 @@ def test_a_vision_tower_inside_the_body_stays_the_hosts(trio: Path) -> None:
         "multi_modal_projector.linear_1": "model.mm_projector.0",
         "multi_modal_projector.linear_2": "model.mm_projector.2",
     }
-    config = text_settings(trio / "vlm") | {"model_type": "llava_llama", "mm_vision_tower": "openai/clip"}
-    renamed(trio / "vlm", trio / "custom", names, config)
+    renamed(trio / "vlm", trio / "custom", names, text_settings(trio / "vlm") | says)
     vlm, base = Checkpoint.open(trio / "custom"), Checkpoint.open(trio / "base")
     assert vlm.backbone_names() == base.backbone_names()
     assert vlm.layout.blocks_prefix == "model.layers."
+    assert (vlm.layout.is_vlm, base.layout.is_vlm) == (True, False)
     # Two of them merge too, without the towers.
     recipe = make_recipe(trio, {"custom": (0.5, 1.0)}, host="custom", base="custom")
     assert set(Merger.open(recipe).tensor_names) == set(base.backbone_names())

@@ -19,7 +19,7 @@ BLOCKS = "model.layers."
 # Longer numbers do not count modules, and Python refuses to read thousands of digits.
 _NUMBERED = re.compile(r"(?P<list>(?:[^.]+\.)*?)(?P<number>[0-9]{1,7})\.(?P<rest>.+)")
 # Buffers that older checkpoints contain: rotary frequencies, causal masks. They are not weights.
-_BUFFER = re.compile(r"(?:.+\.)?(?:rotary_emb\.inv_freq|(?:attn|attention)\.(?:masked_bias|bias))")
+_BUFFER = re.compile(r"(?:.+\.)?(?:\w*rotary\w*\.inv_freq|(?:attn|attention)\.(?:masked_bias|bias))")
 _MASK_DIMENSIONS = 4
 _MOST_DIGITS = 7
 # Modules of a VLM that stand among those of its language model.
@@ -86,6 +86,11 @@ def find_structure(
             if further is not None:
                 names.setdefault(further, name)
     return Structure(names=names, core=core, n_blocks=n_blocks)
+
+
+def has_sight(names: Iterable[str]) -> bool:
+    """Return whether modules for pictures or sound are among the names of tensors."""
+    return any(_SIGHT.search(name) for name in names)
 
 
 def _is_buffer(name: str, place: Stored) -> bool:
@@ -280,9 +285,10 @@ def _final_norm(tensors: Mapping[str, Stored], found: Found, body: str) -> str |
 def _further_name(name: str, found: Found, *, sees: bool) -> str | None:
     """Return the backbone name of a tensor beside the core, None if it is not the language model's."""
     body = _body(found)
-    if not sees:
-        return f"model.{name.removeprefix(body)}" if name.startswith(body) else name
     own = name.removeprefix(body)
+    if not sees:
+        # A config may not say that the model sees pictures.
+        return None if _SIGHT.search(own) else f"model.{own}" if name.startswith(body) else name
     if not body or not name.startswith(body) or _NUMBERED.fullmatch(own) or _SIGHT.search(own):
         return None
     return f"model.{own}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from evovlm.merging.models.structure import BLOCKS, EMBEDDING, HEAD, Stored, find_structure
+from evovlm.merging.models.structure import BLOCKS, EMBEDDING, HEAD, Stored, find_structure, has_sight
 from evovlm.recipes.families import VLM_FAMILIES, BackbonePrefixes, text_family
 from evovlm.recipes.language_config import has_vision, language_config, language_model_type, stated_blocks
 from evovlm.recipes.recipe import BASE_COMPONENTS, Component
@@ -77,7 +77,8 @@ class BackboneLayout:
             return replace(layout, tied=_is_tied(config, text_config, layout.text_model_type, has_head=True))
         found = find_structure(tensors, config=config, text_config=text_config, sees=layout.is_vlm, declared=declared)
         tied = _is_tied(config, text_config, layout.text_model_type, has_head=HEAD in found.names)
-        return replace(layout, n_blocks=found.n_blocks, tied=tied, names=found.names, core=found.core)
+        is_vlm = layout.is_vlm or has_sight(tensors.keys() - found.names.values())
+        return replace(layout, n_blocks=found.n_blocks, tied=tied, is_vlm=is_vlm, names=found.names, core=found.core)
 
     @cached_property
     def _backbone_names(self) -> Mapping[str, str]:
