@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from evovlm.errors import UnknownArchitecture
@@ -35,19 +35,20 @@ def stored_views(model: Any) -> Mapping[str, Tensor]:
 
 
 def find_parameters(
-    model: nn.Module, names: Mapping[str, str], *, shapes: Mapping[str, Sequence[int]]
+    model: Any, names: Mapping[str, str], *, shapes: Mapping[str, Sequence[int]]
 ) -> Mapping[str, Tensor]:
     """Return a view of the model's memory for each of `names`, which maps any key to a name in the model's files.
 
-    Files may also have the names that the parameters have in memory. `shapes` are those in the files, by the same keys;
-    only the number of rows may differ. Raises UnknownArchitecture for a tensor that the model does not have, or not as
-    a view of the same form.
+    Files may also have the names that the parameters have in memory, or in the model without its head. `shapes` are
+    those in the files, by the same keys; only the number of rows may differ. Raises UnknownArchitecture for a tensor
+    that the model does not have, or not as a view of the same form.
     """
     views = {**model.state_dict(keep_vars=True), **stored_views(model)}
     head = _own_head(model)
     found = {}
     for key, name in names.items():
-        view = _as_stored(views.get(name, head if name.endswith("lm_head.weight") else None), shapes[key])
+        inside = views.get(f"{model.base_model_prefix}.{name}", head if name.endswith("lm_head.weight") else None)
+        view = _as_stored(views.get(name, inside), shapes[key])
         if view is None:
             raise UnknownArchitecture(
                 f"{type(model).__name__} does not keep {name} in memory as it is stored, so that nothing can be merged "

@@ -147,6 +147,18 @@ def test_experts_that_lie_one_by_one_are_written_into_the_joined_tensor(tmp_path
         assert torch.equal(experts.down_proj[number], source.read(f"{prefix}down_proj.weight"))
 
 
+def test_files_without_the_prefix_of_the_model_inside_are_written_into_too(tmp_path: Path) -> None:
+    # GPT-2 as published: `wte.weight` for `transformer.wte.weight`.
+    base, tuned = save_pair(tmp_path, "gpt2")
+    for folder in (base, tuned):
+        file = folder / "model.safetensors"
+        tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    template = template_of(base, base, {"tuned": tuned})
+    assert Merger.open(template).host.layout.disk_name("model.embed_tokens.weight") == "wte.weight"
+    check_answers(*loaded_as_merged(template, tmp_path / "out"))
+
+
 def path_through(base: Path, tuned: Path, *, scale: float = 1.0) -> LayerPathMerge:
     """Return a path of five blocks through two models of four, which leaves one out and repeats one."""
     hops = (("a", 0), ("b", 1), ("a", 3), ("b", 1), ("b", 2))
