@@ -192,11 +192,18 @@ def _print_next(
 def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
     """Return the commands that score the winner on the tasks of the report."""
     from evovlm.runs.scores.contenders import report_tasks
+    from evovlm.tasks.catalogue import get_task
+    from evovlm.tasks.harness_name import is_harness_name
+    from evovlm.tasks.metrics.judges import JUDGES
 
     commands = []
     for choice in report_tasks(config):
         data = [] if choice.data is None else ["--data", f"{choice.name}={choice.data}"]
         limit = [] if choice.limit is None else ["--limit", str(choice.limit)]
         chosen = arguments_of(choice.settings)
+        if choice.judge is not None and not is_harness_name(choice.name):
+            judged = get_task(choice.name).scoring.metric in JUDGES
+            named = {"--judge": choice.judge.model, "--judge-url": choice.judge.url} if judged else {}
+            chosen = [*chosen, *(part for option, value in named.items() if value for part in (option, value))]
         commands.append(["evovlm", "score", str(model), "--task", choice.name, *data, *limit, *chosen])
     return [shlex.join(command) for command in commands]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from evovlm.evaluation.answers import OpenTask, PreparedTask, ScoredTask, TaskCh
 from evovlm.evaluation.batches import Answers, Batches, OnAnswers
 from evovlm.evaluation.harness import HarnessTask
 from evovlm.evaluation.judging import JudgeChoice, with_judge
-from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer
+from evovlm.evaluation.scorer import Scorer, check_scorer, open_scorer, score_several
 from evovlm.foreign_code import require_allowed
 from evovlm.models.chat import no_eyes, thought_marks
 from evovlm.recipes.candidate import Thinking
@@ -201,6 +201,7 @@ class PreparedSamples:
         answered = batches.ask([len(prompt.ids) for prompt in prompts], generated)
         texts = dict(zip(asked, answered, strict=True))
         scoring = time.perf_counter()
+        self._score(dict.fromkeys((index, text) for (index, _), text in texts.items()))
         answers = tuple(
             self._scored_answer(index, texts.get((index, repeat)), repeat=repeat)
             for index in range(self.n_samples)
@@ -284,6 +285,11 @@ class PreparedSamples:
             thought_japanese=sum(gate.passes(thought) for thought in thoughts if thought) / max(1, n_thoughts),
         )
 
+    def _score(self, given: Iterable[tuple[int, str]]) -> None:
+        new = [key for key in given if key not in self._scored]
+        scored = score_several(self.scorer, [(self.samples[index], text) for index, text in new])
+        self._scored.update(zip(new, scored, strict=True))
+
     def _scored_answer(self, index: int, text: str | None, *, repeat: int) -> Answer:
         from evovlm.models.prompt import Unanswerable
 
@@ -293,10 +299,8 @@ class PreparedSamples:
             return Answer(
                 sample=sample, text="", score=0.0, ungated=0.0, japanese=False, unscored=reason, repeat=repeat
             )
-        key = (index, text)
-        if key not in self._scored:
-            self._scored[key] = self.scorer(sample, text)
-        return replace(self._scored[key], repeat=repeat) if repeat else self._scored[key]
+        found = self._scored[index, text]
+        return replace(found, repeat=repeat) if repeat else found
 
 
 def score_task(

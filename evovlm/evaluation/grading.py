@@ -1,12 +1,12 @@
 """Scores saved predictions, without a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evovlm.errors import TaskError
 from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.comparison import Comparison
-from evovlm.evaluation.judging import JudgeChoice, with_judge
+from evovlm.evaluation.judging import JudgeChoice, JudgeScorer, with_judge
 from evovlm.evaluation.predictions import Prediction
 from evovlm.evaluation.scorer import Scorer, open_scorer
 from evovlm.tasks.catalogue import TASKS
@@ -70,7 +70,7 @@ def grade(
             metric=scoring.metric,
             measured=str(scoring),
             gate=scoring.gate,
-            answers=tuple(_score(scorers[scoring], each) for each in predictions if each.task == task),
+            answers=tuple(_scored(scorers[scoring], [each for each in predictions if each.task == task])),
         )
         for task, scoring in scorings.items()
     )
@@ -91,8 +91,16 @@ def compare_graded(first: Sequence[ScoredTask], second: Sequence[ScoredTask]) ->
     return {each.name: each.compared(others[each.name]) for each in shared}
 
 
-def _score(scorer: Scorer, prediction: Prediction) -> Answer:
-    try:
-        return replace(scorer(prediction.sample, prediction.text), repeat=prediction.repeat)
-    except TaskError as error:
-        raise TaskError(f"{prediction.where}: {error}") from error
+def _scored(scorer: Scorer, predictions: Sequence[Prediction]) -> Iterator[Answer]:
+    def one(prediction: Prediction) -> Answer:
+        try:
+            return scorer(prediction.sample, prediction.text)
+        except TaskError as error:
+            raise TaskError(f"{prediction.where}: {error}") from error
+
+    if isinstance(scorer, JudgeScorer):
+        found = scorer.several([(each.sample, each.text) for each in predictions])
+    else:
+        found = [one(each) for each in predictions]
+    for prediction, answer in zip(predictions, found, strict=True):
+        yield replace(answer, repeat=prediction.repeat)

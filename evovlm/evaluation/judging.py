@@ -7,11 +7,13 @@ CACHE/evovlm/judge (XDG_CACHE_HOME, else ~/.cache), so that the same question is
 import hashlib
 import json
 import os
-import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 from evovlm.errors import JudgeStopped, TaskError, first_line
@@ -32,6 +34,8 @@ _ADDRESS = "OPENAI_BASE_URL"
 _TRIES = 5
 _LONGEST_WAIT_S = 60.0
 _TIMEOUT_S = 120.0
+_AT_ONCE = 8
+"""Questions that a judge is asked at a time."""
 _MOST_REPLY = 10_000
 """Characters of a reply that are read: a judge writes at most 1024 tokens."""
 # As llm-jp-eval-mm asks. Models that think refuse some of these, and are then asked without them.
@@ -80,13 +84,15 @@ def check_judge(scoring: Scoring, judge: JudgeChoice | None) -> None:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Judge:
-    """A judge that can be asked; opened by `open_judge`."""
+    """A judge that can be asked, also from several threads; opened by `open_judge`."""
 
     choice: JudgeChoice
     client: "OpenAI"
     cache: Path
     calls: int = 0
     _parameters: dict[str, int] = field(default_factory=lambda: dict(_PARAMETERS))
+    _lock: Lock = field(default_factory=Lock)
+    _over: Event = field(default_factory=Event)
 
     def verdict(self, row: JudgeRow, sample: Sample, text: str) -> Verdict:
         """Return the verdict on an answer, from the cache if the same was asked before.
@@ -107,20 +113,25 @@ class Judge:
             write_file(file, json.dumps({"model": self.choice.model, "reply": reply}, ensure_ascii=False))
         return row.read(reply[:_MOST_REPLY])
 
+    def stop(self) -> None:
+        """End the waits before further tries, with JudgeStopped."""
+        self._over.set()
+
     def _ask(self, messages: list[dict[str, str]]) -> str | Verdict:
         """Return what the judge writes, or the verdict that it does not answer this question."""
         import openai
 
         for attempt in range(_TRIES):
             self._count_call()
+            parameters = dict(self._parameters)
             try:
                 reply = self.client.chat.completions.create(
                     model=self.choice.model,
                     messages=messages,
-                    **self._parameters,  # type: ignore[call-overload]
+                    **parameters,  # type: ignore[call-overload]
                 )
             except openai.APIStatusError as error:
-                if self._learns(error):
+                if self._learns(error, parameters):
                     continue
                 if error.status_code in _REFUSED_FOR_ONE:
                     return Verdict(reason=f"the judge's endpoint refused the question ({error.status_code})")
@@ -137,10 +148,18 @@ class Judge:
                 return text if text is not None else Verdict(reason="the judge's endpoint sent a malformed reply")
             if attempt == _TRIES - 1:
                 raise self._stopped(problem) from problem
-            time.sleep(_wait_s(problem, attempt))
+            self._wait(_wait_s(problem, attempt))
         return Verdict(reason="the judge's endpoint refused every parameter")
 
+    def _wait(self, seconds: float) -> None:
+        if self._over.wait(seconds):
+            raise JudgeStopped(f"The judge {self.choice.model} is asked no more.")
+
     def _count_call(self) -> None:
+        with self._lock:
+            self._count_next()
+
+    def _count_next(self) -> None:
         counted, budget = self.choice.calls_file, self.choice.budget
         if counted is not None and counted.exists():
             self.calls = counted.stat().st_size
@@ -154,14 +173,17 @@ class Judge:
         if counted is not None:
             append_to(counted, b".")
 
-    def _learns(self, error: Any) -> bool:
-        """Whether an error names a parameter that the model does not take, which is then sent no more."""
+    def _learns(self, error: Any, sent: Mapping[str, int]) -> bool:
+        """Whether an error names a parameter of those `sent` that the model does not take: it is sent no more."""
         name = getattr(error, "param", None)
-        if error.status_code != 400 or name not in self._parameters:
+        if error.status_code != 400 or name not in sent:
             return False
-        value = self._parameters.pop(name)
-        if name in _RENAMED:
-            self._parameters[_RENAMED[name]] = value
+        with self._lock:
+            # Another thread may have learnt it meanwhile.
+            kept = {key: value for key, value in self._parameters.items() if key != name}
+            if name in self._parameters and name in _RENAMED:
+                kept[_RENAMED[name]] = self._parameters[name]
+            self._parameters = kept
         return True
 
     def _stopped(self, error: Exception) -> JudgeStopped:
@@ -176,7 +198,7 @@ def open_judge(choice: JudgeChoice) -> Judge:
     """Return a judge that can be asked; nothing is asked yet."""
     from openai import OpenAI
 
-    # Servers of one's own need no key, but the client does.
+    # A server without keys is asked without one, but the client needs a text.
     key = os.environ.get(KEY) or "none"
     # Retries are counted and timed here.
     client = OpenAI(api_key=key, base_url=choice.url, max_retries=0, timeout=_TIMEOUT_S)
@@ -184,10 +206,29 @@ def open_judge(choice: JudgeChoice) -> Judge:
     return Judge(choice=choice, client=client, cache=cache)
 
 
-def judge_answer(judge: Judge, scoring: Scoring, sample: Sample, text: str, *, marks: ThoughtMarks) -> Answer:
-    """Return an answer with its score by a judge. Raises JudgeStopped as `Judge.verdict` does."""
-    measure = partial(_measured, judge, JUDGES[scoring.metric], sample)
-    return score_final(measure, sample, text, gate=scoring.gate, marks=marks)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JudgeScorer:
+    """Scores answers by a judge. Raises JudgeStopped as `Judge.verdict` does."""
+
+    judge: Judge
+    scoring: Scoring
+    marks: ThoughtMarks
+
+    def __call__(self, sample: Sample, text: str) -> Answer:
+        """Return an answer with its score."""
+        measure = partial(_measured, self.judge, JUDGES[self.scoring.metric], sample)
+        return score_final(measure, sample, text, gate=self.scoring.gate, marks=self.marks)
+
+    def several(self, answers: Sequence[tuple[Sample, str]]) -> list[Answer]:
+        """Return answers with their scores, in their order; several questions are asked at a time."""
+        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="judge")
+        try:
+            return list(pool.map(self, *zip(*answers, strict=True))) if answers else []
+        except BaseException:
+            self.judge.stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _measured(judge: Judge, row: JudgeRow, sample: Sample, final: str) -> Measured:

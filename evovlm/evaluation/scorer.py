@@ -1,11 +1,11 @@
 """Turns a scoring into a function that scores answers: opens what the metric needs, including a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
 from evovlm.errors import TaskError
-from evovlm.evaluation.judging import JudgeChoice, check_judge, judge_answer, open_judge
+from evovlm.evaluation.judging import JudgeChoice, JudgeScorer, check_judge, open_judge
 from evovlm.tasks.metrics.judges import JUDGES
 from evovlm.tasks.metrics.library_metric import PREFIX, LibraryMetric, metric_code, open_library_metric
 from evovlm.tasks.metrics.scoring import Answer, Measured, Scoring
@@ -51,12 +51,19 @@ def open_scorer(
     metric = check_scorer(scoring, judge=judge)
     marks = marks or marks_of(scoring.reasoning)
     if judge is not None and scoring.metric in JUDGES:
-        return partial(judge_answer, open_judge(judge), scoring, marks=marks)
+        return JudgeScorer(judge=open_judge(judge), scoring=scoring, marks=marks)
     if scoring.metric.startswith(PREFIX):
         return _library_scorer(scoring, open_library_metric(scoring.metric, allow_code=allow_code), marks=marks)
     if metric.measure is not None or scoring.clip_model is None:
         return partial(score_answer, scoring, marks=marks)
     return _open_clip_scorer(scoring, scoring.clip_model, marks=marks, device=device)
+
+
+def score_several(scorer: Scorer, answers: Sequence[tuple[Sample, str]]) -> list[Answer]:
+    """Return answers with their scores, in their order; a judge is asked several questions at a time."""
+    if isinstance(scorer, JudgeScorer):
+        return scorer.several(answers)
+    return [scorer(sample, text) for sample, text in answers]
 
 
 def _library_scorer(scoring: Scoring, metric: LibraryMetric, *, marks: ThoughtMarks) -> Scorer:

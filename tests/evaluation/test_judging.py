@@ -1,22 +1,25 @@
 """A judge behind an endpoint: what it is asked, how its verdict is read, and everything that can go wrong."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 
 from evovlm.errors import JudgeStopped, TaskError
 from evovlm.evaluation import judging
-from evovlm.evaluation.judging import Judge, JudgeChoice, check_judge, open_judge
-from evovlm.evaluation.scorer import Scorer, open_scorer
+from evovlm.evaluation.judging import Judge, JudgeChoice, JudgeScorer, check_judge, open_judge
+from evovlm.evaluation.scorer import Scorer, open_scorer, score_several
 from evovlm.tasks.metrics.judges import JUDGES, heron_relative
 from evovlm.tasks.metrics.scoring import Scoring
 from evovlm.tasks.sample import Sample
 from tests.judge_server import JudgeServer, Reply, refuses, says
 
 pytest.importorskip("openai")
+WAIT = judging.Judge._wait
 KEY = "sk-neverToBeSeen0123456789"
 SAMPLE = Sample(
     id="q1",
@@ -36,7 +39,7 @@ def waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(judging.time, "sleep", waited.append)
+    monkeypatch.setattr(judging.Judge, "_wait", lambda _, seconds: waited.append(seconds))
     return waited
 
 
@@ -283,3 +286,42 @@ def test_nothing_of_the_key_is_in_a_judge_s_repr() -> None:
     judge: Judge = open_judge(JudgeChoice(model="gpt-x", url="http://127.0.0.1:1/v1"))
     assert KEY not in repr(judge)
     assert KEY not in json.dumps(judge._parameters)
+
+
+def test_several_answers_are_judged_at_a_time_and_keep_their_order(
+    judged: Callable[..., tuple[JudgeServer, Scorer]],
+) -> None:
+    together = Barrier(4, timeout=20)
+
+    def answer(body: Mapping[str, Any]) -> Reply:
+        refused = next((name for name in ("max_tokens", "temperature") if name in body), None)
+        if refused is not None:
+            return refuses(400, param=refused, code="unsupported_parameter")
+        # Passed only by four requests at once.
+        together.wait()
+        return says(re.search(r"grade me (\d)", body["messages"][-1]["content"])[1])  # type: ignore[index]
+
+    _, scorer = judged(answer)
+    texts = [f"grade me {number}" for number in (5, 1, 4, 2)]
+    found = score_several(scorer, [(SAMPLE, text) for text in texts])
+    assert [each.score for each in found] == [1.0, 0.2, 0.8, 0.4]
+
+
+def test_what_was_judged_before_the_budget_ended_is_kept(judged: Callable[..., tuple[JudgeServer, Scorer]]) -> None:
+    server, scorer = judged("4", budget=20)
+    answers = [(SAMPLE, f"答え{number}") for number in range(50)]
+    with pytest.raises(JudgeStopped, match="called 20 times, which is its budget"):
+        score_several(scorer, answers)
+    assert len(server.requests) == 20
+    more = open_scorer(Scoring(metric="judge"), judge=JudgeChoice(model="gpt-x", url=server.url, budget=30))
+    assert [each.score for each in score_several(more, answers)] == [0.8] * 50
+    assert len(server.requests) == 50
+
+
+def test_a_problem_ends_the_waits_of_all_other_questions(judged: Callable[..., tuple[JudgeServer, Scorer]]) -> None:
+    _, scorer = judged(lambda _: refuses(401))
+    assert isinstance(scorer, JudgeScorer)
+    with pytest.raises(JudgeStopped, match="cannot be asked"):
+        score_several(scorer, [(SAMPLE, "青です。"), (SAMPLE, "緑です。")])
+    with pytest.raises(JudgeStopped, match="is asked no more"):
+        WAIT(scorer.judge, 60.0)

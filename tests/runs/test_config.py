@@ -151,7 +151,7 @@ def test_another_model_takes_a_source_s_place_wherever_it_is(tmp_path: Path) -> 
         (["abel"], "write NAME=MODEL"),
         (["=x"], "write NAME=MODEL"),
         (["abel=a/b", "abel=c/d"], "each source once"),
-        (["abell=a/b"], r"paper-evollm\.yaml has no source 'abell'; did you mean 'abel'.*abel, shisa, wizardmath"),
+        (["abell=a/b"], r"paper-evollm\.yaml has no source 'abell'; did you mean 'abel'\?$"),
         (["abel=./nowhere"], "nowhere"),
     ],
 )

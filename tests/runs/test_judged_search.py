@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from evovlm.cli.evolve import _score_commands
 from evovlm.errors import ConfigError, JudgeStopped
 from evovlm.runs.before.preflight import preflight_search
 from evovlm.runs.config.kinds import load_config
@@ -89,3 +90,11 @@ def test_a_judge_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config(write_config({**changes(task, "http://127.0.0.1:1/v1", judge_calls=9), **more}))
+
+
+def test_the_command_that_scores_the_winner_names_the_judge(write_config: WriteConfig, task: str) -> None:
+    reported = [{"name": "jammeval_heron", "limit": 2}, {"name": "mgsm_ja"}]
+    config = load_config(write_config(changes(task, "http://127.0.0.1:1/v1", judge_calls=9, report=reported)))
+    judged, plain = _score_commands(config, Path("model"))
+    assert judged.endswith("--limit 2 --judge gpt-x --judge-url http://127.0.0.1:1/v1")
+    assert "--judge" not in plain

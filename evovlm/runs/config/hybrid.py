@@ -175,10 +175,8 @@ def _with_sources(document: Mapping[str, Any], sources: Mapping[str, str], path:
     known = {name for merge in merges if isinstance(merge.get("sources"), dict) for name in merge["sources"]}
     for name in sources:
         if name not in known:
-            raise ConfigError(
-                f"--source {name}={sources[name]}: {path} has no source '{name}'{did_you_mean(name, known)} It has: "
-                f"{', '.join(sorted(map(str, known)))}."
-            )
+            near = did_you_mean(name, known)
+            raise ConfigError(f"--source {name}={sources[name]}: {path} has no source '{name}'{near}")
     for merge in merges:
         written = merge.get("sources")
         if not isinstance(written, dict):
