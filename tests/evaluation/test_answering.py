@@ -10,7 +10,7 @@ from PIL import Image
 
 from evovlm.errors import CodeNotAllowed, TaskError
 from evovlm.evaluation.answering import open_task, open_tasks, score_model
-from evovlm.evaluation.answers import ScoredTask, TaskChoice, task_score
+from evovlm.evaluation.answers import ScoredTask, TaskChoice, ThinkingMeasured, task_score
 from evovlm.models.loading import load_model
 from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.metrics.scoring import Answer
@@ -120,3 +120,30 @@ def test_code_that_the_user_has_not_allowed_is_refused_before_a_model_is_loaded(
         open_tasks(choices, Split.REPORT)
     opened = open_task(TaskChoice(name=names[0], metric="exact_match"), Split.REPORT)
     assert opened.measured.startswith("exact_match")
+
+
+@pytest.mark.parametrize(("thinking", "is_measured"), [("never", False), ("found", False), ("always", True)])
+def test_lengths_are_measured_where_they_are_asked_for(
+    models: Path, problems: Path, thinking: ThinkingMeasured, is_measured: bool
+) -> None:
+    choice = TaskChoice(name="word_problems_ja", data=problems, thinking=thinking, reasoning="none")
+    scored = score_model(load_model(models / "base", device="cpu"), tasks=[choice])[0]
+    assert (scored.score.thinking is not None) is is_measured
+    if scored.score.thinking is not None:
+        assert 0 < scored.score.thinking.tokens <= 72
+        assert (scored.score.thinking.thought_tokens, scored.score.thinking.thoughts) == (0, 0)
+
+
+def test_what_is_thought_is_measured_and_not_scored(models: Path, problems: Path) -> None:
+    loaded = load_model(models / "base", device="cpu")
+    usual = TaskChoice(name="word_problems_ja", data=problems)
+    (free,) = score_model(loaded, tasks=[usual])
+    letter = next(each for each in free.answers[0].text[1:] if each.isprintable() and each.strip())
+    (scored,) = score_model(loaded, tasks=[replace(usual, reasoning=("", letter), thinking="found")])
+    thinking = scored.score.thinking
+    assert thinking is not None
+    assert thinking.thoughts == sum(letter in answer.text[1:] for answer in free.answers)
+    assert 0 < thinking.thought_tokens < thinking.tokens
+    assert [answer.text for answer in scored.answers] == [answer.text for answer in free.answers]
+    opened = [open_task(each, Split.REPORT).fingerprint for each in (usual, replace(usual, reasoning=("", letter)))]
+    assert opened[0] != opened[1]

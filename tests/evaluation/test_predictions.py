@@ -1,14 +1,16 @@
 """Predictions are written as rows of JSON and read back the same."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evovlm.errors import RunMismatch
+from evovlm.errors import RunMismatch, TaskError
 from evovlm.evaluation.answers import ScoredTask
-from evovlm.evaluation.predictions import parse_answers, prediction_lines
+from evovlm.evaluation.grading import ScoringChoice, grade
+from evovlm.evaluation.predictions import parse_answers, prediction_lines, read_predictions
 from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.sample import Sample
 
@@ -71,3 +73,36 @@ def test_a_prediction_with_a_value_of_a_wrong_type_is_reported(change: dict[str,
     assert parse_answers(json.dumps(row) + "\n", where="answers.jsonl")
     with pytest.raises(RunMismatch, match=r"answers\.jsonl:1: is not a prediction"):
         parse_answers(json.dumps({**row, **change}) + "\n", where="answers.jsonl")
+
+
+def answer(name: str, score: float, repeat: int) -> Answer:
+    sample = Sample(id=name, question="3+4?", references=("7",))
+    return Answer(sample=sample, text=str(7 * score), score=score, ungated=score, japanese=False, repeat=repeat)
+
+
+REPEATED = [("a", 1.0), ("a", 0.0), ("a", 0.0), ("b", 1.0), ("b", 1.0), ("b", 0.0)]
+
+
+def test_repeated_answers_count_in_the_mean_of_their_sample(tmp_path: Path) -> None:
+    answers = tuple(answer(name, score, number % 3) for number, (name, score) in enumerate(REPEATED))
+    scored = ScoredTask(name="t", metric="accuracy", measured="m", gate=None, answers=answers)
+    assert scored.score.per_sample == (1 / 3, 2 / 3)
+    assert (scored.score.score, scored.score.n, scored.score.repeats) == (0.5, 2, (1.0, 0.5, 0.0))
+    assert scored.score.spread == 0.5
+    assert list(scored.by_id) == ["a", "b"]
+    assert scored.compared(scored).difference == 0
+    path = tmp_path / "answers.jsonl"
+    path.write_text(prediction_lines(scored), encoding="utf-8")
+    assert parse_answers(path.read_text(encoding="utf-8"), where="here") == answers
+    # In any order of lines.
+    path.write_text("".join(sorted(path.read_text(encoding="utf-8").splitlines(keepends=True))), encoding="utf-8")
+    (graded,) = grade(read_predictions(path), ScoringChoice(metric="accuracy"))
+    assert (graded.score.per_sample, graded.score.repeats) == ((1 / 3, 2 / 3), (1.0, 0.5, 0.0))
+
+
+def test_samples_with_different_numbers_of_answers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    rows = [{"id": "a", "text": "7", "references": ["7"]}, {"id": "b", "text": "7", "references": ["7"], "repeat": 1}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(TaskError, match="different numbers of answers"):
+        read_predictions(path)

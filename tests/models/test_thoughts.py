@@ -14,7 +14,7 @@ from evovlm.tasks.metrics.table import score_answer
 from evovlm.tasks.prompts import Question
 from evovlm.tasks.sample import Sample
 from evovlm.tasks.task import Decoding
-from evovlm.thoughts import NOT_FINISHED, split_thought
+from evovlm.thoughts import NOT_FINISHED, marks_of, split_thought
 from tests.pico import pico_llm
 
 
@@ -65,3 +65,52 @@ def test_other_special_tokens_are_left_out(llm: LoadedModel) -> None:
     llm.tokenizer.add_tokens(["<|end|>"], special_tokens=True)
     rows = [llm.tokenizer("7<|end|>", add_special_tokens=False).input_ids]
     assert answer_texts(llm, rows, thought_marks(llm)) == ["7"]
+
+
+def test_a_written_prompt_may_begin_a_thought_too(llm: LoadedModel) -> None:
+    (prompt,) = prepare_prompts(llm, [Question(text="3+4?\n<think>\n")])
+    assert isinstance(prompt, Prompt)
+    assert prompt.thought == "<think>\n"
+    (prompt,) = prepare_prompts(llm, [Question(text="3+4?\n<think>\n")], marks=marks_of("none"))
+    assert isinstance(prompt, Prompt)
+    assert prompt.thought == ""
+
+
+def test_values_of_a_question_reach_the_chat_template(llm: LoadedModel) -> None:
+    llm.tokenizer.chat_template = "{{ messages[0]['content'] }}{% if enable_thinking %}<think>{% endif %}{{ effort }}"
+    texts = []
+    for template in ({"enable_thinking": True}, {"enable_thinking": False, "effort": "low"}):
+        (prompt,) = prepare_prompts(llm, [Question(text="3+4?", chat=True, template=template)])
+        assert isinstance(prompt, Prompt)
+        texts.append(llm.tokenizer.decode(prompt.ids, skip_special_tokens=True))
+    assert texts == ["3+4?<think>", "3+4?low"]
+
+
+def test_a_stop_string_ends_an_answer_only_behind_its_thought(llm: LoadedModel) -> None:
+    (prompt,) = prepare_prompts(llm, [Question(text="3+4?")])
+    assert isinstance(prompt, Prompt)
+    free = Decoding(max_new_tokens=40)
+    (whole,) = generate(llm, [prompt], decoding=free, marks=marks_of("none")).texts
+    letters = [each for each in dict.fromkeys(whole) if each.isascii() and each.isprintable() and each.strip()]
+    end, stop = letters[1], letters[0]
+    marks = marks_of(("", end))
+    (text,) = generate(llm, [prompt], decoding=replace(free, stop=(stop,)), marks=marks).texts
+    begins = split_thought(whole, marks).begins
+    assert begins is not None
+    assert whole.index(stop) < whole.index(end)
+    expected = whole.find(stop, begins)
+    assert text == (whole if expected < 0 else whole[:expected])
+    (cut,) = generate(llm, [prompt], decoding=replace(free, stop=(stop,)), marks=marks_of("none")).texts
+    assert cut == whole[: whole.index(stop)]
+    # A thought that is still going on is not ended.
+    opened = replace(prompt, thought="<think>")
+    (text,) = generate(llm, [opened], decoding=replace(free, stop=(stop,))).texts
+    assert text == f"<think>{whole}"
+
+
+def test_without_reasoning_all_special_tokens_are_left_out(llm: LoadedModel) -> None:
+    llm.tokenizer.add_tokens(["[THINK]", "[/THINK]"], special_tokens=True)
+    rows = [llm.tokenizer("[THINK]8?[/THINK]7", add_special_tokens=False).input_ids]
+    assert answer_texts(llm, rows, thought_marks(llm, "none")) == ["8?7"]
+    assert answer_texts(llm, rows, thought_marks(llm)) == ["[THINK]8?[/THINK]7"]
+    assert thought_marks(llm).tags == (("[THINK]", "[/THINK]"),)

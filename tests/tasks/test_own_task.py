@@ -250,3 +250,38 @@ def test_a_table_that_leads_out_of_its_folder_is_not_read(tmp_path: Path) -> Non
     (tmp_path / "own" / "mine.csv").symlink_to("../theirs.csv")
     with pytest.raises(TaskError, match=r"mine\.csv: is a link that leads out"):
         get_task(str(tmp_path / "own" / "mine.csv"))
+
+
+def test_a_task_says_how_models_think_and_chat_and_how_answers_are_drawn(tmp_path: Path) -> None:
+    document: dict[str, object] = {
+        "metric": "accuracy",
+        "chat": {"system": "短く。", "template": {"enable_thinking": False}},
+        "reasoning": ["<a>", "</a>"],
+        "decoding": {"max_new_tokens": 900, "temperature": 0.6, "repeats": 2},
+    }
+    task = get_task(write_task(tmp_path, document, [{"question": "3+4?", "answer": "7"}]))
+    assert task.scoring == Scoring(metric="accuracy", reasoning=("<a>", "</a>"))
+    assert task.decoding == Decoding(max_new_tokens=900, temperature=0.6, repeats=2)
+    (sample,) = task.samples(Split.REPORT)
+    asked = task.ask(sample)
+    assert (asked.chat, asked.system, asked.template) == (True, "短く。", {"enable_thinking": False})
+    other = task.asked(prompt="Q: {input}")
+    assert (other.ask(sample).chat, other.ask(sample).template) == (False, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"chat": {"system": "a"}, "prompt": "Q: {input}"}, "chat: fills the model's chat template"),
+        ({"chat": {"template": {"messages": 1}}}, "'messages' cannot be set"),
+        ({"reasoning": "sometimes"}, "'sometimes' is unknown"),
+        ({"reasoning": ["a", "a"]}, "two different texts"),
+        ({"decoding": {"repeats": 2}}, "repeats has no effect"),
+        ({"decoding": "search"}, "should hold keys and their values"),
+        ({"decoding": {"temperature": -1}}, "greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_way_to_ask_is_named(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    path = write_task(tmp_path, {"metric": "accuracy", **changes}, [{"question": "3+4?", "answer": "7"}])
+    with pytest.raises(ConfigError, match=words):
+        get_task(path)
