@@ -52,7 +52,7 @@ def rate(
     allow_code: AllowCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the strengths as JSON, and ask nothing.")] = False,
 ) -> None:
-    """Compare answers side by side, blind, and see which model people prefer.
+    """Compare answers blind, and see which model people prefer.
 
     The journal of choices is kept; the same command continues, and several people may take part (--as).
     `evovlm export RUN --pick rated` takes the preferred candidate.
