@@ -119,8 +119,13 @@ def combine_entries(
                 for i in range(size):
                     part[i] = part[i] * first * second
             if sources.row_factors.shape[1] > 0:
-                for i in range(size):
-                    part[i] = part[i] * sources.row_factors[s, (row_start + begin + i) // row_length]
+                done = 0
+                while done < size:
+                    row, column = (row_start + begin + done) // row_length, (row_start + begin + done) % row_length
+                    factor, end = sources.row_factors[s, row], min(size, done + row_length - column)
+                    for i in range(done, end):
+                        part[i] = part[i] * factor
+                    done = end
         for i in range(size):
             mix[i] = zero
         if how.elected:

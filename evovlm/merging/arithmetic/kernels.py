@@ -296,16 +296,26 @@ def collect_magnitudes(vector: Any, start: int, upper: int, keys: Any, filled: i
 def variances(parts: Any, out: Any) -> None:
     """Write the variance of each entry across the parts (float32, (k, n); divided by k) into `out` (float32, (n,))."""
     k, n = parts.shape
-    for i in range(n):
-        total = 0.0
+    # Part by part in steps that stay in the cache, so that many entries are computed at a time.
+    means, squares = np.empty(1024, dtype=np.float64), np.empty(1024, dtype=np.float64)
+    for begin in range(0, n, 1024):
+        size = min(1024, n - begin)
+        for i in range(size):
+            means[i] = 0.0
+            squares[i] = 0.0
         for s in range(k):
-            total += np.float64(parts[s, i])
-        mean = total / k
-        squares = 0.0
+            part = parts[s, begin : begin + size]
+            for i in range(size):
+                means[i] += np.float64(part[i])
+        for i in range(size):
+            means[i] = means[i] / k
         for s in range(k):
-            difference = np.float64(parts[s, i]) - mean
-            squares += difference * difference
-        out[i] = np.float32(squares / k)
+            part = parts[s, begin : begin + size]
+            for i in range(size):
+                difference = np.float64(part[i]) - means[i]
+                squares[i] += difference * difference
+        for i in range(size):
+            out[begin + i] = np.float32(squares[i] / k)
 
 
 @compiled
