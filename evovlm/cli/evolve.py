@@ -2,7 +2,9 @@
 
 import json
 import shlex
-from contextlib import closing, suppress
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,7 @@ from evovlm.cli.task_options import arguments_of
 
 if TYPE_CHECKING:
     from evovlm.recipes.kinds import Recipe
+    from evovlm.report.choice_page import ChoicePage
     from evovlm.runs.config.hybrid import HybridConfig
     from evovlm.runs.config.search import SearchConfig
     from evovlm.runs.searching.evolve import RunResult
@@ -51,6 +54,15 @@ def evolve(
         ),
     ] = None,
     engine: EngineOption = None,
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65_535,
+            help="With objective.human: the port of the page on which you choose; 0 is any.",
+        ),
+    ] = 0,
     allow_code: AllowCode = False,
 ) -> None:
     """Search for the recipe that makes the best merged model."""
@@ -71,7 +83,7 @@ def evolve(
     if checkpoint is not None:
         refuse_existing(checkpoint)
     with stopping(flag="--resume"):
-        result = _search(loaded, config=config, out=out, resume=resume, allow_code=allow_code)
+        result = _search(loaded, config=config, out=out, resume=resume, port=port, allow_code=allow_code)
         if checkpoint is not None:
             _write_winner(result.recipe, checkpoint)
     if as_json:
@@ -97,7 +109,7 @@ def _write_winner(recipe: "Recipe", checkpoint: Path) -> None:
 
 
 def _search(
-    loaded: "SearchConfig | HybridConfig", *, config: Path, out: Path, resume: bool, allow_code: bool
+    loaded: "SearchConfig | HybridConfig", *, config: Path, out: Path, resume: bool, port: int, allow_code: bool
 ) -> "RunResult":
     """Run the search, or the two searches of a hybrid, each with its own display."""
     from evovlm.cli.progress import SearchProgress, Waiting
@@ -127,13 +139,38 @@ def _search(
         shown.append(SearchProgress(title=f"{config.stem} {stage}".strip()))
         return shown[-1]
 
-    try:
-        return run_search(
-            loaded, out=out, relative_to=config.parent, resume=resume, observe=show, allow_code=allow_code
-        )
-    finally:
-        for display in shown:
-            display.close()
+    with ExitStack() as stack:
+        person = None
+        if any(stage.objective.human is not None for stage in stages):
+            person = stack.enter_context(_served_page(port))
+        try:
+            return run_search(
+                loaded,
+                out=out,
+                relative_to=config.parent,
+                resume=resume,
+                observe=show,
+                person=person,
+                allow_code=allow_code,
+            )
+        finally:
+            for display in shown:
+                display.close()
+
+
+@contextmanager
+def _served_page(port: int) -> "Iterator[ChoicePage]":
+    """Serve the page on which a person chooses, and print its address."""
+    from evovlm.report.choice_page import ChoicePage
+    from evovlm.report.loopback import serving
+    from evovlm.texts.languages import chosen_language, speaker
+
+    language = chosen_language("")
+    page = ChoicePage(language=language)
+    with serving(page, port=port) as (address, serve):
+        threading.Thread(target=serve, daemon=True).start()
+        echo(speaker(language)("choose_address", address=address), err=True)
+        yield page
 
 
 def _print(result: "RunResult", *, as_given: Path) -> None:

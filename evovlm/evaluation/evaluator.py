@@ -111,7 +111,10 @@ class Evaluator:
         seconds = {"merge": merged - started}
         for stage in ("generate", "score"):
             seconds[stage] = sum(each.seconds[stage] for each in scored)
-        return self.objective.evaluation(scores, seconds=seconds, tokens=sum(each.tokens for each in scored))
+        found = self.objective.evaluation(scores, seconds=seconds, tokens=sum(each.tokens for each in scored))
+        if not self.objective.human:
+            return found
+        return replace(found, texts=tuple(each.text for each in scored[0].answers if each.repeat == 0))
 
     def answer(self) -> tuple[ScoredTask, ...]:
         """Answer every task with the resident model as it is now."""

@@ -97,7 +97,8 @@ class Objective:
     """The tasks' `weights` by name, how their scores are combined, and the bounds.
 
     A task of weight 0 is not part of the fitness and not a goal, but a constraint may be on it. With `pareto`, every
-    other task is also a separate goal, and so are `further` ones.
+    other task is also a separate goal, and so are `further` ones. With `human`, a person's choice replaces the scores,
+    which needs the candidates' answers.
     """
 
     weights: Mapping[str, float]
@@ -105,6 +106,7 @@ class Objective:
     constraints: tuple[Constraint, ...] = ()
     pareto: bool = False
     further: tuple[Goal, ...] = ()
+    human: bool = False
 
     @property
     def all_goals(self) -> tuple[Goal, ...]:

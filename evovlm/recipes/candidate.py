@@ -133,7 +133,8 @@ class Evaluation:
     """A candidate's `fitness` (higher is better), its `scores` by task, and what it cost.
 
     `seconds` holds wall-clock time by stage; `tokens` counts generated tokens. `goals` holds the value
-    of each goal (higher is better) where a search has several; their trade-off is a Pareto set.
+    of each goal (higher is better) where a search has several; their trade-off is a Pareto set. `texts` are its answers
+    to the first task, where a person will choose among candidates; journals do not have them.
     """
 
     scores: Mapping[str, TaskScore]
@@ -141,6 +142,7 @@ class Evaluation:
     seconds: Mapping[str, float]
     tokens: int
     goals: tuple[float, ...] = ()
+    texts: tuple[str, ...] = ()
 
     @property
     def evaluation(self) -> "Evaluation":

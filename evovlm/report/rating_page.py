@@ -40,7 +40,7 @@ class RatingPage:
             contest=self.contest,
             rater=self.rater,
             question=question,
-            pictures=[uri for image in images if (uri := _picture(image)) is not None],
+            pictures=[uri for image in images if (uri := picture(image)) is not None],
             n_pictures=len(images),
             can_undo=any(choice.rater == self.rater for choice in ratings.choices),
             strengths=ratings.strengths() if question is None else {},
@@ -60,7 +60,7 @@ class RatingPage:
             self.contest.ratings.append(choice)
 
 
-def _picture(image: ImageSource) -> str | None:
+def picture(image: ImageSource) -> str | None:
     """Return a picture as a data URI; None for one that cannot be read."""
     try:
         picture = image.load()

@@ -382,6 +382,13 @@ TEXTS: Mapping[str, str] = {
     "config_split": "the share of the rows that a search may see; the others are reported",
     "config_winner": "or mean, the distribution's",
     # Commands: `rate`
+    "choose_title": "Choose the best answers",
+    "choose_wait": "The candidates are answering. This page asks you as soon as they have.",
+    "choose_generation": "Generation {generation}.",
+    "choose_mean": "The result beside the best of the last generation.",
+    "choose_legend": "Choose one or more, or none if no answer is good.",
+    "choose_send": "Continue",
+    "choose_address": "You choose on this page:\n{address}",
     "rate_title": "Which answer is better? {task}",
     "rate_progress": "Comparison {number} of {n}",
     "rate_left": "Left",

@@ -375,6 +375,13 @@ TEXTS: Mapping[str, str] = {
     "config_split": "探索に使う行の割合。残りの行は評価用",
     "config_winner": "または mean（探索分布の平均）",
     # Commands: `rate`
+    "choose_title": "最も良い回答を選んでください",
+    "choose_wait": "候補のモデルが回答しています。終わりしだい、このページで質問します。",
+    "choose_generation": "第 {generation} 世代。",
+    "choose_mean": "探索結果と、最後の世代で最良の候補の比較。",
+    "choose_legend": "1 つ以上選んでください。良い回答がなければ選ばずに進めます。",
+    "choose_send": "次へ",
+    "choose_address": "次のページで選んでください：\n{address}",
     "rate_title": "どちらの回答が良いですか（{task}）",
     "rate_progress": "比較 {number} / {n}",
     "rate_left": "左",

@@ -95,21 +95,31 @@ class ConstraintSection(Document):
         return self.not_below is not None and self.measure == "score"
 
 
+class HumanSection(Document):
+    """`human:` a person chooses the best of each generation's answers to the first `samples` of the only task."""
+
+    task: str
+    samples: int = Field(default=8, ge=1, le=1000)
+
+
 class ObjectiveSection(Document):
     """The whole of `objective:`."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"goals"})
+    later: ClassVar[frozenset[str]] = frozenset({"goals", "human"})
 
     combine: Combine = "mean"
     constraints: list[ConstraintSection] = Field(default=[])
     pareto: bool = False
     goals: list[GoalSection] = Field(default=[])
+    human: HumanSection | None = None
 
     def check(self, info: ValidationInfo) -> None:
         """Raise what pydantic collects where the section does not suit the rest of the config, in `info` so far."""
         tasks: Sequence[TaskSection] | None = info.data.get("tasks")
         if tasks is None:
             return
+        if self.human is not None:
+            self._check_human(self.human, tasks, info)
         goals = [task for task in tasks if task.weight > 0]
         if self.combine == "worst" and len({task.weight for task in goals}) > 1:
             raise _at(("combine",), "worst takes the lowest score, whatever the weights: give 1 or 0", self.combine)
@@ -156,11 +166,31 @@ class ObjectiveSection(Document):
                     constraint.task,
                 )
 
+    def _check_human(self, human: HumanSection, tasks: Sequence[TaskSection], info: ValidationInfo) -> None:
+        """Raise what pydantic collects where a person cannot choose."""
+        only = task_of(tasks[0].name, info)
+        # The name that a file gives its task was checked when the config was first read, in its folder.
+        is_known = only is not None or not is_own_task(tasks[0].name)
+        names = {tasks[0].name, tasks[0].name if only is None else only.name}
+        if len(tasks) > 1 or (human.task not in names and is_known):
+            raise _at(("human", "task"), "has to be the only one of the tasks", human.task)
+        if is_harness_name(tasks[0].name):
+            raise _at(("human", "task"), "is one of the harness, whose answers are not kept", human.task)
+        others = [key for key in ("racing", "batch", "validation", "rescore") if info.data.get(key)]
+        others += [f"objective.{key}" for key in ("pareto", "constraints", "goals") if getattr(self, key)]
+        if others:
+            raise _at(("human",), f"a person compares one generation's answers; leave `{others[0]}` out", None)
+        if info.data.get("winner") not in (None, "mean"):
+            reason = "choices compare the candidates of one generation only, so that none of them is the best"
+            raise _at(("human",), f"{reason}; set `winner: mean`", None)
+
     def renamed(self, names: Mapping[str, str]) -> Self:
         """Return the same with other names of tasks."""
+        task = None if self.human is None else names.get(self.human.task, self.human.task)
+        human = None if self.human is None else self.human.model_copy(update={"task": task})
         constraints = [each.model_copy(update={"task": names.get(each.task, each.task)}) for each in self.constraints]
         goals = [each.model_copy(update={"task": names.get(each.task, each.task)}) for each in self.goals]
-        return self.model_copy(update={"constraints": constraints, "goals": goals})
+        return self.model_copy(update={"constraints": constraints, "goals": goals, "human": human})
 
     @property
     def measured(self) -> frozenset[str]:
@@ -185,7 +215,12 @@ class ObjectiveSection(Document):
         constraints = tuple(_constraint(each, parents) for each in self.constraints)
         further = tuple(Goal(task=each.task, measure=each.measure, at_most=each.at_most) for each in self.goals)
         return Objective(
-            weights=weights, combine=self.combine, constraints=constraints, pareto=self.pareto, further=further
+            weights=weights,
+            combine=self.combine,
+            constraints=constraints,
+            pareto=self.pareto,
+            further=further,
+            human=self.human is not None,
         )
 
 

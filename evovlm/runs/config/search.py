@@ -311,6 +311,11 @@ class SearchConfig(ExecutionConfig):
             )
         return tuple(notes)
 
+    def _limit(self, task: TaskSection) -> int | None:
+        """Return how many samples of a task are asked: at most as many as a person looks at."""
+        human = self.objective.human
+        return task.limit if human is None else min(human.samples, task.limit or human.samples)
+
     def task_choices(self, *, folder: Path | None = None) -> tuple[TaskChoice, ...]:
         """Return the tasks of a resolved search, as they are opened, in their order.
 
@@ -323,7 +328,7 @@ class SearchConfig(ExecutionConfig):
             TaskChoice(
                 name=task.name,
                 judge=judge,
-                limit=task.limit,
+                limit=self._limit(task),
                 weight=task.weight,
                 data=Path(task.data) if task.data is not None else None,
                 thinking="always" if task.reasoning or measured & {task.name, result_name(task.name)} else "never",

@@ -10,7 +10,7 @@ report split.
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evovlm.errors import ConfigError, RunError
@@ -208,7 +208,7 @@ def _searched(run: Run, task: str | None, *, n_samples: int) -> TaskChoice:
         raise ConfigError(f"--task {task}: {run.folder} does not search with this task{did_you_mean(task, choices)}")
     found = next(iter(choices.values())) if task is None else choices[task]
     limit = n_samples if found.limit is None else min(n_samples, found.limit)
-    return TaskChoice(name=found.name, decoding=found.decoding, prompt=found.prompt, limit=limit, data=found.data)
+    return replace(found, limit=limit)
 
 
 def _best(run: Run, count: int) -> list[Entry]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evovlm.errors import OutputExists, RunError, RunMismatch
+from evovlm.errors import ConfigError, OutputExists, RunError, RunMismatch
 from evovlm.evaluation.engines.table import BUILTIN_ENGINE, EngineChoice, EngineId
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.workers.jobs import InProcess, Workers, WorkerSettings
@@ -43,10 +43,12 @@ from evovlm.runs.folder.layout import (
 from evovlm.runs.journal_check import check_journal, check_recipes
 from evovlm.runs.run import PEAK_MEMORY, Run
 from evovlm.runs.samples import SampleParts
+from evovlm.runs.searching.choosing import CHOICES_FILE, Choosing, Person
 from evovlm.runs.searching.scoring import CandidateScoring, Races
 from evovlm.runs.searching.search import Observer, Search
 from evovlm.runs.workers import engine_of, open_workers, opening_of, peak_memory
-from evovlm.tasks.catalogue import code_of_tasks
+from evovlm.tasks.catalogue import code_of_tasks, get_task
+from evovlm.tasks.sample import Split
 
 if TYPE_CHECKING:
     from evovlm.evaluation.evaluator import Evaluator
@@ -118,13 +120,15 @@ def evolve(
     resume: bool = False,
     observer: Observer | None = None,
     evaluator: Evaluator | None = None,
+    person: Person | None = None,
     allow_code: bool = False,
 ) -> RunResult:
     """Run a search in the folder `out`, or continue the one that it holds; return the result of a finished one.
 
     Relative models and data of the config start at `relative_to`. An evaluator that is already open for this config may
-    be passed in; otherwise the config's workers are opened, and closed when this returns or raises. With `allow_code`,
-    metric scripts and harness task files that the config names are run.
+    be passed in; otherwise the config's workers are opened, and closed when this returns or raises. `person` is asked
+    where the objective is a person's choice. With `allow_code`, metric scripts and harness task files that the config
+    names are run.
 
     Raises OutputExists if the folder exists and `resume` is not set, RunMismatch if the folder's config is another one,
     RunError if another process runs there, AllCandidatesFailed if a whole generation failed, and what opening the
@@ -132,6 +136,8 @@ def evolve(
     """
     config = config.resolved(relative_to=relative_to)
     config.log.check_installed()
+    if config.objective.human is not None and person is None:
+        raise ConfigError("objective.human: a person chooses, on the page that `evovlm evolve` serves. Start it there.")
     check_folder(out, resume=resume)
     if (out / JOURNAL_FILE).exists():
         _check_same(out, read_journal(out / JOURNAL_FILE), config)
@@ -142,7 +148,9 @@ def evolve(
         if journal is not None:
             check_journal(journal, config)
         if journal is None or journal.mean is None or _recorded(journal).budget != config.budget:
-            journal = _searched(out, config, journal, observer=observer, evaluator=evaluator, allow_code=allow_code)
+            journal = _searched(
+                out, config, journal, observer=observer, evaluator=evaluator, person=person, allow_code=allow_code
+            )
             # Measured once the workers have ended too.
             peak = peak_memory()
         else:
@@ -158,6 +166,7 @@ def _searched(
     *,
     observer: Observer | None,
     evaluator: Evaluator | None,
+    person: Person | None,
     allow_code: bool,
 ) -> Journal:
     """Search to the end, continuing `journal` if there is one, and return the journal."""
@@ -185,7 +194,9 @@ def _searched(
     else:
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
     with closing(workers):
-        run = open_search(out, config=config, workers=workers, journal=journal, parents=parents, engine=engine)
+        run = open_search(
+            out, config=config, workers=workers, journal=journal, parents=parents, engine=engine, person=person
+        )
         warnings = tuple(dict.fromkeys((*workers.warnings, *seen, *config.notes_for(run.space))))
         with _tracked(observer, config=config, out=out) as watching:
             run.finish(observer=watching, warnings=warnings)
@@ -200,6 +211,7 @@ def open_search(
     journal: Journal | None,
     parents: Mapping[str, Parent],
     engine: EngineId = BUILTIN_ENGINE,
+    person: Person | None = None,
 ) -> Search:
     """Return a search in the folder `out`, ready to continue its `journal` (None: a new one, which names the engine).
 
@@ -228,7 +240,18 @@ def open_search(
     for source in [name for name in parents if name not in journal.parents]:
         journal.append_parent(parents[source])
     races = _races(config, workers=workers, parts=parts, objective=config.goal(parents))
-    scoring = CandidateScoring(workers=workers, parts=parts, races=races)
+    choosing = None
+    if person is not None and config.objective.human is not None:
+        (choice,) = config.task_choices()
+        choosing = Choosing(
+            workers=workers,
+            objective=config.goal(parents),
+            samples=get_task(choice.name).read(Split.SEARCH, limit=choice.limit, data=choice.data).samples,
+            file=out / CHOICES_FILE,
+            person=person,
+            decode=space.decode,
+        )
+    scoring = CandidateScoring(workers=workers, parts=parts, races=races, choosing=choosing)
     return Search(config=config, space=space, population=population, scoring=scoring, journal=journal)
 
 
@@ -325,6 +348,7 @@ def run_search(
     relative_to: Path | None = None,
     resume: bool = False,
     observe: Callable[[str], Observer | None] = lambda _: None,
+    person: Person | None = None,
     allow_code: bool = False,
 ) -> RunResult:
     """Run the config's search, or a hybrid's stages one after the other, or continue where they stopped.
@@ -335,7 +359,13 @@ def run_search(
     if "" in config.stages:
         search = config.stage("")
         return evolve(
-            search, out=out, relative_to=relative_to, resume=resume, observer=observe(""), allow_code=allow_code
+            search,
+            out=out,
+            relative_to=relative_to,
+            resume=resume,
+            observer=observe(""),
+            person=person,
+            allow_code=allow_code,
         )
     config = config.resolved(relative_to=relative_to)
     names = list(config.stages)
@@ -357,7 +387,9 @@ def run_search(
         winner: Recipe | None = None
         for name in names:
             stage, folder = config.stage(name, after=winner), inner_folder(out, name)
-            results[name] = evolve(stage, out=folder, resume=True, observer=observe(name), allow_code=allow_code)
+            results[name] = evolve(
+                stage, out=folder, resume=True, observer=observe(name), person=person, allow_code=allow_code
+            )
             winner = results[name].recipe
         return _written_result_of_stages(out, results)
 

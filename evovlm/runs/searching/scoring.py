@@ -17,6 +17,7 @@ from evovlm.runs.config.sections import RacingSection
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import best_distinct
 from evovlm.runs.samples import ORDERS, Ordering, Past, SampleParts
+from evovlm.runs.searching.choosing import Choosing
 from evovlm.search.racing import (
     Flags,
     Floats,
@@ -259,16 +260,22 @@ class Races:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class CandidateScoring:
-    """Scores recipes on parts of the samples and remembers the outcomes; with `races`, generations race."""
+    """Scores recipes on parts of the samples and remembers the outcomes.
+
+    With `races`, generations race; with `choosing`, a person chooses among their answers.
+    """
 
     workers: Workers
     parts: SampleParts
     races: Races | None = None
+    choosing: Choosing | None = None
     _known: dict[tuple[str, Rows | None], Outcome] = field(default_factory=dict, init=False)
 
     def remember(self, entry: Entry) -> None:
         """Remember an entry of the journal, so that the same recipe is not scored on the same samples again."""
-        if self.races is not None and entry.kind in ("part", "candidate"):
+        if self.choosing is not None:
+            self.choosing.remember(entry)
+        elif self.races is not None and entry.kind in ("part", "candidate"):
             self.races.remember(entry)
         else:
             rows = self.parts.of_candidates(entry.generation) if entry.kind == "candidate" else self.parts.of_means()
@@ -279,6 +286,8 @@ class CandidateScoring:
 
         What is known of a candidate before that is given to `note`.
         """
+        if self.choosing is not None:
+            return iter(self.choosing.candidates(candidates))
         if self.races is not None:
             return self.races.outcomes(candidates, note=note)
         rows = self.parts.of_candidates(candidates[0].generation)
@@ -290,6 +299,8 @@ class CandidateScoring:
 
     def in_full(self, recipes: Sequence[Recipe]) -> Iterator[Outcome]:
         """Yield the outcomes of recipes on the validation samples, or on all samples without them."""
+        if self.choosing is not None:
+            return map(self.choosing.mean, recipes)
         return self._outcomes(recipes, self.parts.of_means())
 
     def _outcomes(self, recipes: Sequence[Recipe], rows: Rows | None) -> Iterator[Outcome]:
