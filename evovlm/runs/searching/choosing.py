@@ -7,7 +7,7 @@ generation, which is all that the optimizer needs. The distribution's mean at th
 last generation. Choices are written before the search continues; a run that was stopped reads them again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from evovlm.json_lines import append_row, repaired_lines, whole_lines
 from evovlm.recipes.candidate import Candidate, Evaluation, Genome, Outcome
 from evovlm.recipes.kinds import Recipe
 from evovlm.runs.folder.entries import Entry
+from evovlm.seeding import derive_seed
 from evovlm.tasks.sample import Sample
 from evovlm.thoughts import split_thought
 
@@ -108,7 +109,8 @@ class Choosing:
         known = self._known()
         found: list[frozenset[str]] = []
         asked = [
-            (sample, tuple(sorted({answers[place] for answers in texts}))) for place, sample in enumerate(self.samples)
+            (sample, _mixed({answers[place] for answers in texts}, generation, sample.id))
+            for place, sample in enumerate(self.samples)
         ]
         open_questions = [sample.id for sample, answers in asked if len(answers) > 1]
         for sample, answers in asked:
@@ -145,6 +147,11 @@ class Choosing:
                     f"{self.file}:{number}: is not a choice ({error}).\n    Put back the file as it was."
                 ) from error
         return known
+
+
+def _mixed(answers: Collection[str], generation: str, sample: str) -> tuple[str, ...]:
+    """Return answers in an order drawn for this question: any other would favour some language or candidate."""
+    return tuple(sorted(answers, key=lambda answer: derive_seed(generation, sample, answer)))
 
 
 def _final(text: str) -> str:
