@@ -113,6 +113,8 @@ class ResidentModel:
         model.
         """
         if engine != BUILTIN:
+            # Without its writer, which would keep the parameters' memory from the other engine.
+            self.engine = BuiltinEngine(loaded=self.engine.loaded)
             self.engine = ENGINES[engine].open(self.engine.loaded, self.merger, load)
 
     @property

@@ -1,5 +1,8 @@
 """The resident model computes what the written checkpoint does, whatever config, head or tokens the recipe gives it."""
 
+import gc
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +13,12 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from evovlm.devices import Explained
+from evovlm.evaluation import resident as resident_models
 from evovlm.evaluation.engines import builtin as builtin_engine
-from evovlm.evaluation.resident import load_merged
+from evovlm.evaluation.engines.builtin import BuiltinEngine
+from evovlm.evaluation.engines.table import ENGINES
+from evovlm.evaluation.engines.work import Load
+from evovlm.evaluation.resident import ResidentModel, load_merged
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import LoadedModel
 from evovlm.recipes.recipe import ParameterMerge
@@ -112,3 +119,22 @@ def test_the_cpu_merges_for_a_gpu_where_triton_cannot_be_used_which_is_said_once
     (said,) = caplog.messages
     assert "on the CPU" in said
     assert "no C compiler. To merge on the GPU: apt-get install gcc" in said
+
+
+def test_another_engine_can_have_the_memory_of_the_parameters(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = ResidentModel.open(make_recipe(pairs, {"rope": (0.5, 1.0)}).template, device="cpu")
+    parameters = [weakref.ref(each) for each in resident.loaded.model.parameters()]
+    kept: list[object] = []
+
+    def opened(loaded: LoadedModel, *_: object) -> BuiltinEngine:
+        # As vLLM is opened: only then does it look how much memory is free.
+        loaded.model.to("meta")
+        gc.collect()
+        kept.extend(each() for each in parameters if each() is not None)
+        return BuiltinEngine(loaded=loaded)
+
+    row = replace(ENGINES["vllm"], open=opened)
+    monkeypatch.setattr(resident_models, "ENGINES", {**ENGINES, "vllm": row})
+    resident.hand_over("vllm", Load(n_prompts=1, longest=8))
+    assert parameters
+    assert kept == []

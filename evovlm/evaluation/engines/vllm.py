@@ -17,8 +17,9 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -238,7 +239,13 @@ class VllmEngine:
             from vllm import LLM
 
             # It reads the folder only while it opens.
-            with TemporaryDirectory(prefix="evovlm-vllm-") as folder, torch.inference_mode(False), _plain_llvmlite():
+            with ExitStack() as opening:
+                folder = opening.enter_context(TemporaryDirectory(prefix="evovlm-vllm-"))
+                opening.enter_context(torch.inference_mode(False))
+                opening.enter_context(_plain_llvmlite())
+                # They are about vLLM's own code.
+                opening.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
                 self._write_files(Path(folder))
                 self._llm = LLM(model=folder, tokenizer=folder, **self._settings)
         except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:

@@ -24,7 +24,7 @@ from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Entry, entry_row
 from evovlm.runs.samples import SampleParts
-from evovlm.runs.workers import peak_memory
+from evovlm.runs.workers import engine_of, peak_memory
 from evovlm.search.racing import looks
 from evovlm.tasks.catalogue import code_of_tasks, get_task
 from evovlm.tasks.harness_name import is_harness_name
@@ -152,7 +152,10 @@ def _forecast(config: SearchConfig) -> _Found:
     found = preflight_search(config)
     found.raise_problems()
     choices = _without_foreign_metrics(config.task_choices())
-    evaluator = Evaluator.open(config.template(relative_to=None), tasks=choices, device=config.device)
+    chosen = engine_of(config)
+    evaluator = Evaluator.open(
+        config.template(relative_to=None), tasks=choices, device=config.device, engine=chosen.engine.name
+    )
     space = config.space_for(evaluator.resident.blocks)
     start = space.decode(space.initial)
     sizes = {task.name: task.n_samples for task in evaluator.tasks}
@@ -162,6 +165,7 @@ def _forecast(config: SearchConfig) -> _Found:
     costs = [
         timed_answers(task, evaluator.resident.engine, at_once=n) for task, n in zip(evaluator.tasks, own, strict=True)
     ]
+    evaluator.resident.engine.close()
     population = config.population(dim=space.dim)
     one = _Asked(candidates=population, others=0, samples=tuple(population * count for count in own))
     generations = _generations(config, one, merge=merge, costs=costs)
@@ -189,7 +193,7 @@ def _forecast(config: SearchConfig) -> _Found:
             memory_bytes=peak["process"],
             device_bytes=peak.get("gpu"),
             memory=found.memory,
-            assumptions=_assumptions(config, generations),
+            assumptions=(*((chosen.note,) if chosen.had_choice else ()), *_assumptions(config, generations)),
         ),
         start,
     )
