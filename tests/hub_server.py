@@ -38,7 +38,7 @@ _LARGE = (".safetensors", ".bin", ".parquet", "tokenizer.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What happens to a request in place of its answer: an error, silence, or an answer that is cut off or delayed."""
+    """What happens to a request: an error, silence, or an answer that is cut off, stalls or is slow."""
 
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -46,6 +46,7 @@ class Fault:
     silent: bool = False
     hangs_up: bool = False
     cut_after: int | None = None
+    stalls: bool = False
     slow_s: float = 0.0
 
 
@@ -160,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[start : start + step])
             if self.fault is not None and self.fault.slow_s:
                 time.sleep(self.fault.slow_s)
+        if self.fault is not None and self.fault.stalls:
+            self.hub.ended.wait(60)
 
 
 def _handler_of(hub_of_requests: HubServer) -> type[BaseHTTPRequestHandler]:

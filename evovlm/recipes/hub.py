@@ -95,7 +95,7 @@ def _look_up(model: HubModel, _endpoint: str, _offline: bool) -> HubListing:
         found = HfApi().model_info(model.id, revision=model.revision, files_metadata=True)
         files = {each.rfilename: each.size or 0 for each in found.siblings or ()}
     except HUB_ERRORS as error:
-        raise _explained(model, error) from error
+        raise _explained(model, error, looked_up=False) from error
     return HubListing(commit=str(found.sha), size_bytes=files)
 
 
@@ -303,8 +303,8 @@ def _lacking(folder: Path, *, wanted: Wanted) -> str | None:
     return next((shard for shard in shards if not (folder / shard).is_file()), None)
 
 
-def _explained(model: HubModel, error: Exception, *, file: str | None = None) -> ModelNotFound:
-    """Return the error that says what the hub refused, and what to do."""
+def _explained(model: HubModel, error: Exception, *, file: str | None = None, looked_up: bool = True) -> ModelNotFound:
+    """Return the error that says what the hub refused, and what to do; `looked_up` means that the model exists."""
     from huggingface_hub import constants, errors
 
     from evovlm.recipes.hub_client import refusal
@@ -336,9 +336,10 @@ def _explained(model: HubModel, error: Exception, *, file: str | None = None) ->
     if isinstance(error, errors.HFValidationError):
         return ModelNotFound(f"{what}: is neither a folder nor a valid hub id ({first_line(error)}).")
     why = refusal(error)
-    if why.answered:
+    if why.answered or looked_up:
+        kept = " Files that are complete are kept." if looked_up else ""
         return ModelNotFound(
-            f"{what}: fetching it from the hub ({constants.ENDPOINT}) failed: {why.reason}.\n    {why.remedy}"
+            f"{what}: fetching it from the hub ({constants.ENDPOINT}) failed: {why.reason}.\n    {why.remedy}{kept}"
         )
     return ModelNotFound(
         f"{what}: there is no such folder.{meant}\n"

@@ -155,6 +155,21 @@ def test_a_body_that_is_cut_off_is_continued_and_never_kept_as_a_file(open_hub: 
     assert sum(LARGE in request and "/repos/" in request for request in hub.requests) == 2
 
 
+@pytest.mark.slow
+def test_a_body_that_stops_coming_ends_within_the_time_limits(
+    open_hub: OpenHub, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
+    hub = open_hub({"org/model": published})
+    hub.always["/repos/org/model/"] = Fault(cut_after=3000, stalls=True)
+    start = time.monotonic()
+    with pytest.raises(ModelNotFound, match=r"failed: .*(does not answer|timed out)[\s\S]*are kept"):
+        fetch(MODEL)
+    assert time.monotonic() - start < 40
+    assert not list(Path(constants.HF_HUB_CACHE).rglob("*.incomplete"))
+
+
 def test_a_file_of_another_length_is_refused(open_hub: OpenHub, published: Path) -> None:
     hub = open_hub({"org/model": published})
     hub.always["/repos/org/model"] = Fault(status=200, body=b"short", headers={})
