@@ -9,7 +9,7 @@ import typer
 from evovlm.cli.engine import EngineOption
 from evovlm.cli.evolve import Sources
 from evovlm.cli.memory_lines import memory_lines
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, from_here, json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,7 +173,7 @@ def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
         kinds = dict.fromkeys((model.model_type, model.text_model_type))
         table.add_row(
             model.name,
-            cell(model.text),
+            cell(from_here(model.text)),
             cell("\n".join(kinds)),
             f"{model.n_blocks} x {model.hidden_size}",
             str(model.vocabulary_rows),
@@ -194,14 +194,14 @@ def _print(console: "Console", found: "Preflight") -> None:
     if found.models:
         _print_models(console, found.models)
     if found.result is not None:
-        echo(f"the result: {result_text(found.result)}")
+        print_line(console, f"the result: {result_text(found.result)}")
     if found.search is not None:
         size = found.search
         picked = f" ({size.categorical} of them choose among options)" if size.categorical else ""
         held = ""
         if size.generations is not None:
             held = f", {counted(size.generations, 'generation')} in the budget"
-        echo(f"the search: {size.genes} genes{picked}, {size.population} candidates a generation{held}")
+        print_line(console, f"the search: {size.genes} genes{picked}, {size.population} candidates a generation{held}")
     if found.needs is not None:
         needs = found.needs
         to_write = "to write, at most" if found.result is not None and found.result.at_most else "to write"
@@ -213,10 +213,10 @@ def _print(console: "Console", found: "Preflight") -> None:
             amounts.append(("memory, about", needs.memory_bytes, needs.memory_available_bytes))
         for what, needed, free in amounts:
             there = "" if free is None else f" ({gigabytes(free)} free)"
-            echo(f"{what}: {gigabytes(needed)}{there}")
+            print_line(console, f"{what}: {gigabytes(needed)}{there}")
     if found.memory is not None:
         for line in memory_lines(found.memory):
-            echo(line)
+            print_line(console, line)
     for reason in found.licence.reasons:
         print_line(console, f"licence: {reason}")
     for note in found.notes:
@@ -226,4 +226,4 @@ def _print(console: "Console", found: "Preflight") -> None:
     for problem in found.problems:
         print_line(console, f"error: {problem}")
     if not found.problems:
-        echo("no other problems found." if found.warnings else "no problems found.")
+        print_line(console, "no other problems found." if found.warnings else "no problems found.")

@@ -12,7 +12,7 @@ import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.engine import EngineOption
-from evovlm.cli.rendering import echo
+from evovlm.cli.rendering import echo, from_here
 from evovlm.cli.task_options import arguments_of
 
 if TYPE_CHECKING:
@@ -235,12 +235,13 @@ def _score_commands(config: "SearchConfig", model: Path) -> list[str]:
 
     commands = []
     for choice in report_tasks(config):
-        data = [] if choice.data is None else ["--data", f"{choice.name}={choice.data}"]
+        name = from_here(choice.name)
+        data = [] if choice.data is None else ["--data", f"{name}={choice.data}"]
         limit = [] if choice.limit is None else ["--limit", str(choice.limit)]
         chosen = arguments_of(choice.settings)
         if choice.judge is not None and not is_harness_name(choice.name):
             judged = get_task(choice.name).scoring.metric in JUDGES
             named = {"--judge": choice.judge.model, "--judge-url": choice.judge.url} if judged else {}
             chosen = [*chosen, *(part for option, value in named.items() if value for part in (option, value))]
-        commands.append(["evovlm", "score", str(model), "--task", choice.name, *data, *limit, *chosen])
+        commands.append(["evovlm", "score", str(model), "--task", name, *data, *limit, *chosen])
     return [shlex.join(command) for command in commands]

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -69,6 +70,12 @@ def duration(seconds: float, *, say: Say = ENGLISH) -> str:
 def without_controls(text: str) -> str:
     """Return the text without control characters (line ends and tabs stay), so that a terminal can show it."""
     return _CONTROLS.sub("", text)
+
+
+def from_here(text: str) -> str:
+    """Return a path inside the current folder as it is typed there, `./models/base`; any other text as it is."""
+    here = f"{Path.cwd()}/"
+    return f"./{text.removeprefix(here)}" if text.startswith(here) else text
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:

@@ -43,7 +43,7 @@ def read_run(folder: Path) -> RunContent:
         state=_state(run),
         seconds=sum(search.seconds for _, search in searches),
         updated=_updated(run),
-        tasks=tuple(dict.fromkeys(Path(task.name).stem for task in run.config.tasks)),
+        tasks=_tasks(run),
         models=tuple(
             Model(part=each.part, text=text, licence=str(licences[text]), at_hand=each.at_hand)
             for text, each in models.items()
@@ -60,6 +60,12 @@ def read_run(folder: Path) -> RunContent:
         resume_command=shlex.join(["evovlm", "evolve", str(folder / CONFIG_FILE), "--out", str(folder), "--resume"]),
         score_command=shlex.join(["evovlm", "report", str(folder), "--score"]),
     )
+
+
+def _tasks(run: Run) -> tuple[str, ...]:
+    """Return the names of the search's tasks; of task files that were never scored, the files' names."""
+    objective = run.objective
+    return tuple(objective.weights) if objective else tuple(Path(task.name).stem for task in run.config.tasks)
 
 
 def _state(run: Run) -> State:

@@ -86,7 +86,7 @@ TEXTS: Mapping[str, str] = {
     "search_text": "{n} candidates (generations: {generations}). The winner is {kind}, with a fitness of {fitness} "
     "on the samples that it was chosen on.",
     "search_best": "The best candidate had {best}.",
-    "search_ties": "{n} other candidates have the same fitness as the best one; of equals, the first counts.",
+    "search_ties": "Further candidates with the same fitness as the best one: {n}; of equals, the first counts.",
     "search_optuna": "For parameter importance and parallel coordinates, open the search in Optuna's dashboard:",
     "opened": "details",
     "opened_seconds": "{seconds} s",

@@ -331,7 +331,7 @@ def test_one_table_is_split_by_a_task_file_that_init_writes_and_the_config_runs(
     assert again.code == 0, again
     said = evolved(evovlm, tmp_path / "out" / "mine.yaml", tmp_path / "run")
     # A command in one line, which means the prompt of two lines.
-    assert f"--task {tmp_path}/out/sums-split.yaml --prompt '質問: {{input}}\\n答え:'\n" in said
+    assert "--task ./out/sums-split.yaml --prompt '質問: {input}\\n答え:'\n" in said
     typed = evovlm(*LLM, "--task", file, "--prompt", "質問: {input}\\n答え:", "--out", "out/typed.yaml")
     assert typed.code == 0, typed
     assert yaml.safe_load(Path("out/typed.yaml").read_text())["tasks"] == [named]
