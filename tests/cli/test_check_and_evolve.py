@@ -162,3 +162,17 @@ def test_what_check_says_about_an_own_task_without_a_template_helps(
     text = re.sub(r"\s+", " ", shown.out)
     assert "models/base: has no chat template, which the prompt `chat` needs." in text
     assert "Sources that have one: chat. `chat_template: chat` under `merge:` takes it" in text
+
+
+def test_a_path_takes_the_template_that_check_proposes(
+    evovlm: Command, write: Callable[[Mapping[str, object]], Path]
+) -> None:
+    found = merge(sources=("base", "chat"))
+    path = {"kind": "layer_path", "host": found["base"], "sources": found["sources"], "scale_target": "pending"}
+    whole = {**tasks("sums"), "batch": None, "validation": None, "winner": "best", "optimizer": {"population": 4}}
+    shown = evovlm("check", write({**whole, "merge": path}))
+    assert shown.code == 2
+    assert "Sources that have one: chat. `chat_template: chat` under `merge:` takes it" in re.sub(
+        r"\s+", " ", shown.out
+    )
+    assert evovlm("check", write({**whole, "merge": {**path, "chat_template": "chat"}})).code == 0

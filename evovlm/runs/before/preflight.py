@@ -152,13 +152,15 @@ def _host_folder(template: Template) -> Path | None:
 
 def _with_templates(problem: NoChatTemplate, template: Template) -> NoChatTemplate:
     """Return the problem with the sources that have the chat template which the host lacks."""
-    if template.keeps_every_source:
+    first = template.ps if template.keeps_every_source else None
+    if first is not None and template.host_model is not first.host:
         return problem
-    having = [name for name, ref in template.sources.items() if _has_template(ref)]
+    having = [name for name, ref in (first or template).sources.items() if _has_template(ref)]
     if not having:
         return problem
+    where = "`merge:`" if first is None else "`merge:` of the first stage"
     return NoChatTemplate(
-        f"{problem}\n    Sources that have one: {', '.join(having)}. `chat_template: {having[0]}` under `merge:` takes "
+        f"{problem}\n    Sources that have one: {', '.join(having)}. `chat_template: {having[0]}` under {where} takes "
         "it, with its stop tokens."
     )
 
