@@ -2,6 +2,7 @@
 depends on what is decoded beside it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.decoding.packed import packed_attention
 from evovlm.models.decoding.slots import Continuing, Rule, Slots
 from evovlm.models.decoding.trial import least_rows, packs_exactly
-from evovlm.models.loading import LoadedModel
+from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.tasks.prompts import Question
+from tests.pico import pico_llm, pico_vlm
+from tests.pico_families import TEXT_PICOS, VLM_PICOS
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -48,6 +51,14 @@ def test_trained_weights_are_decoded_here_in_every_dtype_and_stay_as_they_are(na
         place, values = before[name]
         assert (each.data_ptr(), each.dtype) == (place, dtype)
         assert torch.equal(each, values)
+
+
+@pytest.mark.parametrize("family", [*(name for name in TEXT_PICOS if not name.endswith("vl_text")), *VLM_PICOS])
+def test_every_family_is_decoded_here_in_sixteen_bits(tmp_path: Path, family: str) -> None:
+    make = pico_vlm if family in VLM_PICOS else pico_llm
+    loaded = load_model(make(tmp_path / "m", family=family), device="cpu")
+    loaded.model.to(torch.bfloat16)
+    assert packs_exactly(Backbone.of(loaded))
 
 
 def seeing(change: Callable[[Tensor], Tensor]) -> Callable[[pytest.MonkeyPatch], None]:
