@@ -175,6 +175,7 @@ def _served_page(port: int) -> "Iterator[ChoicePage]":
 
 def _print(result: "RunResult", *, as_given: Path) -> None:
     from evovlm.cli.rendering import percent
+    from evovlm.cli.tables import thinking_lines
 
     failed = f", {result.failures} failed" if result.failures else ""
     echo(f"{result.winner} of {result.candidates} candidates{failed}: fitness {percent(result.fitness)} (search split)")
@@ -184,6 +185,8 @@ def _print(result: "RunResult", *, as_given: Path) -> None:
         echo(f"  scored again in full: {who}, {percent(each.fitness)}{seen}")
     for name, score in result.evaluation.scores.items():
         echo(f"  {name}: {percent(score.score)} (ungated {percent(score.ungated)}, Japanese {percent(score.japanese)})")
+        for line in thinking_lines(score):
+            echo(f"    {line}")
     from evovlm.cli.show_run import tie_line
     from evovlm.runs.run import Run
 

@@ -140,14 +140,14 @@ def test_a_report_is_asked_as_the_search_but_not_by_its_cheaper_decoding(write_c
     named = {"name": "word_problems_ja", "reasoning": "think", "chat": {"system": "短く。"}}
     config = config_of(write_config({"tasks": [{**named, "decoding": {"max_new_tokens": 900}}]}))
     (choice,) = report_tasks(config)
-    assert (choice.reasoning, choice.thinking, choice.chat) == ("think", "found", ChatSettings(system="短く。"))
+    assert (choice.reasoning, choice.thinking, choice.chat) == ("think", "always", ChatSettings(system="短く。"))
     assert choice.decoding == DecodingChanges(max_new_tokens=900)
     own = [{"name": "word_problems_ja", "decoding": {"max_new_tokens": 5}, "reasoning": "none"}]
     (choice,) = report_tasks(config_of(write_config({"tasks": [named], "report": own})))
     assert (choice.decoding, choice.reasoning) == (DecodingChanges(max_new_tokens=5), "none")
     cheaper = [{"name": "gsm8k", "decoding": "search"}]
     (choice,) = report_tasks(config_of(write_config({"tasks": cheaper})))
-    assert choice.decoding == DecodingChanges()
+    assert (choice.decoding, choice.thinking) == (DecodingChanges(), "found")
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,6 @@ class SearchConfig(ExecutionConfig):
         """
         counted = None if folder is None else folder / CALLS_FILE
         judge = None if self.judge is None else self.judge.choice(budget=self.judge_calls, calls_file=counted)
-        measured = self.objective.measured
         return tuple(
             TaskChoice(
                 name=task.name,
@@ -331,11 +330,15 @@ class SearchConfig(ExecutionConfig):
                 limit=self._limit(task),
                 weight=task.weight,
                 data=Path(task.data) if task.data is not None else None,
-                thinking="always" if task.reasoning or measured & {task.name, result_name(task.name)} else "never",
+                thinking="always" if self.measures_thinking(task) else "never",
                 **task.settings,
             )
             for task in self.tasks
         )
+
+    def measures_thinking(self, task: NamedTask) -> bool:
+        """Return whether the lengths of a task's answers are asked for, in a resolved search."""
+        return task.reasoning is not None or bool(self.objective.measured & {task.name, result_name(task.name)})
 
     def resolved(self, *, relative_to: Path | None) -> Self:
         """Return the same search with its host named and every path absolute, so that it holds from any folder.

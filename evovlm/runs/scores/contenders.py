@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from evovlm.errors import EvovlmError
-from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice
+from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, ThinkingMeasured
 from evovlm.evaluation.engines.table import engine_able_to
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.merging.arithmetic.methods import METHODS
@@ -110,8 +110,10 @@ def report_tasks(config: SearchConfig) -> tuple[TaskChoice, ...]:
             limit = section.limit if config.report else None
             search = searched.get(section.name)
             settings = _of_report(section, None if search is section else search)
+            asked = any(each is not None and config.measures_thinking(each) for each in (section, search))
+            thinking: ThinkingMeasured = "always" if asked else "found"
             choices.append(
-                TaskChoice(name=section.name, data=data, limit=limit, judge=judge, thinking="found", **settings)
+                TaskChoice(name=section.name, data=data, limit=limit, judge=judge, thinking=thinking, **settings)
             )
     return tuple(choices)
 
