@@ -130,23 +130,26 @@ def sum_kept(vector: Any, kept: Any, unit: float, marks: Any) -> Any:
 
 
 @compiled
-def sum_drawn(raws: Any, raw_base: Any, start: int, limits: Any, keys: Any, units: Any, marks: Any, sums: Any) -> None:
+def sum_drawn(
+    raws: Any, raw_base: Any, upper_draws: Any, start: int, numbers: Any, keys: Any, units: Any, marks: Any, sums: Any
+) -> None:
     """Add to `sums` (int64, (k, 2)) what `sum_kept` returns for each part of a stretch, and write `marks` (k, bytes).
 
-    `raws` and `raw_base` are as in `combine_entries`, `limits` (uint32, (k,)) and `keys` (uint64) belong to the
-    draws. `start` is the index of the first entry, `units` float64, (k,).
+    `raws`, `raw_base` and `upper_draws` are as in `combine_entries`. `numbers` (int64, (k, 2)) gives each source's row
+    in the draws and their limit, `keys` (uint64, (k,)) belong to the draws. `start` is the index of the first entry,
+    `units` float64, (k,).
     """
     k, n = raws.shape
     base, part = np.empty(STEP, dtype=np.float32), np.empty(STEP, dtype=np.float32)
     kept, words = np.zeros(STEP, dtype=np.bool_), np.empty(DRAW_WORDS, dtype=np.uint64)
-    nothing = np.empty(0, dtype=np.uint16)
     for begin in range(0, n, STEP):
         size, step = min(STEP, n - begin), begin // STEP * MARK_BYTES
         of_base = base[: min(size, len(raw_base))]
         widen_one(raw_base[begin : begin + size], of_base)
         for s in range(k):
             widen_less(raws[s, begin : begin + size], of_base, part[:size])
-            mark_drawn(kept[:size], nothing, limits[s], keys[s], start + begin, words)
+            upper = upper_draws[numbers[s, 0], begin : begin + size]
+            mark_drawn(kept[:size], upper, np.uint32(numbers[s, 1]), keys[s], start + begin, words)
             both = _sum_step(part[:size], kept, units[s], marks[s, step : step + MARK_BYTES])
             sums[s, 0] += both[0]
             sums[s, 1] += both[1]

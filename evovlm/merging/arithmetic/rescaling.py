@@ -64,12 +64,13 @@ def _rescaled(keeps: Mapping[int, Marking], summed: Iterable[_Summed]) -> Mappin
 
 def _sum_drawn(vectors: TaskVectors, keeps: Mapping[int, KeepDrawn]) -> Iterator[_Summed]:
     units = vectors.units()[list(keeps)]
-    limits = np.array([keep.limit for keep in keeps.values()], dtype=np.uint32)
+    numbers = np.array([(index, keep.limit) for index, keep in keeps.items()], dtype=np.int64)
     keys = np.array([keep.key for keep in keeps.values()], dtype=np.uint64)
     for stretch in vectors.stretches():
         found = _Summed.empty(len(keeps), stretch.start, stretch.size)
         with vectors.loaded(stretch, only=tuple(keeps)) as (raws, raw_base):
-            mark_kernels.sum_drawn(raws, raw_base, stretch.start, limits, keys, units, found.marks, found.sums)
+            upper = vectors.upper_draws(stretch)
+            mark_kernels.sum_drawn(raws, raw_base, upper, stretch.start, numbers, keys, units, found.marks, found.sums)
         yield found
 
 
