@@ -93,7 +93,7 @@ def test_a_task_on_the_hub_names_its_splits_there(tmp_path: Path, monkeypatch: p
         return datasets.Dataset.from_list([{"question": "6+7?", "answer": "13"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    monkeypatch.setattr(hub, "unreachable_reason", lambda: None)
     document = {"data": "hub:org/set@v2", "config": "ja", "splits": {"report": "validation"}, "metric": "accuracy"}
     task = get_task(write_task(tmp_path, document, []))
     assert (task.hub_id, task.is_local, task.splits) == ("org/set", False, {Split.REPORT})
