@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evovlm.merging.before.findings import ModelReport, Preflight
+    from evovlm.merging.before.needs import Needs
     from evovlm.recipes.kinds import Recipe
     from evovlm.runs.config.hybrid import HybridConfig
     from evovlm.runs.config.search import SearchConfig
@@ -89,7 +90,6 @@ def _look(
 
     from evovlm.errors import ConfigError
     from evovlm.evaluation.loadable import scoring_problems
-    from evovlm.recipes.documents import recipe_from_text
     from evovlm.recipes.yaml_text import read_yaml
 
     document = read_yaml(path)
@@ -116,8 +116,16 @@ def _look(
         raise ConfigError(f"{path}: is not the config of a search, whose models --source replaces. Write them in it.")
     if engine is not None:
         raise ConfigError(f"{path}: is not the config of a search, so no engine answers.\n    Leave out --engine.")
+    return _look_at_recipe(document, path, out=out)
+
+
+def _look_at_recipe(document: object, path: Path, *, out: Path | None) -> "Preflight":
+    from dataclasses import replace
+
+    from evovlm.evaluation.loadable import scoring_problems
     from evovlm.merging.arithmetic.methods import METHODS
     from evovlm.merging.before.preflight import preflight_recipe
+    from evovlm.recipes.documents import recipe_from_text
 
     notes: list[str] = []
     loaded = recipe_from_text(document, path, methods=METHODS, on_note=notes.append)
@@ -189,7 +197,6 @@ def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
 def _print(console: "Console", found: "Preflight") -> None:
     from evovlm.cli.rendering import counted, result_text
     from evovlm.cli.tables import print_line
-    from evovlm.merging.before.needs import gigabytes
 
     if found.models:
         _print_models(console, found.models)
@@ -203,20 +210,7 @@ def _print(console: "Console", found: "Preflight") -> None:
             held = f", {counted(size.generations, 'generation')} in the budget"
         print_line(console, f"the search: {size.genes} genes{picked}, {size.population} candidates a generation{held}")
     if found.needs is not None:
-        needs = found.needs
-        to_write = "to write, at most" if found.result is not None and found.result.at_most else "to write"
-        amounts = [
-            ("to fetch", needs.download_bytes, needs.cache_free_bytes),
-            (to_write, needs.result_bytes + needs.meanwhile_bytes, needs.free_bytes),
-        ]
-        if found.memory is None:
-            amounts.append(("memory, about", needs.memory_bytes, needs.memory_available_bytes))
-        for what, needed, free in amounts:
-            there = "" if free is None else f" ({gigabytes(free)} free)"
-            print_line(console, f"{what}: {gigabytes(needed)}{there}")
-    if found.memory is not None:
-        for line in memory_lines(found.memory):
-            print_line(console, line)
+        _print_needs(console, found, found.needs)
     for reason in found.licence.reasons:
         print_line(console, f"licence: {reason}")
     for note in found.notes:
@@ -227,3 +221,21 @@ def _print(console: "Console", found: "Preflight") -> None:
         print_line(console, f"error: {problem}")
     if not found.problems:
         print_line(console, "no other problems found." if found.warnings else "no problems found.")
+
+
+def _print_needs(console: "Console", found: "Preflight", needs: "Needs") -> None:
+    from evovlm.cli.tables import print_line
+    from evovlm.merging.before.needs import gigabytes
+
+    to_write = "to write, at most" if found.result is not None and found.result.at_most else "to write"
+    amounts = [
+        ("to fetch", needs.download_bytes, needs.cache_free_bytes),
+        (to_write, needs.result_bytes + needs.meanwhile_bytes, needs.free_bytes),
+    ]
+    if found.memory is None:
+        amounts.append(("memory, about", needs.memory_bytes, needs.memory_available_bytes))
+    for what, needed, free in amounts:
+        there = "" if free is None else f" ({gigabytes(free)} free)"
+        print_line(console, f"{what}: {gigabytes(needed)}{there}")
+    for line in memory_lines(found.memory) if found.memory is not None else ():
+        print_line(console, line)

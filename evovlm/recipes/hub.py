@@ -1,7 +1,7 @@
 """Models on the hub: their files, and the hub's cache of them.
 
 All access goes through huggingface_hub, with its cache, its login and its offline mode (HF_HUB_OFFLINE=1), and through
-the client of `hub_client`, which is imported where the hub is asked: huggingface_hub takes its time to import.
+the client of `hub_client`, which is imported only where the hub is asked, because huggingface_hub is slow to import.
 """
 
 import glob
@@ -305,36 +305,16 @@ def _lacking(folder: Path, *, wanted: Wanted) -> str | None:
 
 def _explained(model: HubModel, error: Exception, *, file: str | None = None, looked_up: bool = True) -> ModelNotFound:
     """Return the error that says what the hub refused, and what to do; `looked_up` means that the model exists."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
     from evovlm.recipes.hub_client import refusal
 
     what = f"Model '{model}'"
-    meant = f" {model.hint}" if model.hint else ""
     if found := file or _file_of(error):
         what += f", {found}"
-    if isinstance(error, errors.GatedRepoError):
-        return ModelNotFound(
-            f"{what}: the model is gated: you have not accepted its conditions, or are not logged in.\n"
-            f"    Accept them on {constants.ENDPOINT}/{model.id}, then run `hf auth login`."
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return ModelNotFound(
-            f"{what}: the hub does not have the revision '{model.revision}' of it.\n"
-            "    Name a branch, a tag or a whole commit hash."
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelNotFound(
-            f"{what}: there is no such folder, and the hub ({constants.ENDPOINT}) has no such model, "
-            f"or it is private.\n    Check the spelling; for a private model run `hf auth login`.{meant}"
-        )
-    if constants.HF_HUB_OFFLINE:
-        return ModelNotFound(
-            f"{what}: is neither a folder nor in the hub's cache ({constants.HF_HUB_CACHE}), and offline mode is on.\n"
-            f"    Unset HF_HUB_OFFLINE to fetch it, or name a folder.{meant}"
-        )
-    if isinstance(error, errors.HFValidationError):
-        return ModelNotFound(f"{what}: is neither a folder nor a valid hub id ({first_line(error)}).")
+    meant = f" {model.hint}" if model.hint else ""
+    if (known := _known_refusal(model, error, meant=meant)) is not None:
+        return ModelNotFound(f"{what}: {known}")
     why = refusal(error)
     if why.answered or looked_up:
         kept = " Files that are complete are kept." if looked_up else ""
@@ -346,6 +326,35 @@ def _explained(model: HubModel, error: Exception, *, file: str | None = None, lo
         f"    As a hub id it cannot be fetched: {why.reason}.\n"
         f"    {why.remedy} Without a network, name a folder, or a model in the hub's cache ({constants.HF_HUB_CACHE})."
     )
+
+
+def _known_refusal(model: HubModel, error: Exception, *, meant: str) -> str | None:
+    """Return what one of the errors of huggingface_hub says about a model, None for others; `meant` is its hint."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            "the model is gated: you have not accepted its conditions, or are not logged in.\n"
+            f"    Accept them on {constants.ENDPOINT}/{model.id}, then run `hf auth login`."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (
+            f"the hub does not have the revision '{model.revision}' of it.\n"
+            "    Name a branch, a tag or a whole commit hash."
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"there is no such folder, and the hub ({constants.ENDPOINT}) has no such model, or it is private.\n"
+            f"    Check the spelling; for a private model run `hf auth login`.{meant}"
+        )
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"is neither a folder nor in the hub's cache ({constants.HF_HUB_CACHE}), and offline mode is on.\n"
+            f"    Unset HF_HUB_OFFLINE to fetch it, or name a folder.{meant}"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return f"is neither a folder nor a valid hub id ({first_line(error)})."
+    return None
 
 
 def _file_of(error: Exception) -> str | None:

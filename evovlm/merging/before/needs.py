@@ -74,11 +74,7 @@ def find_needs(
     memory = threads * CHUNK * _WORKING_BYTES * (n_models + 2) + marks_bytes
     kept = 0
     if resident is not None:
-        kept = sum(
-            math.prod(place.shape) * (resident.bytes_per_number or ITEM_BITS[place.dtype_code] // 8)
-            for checkpoint in (host, *beside)
-            for place in checkpoint.places.values()
-        )
+        kept = sum(_kept_bytes(checkpoint, resident) for checkpoint in (host, *beside))
         if resident.available_bytes is None:
             memory += kept
         else:
@@ -92,6 +88,13 @@ def find_needs(
         memory_available_bytes=available,
         model_bytes=kept,
         sources_bytes=sum(map(_merged_bytes, read)),
+    )
+
+
+def _kept_bytes(checkpoint: Checkpoint, resident: ModelMemory) -> int:
+    return sum(
+        math.prod(place.shape) * (resident.bytes_per_number or ITEM_BITS[place.dtype_code] // 8)
+        for place in checkpoint.places.values()
     )
 
 

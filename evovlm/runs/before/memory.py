@@ -125,7 +125,8 @@ def divided_memory(
     workers = -(-processes // n_devices)
     free = resident.available_bytes if on_gpu else on_machine
     own = None if free is None else max(0, free // workers - needs.model_bytes)
-    kept_in, spare = resident.where, None if own is None else spare_bytes(own, _share(resident.total_bytes, workers))
+    total = (resident.total_bytes or 0) // workers
+    kept_in, spare = resident.where, None if own is None else spare_bytes(own, total)
     if not (resident.merges and answers.engine == BUILTIN):
         # As the merger on a CPU divides it: half of what is free before the model is loaded.
         kept_in, spare = MACHINE, None if on_machine is None else on_machine // 2 // processes
@@ -175,7 +176,3 @@ def answer_warnings(found: SearchMemory) -> tuple[str, ...]:
         f"the model and one answer of {found.answer_tokens:,} tokens need about {gigabytes(each)} of {found.where}, "
         f"and {gigabytes(own)} are free: shorten the answers (`decoding:`), or use a device with more memory.",
     )
-
-
-def _share(total_bytes: int | None, workers: int) -> int | None:
-    return None if total_bytes is None else total_bytes // workers

@@ -76,18 +76,7 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None, gpu_bytes: int |
     problems += (
         problem for variant in config.variants() for problem in preflight_recipe(variant.first_recipe()).problems
     )
-    size: SearchSize | None = None
-    notes: tuple[str, ...] = ()
-    try:
-        blocks = _blocks(template, found)
-        if blocks is not None:
-            space = config.space_for(blocks)
-            size = _size_of(config, space)
-            notes = config.notes_for(space)
-            # It may need a package that is not installed.
-            config.new_optimizer(space)
-    except ConfigError as error:
-        problems.append(error)
+    size, notes = _sized(config, _blocks(template, found), problems)
     problems += _metric_problems(config)
     leaks: tuple[str, ...] = ()
     decided: tuple[str, ...] = ()
@@ -169,6 +158,24 @@ def _has_template(ref: ModelRef) -> bool:
     folder = ref.folder_at_hand()
     config = config_in(folder)
     return folder is not None and config is not None and ChatFiles.read(folder, config).template is not None
+
+
+def _sized(
+    config: SearchConfig, blocks: Mapping[str, int] | None, problems: list[EvovlmError]
+) -> tuple[SearchSize | None, tuple[str, ...]]:
+    """Return the size of the search and notes about its space, None without blocks; note a problem of the space."""
+    size: SearchSize | None = None
+    notes: tuple[str, ...] = ()
+    try:
+        if blocks is not None:
+            space = config.space_for(blocks)
+            size = _size_of(config, space)
+            notes = config.notes_for(space)
+            # It may need a package that is not installed.
+            config.new_optimizer(space)
+    except ConfigError as error:
+        problems.append(error)
+    return size, notes
 
 
 def _size_of(config: SearchConfig, space: Space) -> SearchSize:
