@@ -137,7 +137,7 @@ def test_a_dry_run_says_what_the_run_would_cost_and_writes_nothing(
         "samples: 27",
         "tokens:",
         "time:",
-        "memory:",
+        "memory so far: ",
         "assumed:",
     ):
         assert words in told.out

@@ -14,6 +14,7 @@ from evovlm.runs.config.kinds import config_from_mapping, load_config
 from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.searching.evolve import evolve
 from evovlm.tasks import task as task_module
+from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.emoji_pictures import NOTO_FONT_VARIABLE
 from tests.pico_clip import pico_clip
 from tests.runs.conftest import WriteConfig
@@ -226,7 +227,7 @@ def test_a_decoding_and_places_of_others_are_passed_on(write_config: WriteConfig
     config = load_config(write_config({"tasks": tasks, "report": [{"name": "lm_eval:jsquad"}]}))
     resolved = config.resolved(relative_to=Path("/elsewhere"))
     assert [(task.name, task.decoding, task.prompt, task.data) for task in resolved.tasks] == [
-        ("gsm8k_ja", "search", "chat", "hub:org/set@v1"),
+        ("gsm8k_ja", DecodingChanges(like="search"), "chat", "hub:org/set@v1"),
         ("lm_eval:/elsewhere/mgsm_direct_ja.yaml", None, None, None),
     ]
 
@@ -246,4 +247,4 @@ def test_a_named_decoding_is_the_one_that_a_search_uses(
     monkeypatch.setattr(Evaluator, "open", opening)
     config = load_config(write_config({"tasks": [{"name": "gsm8k_ja", "data": "ja.jsonl", "decoding": "search"}]}))
     open_evaluator(config)
-    assert [choice.decoding for choice in opened] == ["search"]  # type: ignore[attr-defined]
+    assert [choice.decoding for choice in opened] == [DecodingChanges(like="search")]  # type: ignore[attr-defined]
