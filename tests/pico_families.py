@@ -258,7 +258,7 @@ VLM_PICOS: Mapping[str, VlmPico] = {
     "vipllava": VlmPico(
         text="llama",
         vision=_CLIP,
-        settings={"vision_feature_layer": [-1, -2], "image_seq_length": (PICTURE_SIZE // PATCH_SIZE) ** 2},
+        settings={"vision_feature_layers": [-1, -2], "image_seq_length": (PICTURE_SIZE // PATCH_SIZE) ** 2},
         processor=_llava,
         **_LLAVA_TOKENS,
     ),
