@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import typer
 
@@ -93,6 +94,21 @@ def _check_current_folder() -> None:
         )
 
 
+def _check_endpoint() -> None:
+    """Raise ConfigError for an HF_ENDPOINT at which huggingface_hub fails while it is imported."""
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    try:
+        address = urlsplit(endpoint)
+        is_one = not endpoint or (address.scheme in ("http", "https") and bool(address.hostname))
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise ConfigError(
+            f"HF_ENDPOINT is '{endpoint:.200}', which is not an address.\n"
+            "    Set it to one such as https://huggingface.co, or unset it."
+        )
+
+
 def _hush_libraries() -> None:
     """Keep transformers and others from warning about their own insides; evovlm reports what matters to users.
 
@@ -113,6 +129,7 @@ def main() -> None:
     _hush_libraries()
     try:
         _check_current_folder()
+        _check_endpoint()
         if os.environ.get("_EVOVLM_COMPLETE") == "complete_bash":
             complete_in_bash(app)
         with ending_cleanly():

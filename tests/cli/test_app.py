@@ -122,3 +122,13 @@ def test_an_unknown_command_or_option_is_an_error_of_the_user(evovlm: Command) -
         assert outcome.code == 2
         assert outcome.out == ""
         assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("endpoint", ["http://[bad", "huggingface.co", "ftp://hub", "http://"])
+def test_an_endpoint_that_is_not_an_address_is_said(
+    evovlm: Command, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    found = evovlm("methods")
+    assert found.code == 2
+    assert f"HF_ENDPOINT is '{endpoint}', which is not an address" in found.err
