@@ -18,6 +18,7 @@ from evovlm.report.search_content import (
 )
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.run import Run
+from evovlm.runs.scores.contest import rated_answers
 from evovlm.search.loop import feedback_on
 from evovlm.search.optimizer import Optimizer
 from evovlm.search.pareto import knee
@@ -76,6 +77,10 @@ def _row(entry: Entry, run: Run, recipe: str | None) -> CandidateRow:
         genome=" ".join(f"{value:.4g}" for value in entry.genome),
         seconds=known.seconds if known else {},
         recipe=recipe,
+        answers=tuple(
+            (answer.sample.question, answer.text)
+            for answer in (() if recipe is None else rated_answers(run.folder, entry.recipe_id))
+        ),
     )
 
 

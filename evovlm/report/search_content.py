@@ -36,7 +36,8 @@ class CandidateRow:
     """A candidate: `tokens` it generated, the `samples` it was scored on, the score of each task; or why it failed.
 
     `breaks` says whether it violates a constraint. `genome` are its numbers, `seconds` what it took by phase; `recipe`
-    is the text of its recipe, None where the page would become too large.
+    is the text of its recipe, None where the page would become too large. `answers` are the questions and answers that
+    people were shown.
     """
 
     index: int
@@ -51,6 +52,7 @@ class CandidateRow:
     genome: str
     seconds: Mapping[str, float]
     recipe: str | None
+    answers: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,7 @@ TEXTS: Mapping[str, str] = {
     "search_optuna": "For parameter importance and parallel coordinates, open the search in Optuna's dashboard:",
     "opened": "details",
     "opened_seconds": "{seconds} s",
+    "opened_answers": "Its answers to the samples that were rated:",
     "opened_export": "This command writes its recipe:",
     "stop_candidates": "The search ended when its budget of {bound} candidates was used up.",
     "stop_tokens": "The search ended when its budget of {bound} generated tokens was used up.",

@@ -87,6 +87,7 @@ TEXTS: Mapping[str, str] = {
     "search_optuna": "パラメータの重要度や平行座標プロットは、Optuna のダッシュボードで見られます：",
     "opened": "詳細",
     "opened_seconds": "{seconds} 秒",
+    "opened_answers": "人が比較したサンプルへの回答：",
     "opened_export": "レシピは次のコマンドで書き出せます：",
     "stop_candidates": "候補数が予算の {bound} に達したため終了しました。",
     "stop_tokens": "生成トークン数が予算の {bound} に達したため終了しました。",

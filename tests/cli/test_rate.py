@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from evovlm.report.page import run_page
 from evovlm.report.rating_page import RatingPage
+from evovlm.report.reading import read_run
 from evovlm.runs.folder.ratings import Choice, Ratings, ratings_file
 from evovlm.runs.run import Run
 from evovlm.runs.scores.contest import Contest, contest_of_run
@@ -166,6 +168,16 @@ def test_the_page_ends_with_the_strengths(finished: Path) -> None:
     html = page.html()
     assert "すべての比較が終わりました" in html
     assert all(name in html for name in contest.names.values())
+
+
+def test_the_answers_that_people_saw_are_in_the_report(finished: Path) -> None:
+    contest = _contest(finished)
+    shown = {row.recipe_id: row.answers for row in read_run(finished).last.course.candidates}
+    for key in contest.names:
+        if key in shown:
+            assert [question for question, _ in shown[key]] == [sample.question for sample in contest.samples]
+    assert any(shown.values())
+    assert "Its answers to the samples that were rated" in run_page(read_run(finished), language="en")
 
 
 def test_equal_answers_are_not_asked(finished: Path) -> None:

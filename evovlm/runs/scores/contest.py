@@ -23,8 +23,10 @@ from evovlm.runs.config.objective import result_name
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.ratings import RATINGS_FILE, RATINGS_FOLDER, Choice, Chosen, Ratings, ratings_file
 from evovlm.runs.run import Run
+from evovlm.runs.scores.saved import read_saved
 from evovlm.runs.scores.score_models import ScoreObserver, ScoreRequest, identity_of, score_models
 from evovlm.seeding import derive_seed
+from evovlm.tasks.metrics.scoring import Answer
 from evovlm.tasks.sample import Sample, Split
 from evovlm.thoughts import split_thought
 
@@ -159,6 +161,16 @@ def contest_of_run(
         found = score_models(request, save=inner_folder(folder, name), resume=True, observer=observer)
         scored[entry.recipe_id] = found.models[0].tasks[0]
     return _contest(scored, names=names, ratings=Ratings.open(ratings_file(run.folder)))
+
+
+def rated_answers(run: Path, recipe_id: str) -> tuple[Answer, ...]:
+    """Return the answers of a run's candidate that people were shown, as far as they are kept.
+
+    Raises RunMismatch for answers that were changed.
+    """
+    found = [read_saved(folder) for folder in sorted((run / RATINGS_FOLDER).glob(f"{recipe_id}-*"))]
+    tasks = [each.finished(0, 0) for each in found if each is not None]
+    return tuple(answer for task in tasks if task is not None for answer in task.answers)
 
 
 def contest_of_models(
