@@ -26,7 +26,7 @@ SPREAD = "auto-map"
 """All GPUs of the machine as one device: the package accelerate divides a model's blocks among them."""
 
 GPUS = {"cuda": "CUDA", "xpu": "XPU (Intel)", "mps": "MPS (Apple)"}
-"""The kinds of GPU by torch's names, and as messages call them."""
+"""The kinds of GPU by torch's names, with their names in messages."""
 
 
 class Explained(NamedTuple):

@@ -14,7 +14,7 @@ LIMIT_BYTES = 1_000_000_000
 """Far more than any journal or file of predictions has."""
 _DEEPEST = 100
 _MOST = 2**53
-# More digits than the largest float64 has: int() would take long, or refuse them in words about Python.
+# More digits than the largest float64 has: int() would take long, or raise an error about a limit of Python.
 _LONG = re.compile("[0-9]{301}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 

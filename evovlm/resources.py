@@ -66,7 +66,7 @@ def _of_container() -> int | None:
 
 @contextmanager
 def garbage_kept() -> Iterator[None]:
-    """Do not look for cyclic garbage until the end of the block, which makes many small objects and no garbage.
+    """Turn off the search for cyclic garbage until the end of a block that makes many small objects and no garbage.
 
     Python would look at all objects again and again: a third of the time of opening thousands of tensors.
     """

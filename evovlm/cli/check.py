@@ -46,7 +46,7 @@ def check(
     engine: EngineOption = None,
     gpu_gb: Annotated[
         float | None,
-        typer.Option("--gpu", min=0.1, max=100_000, help="For a search: count memory for a GPU of so many GB."),
+        typer.Option("--gpu", min=0.1, max=100_000, help="For a search: count memory for a GPU of this size, in GB."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
@@ -111,9 +111,11 @@ def _look(
             "    Leave out --near-pictures and --near-threshold."
         )
     if gpu_bytes is not None:
-        raise ConfigError(f"{path}: is not the config of a search, whose memory --gpu counts. Leave out --gpu.")
+        raise ConfigError(f"{path}: is not the config of a search, and --gpu is for searches. Leave out --gpu.")
     if sources:
-        raise ConfigError(f"{path}: is not the config of a search, whose models --source replaces. Write them in it.")
+        raise ConfigError(
+            f"{path}: is not the config of a search, and --source is for searches. Name the model in the file itself."
+        )
     if engine is not None:
         raise ConfigError(f"{path}: is not the config of a search, so no engine answers.\n    Leave out --engine.")
     return _look_at_recipe(document, path, out=out)

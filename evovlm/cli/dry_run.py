@@ -49,7 +49,7 @@ def _print(found: "Forecast") -> None:
     echo(f"tokens: {_span(found.tokens, ',.0f')}")
     echo(f"time: {duration(found.seconds.low)} to {duration(found.seconds.high)}, after opening the models")
     one, merge = _span(found.candidate_seconds, ".3g"), _span(found.merge_seconds, ".3g")
-    echo(f"  a candidate: {one} s, {merge} s of it merging")
+    echo(f"  a candidate: {one} s, of which merging takes {merge} s")
     for what, size in (
         ("to fetch", found.download_bytes),
         ("the journal", found.journal_bytes),

@@ -60,7 +60,7 @@ def evolve(
             "--port",
             min=0,
             max=65_535,
-            help="With objective.human: the port of the page on which you choose; 0 is any.",
+            help="With objective.human: the port of the page on which you choose; 0: any free one.",
         ),
     ] = 0,
     allow_code: AllowCode = False,

@@ -42,7 +42,7 @@ class Answers:
         return speaker(self.language)
 
     def check_complete(self) -> None:
-        """Raise ConfigError unless nothing is left to ask."""
+        """Raise ConfigError if an answer is missing."""
         from evovlm.errors import ConfigError
 
         needed = {"llm or vlm": self.kind, "--base": self.base, "--source": self.sources, "--task": self.tasks}
@@ -106,7 +106,7 @@ class Answers:
 
 
 def finished(answers: Answers, *, said: bool = True) -> "NewSearch":
-    """Return the search that complete answers describe; what its host lacks is chosen, and said."""
+    """Return the search that complete answers describe; choose what its host lacks, and print the choices."""
     from evovlm.errors import ConfigError
     from evovlm.runs.before.new_search import open_task, with_prompts
     from evovlm.runs.config.new import GENERATIONS, NewSearch

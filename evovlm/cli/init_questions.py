@@ -20,7 +20,7 @@ _MOST_CHOICES = 12
 
 
 def ask_open(answers: Answers) -> None:
-    """Ask for what is open, in turn."""
+    """Ask for each answer that is missing, in turn."""
     say = answers.say
     if answers.kind is None:
         kinds = [Choice(name, say(f"init_kind_{name}")) for name in ("llm", "vlm")]
@@ -41,7 +41,7 @@ def ask_open(answers: Answers) -> None:
 
 
 def _working(say: Say) -> "Waiting":
-    """Return a display for what takes long between two questions."""
+    """Return a display for work between two questions that may take long."""
     from evovlm.cli.progress import Waiting
 
     return Waiting(say("init_reading"))

@@ -1,4 +1,4 @@
-"""What a search holds in memory, as lines for `check` and for a dry run."""
+"""What a search holds in memory, as lines that `check` and a dry run print."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`evovlm rate RUN` or `evovlm rate MODEL_A MODEL_B --task T`: a person compares answers, and strengths come out."""
+"""`evovlm rate RUN` or `evovlm rate MODEL_A MODEL_B --task T`: people compare answers blind."""
 
 import getpass
 import sys
@@ -26,7 +26,7 @@ def rate(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN-or-MODELS", help="A run's folder, or two and more models.", autocompletion=complete_models
+            metavar="RUN-or-MODELS", help="A run's folder, or two or more models.", autocompletion=complete_models
         ),
     ],
     task: Annotated[
@@ -42,15 +42,15 @@ def rate(
     samples: Annotated[int, typer.Option("--samples", min=1, max=10_000, help="How many samples they answer.")] = 20,
     rater: Annotated[str, typer.Option("--as", help="Your name in the journal [default: the login name].")] = "",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Of models: the folder for answers and ratings [default: ratings].")
+        Path | None, typer.Option("--out", help="For models: the folder for answers and ratings [default: ratings].")
     ] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Compare in the browser, on a page of this machine.")] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="The page's port; 0 is any free one.")] = 0,
-    results: Annotated[bool, typer.Option("--results", help="Show the strengths so far, and ask nothing.")] = False,
-    device: Annotated[str, typer.Option("--device", help="Of models: auto, cpu, cuda, cuda:1, ...")] = "auto",
+    serve: Annotated[bool, typer.Option("--serve", help="Compare in the browser, on a local page.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="The page's port; 0: any free one.")] = 0,
+    results: Annotated[bool, typer.Option("--results", help="Show the strengths so far without asking.")] = False,
+    device: Annotated[str, typer.Option("--device", help="For models: auto, cpu, cuda, cuda:1, ...")] = "auto",
     lang: Language = "",
     allow_code: AllowCode = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the strengths as JSON, and ask nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the strengths as JSON without asking.")] = False,
 ) -> None:
     """Compare answers blind, and see which model people prefer.
 

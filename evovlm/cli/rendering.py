@@ -90,7 +90,7 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
 
 
 def in_lines(text: str, *, width: int) -> str:
-    """Return a text whose lines end at blanks before the width; those with a command stay whole, to be copied."""
+    """Return a text wrapped between words at the width; lines with a command stay whole, to be copied."""
     if all(2 * len(line) < width for line in text.splitlines()):
         return text
     from rich.cells import cell_len

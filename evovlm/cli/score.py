@@ -148,8 +148,8 @@ def score(
         list[str] | None,
         typer.Option(
             "--write",
-            help="FORM=DIR: also write the result as another project does: hub (DIR is the model's folder; `push` "
-            "sends it), llm-jp-eval-mm or lm-eval; may be repeated.",
+            help="FORM=DIR: also write the result in the form of another project: hub (DIR is the model's folder; "
+            "`push` sends it), llm-jp-eval-mm or lm-eval; may be repeated.",
             autocompletion=complete_forms,
         ),
     ] = None,

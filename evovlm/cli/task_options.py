@@ -24,7 +24,7 @@ Reasoning = Annotated[
 System = Annotated[str | None, typer.Option("--system", help="The system message of the prompt `chat`.")]
 ChatTemplate = Annotated[
     bool,
-    typer.Option("--apply-chat-template", help="Ask by the model's chat template: as --prompt chat, any task."),
+    typer.Option("--apply-chat-template", help="Use the model's chat template: like --prompt chat, any task."),
 ]
 TemplateArgs = Annotated[
     list[str] | None,
@@ -44,14 +44,14 @@ Temperature = Annotated[
     typer.Option("--temperature", min=0, max=100, help="Draw answers at this temperature; 0: the most likely ones."),
 ]
 TopP = Annotated[
-    float | None, typer.Option("--top-p", min=0, max=1, help="Draw from the likeliest tokens with this probability.")
+    float | None, typer.Option("--top-p", min=0, max=1, help="Draw from the fewest tokens that have this share.")
 ]
 TopK = Annotated[
-    int | None, typer.Option("--top-k", min=0, max=10**6, help="Draw from as many of the likeliest tokens.")
+    int | None, typer.Option("--top-k", min=0, max=10**6, help="Draw from this many of the likeliest tokens; 0: all.")
 ]
 DrawSeed = Annotated[int | None, typer.Option("--seed", help="The seed of the draws.")]
 Repeats = Annotated[
-    int | None, typer.Option("--repeats", min=1, max=1000, help="Ask each sample this often; the mean counts.")
+    int | None, typer.Option("--repeats", min=1, max=1000, help="Answer each sample this many times; the mean counts.")
 ]
 
 
@@ -113,7 +113,7 @@ def reasoning_setting(reasoning: str | None, think_end: str | None) -> "str | tu
 
 
 def described(settings: "TaskSettings") -> str:
-    """Return the settings in a few words, as they stand behind a task's name; empty without any."""
+    """Return the settings in a few words, as they are shown after a task's name; empty without any."""
     parts = []
     changes = settings.get("decoding")
     if changes is not None:

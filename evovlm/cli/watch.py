@@ -25,7 +25,7 @@ def watch(
         bool,
         typer.Option("--serve", help="Serve the page on 127.0.0.1, for a browser here or behind an SSH tunnel."),
     ] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="The port of --serve; 0 is any free one.")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="The port of --serve; 0: any free one.")] = 0,
     every: Annotated[int, typer.Option("--every", min=1, max=86_400, help="The seconds between two updates.")] = 5,
 ) -> None:
     """Follow a run until it ends. Its page reloads itself, the terminal shows its progress.

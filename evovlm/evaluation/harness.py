@@ -264,14 +264,14 @@ def _check_choice(choice: TaskChoice) -> None:
     own = (choice.data, choice.metric, choice.extractor, choice.gate, prompt)
     if any(each is not None for each in own):
         raise TaskError(
-            f"{choice.name}: a harness task has its own data, prompt and scoring; leave yours out. Of prompts, only "
-            f"`{CHAT}` can be chosen."
+            f"{choice.name}: a harness task has its own data, prompt and scoring; leave yours out. "
+            f"The only prompt to choose is `{CHAT}`."
         )
     changes = choice.decoding
     if changes is not None and (changes.like is not None or changes.repeats is not None):
         raise TaskError(
-            f"{choice.name}: a harness task has its own decoding and repeats. Name what to change of its decoding, for "
-            "example max_new_tokens."
+            f"{choice.name}: a harness task has its own decoding and repeats. Name the keys to change, for example "
+            "max_new_tokens."
         )
 
 

@@ -153,7 +153,7 @@ class Judge:
 
     def _wait(self, seconds: float) -> None:
         if self._over.wait(seconds):
-            raise JudgeStopped(f"The judge {self.choice.model} is asked no more.")
+            raise JudgeStopped(f"The judge {self.choice.model}  is no longer asked.")
 
     def _count_call(self) -> None:
         with self._lock:
@@ -174,7 +174,7 @@ class Judge:
             append_to(counted, b".")
 
     def _learns(self, error: Any, sent: Mapping[str, int]) -> bool:
-        """Whether an error names a parameter of those `sent` that the model does not take: it is sent no more."""
+        """Whether an error names one of the parameters `sent`, which the model does not take; it is not sent again."""
         name = getattr(error, "param", None)
         if error.status_code != 400 or name not in sent:
             return False

@@ -16,7 +16,7 @@ Combine = Literal["mean", "worst", "geometric"]
 """How the tasks' scores are combined: the weighted mean, the lowest, or the weighted geometric mean."""
 
 Measure = Literal["score", "ungated", "japanese", "tokens", "thought_tokens", "thought_japanese"]
-"""Which figure of a task a constraint or a goal is on; see `TaskScore` and `Thinking`."""
+"""The figure of a task that a constraint or a goal is about; see `TaskScore` and `Thinking`."""
 
 LENGTHS: frozenset[str] = frozenset({"tokens", "thought_tokens"})
 """The measures for which lower is better."""

@@ -73,7 +73,10 @@ class Resident(Protocol):
         ...
 
     def hand_over(self, engine: str, load: Load) -> None:
-        """Let an engine of ENGINES answer from now on, which will be asked `load`; raises ConfigError if it cannot."""
+        """Have another engine of ENGINES answer from now on; `load` is what it will be asked.
+
+        Raises ConfigError if it cannot.
+        """
         ...
 
 

@@ -41,7 +41,7 @@ def open_scorer(
     judge: JudgeChoice | None = None,
     allow_code: bool = False,
 ) -> Scorer:
-    """Return what scores an answer to a sample; a metric's model or script is loaded now, and nothing asked of a judge.
+    """Return what scores an answer to a sample; a metric's model or script is loaded now, a judge is not asked yet.
 
     `marks` are those of thoughts in the model's texts (None: what the scoring says).
 

@@ -14,8 +14,8 @@ def in_turn(
 ) -> Iterator[_Result]:
     """Yield the function's result for each item, in order; threads compute those of at most `ahead` items in advance.
 
-    The items are taken in this thread, which also computes if `threads` is 1. After an error, what has not begun is
-    dropped, and what has begun is waited for.
+    This thread takes the items, and also computes if `threads` is 1. After an error, items that have not begun are
+    dropped, and the others are waited for.
     """
     if threads == 1:
         yield from map(function, items)

@@ -339,7 +339,7 @@ def _known_refusal(model: HubModel, error: Exception, *, meant: str) -> str | No
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return (
-            f"the hub does not have the revision '{model.revision}' of it.\n"
+            f"the hub does not have the revision '{model.revision}' of this model.\n"
             "    Name a branch, a tag or a whole commit hash."
         )
     if isinstance(error, errors.RepositoryNotFoundError):

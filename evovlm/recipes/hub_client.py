@@ -1,4 +1,4 @@
-"""How the hub is asked: one HTTP client that is patient with a busy hub and quick to see that there is no network.
+"""The HTTP client for the hub: it waits for a busy hub, and gives up at once where there is no network.
 
 huggingface_hub and `datasets` send every request through this client once `ask_patiently` was called. It waits as long
 as a busy hub asks (Retry-After), repeats a request after an error of the server, and does not wait for a host that
@@ -245,7 +245,7 @@ def _wait_after(error: Exception, request: Any, *, repeats: int) -> float | None
         raise _lost(request, f"cannot be reached ({first_line(error)})") from error
     not_sent = bool(kinds & _NOT_CONNECTED)
     timed_out = "TimeoutException" in kinds
-    # What huggingface_hub asks for with less patience, it can do without.
+    # huggingface_hub sets shorter time limits only for what it can do without.
     hurried = timed_out and request.extensions["timeout"]["read"] < _silence_s()
     if not kinds & _LOST or hurried or not (not_sent or request.method in _REPEATABLE):
         return None
@@ -295,7 +295,7 @@ def _wait_after_answer(response: Any, *, repeats: int) -> float | None:
 
 
 def _asked_wait(response: Any) -> float | None:
-    """Return the seconds after which the hub wants to be asked again, from its RateLimit or Retry-After header."""
+    """Return after how many seconds to ask the hub again, from its RateLimit or Retry-After header."""
     limit = parse_ratelimit_headers(response.headers)
     if response.status_code == _LIMITED and limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds)

@@ -81,11 +81,6 @@ class SearchSpace:
         return any(len(part.tie.labels) > 1 for part in self.parts)
 
     @property
-    def differs_by_component(self) -> bool:
-        """Whether components may have different numbers."""
-        return any(part.component is not None for part in self.parts)
-
-    @property
     def ranges(self) -> Mapping[str, Range]:
         """The range in which each parameter is searched, over all sources."""
         found: dict[str, Range] = {}

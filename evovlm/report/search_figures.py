@@ -170,7 +170,7 @@ def _fitness_axes(figure: Figure, pen: Pen) -> Axes:
 
 
 def _widen(axes: Axes) -> None:
-    """Show at least two points of fitness, so that differences of nothing do not fill the figure."""
+    """Show at least two points of fitness, so that negligible differences do not fill the figure."""
     low, high = axes.get_ylim()
     if high - low < _LEAST_HEIGHT:
         middle = max((low + high) / 2, _LEAST_HEIGHT / 2)

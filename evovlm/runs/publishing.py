@@ -238,7 +238,8 @@ def _explained(repo_id: str, error: BaseException) -> OutputError:
     if isinstance(error, ValueError) and not isinstance(error, OSError):
         return OutputError(f"{where} refuses a file: {' '.join(str(error).split())}\n    Correct it, and push again.")
     return OutputError(
-        f"{where} did not take it: {why.reason}.\n    {why.remedy} The same command continues where it stopped."
+        f"{where} did not accept the upload: {why.reason}.\n"
+        f"    {why.remedy} The same command continues where it stopped."
     )
 
 

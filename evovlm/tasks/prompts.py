@@ -114,10 +114,8 @@ class Question:
 def ask(prompt: str, sample: Sample, *, chat: ChatSettings | None = None) -> Question:
     """Return the question of a sample in the prompt of that name, or in a template that contains `{input}`.
 
-    `chat` belongs to the prompt CHAT.
-
-
-    Raises TaskError for an unknown prompt, and for pictures in a prompt without `<image>`.
+    `chat` belongs to the prompt CHAT. Raises TaskError for an unknown prompt, and for pictures in a prompt
+    without `<image>`.
     """
     question = _question(sample)
     if prompt == CHAT:

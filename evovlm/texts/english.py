@@ -86,7 +86,7 @@ TEXTS: Mapping[str, str] = {
     "search_text": "{n} candidates (generations: {generations}). The winner is {kind}, with a fitness of {fitness} "
     "on the samples that it was chosen on.",
     "search_best": "The best candidate had {best}.",
-    "search_ties": "Further candidates with the same fitness as the best one: {n}; of equals, the first counts.",
+    "search_ties": "Further candidates with the same fitness as the best one: {n}. The first one counts.",
     "search_optuna": "For parameter importance and parallel coordinates, open the search in Optuna's dashboard:",
     "opened": "details",
     "opened_seconds": "{seconds} s",
@@ -384,9 +384,9 @@ TEXTS: Mapping[str, str] = {
     "config_winner": "or mean, the distribution's",
     # Commands: `rate`
     "choose_title": "Choose the best answers",
-    "choose_wait": "The candidates are answering. This page asks you as soon as they have.",
+    "choose_wait": "The candidates are answering. The next question appears here when they have finished.",
     "choose_generation": "Generation {generation}.",
-    "choose_mean": "The result beside the best of the last generation.",
+    "choose_mean": "The result, compared with the best candidate of the last generation.",
     "choose_legend": "Choose one or more, or none if no answer is good.",
     "choose_send": "Continue",
     "choose_address": "You choose on this page:\n{address}",
@@ -396,16 +396,16 @@ TEXTS: Mapping[str, str] = {
     "rate_right": "Right",
     "rate_better": "{side} is better",
     "rate_tie": "Equally good or bad",
-    "rate_undo": "Take the last choice back",
+    "rate_undo": "Undo the last choice",
     "rate_no_picture": "A picture of this question cannot be read on this machine.",
     "rate_end": "You have made all comparisons. Thank you. You can close this page.",
     "rate_share": "strength in %",
     "rate_won": "preferred / compared",
-    "rate_about": "The strength says how often a model would be preferred to an average one of this comparison "
+    "rate_about": "The strength says how often a model would be preferred to an average model of this comparison "
     "(Bradley-Terry); a tie counts half.",
     "rate_agreement": "{first} and {second} agree on {share} % of {n} comparisons.",
     "rate_kappa": "(Cohen's kappa {kappa})",
-    "rate_keys": "1 left, 2 right, 0 equal, u takes the last choice back, q stops",
+    "rate_keys": "1 left, 2 right, 0 equal, u undoes the last choice, q stops",
     "rate_keeps": "Choices are kept in {file}; the same command continues.",
     "rate_no_choices": "no comparison has been made yet",
     # Commands: `demo`
@@ -426,7 +426,7 @@ TEXTS: Mapping[str, str] = {
     "demo_run": "the search: best.yaml is its recipe",
     "demo_model": "the merged model, an ordinary checkpoint",
     "demo_merge": "a recipe whose numbers you changed:",
-    "demo_evolve": "a search of your own, in an edited copy:",
+    "demo_evolve": "your own search, from an edited copy:",
     "demo_pages": "Every answer, the search and the recipe on one page:",
     # Progress of `init` and `demo`
     "init_reading": "reading",

@@ -190,7 +190,7 @@ def test_what_is_not_a_whole_safetensors_model_is_refused(
         ({"/api/repos/create": 403}, "does not let you write there"),
         ({"/commit/": 403}, "does not let you write there"),
         ({"/lfs/": 403}, "does not let you write there"),
-        ({"/api/repos/create": 400}, "did not take it"),
+        ({"/api/repos/create": 400}, "did not accept the upload"),
         ({"/api/validate-yaml": 400}, "refuses a file: Invalid metadata in README.md"),
     ],
 )

@@ -323,5 +323,5 @@ def test_a_problem_ends_the_waits_of_all_other_questions(judged: Callable[..., t
     assert isinstance(scorer, JudgeScorer)
     with pytest.raises(JudgeStopped, match="cannot be asked"):
         score_several(scorer, [(SAMPLE, "青です。"), (SAMPLE, "緑です。")])
-    with pytest.raises(JudgeStopped, match="is asked no more"):
+    with pytest.raises(JudgeStopped, match="is no longer asked"):
         WAIT(scorer.judge, 60.0)

@@ -1,4 +1,4 @@
-"""Experts one by one, joined and turned: each form is computed from the others, as transformers converts them."""
+"""Experts one by one, joined and transposed: each form is computed from the others, as transformers converts them."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ BY_ONE = ({"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}, {"w1": "g
 SIZES = {"n_experts": N, "inner": INNER, "hidden": HIDDEN}
 FORMS = [
     *(ExpertsForm(**SIZES, leaves=leaves) for leaves in BY_ONE),  # type: ignore[arg-type]
-    *(ExpertsForm(**SIZES, are_turned=turned) for turned in (False, True)),
+    *(ExpertsForm(**SIZES, are_transposed=turned) for turned in (False, True)),
 ]
 
 
@@ -29,7 +29,7 @@ def stored(form: ExpertsForm, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         parts = {"gate": gate, "up": up, "down": down}
         return {f"{MODULE}{n}.{leaf}.weight": parts[part][n] for n in range(N) for leaf, part in form.leaves.items()}
     joined = {"gate_up_proj": torch.cat([gate, up], dim=1), "down_proj": down}
-    return {MODULE + name: tensor.mT if form.are_turned else tensor for name, tensor in joined.items()}
+    return {MODULE + name: tensor.mT if form.are_transposed else tensor for name, tensor in joined.items()}
 
 
 def places_of(folder: Path, form: ExpertsForm, dtype: torch.dtype = torch.bfloat16) -> dict[str, TensorPlace]:

@@ -63,7 +63,10 @@ def test_transformers_loads_all_of_it_and_sees_one_view(tiled: Path, tmp_path: P
 
 def test_it_is_written_whole_or_not_at_all(tiled: Path, tmp_path: Path) -> None:
     for model, words in (
-        (pico_llm(tmp_path / "llm"), "is a model of the type 'mistral', and --single-view is about llava_next"),
+        (
+            pico_llm(tmp_path / "llm"),
+            "'mistral', and --single-view needs one of the type llava_next",
+        ),
         (pico_vlm(tmp_path / "vlm"), "of the type 'llava'"),
     ):
         with pytest.raises(BrokenCheckpoint, match=words):

@@ -117,7 +117,7 @@ def test_ties_are_counted(tmp_path: Path) -> None:
     def fitness(genome: Genome) -> float:
         return 0.5
 
-    assert "Further candidates with the same fitness as the best one: 11;" in run_page(
+    assert "Further candidates with the same fitness as the best one: 11. The first" in run_page(
         read_run(make_run(tmp_path / "run", fitness=fitness)), language="en"
     )
 

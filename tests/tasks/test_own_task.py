@@ -30,9 +30,9 @@ def write_task(folder: Path, document: dict[str, object], rows: list[dict[str, o
 
 
 def test_the_example_in_the_documentation_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evovlm.tasks.own import task_file as own_task
+    from evovlm.tasks.own import task_document
 
-    text = str(own_task.__doc__).partition("\n\n")[2]
+    text = str(task_document.__doc__).partition("\n\n")[2]
     assert len(text.strip().splitlines()) <= 10
     folder = tmp_path / "festivals"
     folder.mkdir()

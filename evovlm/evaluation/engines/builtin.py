@@ -99,9 +99,9 @@ class BuiltinEngine:
 
 
 def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) -> GpuMerger | None:
-    """Return what merges on the model's device; None where the CPU merges.
+    """Return what merges on the model's GPU; None where the CPU merges.
 
-    It does for a model that is on a CPU, on several devices, or on a GPU where Triton cannot be used.
+    The CPU merges for a model on a CPU, on several devices, or on a GPU where Triton cannot be used.
     """
     if loaded.device.type != "cuda" or loaded.is_spread:
         return None
@@ -117,7 +117,7 @@ def _gpu_merger(loaded: LoadedModel, merger: Merger, writer: ParameterWriter) ->
 
 @cache
 def _say_that_the_cpu_merges(problem: Explained) -> None:
-    """Log it, once in this process."""
+    """Log why, once in this process."""
     _log.warning(
         "merges are computed on the CPU and copied to the GPU, which is slower: %s. To merge on the GPU: %s.",
         problem.reason,

@@ -26,7 +26,7 @@ BUILTIN = "builtin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineId:
-    """An engine and its version; `builtin` has that of evovlm and is not given one."""
+    """An engine and its version; that of `builtin` is None, because it has evovlm's version."""
 
     name: str = BUILTIN
     version: str | None = None
@@ -40,7 +40,7 @@ BUILTIN_ENGINE = EngineId()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineChoice:
-    """The engine that answers, why it does, and whether another one could have been meant."""
+    """The engine that answers, why it does, and whether there was a choice."""
 
     engine: EngineId
     reason: str

@@ -130,7 +130,7 @@ def _architectures() -> frozenset[str]:
 
 
 def open_engine(loaded: LoadedModel, merger: Merger, load: Load) -> VllmEngine:
-    """Open vLLM for the candidates of `merger`, whose host is loaded; the host's weights are then given up.
+    """Open vLLM for the candidates of `merger`, whose host is loaded; the host's weights are then released.
 
     Raises ConfigError when vLLM cannot open the model.
     """
@@ -300,7 +300,7 @@ def _settings_for(loaded: LoadedModel, load: Load) -> Mapping[str, Any]:
         "trust_remote_code": False,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "max_model_len": load.longest,
-        # Ours alone decide how answers are decoded, not those of generation_config.json.
+        # evovlm's settings alone decide how answers are decoded, not those of generation_config.json.
         "generation_config": "vllm",
         "enforce_eager": on_cpu,
         "disable_log_stats": False,

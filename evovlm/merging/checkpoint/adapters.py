@@ -27,7 +27,7 @@ _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector(\.weight)?|token_adapter\.trainable_tokens_delta)"
 )
-# What peft wraps around a layer; inside of each other, wrappers are for several tensors of one module.
+# What peft wraps around a layer; nested wrappers are for several tensors of one module.
 _WRAPPED = re.compile(r"\.base_layer\.(?!(?:base_layer\.)*lora_)")
 # transformers has moved language models inside VLMs between these modules, and adapters keep the names of their time.
 _WRAPPERS = ("model", "language_model", "text_model", "transformer")
@@ -280,7 +280,7 @@ class _Names:
             self._experts = expert_modules(self._exact)
         found = [each for each in self._experts if _unwrapped(each) == _unwrapped(module)]
         if not found and module.endswith(".experts."):
-            # Of Mixtral, the files name the module around the experts otherwise than the memory.
+            # In Mixtral's files, the module around the experts has another name than in memory.
             found = [each for each in self._experts if _block(each) == _block(module)]
         return found[0] if len(found) == 1 else None
 

@@ -40,7 +40,7 @@ _CACHED = 16
 class ExpertsForm:
     """How the experts of a module are stored: how many there are, and the size of each.
 
-    `leaves` are the parts of an expert by their names, None for joined ones; those `are_turned` if the last two
+    `leaves` are the parts of an expert by their names, None for joined ones; those `are_transposed` if the last two
     dimensions are exchanged.
     """
 
@@ -48,7 +48,7 @@ class ExpertsForm:
     inner: int
     hidden: int
     leaves: Mapping[str, Part] | None = None
-    are_turned: bool = False
+    are_transposed: bool = False
 
     def shape(self, part: Part) -> tuple[int, int]:
         """Return the shape of one expert's matrix as it is multiplied by: (out, in)."""
@@ -64,7 +64,7 @@ class ExpertsForm:
             return
         for part, name in JOINED.items():
             height, width = self.shape(part)
-            yield name, part, (self.n_experts, *((width, height) if self.are_turned else (height, width))), None
+            yield name, part, (self.n_experts, *((width, height) if self.are_transposed else (height, width))), None
 
 
 def expert_modules(names: Iterable[str]) -> frozenset[str]:
@@ -91,9 +91,9 @@ def form_of(places: Mapping[str, TensorPlace], module: str) -> ExpertsForm | Non
 def _joined_form(gate_up: tuple[int, ...], down: tuple[int, ...]) -> ExpertsForm | None:
     if len(gate_up) != 3 or len(down) != 3:
         return None
-    for are_turned in (False, True):
-        hidden, inner = (down[2], down[1]) if are_turned else (down[1], down[2])
-        form = ExpertsForm(n_experts=down[0], inner=inner, hidden=hidden, are_turned=are_turned)
+    for are_transposed in (False, True):
+        hidden, inner = (down[2], down[1]) if are_transposed else (down[1], down[2])
+        form = ExpertsForm(n_experts=down[0], inner=inner, hidden=hidden, are_transposed=are_transposed)
         if [shape for _, _, shape, _ in form.tensors()] == [gate_up, down]:
             return form
     return None
@@ -130,7 +130,9 @@ class Experts:
         if form == self.form:
             return self
         places = {
-            name: ExpertsPlace.of(self, name=name, part=part, shape=shape, only=only, are_turned=form.are_turned)
+            name: ExpertsPlace.of(
+                self, name=name, part=part, shape=shape, only=only, are_transposed=form.are_transposed
+            )
             for name, part, shape, only in form.tensors()
         }
         return replace(self, form=form, places=places)
@@ -142,7 +144,7 @@ class Experts:
         (out, rank x experts), as peft's ParamWrapper.
         """
         leaves = self.form.leaves or _LEAVES[0]
-        experts = self.in_form(replace(self.form, leaves=leaves, are_turned=False))
+        experts = self.in_form(replace(self.form, leaves=leaves, are_transposed=False))
         rank, places = a.shape[0] // self.form.n_experts, dict(experts.places)
         for name, own, (height, width), number in experts.form.tensors():
             if number is None or (own == "down") != (part == "down"):
@@ -171,7 +173,7 @@ class Experts:
         place = self.places[JOINED[part]]
         size = math.prod(place.shape[1:])
         stored = read_numbers(place, number * size, size).reshape(place.shape[1:])
-        return stored.T if self.form.are_turned else stored
+        return stored.T if self.form.are_transposed else stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,11 +183,11 @@ class ExpertsPlace(ComputedPlace):
     experts: Experts
     part: Part
     only: int | None
-    are_turned: bool
+    are_transposed: bool
 
     @staticmethod
     def of(
-        experts: Experts, *, name: str, part: Part, shape: tuple[int, ...], only: int | None, are_turned: bool
+        experts: Experts, *, name: str, part: Part, shape: tuple[int, ...], only: int | None, are_transposed: bool
     ) -> "ExpertsPlace":
         """Return the tensor of this name in the module and this shape, in the dtype of the experts."""
         first = next(iter(experts.places.values()))
@@ -199,7 +201,7 @@ class ExpertsPlace(ComputedPlace):
             experts=experts,
             part=part,
             only=only,
-            are_turned=are_turned,
+            are_transposed=are_transposed,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -260,4 +262,4 @@ def _whole(place: TensorPlace) -> _Matrix:
 def _flat(place: ExpertsPlace, number: int) -> Vector:
     """Return a part of one expert as it is stored; a chunk is often smaller."""
     matrix = place.experts.matrix(place.part, number)
-    return np.ascontiguousarray(matrix.T if place.are_turned else matrix).reshape(-1)
+    return np.ascontiguousarray(matrix.T if place.are_transposed else matrix).reshape(-1)

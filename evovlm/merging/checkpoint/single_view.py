@@ -75,8 +75,8 @@ def _config(folder: Path) -> dict[str, Any]:
         raise BrokenCheckpoint(f"{file}: cannot be read ({error}). Name the folder of a LLaVA-NeXT.") from error
     if config.get("model_type") != _TILED:
         raise BrokenCheckpoint(
-            f"{folder}: is a model of the type {config.get('model_type')!r:.60}, and --single-view is about "
-            f"{_TILED} (LLaVA-1.6), which splits pictures into tiles."
+            f"{folder}: is a model of the type {config.get('model_type')!r:.60}, and --single-view needs one of the "
+            f"type {_TILED} (LLaVA-1.6).\n    Leave out --single-view, or name such a model."
         )
     vision = config.get("vision_config")
     sizes = [vision.get(key) for key in ("image_size", "patch_size")] if isinstance(vision, dict) else [None, None]

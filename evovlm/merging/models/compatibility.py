@@ -88,9 +88,9 @@ def find_warnings(
 
 
 def differing_settings(models: Iterable[NamedCheckpoint]) -> Iterator[tuple[str, str]]:
-    """Yield each setting beside the weights that differs between models, with "VALUE in A, and VALUE in B".
+    """Yield each setting in config.json that differs between models, with "VALUE in A, and VALUE in B".
 
-    A setting that is off is as good as one that is not stated. A type of transformers that does not have a setting is
+    A setting that is off counts as one that is not stated. A type of transformers that does not have a setting is
     not compared by it.
     """
     compared = [(str(model), _settings(model), _states_all(model)) for model in models]

@@ -57,7 +57,7 @@ def _expert_forms(checkpoint: Checkpoint) -> Mapping[str, ExpertsForm]:
 
 
 def _with_experts_as(checkpoint: Checkpoint, forms: Mapping[str, ExpertsForm]) -> Checkpoint:
-    """Return a checkpoint whose experts are stored in other forms: one by one, joined, or turned."""
+    """Return a checkpoint whose experts are stored in other forms: one by one, joined, or transposed."""
     own = checkpoint.backbone_places()
     names, places, core = dict(checkpoint.layout.names), dict(checkpoint.places), checkpoint.layout.core
     for module in sorted(expert_modules(own) & forms.keys()):

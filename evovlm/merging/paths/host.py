@@ -64,7 +64,7 @@ class PathHost:
 def _with_rows(
     host: Checkpoint, new: tuple[NewToken, ...], models: Mapping[str, NamedCheckpoint], *, stops: int | list[int] | None
 ) -> Checkpoint:
-    """Return the host with rows for new tokens in its embedding and head, and a config that speaks of both."""
+    """Return the host with rows for new tokens in its embedding and head, and with the config of the result."""
     places = dict(host.places)
     for name in (EMBEDDING, HEAD) if HEAD in host.backbone_names() else (EMBEDDING,):
         rows = {

@@ -200,10 +200,10 @@ _least_rows: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
 def least_rows(backbone: Backbone) -> int:
     """Return how many rows a pass must have so that no answer depends on what is decoded beside it, at most 16.
 
-    A CPU's library computes products of few rows in other ways, with other last bits: from how many rows on it does not
-    depends on the CPU and on the shapes of the weights. So it is tried once per model and number of threads, on rows of
-    one token in passes of 15 rows and fewer, while their logits have the bits that they have in a pass of 16. On a GPU
-    that holds for no number of rows, so there is 1.
+    A CPU's library computes products of few rows in other ways, with other last bits. The number of rows from
+    which on it no longer does depends on the CPU and on the shapes of the weights, so it is tried once per model and
+    number of threads, on rows of one token in passes of 15 rows and fewer, while their logits have the bits that they
+    have in a pass of 16. On a GPU no number of rows ensures this, so it is 1.
     """
     if backbone.device.type != "cpu":
         return 1

@@ -275,7 +275,7 @@ def choice_lines(recipe: ParameterMerge | LayerPathMerge) -> tuple[str, ...]:
     is_text = template is not None and is_template_text(template) and len(template) >= SHORTEST_TEMPLATE
     if recipe.generation is not None or not (template in (None, AUTO) or is_text):
         raise ConfigError(
-            "chat_template: mergekit cannot take a template from a model of its choice, or generation settings; "
+            "chat_template: mergekit cannot take a template or generation settings from a model that you name; "
             "export the recipe with `chat_template: auto`, with the text of a template, or without."
         )
     if recipe.backbone is not None:

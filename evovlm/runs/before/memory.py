@@ -24,12 +24,12 @@ PROCESS_BYTES = 500_000_000
 """The memory of a process without a model: interpreter, torch, compiled kernels, a tokenizer."""
 MACHINE = "memory"
 CONTEXT_BYTES = 600_000_000
-"""What CUDA takes of a GPU before anything is loaded, about."""
+"""About how many bytes of a GPU CUDA takes before anything is loaded."""
 
 _BYTES_OF_TOKEN = 2
-"""A Japanese letter has 3 bytes, and about one and a half tokens in a vocabulary that was made for English."""
+"""A Japanese character has 3 bytes, and about one and a half tokens in a vocabulary that was made for English."""
 _PICTURE_TOKENS = 576
-"""Of a picture of 336 by 336 pixels in pieces of 14, where a config does not say."""
+"""Of a picture of 336 by 336 pixels in patches of 14, where a config does not say."""
 _UNKNOWN_TOKENS = 768
 """Of a question and its answer that cannot be known before the run."""
 
@@ -43,7 +43,7 @@ class Answers(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The longest question of a search with its answer, in tokens, about; and how many rows an answer takes (beams)."""
+    """About how many tokens the longest question of a search has with its answer, and the rows (beams) of an answer."""
 
     tokens: int
     rows: int

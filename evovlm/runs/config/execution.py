@@ -1,4 +1,4 @@
-"""How a search is carried out and followed, which changes nothing of what it finds.
+"""How a search is executed and logged, which does not change what it finds.
 
 engine: auto                # what answers: builtin, vllm, or auto (vllm where it is installed and a GPU is used)
 workers: 4                  # resident models on this machine, each in its own process

@@ -120,6 +120,13 @@ class ObjectiveSection(Document):
             return
         if self.human is not None:
             self._check_human(self.human, tasks, info)
+        self._check_combination(tasks, info)
+        self._check_task_names(tasks, info)
+        for index, constraint in enumerate(self.constraints):
+            _check_constraint(constraint, ("constraints", index), info)
+
+    def _check_combination(self, tasks: Sequence[TaskSection], info: ValidationInfo) -> None:
+        """Raise what pydantic collects where scores cannot be combined, or traded off, in this way."""
         goals = [task for task in tasks if task.weight > 0]
         if self.combine == "worst" and len({task.weight for task in goals}) > 1:
             raise _at(("combine",), "worst takes the lowest score, whatever the weights: give 1 or 0", self.combine)
@@ -133,16 +140,18 @@ class ObjectiveSection(Document):
         if self.pareto and others:
             reason = f"not all candidates are scored on the same samples (`{others}`), and a front compares them all"
             raise _at(("pareto",), f"{reason}; leave `{others}` out", True)
+
+    def _check_task_names(self, tasks: Sequence[TaskSection], info: ValidationInfo) -> None:
+        """Raise what pydantic collects where a constraint or a goal is about something that is not measured."""
         found = {task.name: task_of(task.name, info) for task in tasks}
         names = set(found) | {task.name for task in found.values() if task is not None}
         # The name that a file gives its task was checked when the config was first read, in its folder.
         is_known = not any(task is None and is_own_task(name) for name, task in found.items())
-        merge: _Merge | None = info.data.get("merge")
-        sources = None if merge is None else merge.source_names
-        of_tasks: list[ConstraintSection | GoalSection] = [*self.constraints, *self.goals]
-        for number, each in enumerate(of_tasks):
-            n_before = len(self.constraints)
-            place = ("constraints", number) if number < n_before else ("goals", number - n_before)
+        placed: list[tuple[tuple[str, int], ConstraintSection | GoalSection]] = [
+            *((("constraints", number), each) for number, each in enumerate(self.constraints)),
+            *((("goals", number), each) for number, each in enumerate(self.goals)),
+        ]
+        for place, each in placed:
             if each.task not in names and is_known:
                 raise _at(
                     (*place, "task"),
@@ -151,20 +160,7 @@ class ObjectiveSection(Document):
                     each.task,
                 )
             if each.measure in THINKING and is_harness_name(each.task):
-                raise _at((*place, "measure"), "is not known of a task of the harness", each.measure)
-        for index, constraint in enumerate(self.constraints):
-            if sources is not None and constraint.not_below is not None and constraint.not_below not in sources:
-                hint = did_you_mean(constraint.not_below, sources)
-                raise _at(
-                    ("constraints", index, "not_below"), f"is not a source of the merge{hint}", constraint.not_below
-                )
-            if _sees_the_hard_ones_first(info) and not constraint.is_paired:
-                raise _at(
-                    ("constraints", index),
-                    "is on all samples, but `racing.order: informative` (the default) shows a race the unsolved ones "
-                    "first; set it to shuffled",
-                    constraint.task,
-                )
+                raise _at((*place, "measure"), "is not measured for a task of the harness", each.measure)
 
     def _check_human(self, human: HumanSection, tasks: Sequence[TaskSection], info: ValidationInfo) -> None:
         """Raise what pydantic collects where a person cannot choose."""
@@ -244,6 +240,22 @@ def _constraint(section: ConstraintSection, parents: Parents) -> Constraint:
         by=section.by,
         parent=parent.scores[section.task],
     )
+
+
+def _check_constraint(constraint: ConstraintSection, place: tuple[str, int], info: ValidationInfo) -> None:
+    """Raise what pydantic collects where a constraint names an unknown source, or does not suit a race."""
+    merge: _Merge | None = info.data.get("merge")
+    sources = None if merge is None else merge.source_names
+    if sources is not None and constraint.not_below is not None and constraint.not_below not in sources:
+        hint = did_you_mean(constraint.not_below, sources)
+        raise _at((*place, "not_below"), f"is not a source of the merge{hint}", constraint.not_below)
+    if _sees_the_hard_ones_first(info) and not constraint.is_paired:
+        raise _at(
+            place,
+            "is on all samples, but `racing.order: informative` (the default) shows a race the unsolved ones first; "
+            "set it to shuffled",
+            constraint.task,
+        )
 
 
 def _sees_the_hard_ones_first(info: ValidationInfo) -> bool:

@@ -185,7 +185,7 @@ def contest_of_models(
 ) -> Contest:
     """Have models answer the samples of a task, and return the contest; answers and ratings are kept in `out`.
 
-    Raises RunMismatch for a folder of something else, and what scoring raises.
+    Raises RunMismatch for a folder that holds something else, and what scoring raises.
     """
     Ratings.read(out / RATINGS_FILE)
     request = ScoreRequest(models=tuple(models), tasks=(choice,), split=split, device=device, allow_code=allow_code)

@@ -137,7 +137,7 @@ def evolve(
     config = config.resolved(relative_to=relative_to)
     config.log.check_installed()
     if config.objective.human is not None and person is None:
-        raise ConfigError("objective.human: a person chooses, on the page that `evovlm evolve` serves. Start it there.")
+        raise ConfigError("objective.human: needs the page where a person chooses. Run it with `evovlm evolve`.")
     check_folder(out, resume=resume)
     if (out / JOURNAL_FILE).exists():
         _check_same(out, read_journal(out / JOURNAL_FILE), config)

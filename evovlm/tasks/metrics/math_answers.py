@@ -41,9 +41,9 @@ _SEPARATED = re.compile(r"[,、;]")
 
 
 def math_answer(text: str) -> str:
-    """Return the formula or number that a text gives as its answer: in the last box, after the last marker, its end.
+    """Return the formula or number that a text gives as its answer: in the last box, else after the last marker.
 
-    A text without both is read by the robust extractor; empty if nothing is found.
+    A text without both is read by the robust extractor. Empty if nothing is found.
     """
     plain = without_next_turn(text)
     for box in reversed(list(_BOX.finditer(plain))):

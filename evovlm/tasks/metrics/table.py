@@ -222,7 +222,7 @@ _ROWS = (
     ),
     Metric(
         name="ocr_f1",
-        description="F1 over the characters of all text in a picture; blanks and case aside",
+        description="F1 over the characters of all text in a picture; blanks and case are ignored",
         measure=partial(_by_reference, ocr_f1),
     ),
     Metric(

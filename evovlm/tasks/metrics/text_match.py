@@ -57,7 +57,7 @@ def contains(reference: str, text: str) -> float:
 def ocr_f1(reference: str, text: str) -> float:
     """Return the F1 of the characters of two transcriptions, in [0, 1], whatever their order.
 
-    Blanks, case, ### and *** aside (CC-OCR, Yang et al. 2024, as computed by llm-jp-eval-mm).
+    Blanks, case, ### and *** are ignored (CC-OCR, Yang et al. 2024, as computed by llm-jp-eval-mm).
     """
     wanted, found = (
         Counter(_BLANKS.sub("", each.replace("###", "").replace("***", "")).lower()) for each in (reference, text)

@@ -1,4 +1,4 @@
-"""CC-OCR, its Japanese part: all text in a picture is to be written down. Only reported on.
+"""CC-OCR, its Japanese part: transcribe all text in a picture. Only reported on.
 
 Asked and scored as in llm-jp-eval-mm: F1 of the characters, blanks aside.
 
