@@ -49,7 +49,7 @@ def export(
     from evovlm.cli.progress import Waiting
 
     with Waiting(f"reading {recipe}"):
-        from evovlm.recipes.documents import recipe_to_yaml
+        from evovlm.recipes.writing import recipe_to_yaml
 
         loaded, index = _recipe(recipe, pick=pick, form=form)
     text = _mergekit(loaded) if form is Format.MERGEKIT else recipe_to_yaml(loaded, folder=out.parent if out else None)

@@ -26,7 +26,7 @@ def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
     if as_json:
         echo(json_text(_as_json(recipe)))
     elif recipe.path is None:
-        from evovlm.recipes.documents import recipe_to_yaml
+        from evovlm.recipes.writing import recipe_to_yaml
 
         echo(f"recipe {recipe.recipe_id}\n{recipe_to_yaml(recipe)}", nl=False)
     else:

@@ -18,9 +18,9 @@ from evovlm.merging.parameter_content import ParameterContent
 from evovlm.merging.paths.content import PathContent
 from evovlm.merging.paths.plan import PathPlan
 from evovlm.recipes.checkpoint_files import CARD_FILE, RECIPE_FILE, copy_files
-from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, all_parts
+from evovlm.recipes.writing import recipe_to_yaml
 
 SHARD_BYTES = 5_000_000_000
 # Headers, the recipe, the model card, and the file system's own data.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evovlm.errors import EvovlmError
-from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.report.search_content import (
     MOST_CANDIDATES,
     CandidateRow,

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.writing import recipe_to_yaml
 from tests.cli.conftest import Command, write_config
 from tests.pico import pico_llm
 from tests.pico_clip import pico_clip

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evovlm.api import score
-from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from evovlm.recipes.documents import load_recipe
+from evovlm.recipes.writing import recipe_to_yaml
 from tests.cli.conftest import TASK as TASK_NAME
 from tests.cli.conftest import Command, write_config
 

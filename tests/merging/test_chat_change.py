@@ -18,8 +18,9 @@ from evovlm.merging.merge import Merger
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.decoding.generation import generate
 from evovlm.models.prompt import prepare_prompts
-from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
 from tests.merging.chatting import ANSWER, END, ROWS, START, TEMPLATE, change_json, chatting_models, speak

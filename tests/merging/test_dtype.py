@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from evovlm.evaluation.resident import load_recipe_model
 from evovlm.merging.before.preflight import preflight_recipe
 from evovlm.merging.writer import write_checkpoint
-from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import Dtype, ParameterMerge
+from evovlm.recipes.writing import recipe_to_yaml
 from tests.merging.recipes import make_recipe
 from tests.pico import pico_llm, pico_vlm
 

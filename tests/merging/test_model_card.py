@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from evovlm.merging.model_card import model_card
-from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.writing import recipe_to_yaml
 from tests.hub_fixtures import OpenHub, open_hub
 from tests.hub_server import commit_of
 from tests.merging.test_licences import card as write_card

@@ -18,10 +18,11 @@ from evovlm.merging.before.preflight import preflight_recipe
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.decoding.generation import generate
 from evovlm.models.prompt import prepare_prompts
-from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge, PathTemplate, Recipe
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
 from tests.merging.chatting import ANSWER, END, ROWS, START, TEMPLATE, chatting_models

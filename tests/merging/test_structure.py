@@ -15,11 +15,12 @@ from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.description import describe_layout
 from evovlm.merging.writer import write_checkpoint
-from evovlm.recipes.documents import recipe_from_text, recipe_to_yaml
+from evovlm.recipes.documents import recipe_from_text
 from evovlm.recipes.families import BackbonePrefixes
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.model_ref import ModelRef
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.recipes.yaml_text import read_yaml
 from tests.merging.recipes import make_recipe, merge_all
 from tests.pico import pico_llm, pico_vlm

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, value_at
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.recipes.yaml_text import read_yaml, scalar_text
 
 GOOD = """\

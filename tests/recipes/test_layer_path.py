@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.writing import recipe_to_yaml
 
 PATH = """\
 format: 1

@@ -6,11 +6,12 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.mergekit.chat_templates import MERGEKIT_TEMPLATES
 from evovlm.recipes.mergekit.writing import recipe_to_mergekit
 from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.writing import recipe_to_yaml
 
 WRITTEN = "{% for turn in messages %}<|{{ turn.role }}|>: {{ turn.content }}\n{% endfor %}"
 CHAT = [

@@ -8,8 +8,8 @@ import numpy as np
 
 from evovlm.evaluation.answers import ScoredTask
 from evovlm.recipes.candidate import Evaluation, Failure, Genome, Outcome, TaskScore
-from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.runs.config.hybrid import PATH, HybridConfig
 from evovlm.runs.config.parameters import EvolveConfig
 from evovlm.runs.config.paths import UNKNOWN_HOST, PathConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evovlm.recipes.candidate import Genome
-from evovlm.recipes.documents import recipe_to_yaml
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.report.comparing import read_runs
 from evovlm.report.loopback import serving
 from evovlm.report.page import run_page, runs_page

@@ -16,10 +16,11 @@ from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, Thinking
 from evovlm.evaluation.engines.table import engine_able_to
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.merging.arithmetic.methods import METHODS
-from evovlm.recipes.documents import load_recipe, recipe_to_yaml
+from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import PS, Recipe
 from evovlm.recipes.language_config import has_vision
 from evovlm.recipes.model_ref import ModelRef, read_config
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.config.sections import NamedTask, TaskSection
 from evovlm.runs.run import Run

@@ -17,8 +17,8 @@ from evovlm.errors import ConfigError, RunError
 from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.preferences import Agreement, agreement
 from evovlm.files import inner_folder, make_folder, write_file
-from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.problems import did_you_mean
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.runs.config.objective import result_name
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.ratings import RATINGS_FILE, RATINGS_FOLDER, Choice, Chosen, Ratings, ratings_file

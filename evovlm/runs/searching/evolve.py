@@ -20,8 +20,8 @@ from evovlm.evaluation.workers.jobs import InProcess, Workers, WorkerSettings
 from evovlm.files import explained, inner_folder, write_file
 from evovlm.foreign_code import require_allowed
 from evovlm.recipes.candidate import Evaluation
-from evovlm.recipes.documents import recipe_to_yaml
 from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.runs.before.preflight import preflight_search, worker_bytes
 from evovlm.runs.config.hybrid import HybridConfig, load_search
 from evovlm.runs.config.kinds import config_from_mapping
