@@ -30,7 +30,8 @@ from evovlm.evaluation.engines.work import Load
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.models.prompt import Prompt
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.tasks.task import Decoding
 
 Answers = list[list[int]]

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 
 from evovlm.merging.writer import write_checkpoint
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeSettings, ParameterMerge, Rescale, SourceParameters
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge, Rescale
+from evovlm.recipes.source_values import SourceParameters
 
 HIDDEN, INNER, ROWS = 64, 32, 512
 

@@ -265,7 +265,7 @@ def candidates(folder: Path, method: str, *, count: int = 4) -> list[float]:
     from evovlm.merging.merge import Merger
     from evovlm.models.backbone import ParameterWriter
     from evovlm.recipes.documents import load_recipe
-    from evovlm.recipes.recipe import SourceParameters
+    from evovlm.recipes.source_values import SourceParameters
     from evovlm.resources import available_memory_bytes
 
     recipe = load_recipe(write_recipe(folder, method), methods=TABLE)

@@ -34,7 +34,8 @@ from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.candidate import Evaluation
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.tasks.task import Split
 
 ZOO = "zoo:vlm"

@@ -45,7 +45,7 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the tabl
 
 
 def _row(method: "Method") -> Mapping[str, object]:
-    from evovlm.recipes.recipe import SOURCE_PARAMETERS
+    from evovlm.recipes.source_values import SOURCE_PARAMETERS
 
     least, most = method.sources
     return {
@@ -91,7 +91,7 @@ def _models(method: "Method") -> str:
 
 
 def _parameters(method: "Method") -> list[str]:
-    from evovlm.recipes.recipe import SOURCE_PARAMETERS
+    from evovlm.recipes.source_values import SOURCE_PARAMETERS
 
     shown = []
     for name in method.parameters:

@@ -37,7 +37,8 @@ from evovlm.recipes.checkpoint_files import CONFIG_FILE, copy_files
 from evovlm.recipes.kinds import PS, HybridMerge, PathTemplate, Recipe, parameter_merge_only
 from evovlm.recipes.layer_path import LayerPathMerge
 from evovlm.recipes.model_ref import ModelRef, weights_dtype
-from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.resources import available_memory_bytes
 
 

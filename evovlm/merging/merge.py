@@ -27,14 +27,8 @@ from evovlm.merging.models.row_plan import RowPlan
 from evovlm.merging.models.tensor_names import component_of, unit_index
 from evovlm.merging.models.vocabulary_policy import plan_rows, token_rows, vocabulary_warnings
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import (
-    SOURCE_PARAMETERS,
-    Component,
-    MergeTemplate,
-    ParameterMerge,
-    name_in_block,
-    value_at,
-)
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.recipes.source_values import SOURCE_PARAMETERS, Component, name_in_block, value_at
 from evovlm.resources import garbage_kept
 
 _SMALL, _GROUP = 1 << 16, 1 << 20

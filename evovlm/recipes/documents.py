@@ -47,17 +47,8 @@ from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep, Scal
 from evovlm.recipes.mergekit.reading import is_mergekit, recipe_from_mergekit, refuse_other_tools
 from evovlm.recipes.model_ref import ModelRef, count_blocks, local_config, parse_model_ref, read_config
 from evovlm.recipes.problems import did_you_mean, report_places, report_problems
-from evovlm.recipes.recipe import (
-    SOURCE_PARAMETERS,
-    Dtype,
-    MergeSettings,
-    MergeTemplate,
-    ParameterMerge,
-    SourceParameters,
-    Vocabulary,
-    is_finite_number,
-    parts_of,
-)
+from evovlm.recipes.recipe import Dtype, MergeSettings, MergeTemplate, ParameterMerge, Vocabulary
+from evovlm.recipes.source_values import SOURCE_PARAMETERS, SourceParameters, is_finite_number, parts_of
 from evovlm.recipes.yaml_text import read_yaml
 
 _METHODS = "methods"

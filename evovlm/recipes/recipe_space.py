@@ -10,16 +10,9 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
 from evovlm.recipes.choices import HOST
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
-from evovlm.recipes.recipe import (
-    SOURCE_PARAMETERS,
-    Component,
-    MergeSettings,
-    MergeTemplate,
-    ParameterMerge,
-    Values,
-    value_at,
-)
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
 from evovlm.recipes.search_space import SearchSpace
+from evovlm.recipes.source_values import SOURCE_PARAMETERS, Component, Values, value_at
 from evovlm.recipes.space import Description, Gap, Gene, Space, UnitNumbers
 from evovlm.recipes.unit_ties import unit_name, units_of
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome
-from evovlm.recipes.recipe import (
+from evovlm.recipes.source_values import (
     BASE_COMPONENTS,
     COMPONENTS,
     SOURCE_PARAMETERS,

@@ -15,7 +15,7 @@ from evovlm.errors import ConfigError
 from evovlm.recipes.candidate import Genome, Levels
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPath
-from evovlm.recipes.recipe import Component
+from evovlm.recipes.source_values import Component
 
 Range: TypeAlias = tuple[float, float]
 

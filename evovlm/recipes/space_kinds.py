@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from evovlm.errors import ConfigError
 from evovlm.plugins import PluginTable
-from evovlm.recipes.recipe import BASE_COMPONENTS, COMPONENTS, SOURCE_PARAMETERS, Component, UnitValues
 from evovlm.recipes.search_space import Part, SearchSpace
+from evovlm.recipes.source_values import BASE_COMPONENTS, COMPONENTS, SOURCE_PARAMETERS, Component, UnitValues
 from evovlm.recipes.space import Range
 from evovlm.recipes.unit_ties import UnitTie, all_tied, none_tied, tied_by_spline, tied_in_groups, units_of
 

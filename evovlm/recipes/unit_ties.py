@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.recipe import Component, UnitValues
+from evovlm.recipes.source_values import Component, UnitValues
 
 Row: TypeAlias = tuple[tuple[int, float], ...]
 """A unit's number as a sum: which of the tied numbers, times what. The factors sum to 1."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import COMPONENTS, SOURCE_PARAMETERS
+from evovlm.recipes.source_values import COMPONENTS, SOURCE_PARAMETERS
 from evovlm.recipes.yaml_text import scalar_text
 
 

@@ -10,7 +10,7 @@ from evovlm.errors import EvovlmError, ModelNotFound
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.merging.checkpoint.licences import UNKNOWN, Licence, licence_of, most_restrictive
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import value_at
+from evovlm.recipes.source_values import value_at
 from evovlm.report.answer_tables import report_of
 from evovlm.report.content import Cost, Model, Numbers, RunContent, Stage, State, TaskReport
 from evovlm.report.course import read_course

@@ -8,7 +8,8 @@ import yaml
 from PIL import Image
 
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.recipes.writing import recipe_to_yaml
 from tests.cli.conftest import Command, write_config
 from tests.pico import pico_llm

@@ -16,7 +16,8 @@ from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, SourceParameters, Vocabulary
+from evovlm.recipes.recipe import MergeTemplate, Vocabulary
+from evovlm.recipes.source_values import SourceParameters
 
 STOPS = (2,)
 _NEW_TOKENS = 8

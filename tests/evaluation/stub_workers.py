@@ -12,7 +12,8 @@ from evovlm.evaluation.workers.jobs import Job, WorkerSettings
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, SourceParameters
+from evovlm.recipes.recipe import MergeTemplate
+from evovlm.recipes.source_values import SourceParameters
 
 _TEMPLATE = MergeTemplate(
     base=ModelRef(text="base"),

@@ -19,7 +19,7 @@ from evovlm.models.pictures.image_features import is_decoded_here
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import SourceParameters
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.tasks.prompts import Question
 from tests.any_family import TEXT_TYPES, VLM_TYPES, save_pair
 from tests.evaluation.any_family_checks import (

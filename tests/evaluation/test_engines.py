@@ -21,7 +21,8 @@ from evovlm.models.loading import load_model
 from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.models.prompt import Prompt
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.tasks.task import Decoding, Split
 
 TEMPLATE = MergeTemplate(

@@ -21,7 +21,8 @@ from evovlm.models.pictures.feature_store import ProcessedPictures
 from evovlm.models.pictures.image_features import see_pictures
 from evovlm.recipes.candidate import Evaluation, Failure
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.tasks.task import Split
 
 

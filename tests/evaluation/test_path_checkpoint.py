@@ -23,7 +23,8 @@ from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPathMerge, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from tests.models.pictures import drawn, own_text
 from tests.models.test_generation import prompts_for
 from tests.paths import INTERLEAVED, LLM_FAMILIES, WINDOW, Steps, identity, path_of, shaken, two_folders

@@ -18,7 +18,8 @@ from evovlm.merging.merge import Merger
 from evovlm.merging.writer import write_checkpoint
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.recipes.candidate import Evaluation
-from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.tasks.task import Split
 from tests.merging.recipes import make_recipe
 from tests.pico import pico_llm

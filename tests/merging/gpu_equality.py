@@ -24,7 +24,8 @@ from evovlm.merging.arithmetic.task_vector import TaskVectors
 from evovlm.merging.gpu import GpuCombiner, GpuMerger, is_combinable
 from evovlm.merging.merge import Merger
 from evovlm.merging.models.row_plan import RowPlan, SharedRows
-from evovlm.recipes.recipe import MergeSettings, SourceParameters
+from evovlm.recipes.recipe import MergeSettings
+from evovlm.recipes.source_values import SourceParameters
 from tests.merging.recipes import Collected, make_recipe
 from tests.merging.vectors import InMemory, carried_out, method_inputs, stored, task_vectors
 from tests.pico import pico_llm, pico_vlm

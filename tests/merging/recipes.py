@@ -8,7 +8,8 @@ import torch
 from evovlm.merging.arithmetic.buffers import Raw
 from evovlm.merging.merge import Merger
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, UnitValues, Vocabulary
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge, Vocabulary
+from evovlm.recipes.source_values import SourceParameters, UnitValues
 
 
 def make_recipe(

@@ -16,7 +16,7 @@ from evovlm.cli.spaces import spaces
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.path_space import SCALES
-from evovlm.recipes.recipe import SOURCE_PARAMETERS
+from evovlm.recipes.source_values import SOURCE_PARAMETERS
 from evovlm.recipes.space_kinds import SPACES
 from evovlm.recipes.writing import recipe_to_yaml
 from tests.merging.recipes import make_recipe

@@ -18,7 +18,8 @@ from evovlm.merging.arithmetic.selection import draw_key, draws
 from evovlm.merging.before.preflight import preflight
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
-from evovlm.recipes.recipe import ByComponent, MergeSettings, ParameterMerge, Rescale, SourceParameters, UnitValues
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge, Rescale
+from evovlm.recipes.source_values import ByComponent, SourceParameters, UnitValues
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
 from tests.pico import pico_llm, pico_tokenizer
 

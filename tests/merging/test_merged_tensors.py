@@ -12,7 +12,8 @@ from evovlm.errors import ConfigError
 from evovlm.merging.merge import Merger
 from evovlm.merging.merged_tensors import MergedTensors
 from evovlm.merging.writer import write_checkpoint
-from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from tests.merging.recipes import make_recipe, same_bytes
 from tests.merging.test_vocabulary_policy import union_recipe, with_new_tokens
 

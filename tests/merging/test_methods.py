@@ -14,7 +14,8 @@ from evovlm.merging.arithmetic import mark_kernels, task_vector
 from evovlm.merging.arithmetic.methods import METHODS, check_parameters, get_method
 from evovlm.merging.arithmetic.selection import draw_key
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeSettings, MergeTemplate, Rescale, SourceParameters
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, Rescale
+from evovlm.recipes.source_values import SourceParameters
 from tests.merging.vectors import merged_by
 from tests.reference import merging as slow
 

@@ -8,7 +8,8 @@ import yaml
 
 from evovlm.merging.model_card import model_card
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.recipes.writing import recipe_to_yaml
 from tests.hub_fixtures import OpenHub, open_hub
 from tests.hub_server import commit_of

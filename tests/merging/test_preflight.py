@@ -23,7 +23,8 @@ from evovlm.merging.before.needs import ModelMemory
 from evovlm.merging.before.preflight import preflight
 from evovlm.merging.merge import Merger
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from tests.hub_fixtures import OpenHub, open_hub
 from tests.hub_server import commit_of
 from tests.merging.recipes import make_recipe

@@ -14,7 +14,8 @@ from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeTemplate, SourceParameters
+from evovlm.recipes.recipe import MergeTemplate
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.tasks.prompts import Question
 from tests.pico import pico_llm
 

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 from evovlm.errors import ConfigError
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeSettings, ParameterMerge, SourceParameters, value_at
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge
+from evovlm.recipes.source_values import SourceParameters, value_at
 from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.recipes.yaml_text import read_yaml, scalar_text
 

@@ -10,7 +10,7 @@ import yaml
 from evovlm.errors import ConfigError
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.models.tensor_names import component_of, further_components
-from evovlm.recipes.recipe import ByComponent, SourceParameters, value_at
+from evovlm.recipes.source_values import ByComponent, SourceParameters, value_at
 from evovlm.recipes.space_kinds import search_space
 from evovlm.runs.config.hybrid import search_from_text
 from tests.any_family import save_pair

@@ -11,7 +11,8 @@ from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.recipes.writing import recipe_to_yaml
 
 PATH = """\

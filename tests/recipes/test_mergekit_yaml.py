@@ -21,16 +21,8 @@ from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS
 from evovlm.recipes.mergekit.values import block_position, gradient_value
 from evovlm.recipes.mergekit.writing import recipe_to_mergekit
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import (
-    ByComponent,
-    Component,
-    MergeSettings,
-    ParameterMerge,
-    SourceParameters,
-    Values,
-    name_in_block,
-    value_at,
-)
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge
+from evovlm.recipes.source_values import ByComponent, Component, SourceParameters, Values, name_in_block, value_at
 from tests.golden.fixtures import CASES, TENSORS, Case
 from tests.golden.mergekit_files import FOLDER, N_BLOCKS, exported, make_configs, place, resolved
 

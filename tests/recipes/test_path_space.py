@@ -16,7 +16,8 @@ from evovlm.recipes.kinds import HybridMerge, PathTemplate
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.path_space import SCALES, PathSpace
-from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.seeding import generator
 
 A, B = ModelRef(text="org/a"), ModelRef(text="org/b")

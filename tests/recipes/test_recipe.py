@@ -7,7 +7,8 @@ import pytest
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge, SourceParameters, UnitValues
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
+from evovlm.recipes.source_values import SourceParameters, UnitValues
 
 
 def make(weight: UnitValues = 0.5, density: UnitValues = 1.0, **changes: object) -> ParameterMerge:

@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as arrays
 from evovlm.errors import ConfigError
 from evovlm.merging.arithmetic.methods import METHODS, get_method
 from evovlm.recipes.model_ref import ModelRef
-from evovlm.recipes.recipe import MergeSettings, MergeTemplate, SourceParameters
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate
 from evovlm.recipes.recipe_space import RecipeSpace
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.recipes.space import Gene
 from evovlm.recipes.space_kinds import SPACES, search_space
 

@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as arrays
 from scipy.interpolate import CubicSpline
 
 from evovlm.errors import ConfigError
-from evovlm.recipes.recipe import ByComponent, SourceParameters, UnitValues, Values, value_at
 from evovlm.recipes.search_space import SearchSpace
+from evovlm.recipes.source_values import ByComponent, SourceParameters, UnitValues, Values, value_at
 from evovlm.recipes.space_kinds import SPACES, search_space
 from evovlm.recipes.unit_ties import tied_by_spline
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from evovlm.merging.arithmetic.methods import METHODS, get_method
-from evovlm.recipes.recipe import COMPONENTS, ByComponent, ParameterMerge
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import COMPONENTS, ByComponent
 from evovlm.report.content import Numbers
 from evovlm.report.reading import numbers_of
 from evovlm.runs.findings import RunCandidate

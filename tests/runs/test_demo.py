@@ -14,7 +14,7 @@ from evovlm.evaluation.intervals import mean_interval
 from evovlm.models.loading import load_model
 from evovlm.recipes.candidate import TaskScore
 from evovlm.recipes.documents import load_recipe
-from evovlm.recipes.recipe import SourceParameters
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.report.reading import read_run
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.search import LEAST_GENERATIONS

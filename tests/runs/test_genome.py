@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from evovlm.cli.app import app
 from evovlm.errors import ConfigError
-from evovlm.recipes.recipe import SourceParameters
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.runs.config.hybrid import load_search
 from evovlm.runs.config.parameters import EvolveConfig
 from tests.golden.mergekit_files import make_configs

@@ -18,7 +18,7 @@ from evovlm.errors import ConfigError, IncompatibleModels, OutputExists, RunMism
 from evovlm.evaluation.resident import load_recipe_model
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import HybridMerge
-from evovlm.recipes.recipe import SourceParameters
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.runs.config.hybrid import PATH, HybridConfig, load_search
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.folder.journal import read_journal

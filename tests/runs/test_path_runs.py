@@ -14,7 +14,8 @@ from evovlm.recipes.candidate import Evaluation, Failure, TaskScore
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPathMerge
-from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.runs.config.kinds import config_from_mapping, load_config
 from evovlm.runs.config.paths import PathConfig
 from evovlm.runs.folder.journal import read_journal

@@ -11,7 +11,8 @@ from evovlm.evaluation.evaluator import Evaluator
 from evovlm.recipes.documents import load_recipe
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.layer_path import LayerPath, LayerPathMerge, LayerStep
-from evovlm.recipes.recipe import ParameterMerge, SourceParameters
+from evovlm.recipes.recipe import ParameterMerge
+from evovlm.recipes.source_values import SourceParameters
 from evovlm.recipes.space import Space
 from evovlm.recipes.writing import recipe_to_yaml
 from evovlm.runs.config.kinds import config_from_mapping, load_config

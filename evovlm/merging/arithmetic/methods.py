@@ -12,13 +12,12 @@ from evovlm.merging.arithmetic.method_functions import MethodInputs
 from evovlm.merging.models.tensor_names import component_of
 from evovlm.plugins import PluginTable
 from evovlm.recipes.problems import did_you_mean
-from evovlm.recipes.recipe import (
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.recipes.source_values import (
     BASE_COMPONENTS,
     COMPONENTS,
     SOURCE_PARAMETERS,
     Component,
-    MergeTemplate,
-    ParameterMerge,
     name_in_block,
     numbers_of,
     value_at,

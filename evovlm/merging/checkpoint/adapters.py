@@ -20,7 +20,7 @@ from evovlm.merging.checkpoint.experts import JOINED, Experts, expert_modules
 from evovlm.merging.checkpoint.safetensors_file import PLAIN_FLOATS, TensorPlace
 from evovlm.recipes.checkpoint_files import ADAPTER_CONFIG_FILE
 from evovlm.recipes.model_config import read_model_json
-from evovlm.recipes.recipe import is_finite_number
+from evovlm.recipes.source_values import is_finite_number
 
 _PREFIX = "base_model.model."
 _PART = re.compile(

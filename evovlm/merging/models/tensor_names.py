@@ -13,7 +13,7 @@ from typing import Any
 from evovlm.merging.models.structure import BLOCKS, EMBEDDING, HEAD, Stored, find_structure, has_sight
 from evovlm.recipes.families import VLM_FAMILIES, BackbonePrefixes, text_family
 from evovlm.recipes.language_config import has_vision, language_config, language_model_type, stated_blocks
-from evovlm.recipes.recipe import BASE_COMPONENTS, Component
+from evovlm.recipes.source_values import BASE_COMPONENTS, Component
 
 VOCABULARY_TENSORS = (EMBEDDING, HEAD)
 

@@ -20,7 +20,7 @@ from evovlm.recipes.mergekit.values import (
     values_of,
 )
 from evovlm.recipes.model_ref import ModelRef, count_blocks, read_config
-from evovlm.recipes.recipe import SOURCE_PARAMETERS, Values, numbers_of
+from evovlm.recipes.source_values import SOURCE_PARAMETERS, Values, numbers_of
 from evovlm.recipes.yaml_text import KeyPath
 
 

@@ -23,7 +23,8 @@ from evovlm.recipes.mergekit.slices import is_path, path_of_slices
 from evovlm.recipes.mergekit.values import Refusal
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref, weights_dtype
 from evovlm.recipes.problems import did_you_mean, line_of, report_places, report_problems
-from evovlm.recipes.recipe import Dtype, MergeSettings, ParameterMerge, SourceParameters, Vocabulary, numbers_of
+from evovlm.recipes.recipe import Dtype, MergeSettings, ParameterMerge, Vocabulary
+from evovlm.recipes.source_values import SourceParameters, numbers_of
 from evovlm.recipes.yaml_text import KeyPath
 
 _LAMBDA = "lambda"

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from evovlm.errors import ConfigError
 from evovlm.recipes.families import ANY_BLOCK, TEXT_FAMILIES
-from evovlm.recipes.recipe import COMPONENTS, ByComponent, Component, UnitValues, Values, name_in_block, parts_of
+from evovlm.recipes.source_values import COMPONENTS, ByComponent, Component, UnitValues, Values, name_in_block, parts_of
 from evovlm.recipes.yaml_text import KeyPath
 
 Kind = Literal["number", "flag"]

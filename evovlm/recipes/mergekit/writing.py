@@ -18,13 +18,12 @@ from evovlm.recipes.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
 from evovlm.recipes.mergekit.values import conditions_of
 from evovlm.recipes.model_ref import ModelRef, all_parts, read_config, weights_dtype
 from evovlm.recipes.problems import did_you_mean
-from evovlm.recipes.recipe import (
+from evovlm.recipes.recipe import MergeSettings, ParameterMerge
+from evovlm.recipes.source_values import (
     BASE_COMPONENTS,
     COMPONENTS,
     SOURCE_PARAMETERS,
     ByComponent,
-    MergeSettings,
-    ParameterMerge,
     UnitValues,
     Values,
     numbers_of,

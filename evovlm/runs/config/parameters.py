@@ -38,15 +38,9 @@ from evovlm.recipes.choices import HOST
 from evovlm.recipes.documents import MergeDocument
 from evovlm.recipes.model_config import MOST_BLOCKS
 from evovlm.recipes.problems import did_you_mean
-from evovlm.recipes.recipe import (
-    SOURCE_PARAMETERS,
-    FurtherComponent,
-    MergeSettings,
-    MergeTemplate,
-    ParameterMerge,
-    SourceParameters,
-)
+from evovlm.recipes.recipe import MergeSettings, MergeTemplate, ParameterMerge
 from evovlm.recipes.recipe_space import CHOOSABLE, CONFIG_FROM, METHOD, SETTINGS, RecipeSpace, setting_field
+from evovlm.recipes.source_values import SOURCE_PARAMETERS, FurtherComponent, SourceParameters
 from evovlm.recipes.space import Gene, Range
 from evovlm.recipes.space_kinds import RANGES, SPACES, range_problem, search_space
 from evovlm.runs.config.search import SearchConfig, SearchedSection

@@ -16,7 +16,8 @@ from evovlm.recipes.candidate import Genome
 from evovlm.recipes.documents import Document, ModelText
 from evovlm.recipes.kinds import Recipe, parameter_merge_only
 from evovlm.recipes.model_ref import ModelRef, parse_model_ref
-from evovlm.recipes.recipe import MergeTemplate, ParameterMerge, SourceParameters, numbers_of
+from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
+from evovlm.recipes.source_values import SourceParameters, numbers_of
 from evovlm.recipes.space import Description, Gap, Gene, Space, UnitNumbers
 from evovlm.runs.config.search import SearchConfig, SearchedSection
 
