@@ -92,6 +92,14 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     later: ClassVar[frozenset[str]] = frozenset()
 
+    @field_validator("format", mode="before", check_fields=False)
+    @classmethod
+    def _is_whole(cls, given: object) -> object:
+        # Python compares true and 1.0 as equal to 1.
+        if isinstance(given, (bool, float)):
+            raise PydanticCustomError("format", "input should be 1")
+        return given
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
         found: dict[str, object] = plain(self)

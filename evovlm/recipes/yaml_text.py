@@ -110,6 +110,11 @@ def _compose(path: Path) -> yaml.Node | None:
         inside = ", ".join(sorted(file.name for file in path.glob("*.yaml") if file.is_file())[:_SHOWN_FILES])
         named = f"a YAML file: it holds {inside}" if inside else "a YAML file, and it holds none"
         raise ConfigError(f"{path}: is a folder. Name {named}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: is not a text file in UTF-8 (byte 0x{error.object[error.start]:02x} at position {error.start}). "
+            "Save it as UTF-8."
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a text file ({error}).") from error
     try:
@@ -119,6 +124,11 @@ def _compose(path: Path) -> yaml.Node | None:
         nodes = 0 if root is None else _size(root, {})
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(path, error) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{path}:{line}: not YAML (contains the character U+{error.character:04X}). Remove it."
+        ) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML lets through what chr() raises for an escape beyond Unicode.
         raise ConfigError(f"{path}: not YAML ({error}).") from error
@@ -232,7 +242,10 @@ def _find_repeated_keys(node: yaml.Node, above: tuple[int, ...], problems: list[
 def _wrong_key(key: yaml.Node) -> str | None:
     if not isinstance(key, yaml.ScalarNode):
         return "a list or a mapping cannot be a key; write a name"
-    return _wrong_value(key)
+    wrong = _wrong_value(key)
+    if wrong is None and key.tag.removeprefix(_TAG) in _SCALARS:
+        return f"the key {key.value[:20] or 'null'} is not a text; put it in quotes if it is a name"
+    return wrong
 
 
 def _wrong_value(node: yaml.Node) -> str | None:

@@ -293,7 +293,8 @@ def get_task(name: str) -> Task:
     if is_own_task(name):
         return load_own_task(Path(name), taken=TASKS)
     if name not in TASKS:
-        hint = f" The folder of that name is ./{name}." if Path(name).is_dir() else ""
+        kind = "folder" if Path(name).is_dir() else "file"
+        hint = f" For the {kind} of that name, write ./{name}." if Path(name).exists() else ""
         raise TaskError(f"Unknown task '{name}'{did_you_mean(name, TASKS)} `evovlm tasks` lists them.{hint}")
     return TASKS[name]
 

@@ -69,7 +69,8 @@ class PictureFile:
         try:
             content = read_foreign(self.path, limit_bytes=_MOST_BYTES)
         except OSError as error:
-            raise TaskError(f"{self.path}: is not a readable picture ({error}). Give an intact file.") from error
+            reason = error.strerror or error
+            raise TaskError(f"{self.path}: is not a readable picture ({reason}). Give an intact file.") from error
         return _decode(content, where=str(self.path))
 
 
@@ -210,8 +211,10 @@ def _alike(path: Path) -> str | None:
 
 
 def _decode(content: bytes, *, where: str) -> "Image.Image":
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if not content:
+        raise TaskError(f"{where}: is not a readable picture (it has 0 bytes). Give an intact file.")
     Image.init()
     if content[4:12] in _HEIC:
         _learn_heic(where)
@@ -229,7 +232,12 @@ def _decode(content: bytes, *, where: str) -> "Image.Image":
         raise _too_large(where, "far too many pixels") from error
     except _UNREADABLE as error:
         kind = "HEIC picture" if content[4:12] in _HEIC else "picture"
-        raise TaskError(f"{where}: is not a readable {kind} ({first_line(error)}). Give an intact file.") from error
+        # Pillow's own words name an object in memory.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its content is of no known format" if unknown else first_line(error)
+        raise TaskError(
+            f"{where}: is not a readable {kind} ({reason}). Give an intact file, such as PNG or JPEG."
+        ) from error
 
 
 def _learn_heic(where: str) -> None:
@@ -259,6 +267,8 @@ def _as_rgb(picture: "Image.Image") -> "Image.Image":
         grey = np.asarray(picture).astype(np.int64)
         bright = grey.max(initial=0) > _BRIGHTEST
         return Image.fromarray((grey // 257 if bright else grey).clip(0, _BRIGHTEST).astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown; save it with 8 bits a channel")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -9,6 +9,7 @@ from typing import Any
 
 from evovlm.errors import TaskError
 from evovlm.foreign_json import parse_json
+from evovlm.tasks.metrics.numerals import ungrouped
 from evovlm.tasks.pictures import picture_from_cell
 from evovlm.tasks.sample import ImageSource, letter_of
 
@@ -54,13 +55,28 @@ class Row:
         """Return the value in a column as text. Raises TaskError when it is missing or empty."""
         return str(self.value(column))
 
+    def check_filled(self, column: str, *, may_be_list: bool = False) -> None:
+        """Raise TaskError for a cell that is missing, empty, or not a text, a number or (if it may be) a list of them.
+
+        The message names the row.
+        """
+        value = self.value(column)
+        for each in value if may_be_list and isinstance(value, list) and value else [value]:
+            is_blank = isinstance(each, str) and not each.strip()
+            # pandas writes NaN for an empty cell.
+            if each is None or each == [] or is_blank or (isinstance(each, float) and math.isnan(each)):
+                raise TaskError(f"{self.where}: '{column}' is empty. Fill it in, or delete the row.")
+            if isinstance(each, (dict, list)) or each in (math.inf, -math.inf):
+                needed = "a text, a finite number or a list of them" if may_be_list else "a text"
+                raise TaskError(f"{self.where}: '{column}' should be {needed}, and is {value!r:.80}. Correct it.")
+
     def number(self, column: str) -> str:
         """Return the number in a column as text without commas. Raises TaskError for a cell without a number."""
         return self.as_number(self.text(column), column)
 
     def as_number(self, text: str, column: str) -> str:
         """Return the number in a column's text, without commas. Raises TaskError when it is not a number."""
-        number = text.strip().replace(",", "")
+        number = ungrouped(text.strip())
         try:
             if not math.isfinite(float(number)):
                 raise ValueError

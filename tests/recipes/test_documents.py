@@ -93,6 +93,8 @@ def test_every_problem_is_reported_with_line_and_key(tmp_path: Path) -> None:
         ("seed: 42", "seed: '42'", "seed: input should be a valid integer"),
         ("format: 1\n", "", "format: missing"),
         ("format: 1\n", "format: 2\n", "format: input should be 1"),
+        ("format: 1\n", "format: true\n", "format: input should be 1 (found True)"),
+        ("format: 1\n", "format: 1.0\n", "format: input should be 1 (found 1.0)"),
         ("kind: parameter_merge", "kind: parameter_marge", "kind: unknown kind 'parameter_marge'; did you mean"),
         ("  ja: ./ja", "  ja: [a]", "sources.ja: input should be a valid string"),
         ("lambda: 1.0", "lambda: .inf", "settings.lambda: input should be a finite number"),

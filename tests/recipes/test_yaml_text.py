@@ -41,7 +41,13 @@ def _written(folder: Path, text: str) -> Path:
         ("? {a: 1}\n: 1", ":1: a list or a mapping cannot be a key"),
         ('a: "\\ud800"', "surrogate"),
         ('a: "\\UFFFFFFFF"', "not YAML"),
-        ("a: \0", "not YAML"),
+        ("a: \0", ":1: not YAML (contains the character U+0000)"),
+        ("a: 1\nb: \a", ":2: not YAML (contains the character U+0007)"),
+        ("a: 1\n5: x", ":2: the key 5 is not a text; put it in quotes"),
+        ("weights: {a: 0,5: 1}", ":1: the key 5 is not a text"),
+        ("true: 1", "the key true is not a text"),
+        ("~: 1", "the key ~ is not a text"),
+        ("1.5: 1", "the key 1.5 is not a text"),
         ("[" * 40 + "]" * 40, "nested more than 30 levels deep"),
         ("a:\n  " + "- " * 3000, "nested too deeply"),
         ("one: 1\n---\ntwo: 2\n", ":2: a second document begins here (---)"),
@@ -94,3 +100,11 @@ def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:
     os.truncate(huge, LIMIT_BYTES + 1)
     with pytest.raises(ConfigError, match="more than the 1000000 allowed"):
         read_yaml(huge)
+
+
+@pytest.mark.parametrize("content", ["a: 質問\n".encode("cp932"), "a: 質問\n".encode("utf-16"), b"a: caf\xe9\n"])
+def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"file\.yaml: is not a text file in UTF-8 \(byte 0x.. at .*Save it as UTF-8"):
+        read_yaml(path)

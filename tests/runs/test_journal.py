@@ -143,6 +143,10 @@ def test_the_mean_is_not_a_candidate(journal: Journal) -> None:
         (lambda _: [], "does not begin like a journal"),
         (lambda lines: lines[1:], "does not begin like a journal"),
         (lambda lines: [lines[0].replace(b'"format": 1', b'"format": 2'), *lines[1:]], "does not begin like a journal"),
+        (
+            lambda lines: [lines[0].replace(b'"format": 1', b'"format": true'), *lines[1:]],
+            "does not begin like a journal",
+        ),
         (lambda lines: [lines[0].replace(b'"seed": 1', b'"seed": 2'), *lines[1:]], ":1: the config in its header"),
         (lambda lines: [lines[0], b"what?", *lines[2:]], ":2: is not JSON"),
         (lambda lines: [lines[0], b"[]", *lines[2:]], ":2: is not a JSON object"),

@@ -94,7 +94,7 @@ def test_a_folders_bare_name_is_not_a_task_but_the_message_points_to_it(
 ) -> None:
     picture_folder(tmp_path / "festivals")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TaskError, match=r"Unknown task 'festivals'[\s\S]*is \./festivals"):
+    with pytest.raises(TaskError, match=r"Unknown task 'festivals'[\s\S]*folder of that name, write \./festivals"):
         get_task("festivals")
     assert get_task("./festivals").name == "festivals"
 

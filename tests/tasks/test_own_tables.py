@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import openpyxl
@@ -127,6 +128,9 @@ def test_a_table_without_column_names_says_what_to_write(tmp_path: Path) -> None
         (r"\boxed{7}", "7"),
         ("三個", "3"),
         ("千二百円", "1200"),
+        ("12.5 %", "12.5"),
+        ("1,00,000", "100000"),
+        ("-1,200.5", "-1200.5"),
         ("3万5千円", "35000"),
         ("−3度", "-3"),
         ("5 km/h", "5"),
@@ -302,3 +306,84 @@ def test_a_sheet_of_very_many_cells_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("evovlm.tasks.own.spreadsheets._MOST_CELLS", 100_000)
     with pytest.raises(TaskError, match="has more than 1,048,576 rows or 100,000 cells, empty ones too"):
         list(read_files(tmp_path / "report.xlsx"))
+
+
+@pytest.mark.parametrize("answer", ["3,5", "1,5 00", "12,34", "1,2,3", "0,5個"])
+def test_a_comma_that_groups_no_digits_is_not_left_out(answer: str) -> None:
+    assert number_of(answer) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "separator"),
+    [
+        ("report.csv", "utf-16-le", ","),
+        ("report.csv", "utf-16-be", ","),
+        ("report.csv", "utf-32", ","),
+        ("report.csv", "iso2022_jp", ","),
+        ("report.csv", "utf-8", "|"),
+        ("report.tsv", "cp932", "\t"),
+        ("report.tsv", "utf-16-le", "\t"),
+    ],
+)
+def test_encodings_and_separators_of_other_programs_are_read(
+    tmp_path: Path, name: str, encoding: str, separator: str
+) -> None:
+    lines = [("質問", "答え"), ("3+4は?", "7")]
+    (tmp_path / name).write_bytes("".join(separator.join(line) + "\n" for line in lines).encode(encoding))
+    assert samples(get_task(str(tmp_path))) == [("3+4は?", ("7",))]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("report.csv", b"question,answer\n1+1,2\na\0b,3\n", r"report\.csv:3: contains a zero byte"),
+        (
+            "report.csv",
+            "算数,\nquestion,answer\n1+1,2\n".encode(),
+            r":2: has 2 cells, and the first row only one \(算数\)",
+        ),
+        ("report.csv", b'question,answer\n"1+1,2\n', r":2: has 1 cell, and 2 columns are needed .* each quote closed"),
+        ("report.jsonl", b'{"question": "a", "answer": NaN}', r":1: 'answer' is empty"),
+        ("report.jsonl", b'{"question": "a", "answer": ["7", null]}', r":1: 'answer' is empty"),
+        ("report.jsonl", b'{"question": "a", "answer": 10e400}', r":1: 'answer' should be .* and is inf"),
+        ("report.jsonl", b'{"question": "a", "answer": {"text": "7"}}', r":1: 'answer' should be .* and is {'text'"),
+        ("report.jsonl", b'{"question": ["a"], "answer": "7"}', r":1: 'question' should be a text, and is \['a'\]"),
+        ("report.json", b'{"data": [{"question": "a", "answer": "7"}]}', r"is one JSON object \(data\)"),
+    ],
+)
+def test_what_a_table_cannot_mean_is_refused_by_row(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TaskError, match=message):
+        get_task(str(tmp_path)).samples(Split.REPORT)
+
+
+def test_another_program_s_table_is_refused_by_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "book.xls").write_bytes(b"\xd0\xcf")
+    with pytest.raises(TaskError, match=r"'\.xls' files cannot be read\. Save the table as \.xlsx or \.csv"):
+        get_task(str(tmp_path / "book.xls"))
+
+
+def test_a_cell_of_a_sheet_means_what_it_shows(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for line in [(), (None,), ("質問", "答え"), ("半分は?", 0.5), ("3+4は?", 7), ("合計は?", 1200.0)]:
+        book.active.append(line)
+    book.active["B4"].number_format = "0.0%"
+    book.save(tmp_path / "report.xlsx")
+    assert [references for _, references in samples(get_task(str(tmp_path)))] == [("50",), ("7",), ("1200",)]
+    book.active["B5"] = datetime(2024, 1, 2)
+    book.active["B6"] = "#DIV/0!"
+    book.save(tmp_path / "report.xlsx")
+    with pytest.raises(TaskError, match=r"report\.xlsx:6: a cell holds the error #DIV/0!"):
+        get_task(str(tmp_path))
+    book.active["B6"] = datetime(2024, 1, 2, 9, 5)
+    book.save(tmp_path / "report.xlsx")
+    dates = [references for _, references in samples(get_task(str(tmp_path)))]
+    assert dates == [("50%",), ("2024-01-02",), ("2024-01-02T09:05:00",)]
+
+
+def test_an_empty_first_sheet_names_the_other_ones(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.create_sheet("questions").append(["質問", "答え"])
+    book.save(tmp_path / "report.xlsx")
+    with pytest.raises(TaskError, match=r"its first sheet \(Sheet\) is empty.*\(questions\) before it"):
+        get_task(str(tmp_path))

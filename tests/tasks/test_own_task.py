@@ -185,7 +185,7 @@ def test_a_metric_of_evaluate_is_left_to_it(tmp_path: Path) -> None:
     [
         ({"question": "何?"}, r"test\.jsonl:1: there is no 'answer'"),
         ({"question": "何?", "answer": "赤い箱"}, "'answer' should be a number"),
-        ({"question": "何?", "answer": []}, "'answer' should be a list"),
+        ({"question": "何?", "answer": []}, "'answer' is empty"),
     ],
 )
 def test_broken_rows_are_named(tmp_path: Path, row: dict[str, object], message: str) -> None:

@@ -184,3 +184,42 @@ def test_a_damaged_picture_is_read_or_refused(form: str) -> None:
             damaged[place] = random.integers(256)
         with suppress(TaskError):
             assert EncodedPicture(content=bytes(damaged), where="row 1").load().mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it has 0 bytes"),
+        (b"<!DOCTYPE html><html>404</html>", "its content is of no known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "its content is of no known format"),
+        (b"%PDF-1.4\n%%EOF", "its content is of no known format"),
+    ],
+    ids=["empty", "a web page", "SVG", "PDF"],
+)
+def test_a_file_of_something_else_is_refused_in_words_that_stay_the_same(content: bytes, reason: str) -> None:
+    found = []
+    for _ in range(2):
+        with pytest.raises(TaskError) as error:
+            EncodedPicture(content=content, where="set, row 1").load()
+        found.append(str(error.value))
+    assert found[0].startswith(f"set, row 1: is not a readable picture ({reason}). Give an intact file")
+    assert "0x" not in found[0]
+    assert found[0] == found[1]
+
+
+def test_pixels_without_a_known_range_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "measured.tiff"
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(path)
+    with pytest.raises(TaskError, match=r"measured\.tiff: is not a readable picture \(its pixels are floating-point"):
+        PictureFile(path=path).load()
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"), [("CMYK", "JPEG"), ("P", "GIF"), ("1", "PNG"), ("LA", "PNG"), ("LAB", "TIFF")]
+)
+def test_any_colours_are_read_as_rgb(mode: str, form: str) -> None:
+    grey = Image.new("RGB", (1, 1), (128, 128, 128))
+    # A palette of the web has steps of 51.
+    low, high = (0, 255) if mode == "1" else (102, 154)
+    (pixel,) = encoded(grey.convert(mode), form).load().get_flattened_data()
+    assert all(low <= value <= high for value in pixel)

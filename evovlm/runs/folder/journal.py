@@ -263,7 +263,7 @@ def config_hash(config: Mapping[str, object]) -> str:
 def _read(path: Path, lines: Sequence[bytes]) -> Journal:
     rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
     header = rows[0].values if rows else {}
-    if header.get("kind") != "header" or header.get("format") != FORMAT:
+    if header.get("kind") != "header" or header.get("format") != FORMAT or header["format"] is True:
         raise RunMismatch(f"{path}: does not begin like a journal of format {FORMAT}. Start again in a new folder.")
     config = header.get("config")
     if not isinstance(config, dict) or header.get("config_hash") != config_hash(config):

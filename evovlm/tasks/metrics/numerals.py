@@ -21,6 +21,14 @@ ENGLISH = rf"\b(?:{_WORD})\b(?:(?:\s+and\s+|[\s-]+)(?:{_WORD})\b){{0,12}}"
 """A pattern of a number in English words."""
 
 
+_GROUPED = re.compile(r"[-+]?[0-9]+(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]*)?")
+
+
+def ungrouped(text: str) -> str:
+    """Return a number's text without the commas of its groups (1,200); any other text as it is (3,5)."""
+    return text.replace(",", "") if _GROUPED.fullmatch(text) else text
+
+
 def numeral_value(text: str) -> float:
     """Return the value of a numeral in digits, kanji or both."""
     total = section = 0.0

@@ -5,8 +5,10 @@ import re
 import unicodedata
 
 from evovlm.tasks.metrics.answers import EXTRACTORS
+from evovlm.tasks.metrics.numerals import ungrouped
 
-_DIGITS = r"[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+"
+# A comma that no three digits follow may separate two numbers, or be a decimal comma.
+_DIGITS = r"[0-9]+(?:,[0-9]{3})*(?!,?[0-9])(?:\.[0-9]+)?|\.[0-9]+"
 _FRACTION = r"\\[dt]?frac\s*\{?[0-9]+\}?\s*\{?[0-9]+\}?"
 _KANJI = "〇零一二三四五六七八九十百千万億兆"
 _NUMBER = (
@@ -28,7 +30,7 @@ def number_of(answer: str) -> str | None:
     GSM8K's form (`#### 7`).
     """
     plain = unicodedata.normalize("NFKC", answer).strip()
-    written = plain.replace(",", "")
+    written = ungrouped(plain)
     if _is_finite(written):
         return written
     # A marker says where the number is; otherwise it must be all that there is.

@@ -9,6 +9,7 @@ import json
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,7 +27,7 @@ _MOST_ROWS = 10_000_000
 _MOST_COLUMNS = 1000
 _ROWS_AT_ONCE = 64
 _DEEPEST = 100
-_OTHER_TABLES = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt")
+OTHER_TABLES = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".txt")
 
 
 def read_files(
@@ -102,7 +103,7 @@ def _read_file(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     if reader is None:
         raise TaskError(
             f"{path}: '{path.suffix}' files cannot be read. Task data is one of {', '.join(sorted(_READERS))}."
-            f"{' Save it as .xlsx or .csv.' if path.suffix.lower() in _OTHER_TABLES else ''}"
+            f"{' Save it as .xlsx or .csv.' if path.suffix.lower() in OTHER_TABLES else ''}"
         )
     try:
         # Parquet is read in parts, so that its size does not matter.
@@ -111,7 +112,9 @@ def _read_file(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror or error}). Give an intact file.") from error
     except csv.Error as error:
-        raise TaskError(f"{path}: cannot be read ({error}). Give an intact file.") from error
+        raise TaskError(
+            f"{path}: cannot be read ({error}). Look for a quote that is not closed, and for very long cells."
+        ) from error
 
 
 def part_of(path: Path, parts: tuple[str, ...]) -> Path:
@@ -219,13 +222,16 @@ def _json_list(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
 
 def _refuse_one_object(text: str, *, path: Path) -> None:
     """Raise TaskError for a JSON object over several lines: it is not a row, though it may contain the list of rows."""
-    if "\n" not in text.strip():
-        return
     try:
         whole = parse_json(text, non_finite=True, as_cells=True)
     except ValueError:
         return
-    if not isinstance(whole, dict):
+    # On one line it may be a row; a row holds no rows.
+    is_row = "\n" not in text.strip() and not any(
+        isinstance(value, list) and value and isinstance(value[0], dict)
+        for value in (whole.values() if isinstance(whole, dict) else ())
+    )
+    if is_row or not isinstance(whole, dict):
         return
     raise TaskError(
         f"{path}: is one JSON object ({', '.join(map(str, whole))}), and a list of rows is needed, or a row per line.\n"
@@ -286,6 +292,8 @@ def _table(
     lines: list[Line], columns: tuple[str, ...], path: Path, *, pad: bool = False, encoding: str | None = None
 ) -> Iterator[Row]:
     """Yield the rows of a table; with `pad`, cells that are missing at the end of a row are empty."""
+    # People leave empty rows above their tables.
+    lines = list(dropwhile(lambda line: not any(cell.strip() for cell in line[1]), lines))
     if not lines:
         return
     first = lines[0][1]
@@ -299,11 +307,23 @@ def _table(
     for number, given in lines[1:] if has_header else lines:
         cells = fitted(given, n_columns=len(header), pad=pad)
         if len(cells) != len(header):
-            raise TaskError(
-                f"{path}:{number}: has {len(cells)} columns; {len(header)} are needed ({', '.join(header)})."
-            )
+            raise _wrong_width(len(cells), header, where=f"{path}:{number}")
         found = dict(zip(header, cells, strict=True))
         yield Row(cells=found, where=f"{path}:{number}", folder=path.parent, encoding=encoding)
+
+
+def _wrong_width(n_cells: int, header: tuple[str, ...], *, where: str) -> TaskError:
+    cells = "1 cell" if n_cells == 1 else f"{n_cells} cells"
+    if len(header) == 1 and n_cells > 1:
+        return TaskError(
+            f"{where}: has {cells}, and the first row only one ({header[0]:.80}). If that is a title, delete it: the "
+            "first row should name the columns."
+        )
+    columns = "1 column is" if len(header) == 1 else f"{len(header)} columns are"
+    return TaskError(
+        f"{where}: has {cells}, and {columns} needed ({', '.join(header)}). A cell that contains a separator or a line "
+        "end should be in quotes, and each quote closed."
+    )
 
 
 def _parquet(path: Path, _columns: tuple[str, ...]) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.references import number_of
 from evovlm.tasks.overlap import split_samples
 from evovlm.tasks.own.folder import ENDINGS, describe_folder, describe_table, describe_tables, only_table
-from evovlm.tasks.own.tables import FileStates, file_states
+from evovlm.tasks.own.tables import OTHER_TABLES, FileStates, file_states
 from evovlm.tasks.own.task_document import ACCURACY, CHOICE, USUAL_DECODING, OwnTask, place_in
 from evovlm.tasks.published import Published, hub_place, is_on_hub
 from evovlm.tasks.row import Row
@@ -58,6 +58,8 @@ def _read_task(path: Path, taken: frozenset[str]) -> Task:
     is_folder = path.is_dir()
     is_table = path.suffix.lower() in ENDINGS
     folder = path if is_folder else path.parent
+    if not is_folder and path.suffix.lower() in OTHER_TABLES:
+        raise TaskError(f"{path}: '{path.suffix}' files cannot be read. Save the table as .xlsx or .csv.")
     describe = describe_folder if is_folder else describe_table
     document = describe(path, taken=taken) if is_folder or is_table else read_yaml(path)
     is_split = isinstance(document, Mapping) and document.get("split") is not None
@@ -169,7 +171,7 @@ class _Loader:
         """Return the sample of a row; None for one that a metric chosen from the answers cannot compare with."""
         own = self._own
         if self._decided and own.metric == ACCURACY and not _has_numbers(row, own.columns.answer):
-            _check_filled(row, own.columns.answer)
+            row.check_filled(own.columns.answer, may_be_list=True)
             return None
         return _sample(row, own, number)
 
@@ -203,21 +205,14 @@ def _has_numbers(row: Row, column: str) -> bool:
     return bool(answers) and all(each is not None and number_of(str(each)) is not None for each in answers)
 
 
-def _check_filled(row: Row, column: str) -> None:
-    """Raise TaskError for an empty cell of a row that is not empty."""
-    value = row.value(column)
-    if isinstance(value, str) and not value.strip():
-        raise TaskError(f"{row.where}: '{column}' is empty. Fill it in, or delete the row.")
-
-
 def _sample(row: Row, own: OwnTask, number: int) -> Sample:
     columns = own.columns
     choices = row.texts(columns.choices) if columns.choices is not None else ()
     if len(choices) > _MOST_CHOICES:
         raise TaskError(f"{row.where}: has {len(choices)} choices, and at most {_MOST_CHOICES} are read.")
-    _check_filled(row, columns.question)
+    row.check_filled(columns.question)
     if own.clip_model is None:
-        _check_filled(row, columns.answer)
+        row.check_filled(columns.answer, may_be_list=True)
     return Sample(
         id=row.text(columns.id) if columns.id is not None else f"{number:04d}",
         question=row.text(columns.question),
