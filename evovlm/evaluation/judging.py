@@ -153,7 +153,7 @@ class Judge:
 
     def _wait(self, seconds: float) -> None:
         if self._over.wait(seconds):
-            raise JudgeStopped(f"The judge {self.choice.model}  is no longer asked.")
+            raise JudgeStopped(f"The judge {self.choice.model} is no longer asked.")
 
     def _count_call(self) -> None:
         with self._lock:

@@ -16,7 +16,7 @@ ANSWER = "answer"
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ChoicePage:
-    """Shows a question to whoever has the page open, and gives the search the answer; it asks one at a time."""
+    """Shows one question at a time to the person who has the page open, and gives the search the answer."""
 
     language: str
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)

@@ -76,7 +76,7 @@ def open_workers(
 
     On Ray, each worker asks for `memory_bytes`.
 
-    Another engine than `builtin` gets a process of its own, also if it is the only one: it changes its process.
+    Another engine than `builtin` gets a separate process, also with a single worker: it changes its process.
 
     Raises ConfigError for settings that exclude each other or a Ray cluster that cannot be reached, NotEnoughRoom for
     more workers than fit into a cluster, and what opening the models raises.
@@ -113,7 +113,7 @@ def check_device(config: SearchConfig) -> None:
     if config.ray is None and config.workers > 1:
         raise ConfigError(
             f"device: {SPREAD} spreads one model over all devices of this machine, and workers: {config.workers} asks "
-            "for more models.\n    Set workers to 1, or device to auto; on Ray, each worker has devices of its own."
+            "for more models.\n    Set workers to 1, or device to auto; on Ray, each worker has its own devices."
         )
 
 

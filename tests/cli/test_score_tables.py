@@ -24,8 +24,12 @@ def printed(width: int) -> str:
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
 def test_every_figure_and_name_is_shown_at_any_width(width: int) -> None:
     text = printed(width)
-    for part in ("[red]数学[/]", "  [/]", "50.0", "9.5 - 90.5", "100.0", "50 %", "unscored"):
-        assert part in text
+    for name in ("[red]数学[/]", "  [/]"):
+        assert name in text
+    # A narrow terminal gets lines that end between words.
+    words = " ".join(text.split())
+    for figure in ("50.0", "9.5 - 90.5", "100.0", "50 %", "unscored"):
+        assert figure in words
     assert "…" not in text
     assert "\x1b]" not in text
     assert "\x07" not in text

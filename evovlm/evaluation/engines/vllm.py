@@ -114,7 +114,7 @@ def unknown_model(work: Work) -> str | None:
 
 @functools.cache
 def _architectures() -> frozenset[str]:
-    """Return the architectures that vLLM knows, from a process of its own: importing vLLM changes the process."""
+    """Return the architectures that vLLM knows, from a separate process: importing vLLM changes the process."""
     code = "import json; from vllm import ModelRegistry; print(json.dumps(list(ModelRegistry.get_supported_archs())))"
     try:
         found = subprocess.run(  # noqa: S603 - this interpreter

@@ -361,7 +361,7 @@ def _path_needs(
 def _preflight_hybrid(
     recipe: HybridMerge, *, out: Path | None, may_exist: bool, resident: ModelMemory | None
 ) -> Preflight:
-    """Check both stages; the first stage's host stands in for its result, whose blocks have the same shapes."""
+    """Check both stages; the first stage's host is checked for its result, whose blocks have the same shapes."""
     first = preflight(recipe.ps)
     size_bytes = first.result.size_bytes if first.result else 0
     second = _preflight_path(

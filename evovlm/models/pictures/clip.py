@@ -202,7 +202,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _asking_nobody() -> Iterator[None]:
-    """Have transformers refuse a text tower or tokenizer with code of its own instead of asking on the terminal."""
+    """Have transformers refuse a text tower or tokenizer that brings code, instead of asking on the terminal."""
     library: Any = dynamic_module_utils
     before = library.TIME_OUT_REMOTE_CODE
     library.TIME_OUT_REMOTE_CODE = 0

@@ -31,7 +31,7 @@ from evovlm.runs.config.sections import known_row
 
 EXECUTION_KEYS = ("engine", "workers", "ray", "time_limit_s", "judge_calls")
 MOST_WORKERS = 1_000
-"""Of one machine; each is a process with a model of its own."""
+"""Of one machine; each is a process with its own model."""
 _MOST_ACTORS = 100_000
 _LONGEST_S = 10_000_000.0
 

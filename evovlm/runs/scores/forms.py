@@ -67,9 +67,8 @@ def parse_targets(texts: Sequence[str]) -> dict[str, Path]:
     for text in texts:
         form, sign, folder = text.partition("=")
         if not sign or not folder or form not in FORMS:
-            raise ConfigError(
-                f"--write {text}: write FORM=DIR{did_you_mean(form, FORMS)} The forms are {', '.join(FORMS)}."
-            )
+            hint = f", such as {form}=results." if form in FORMS else did_you_mean(form, FORMS)
+            raise ConfigError(f"--write {text}: write FORM=DIR{hint}")
         if form in found:
             raise ConfigError(f"--write {text}: the form {form} is named twice. Name it once.")
         found[form] = Path(folder)
@@ -177,35 +176,11 @@ def _lm_eval(scores: Scores, _split: Split, date: datetime) -> Files:
     day = date.replace(tzinfo=None).isoformat().replace(":", "-")
     files: dict[str, str] = {}
     for model, name in _model_names(scores.models):
-        folder, tasks = name.replace("/", "__"), model.tasks
-        names = {task.name: _UNSAFE.sub("-", task.name) for task in tasks}
-        results = {
-            names[task.name]: {
-                "alias": task.name,
-                f"{task.metric},none": task.score.score,
-                f"{task.metric}_stderr,none": _standard_error(task.score.per_sample),
-            }
-            for task in tasks
-        }
-        document = {
-            "results": results,
-            "group_subtasks": {each: [] for each in results},
-            "configs": {
-                names[task.name]: {"task": task.name, "metadata": {"measured": task.measured}} for task in tasks
-            },
-            "versions": dict.fromkeys(results, version("evovlm")),
-            "n-shot": dict.fromkeys(results, 0),
-            "higher_is_better": {names[task.name]: {task.metric: True} for task in tasks},
-            "n-samples": {names[task.name]: {"original": task.score.n, "effective": task.score.n} for task in tasks},
-            "config": {"model": "evovlm", "model_args": {"pretrained": model.model}},
-            "model_source": "evovlm",
-            "model_name": model.model,
-            "model_name_sanitized": folder,
-            "date": date.timestamp(),
-        }
+        folder = name.replace("/", "__")
+        document = _lm_eval_results(model, folder, date)
         files[f"{folder}/results_{day}.json"] = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
-        for task in tasks:
-            files[f"{folder}/samples_{names[task.name]}_{day}.jsonl"] = _lines(
+        for task in model.tasks:
+            files[f"{folder}/samples_{_UNSAFE.sub('-', task.name)}_{day}.jsonl"] = _lines(
                 {
                     "doc_id": number,
                     "doc": {"id": answer.sample.id, "question": answer.sample.question},
@@ -219,6 +194,35 @@ def _lm_eval(scores: Scores, _split: Split, date: datetime) -> Files:
                 for number, answer in enumerate(task.answers)
             )
     return files
+
+
+def _lm_eval_results(model: ScoredModel, folder: str, date: datetime) -> Mapping[str, object]:
+    """Return the content of the harness's results file of a model."""
+    names = {task.name: _UNSAFE.sub("-", task.name) for task in model.tasks}
+    results = {
+        names[task.name]: {
+            "alias": task.name,
+            f"{task.metric},none": task.score.score,
+            f"{task.metric}_stderr,none": _standard_error(task.score.per_sample),
+        }
+        for task in model.tasks
+    }
+    return {
+        "results": results,
+        "group_subtasks": {each: [] for each in results},
+        "configs": {
+            names[task.name]: {"task": task.name, "metadata": {"measured": task.measured}} for task in model.tasks
+        },
+        "versions": dict.fromkeys(results, version("evovlm")),
+        "n-shot": dict.fromkeys(results, 0),
+        "higher_is_better": {names[task.name]: {task.metric: True} for task in model.tasks},
+        "n-samples": {names[task.name]: {"original": task.score.n, "effective": task.score.n} for task in model.tasks},
+        "config": {"model": "evovlm", "model_args": {"pretrained": model.model}},
+        "model_source": "evovlm",
+        "model_name": model.model,
+        "model_name_sanitized": folder,
+        "date": date.timestamp(),
+    }
 
 
 def _standard_error(values: Sequence[float]) -> float | str:
