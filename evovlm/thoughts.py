@@ -31,7 +31,17 @@ class Parts:
     begins: int | None = 0
 
 
-_NAMES = ("think", "thinking", "thought", "thoughts", "reasoning", "reason", "seed:think")
+_NAMES = (
+    "think",
+    "thinking",
+    "thought",
+    "thoughts",
+    "reasoning",
+    "reason",
+    "seed:think",
+    "longcat_think",
+    "scratchpad",
+)
 TAGS: tuple[tuple[str, str], ...] = (
     *((f"<{name}>", f"</{name}>") for name in _NAMES),
     ("[THINK]", "[/THINK]"),

@@ -36,6 +36,8 @@ HARMONY = (
         ("＜think＞9か8＜/think＞答えは９です", "9か8", "答えは９です"),
         ("<seed:think>\nx\n</seed:think>答えは2", "x", "答えは2"),
         ("[THINK]x[/THINK]答えは3", "x", "答えは3"),
+        ("<longcat_think>x</longcat_think>答えは3", "x", "答えは3"),
+        ("<scratchpad>x</scratchpad>答えは3", "x", "答えは3"),
         ("◁think▷x◁/think▷答えは5", "x", "答えは5"),
         ("<|inner_prefix|>x<|inner_suffix|>答えは5", "x", "答えは5"),
         ("<|START_THINKING|>x<|END_THINKING|><|START_RESPONSE|>6<|END_RESPONSE|>", "x", "6"),

@@ -58,6 +58,28 @@ def test_each_extractor_reads_its_column(text: str, paper: float | None, robust:
         ("答えは1と2分の1です", 1.5),
         ("三分の二", 2 / 3),
         ("12/5と1/2", 0.5),
+        (r"答えは $\displaystyle\frac{5}{8}$ です", 0.625),
+        (r"\boxed{\nicefrac{3}{4}}", 0.75),
+        (r"\boxed{\sfrac{3}{4}}", 0.75),
+        (r"\boxed{10^3}", 1000),
+        (r"\boxed{2^{10}}", 1024),
+        (r"面積は$5\,\mathrm{m}^2$です", 5),
+        ("\\boxed{1'080}", 1080),
+        ("1’000円です", 1000),
+        ("Answer: 1e3", 1000),
+        ("The answer is 1.5e-2.", 0.015),
+        ("$28 - $24 = $4 million", 4),
+        ("The answer is two thirds.", 2 / 3),
+        ("The answer is one half.", 0.5),
+        ("The answer is three-quarters.", 0.75),
+        ("したがって、18｛最初は25｝", 18),
+        ("答えは18個〈最初は25個〉です。", 18),
+        ("残りは18個です。【補足】最初は25個。", 18),
+        ("答えは18です。\n\n例2：太郎は5個。答えは5です。", 18),
+        ("The answer is 18.\n\nExample 2: Tom has 5. The answer is 5.", 18),
+        ("The answer is 18.\n\nHere is another problem: Tom has 5. The answer is 5.", 18),
+        ("The answer is 18.\n\nLet's try another one. Tom has 5. The answer is 5.", 18),
+        ("It may be 18.\nLet's try another way: 3 x 5. The answer is 15.", 15),
     ],
 )
 def test_the_robust_extractor_reads_what_a_person_would(text: str, number: float) -> None:
@@ -201,6 +223,7 @@ PIECES = [
     ".",
     "1/",
 ]
+PIECES += ["9'999", "9e9", "9^9", "9 ^", "one half ", "｛9｝", "。【補足】", "例9:"]
 PIECES += ["分の", "9分の", "\\frac{9}{", "「", "３", "½", "answer ", "です", "問題", "*"]
 
 

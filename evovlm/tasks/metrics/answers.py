@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from evovlm.tasks.metrics.final_part import without_denied, without_next_turn
 from evovlm.tasks.metrics.latex import without_latex
-from evovlm.tasks.metrics.numerals import DIGITS, ENGLISH, english_value, numeral_value
+from evovlm.tasks.metrics.numerals import DIGITS, ENGLISH, ENGLISH_PART, english_value, numeral_value, written_out
 
 _PAPER_NUMBER = re.compile(r"\d*\.?\d+")
 
@@ -24,6 +24,8 @@ def extract_paper(text: str) -> float | None:
 
 # Their compatibility forms would join them to digits: 25m² is not 25m2, and ③ is not 3.
 _LEFT_ALONE = ("<super>", "<sub>", "<circle>", "<square>")
+# In full width, braces are brackets of a remark and not LaTeX's.
+_BRACKETS = str.maketrans("｛｝〈〉", "（）（）")
 _SAME_SIGN = str.maketrans({"−": "-", "‐": "-", "–": "-", "⁄": "/", "〜": "~"})
 
 _MINUS = (
@@ -38,7 +40,7 @@ _ARABIC = re.compile(
 _KANJI_RUN = r"(?P<number>[〇零一二三四五六七八九十百千万億兆]{1,30})"
 _ENGLISH_FIRST = re.compile(
     rf"[\s*:\"'(]*(?:(?:about|exactly|only|just|simply|approximately)\s+)?(?P<minus>(?:minus|negative)\s+)?"
-    rf"(?P<words>{ENGLISH})(?!\s+(?:of|that|which|where|who|we|way)\b)",
+    rf"(?P<words>{ENGLISH})(?:[\s-]+(?:{ENGLISH_PART})\b)?(?!\s+(?:of|that|which|where|who|we|way)\b)",
     re.IGNORECASE,
 )
 _ENGLISH_WORDS = re.compile(rf"(?P<minus>\b(?:minus|negative)\s+)?(?P<words>{ENGLISH})", re.IGNORECASE)
@@ -76,7 +78,8 @@ ANSWER_HEADING = re.compile(
 """A heading of the answer: 【答え】, or 答え on a line of its own."""
 _EXPLANATION = re.compile(
     rf"{_BEFORE_HEADING}(?:[【\[〔<《]|(?=(?:解説|説明|計算|検算|理由|途中式|式|補足|考え方|explanation|reason|solution|working)"
-    r"\**[ \t]*(?::|\n))|(?<=[#■◆●▼])[ \t]*|(?<=[#■◆●▼] ))",
+    r"\**[ \t]*(?::|\n))|(?<=[#■◆●▼])[ \t]*|(?<=[#■◆●▼] ))"
+    r"|(?<=[。!])[ \t]*[【\[〔](?:解説|説明|補足|検算|理由|備考|注)[】\]〕]",
     re.IGNORECASE,
 )
 # At most the digits that a float can hold; without a bound, a page of digits would take quadratic time.
@@ -110,8 +113,8 @@ EXTRACTORS: Mapping[str, Callable[[str], float | None]] = {"paper": extract_pape
 
 def _plain(text: str) -> str:
     """Normalise widths, signs, LaTeX and fractions; drop further questions that the model asks itself."""
-    plain = "".join(map(_normalised, text)).translate(_SAME_SIGN)
-    plain = without_latex(without_next_turn(plain))
+    plain = "".join(map(_normalised, text.translate(_BRACKETS))).translate(_SAME_SIGN)
+    plain = written_out(without_latex(without_next_turn(plain)))
     plain = _PART_OF.sub(lambda found: f"{numeral_value(found[2]):.0f}/{numeral_value(found[1]):.0f}", plain)
     plain = _SPACED_SLASH.sub(r"\1/\2", _SPACED_GROUPS.sub(lambda found: found[0].replace(" ", ","), plain))
     plain = _MIXED.sub(_improper, plain)
@@ -250,7 +253,8 @@ def _last(pattern: re.Pattern[str], text: str) -> float | None:
 
 
 def _words_value(found: re.Match[str]) -> float:
-    value = english_value(found["words"])
+    parts = [name for name, part in found.groupdict().items() if part and name.startswith("part_")]
+    value = english_value(found["words"]) / (int(parts[0].removeprefix("part_")) if parts else 1)
     return -value if found["minus"] else value
 
 

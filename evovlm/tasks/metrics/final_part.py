@@ -19,6 +19,9 @@ _NEXT_TURN = re.compile(
     r"|(?:user|human|instruction|input|system|student)\**[ \t]*[:：]|(?:user|human|ユーザー)[ \t]*\n"
     rf"|{_KIND}(?:問題|質問|設問|例題)[ \t]*[0-9０-９]{{1,3}}[ \t]*\n"
     r"|(?:next[ \t]+)?(?:question|problem|exercise)[ \t]*#?[0-9]{0,3}\**[ \t]*(?:[:：]|\.(?=\s))"
+    r"|example[ \t]*#?[0-9]{1,3}\**[ \t]*[:：.]|例[ \t]*[0-9０-９]{1,3}\**[ \t]*[:：]"
+    r"|(?:here(?:'s|[ ]is)|let'?s[ ](?:try|do|solve))"
+    r"[ ](?:another|a[ ]new|the[ ]next)[ ](?:one|problem|question|example)\b"
     r"|next[ \t]+(?:question|problem)\b|Q[ \t]*[0-9０-９]{0,3}\**[ \t]*(?:[:：.．](?=\s|[^0-9]))"
     r"|###[ \t]*(?:指示|入力|ユーザー?|user|human|instruction|input|question)[ \t]*(?:\n|$))",
     re.IGNORECASE,

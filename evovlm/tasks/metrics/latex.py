@@ -15,7 +15,9 @@ _STYLED = re.compile(
 )
 _AMOUNT = r"-?\s{0,2}(?:[0-9]{1,3}(?:,[0-9]{3}){1,4}|[0-9]{1,15})(?:\.[0-9]{1,15})?"
 _ARGUMENT = rf"(?:\s{{0,2}}\{{\s{{0,2}}(?P<%s>{_AMOUNT})\s{{0,2}}\}}|\s{{0,2}}(?P<%s_digit>[0-9]))"
-_FRACTION = re.compile(r"\\[dtc]?frac(?![A-Za-z])" + _ARGUMENT % ("over", "over") + _ARGUMENT % ("under", "under"))
+_FRACTION = re.compile(
+    r"\\(?:[dtcs]|nice)?frac(?![A-Za-z])" + _ARGUMENT % ("over", "over") + _ARGUMENT % ("under", "under")
+)
 _OVER = re.compile(rf"\{{\s{{0,2}}(?P<over>{_AMOUNT})\s{{0,2}}\\over\s{{0,2}}(?P<under>{_AMOUNT})\s{{0,2}}\}}")
 # (-3)/4 and -(3/4).
 _SIGN_IN_BRACKETS = re.compile(r"\(-\s?([0-9]{1,15})\)(?=/[0-9])|-\(([0-9]{1,15}/[0-9]{1,15})\)")
@@ -23,8 +25,10 @@ _SIGN_BEFORE_BOX = re.compile(r"(?<![0-9A-Za-z)\]}%])-\s?\$?(\\boxed\s*\{)(?=\s?
 _POWER_OF_TEN = re.compile(
     r"(?<![0-9.,+*/×-])([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?[×x*]\s?10\^(?:\{(-?[0-9]{1,2})\}|(-?[0-9]{1,2}))"
 )
+_POWER = re.compile(r"(?<![0-9A-Za-z.,^/)}])([0-9]{1,4})\^(?:\{([0-9]{1,2})\}|([0-9]{1,2})(?![0-9]))(?!\^)")
+_LARGEST = 10**15
 _EXPONENT_OF_UNIT = re.compile(r"(?<=[A-Za-z])\^(?:\{-?[0-9]{1,3}\}|[0-9])")
-_SIZE = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])")
+_SIZE = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|(?:display|text|script)style)(?![A-Za-z])")
 _WORDS = (
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "×"),
     (re.compile(r"\\div(?![A-Za-z])"), "÷"),
@@ -50,8 +54,14 @@ def without_latex(text: str) -> str:
         text = pattern.sub(plain, text)
     text = _SIGN_BEFORE_BOX.sub(r"\1-", text)
     text = _POWER_OF_TEN.sub(lambda found: f"{float(f'{found[1]}e{found[2] or found[3]}'):.15g}", text)
+    text = _POWER.sub(_raised, text)
     text = _EXPONENT_OF_UNIT.sub("", text)
     return _SIGN_IN_BRACKETS.sub(lambda found: f"-{found[1] or found[2]}", text)
+
+
+def _raised(found: re.Match[str]) -> str:
+    power = int(found[1]) ** int(found[2] or found[3])
+    return str(power) if power < _LARGEST else found[0]
 
 
 def _slashed(found: re.Match[str]) -> str:

@@ -17,6 +17,19 @@ _SMALL = {word: float(value) for value, word in enumerate(_TO_TWELVE + _TO_NINET
 }
 _LARGE = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
 _WORD = "|".join(sorted([*_SMALL, *_LARGE, "hundred"], key=len, reverse=True))
+_PARTS = (
+    "half|halves",
+    "thirds?",
+    "quarters?|fourths?",
+    "fifths?",
+    "sixths?",
+    "sevenths?",
+    "eighths?",
+    "ninths?",
+    "tenths?",
+)
+ENGLISH_PART = "|".join(f"(?P<part_{under}>{names})" for under, names in enumerate(_PARTS, start=2))
+"""A pattern of what a number is divided by: halves, thirds; a match has the group `part_2`, `part_3` and so on."""
 ENGLISH = rf"\b(?:{_WORD})\b(?:(?:\s+and\s+|[\s-]+)(?:{_WORD})\b){{0,12}}"
 """A pattern of a number in English words."""
 
@@ -27,6 +40,23 @@ _GROUPED = re.compile(r"[-+]?[0-9]+(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]*)?")
 def ungrouped(text: str) -> str:
     """Return a number's text without the commas of its groups (1,200); any other text as it is (3,5)."""
     return text.replace(",", "") if _GROUPED.fullmatch(text) else text
+
+
+_EXPONENT = re.compile(r"(?<![A-Za-z0-9.,])([0-9]{1,9}(?:\.[0-9]{1,9})?e[-+]?[0-9]{1,2})(?![A-Za-z0-9])", re.IGNORECASE)
+_APOSTROPHE = re.compile(r"(?<=[0-9])['’](?=[0-9]{3}(?![0-9]))")
+
+
+def written_out(text: str) -> str:
+    """Return the text with 1e3 as 1000 and 1'000 as 1,000.
+
+    16 million stays 16: word problems and their answers count in millions (GSM8K).
+    """
+    return _APOSTROPHE.sub(",", _EXPONENT.sub(_without_exponent, text))
+
+
+def _without_exponent(found: re.Match[str]) -> str:
+    shown = f"{float(found[1]):.15g}"
+    return found[0] if "e" in shown else shown
 
 
 def numeral_value(text: str) -> float:
