@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from evovlm.errors import (
     ConfigError,
     EvovlmError,
     IncompatibleModels,
+    JudgeStopped,
     ModelError,
     ModelNotFound,
     NoChatTemplate,
@@ -33,6 +35,7 @@ from evovlm.errors import (
     TaskError,
     UnknownArchitecture,
 )
+from evovlm.evaluation import judging
 from evovlm.merging.before import needs
 from tests.cli.conftest import Command, write_config
 from tests.cli.test_merge_bad_input import change_weights, everything, folder, replace_with, write_recipe
@@ -109,6 +112,16 @@ def no_room(folder: Path, patch: pytest.MonkeyPatch) -> list[str]:
     return merging(lambda _: None)(folder, patch)
 
 
+def asking_a_judge_that_is_not_there(folder: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    patch.setattr(judging, "_wait_s", lambda *_: 0.0)
+    row = {"question": "1と2で?", "prediction": "3", "reference": "3"}
+    (folder / "answers.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    return ["grade", str(folder / "answers.jsonl"), "--metric", "judge", "--judge", "m", "--judge-url", url]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """How an error comes about, and what its message says beside."""
@@ -171,6 +184,11 @@ CASES = (
         kind=CodeNotAllowed,
         prepare=scoring_with_code,
         says=("would run code from these files:", "metric.py", "add --allow-code"),
+    ),
+    Case(
+        kind=JudgeStopped,
+        prepare=asking_a_judge_that_is_not_there,
+        says=("The judge m at http://127.0.0.1:", "cannot be asked", "Check the address", "resume"),
     ),
     Case(
         kind=OutputError,
