@@ -138,6 +138,7 @@ def run(evovlm: Command, words: list[str]) -> None:
         assert (Path(words[words.index("--checkpoint") + 1]) / "config.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "count"),
     [

@@ -89,7 +89,9 @@ def test_scaled_positions_are_computed_without_waiting(tmp_path: Path, rope: dic
     assert gpu.n_read == 0
 
 
-@pytest.mark.parametrize("family", VLM_PICOS)
+@pytest.mark.parametrize(
+    "family", [name if name == "llava" else pytest.param(name, marks=pytest.mark.slow) for name in VLM_PICOS]
+)
 def test_pictures_are_seen_and_answered_on_one_device(tmp_path: Path, family: str) -> None:
     loaded = load_model(pico_vlm(tmp_path / "m", family=family), device="cpu")
     pictures = drawn()
