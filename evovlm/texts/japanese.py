@@ -29,7 +29,7 @@ TEXTS: Mapping[str, str] = {
     "stage_ps": "第1段階：パラメータ",
     "stage_path": "第2段階：層の経路",
     "result": "結果",
-    "headline_gain": "進化させていないモデルのうち最良の{rival}との差は {difference} ポイント（{low} 〜 {high}）",
+    "headline_gain": "進化させていないモデルのうち最良の{rival}との差は {difference} ポイント（{low} 〜 {high}）。",
     "headline_noise": "区間が 0 を含むため、誤差の範囲内です。",
     "headline_gap": "探索用データでのスコアは {search}、探索に使っていない評価用データでのスコアは {report} です。",
     "headline_gap_higher": "採用モデルは探索用データのスコアで選ばれるため、その値は実力より高く出る傾向があります。",
