@@ -29,7 +29,8 @@ TEXTS: Mapping[str, str] = {
     "stage_path": "Second stage: path through layers",
     # The head
     "result": "Result",
-    "headline_gain": "{difference} points ({low} to {high}) compared with {rival}, the best model that was not evolved.",
+    "headline_gain": "{difference} points ({low} to {high}) compared with {rival}, the best model that was not "
+    "evolved.",
     "headline_noise": "The interval includes 0: the difference is within noise.",
     "headline_gap": "In the search the winner scored {search}; on the report split, which no search saw, it scores "
     "{report}.",
