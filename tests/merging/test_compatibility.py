@@ -85,6 +85,7 @@ def test_a_type_is_not_compared_by_a_setting_that_it_does_not_have(tmp_path: Pat
     }
 
 
+@pytest.mark.slow
 def test_the_table_of_defaults_is_that_of_the_installed_transformers() -> None:
     assert json.loads(DEFAULTS_FILE.read_text(encoding="utf-8")) == every_default()
 

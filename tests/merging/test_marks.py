@@ -1,6 +1,7 @@
 """Which entries are kept is found once, stored in bits, and found again the same without them."""
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -129,6 +130,8 @@ def test_an_error_stops_what_has_not_begun_and_is_raised() -> None:
             waiting.set()
             raise ValueError(number)
         waiting.wait(5)
+        # As much work as it takes the other thread to be cancelled.
+        time.sleep(0.02)
 
     with pytest.raises(ValueError, match="1"):
         list(in_turn(fail, range(1000), threads=2, ahead=1000))
