@@ -11,6 +11,7 @@ from evovlm.evaluation.predictions import Prediction
 from evovlm.evaluation.scorer import Scorer, open_scorer
 from evovlm.tasks.catalogue import TASKS
 from evovlm.tasks.metrics.scoring import Answer, Scoring
+from evovlm.tasks.metrics.table import get_metric
 from evovlm.thoughts import Reasoning
 
 
@@ -64,6 +65,12 @@ def grade(
         scoring: open_scorer(scoring, device=device, judge=choice.judge, allow_code=allow_code)
         for scoring in dict.fromkeys(scorings.values())
     }
+    for each in predictions:
+        name = scorings[each.task].metric
+        if not each.sample.references and get_metric(name).measure is not None:
+            raise TaskError(
+                f"{each.where}: has no reference answer, which {name} compares with. Add it, or delete the row."
+            )
     return tuple(
         ScoredTask(
             name=task or "",

@@ -376,11 +376,14 @@ def _chosen_metric(task: Any, wanted: str, *, name: str) -> str:
     """Return the metric of that name, or the task's first. Raises TaskError unless it is a mean over documents."""
     from lm_eval.api.metrics import mean
 
-    metric = _chosen(wanted, list(task.aggregation()), what="metric", name=name)
-    if task.aggregation()[metric] is not mean or not task.higher_is_better().get(metric, True):
+    known, higher = task.aggregation(), task.higher_is_better()
+    metric = _chosen(wanted, list(known), what="metric", name=name)
+    scores = [each for each in known if known[each] is mean and higher.get(each, True)]
+    if metric not in scores:
+        others = f"Choose another: lm_eval:NAME#METRIC with one of {', '.join(scores)}."
         raise TaskError(
             f"{name}: {metric} is not a mean over documents for which higher is better, as a score must be.\n"
-            f"    Choose another: lm_eval:NAME#METRIC with one of {', '.join(task.aggregation())}."
+            f"    {others if scores else 'It has no metric that is; name another task.'}"
         )
     return metric
 

@@ -106,3 +106,11 @@ def test_samples_with_different_numbers_of_answers_are_refused(tmp_path: Path) -
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(TaskError, match="different numbers of answers"):
         read_predictions(path)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "rouge_l_ja", "exact_match"])
+def test_a_row_without_a_reference_is_refused_and_not_wrong(tmp_path: Path, metric: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"text": "7", "references": ["7"]}\n{"text": "7", "references": []}\n', encoding="utf-8")
+    with pytest.raises(TaskError, match=rf"answers\.jsonl:2: has no reference answer, which {metric} compares with"):
+        grade(read_predictions(path), ScoringChoice(metric=metric))
