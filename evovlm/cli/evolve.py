@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -167,8 +166,7 @@ def _served_page(port: int) -> "Iterator[ChoicePage]":
 
     language = chosen_language("")
     page = ChoicePage(language=language)
-    with serving(page, port=port) as (address, serve):
-        threading.Thread(target=serve, daemon=True).start()
+    with serving(page, port=port) as address:
         echo(speaker(language)("choose_address", address=address), err=True)
         yield page
 

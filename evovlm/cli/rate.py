@@ -2,6 +2,7 @@
 
 import getpass
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -133,10 +134,10 @@ def _serve(contest: "Contest", *, rater: str, language: str, port: int) -> None:
     from evovlm.report.loopback import serving
     from evovlm.report.rating_page import RatingPage
 
-    with serving(RatingPage(contest=contest, rater=rater, language=language), port=port) as (address, serve):
+    with serving(RatingPage(contest=contest, rater=rater, language=language), port=port) as address:
         echo(f"{address}\nCtrl-C ends it.")
         try:
-            serve()
+            threading.Event().wait()
         except KeyboardInterrupt:
             echo(err=True)
 

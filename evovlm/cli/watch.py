@@ -52,8 +52,7 @@ def watch(
     try:
         with ExitStack() as stack:
             if serve:
-                address, answer = stack.enter_context(serving(ServedFile(page), port=port))
-                threading.Thread(target=answer, daemon=True).start()
+                address = stack.enter_context(serving(ServedFile(page), port=port))
                 echo(address)
             waiting = stack.enter_context(Waiting(f"reading {run}"))
             for content in watch_run(run, page=page, language=lang, every_s=every):

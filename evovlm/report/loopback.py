@@ -7,7 +7,7 @@ machine and other pages of the browser do not know.
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,8 +41,8 @@ class Page(Protocol):
 
 
 @contextmanager
-def serving(page: Page, *, port: int = 0) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the page's address and what serves it until Ctrl-C; port 0 is any that is free.
+def serving(page: Page, *, port: int = 0) -> Iterator[str]:
+    """Yield the page's address, and serve it in threads of its own meanwhile; port 0 is any that is free.
 
     Raises OutputError for a port that is taken.
     """
@@ -52,7 +52,14 @@ def serving(page: Page, *, port: int = 0) -> Iterator[tuple[str, Callable[[], No
     except (OSError, OverflowError) as error:
         raise OutputError(f"--port {port}: cannot be used ({error}).\n    Choose another, or leave it out.") from error
     with server:
-        yield f"http://127.0.0.1:{server.server_port}/{secret}/", server.serve_forever
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/{secret}/"
+        finally:
+            # A server that is closed before it has stopped asks its closed socket for ever.
+            server.shutdown()
+            thread.join()
 
 
 def _handler(page: Page, path: str) -> type[BaseHTTPRequestHandler]:

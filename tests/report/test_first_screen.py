@@ -1,7 +1,6 @@
 """What the page says first: the strongest rival, noise, the search's own score, and how far a run is."""
 
 import http.client
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,8 +154,7 @@ def test_the_page_of_a_run_in_progress_is_served_and_takes_nothing(tmp_path: Pat
     page = tmp_path / "page.html"
     if begun:
         page.write_text("<p>探索</p>", encoding="utf-8")
-    with serving(ServedFile(page)) as (address, serve):
-        threading.Thread(target=serve, daemon=True).start()
+    with serving(ServedFile(page)) as address:
         host, path = address.removeprefix("http://").split("/", 1)
         connection = http.client.HTTPConnection(host, timeout=10)
         connection.request("POST", f"/{path}", "x=1")

@@ -47,9 +47,7 @@ class Served:
 @pytest.fixture
 def served() -> Iterator[Served]:
     page = Recorder()
-    with serving(page) as (address, serve):
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+    with serving(page) as address:
         port, path = address.removeprefix("http://127.0.0.1:").split("/", 1)
         yield Served(page=page, port=int(port), path=f"/{path}")
 
@@ -108,3 +106,18 @@ def test_a_port_that_is_taken_is_said(served: Served) -> None:
         serving(Recorder(), port=served.port),
     ):
         pass
+
+
+def test_nothing_is_left_running() -> None:
+    before = set(threading.enumerate())
+    with serving(Recorder()) as address:
+        host = address.removeprefix("http://").partition("/")[0]
+        connection = http.client.HTTPConnection(host, timeout=10)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 404
+        connection.close()
+        assert set(threading.enumerate()) > before
+    for thread in set(threading.enumerate()) - before:
+        # That of the request may take a moment.
+        thread.join(timeout=10)
+        assert not thread.is_alive()
