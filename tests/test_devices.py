@@ -59,6 +59,7 @@ def test_memory_that_torch_holds_without_using_it_is_free(monkeypatch: pytest.Mo
     assert device_memory(torch.device("cuda:1")) == (45, 100)
 
 
+@pytest.mark.slow
 def test_another_process_is_asked_for_free_memory() -> None:
     found, total = memory_elsewhere("cpu")
     assert total is None

@@ -82,7 +82,7 @@ def test_a_search_is_checked_with_its_device_and_budget(
     assert "cuda:99" in refused.err
 
 
-@pytest.mark.parametrize("device", ["mps", "xpu", "xpu:0"])
+@pytest.mark.parametrize("device", ["mps", *(pytest.param(each, marks=pytest.mark.slow) for each in ("xpu", "xpu:0"))])
 def test_a_search_on_another_kind_of_gpu_is_checked(
     device: str, evovlm: Command, models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

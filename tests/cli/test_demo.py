@@ -25,6 +25,7 @@ def _zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_stdout_holds_both_tables_as_json_and_nothing_else(evovlm: Command, tmp_path: Path) -> None:
     told = evovlm("demo", "--quick", "--out", tmp_path / "demo", "--json")
     assert told.code == 0, told.err

@@ -21,6 +21,21 @@ def _contest(run: Path) -> Contest:
     return contest_of_run(Run.open(run), task=None, n_candidates=3, n_samples=4)
 
 
+@pytest.fixture(scope="session")
+def answered_once(finished_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose candidates have answered; only read."""
+    run = shutil.copytree(finished_once / "run", tmp_path_factory.mktemp("answered") / "run")
+    _contest(run)
+    ratings_file(run).unlink()
+    return run
+
+
+@pytest.fixture
+def finished(answered_once: Path, tmp_path: Path) -> Path:
+    """A copy of that run to change as one likes."""
+    return shutil.copytree(answered_once, tmp_path / "run")
+
+
 def _type(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{key}\n" for key in keys)))
 

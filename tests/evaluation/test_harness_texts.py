@@ -210,7 +210,7 @@ def test_a_decoding_changes_the_tasks_own(loaded: LoadedModel, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"prompt": "ja-alpaca-cot"}, "only `chat` can be chosen"),
+        ({"prompt": "ja-alpaca-cot"}, "The only prompt to choose is `chat`"),
         ({"gate": "script"}, "has its own data, prompt and scoring"),
         ({"decoding": DecodingChanges(like="search")}, "has its own decoding and repeats"),
         ({"reasoning": "harmony"}, "--think-end-token"),

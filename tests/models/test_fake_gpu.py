@@ -59,7 +59,7 @@ def run_passes(loaded: LoadedModel, prompts: list[Prompt], *, penalty: float, sh
         assert runner.step({1: third}).shape == (3,)
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1.2])
+@pytest.mark.parametrize("penalty", [1.2, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", [name for name in TEXT_PICOS if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES])
 def test_texts_are_decoded_without_waiting(tmp_path: Path, family: str, penalty: float) -> None:
     window = 12 if family in ("mistral", "gemma2", "gemma3_text") else None

@@ -78,6 +78,7 @@ def test_another_formula_or_number_is_wrong(reference: str, text: str) -> None:
     assert same_math(reference, text) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["\\boxed{", "答えは", "{", "\\frac{", "回答: ", "(", "\\boxed{a", "1,"])
 def test_no_text_takes_long(piece: str) -> None:
     text = (piece * 50_000)[:50_000]
