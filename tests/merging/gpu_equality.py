@@ -327,7 +327,7 @@ def test_the_parameters_of_a_loaded_model(models: Path) -> None:
     recipe = make_recipe(models, {"math": (0.7, 0.5), "ja": (-0.3, 0.4)}, host="vlm", vocabulary="host")
     resident = ResidentModel.open(recipe.template, device=DEVICE.type)
     names = resident.merger.tensor_names
-    gpu = GpuMerger(resident.merger, {name: resident._writer.on_device()[name] for name in names})
+    gpu = GpuMerger(resident.merger, {name: resident.engine._writer.on_device()[name] for name in names})
     rest = Collected(resident.merger)
     assert gpu.merge(recipe, rest)
     found = {name: parameter.detach().clone() for name, parameter in resident.loaded.model.named_parameters()}
