@@ -86,6 +86,9 @@ def test_a_running_search_shows_how_far_it_is(tmp_path: Path) -> None:
     ):
         assert part in first
     assert "--resume" not in first
+    # It cannot be scored yet.
+    assert "--score" not in first
+    assert "they overestimate the winner" in first
 
 
 def test_a_stopped_search_says_so_with_the_command_that_continues_it(tmp_path: Path) -> None:
