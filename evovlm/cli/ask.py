@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.completion import complete_models, complete_prompts
-from evovlm.cli.rendering import echo, json_text
-from evovlm.cli.typed import from_typed
+from evovlm.cli.rendering import echo, from_typed, json_text
 
 if TYPE_CHECKING:
     from evovlm.evaluation.asking import Manner

@@ -11,8 +11,7 @@ from evovlm.cli.completion import complete_methods, complete_models, complete_pr
 from evovlm.cli.init_answers import Answers, finished
 from evovlm.cli.init_questions import ask_open, ask_what_to_change
 from evovlm.cli.language import Language
-from evovlm.cli.rendering import echo, json_text
-from evovlm.cli.typed import from_typed
+from evovlm.cli.rendering import echo, from_typed, json_text
 from evovlm.texts.languages import speaker
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evovlm.cli.rendering import echo
-from evovlm.cli.typed import as_typed
+from evovlm.cli.rendering import as_typed, echo
 from evovlm.texts.languages import Say, chosen_language, speaker
 
 if TYPE_CHECKING:

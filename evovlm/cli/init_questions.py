@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from evovlm.cli.completion import complete_models
 from evovlm.cli.init_answers import Answers, finished, read_kind, read_sources
 from evovlm.cli.questions import Choice, ask, ask_each
-from evovlm.cli.typed import as_typed, from_typed
+from evovlm.cli.rendering import as_typed, from_typed
 from evovlm.texts.languages import Say, described
 
 if TYPE_CHECKING:

@@ -78,6 +78,16 @@ def from_here(text: str) -> str:
     return f"./{text.removeprefix(here)}" if text.startswith(here) else text
 
 
+def from_typed(text: str) -> str:
+    """Return a text that was typed on a command line, with line ends where it has `\\n`."""
+    return text.replace("\\n", "\n")
+
+
+def as_typed(text: str) -> str:
+    """Return a text as it is typed on a command line: in one line, with `\\n` for its line ends."""
+    return text.replace("\n", "\\n")
+
+
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     """Print a text, which may quote a file or a model, without control characters.
 

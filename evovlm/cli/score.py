@@ -20,7 +20,7 @@ from evovlm.cli.completion import (
 )
 from evovlm.cli.engine import EngineOption
 from evovlm.cli.judge import JudgeCalls, JudgeModel, JudgeUrl, judge_choice
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, from_typed, json_text
 from evovlm.cli.task_options import (
     ChatTemplate,
     DrawSeed,
@@ -33,7 +33,6 @@ from evovlm.cli.task_options import (
     TopK,
     TopP,
 )
-from evovlm.cli.typed import from_typed
 
 if TYPE_CHECKING:
     from evovlm.evaluation.answers import ScoredTask

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.typed import as_typed
+from evovlm.cli.rendering import as_typed
 
 if TYPE_CHECKING:
     from evovlm.tasks.decoding import DecodingChanges

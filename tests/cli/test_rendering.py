@@ -14,8 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from evovlm.cli.progress import ScoreProgress, SearchProgress, WriteProgress
-from evovlm.cli.rendering import duration, in_lines, json_text, spark_line, without_controls
-from evovlm.cli.typed import as_typed, from_typed
+from evovlm.cli.rendering import as_typed, duration, from_typed, in_lines, json_text, spark_line, without_controls
 from evovlm.evaluation.batches import AnswerProgress
 from evovlm.recipes.candidate import Evaluation, Failure, Outcome
 from evovlm.runs.folder.entries import Entry

@@ -14,14 +14,14 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.models.backbone import Backbone
-from evovlm.models.decoding.draws import Draw, uniform
+from evovlm.models.decoding.draws import Draw, DrawSettings, uniform
 from evovlm.models.decoding.slots import answer_limits, most_tokens, slots_at_once
 from evovlm.models.loading import LoadedModel
 from evovlm.models.pictures.image_features import by_layer, family_of, placed
 from evovlm.models.prompt import Prompt, embed, left_padded, left_padded_positions
 
 
-class DecodingSettings(Protocol):
+class DecodingSettings(DrawSettings, Protocol):
     """How answers are decoded: greedily where `beams` and `repetition_penalty` are 1 and `temperature` is 0."""
 
     @property
@@ -32,12 +32,6 @@ class DecodingSettings(Protocol):
     def repetition_penalty(self) -> float: ...
     @property
     def stop(self) -> tuple[str, ...]: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def top_p(self) -> float: ...
-    @property
-    def top_k(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
