@@ -19,11 +19,13 @@ demo: $(READY)
 test slow: export PYTHONDONTWRITEBYTECODE :=
 
 # Two processes with one thread each: most tests run Python and small tensors, which do not gain from threads.
+test slow: export OMP_NUM_THREADS = 1
+
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2
 
 slow: $(DEV)
-	$(BIN)/pytest -m "slow and not gpu"
+	$(BIN)/pytest -n 2 -m "slow and not gpu and not vllm"
 
 gpu: $(DEV)
 	$(BIN)/pytest -m gpu

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,8 +221,29 @@ def _calls(command: click.Command, traps: Folder, fresh: Iterator[int]) -> Itera
         yield [*given, *flag]
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _interrupting() -> Iterator[Callable[[float], None]]:
+    """Yield what interrupts the main thread after a number of seconds, and never for 0.
+
+    It does so again each second: an exception is lost where Python ignores it, in a destructor for example.
+    """
+    wanted = False
+
+    def interrupt(*_: object) -> None:
+        if wanted:
+            raise KeyboardInterrupt
+
+    def interrupt_after(seconds: float) -> None:
+        nonlocal wanted
+        wanted = seconds > 0
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1 if wanted else 0)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        yield interrupt_after
+    finally:
+        interrupt_after(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 TRIED = [words for words, each in commands().items() if not hasattr(each, "commands") and words not in WITHOUT_FILES]
@@ -230,19 +252,15 @@ TRIED = [words for words, each in commands().items() if not hasattr(each, "comma
 @pytest.mark.slow
 @pytest.mark.parametrize("words", TRIED)
 def test_no_command_runs_a_trap(evovlm: Command, traps: Folder, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = signal.signal(signal.SIGALRM, _interrupt)
-    try:
+    with _interrupting() as interrupt_after:
         for arguments in _calls(commands()[words], traps, itertools.count()):
             monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-            signal.alarm(WATCHED_SECONDS if words == "watch" else SECONDS)
+            interrupt_after(WATCHED_SECONDS if words == "watch" else SECONDS)
             done = evovlm(*words.split(), *arguments)
-            signal.alarm(0)
+            interrupt_after(0)
             assert traps.fired == [], (words, arguments)
             assert "Usage:" not in done.err, (words, arguments, done)
             assert done.code in (0, 2), (words, arguments, done)
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, handler)
 
 
 @pytest.mark.parametrize("run", ["run", "harness-run"])
