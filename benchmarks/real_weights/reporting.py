@@ -1,0 +1,101 @@
+"""The report: every merge on the reported samples, with intervals, paired tests and what each stage cost."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.real_weights.scoring import Scores, figures, scored
+from benchmarks.real_weights.searching import SEARCHES, best_of_grid, open_models, plain_merges, search_folder
+from benchmarks.real_weights.settings import Settings
+from benchmarks.real_weights.tasks import task_file
+from evovlm.evaluation.answers import TaskChoice
+from evovlm.evaluation.comparison import compare
+from evovlm.files import write_file
+from evovlm.recipes.kinds import Recipe
+from evovlm.recipes.recipe import MergeTemplate
+from evovlm.runs.run import Run
+from evovlm.tasks.sample import Split
+
+COSTS_FILE = "costs.jsonl"
+EVOLVED = tuple(name for name, (_, optimizer) in SEARCHES.items() if optimizer != "random")
+Merges = Mapping[str, Sequence[Recipe]]
+"""By row of the table: one merge, or the winner of each seed."""
+
+
+def merges_of(settings: Settings, template: MergeTemplate) -> Merges:
+    """Return every merge of the report. Raises SystemExit for a search that is not finished."""
+    found: dict[str, Sequence[Recipe]] = {name: [recipe] for name, recipe in plain_merges(settings).items()}
+    found["grid"] = [template.equal_weights(best_of_grid(settings))]
+    for name in SEARCHES:
+        winners = []
+        for seed in range(settings.seeds):
+            folder = search_folder(settings, name, seed)
+            run = Run.open(folder) if folder.exists() else None
+            if run is None or run.winner is None or not run.finished:
+                raise SystemExit(f"{folder}: this search is not finished. Run the stage search again.")
+            winners.append(run.winner)
+        found[name] = winners
+    return found
+
+
+def run_report(settings: Settings) -> None:
+    """Score every merge on every reported task, and write report.md."""
+    evaluator, template = open_models(settings)
+    merges = merges_of(settings, template)
+    parts = []
+    for task in settings.report_on:
+        choice = TaskChoice(name=str(task_file(settings, task)))
+        answers: dict[str, list[Scores]] = {}
+        for name, recipes in merges.items():
+            for seed, recipe in enumerate(recipes):
+                file = settings.out / "report" / f"{task}-{name}-{seed}.jsonl"
+                answers.setdefault(name, []).append(scored(evaluator, recipe, choice, Split.REPORT, file=file))
+                print(f"{task}, {name} {seed}: {figures(answers[name][-1].right)}", flush=True)
+        parts.append(task_part(task, answers, parents=tuple(settings.sources)))
+    parts.append(cost_part(settings.out / COSTS_FILE))
+    write_file(settings.out / "report" / "report.md", "\n".join(parts))
+    print("\n".join(parts))
+
+
+def over_seeds(answers: Sequence[Scores], key: str) -> list[float]:
+    """Return the mean over the seeds for each sample."""
+    return [sum(values) / len(values) for values in zip(*(getattr(each, key) for each in answers), strict=True)]
+
+
+def task_part(task: str, answers: Mapping[str, Sequence[Scores]], *, parents: Sequence[str]) -> str:
+    """Return a task's two tables in Markdown: the scores, and each evolved merge against the others."""
+    n = len(next(iter(answers.values()))[0].ids)
+    lines = [f"{task}, {n} samples", "", "| model | score | 95 % | seeds | ungated | Japanese |", f"|{'---|' * 6}"]
+    for name, each in answers.items():
+        seeds = ", ".join(f"{100 * sum(one.right) / n:.1f}" for one in each)
+        ungated, japanese = (100 * sum(over_seeds(each, key)) / n for key in ("ungated", "japanese"))
+        mean = figures(over_seeds(each, "right"))
+        lines.append(f"| {name} | {mean} | {seeds} | {ungated:.1f} | {japanese:.0f} % |")
+    return "\n".join([*lines, "", *comparisons(answers, parents=parents), ""])
+
+
+def comparisons(answers: Mapping[str, Sequence[Scores]], *, parents: Sequence[str]) -> Iterator[str]:
+    """Yield the table of paired differences, x 100, of the means over the seeds."""
+    yield "| evolved | against | difference | 95 % | p |"
+    yield f"|{'---|' * 5}"
+    best = max(parents, key=lambda name: sum(answers[name][0].right))
+    for name in (each for each in EVOLVED if each in answers):
+        for other in (each for each in (best, "equal", "grid", "random") if each in answers):
+            pair = [over_seeds(answers[each], "right") for each in (name, other)]
+            binary = all(value in (0.0, 1.0) for values in pair for value in values)
+            found = compare(*pair, binary=binary)
+            interval = f"{100 * found.low:+.1f} - {100 * found.high:+.1f}"
+            yield f"| {name} | {other} | {100 * found.difference:+.1f} | {interval} | {found.p_value:.3f} |"
+
+
+def cost_part(file: Path) -> str:
+    """Return the table of hours by stage, over all calls of a stage that ended or were interrupted by an error."""
+    spent: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        row = json.loads(line)
+        for index, key in enumerate(("wall_s", "processor_s")):
+            spent[row["stage"]][index] += row[key]
+    lines = ["| stage | hours by the clock | hours of processors |", f"|{'---|' * 3}"]
+    lines += [f"| {stage} | {wall / 3600:.2f} | {busy / 3600:.2f} |" for stage, (wall, busy) in spent.items()]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,72 @@
+"""What a run of the stages depends on, and where each stage keeps its files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.real_weights.lessons import ADAPTERS
+from benchmarks.real_weights.training import Training
+
+SETS: Mapping[str, tuple[str, str]] = {
+    "mawps": ("mawps_ja", "mawps_ja/dataset_mawps_test.json"),
+    "msvamp": ("msvamp_ja", "msvamp/test_Japanese.json"),
+    "mgsm": ("mgsm_ja", "mgsm/mgsm_ja.tsv"),
+}
+"""Sets of Japanese problems: evovlm's task, and the file in the folder of --data (without one: the hub)."""
+ENGLISH = "msvamp/test_English.json"
+GSM8K = "gsm8k/train.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The arguments of the command line.
+
+    `given_base`, `adapters` and `models` are models as evovlm's recipes name them; without them, the stages make their
+    own. `prompt` and `max_new_tokens` are those of every Japanese task.
+    """
+
+    out: Path
+    data: Path | None
+    given_base: str | None
+    adapters: tuple[str, ...]
+    models: tuple[str, ...]
+    search_on: str
+    report_on: tuple[str, ...]
+    search_samples: int
+    report_samples: int
+    pilot_samples: int
+    seeds: int
+    candidates: int
+    method: str
+    prompt: str
+    max_new_tokens: int
+    examples: int
+    training: Training
+    device: str
+
+    @property
+    def base(self) -> str:
+        """The model that all sources were fine-tuned from."""
+        return self.given_base or str(self.out / "base")
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The models to merge, by name."""
+        if self.adapters or self.models:
+            joined = {**{each: f"{self.base}+{each}" for each in self.adapters}, **{each: each for each in self.models}}
+            return {short_name(each): model for each, model in joined.items()}
+        return {name: f"{self.base}+{self.out / 'adapters' / name}" for name in ADAPTERS}
+
+    @property
+    def trains(self) -> bool:
+        """Whether the adapters are made here."""
+        return not (self.adapters or self.models)
+
+    def local(self, file: str) -> Path | None:
+        """Return a file of the folder of --data; None where that is not given."""
+        return None if self.data is None else self.data / file
+
+
+def short_name(model: str) -> str:
+    """Return the last part of a hub id or path, without revision: augmxnt/shisa-gamma-7b-v1 -> shisa-gamma-7b-v1."""
+    return model.partition("@")[0].rstrip("/").rpartition("/")[2].replace(".", "-")
