@@ -116,7 +116,7 @@ def test_a_read_only_disk_is_one_sentence(name: str, evovlm: Command, sources: P
 
 
 @pytest.mark.parametrize("under", ["file", "n" * 300])
-@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize("name", quick_and_slow(WRITING, quick=4))
 def test_a_target_that_cannot_be_is_one_sentence(
     name: str, under: str, evovlm: Command, sources: Path, tmp_path: Path
 ) -> None:

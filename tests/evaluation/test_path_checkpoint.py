@@ -83,7 +83,7 @@ def check_written(
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("tie", [False, True])
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 def test_a_written_path_computes_what_the_running_one_does(
     tmp_path: Path, pair: Pair, family: str, tie: bool, target: ScaleTarget
 ) -> None:
