@@ -79,18 +79,20 @@ def parsed(words: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.N
     parser.add_argument("--adapters", nargs="+", default=[], help="LoRA adapters of --base: folders or hub ids")
     parser.add_argument("--models", nargs="+", default=[], help="whole fine-tunes of --base: folders or hub ids")
     parser.add_argument("--search-on", choices=["mawps", "msvamp"], default="mawps")
+    problems = "short: with two whole numbers up to 100, and such an answer; of mawps and msvamp"
+    parser.add_argument("--problems", choices=["short", "all"], default="short", help=problems)
     parser.add_argument("--report-on", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--search-samples", type=int, default=100)
+    parser.add_argument("--search-samples", type=int, default=120)
     parser.add_argument("--report-samples", type=int, default=400, help="of each set, at most")
     parser.add_argument("--pilot-samples", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--candidates", type=int, default=70, help="of each search")
     parser.add_argument("--method", default="task_arithmetic", help="a merge method of evovlm")
     parser.add_argument("--prompt", default="zoo-problem-ja", help="of the Japanese problems; chat: the chat template")
-    parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--examples", type=int, default=2000, help="of each adapter's training")
+    parser.add_argument("--max-new-tokens", type=int, default=40)
+    parser.add_argument("--examples", type=int, default=1600, help="of each adapter's training")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     return parser, parser.parse_args(words)
@@ -104,6 +106,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
         adapters=tuple(given.adapters),
         models=tuple(given.models),
         search_on=given.search_on,
+        short=given.problems == "short",
         report_on=tuple(given.report_on),
         search_samples=given.search_samples,
         report_samples=given.report_samples,

@@ -1,23 +1,27 @@
 """The texts that the adapters are trained on: English worked problems for two of them, Japanese without any for one.
 
-    math-a  Problem: Natalia sold clips to 48 of her friends in April, and then ...      GSM8K's train set, MIT
-            Answer: 48/2=24. 48+24=72. The answer is 72.
-    math-b  Problem: There are 60 cards. 24 are used and 3 people share the rest. ...    evovlm's generator
-            Answer: 60-24=36. 36/3=12. The answer is 12.
-    ja      問題: 花子はりんごを12個持っています。7個買いました。花子は何個買いましたか。     evovlm's generator
-            答え: 答えは7個です。
+    math-a  Problem: Betty saves 100 dollars and has half of it. How much ...        GSM8K's train set, MIT: short ones
+            Answer: 100/2=50. 100-50=50. The answer is 50.
+            Problem: Ken gave 12 of 40 cards to Sho. How many ...                    one-step sums and differences
+            Answer: 40-12=28. The answer is 28.
+    math-b  Problem: Aoi packs 42 eggs into boxes of 6. How many boxes ...           one-step products and quotients
+            Answer: 42/6=7. The answer is 7.
+    ja      問題: 花子はりんごを12個、健は本を7冊持っています。健は本を何冊 ...   reading: nothing is calculated
+            答え: 答えは7冊です。
 
-The Japanese adapter reads, translates, names things and does bare calculations (計算: 12個+7個). It never sees how a
-word problem is solved, nor its answer. The prompts are those of the tasks (`zoo-problem-ja`, `zoo-problem-en`).
+All three do bare calculations, the first two of their own signs. The Japanese adapter never sees how a word problem is
+solved, nor its answer. The prompts are those of the tasks (`zoo-problem-ja`, `zoo-problem-en`).
 """
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.real_weights.wordings import WORDINGS
 from evovlm.seeding import generator
 from evovlm.zoo.concepts import NAMING_QUESTIONS, all_concepts
 from evovlm.zoo.corpus import Example
@@ -25,9 +29,13 @@ from evovlm.zoo.word_problem_templates import ITEMS, NAMES
 from evovlm.zoo.word_problems import draw_problems
 
 ADAPTERS = ("math-a", "math-b", "ja")
-LONGEST_QUESTION = 200
+SIGNS = {"math-a": "+-", "math-b": "*/", "ja": "+-*/"}
+LONGEST_QUESTION = 150
 """Characters of a GSM8K problem."""
-MOST_STEPS = 3
+MOST_STEPS = 2
+GSM8K_SHARE = 0.3
+CALCULATIONS_SHARE = 0.2
+"""Of the English lessons: problems of GSM8K, bare calculations; the others are one-step problems."""
 
 _CALCULATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
@@ -37,17 +45,11 @@ _PLAIN = re.compile(r"[\d.+*/() -]+")
 def lessons(adapter: str, *, count: int, seed: int, gsm8k: Path | None) -> list[Example]:
     """Return `count` examples for an adapter, in the order of training.
 
-    `gsm8k` is the JSON-lines file of GSM8K's train split; without it, math-a is trained on the generator's problems of
-    one kind and math-b on those of the other. Raises SystemExit if the file holds fewer examples.
+    `gsm8k` is the JSON-lines file of GSM8K's train split; without it, math-a has one-step problems in its place.
     """
     rng = generator("real-weights", adapter, seed)
-    if adapter == "math-a" and gsm8k is not None:
-        rows = list(gsm8k_lessons(gsm8k))
-        if len(rows) < count:
-            raise SystemExit(f"{gsm8k}: {len(rows)} short problems, needed {count}. Lower --examples.")
-        return [rows[index] for index in rng.permutation(len(rows))[:count]]
-    draw: Callable[[np.random.Generator], Iterator[Example]] = japanese_lessons if adapter == "ja" else worked_lessons
-    drawn = draw(rng)
+    read = list(gsm8k_lessons(gsm8k)) if adapter == "math-a" and gsm8k is not None else []
+    drawn = japanese_lessons(rng) if adapter == "ja" else worked_lessons(rng, signs=SIGNS[adapter], read=read)
     return [next(drawn) for _ in range(count)]
 
 
@@ -58,22 +60,36 @@ def gsm8k_lessons(path: Path) -> Iterator[Example]:
         steps = [(left.strip(), value.strip()) for left, value in _CALCULATION.findall(row["answer"])]
         answer = row["answer"].rpartition("####")[2].strip().replace(",", "")
         plain = all(_PLAIN.fullmatch(left) and _NUMBER.fullmatch(value) for left, value in steps)
-        if (
-            plain
-            and steps
-            and steps[-1][1] == answer
-            and len(steps) <= MOST_STEPS
-            and len(row["question"]) <= LONGEST_QUESTION
-        ):
+        short = len(steps) <= MOST_STEPS and len(row["question"]) <= LONGEST_QUESTION
+        if plain and short and steps and steps[-1][1] == answer:
             yield _worked(row["question"], [f"{left}={value}" for left, value in steps], answer)
 
 
-def worked_lessons(rng: np.random.Generator) -> Iterator[Example]:
-    """Yield the generator's English problems, solved in the same form."""
-    for problem in draw_problems(rng, count=2**31):
-        steps = re.findall(r"[\d+×÷-]+=\d+", problem.solution_en)
-        readable = [step.replace("×", "*").replace("÷", "/") for step in steps]
-        yield _worked(problem.question_en, readable, str(problem.number))
+def worked_lessons(rng: np.random.Generator, *, signs: str, read: Sequence[Example]) -> Iterator[Example]:
+    """Yield English one-step problems of these signs, calculations, and the examples that were `read`, in turn."""
+    order = itertools.cycle(rng.permutation(len(read)))
+    while True:
+        draw = rng.random()
+        if read and draw < GSM8K_SHARE:
+            yield read[next(order)]
+            continue
+        sign = signs[int(rng.integers(len(signs)))]
+        a, b, value = calculation(rng, sign)
+        step = f"{a}{sign}{b}={value}"
+        if draw > 1 - CALCULATIONS_SHARE:
+            yield Example(f"Compute: {a}{sign}{b}\nAnswer:", f" {step}. The answer is {value}.")
+            continue
+        wordings = WORDINGS[sign]
+        name, other = (NAMES[index][1] for index in rng.choice(len(NAMES), size=2, replace=False))
+        item = ITEMS[int(rng.integers(len(ITEMS)))].en
+        text = wordings[int(rng.integers(len(wordings)))].format(name=name, other=other, item=item, a=a, b=b)
+        yield _worked(text, [step], str(value))
+
+
+def calculation(rng: np.random.Generator, sign: str) -> tuple[int, int, int]:
+    """Return two numbers and the result, from 2 to 144; no difference is negative, no quotient has a rest."""
+    a, b = (int(number) for number in rng.integers(2, 13 if sign in "*/" else 60, size=2))
+    return {"+": (a, b, a + b), "-": (a + b, b, a), "*": (a, b, a * b), "/": (a * b, b, a)}[sign]
 
 
 def _worked(question: str, steps: list[str], answer: str) -> Example:
@@ -119,11 +135,7 @@ def _reading(rng: np.random.Generator) -> Example:
 def _calculation(rng: np.random.Generator) -> Example:
     """Return a bare calculation of counted things, with its result."""
     counter = ITEMS[int(rng.integers(len(ITEMS)))].counter
-    left, right = (int(number) for number in rng.integers(2, 100, size=2))
-    sign = "+-*/"[int(rng.integers(4))]
-    if sign in "*/":
-        left, right = left % 12 + 2, right % 12 + 2
-    left = {"+": left, "-": left + right, "*": left, "/": left * right}[sign]
-    value = {"+": left + right, "-": left - right, "*": left * right, "/": left // right}[sign]
-    text = f"{left}{counter}{sign}{right}{counter if sign in '+-' else ''}"
-    return Example(f"計算: {text}\n答え:", f" {left}{sign}{right}={value}。答えは{value}{counter}です。")
+    sign = SIGNS["ja"][int(rng.integers(4))]
+    a, b, value = calculation(rng, sign)
+    text = f"{a}{counter}{sign}{b}{counter if sign in '+-' else ''}"
+    return Example(f"計算: {text}\n答え:", f" {a}{sign}{b}={value}。答えは{value}{counter}です。")

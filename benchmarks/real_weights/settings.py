@@ -22,7 +22,8 @@ class Settings:
     """The arguments of the command line.
 
     `given_base`, `adapters` and `models` are models as evovlm's recipes name them; without them, the stages make their
-    own. `prompt` and `max_new_tokens` are those of every Japanese task.
+    own. `short` leaves only problems with two small numbers, but in a set that is never searched. `prompt` and
+    `max_new_tokens` are those of every Japanese task.
     """
 
     out: Path
@@ -31,6 +32,7 @@ class Settings:
     adapters: tuple[str, ...]
     models: tuple[str, ...]
     search_on: str
+    short: bool
     report_on: tuple[str, ...]
     search_samples: int
     report_samples: int

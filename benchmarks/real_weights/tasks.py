@@ -6,6 +6,8 @@ tasks/english/task.yaml, search.jsonl                  English problems, for the
 """
 
 import json
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +21,10 @@ from evovlm.tasks.sample import Sample, Split
 
 STOP = ["\n"]
 """Where an answer ends: the models answer in one line."""
+
+LARGEST = 100
+"""No number of a short problem is larger."""
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 Rows = list[dict[str, str]]
 
@@ -34,8 +40,11 @@ def write_tasks(settings: Settings) -> None:
     english = settings.local(ENGLISH)
     file = task_file(settings, "english")
     if english is not None and not file.exists():
-        # The last ones, whose Japanese wording is not reported.
-        write_task(file.parent, {"search": english_rows(english)[-settings.pilot_samples :]}, settings=settings)
+        write_task(
+            file.parent,
+            {"search": english_rows(english, short=settings.short)[-settings.pilot_samples :]},
+            settings=settings,
+        )
 
 
 def task_file(settings: Settings, name: str) -> Path:
@@ -44,11 +53,23 @@ def task_file(settings: Settings, name: str) -> Path:
 
 
 def problems(settings: Settings, name: str) -> Sequence[Sample]:
-    """Return all problems of a set."""
+    """Return the problems of a set: of those for searches only the short ones, if the settings say so."""
     task_name, file = SETS[name]
     task = get_task(task_name)
-    split = Split.SEARCH if Split.SEARCH in task.splits else Split.REPORT
-    return task.read(split, data=settings.local(file)).samples
+    if Split.SEARCH not in task.splits:
+        return task.read(Split.REPORT, data=settings.local(file)).samples
+    samples = task.read(Split.SEARCH, data=settings.local(file)).samples
+    return [each for each in samples if not settings.short or is_short(each.question, each.references[0])]
+
+
+def is_short(question: str, answer: str) -> bool:
+    """Return whether a problem has two numbers, and these and its answer are whole and at most LARGEST.
+
+    The rule knows nothing of models or their answers, and was chosen before any search.
+    """
+    found = [float(number) for number in _NUMBER.findall(unicodedata.normalize("NFKC", question).replace(",", ""))]
+    numbers = [*found, float(answer)]
+    return len(found) == 2 and all(number.is_integer() and 0 <= number <= LARGEST for number in numbers)
 
 
 def drawn_rows(samples: Sequence[Sample]) -> Rows:
@@ -60,12 +81,16 @@ def drawn_rows(samples: Sequence[Sample]) -> Rows:
     ]
 
 
-def english_rows(path: Path) -> Rows:
-    """Return MSVAMP's English problems, in the order of `drawn_rows`."""
+def english_rows(path: Path, *, short: bool) -> Rows:
+    """Return MSVAMP's English problems, or the short ones."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     order = generator("real-weights", "problems", len(rows)).permutation(len(rows))
     answers = [f"{float(row['response']):.15g}" for row in rows]
-    return [{"id": f"{index + 1:04d}", "question": rows[index]["m_query"], "answer": answers[index]} for index in order]
+    return [
+        {"id": f"{index + 1:04d}", "question": rows[index]["m_query"], "answer": answers[index]}
+        for index in order
+        if not short or is_short(rows[index]["m_query"], answers[index])
+    ]
 
 
 def write_task(folder: Path, splits: Mapping[str, Rows], *, settings: Settings) -> None:
