@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from benchmarks.real_weights import __main__ as program
 from benchmarks.real_weights import base as base_stage
+from benchmarks.real_weights.forecast import rows
 from benchmarks.real_weights.lessons import SIGNS, gsm8k_lessons, japanese_lessons, lessons
 from benchmarks.real_weights.reporting import comparisons, cost_part, task_part
 from benchmarks.real_weights.scoring import Scores
@@ -209,6 +210,11 @@ def test_bad_arguments_end_with_2_before_anything_is_written(
     assert raised.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_shows_the_computed_costs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "first-real-search.md").read_text(encoding="utf-8")
+    assert "\n".join(rows()) in page
 
 
 def test_weights_may_not_be_in_the_repository(capsys: pytest.CaptureFixture[str]) -> None:

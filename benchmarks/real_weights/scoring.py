@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.real_weights.searching import open_models, plain_merges
 from benchmarks.real_weights.settings import Settings
-from benchmarks.real_weights.tasks import task_file
+from benchmarks.real_weights.tasks import IN_ONE_LINE, task_file
 from evovlm.evaluation.answering import open_task
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.evaluator import Evaluator
@@ -72,14 +72,12 @@ def run_pilot(settings: Settings) -> None:
     merges = {**plain_merges(settings), "sum": template.equal_weights(1.0)}
     searched = str(task_file(settings, settings.search_on))
     english = task_file(settings, "english")
-    questions = {"Japanese": TaskChoice(name=searched, limit=settings.pilot_samples)}
-    few = TaskChoice(name=searched, limit=settings.pilot_samples, prompt=FEW_SHOTS)
+    japanese = TaskChoice(name=searched, limit=settings.pilot_samples)
+    asked = [(name, "Japanese", japanese) for name in merges]
+    if settings.prompt == IN_ONE_LINE:
+        asked.insert(0, ("base", "Japanese, three examples", replace(japanese, prompt=FEW_SHOTS)))
     if english.exists():
-        questions["English"] = TaskChoice(name=str(english))
-    asked = [
-        ("base", "Japanese, three examples", few),
-        *((name, *each) for each in questions.items() for name in merges),
-    ]
+        asked += [(name, "English", TaskChoice(name=str(english))) for name in merges]
     lines = ["| model | problems | score | 95 % | ungated | Japanese | an answer |", f"|{'---|' * 7}"]
     for name, title, choice in asked:
         file = settings.out / "pilot" / f"{name}-{title.split()[-1].lower()}.jsonl"

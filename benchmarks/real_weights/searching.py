@@ -32,11 +32,14 @@ def config_file(settings: Settings, name: str, seed: int) -> Path:
     """Write the config of a search if it does not exist; return its path."""
     path = settings.out / "configs" / f"{name}-{seed}.yaml"
     space, optimizer = SEARCHES[name]
+    merge = {"base": settings.base, "sources": dict(settings.sources), "method": settings.method}
+    if settings.chat_template is not None:
+        merge["chat_template"] = settings.chat_template
     document = {
         "format": 1,
         "kind": "evolve",
         "seed": seed,
-        "merge": {"base": settings.base, "sources": dict(settings.sources), "method": settings.method},
+        "merge": merge,
         "space": {**space, "weight": WEIGHT},
         "optimizer": {"kind": optimizer},
         "budget": {"candidates": settings.candidates},

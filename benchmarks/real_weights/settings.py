@@ -23,7 +23,7 @@ class Settings:
 
     `given_base`, `adapters` and `models` are models as evovlm's recipes name them; without them, the stages make their
     own. `short` leaves only problems with two small numbers, but in a set that is never searched. `prompt` and
-    `max_new_tokens` are those of every Japanese task.
+    `max_new_tokens` are those of every Japanese task; `chat_template` names the source whose template the merges have.
     """
 
     out: Path
@@ -41,6 +41,7 @@ class Settings:
     candidates: int
     method: str
     prompt: str
+    chat_template: str | None
     max_new_tokens: int
     examples: int
     training: Training

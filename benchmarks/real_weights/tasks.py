@@ -19,8 +19,8 @@ from evovlm.seeding import generator
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.sample import Sample, Split
 
-STOP = ["\n"]
-"""Where an answer ends: the models answer in one line."""
+IN_ONE_LINE = "zoo-problem-ja"
+"""The prompt of the adapters that are trained here; an answer to it ends with its line."""
 
 LARGEST = 100
 """No number of a short problem is larger."""
@@ -108,6 +108,9 @@ def write_task(folder: Path, splits: Mapping[str, Rows], *, settings: Settings) 
         "prompt": settings.prompt if japanese else "zoo-problem-en",
         "metric": "accuracy",
         **({"gate": "script"} if japanese else {}),
-        "decoding": {"max_new_tokens": settings.max_new_tokens, "stop": STOP},
+        "decoding": {
+            "max_new_tokens": settings.max_new_tokens,
+            **({"stop": ["\n"]} if settings.prompt == IN_ONE_LINE else {}),
+        },
     }
     write_file(folder / "task.yaml", yaml.safe_dump(document, allow_unicode=True, sort_keys=False))

@@ -56,7 +56,8 @@ def train_adapter(base: str, examples: list[Example], out: Path, *, training: Tr
     part.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(derive_seed("real-weights", "lora", out.name, training.seed) % 2**63)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     model.to(device)
     settings = LoraConfig(
         r=training.rank, lora_alpha=training.rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
