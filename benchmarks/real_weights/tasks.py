@@ -22,7 +22,7 @@ from evovlm.tasks.sample import Sample, Split
 IN_ONE_LINE = "zoo-problem-ja"
 """The prompt of the adapters that are trained here; an answer to it ends with its line."""
 
-LARGEST = 100
+LARGEST = 50
 """No number of a short problem is larger."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 

@@ -38,7 +38,7 @@ class Training:
     """What an adapter's training depends on, besides the base and the examples."""
 
     rank: int = 16
-    learning_rate: float = 5e-4
+    learning_rate: float = 7e-4
     batch: int = 16
     epochs: int = 1
     seed: int = 0
