@@ -79,10 +79,10 @@ def parsed(words: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.N
     parser.add_argument("--adapters", nargs="+", default=[], help="LoRA adapters of --base: folders or hub ids")
     parser.add_argument("--models", nargs="+", default=[], help="whole fine-tunes of --base: folders or hub ids")
     parser.add_argument("--search-on", choices=["mawps", "msvamp"], default="mawps")
-    problems = "short: with two whole numbers up to 50, and such an answer; of mawps and msvamp"
+    problems = "short: with two whole numbers up to 50 and a whole answer; of mawps and msvamp"
     parser.add_argument("--problems", choices=["short", "all"], default="short", help=problems)
     parser.add_argument("--report-on", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--search-samples", type=int, default=120)
+    parser.add_argument("--search-samples", type=int, default=100)
     parser.add_argument("--report-samples", type=int, default=400, help="of each set, at most")
     parser.add_argument("--pilot-samples", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)

@@ -23,7 +23,7 @@ IN_ONE_LINE = "zoo-problem-ja"
 """The prompt of the adapters that are trained here; an answer to it ends with its line."""
 
 LARGEST = 50
-"""No number of a short problem is larger."""
+"""No number in the text of a short problem is larger."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 Rows = list[dict[str, str]]
@@ -63,13 +63,13 @@ def problems(settings: Settings, name: str) -> Sequence[Sample]:
 
 
 def is_short(question: str, answer: str) -> bool:
-    """Return whether a problem has two numbers, and these and its answer are whole and at most LARGEST.
+    """Return whether a problem has two numbers, whole and at most LARGEST, and a whole answer that is not negative.
 
     The rule knows nothing of models or their answers, and was chosen before any search.
     """
     found = [float(number) for number in _NUMBER.findall(unicodedata.normalize("NFKC", question).replace(",", ""))]
-    numbers = [*found, float(answer)]
-    return len(found) == 2 and all(number.is_integer() and 0 <= number <= LARGEST for number in numbers)
+    whole = all(number.is_integer() for number in (*found, float(answer)))
+    return whole and len(found) == 2 and max(found) <= LARGEST and float(answer) >= 0
 
 
 def drawn_rows(samples: Sequence[Sample]) -> Rows:
