@@ -13,7 +13,7 @@ from benchmarks.real_weights import __main__ as program
 from benchmarks.real_weights import base as base_stage
 from benchmarks.real_weights.forecast import rows
 from benchmarks.real_weights.lessons import SIGNS, japanese_lessons, lessons
-from benchmarks.real_weights.reporting import comparisons, cost_part, task_part
+from benchmarks.real_weights.reporting import comparisons, cost_part, joined, task_part
 from benchmarks.real_weights.scoring import Scores
 from benchmarks.real_weights.settings import short_name
 from benchmarks.real_weights.tasks import is_short
@@ -162,6 +162,11 @@ def test_the_report_means_over_seeds_and_compares_with_the_best_parent() -> None
     ]
 
 
+def test_tasks_together_are_one_task_with_all_samples() -> None:
+    first, second = {"base": [scores([0, 1])]}, {"base": [scores([1, 1, 1])]}
+    assert "| base | 80.0 |" in task_part("together", joined([first, second]), parents=("base",))
+
+
 def test_costs_of_a_stage_that_was_continued_are_added(tmp_path: Path) -> None:
     file = written(
         tmp_path / "costs.jsonl", [{"stage": "search", "wall_s": 1800.0, "processor_s": 3600.0} for _ in range(2)]
@@ -232,7 +237,14 @@ def test_all_stages_on_a_pico_gemma_3(tmp_path: Path, monkeypatch: pytest.Monkey
     program.main(["all", *words])
     assert {path.name for path in (out / "adapters").iterdir()} >= {"math-a", "math-b", "ja"}
     report = (out / "report" / "report.md").read_text(encoding="utf-8")
-    for row in ("mawps, 5 samples", "msvamp, 5 samples", "mgsm, 5 samples", "| interpolated | grid |", "| search |"):
+    for row in (
+        "mawps, 5 samples",
+        "msvamp, 5 samples",
+        "mgsm, 5 samples",
+        "together, 15 samples",
+        "| interpolated | grid |",
+        "| search |",
+    ):
         assert row in report
     pilot = (out / "pilot" / "pilot.md").read_text(encoding="utf-8")
     assert "| base | Japanese, three examples |" in pilot

@@ -21,6 +21,8 @@ COSTS_FILE = "costs.jsonl"
 EVOLVED = tuple(name for name, (_, optimizer) in SEARCHES.items() if optimizer != "random")
 Merges = Mapping[str, Sequence[Recipe]]
 """By row of the table: one merge, or the winner of each seed."""
+Answers = Mapping[str, Sequence[Scores]]
+"""Those to one task by row of the table: of one merge, or of the winner of each seed."""
 
 
 def merges_of(settings: Settings, template: MergeTemplate) -> Merges:
@@ -43,19 +45,30 @@ def run_report(settings: Settings) -> None:
     """Score every merge on every reported task, and write report.md."""
     evaluator, template = open_models(settings)
     merges = merges_of(settings, template)
-    parts = []
+    found: dict[str, Answers] = {}
     for task in settings.report_on:
         choice = TaskChoice(name=str(task_file(settings, task)))
-        answers: dict[str, list[Scores]] = {}
+        answers: dict[str, list[Scores]] = {name: [] for name in merges}
         for name, recipes in merges.items():
             for seed, recipe in enumerate(recipes):
                 file = settings.out / "report" / f"{task}-{name}-{seed}.jsonl"
-                answers.setdefault(name, []).append(scored(evaluator, recipe, choice, Split.REPORT, file=file))
+                answers[name].append(scored(evaluator, recipe, choice, Split.REPORT, file=file))
                 print(f"{task}, {name} {seed}: {figures(answers[name][-1].right)}", flush=True)
-        parts.append(task_part(task, answers, parents=tuple(settings.sources)))
+        found[task] = answers
+    parts = [task_part(task, answers, parents=tuple(settings.sources)) for task, answers in found.items()]
+    if len(found) > 1:
+        parts.append(task_part("together", joined(list(found.values())), parents=tuple(settings.sources)))
     parts.append(cost_part(settings.out / COSTS_FILE))
     write_file(settings.out / "report" / "report.md", "\n".join(parts))
     print("\n".join(parts))
+
+
+def joined(parts: Sequence[Answers]) -> Answers:
+    """Return the answers to several tasks as those to one."""
+    return {
+        name: [Scores.joined(same_seed) for same_seed in zip(*(part[name] for part in parts), strict=True)]
+        for name in parts[0]
+    }
 
 
 def over_seeds(answers: Sequence[Scores], key: str) -> list[float]:
@@ -63,7 +76,7 @@ def over_seeds(answers: Sequence[Scores], key: str) -> list[float]:
     return [sum(values) / len(values) for values in zip(*(getattr(each, key) for each in answers), strict=True)]
 
 
-def task_part(task: str, answers: Mapping[str, Sequence[Scores]], *, parents: Sequence[str]) -> str:
+def task_part(task: str, answers: Answers, *, parents: Sequence[str]) -> str:
     """Return a task's two tables in Markdown: the scores, and each evolved merge against the others."""
     n = len(next(iter(answers.values()))[0].ids)
     lines = [f"{task}, {n} samples", "", "| model | score | 95 % | seeds | ungated | Japanese |", f"|{'---|' * 6}"]
@@ -75,7 +88,7 @@ def task_part(task: str, answers: Mapping[str, Sequence[Scores]], *, parents: Se
     return "\n".join([*lines, "", *comparisons(answers, parents=parents), ""])
 
 
-def comparisons(answers: Mapping[str, Sequence[Scores]], *, parents: Sequence[str]) -> Iterator[str]:
+def comparisons(answers: Answers, *, parents: Sequence[str]) -> Iterator[str]:
     """Yield the table of paired differences, x 100, of the means over the seeds."""
     yield "| evolved | against | difference | 95 % | p |"
     yield f"|{'---|' * 5}"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.real_weights.searching import open_models, plain_merges
@@ -37,10 +38,17 @@ class Scores:
 
     @classmethod
     def read(cls, file: Path) -> "Scores":
+        """Return the answers in a file that `scored` wrote."""
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         keys = ("id", "score", "ungated", "japanese", "text")
         ids, right, ungated, japanese, texts = (tuple(row[key] for row in rows) for key in keys)
         return cls(ids=ids, right=right, ungated=ungated, japanese=japanese, texts=texts)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Scores"]) -> "Scores":
+        """Return the answers to several tasks, one after the other."""
+        keys = ("ids", "right", "ungated", "japanese", "texts")
+        return cls(**{key: tuple(chain.from_iterable(getattr(part, key) for part in parts)) for key in keys})
 
 
 def scored(evaluator: Evaluator, recipe: Recipe, choice: TaskChoice, split: Split, *, file: Path) -> Scores:
