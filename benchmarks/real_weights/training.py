@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evovlm.files import new_folder, write_file
+from evovlm.recipes.model_ref import ModelRef
 from evovlm.seeding import derive_seed, generator
 from evovlm.zoo.corpus import Example
 
@@ -54,10 +55,11 @@ def train_adapter(base: str, examples: list[Example], out: Path, *, training: Tr
         return
     part = out.with_name(f"{out.name}.part")
     part.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    folder = ModelRef(text=base).resolve()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(derive_seed("real-weights", "lora", out.name, training.seed) % 2**63)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model.to(device)
     settings = LoraConfig(
         r=training.rank, lora_alpha=training.rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
