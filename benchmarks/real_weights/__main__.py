@@ -15,10 +15,7 @@ Weights stay in --out. Do not commit them: Gemma's terms apply to them and to wh
 
 import argparse
 import json
-import resource
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -167,24 +164,6 @@ def changed(settings: Settings) -> str | None:
     return f"{settings.out} was begun with {'; '.join(different)}. Name another --out." if different else None
 
 
-@contextmanager
-def measured(stage: str, out: Path) -> Iterator[None]:
-    """Append what the block cost to costs.jsonl, also if it ends with an error."""
-    began, before = time.monotonic(), processor_s()
-    try:
-        yield
-    finally:
-        seconds = {"wall_s": round(time.monotonic() - began, 1), "processor_s": round(processor_s() - before, 1)}
-        with (out / reporting.COSTS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, **seconds}) + "\n")
-
-
-def processor_s() -> float:
-    """Return the processor time of this process and of its children that have ended."""
-    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in spent)
-
-
 def main(words: list[str] | None = None) -> None:
     parser, given = parsed(words)
     settings = settings_of(given)
@@ -196,10 +175,9 @@ def main(words: list[str] | None = None) -> None:
     try:
         for name in stages:
             print(f"== {name}", flush=True)
-            with measured(name, settings.out):
-                if name in ("pilot", "search", "report"):
-                    tasks.write_tasks(settings)
-                STAGES[name](settings)
+            if name in ("pilot", "search", "report"):
+                tasks.write_tasks(settings)
+            STAGES[name](settings)
     except EvovlmError as error:
         parser.exit(2, f"{error}\n")
 

@@ -1,14 +1,14 @@
 """The report: every merge on the reported samples, with intervals, paired tests and what each stage cost."""
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
+from benchmarks.real_weights.lessons import ADAPTERS
 from benchmarks.real_weights.scoring import Scores, figures, scored
 from benchmarks.real_weights.searching import SEARCHES, best_of_grid, open_models, plain_merges, search_folder
 from benchmarks.real_weights.settings import Settings
 from benchmarks.real_weights.tasks import task_file
+from benchmarks.real_weights.training import LOG_FILE
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.comparison import compare
 from evovlm.files import write_file
@@ -17,7 +17,6 @@ from evovlm.recipes.recipe import MergeTemplate
 from evovlm.runs.run import Run
 from evovlm.tasks.sample import Split
 
-COSTS_FILE = "costs.jsonl"
 EVOLVED = tuple(name for name, (_, optimizer) in SEARCHES.items() if optimizer != "random")
 Merges = Mapping[str, Sequence[Recipe]]
 """By row of the table: one merge, or the winner of each seed."""
@@ -58,7 +57,7 @@ def run_report(settings: Settings) -> None:
     parts = [task_part(task, answers, parents=tuple(settings.sources)) for task, answers in found.items()]
     if len(found) > 1:
         parts.append(task_part("together", joined(list(found.values())), parents=tuple(settings.sources)))
-    parts.append(cost_part(settings.out / COSTS_FILE))
+    parts.append(cost_part(settings))
     write_file(settings.out / "report" / "report.md", "\n".join(parts))
     print("\n".join(parts))
 
@@ -102,13 +101,15 @@ def comparisons(answers: Answers, *, parents: Sequence[str]) -> Iterator[str]:
             yield f"| {name} | {other} | {100 * found.difference:+.1f} | {interval} | {found.p_value:.3f} |"
 
 
-def cost_part(file: Path) -> str:
-    """Return the table of hours by stage, over all calls of a stage that ended or were interrupted by an error."""
-    spent: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        row = json.loads(line)
-        for index, key in enumerate(("wall_s", "processor_s")):
-            spent[row["stage"]][index] += row[key]
-    lines = ["| stage | hours by the clock | hours of processors |", f"|{'---|' * 3}"]
-    lines += [f"| {stage} | {wall / 3600:.2f} | {busy / 3600:.2f} |" for stage, (wall, busy) in spent.items()]
+def cost_part(settings: Settings) -> str:
+    """Return the table of hours by the clock: of each training, and of each search over all its seeds."""
+    lines = ["| what | hours |", "|---|---|"]
+    for name in ADAPTERS if settings.trains else ():
+        log = (settings.out / "adapters" / f"{name}.part" / LOG_FILE).read_text(encoding="utf-8").splitlines()
+        lines.append(f"| training {name} | {sum(json.loads(line)['seconds'] for line in log) / 3600:.2f} |")
+    for name in SEARCHES:
+        runs = [Run.open(search_folder(settings, name, seed)) for seed in range(settings.seeds)]
+        candidates = sum(len(run.journal.candidates) for run in runs)
+        hours = sum(run.seconds for run in runs) / 3600
+        lines.append(f"| search {name} (seeds: {settings.seeds}, candidates: {candidates}) | {hours:.2f} |")
     return "\n".join([*lines, ""])
