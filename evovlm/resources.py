@@ -41,6 +41,11 @@ def available_memory_bytes() -> int | None:
     return min(found, default=None)
 
 
+def memory_bytes() -> int | None:
+    """Return all memory of the machine, used or not, or of its container where that has less; None if unknown."""
+    return min((each for each in (_physical(), _container_limit()) if each is not None), default=None)
+
+
 def _of_machine() -> int | None:
     try:
         for line in _MEMINFO.read_text(encoding="ascii").splitlines():
@@ -48,18 +53,30 @@ def _of_machine() -> int | None:
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
+    # All memory, where the free part is not reported (macOS).
+    return _physical()
+
+
+def _physical() -> int | None:
     try:
-        # All memory, where the free part is not reported (macOS).
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
 
 
 def _of_container() -> int | None:
+    limit = _container_limit()
+    try:
+        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return None if limit is None else max(0, limit - used)
+
+
+def _container_limit() -> int | None:
     try:
         limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-        return None if limit == "max" else max(0, int(limit) - used)
+        return None if limit == "max" else int(limit)
     except (OSError, ValueError):
         return None
 

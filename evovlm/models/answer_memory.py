@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from evovlm.resources import memory_bytes
+
 # More rows than this are not faster, and every slot takes memory.
-_MOST_ON_CPU, _MOST_ON_GPU = 96, 512
+_MOST_ON_CPU, _MOST_ON_GPU = 128, 512
 _SHARE = 0.7
 """Of the free memory, answers may take this share."""
+_MOST_PACKED = 1 / 8
+"""Of all memory, packed copies of a model's weights may take this share."""
 
 
 def row_bytes(settings: Mapping[str, Any], *, longest: int, number_bytes: int) -> int:
@@ -39,3 +43,13 @@ def rows_at_once(free_bytes: int | None, *, each_bytes: int, on_gpu: bool) -> in
     """Return how many rows fit into the free memory of a device (None: unknown), up to a useful number, at least 1."""
     most = _MOST_ON_GPU if on_gpu else _MOST_ON_CPU
     return most if free_bytes is None else max(1, min(most, int(_SHARE * free_bytes / each_bytes)))
+
+
+def packs_weights(weight_bytes: int) -> bool:
+    """Return whether a CPU answers with packed copies of weights of this size, in float32.
+
+    It depends on all memory, not on the free part: with packed weights, logits have other last bits, and a run that is
+    resumed on the same machine must give the same answers.
+    """
+    total = memory_bytes()
+    return total is not None and weight_bytes <= _MOST_PACKED * total

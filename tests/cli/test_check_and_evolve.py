@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from tests.cli.conftest import Command
-from tests.marks import quick_and_slow
 from tests.pico import pico_llm
 from tests.tasks.test_own_folder import picture_folder
 
@@ -139,7 +138,7 @@ def write(place: Path, tmp_path: Path) -> Callable[[Mapping[str, object]], Path]
     return written
 
 
-@pytest.mark.parametrize("name", quick_and_slow(CASES, quick=10))
+@pytest.mark.parametrize("name", CASES)
 def test_check_and_evolve_agree(
     evovlm: Command, write: Callable[[Mapping[str, object]], Path], tmp_path: Path, name: str
 ) -> None:

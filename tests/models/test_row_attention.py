@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evovlm.models.decoding import slots
-from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, attend_rows
+from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, WIDTH, attend_rows
 from evovlm.models.decoding.slots import Continuing, Rule, Shape, Slots, masked_attention
 
 
@@ -15,7 +15,7 @@ from evovlm.models.decoding.slots import Continuing, Rule, Shape, Slots, masked_
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4),
     heads=st.sampled_from([(4, 4), (4, 2), (6, 1)]),
-    size=st.sampled_from([4, 8, 80]),
+    size=st.sampled_from([4, 8, 16, 80, 88]),
     window=st.sampled_from([None, 1, 7]),
     softcap=st.sampled_from([None, 5.0]),
     spread=st.sampled_from([0.1, 30.0]),
@@ -65,7 +65,7 @@ def test_numbers_that_are_not_finite_are_not_hidden(value: float) -> None:
     values = new.copy()
     values[0, 0, 2] = value
     out = np.zeros((1, 1, 4), np.float32)
-    keys, kept = np.zeros((1, 1, 4, 2), np.float32), np.zeros((1, 1, 2, 4), np.float32)
+    keys, kept = np.zeros((1, 1, 1, 4, WIDTH), np.float32), np.zeros((1, 1, WIDTH, 4), np.float32)
     rows = np.zeros(1, np.int64)
     attend_rows(queries, new, values, keys, kept, rows, rows, np.float32(0.5), NO_WINDOW, np.float32(NO_SOFTCAP), out)
     assert not np.isfinite(out[0, 0, 2])

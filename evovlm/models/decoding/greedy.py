@@ -18,6 +18,7 @@ from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.draws import Draw
 from evovlm.models.decoding.packed import packed_attention
+from evovlm.models.decoding.products import packed_products
 from evovlm.models.decoding.runner import Runner
 from evovlm.models.decoding.slots import answer_limits, most_tokens, shape_of, slots_at_once
 from evovlm.models.decoding.stock import Greedy, generate_stock
@@ -152,7 +153,8 @@ def generate_greedy(
         draw=draw,
     )
     answers = _Answers(on_answers=on_answers)
-    _decode_within_memory(request, answers)
+    with packed_products(backbone):
+        _decode_within_memory(request, answers)
     return [answers.found[number] for number in range(len(prompts))]
 
 

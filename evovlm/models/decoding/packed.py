@@ -35,7 +35,7 @@ class Entering:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Pass:
-    """One forward pass: one token for each continuing answer, then the entering prompts."""
+    """One forward pass: one token for each continuing answer, those of short prompts, then the other prompts."""
 
     slots: Slots
     continuing: Continuing | None

@@ -16,7 +16,8 @@ from evovlm.models.prompt import Prompt, prefill_inputs
 
 NOTHING_SHARED = torch.zeros(0, dtype=torch.long)
 
-_CPU_PROMPT_TOKENS_AT_ONCE = 2048
+# What a pass makes of so many tokens stays in a CPU's caches.
+_CPU_PROMPT_TOKENS_AT_ONCE = 512
 _GPU_PROMPT_TOKENS_AT_ONCE = 16384
 # Lengths up to which torch's attention reads the slots; its kernels like such numbers.
 _REACH_STEP = 64
@@ -88,6 +89,8 @@ class Runner:
 
         Raises FloatingPointError when the logits are not finite.
         """
+        # Prompts whose tokens are rows come first, beside those of the running answers.
+        entering = dict(sorted(entering.items(), key=lambda each: not self._slots.takes_as_rows(len(each[1].ids))))
         found = self.step(entering).tolist()
         if not found[-1]:
             raise FloatingPointError("the model's logits are not finite")
@@ -174,13 +177,18 @@ class Runner:
         tokens, positions = known[:2]
         parts: list[Entering] = []
         start = len(tokens)
+        ends, rows = [*range(start)], [known[2:]]
         for slot, prompt in entering.items():
             if past:
                 self._slots.copy(source=self.n_slots, target=slot, n_tokens=past)
             stop = start + len(prompt.ids) - past
-            parts.append(Entering(start=start, stop=stop, slot=slot, past=past))
+            if self._slots.takes_as_rows(len(prompt.ids)):
+                held = torch.arange(past, len(prompt.ids))
+                rows.append(torch.stack([torch.full_like(held, slot), held]))
+            else:
+                parts.append(Entering(start=start, stop=stop, slot=slot, past=past))
+            ends.append(stop - 1)
             start = stop
-        ends = [*range(len(tokens)), *(part.stop - 1 for part in parts)]
         chosen = torch.tensor([ends, [*self._running, *entering]]).to(device)
         spare = max(0, self._least_rows - start)
         if spare:
@@ -190,20 +198,21 @@ class Runner:
         return _Batch(
             inputs=self._inputs(tokens, prompts, spare=spare),
             positions=_joined([positions, *starts, positions.new_zeros(spare)]),
-            continuing=self._continuing(slots=known[2], lengths=known[3]),
+            continuing=self._continuing(torch.cat(rows, dim=1)),
             entering=parts,
             ends=chosen[0],
             slots=chosen[1],
         )
 
-    def _continuing(self, *, slots: Tensor, lengths: Tensor) -> Continuing | None:
-        if not self._running:
+    def _continuing(self, rows: Tensor) -> Continuing | None:
+        """Return the rows of running answers and short prompts, whose slots and lengths are given, (2, rows)."""
+        if not rows.shape[1]:
             return None
-        longest = max(each.length for each in self._running.values()) + 1
+        longest = max((each.length for each in self._running.values()), default=0) + 1
         return Continuing(
-            slots=slots,
-            lengths=lengths,
-            end=max(self._running) + 1,
+            slots=rows[0],
+            lengths=rows[1],
+            end=max(self._running, default=0) + 1,
             reach=min(self._slots.capacity, -(-longest // _REACH_STEP) * _REACH_STEP),
         )
 

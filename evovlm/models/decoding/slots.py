@@ -16,9 +16,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from evovlm.devices import device_memory
 from evovlm.models.answer_memory import row_bytes, rows_at_once
 from evovlm.models.backbone import Backbone
-from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, attend_rows
+from evovlm.models.decoding.row_attention import NO_SOFTCAP, NO_WINDOW, WIDTH, attend_rows
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt, context_tokens
+
+_LONGEST_IN_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +64,10 @@ class Rule:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Continuing:
-    """The answers that a pass extends by one token: their slots and how many tokens these hold, int64, (rows,).
+    """The tokens of a pass that attend to a slot: their slots and how many tokens these hold before, int64, (rows,).
 
-    All slots are below `end`, and all lengths below `reach`. The masks of torch's attention are made once per pass.
+    They are one token of each running answer, and those of short prompts (see `Slots.takes_as_rows`). For torch's
+    attention, all slots are below `end` and all lengths below `reach`; its masks are made once per pass.
     """
 
     slots: Tensor
@@ -91,18 +94,20 @@ class Continuing:
 
 
 class Slots:
-    """`n` slots of `capacity` tokens each. Keys and values of a layer: (slots, heads, tokens, size)."""
+    """`n` slots of `capacity` tokens each.
+
+    Keys and values of a layer are (slots, heads, tokens, size), but the keys of the compiled step: see `attend_rows`.
+    """
 
     def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
         self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
         self._in_rows = has_row_step(shape)
         layers = range(shape.n_layers)
         if self._in_rows:
-            # Positions of keys are innermost. Not filled with zeros, so that memory which no answer reaches is never
-            # touched.
-            keys = [torch.empty(n, shape.heads, shape.size, capacity) for _ in layers]
-            self._keys = [each.transpose(2, 3) for each in keys]
-            self._values = [torch.empty(n, shape.heads, capacity, shape.size) for _ in layers]
+            # Not filled with zeros, so that memory which no answer reaches is never touched.
+            blocks = -(-capacity // WIDTH)
+            self._keys = [torch.empty(n, shape.heads, blocks, shape.size, WIDTH) for _ in layers]
+            self._values = [torch.empty(n, shape.heads, blocks * WIDTH, shape.size) for _ in layers]
         else:
             size = (n, shape.heads, capacity, shape.size)
             # Zeros, because masked values are multiplied by 0, and 0 times undefined memory may be NaN.
@@ -110,15 +115,29 @@ class Slots:
                 [torch.zeros(size, dtype=shape.dtype, device=shape.device) for _ in layers] for _ in "kv"
             )
 
+    def takes_as_rows(self, n_tokens: int) -> bool:
+        """Return whether the tokens of a prompt of this length are rows, like those of running answers.
+
+        That is faster for short prompts; torch's attention, which computes many tokens together, is so for long ones.
+        """
+        return self._in_rows and n_tokens <= _LONGEST_IN_ROWS
+
     def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
         """Store keys and values of a prompt's tokens from `start` on, each (heads, tokens, size)."""
         stop = start + keys.shape[1]
-        self._keys[layer][slot, :, start:stop] = keys
         self._values[layer][slot, :, start:stop] = values
+        if self._in_rows:
+            places = torch.arange(start, stop)
+            self._keys[layer][slot][:, places // WIDTH, :, places % WIDTH] = keys.transpose(0, 1)
+        else:
+            self._keys[layer][slot, :, start:stop] = keys
 
     def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
         """Return the keys and values of a slot's first tokens, each (heads, tokens, size)."""
-        return self._keys[layer][slot, :, :n_tokens], self._values[layer][slot, :, :n_tokens]
+        keys = self._keys[layer][slot]
+        if self._in_rows:
+            keys = keys[:, : -(-n_tokens // WIDTH)].transpose(2, 3).flatten(1, 2)
+        return keys[:, :n_tokens], self._values[layer][slot, :, :n_tokens]
 
     def copy(self, *, source: int, target: int, n_tokens: int) -> None:
         """Copy the first tokens of a slot to another slot."""
@@ -136,7 +155,7 @@ class Slots:
             queries.numpy(),
             keys.numpy(),
             values.numpy(),
-            self._keys[layer].transpose(2, 3).numpy(),
+            self._keys[layer].numpy(),
             self._values[layer].numpy(),
             rows.slots.numpy(),
             rows.lengths.numpy(),

@@ -10,7 +10,7 @@ from evovlm.evaluation.engines import vllm
 from evovlm.evaluation.engines.table import BUILTIN
 from evovlm.merging.before.findings import Preflight, SearchMemory
 from evovlm.merging.before.needs import ModelMemory, Needs, gigabytes
-from evovlm.models.answer_memory import cache_bytes, row_bytes, rows_at_once
+from evovlm.models.answer_memory import cache_bytes, packs_weights, row_bytes, rows_at_once
 from evovlm.recipes.language_config import language_config
 from evovlm.resources import available_memory_bytes
 from evovlm.runs.config.search import SearchConfig
@@ -124,7 +124,8 @@ def divided_memory(
     on_machine, on_gpu = available_memory_bytes(), resident.where != MACHINE
     workers = -(-processes // n_devices)
     free = resident.available_bytes if on_gpu else on_machine
-    own = None if free is None else max(0, free // workers - needs.model_bytes)
+    packed = needs.model_bytes if not on_gpu and answers.engine == BUILTIN and packs_weights(needs.model_bytes) else 0
+    own = None if free is None else max(0, free // workers - needs.model_bytes - packed)
     total = (resident.total_bytes or 0) // workers
     kept_in, spare = resident.where, None if own is None else spare_bytes(own, total)
     if not (resident.merges and answers.engine == BUILTIN):
@@ -132,7 +133,7 @@ def divided_memory(
         kept_in, spare = MACHINE, None if on_machine is None else on_machine // 2 // processes
     kept = needs.sources_bytes if spare is None else min(needs.sources_bytes, spare)
     left = None if own is None else max(0, own - (kept if kept_in == resident.where else 0))
-    there = 0 if on_gpu else needs.model_bytes
+    there = 0 if on_gpu else needs.model_bytes + packed
     return SearchMemory(
         where=resident.where,
         free_bytes=free,
