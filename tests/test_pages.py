@@ -154,7 +154,8 @@ def test_every_command_of_a_block_is_valid(line: str) -> None:
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert set(words) <= set(targets)
     elif program == "python":
-        assert (ROOT / words[0]).is_file()
+        module = ROOT.joinpath(*words[1].split(".")) if words[0] == "-m" else ROOT / words[0]
+        assert any(path.is_file() for path in (module, module.with_suffix(".py"), module / "__main__.py"))
     else:
         command, rest = command_of(words)
         # Raises for an unknown option, a value that is not allowed, a missing argument; runs nothing.

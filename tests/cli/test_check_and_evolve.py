@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.cli.conftest import Command
+from tests.marks import quick_and_slow
 from tests.pico import pico_llm
 from tests.tasks.test_own_folder import picture_folder
 
@@ -138,7 +139,7 @@ def write(place: Path, tmp_path: Path) -> Callable[[Mapping[str, object]], Path]
     return written
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", quick_and_slow(CASES, quick=10))
 def test_check_and_evolve_agree(
     evovlm: Command, write: Callable[[Mapping[str, object]], Path], tmp_path: Path, name: str
 ) -> None:

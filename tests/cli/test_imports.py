@@ -127,6 +127,7 @@ def test_a_search_s_task_is_read_without_the_package_datasets(config: Path) -> N
     assert modules & {"datasets", "pyarrow"} == set()
 
 
+@pytest.mark.slow
 def test_the_folder_of_loaded_sets_is_that_of_datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = (
         "import datasets; from evovlm.tasks.hub import loaded_sets;"

@@ -17,6 +17,7 @@ from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.task import Split
 from evovlm.texts.languages import described
 from tests.cli.conftest import Command
+from tests.marks import quick_and_slow
 from tests.pico import pico_llm
 from tests.tasks.test_own_folder import picture_folder
 
@@ -264,7 +265,7 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", quick_and_slow(OWN, quick=1))
 def test_a_config_from_flags_runs_with_own_models_and_own_data(
     evovlm: Command, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

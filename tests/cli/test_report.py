@@ -61,6 +61,7 @@ def test_figures_come_beside_the_page(evovlm: Command, finished: Path, tmp_path:
     assert not (finished / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_that_words_in_a_png_are_english_for_lack_of_a_font_is_said(
     evovlm: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ def test_a_scoring_is_read_from_its_text(scoring: Scoring) -> None:
         assert Scoring.parse(str(scoring)) == scoring
 
 
+@pytest.mark.slow
 def test_a_task_of_the_report_may_have_a_limit_and_its_scoring_is_shown_with_names_and_counts(
     evovlm: Command, models: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

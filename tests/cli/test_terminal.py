@@ -18,6 +18,7 @@ from evovlm.cli.progress import SearchProgress, Waiting
 from evovlm.cli.tables import print_scores
 from evovlm.recipes.candidate import TaskScore
 from tests.cli.conftest import TASK, Command, commands
+from tests.marks import quick_and_slow
 
 PATIENCE_S = 60.0
 COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-8]|4[0-8]|9[0-7]|10[0-7])[0-9;]*m")
@@ -78,7 +79,7 @@ def test_no_color_is_honoured_and_a_pipe_gets_plain_text() -> None:
     assert "zoo:math-a" in without
 
 
-@pytest.mark.parametrize("words", ["methods", "optimizers", "spaces", "tasks", "zoo"])
+@pytest.mark.parametrize("words", quick_and_slow(["methods", "optimizers", "spaces", "tasks", "zoo"], quick=1))
 def test_at_80_columns_tables_wrap_and_lose_nothing(words: str) -> None:
     narrow, wide = (
         set(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(words, COLUMNS=columns)).split())

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.conftest import Command
+from tests.marks import quick_and_slow
 
 PATH = """\
 format: 1
@@ -115,7 +116,7 @@ def test_a_read_only_disk_is_one_sentence(name: str, evovlm: Command, sources: P
 
 
 @pytest.mark.parametrize("under", ["file", "n" * 300])
-@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize("name", quick_and_slow(WRITING, quick=4))
 def test_a_target_that_cannot_be_is_one_sentence(
     name: str, under: str, evovlm: Command, sources: Path, tmp_path: Path
 ) -> None:
@@ -164,7 +165,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_search_leaves_a_run_that_continu
 RUN_FILES = (".lock", "journal.jsonl", "config.yaml", "best.yaml", "mean.yaml", "result.json", "report.html")
 
 
-@pytest.mark.parametrize("name", RUN_FILES)
+@pytest.mark.parametrize("name", quick_and_slow(RUN_FILES, quick=3))
 def test_no_file_of_a_run_is_written_through_a_link(
     name: str, evovlm: Command, finished: Path, config: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.prompts import CHAT, ChatSettings
 from evovlm.tasks.task import Split
 from tests.evaluation.test_harness import task_file
+from tests.marks import quick_and_slow
 
 pytest.importorskip("lm_eval", reason='needs the extra: pip install "evovlm[lm-eval]"')
 pytestmark = [
@@ -128,7 +129,7 @@ def in_turn(texts: list[str]) -> list[str]:
     return [text.strip() if number % 2 else text for number, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", quick_and_slow(TASKS, quick=3))
 def test_a_task_with_blanks_in_its_targets_scores_what_the_harness_scores(
     loaded: LoadedModel, tmp_path: Path, kind: str
 ) -> None:

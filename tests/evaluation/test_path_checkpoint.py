@@ -25,6 +25,7 @@ from evovlm.recipes.layer_path import LayerPathMerge, ScaleTarget
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import ParameterMerge
 from evovlm.recipes.source_values import SourceParameters
+from tests.marks import quick_and_slow
 from tests.models.pictures import drawn, own_text
 from tests.models.test_generation import prompts_for
 from tests.paths import INTERLEAVED, LLM_FAMILIES, WINDOW, Steps, identity, path_of, shaken, two_folders
@@ -82,7 +83,7 @@ def check_written(
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("tie", [False, True])
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 def test_a_written_path_computes_what_the_running_one_does(
     tmp_path: Path, pair: Pair, family: str, tie: bool, target: ScaleTarget
 ) -> None:
@@ -124,7 +125,7 @@ def test_hops_keep_the_window_that_begins_at_a_block_at_home(tmp_path: Path, pai
     assert generate_stock(written, prompts, decoding=Greedy(max_new_tokens=12), stop_ids={2}) == answers
 
 
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=2))
 def test_greedy_answers_of_the_checkpoint_are_the_paths(tmp_path: Path, pair: Pair, family: str) -> None:
     first, second = pair(family)
     for target in TARGETS:
@@ -230,7 +231,7 @@ def test_a_pending_scale_of_zero_has_a_checkpoint(tmp_path: Path, pair: Pair, fa
     check_written(recipe_of(steps, "pending", first, a=first, b=second), tmp_path / "out", tolerance=3e-6)
 
 
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=2))
 def test_a_stream_that_turns_has_a_checkpoint(tmp_path: Path, pair: Pair, family: str) -> None:
     first, second = pair(family, rms_norm_eps=1e-30)
     for number, scales in enumerate(((-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, -2.0), (-1.0, -1.0, 1.0))):
@@ -290,7 +291,7 @@ def test_frequencies_that_old_checkpoints_hold_by_block_are_left_out(tmp_path: P
     AutoModelForCausalLM.from_pretrained(out)
 
 
-@pytest.fixture(scope="module", params=VLM_PICOS)
+@pytest.fixture(scope="module", params=quick_and_slow(VLM_PICOS, quick=4))
 def vlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     """A family, a pico VLM of it, and a language model for its backbone."""
     family: str = request.param

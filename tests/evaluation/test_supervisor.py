@@ -152,6 +152,7 @@ def test_closing_ends_every_worker_at_once_whatever_it_does(open_stubs: OpenStub
 
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from evovlm.evaluation.workers.local import LocalProcesses
@@ -159,6 +160,8 @@ from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.evaluation.workers.jobs import WorkerSettings
 from tests.evaluation.stub_workers import StubOpening, stub_job
 
+# A shell starts what it runs in the background with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 pool = LocalProcesses(
     StubOpening(notes=Path(sys.argv[1]), misfortunes={0.0: "hang"}), settings=[WorkerSettings(device="cpu")] * 2
 )

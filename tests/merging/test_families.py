@@ -20,6 +20,7 @@ from evovlm.models.stored_views import find_parameters
 from evovlm.recipes.families import ANY_BLOCK, TEXT_FAMILIES, VLM_FAMILIES
 from evovlm.recipes.language_config import backbone_settings
 from evovlm.recipes.recipe import ParameterMerge
+from tests.marks import quick_and_slow
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
 from tests.pico import pico_llm, pico_tokenizer, pico_vlm
 from tests.pico_families import TEXT_PICOS, VLM_PICOS
@@ -104,7 +105,7 @@ def test_every_family_has_a_pico() -> None:
 
 @pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("hub_naming", [True, False], ids=["hub", "modules"])
-@pytest.mark.parametrize("family", VLMS)
+@pytest.mark.parametrize("family", quick_and_slow(VLMS, quick=4))
 def test_a_vlm_of_each_family_and_naming_takes_a_merge(
     family: str, hub_naming: bool, tie: bool, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from evovlm.models.layer_stack import LayerStack
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.layer_path import ScaleTarget
+from tests.marks import quick_and_slow
 from tests.models.pictures import drawn
 from tests.models.test_generation import prompts_for, stock_greedy
 from tests.models.test_picture_answers import asked, generated_alone, with_loud_pictures
@@ -172,7 +173,7 @@ def test_beams_over_left_padded_prompts_are_those_over_each_alone(two: Two, fami
     assert together != generate_stock(stack.loaded, prompts, decoding=Greedy(max_new_tokens=8), stop_ids={2})
 
 
-@pytest.fixture(scope="module", params=VLM_PICOS)
+@pytest.fixture(scope="module", params=quick_and_slow(VLM_PICOS, quick=4))
 def vlm_on_a_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A pico VLM of each family, on a path through itself and a language model."""
     family: str = request.param

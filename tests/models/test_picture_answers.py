@@ -14,6 +14,7 @@ from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.recipes.families import VLM_FAMILIES
 from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
+from tests.marks import quick_and_slow
 from tests.models.pictures import Drawn, drawn, own_text
 from tests.pico import pico_vlm
 from tests.pico_families import VLM_PICOS
@@ -58,7 +59,7 @@ def with_loud_pictures(loaded: LoadedModel) -> LoadedModel:
     return loaded
 
 
-@pytest.fixture(scope="module", params=VLM_PICOS)
+@pytest.fixture(scope="module", params=quick_and_slow(VLM_PICOS, quick=4))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A pico VLM of each family."""
     family: str = request.param

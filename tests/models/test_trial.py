@@ -20,6 +20,7 @@ from evovlm.models.decoding.trial import least_rows, packs_exactly
 from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.tasks.prompts import Question
+from tests.marks import quick_and_slow
 from tests.pico import pico_llm, pico_vlm
 from tests.pico_families import TEXT_PICOS, VLM_PICOS
 
@@ -144,7 +145,7 @@ WRONG: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", quick_and_slow(DTYPES, quick=1))
 @pytest.mark.parametrize("in_rows", [True, False])
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_attention_is_noticed_in_every_dtype(

@@ -11,6 +11,7 @@ from evovlm.report.comparing import read_runs
 from evovlm.report.page import WORDS, run_page, runs_page, worded
 from evovlm.report.reading import read_run
 from evovlm.texts.languages import speaker
+from tests.marks import quick_and_slow
 from tests.report.made_runs import make_hybrid_run, make_path_run, make_run, make_trading_run
 
 SENTENCE = re.compile("[A-Za-z]{2,} [A-Za-z]{2,}")
@@ -57,7 +58,7 @@ def english_of(html: str) -> list[str]:
     return [text for text in shown if SENTENCE.search(text)]
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", quick_and_slow(STATES, quick=2))
 def test_a_page_has_no_english_sentence(state: str, tmp_path: Path) -> None:
     run = STATES[state](tmp_path / "run")
     assert english_of(run_page(read_run(run), language="ja", reload_s=5)) == []

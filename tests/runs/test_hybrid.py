@@ -26,6 +26,7 @@ from evovlm.runs.optuna_export import export_to_optuna
 from evovlm.runs.run import Run
 from evovlm.runs.searching.evolve import RunResult, run_search
 from evovlm.seeding import generator
+from tests.marks import quick_and_slow
 from tests.pico import pico_llm
 from tests.pico_zoo import picture_row, write_rows
 from tests.runs.conftest import journal_rows
@@ -117,7 +118,7 @@ def test_the_config_in_the_folder_reads_back_the_same(whole: RunResult, config: 
     assert again.as_mapping() == config.resolved(relative_to=None).as_mapping()
 
 
-@pytest.mark.parametrize(("stage", "stop"), [("ps", 2), ("ps", 7), ("path", 0), ("path", 6)])
+@pytest.mark.parametrize(("stage", "stop"), quick_and_slow([("ps", 2), ("path", 0), ("ps", 7), ("path", 6)], quick=2))
 def test_a_hybrid_interrupted_in_either_stage_and_resumed_ends_with_the_same_journals(
     stage: str, stop: int, config: HybridConfig, whole: RunResult, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from evovlm.runs.folder.journal import read_journal
 from evovlm.runs.run import Run
 from evovlm.runs.samples import SampleParts
 from evovlm.runs.searching.evolve import RunResult, evolve, open_evaluator
+from tests.marks import quick_and_slow
 from tests.runs.conftest import TASK, WriteConfig, journal_rows, search_document, task_section
 from tests.runs.path_searches import StopAt, path_document, write_problems
 
@@ -124,8 +125,8 @@ def test_more_samples_asked_for_than_there_are_is_refused(batch: int | None, val
         SampleParts(sizes={"a": 9}, seed=1, batch=batch, validation=validation)
 
 
-@pytest.mark.parametrize("kind", ["cma", "cma_margin", "catcma", "random_nearby"])
-@pytest.mark.parametrize("stop", [0, 5, 11])
+@pytest.mark.parametrize("kind", quick_and_slow(["cma", "cma_margin", "catcma", "random_nearby"], quick=2))
+@pytest.mark.parametrize("stop", quick_and_slow([5, 0, 11], quick=1))
 def test_a_run_interrupted_and_resumed_ends_with_the_journal_of_one_that_was_not(
     kind: str, stop: int, config: PathConfig, stack: Evaluator, tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_run_interrupted_and_resumed_ends_with_the_journal_of_one_that_was_not
         assert (tmp_path / "stopped" / name).read_text() == (tmp_path / "one-go" / name).read_text()
 
 
+@pytest.mark.slow
 def test_a_run_cut_at_any_line_and_resumed_ends_with_the_same_journal(
     whole: RunResult, config: PathConfig, stack: Evaluator, tmp_path: Path
 ) -> None:

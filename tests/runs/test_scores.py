@@ -106,6 +106,7 @@ def test_a_scoring_killed_at_random_moments_ends_as_one_that_was_not(folder: Pat
     assert contents(saved) == contents(whole)
 
 
+@pytest.mark.slow
 def test_answers_that_are_there_are_not_asked_for_again(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

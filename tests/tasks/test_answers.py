@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evovlm.tasks.metrics.answers import extract_paper, extract_robust
+from tests.marks import quick_and_slow
 from tests.tasks.public_data import public_file
 
 # The table of responses on which the paper's extractor and a reader part ways.
@@ -227,7 +228,7 @@ PIECES += ["9'999", "9e9", "9^9", "9 ^", "one half ", "｛9｝", "。【補足�
 PIECES += ["分の", "9分の", "\\frac{9}{", "「", "３", "½", "answer ", "です", "問題", "*"]
 
 
-@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("piece", quick_and_slow(PIECES, quick=12))
 def test_ten_thousand_times_the_same_piece_are_read_through(piece: str) -> None:
     for text in (piece * 10_000, f"答えは{piece * 10_000}", f"{piece * 10_000}x"):
         found = extract_robust(text)

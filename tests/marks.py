@@ -1,0 +1,16 @@
+"""Marks that several tests share."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def quick_and_slow(values: Iterable[Any], *, quick: int) -> list[Any]:
+    """Return the parameters of a test: the first ones as they are, and the others, which try the same, marked slow."""
+    every = [*values]
+    later = (
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        for value in every[quick:]
+    )
+    return [*every[:quick], *later]
