@@ -18,6 +18,7 @@ from benchmarks.real_weights.scoring import Scores
 from benchmarks.real_weights.settings import short_name
 from benchmarks.real_weights.tasks import is_short
 from benchmarks.real_weights.training import Training, batches_of, padded, train_adapter
+from evovlm.runs.folder.layout import locked
 from evovlm.seeding import generator
 from evovlm.tasks.metrics.answers import EXTRACTORS
 from evovlm.tasks.metrics.japanese import GATES
@@ -203,6 +204,13 @@ def test_weights_may_not_be_in_the_repository(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         program.main(["unpack", "--out", str(Path(__file__).parents[1] / "weights")])
     assert "is in the repository" in capsys.readouterr().err
+
+
+def test_a_folder_that_another_process_works_in_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path / "out"), pytest.raises(SystemExit) as raised:
+        program.main(["unpack", "--out", str(tmp_path / "out"), "--base", "zoo:base"])
+    assert raised.value.code == 2
+    assert "another process" in capsys.readouterr().err
 
 
 def tiny_data(folder: Path) -> Path:

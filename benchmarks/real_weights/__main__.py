@@ -26,6 +26,7 @@ from evovlm.errors import EvovlmError
 from evovlm.files import write_file
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.problems import did_you_mean
+from evovlm.runs.folder.layout import locked
 from evovlm.tasks.prompts import CHAT, PROMPTS, SLOT
 
 SETTINGS_FILE = "settings.json"
@@ -169,15 +170,15 @@ def main(words: list[str] | None = None) -> None:
     settings = settings_of(given)
     if problem := problem_of(settings):
         parser.error(problem)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    write_file(settings.out / SETTINGS_FILE, kept_settings(settings))
     stages = STAGES if "all" in given.stages else [name for name in STAGES if name in given.stages]
     try:
-        for name in stages:
-            print(f"== {name}", flush=True)
-            if name in ("pilot", "search", "report"):
-                tasks.write_tasks(settings)
-            STAGES[name](settings)
+        with locked(settings.out):
+            write_file(settings.out / SETTINGS_FILE, kept_settings(settings))
+            for name in stages:
+                print(f"== {name}", flush=True)
+                if name in ("pilot", "search", "report"):
+                    tasks.write_tasks(settings)
+                STAGES[name](settings)
     except EvovlmError as error:
         parser.exit(2, f"{error}\n")
 
