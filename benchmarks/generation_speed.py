@@ -136,6 +136,8 @@ def continuously(loaded: LoadedModel, prompts: list[Prompt], lengths: list[int])
 
 
 def ours(loaded: LoadedModel, prompts: list[Prompt], lengths: list[int]) -> list[list[int]]:
+    # As prompts that were never answered: earlier answers would be guesses.
+    prompts = [Prompt(ids=prompt.ids.clone()) for prompt in prompts]
     return generate_greedy(loaded, prompts, max_new_tokens=max(lengths), stop_ids=(), limits=lengths)
 
 

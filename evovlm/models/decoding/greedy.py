@@ -17,6 +17,7 @@ from torch import Tensor
 from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.draws import Draw
+from evovlm.models.decoding.guesses import guess, note_answer
 from evovlm.models.decoding.packed import packed_attention
 from evovlm.models.decoding.products import packed_products
 from evovlm.models.decoding.runner import Runner
@@ -30,6 +31,9 @@ from evovlm.models.threads import threads_each, threads_per_product
 _TOKENS_BETWEEN_TEXT_CHECKS = 16
 _PROMPTS_PER_STREAM = 32
 _LEAST_SHARED_TOKENS = 16
+_MOST_GUESSED = 8
+# More rows in a pass cost more than a pass less saves.
+_ROWS_WITH_GUESSES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +80,26 @@ def decode(
         entering = _admitted(waiting, free, prompts, budget=runner.prompt_tokens_at_once)
         for slot, number in entering.items():
             running[slot] = _Answer(prompt=number, limit=limits[number])
-        new = runner.advance({slot: prompts[number] for slot, number in entering.items()})
-        for slot, token in new.items():
-            if running[slot].take(token, ending):
+        guessed = _guessed(running, prompts) if runner.takes_guesses else {}
+        new = runner.advance({slot: prompts[number] for slot, number in entering.items()}, guessed)
+        for slot, tokens in new.items():
+            if any(running[slot].take(token, ending) for token in tokens):
                 answer = running.pop(slot)
                 runner.leave(slot)
                 heappush(free, slot)
+                note_answer(prompts[answer.prompt].ids, answer.tokens)
                 yield answer.prompt, answer.tokens
+
+
+def _guessed(running: Mapping[int, _Answer], prompts: Mapping[int, Prompt]) -> dict[int, Sequence[int]]:
+    """Return guesses of the next tokens by slot: more of each answer, the fewer are running."""
+    each = min(_MOST_GUESSED, _ROWS_WITH_GUESSES // max(1, len(running)) - 1)
+    return {
+        # The last token of an answer is never guessed, because nothing follows it.
+        slot: guess(prompts[answer.prompt].ids, answer.tokens, most=min(each, answer.limit - len(answer.tokens) - 1))
+        for slot, answer in running.items()
+        if answer.tokens
+    }
 
 
 def _admitted(waiting: deque[int], free: list[int], prompts: Mapping[int, Prompt], *, budget: int) -> dict[int, int]:

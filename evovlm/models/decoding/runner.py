@@ -13,8 +13,10 @@ from evovlm.models.decoding.draws import Draw, Draws
 from evovlm.models.decoding.packed import Entering, Pass, forward
 from evovlm.models.decoding.slots import Continuing, Shape, Slots
 from evovlm.models.prompt import Prompt, prefill_inputs
+from evovlm.models.threads import SMALL_HIDDEN_SIZE
 
 NOTHING_SHARED = torch.zeros(0, dtype=torch.long)
+NOTHING_GUESSED: Mapping[int, Sequence[int]] = {}
 
 # What a pass makes of so many tokens stays in a CPU's caches.
 _CPU_PROMPT_TOKENS_AT_ONCE = 512
@@ -25,11 +27,15 @@ _REACH_STEP = 64
 
 @dataclass(slots=True, kw_only=True)
 class _Running:
-    """An answer in progress: its newest token, the position of this, and how many tokens its slot holds before it."""
+    """An answer in progress: its newest token, the position of this, and how many tokens its slot holds before it.
+
+    `guessed` are tokens that may follow the newest one.
+    """
 
     token: int
     position: int
     length: int
+    guessed: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,25 +90,44 @@ class Runner:
         # By slot, in the order of the rows.
         self._running: dict[int, _Running] = {}
 
-    def advance(self, entering: Mapping[int, Prompt]) -> Mapping[int, int]:
+    @property
+    def takes_guesses(self) -> bool:
+        """Whether a pass may extend an answer by several tokens: where the likeliest ones are taken, on a CPU.
+
+        The model must be small, so that a pass costs more than the rows of wrong guesses.
+        """
+        is_small = self._backbone.embedding.embedding_dim < SMALL_HIDDEN_SIZE
+        return self._slots.has_rows and is_small and self._draws is None and self._penalty == 1.0
+
+    def advance(
+        self, entering: Mapping[int, Prompt], guessed: Mapping[int, Sequence[int]] = NOTHING_GUESSED
+    ) -> Mapping[int, Sequence[int]]:
         """Let prompts enter free slots and extend every running answer; return the new tokens by slot.
 
-        Raises FloatingPointError when the logits are not finite.
+        `guessed` has tokens that may come next, by slot: an answer gets one token more for each right one. Raises
+        FloatingPointError when the logits are not finite.
         """
         # Prompts whose tokens are rows come first, beside those of the running answers.
         entering = dict(sorted(entering.items(), key=lambda each: not self._slots.takes_as_rows(len(each[1].ids))))
+        for slot, running in self._running.items():
+            running.guessed = guessed.get(slot, ())
         found = self.step(entering).tolist()
         if not found[-1]:
             raise FloatingPointError("the model's logits are not finite")
-        for each in self._running.values():
-            each.position += 1
-            each.length += 1
-        for slot, prompt in entering.items():
+        new: dict[int, Sequence[int]] = {}
+        start = 0
+        for slot, running in self._running.items():
+            tokens = _right(found[start:], running.guessed)
+            start += 1 + len(running.guessed)
+            running.token = tokens[-1]
+            running.position += len(tokens)
+            running.length += len(tokens)
+            new[slot] = tokens
+        for (slot, prompt), token in zip(entering.items(), found[start:-1], strict=True):
             position = int(positions_of(prompt).max()) + 1
-            self._running[slot] = _Running(token=0, position=position, length=len(prompt.ids))
-        for running, token in zip(self._running.values(), found[:-1], strict=True):
-            running.token = token
-        return {slot: running.token for slot, running in self._running.items()}
+            self._running[slot] = _Running(token=token, position=position, length=len(prompt.ids))
+            new[slot] = (token,)
+        return new
 
     def leave(self, slot: int) -> None:
         """Free a slot."""
@@ -110,6 +135,8 @@ class Runner:
 
     def step(self, entering: Mapping[int, Prompt]) -> Tensor:
         """Run one pass and return the next token of each running answer and each entering prompt, int64.
+
+        An answer with guessed tokens has those that follow each of them behind its next one.
 
         At the end of the tensor is 1 if all logits are finite, else 0. Nothing in a pass waits for the device.
         """
@@ -164,16 +191,13 @@ class Runner:
         if entering:
             self._read_shared()
         past, device = len(self._shared), self._backbone.device
+        listed = [
+            (token, each.position + i, slot, each.length + i)
+            for slot, each in self._running.items()
+            for i, token in enumerate((each.token, *each.guessed))
+        ]
         # One copy to the device for all that is known here.
-        known = torch.tensor(
-            [
-                [each.token for each in self._running.values()],
-                [each.position for each in self._running.values()],
-                list(self._running),
-                [each.length for each in self._running.values()],
-            ],
-            dtype=torch.long,
-        ).to(device)
+        known = torch.tensor(listed, dtype=torch.long).view(-1, 4).T.contiguous().to(device)
         tokens, positions = known[:2]
         parts: list[Entering] = []
         start = len(tokens)
@@ -189,7 +213,7 @@ class Runner:
                 parts.append(Entering(start=start, stop=stop, slot=slot, past=past))
             ends.append(stop - 1)
             start = stop
-        chosen = torch.tensor([ends, [*self._running, *entering]]).to(device)
+        chosen = torch.tensor([ends, [*(slot for _, _, slot, _ in listed), *entering]]).to(device)
         spare = max(0, self._least_rows - start)
         if spare:
             parts.append(Entering(start=start, stop=start + spare, slot=None))
@@ -228,6 +252,12 @@ class Runner:
             # A token that the model has generated never stands for a picture, even if it is the image token.
             inputs["visual_pos_masks"] = pad(found["visual_pos_masks"], (len(tokens), spare))
         return inputs
+
+
+def _right(found: Sequence[int], guessed: Sequence[int]) -> Sequence[int]:
+    """Return the tokens that were found behind right guesses only, and the first one, which needs none."""
+    n = next((i for i, token in enumerate(guessed) if found[i] != token), len(guessed))
+    return found[: n + 1]
 
 
 def _n_logits(backbone: Backbone) -> int:

@@ -101,9 +101,9 @@ class Slots:
 
     def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
         self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
-        self._in_rows = has_row_step(shape)
+        self.has_rows = has_row_step(shape)
         layers = range(shape.n_layers)
-        if self._in_rows:
+        if self.has_rows:
             # Not filled with zeros, so that memory which no answer reaches is never touched.
             blocks = -(-capacity // WIDTH)
             self._keys = [torch.empty(n, shape.heads, blocks, shape.size, WIDTH) for _ in layers]
@@ -120,13 +120,13 @@ class Slots:
 
         That is faster for short prompts; torch's attention, which computes many tokens together, is so for long ones.
         """
-        return self._in_rows and n_tokens <= _LONGEST_IN_ROWS
+        return self.has_rows and n_tokens <= _LONGEST_IN_ROWS
 
     def enter(self, layer: int, slot: int, keys: Tensor, values: Tensor, *, start: int = 0) -> None:
         """Store keys and values of a prompt's tokens from `start` on, each (heads, tokens, size)."""
         stop = start + keys.shape[1]
         self._values[layer][slot, :, start:stop] = values
-        if self._in_rows:
+        if self.has_rows:
             places = torch.arange(start, stop)
             self._keys[layer][slot][:, places // WIDTH, :, places % WIDTH] = keys.transpose(0, 1)
         else:
@@ -135,7 +135,7 @@ class Slots:
     def held(self, layer: int, slot: int, n_tokens: int) -> tuple[Tensor, Tensor]:
         """Return the keys and values of a slot's first tokens, each (heads, tokens, size)."""
         keys = self._keys[layer][slot]
-        if self._in_rows:
+        if self.has_rows:
             keys = keys[:, : -(-n_tokens // WIDTH)].transpose(2, 3).flatten(1, 2)
         return keys[:, :n_tokens], self._values[layer][slot, :, :n_tokens]
 
@@ -148,7 +148,7 @@ class Slots:
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule, rows: Continuing
     ) -> Tensor:
         """Append a key and a value, (rows, heads, size), per continuing row; return the queries' attention output."""
-        if not self._in_rows:
+        if not self.has_rows:
             return self._attend_together(layer, queries, keys, values, rule=rule, rows=rows)
         out = torch.empty_like(queries)
         attend_rows(
