@@ -280,11 +280,11 @@ def test_memory_that_runs_out_is_answered_by_fewer_slots(
     expected = generate_greedy(llm, prompts, max_new_tokens=8, stop_ids={2})
     advance, tried = Runner.advance, []
 
-    def with_room_for_two(steps: Runner, entering: Any) -> Any:
+    def with_room_for_two(steps: Runner, entering: Any, guessed: Any) -> Any:
         tried.append(steps.n_slots)
         if steps.n_slots > 2:
             raise error
-        return advance(steps, entering)
+        return advance(steps, entering, guessed)
 
     monkeypatch.setattr(Runner, "advance", with_room_for_two)
     monkeypatch.setattr(answer_memory, "_MOST_ON_CPU", 8)
