@@ -78,8 +78,8 @@ def open_workers(
 
     Another engine than `builtin` gets a separate process, also with a single worker: it changes its process.
 
-    Raises ConfigError for settings that exclude each other or a Ray cluster that cannot be reached, NotEnoughRoom for
-    more workers than fit into a cluster, and what opening the models raises.
+    Raises ConfigError for settings that exclude each other, more workers than GPUs, or a Ray cluster that cannot be
+    reached, NotEnoughRoom for more workers than fit into a cluster, and what opening the models raises.
     """
     opening = opening_of(config, parents=parents, folder=folder, allow_code=allow_code)
     check_device(config)
@@ -103,8 +103,10 @@ def open_workers(
 
 
 def check_device(config: SearchConfig) -> None:
-    """Raise ConfigError when a model is to be spread over all devices, and cannot be, or is not the only one."""
+    """Raise ConfigError when workers of this machine would share a GPU, or a model cannot be spread over all GPUs."""
     if config.device != SPREAD:
+        if config.ray is None:
+            _check_gpus(config.workers, device=config.device)
         return
     if config.template(relative_to=None).keeps_every_source:
         raise ConfigError(
@@ -117,8 +119,21 @@ def check_device(config: SearchConfig) -> None:
         )
 
 
+def _check_gpus(n_workers: int, *, device: str) -> None:
+    """Raise ConfigError for more workers than GPUs: one model and its answers fill a GPU."""
+    names_one = device not in ("auto", "cpu", "cuda", "xpu")
+    n_gpus = 1 if names_one else _gpus_of(device)
+    if not n_gpus or n_workers <= n_gpus:
+        return
+    others = f", device to {device.partition(':')[0]} for all its GPUs," if ":" in device else ""
+    raise ConfigError(
+        f"workers: {n_workers} models need a GPU each, and device: {device} gives them "
+        f"{n_gpus} on this machine.\n    Set workers to {n_gpus}{others} or device to cpu."
+    )
+
+
 def worker_settings(n_workers: int, *, device: str, engine: str = BUILTIN) -> Sequence[WorkerSettings]:
-    """Return the place of each worker on this machine: its GPUs in turn, if it has any, and a share of its cores.
+    """Return the settings of each worker on this machine: a GPU of its own, if there are any, and a share of the cores.
 
     If OMP_NUM_THREADS is set, it is the number of threads of each.
     """
@@ -131,9 +146,17 @@ def worker_settings(n_workers: int, *, device: str, engine: str = BUILTIN) -> Se
 
 def device_of(worker: int, *, device: str) -> str:
     """Return the device of a worker of this machine, counted from 0."""
-    kind = "cuda" if device == "auto" else device
-    n_gpus = count_gpus(kind) if kind in ("cuda", "xpu") else 0
-    return f"{kind}:{worker % n_gpus}" if n_gpus else device
+    return f"{_gpu_kind(device)}:{worker}" if _gpus_of(device) else device
+
+
+def _gpus_of(device: str) -> int:
+    """Return the number of GPUs of this machine among which a device's workers are divided; 0 for a single device."""
+    kind = _gpu_kind(device)
+    return count_gpus(kind) if kind in ("cuda", "xpu") else 0
+
+
+def _gpu_kind(device: str) -> str:
+    return "cuda" if device == "auto" else device
 
 
 def peak_memory() -> Mapping[str, int]:

@@ -49,8 +49,6 @@ def seven(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gpu_of(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Pretend that this machine has a GPU."""
     monkeypatch.setattr(preflight, "device_name", lambda _: "cuda")
-    for module in (preflight, memory):
-        monkeypatch.setattr(module, "device_of", lambda worker, device: "cuda:0")  # noqa: ARG005
     return monkeypatch
 
 
@@ -100,14 +98,23 @@ def test_memory_is_counted_for_a_gpu_that_is_not_there(seven: Path) -> None:
     assert any("the model and one answer of " in warning for warning in tight.warnings)
 
 
-def test_workers_share_a_gpu_and_each_has_a_model(seven: Path, gpu_of: pytest.MonkeyPatch) -> None:
+def test_each_worker_has_a_gpu_and_a_model(seven: Path, gpu_of: pytest.MonkeyPatch) -> None:
     config = load_config(seven).resolved(relative_to=None)
     one = held_on(config, gpu_of, gib=141)
     two = held_on(config.with_workers(2), gpu_of, gib=141)
-    assert (two.workers, two.processes, two.processes_bytes) == (2, 2, 2 * one.processes_bytes)
-    assert two.model_bytes == one.model_bytes
-    assert two.kept_bytes < one.kept_bytes
-    assert "shared by 2 workers, each with:" in next(iter(memory_lines(two)))
+    assert (two.workers, two.processes, two.processes_bytes) == (1, 2, 2 * one.processes_bytes)
+    assert (two.model_bytes, two.kept_bytes, two.answers_at_once) == (
+        one.model_bytes,
+        one.kept_bytes,
+        one.answers_at_once,
+    )
+
+
+def test_workers_without_a_gpu_share_the_memory(seven: Path) -> None:
+    found = preflight.preflight_search(load_config(seven).resolved(relative_to=None).with_workers(2)).memory
+    assert found is not None
+    assert (found.where, found.workers) == ("memory", 2)
+    assert "shared by 2 workers, each with:" in next(iter(memory_lines(found)))
 
 
 def test_on_a_cpu_the_model_is_in_float32_and_sources_take_half_of_the_free_memory(

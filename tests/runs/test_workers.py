@@ -241,14 +241,38 @@ def test_a_model_spread_over_all_devices_is_alone(config: EvolveConfig, tmp_path
         evolve(spread, out=tmp_path / "run")
 
 
+def test_each_worker_has_its_own_gpu(config: EvolveConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.xpu.device_count", lambda: 3)
+    for device, fit in (("auto", 2), ("cuda", 2), ("xpu", 3), ("cuda:1", 1), ("mps", 1), ("cpu", 64)):
+        several = config.model_copy(update={"device": device})
+        run_workers.check_device(several.with_workers(fit))
+        if device != "cpu":
+            with pytest.raises(ConfigError) as refused:
+                run_workers.check_device(several.with_workers(fit + 1))
+            assert f"workers: {fit + 1} models need a GPU each, and device: {device} gives them {fit} on" in str(
+                refused.value
+            )
+            assert f"Set workers to {fit}" in str(refused.value)
+            assert ("device to cuda for all its GPUs" in str(refused.value)) == (device == "cuda:1")
+    # On Ray, the share of a GPU is a setting.
+    run_workers.check_device(config.model_copy(update={"ray": RaySection(workers=8, gpus_per_worker=0.25)}))
+    needed = "workers: 3 models need a GPU each, and device: auto gives them 2"
+    checked = preflight_search(config.with_workers(3).resolved(relative_to=None))
+    assert [str(problem).partition(" on ")[0] for problem in checked.problems] == [needed]
+    with pytest.raises(ConfigError, match=needed):
+        evolve(config.with_workers(3), out=tmp_path / "run")
+    assert not (tmp_path / "run/journal.jsonl").exists()
+
+
 def test_workers_have_gpus_in_turn_and_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(run_workers, "default_threads", lambda: 8)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    settings = run_workers.worker_settings(3, device="auto")
-    assert [each.device for each in settings] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert {(each.threads, each.n_sharing) for each in settings} == {(2, 3)}
-    assert [each.device for each in run_workers.worker_settings(2, device="cuda:1")] == ["cuda:1", "cuda:1"]
+    settings = run_workers.worker_settings(2, device="auto")
+    assert [each.device for each in settings] == ["cuda:0", "cuda:1"]
+    assert {(each.threads, each.n_sharing) for each in run_workers.worker_settings(3, device="cpu")} == {(2, 3)}
+    assert [each.device for each in run_workers.worker_settings(1, device="cuda:1")] == ["cuda:1"]
     assert [each.device for each in run_workers.worker_settings(2, device="cpu")] == ["cpu", "cpu"]
     # Where OMP_NUM_THREADS is set, it is what `default_threads` returns, and no share is taken of it.
     monkeypatch.setenv("OMP_NUM_THREADS", "8")

@@ -15,7 +15,6 @@ from evovlm.recipes.language_config import language_config
 from evovlm.resources import available_memory_bytes
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.config.sections import TaskSection
-from evovlm.runs.workers import device_of
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.task import Split
@@ -95,7 +94,6 @@ def search_memory(
     }
     asked = longest_asked(config, host_config)
     number_bytes = resident.bytes_per_number or 2
-    n_devices = len({device_of(worker, device=config.device) for worker in range(config.workers)})
     size_of = row_bytes if engine == BUILTIN else cache_bytes
     each_bytes = asked.rows * size_of(settings, longest=asked.tokens, number_bytes=number_bytes)
     return divided_memory(
@@ -103,7 +101,6 @@ def search_memory(
         resident=resident,
         answers=Answers(asked.tokens, each_bytes, engine),
         processes=config.workers,
-        n_devices=n_devices,
         files_bytes=sum({model.text: model.size_bytes for model in found.models}.values()),
     )
 
@@ -114,20 +111,18 @@ def divided_memory(
     resident: ModelMemory,
     answers: Answers,
     processes: int = 1,
-    n_devices: int = 1,
     files_bytes: int = 0,
 ) -> SearchMemory:
-    """Return how `processes` workers divide the memory of their devices and of the machine, as they will when they run.
+    """Return how `processes` workers divide the machine's memory, as they will when they run; each has its own GPU.
 
     A device that merges keeps what fits of base and sources; for vLLM, the CPU merges.
     """
     on_machine, on_gpu = available_memory_bytes(), resident.where != MACHINE
-    workers = -(-processes // n_devices)
+    workers = 1 if on_gpu else processes
     free = resident.available_bytes if on_gpu else on_machine
     packed = needs.model_bytes if not on_gpu and answers.engine == BUILTIN and packs_weights(needs.model_bytes) else 0
     own = None if free is None else max(0, free // workers - needs.model_bytes - packed)
-    total = (resident.total_bytes or 0) // workers
-    kept_in, spare = resident.where, None if own is None else spare_bytes(own, total)
+    kept_in, spare = resident.where, None if own is None else spare_bytes(own, resident.total_bytes)
     if not (resident.merges and answers.engine == BUILTIN):
         # As the merger on a CPU divides it: half of what is free before the model is loaded.
         kept_in, spare = MACHINE, None if on_machine is None else on_machine // 2 // processes
@@ -161,7 +156,7 @@ def _at_once(answers: Answers, left_bytes: int | None, needs: Needs, *, resident
         free = available_memory_bytes()
         left_bytes = None if free is None else int(vllm.CACHE_SHARE * free) // workers
     elif resident.total_bytes is not None:
-        left_bytes = int(vllm.GPU_SHARE * resident.total_bytes) // workers - needs.model_bytes
+        left_bytes = int(vllm.GPU_SHARE * resident.total_bytes) - needs.model_bytes
     fit = vllm.ROWS_AT_ONCE if left_bytes is None else left_bytes // answers.each_bytes
     return max(1, min(vllm.ROWS_AT_ONCE, fit))
 

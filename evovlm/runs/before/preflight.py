@@ -25,7 +25,7 @@ from evovlm.runs.before.memory import CONTEXT_BYTES, MACHINE, PROCESS_BYTES, ans
 from evovlm.runs.config.hybrid import HybridConfig
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.samples import SampleParts
-from evovlm.runs.workers import check_device, device_of, engine_of
+from evovlm.runs.workers import check_device, engine_of
 from evovlm.tasks.catalogue import get_task
 from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.judges import JUDGES
@@ -301,25 +301,23 @@ def _blocks(template: Template, found: Preflight) -> Mapping[str, int] | None:
 def worker_room_problems(config: SearchConfig, found: Preflight, *, resident: ModelMemory) -> Sequence[NotEnoughRoom]:
     """Return whether memory is too small for the workers on this machine, given what the check of the search `found`.
 
-    The models' files are in the page cache once for all workers; memory that grows with the answers is not counted.
+    The models' files are in the page cache once for all workers; memory that grows with the answers is not counted. On
+    GPUs, each worker has one, and what it needs does not depend on the number of workers.
     """
-    if config.ray is not None or config.workers == 1 or not found.models:
+    if config.ray is not None or config.workers == 1 or not found.models or resident.where != MACHINE:
         return []
     each = found.needs.memory_bytes if found.needs is not None else _loaded_bytes(found.models, resident)
-    available = resident.available_bytes
-    if available is None:
-        available, each = available_memory_bytes(), each + PROCESS_BYTES
+    each += PROCESS_BYTES
+    available = available_memory_bytes()
     if available is None:
         return []
-    n_devices = len({device_of(worker, device=config.device) for worker in range(config.workers)})
-    fit = n_devices * (available // each)
+    fit = available // each
     if config.workers <= fit:
         return []
-    on_each = " on each device" if n_devices > 1 else ""
     return [
         NotEnoughRoom(
             f"workers: {config.workers} models need about {gigabytes(each)} of {resident.where} each, and "
-            f"{gigabytes(available)} are available{on_each}: {fit} fit.\n"
+            f"{gigabytes(available)} are available: {fit} fit.\n"
             f"    Set workers to {max(fit, 1)}{' or fewer' if fit > 1 else ''}."
         )
     ]
