@@ -26,13 +26,14 @@ def push(
     """
     from evovlm.cli.signals import stopping
     from evovlm.errors import ConfigError
-    from evovlm.runs.publishing import check_repo_id, look_at_publication, publish
+    from evovlm.runs.publishing import check_repo_id, check_sending, look_at_publication, publish
 
+    check_repo_id(repo_id)
     found = look_at_publication(checkpoint)
     _describe(found, repo_id, private=private)
     url: str | None = None
     if not dry_run:
-        check_repo_id(repo_id)
+        check_sending(repo_id)
         if not yes:
             if not sys.stdin.isatty():
                 raise ConfigError(

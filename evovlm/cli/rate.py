@@ -62,10 +62,20 @@ def rate(
     from evovlm.texts.languages import speaker
 
     name = _checked(rater or getpass.getuser())
+    asking = not results and not as_json
     with stopping():
-        contest = _contest(what, task=task, top=top, samples=samples, out=out, device=device, allow_code=allow_code)
+        contest = _contest(
+            what,
+            task=task,
+            top=top,
+            samples=samples,
+            asking=asking,
+            out=out,
+            device=device,
+            allow_code=allow_code,
+        )
     say = speaker(lang)
-    if not results and not as_json:
+    if asking:
         echo(say("rate_keeps", file=contest.ratings.path), err=True)
         if serve:
             _serve(contest, rater=name, language=lang, port=port)
@@ -88,6 +98,7 @@ def _contest(
     task: str | None,
     top: int,
     samples: int,
+    asking: bool,
     out: Path | None,
     device: str,
     allow_code: bool,
@@ -103,7 +114,7 @@ def _contest(
         from evovlm.tasks.sample import Split
 
         if len(what) == 1 and not Path(what[0]).is_dir():
-            raise ConfigError(f"{what[0]}: name the folder of a run, or two models to compare.")
+            raise ConfigError(f"{what[0]}: is not a folder; name the folder of a run, or two models to compare.")
         run = Run.open(Path(what[0])) if len(what) == 1 else None
         if run is None and task is None:
             raise ConfigError("--task is missing: name the task that the models answer.")
@@ -117,7 +128,13 @@ def _contest(
         if run is not None:
             run.check_begun()
             return contest_of_run(
-                run, task=task, n_candidates=top, n_samples=samples, allow_code=allow_code, observer=progress
+                run,
+                task=task,
+                n_candidates=top,
+                n_samples=samples,
+                answered=asking,
+                allow_code=allow_code,
+                observer=progress,
             )
         return contest_of_models(
             what,
@@ -125,6 +142,7 @@ def _contest(
             split=Split.REPORT,
             out=out or Path("ratings"),
             device=device,
+            answered=asking,
             allow_code=allow_code,
             observer=progress,
         )

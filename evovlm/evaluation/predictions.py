@@ -100,8 +100,8 @@ class Columns:
 
 
 _USUAL: Mapping[str, tuple[str, ...]] = {
-    "prediction": ("text", "prediction", "completion", "response", "output"),
-    "reference": ("references", "reference", "answer", "target", "gold", "label"),
+    "prediction": ("text", "prediction", "completion", "response", "output", "回答", "予測", "出力"),
+    "reference": ("references", "reference", "answer", "target", "gold", "label", "模範解答", "正解", "正答"),
     "id": ("id", "question_id", "sample_id"),
     "image": ("image",),
     "choices": ("choices", "options"),

@@ -251,7 +251,7 @@ def _no_weights(model: HubModel, listing: HubListing, *, wanted: Wanted) -> Mode
     files = listing.size_bytes
     if wanted == "pickles":
         return BrokenCheckpoint(
-            f"Model '{model}': the hub has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}, so there is nothing to convert."
+            f"Model '{model}': the hub has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}. Nothing needs to be converted."
         )
     steps = sorted(
         {int(match["step"]) for name in files if (match := _STEP_FOLDER.match(name)) and match["file"] in _MARKERS}

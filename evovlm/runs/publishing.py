@@ -96,6 +96,7 @@ def publish(publication: Publication, repo_id: str, *, private: bool) -> str:
     from evovlm.recipes.hub_client import HUB_ERRORS, ask_patiently, with_xet_or_http
 
     check_repo_id(repo_id)
+    check_sending(repo_id)
     ask_patiently()
     hub = HfApi()
     patterns = [_escaped(name) for name in publication.files if name != CARD_FILE]
@@ -123,11 +124,15 @@ def publish(publication: Publication, repo_id: str, *, private: bool) -> str:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise OutputError for an invalid repository id, or when nothing can be sent."""
-    from huggingface_hub import constants, get_token
-
+    """Raise OutputError for an invalid repository id."""
     if not _REPO_ID.fullmatch(repo_id):
         raise OutputError(f"'{repo_id}' is not a repository id. Write OWNER/NAME, such as my-name/my-merge.")
+
+
+def check_sending(repo_id: str) -> None:
+    """Raise OutputError when nothing can be sent to the hub: offline mode, or no token."""
+    from huggingface_hub import constants, get_token
+
     if constants.HF_HUB_OFFLINE:
         raise OutputError(f"{repo_id}: offline mode is on, and nothing can be sent. Unset HF_HUB_OFFLINE.")
     if get_token() is None:

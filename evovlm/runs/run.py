@@ -53,7 +53,7 @@ class Run:
         read = {name: cls._read(file) for name, file in journal_files(folder).items()}
         if not read:
             found = f"holds no {JOURNAL_FILE}" if folder.exists() else "does not exist"
-            raise RunMismatch(f"{folder} {found}. Name the folder that `evovlm evolve --out` wrote.")
+            raise RunMismatch(f"{folder} {found}.\n    Name the folder that `evovlm evolve --out` wrote.")
         if "" in read:
             return read[""]
         begun = {name: run for name, run in read.items() if run.journal.candidates} or read

@@ -157,6 +157,12 @@ def test_the_page_that_the_help_names_lists_every_metric() -> None:
     assert set(METRICS) <= set(re.findall(r"`([a-z_0-9]+)`", page))
 
 
+def test_japanese_names_of_columns_are_found(evovlm: Command, tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("問題,模範解答,回答\n2+3は?,5,5です\n4+4は?,8,9です\n", encoding="utf-8")
+    assert figures(evovlm, path, "--metric", "accuracy")["score"] == 0.5
+
+
 def test_usual_names_of_columns_are_found(evovlm: Command, tmp_path: Path) -> None:
     path = tmp_path / "theirs.json"
     path.write_text(json.dumps([{"response": "答えは5", "answer": 5}, {"response": "6", "answer": 5.0}]))

@@ -97,6 +97,13 @@ def test_the_licence_of_the_sources_is_warned_of_first(evovlm: Command, merged: 
     assert "'my-own', which evovlm does not know" in evovlm("push", merged, REPO, "--dry-run").err
 
 
+def test_a_dry_run_refuses_what_is_not_a_repository_id(evovlm: Command, merged: Path) -> None:
+    found = evovlm("push", merged, "my-merge", "--dry-run")
+    assert found.code == 2
+    assert "'my-merge' is not a repository id. Write OWNER/NAME" in found.err
+    assert found.out == ""
+
+
 def test_a_dry_run_sends_nothing_and_needs_no_login(
     evovlm: Command, merged: Path, hub: UploadHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,21 @@ def test_people_get_the_same_questions_and_their_agreement_is_shown(
     assert "ann and bob agree on 100.0 % of 2 comparisons." in found.out
 
 
+@pytest.mark.parametrize("form", ["--results", "--json"])
+def test_looking_at_the_strengths_neither_computes_nor_writes(
+    evovlm: Command, finished_once: Path, tmp_path: Path, form: str
+) -> None:
+    run = shutil.copytree(finished_once / "run", tmp_path / "run")
+    before = sorted(run.rglob("*"))
+    found = evovlm("rate", run, form)
+    assert found.code == 0, found.err
+    if form == "--json":
+        assert json.loads(found.out) == {"task": TASK, "strengths": [], "agreement": []}
+    else:
+        assert found.out == "no comparison has been made yet\n"
+    assert sorted(run.rglob("*")) == before
+
+
 def test_two_models_are_compared(
     evovlm: Command, models: Path, problems: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -123,7 +138,7 @@ def test_two_models_are_compared(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["zoo:ja"], "name the folder of a run, or two models"),
+        (["zoo:ja"], "is not a folder; name the folder of a run, or two models"),
         (["zoo:ja", "zoo:math-a"], "--task is missing"),
         (["zoo:ja", "zoo:ja", "--task", "word_problems_ja"], "named twice"),
         (["RUN", "--task", "emoji_ja"], "does not search with this task"),

@@ -203,7 +203,7 @@ def test_a_hub_model_s_pickles_are_fetched_for_this_alone(open_hub: OpenHub, mod
     folder = convert_checkpoint(ref, tmp_path / "out").folder
     assert Checkpoint.open(folder).backbone_names() == Checkpoint.open(models / "base").backbone_names()
     assert "training_args.bin" not in hub.sent
-    with pytest.raises(BrokenCheckpoint, match="nothing to convert"):
+    with pytest.raises(BrokenCheckpoint, match="Nothing needs to be converted"):
         convert_checkpoint(ModelRef(text="org/safe"), tmp_path / "other")
     with pytest.raises(ModelNotFound):
         convert_checkpoint(ModelRef(text="org/none"), tmp_path / "other")

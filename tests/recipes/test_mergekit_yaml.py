@@ -524,7 +524,7 @@ HALF = SourceParameters(weight=1.0, density=0.5)
     ("method", "changes", "message"),
     [
         ("my_own", {}, "method: mergekit has no equivalent of 'my_own'"),
-        ("dare_ties", {"parameters": {"a": HALF, "b": HALF}}, "settings.rescale: density divides by the density"),
+        ("dare_ties", {"parameters": {"a": HALF, "b": HALF}}, "settings.rescale: `density` divides by the density"),
         ("ties", {"vocabulary": "base_rows"}, "vocabulary: base_rows has no equivalent in mergekit"),
         ("ties", {"base": None}, "base: missing; ties takes differences"),
         ("ties", {"config_from": "a"}, "config_from: mergekit takes the config of 'base', not of 'a'"),

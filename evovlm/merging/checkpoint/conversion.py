@@ -84,8 +84,8 @@ def _shards(folder: Path) -> Mapping[str, Sequence[str] | None]:
     if (folder / SINGLE_PICKLE).is_file():
         return {SINGLE_PICKLE: None}
     if not (folder / PICKLE_INDEX).is_file():
-        hint = "its weights are safetensors already" if has_weights(folder) else "so there is nothing to convert"
-        raise BrokenCheckpoint(f"{folder}: has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}; {hint}.")
+        hint = "Its weights are safetensors already" if has_weights(folder) else "Name the folder of a model"
+        raise BrokenCheckpoint(f"{folder}: has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}. {hint}.")
     shards: dict[str, list[str]] = {}
     for name, shard in read_weight_map(folder / PICKLE_INDEX).items():
         shards.setdefault(shard, []).append(name)

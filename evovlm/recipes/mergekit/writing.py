@@ -179,8 +179,8 @@ class _Writer:
         drops = {number for each in recipe.parameters.values() for number in numbers_of(each.density)} - {0.0, 1.0}
         if method.rescales and recipe.settings.rescale == "density" and drops:
             raise ConfigError(
-                "settings.rescale: density divides by the density, which mergekit cannot; it restores the L1 norm "
-                "(`rescale: l1`) or does nothing (`rescale: none`)."
+                "settings.rescale: `density` divides by the density. mergekit does not; it keeps the L1 norm "
+                "(`rescale: l1`) or does not rescale (`rescale: none`), which are other models."
             )
 
     def _weighs_all_the_same(self) -> bool:

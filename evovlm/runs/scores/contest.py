@@ -127,12 +127,14 @@ def contest_of_run(
     task: str | None,
     n_candidates: int,
     n_samples: int,
+    answered: bool = True,
     allow_code: bool = False,
     observer: ScoreObserver | None = None,
 ) -> Contest:
     """Have the best candidates of a run answer samples of a task's search split, and return the contest.
 
-    The answers are kept in the run's folder; those that it holds are not asked for again. Raises ConfigError for a task
+    The answers are kept in the run's folder; those that it holds are not asked for again. Without `answered` nothing is
+    computed or written: the contest has the names and the ratings so far, and no samples. Raises ConfigError for a task
     that the run does not score, RunError when it has fewer than two candidates, and what scoring raises.
     """
     choice = _searched(run, task, n_samples=n_samples)
@@ -140,11 +142,13 @@ def contest_of_run(
     if len(entries) < 2:
         raise RunError(f"{run.folder}: has {len(entries)} different candidates to compare, and two are needed.")
     # Read first: what is not a journal of ratings is reported before a model is loaded.
-    Ratings.read(ratings_file(run.folder))
+    ratings = Ratings.read(ratings_file(run.folder))
+    names = {entry.recipe_id: _name(entry) for entry in entries}
+    if not answered:
+        return _unanswered(choice, names=names, ratings=ratings)
     folder = inner_folder(run.folder, RATINGS_FOLDER)
     make_folder(folder)
     scored: dict[str, ScoredTask] = {}
-    names = {entry.recipe_id: _name(entry) for entry in entries}
     for number, entry in enumerate(entries, start=1):
         recipe = folder / f"{entry.recipe_id}.yaml"
         write_file(recipe, recipe_to_yaml(run.space.decode(entry.genome), folder=folder))
@@ -180,18 +184,22 @@ def contest_of_models(
     split: Split,
     out: Path,
     device: str = "auto",
+    answered: bool = True,
     allow_code: bool = False,
     observer: ScoreObserver | None = None,
 ) -> Contest:
     """Have models answer the samples of a task, and return the contest; answers and ratings are kept in `out`.
 
-    Raises RunMismatch for a folder that holds something else, and what scoring raises.
+    Without `answered` nothing is computed or written, as in `contest_of_run`. Raises RunMismatch for a folder of
+    something else, and what scoring raises.
     """
-    Ratings.read(out / RATINGS_FILE)
+    ratings = Ratings.read(out / RATINGS_FILE)
+    if not answered:
+        return _unanswered(choice, names={_key(model): model for model in models}, ratings=ratings)
     request = ScoreRequest(models=tuple(models), tasks=(choice,), split=split, device=device, allow_code=allow_code)
     make_folder(out)
     scores = score_models(request, save=inner_folder(out, _ANSWERS_FOLDER), resume=True, observer=observer)
-    keys = {model: f"{derive_seed(identity_of(model)):016x}" for model in models}
+    keys = {model: _key(model) for model in models}
     if len(set(keys.values())) < len(keys):
         raise ConfigError("two of the models are the same. Name different models.")
     return _contest(
@@ -199,6 +207,14 @@ def contest_of_models(
         names={key: model for model, key in keys.items()},
         ratings=Ratings.open(out / RATINGS_FILE),
     )
+
+
+def _key(model: str) -> str:
+    return f"{derive_seed(identity_of(model)):016x}"
+
+
+def _unanswered(choice: TaskChoice, *, names: Mapping[str, str], ratings: Ratings) -> Contest:
+    return Contest(task=result_name(choice.name), names=names, samples=(), answers={}, ratings=ratings)
 
 
 def _contest(scored: Mapping[str, ScoredTask], *, names: Mapping[str, str], ratings: Ratings) -> Contest:
