@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.completion import complete_models, complete_prompts
-from evovlm.cli.rendering import echo, from_typed, json_text
+from evovlm.cli.rendering import echo, echo_json, from_typed
 
 if TYPE_CHECKING:
     from evovlm.evaluation.asking import Manner
@@ -130,4 +130,4 @@ def _answer(loaded: "LoadedModel", text: str, *, manner: "Manner", decoding: "De
         "tokens": generated.tokens,
         "seconds": round(time.perf_counter() - began, 4),
     }
-    echo(json_text(row))
+    echo_json(row)

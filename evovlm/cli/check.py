@@ -9,7 +9,7 @@ import typer
 from evovlm.cli.engine import EngineOption
 from evovlm.cli.evolve import Sources
 from evovlm.cli.memory_lines import memory_lines
-from evovlm.cli.rendering import echo, from_here, json_text
+from evovlm.cli.rendering import echo_json, from_here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def check(
             near_threshold=near_threshold,
         )
     if as_json:
-        echo(json_text(found.as_json()))
+        echo_json(found.as_json())
     else:
         from rich.console import Console
 
@@ -172,10 +172,10 @@ def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
     from evovlm.cli.tables import cell, plain_table, print_line
     from evovlm.merging.before.needs import gigabytes
 
-    # A terminal has 80 columns.
+    # A terminal has 80 columns; the models themselves are named below the table.
     table = plain_table(gap=0)
-    for heading in ("part", "model", "type", "blocks x hidden", "rows", "dtype", "licence", "size"):
-        folds = heading in ("part", "model", "licence")
+    for heading in ("part", "type", "blocks x hidden", "rows", "dtype", "licence", "size"):
+        folds = heading in ("part", "licence")
         wraps = folds or heading == "blocks x hidden"
         # "apache-2.0" in one piece.
         table.add_column(heading, overflow="fold", no_wrap=not wraps, min_width=10 if folds else None)
@@ -183,7 +183,6 @@ def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
         kinds = dict.fromkeys((model.model_type, model.text_model_type))
         table.add_row(
             model.name,
-            cell(from_here(model.text)),
             cell("\n".join(kinds)),
             f"{model.n_blocks} x {model.hidden_size}",
             str(model.vocabulary_rows),
@@ -192,8 +191,10 @@ def _print_models(console: "Console", models: "Sequence[ModelReport]") -> None:
             gigabytes(model.size_bytes),
         )
     console.print(table)
-    for model in {model.text: model for model in reversed(models)}.values():
-        print_line(console, f"{model.name}: {model.recognised}")
+    for text in dict.fromkeys(model.text for model in models):
+        same = [model for model in models if model.text == text]
+        parts = ", ".join(model.name for model in same)
+        print_line(console, f"{parts}: {from_here(text)}, {same[0].recognised}")
 
 
 def _print(console: "Console", found: "Preflight") -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, echo_json
 
 
 def convert(
@@ -39,7 +39,10 @@ def convert(
         from evovlm.runs.config.genome import convert_genome
 
         convert_genome(Path(model), out)
-        echo(json_text({"file": str(out)}) if as_json else f"{out}\n\nNext:\n  evovlm check {out}")
+        if as_json:
+            echo_json({"file": str(out)})
+        else:
+            echo(f"{out}\n\nNext:\n  evovlm check {out}")
         return
 
     ref = parse_model_ref(model, relative_to=None)
@@ -60,7 +63,7 @@ def convert(
             "n_tensors": converted.n_tensors,
             "size_bytes": converted.size_bytes,
         }
-        echo(json_text(result))
+        echo_json(result)
         return
     echo(
         f"{converted.folder}\n  {converted.n_tensors} tensors in {len(converted.files)} safetensors "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.language import Language
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, echo_json
 from evovlm.texts.languages import Phrase, Say, speaker
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def demo(
     began = time.monotonic()
     results: dict[str, PipelineResult] = {}
     displays: list[SearchProgress | Waiting] = []
+    warned: set[str] = set()
     with stopping(), ExitStack() as stack:
         stack.callback(_close, displays)
         for pipeline in (each for each in PIPELINES.values() if only in (None, each.name)):
@@ -58,7 +59,7 @@ def demo(
 
             def observe(title: Phrase, name: str = pipeline.name) -> SearchProgress:
                 _close(displays)
-                display = SearchProgress(title=said("comma").join([name, title.said(said)]), say=said)
+                display = SearchProgress(title=said("comma").join([name, title.said(said)]), say=said, warned=warned)
                 displays.append(display)
                 return display
 
@@ -75,7 +76,7 @@ def demo(
             _write_page(result, language=lang)
             results[pipeline.name] = result
     if as_json:
-        echo(json_text({name: result.as_json() for name, result in results.items()}))
+        echo_json({name: result.as_json() for name, result in results.items()})
         return
     from rich.console import Console
 

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from evovlm.runs.doctor import Examination
 
 FAILED = 2
@@ -28,26 +30,30 @@ def doctor(
 
         found = examine(Path())
     if as_json:
-        echo(json_text(found.as_json()))
+        echo_json(found.as_json())
     else:
-        _print(found)
+        from rich.console import Console
+
+        _print(Console(), found)
     if not found.can_run:
         raise typer.Exit(FAILED)
 
 
-def _print(found: "Examination") -> None:
+def _print(console: "Console", found: "Examination") -> None:
+    from evovlm.cli.tables import print_line
 
     topic = ""
     for finding in found.findings:
         if finding.topic != topic:
             topic = finding.topic
-            echo(f"{topic}:")
-        echo(f"  {_MARKS[finding.state]}  {finding.name}: {finding.found}")
+            print_line(console, f"{topic}:")
+        print_line(console, f"  {_MARKS[finding.state]}  {finding.name}: {finding.found}")
         if finding.remedy is not None:
-            echo(f"        {finding.remedy}")
+            print_line(console, f"        {finding.remedy}")
     broken = sum(finding.state == "broken" for finding in found.findings)
-    echo(
+    print_line(
+        console,
         f"\n{broken} broken (!!): evovlm cannot run here until this is fixed."
         if broken
-        else "\nevovlm can run here; -- marks what is optional."
+        else "\nevovlm can run here; -- marks what is optional.",
     )

@@ -24,7 +24,7 @@ def dry_run(config: "SearchConfig | HybridConfig", *, relative_to: Path, as_json
     if as_json:
         found = {name: each.as_json() for name, each in stages.items()}
         # A search of one stage does not name it.
-        echo(json.dumps(found.get("", found)))
+        echo(json.dumps(found.get("", found)), whole=True)
         return
     for name, each in stages.items():
         if name:

@@ -86,7 +86,7 @@ def evolve(
         if checkpoint is not None:
             _write_winner(result.recipe, checkpoint)
     if as_json:
-        echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}))
+        echo(json.dumps({**result.as_json(), "checkpoint": str(checkpoint) if checkpoint else None}), whole=True)
         return
     _print(result, as_given=out)
     _print_next(loaded, result, out=out, checkpoint=checkpoint, relative_to=config.parent)
@@ -131,11 +131,12 @@ def _search(
     if allow_code:
         announce_allowed(code_of_tasks(task.name for stage in stages for task in stage.tasks), allow_code=allow_code)
     shown: list[SearchProgress] = []
+    warned: set[str] = set()
 
     def show(stage: str) -> SearchProgress:
         for display in shown:
             display.close()
-        shown.append(SearchProgress(title=f"{config.stem} {stage}".strip()))
+        shown.append(SearchProgress(title=f"{config.stem} {stage}".strip(), warned=warned))
         return shown[-1]
 
     with ExitStack() as stack:

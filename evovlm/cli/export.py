@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.completion import complete_picks
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, echo_json
 
 if TYPE_CHECKING:
     from evovlm.recipes.kinds import Recipe
@@ -65,7 +65,7 @@ def export(
             "text": text,
             **({} if index is None else {"candidate": index}),
         }
-        echo(json_text(result))
+        echo_json(result)
     else:
         # A recipe's YAML is for files, too, and escapes what a terminal obeys.
         typer.echo(text if out is None else str(out), nl=out is not None)
@@ -86,7 +86,7 @@ def _export_run(run: Path, *, pick: str | None, out: Path | None, as_json: bool)
         studies = export_to_optuna(run, out=out)
     if as_json:
         result = {"format": Format.OPTUNA.value, "file": str(out), "studies": [asdict(study) for study in studies]}
-        echo(json_text(result))
+        echo_json(result)
         return
     for study in studies:
         echo(f"{out}: study {study.name}, {study.trials} trials ({study.failed} failed)")

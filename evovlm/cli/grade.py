@@ -8,7 +8,7 @@ import typer
 from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.completion import complete_extractors, complete_gates, complete_metrics
 from evovlm.cli.judge import JudgeCalls, JudgeModel, JudgeUrl, judge_choice
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo_json
 from evovlm.cli.task_options import Reasoning
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def grade(
     if save is not None:
         write_new_file(save, "".join(map(prediction_lines, graded[0])))
     if as_json:
-        echo(json_text(_as_json(files, graded, compared)))
+        echo_json(_as_json(files, graded, compared))
         return
     _print(files, graded, compared)
 

@@ -11,7 +11,7 @@ from evovlm.cli.completion import complete_methods, complete_models, complete_pr
 from evovlm.cli.init_answers import Answers, finished
 from evovlm.cli.init_questions import ask_open, ask_what_to_change
 from evovlm.cli.language import Language
-from evovlm.cli.rendering import echo, from_typed, json_text
+from evovlm.cli.rendering import echo, echo_json, from_typed
 from evovlm.texts.languages import speaker
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def init(
         echo(f"warning: {note}", err=True)
     if as_json:
         shown = {"file": str(out), "kind": new.kind, "sources": dict(new.sources), "tasks": list(new.tasks)}
-        echo(json_text(shown))
+        echo_json(shown)
         return
     echo(f"{out}\n\n{answers.say('next')}\n  evovlm check {out}\n  evovlm evolve {out} --out runs/{out.stem}")
 

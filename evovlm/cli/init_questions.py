@@ -98,9 +98,11 @@ def _ask_sources(answers: Answers, kind: "Kind") -> None:
         answers.model(text.rpartition("=")[2], like=base)
         return text
 
-    models = _models(answers.say, sees=False)
+    # A folder may have been typed in another form than it is listed in.
+    taken = Path(base.text).absolute()
+    models = [each for each in _models(answers.say, sees=False) if Path(each.answer).absolute() != taken]
     with _working(answers.say):
-        choices = [each for each in models if each.answer != answers.base and _fits(answers, each.answer, base)]
+        choices = [each for each in models if _fits(answers, each.answer, base)]
     near = [each.answer for each in choices if not each.answer.startswith("zoo:")]
     defaults = near[:2] or (["zoo:ja"] if kind == "vlm" else ["zoo:math-a", "zoo:ja"])
     answers.sources = ask_each(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, echo_json
 from evovlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,11 +70,14 @@ def merge(
         )
     for warning in written.warnings:
         echo(f"warning: {warning}", err=True)
-    echo(_as_json(written) if as_json else _as_text(written))
+    if as_json:
+        echo_json(_as_json(written))
+    else:
+        echo(_as_text(written))
 
 
-def _as_json(written: "WrittenCheckpoint") -> str:
-    result = {
+def _as_json(written: "WrittenCheckpoint") -> dict[str, object]:
+    return {
         "folder": str(written.folder),
         "recipe_id": written.recipe_id,
         "n_merged": written.n_merged,
@@ -82,7 +85,6 @@ def _as_json(written: "WrittenCheckpoint") -> str:
         "size_bytes": written.size_bytes,
         "warnings": list(written.warnings),
     }
-    return json_text(result)
 
 
 def _as_text(written: "WrittenCheckpoint") -> str:

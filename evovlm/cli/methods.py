@@ -20,7 +20,7 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print the tabl
     from evovlm.merging.arithmetic.methods import METHODS
 
     if as_json:
-        echo(json.dumps([_row(method) for method in METHODS.values()], ensure_ascii=False, allow_nan=False))
+        echo(json.dumps([_row(method) for method in METHODS.values()], ensure_ascii=False, allow_nan=False), whole=True)
         return
     from rich.console import Console
 

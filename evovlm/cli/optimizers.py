@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo_json
 
 
 def optimizers(as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False) -> None:
@@ -22,7 +22,7 @@ def optimizers(as_json: Annotated[bool, typer.Option("--json", help="Print the t
         for name, optimizer in OPTIMIZERS.items()
     ]
     if as_json:
-        echo(json_text(rows))
+        echo_json(rows)
         return
     from rich.console import Console
 

@@ -261,12 +261,20 @@ class ScoreProgress:
 class SearchProgress:
     """Shows the progress of a search: a live bar on a terminal, one plain line per generation elsewhere.
 
-    `say` gives the texts of a language; warnings are English.
+    `say` gives the texts of a language; warnings are English. Those in `warned` are not shown again: searches that
+    share the set show each warning once.
     """
 
     def __init__(
-        self, *, title: str, console: Console | None = None, silent_s: float = SHOWN_AFTER_S, say: Say = ENGLISH
+        self,
+        *,
+        title: str,
+        console: Console | None = None,
+        silent_s: float = SHOWN_AFTER_S,
+        say: Say = ENGLISH,
+        warned: set[str] | None = None,
     ) -> None:
+        self._warned = set() if warned is None else warned
         self._title = title
         self._console = console or stderr_console()
         self._text = say
@@ -288,7 +296,8 @@ class SearchProgress:
     def started(self, *, candidates: int | None, generations: int | None, done: int, warnings: tuple[str, ...]) -> None:
         """Open the display; without a number of candidates, it cannot show the time left."""
         self._waiting.close()
-        for warning in warnings:
+        for warning in (each for each in warnings if each not in self._warned):
+            self._warned.add(warning)
             self._say(f"warning: {warning}", style="yellow")
         if done:
             count = f"{done}" if candidates is None else self._text("progress_of", done=done, total=candidates)

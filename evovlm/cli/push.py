@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, echo_json
 
 if TYPE_CHECKING:
     from evovlm.runs.publishing import Publication
@@ -46,7 +46,7 @@ def push(
     if as_json:
         result = {"repo_id": repo_id, "url": url, "private": private, "published": url is not None}
         about = {"files": dict(found.files), "left_out": list(found.left_out), "size_bytes": found.size_bytes}
-        echo(json_text({**result, **about, "licence": found.licence, "warnings": list(found.warnings)}))
+        echo_json({**result, **about, "licence": found.licence, "warnings": list(found.warnings)})
     else:
         echo("nothing was sent (--dry-run)." if url is None else url)
 

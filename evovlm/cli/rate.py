@@ -12,7 +12,7 @@ import typer
 from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.completion import complete_models, complete_tasks
 from evovlm.cli.language import Language
-from evovlm.cli.rendering import echo, interval_text, json_text, percent
+from evovlm.cli.rendering import echo, echo_json, interval_text, percent
 
 if TYPE_CHECKING:
     from evovlm.runs.folder.ratings import Chosen
@@ -220,7 +220,7 @@ def _print(contest: "Contest", *, say: "Say", as_json: bool) -> None:
             {"raters": list(names), "n": each.n, "share": each.share, "kappa": each.kappa}
             for names, each in contest.agreements.items()
         ]
-        echo(json_text({"task": contest.task, "strengths": rows, "agreement": people}))
+        echo_json({"task": contest.task, "strengths": rows, "agreement": people})
         return
     if not found:
         echo(say("rate_no_choices"))

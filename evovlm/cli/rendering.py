@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # C0 and C1 controls, DEL, and the characters that change the direction of writing.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_COMMAND = "evovlm "
+# A command to copy; one in backquotes is part of a sentence.
+_COMMAND = re.compile("(?<!`)evovlm ")
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -88,13 +89,13 @@ def as_typed(text: str) -> str:
     return text.replace("\n", "\\n")
 
 
-def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+def echo(text: str = "", *, err: bool = False, nl: bool = True, whole: bool = False) -> None:
     """Print a text, which may quote a file or a model, without control characters.
 
-    On the standard error, a terminal gets lines that fit.
+    A terminal gets lines that fit; with `whole`, such as for data, every line stays one line.
     """
     shown = without_controls(text)
-    if err and sys.stderr.isatty():
+    if not whole and (sys.stderr if err else sys.stdout).isatty():
         shown = in_lines(shown, width=shutil.get_terminal_size().columns)
     typer.echo(shown, err=err, nl=nl)
 
@@ -107,7 +108,7 @@ def in_lines(text: str, *, width: int) -> str:
 
     lines: list[str] = []
     for line in text.split("\n"):
-        if cell_len(line) < width or _COMMAND in line:
+        if cell_len(line) < width or _COMMAND.search(line):
             lines.append(line)
             continue
         first, *words = line.lstrip(" ").split(" ")
@@ -121,7 +122,7 @@ def in_lines(text: str, *, width: int) -> str:
     return "\n".join(lines)
 
 
-def json_text(value: object) -> str:
-    """Return a value as one line of readable JSON, with control characters escaped."""
+def echo_json(value: object) -> None:
+    """Print a value as one line of readable JSON, with control characters escaped."""
     text = json.dumps(value, ensure_ascii=False)
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    echo(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text), whole=True)

@@ -9,7 +9,7 @@ import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
 from evovlm.cli.language import Language
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, echo_json
 
 if TYPE_CHECKING:
     from evovlm.report.content import RunContent, RunsContent
@@ -73,7 +73,7 @@ def _print_written(
 ) -> None:
     if as_json:
         written = {"page": str(page), "figures": [str(file) for file in files], "unscored": missing}
-        echo(json_text(written))
+        echo_json(written)
         return
     echo(str(page))
     if figures is not None:

@@ -20,7 +20,7 @@ from evovlm.cli.completion import (
 )
 from evovlm.cli.engine import EngineOption
 from evovlm.cli.judge import JudgeCalls, JudgeModel, JudgeUrl, judge_choice
-from evovlm.cli.rendering import echo, from_typed, json_text
+from evovlm.cli.rendering import echo, echo_json, from_typed
 from evovlm.cli.task_options import (
     ChatTemplate,
     DrawSeed,
@@ -223,10 +223,10 @@ def score(
         for file in write_form(scores, form=form, folder=folder, split=parse_split(split)):
             echo(f"wrote {file}", err=True)
     if as_json:
-        echo(json_text(scores.as_json()))
+        echo_json(scores.as_json())
         return
     if table is not None:
-        echo(score_table(scores, form=table, split=parse_split(split)).removesuffix("\n"))
+        echo(score_table(scores, form=table, split=parse_split(split)).removesuffix("\n"), whole=True)
         return
     _print(scores, split=split, how=described(settings))
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo_json
 
 
 def show(
@@ -40,6 +40,6 @@ def show(
     if found.objective is not None:
         check_scores(found.journal, found.objective)
     if as_json:
-        echo(json_text(run_document(found, top=top)))
+        echo_json(run_document(found, top=top))
     else:
         print_run(found, top=top)

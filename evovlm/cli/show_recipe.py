@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, echo_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,11 +24,11 @@ def show_recipe(file: Path, *, svg: Path | None, as_json: bool) -> None:
     if svg is not None:
         write_path(recipe.path, svg, of=file)
     if as_json:
-        echo(json_text(_as_json(recipe)))
+        echo_json(_as_json(recipe))
     elif recipe.path is None:
         from evovlm.recipes.writing import recipe_to_yaml
 
-        echo(f"recipe {recipe.recipe_id}\n{recipe_to_yaml(recipe)}", nl=False)
+        echo(f"recipe {recipe.recipe_id}\n{recipe_to_yaml(recipe)}", nl=False, whole=True)
     else:
         _print_path(recipe)
 

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo_json
 
 _EXAMPLE_BLOCKS = 32
 
@@ -17,7 +17,7 @@ def spaces(as_json: Annotated[bool, typer.Option("--json", help="Print the table
     """List the search spaces. Each with how many numbers it searches for two sources and 32 blocks."""
     rows = [*_ties(), *_paths(), *_added_kinds()]
     if as_json:
-        echo(json_text(rows))
+        echo_json(rows)
         return
     from rich.console import Console
 

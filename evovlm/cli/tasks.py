@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo_json
 
 if TYPE_CHECKING:
     from evovlm.tasks.task import Task
@@ -15,11 +15,13 @@ def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table 
     from evovlm.tasks.catalogue import TASKS
 
     if as_json:
-        echo(json_text([_as_json(task) for task in TASKS.values()]))
+        echo_json([_as_json(task) for task in TASKS.values()])
         return
     from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
+
+    from evovlm.cli.tables import print_line
 
     console = Console()
     width = max(map(len, TASKS))
@@ -32,7 +34,7 @@ def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print the table 
         console.print(Padding(Text(f"{task.description}\n{about}"), (0, 0, 0, 4)))
     for names in sorted({task.contaminated for task in TASKS.values() if task.contaminated}):
         trained = ", ".join(task.name for task in TASKS.values() if task.contaminated == names)
-        echo(f"Trained on the data of {trained}, so their scores there mean little: {', '.join(names)}")
+        print_line(console, f"Trained on the data of {trained}, so their scores there mean little: {', '.join(names)}")
 
 
 def _as_json(task: "Task") -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from evovlm.cli.help import example
-from evovlm.cli.rendering import echo, json_text
+from evovlm.cli.rendering import echo, echo_json
 
 zoo = typer.Typer(
     name="zoo", help="List the embedded models, or train them again.", rich_markup_mode=None, epilog=example("zoo")
@@ -26,7 +26,7 @@ def listing(
 
     models = load_catalogue()
     if as_json:
-        echo(json_text([asdict(model) for model in models]))
+        echo_json([asdict(model) for model in models])
         return
     from rich.console import Console
     from rich.padding import Padding
@@ -67,4 +67,7 @@ def build(
     console = stderr_console()
     folder = out or asset_path("zoo")
     build_zoo(folder, seed=seed, report=lambda line: console.print(line, markup=False, highlight=False))
-    echo(json_text({"folder": str(folder)}) if as_json else str(folder))
+    if as_json:
+        echo_json({"folder": str(folder)})
+    else:
+        echo(str(folder), whole=True)

@@ -332,8 +332,9 @@ def _load_task(name: HarnessName, *, allow_code: bool) -> Any:
             "    Correct the file, or provide the data that it names."
         ) from error
     if len(tasks) != 1:
-        members = ", ".join(sorted(tasks)[:8])
-        raise TaskError(f"{HARNESS}{spec}: is a group of {len(tasks)} tasks. Name its tasks: {members} ...")
+        members = sorted(map(str, tasks))
+        shown = ", ".join(members[:8]) + (", ..." if len(members) > 8 else "")
+        raise TaskError(f"{HARNESS}{spec}: a group of {len(tasks)} tasks, but one task is scored. Name one: {shown}")
     task = next(iter(tasks.values()))
     if getattr(task, "UNSAFE_CODE", False):
         raise TaskError(

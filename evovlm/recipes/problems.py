@@ -19,13 +19,16 @@ _SHOWN = 200
 _NO_MAPPING = ("model_type", "dataclass_type", "dict_type")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the closest of the `known` names, else "; known: a, b, c."."""
+def did_you_mean(name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """Return "; did you mean 'x'?" for the closest of the `known` names, else "; known: a, b, c.".
+
+    Names that are not `listed`, as a command lists them, are only suggested.
+    """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(names)}." if names else "."
+    return f"; known: {', '.join(names)}." if names and listed else "."
 
 
 def report_problems(path: Path, error: ValidationError, *, model: type[BaseModel] | None = None) -> ConfigError:

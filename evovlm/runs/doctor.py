@@ -121,7 +121,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = f"{cores} cores, {torch.get_num_threads()} threads of torch"
+    threads = f"{cores} cores, torch uses {torch.get_num_threads()}"
     yield Finding(topic="devices", name="cpu", state="ok", found=f"{platform.machine()}, {threads}")
     names = [kind if kind == "mps" else f"{kind}:{index}" for kind in GPUS for index in range(count_gpus(kind))]
     for name in names:

@@ -295,7 +295,9 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         kind = "folder" if Path(name).is_dir() else "file"
         hint = f" For the {kind} of that name, write ./{name}." if Path(name).exists() else ""
-        raise TaskError(f"Unknown task '{name}'{did_you_mean(name, TASKS)} `evovlm tasks` lists them.{hint}")
+        raise TaskError(
+            f"Unknown task '{name}'{did_you_mean(name, TASKS, listed=False)} `evovlm tasks` lists them.{hint}"
+        )
     return TASKS[name]
 
 

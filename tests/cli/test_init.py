@@ -233,10 +233,12 @@ def test_own_models_and_tables_nearby_are_offered_and_a_host_without_a_template_
     (tmp_path / "data" / "sums").mkdir(parents=True)
     (tmp_path / "data" / "sums" / "search.csv").write_text("question,answer\n1+1?,2\n", encoding="utf-8")
     # Base, sources ja and math, host, task, prompt (that of the source's template), generations, device.
-    code, _, err = answered(tmp_path, "llm\n./models/base\n./models/ja\n./models/math\n\n\n1\n\n\n\ncpu\n")
+    # The base is written in another form than it is offered in.
+    code, _, err = answered(tmp_path, "llm\nmodels/base\n./models/ja\n./models/math\n\n\n1\n\n\n\ncpu\n")
     assert code == 0, err
     assert "./models/ja  (a chat template" in err
     assert "./data/sums  (yours)" in err
+    assert "[./models/ja ./models/math]" in err
     assert "with the chat template of ja" in err
     config = yaml.safe_load((tmp_path / "mine.yaml").read_text())
     assert config["merge"]["chat_template"] == "ja"

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from evovlm.cli.progress import ScoreProgress, SearchProgress, WriteProgress
-from evovlm.cli.rendering import as_typed, duration, from_typed, in_lines, json_text, spark_line, without_controls
+from evovlm.cli.rendering import as_typed, duration, echo_json, from_typed, in_lines, spark_line, without_controls
 from evovlm.evaluation.batches import AnswerProgress
 from evovlm.recipes.candidate import Evaluation, Failure, Outcome
 from evovlm.runs.folder.entries import Entry
@@ -99,9 +100,21 @@ def test_on_a_terminal_the_display_is_live_with_generation_best_mean_and_time_le
         assert part in text
 
 
+def test_searches_that_share_their_warnings_show_each_once() -> None:
+    printed = io.StringIO()
+    warned: set[str] = set()
+    for title in ("random", "evolved"):
+        follow(SearchProgress(title=title, console=Console(file=printed), warned=warned), (GOOD, BAD, GOOD, GOOD))
+    assert printed.getvalue().count("warning: rope_theta [differs]") == 1
+
+
 @pytest.mark.parametrize("text", ["short", "", "two\nlines", f"next:\n  evovlm score {'m' * 90} --task x"])
 def test_a_text_that_fits_or_is_a_command_stays(text: str) -> None:
     assert in_lines(text, width=40) == text
+
+
+def test_a_sentence_about_a_command_is_wrapped() -> None:
+    assert in_lines(f"unknown task {'x' * 30}. `evovlm tasks` lists them.", width=40).count("\n") == 2
 
 
 @given(st.lists(st.text("ab漢字", min_size=1, max_size=30), min_size=1, max_size=40), st.integers(20, 80))
@@ -259,11 +272,14 @@ def test_a_scoring_draws_a_bar_on_a_terminal() -> None:
 
 @given(st.text())
 def test_no_control_character_reaches_a_terminal(text: str) -> None:
+    printed = io.StringIO()
     dangerous = {*map(chr, range(32)), *map(chr, range(0x7F, 0xA0)), "\u202e", "\u2066"} - {"\n", "\t"}
     shown = without_controls(text)
     assert not dangerous & set(shown)
     assert shown == "".join(char for char in text if char in shown)
-    row = json_text({"answer": text})
+    with redirect_stdout(printed):
+        echo_json({"answer": text})
+    row = printed.getvalue().removesuffix("\n")
     assert not dangerous & set(row)
     assert json.loads(row) == {"answer": text}
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from evovlm.errors import RunMismatch
+from evovlm.errors import EvovlmError, RunMismatch
 from evovlm.evaluation.answers import ScoredTask
 from evovlm.evaluation.batches import Batch
 from evovlm.evaluation.predictions import parse_answers, prediction_lines
@@ -189,7 +189,14 @@ def saving(folder: Path, *, settings: Mapping[str, Any], anew: bool = False) -> 
         summary = found or {"format": FORMAT, "versions": _versions(), "settings": settings, "finished": {}}
         saved = SavedScores(folder=folder, settings=summary["settings"], _summary={**summary, "scores": None})
         saved._write()
-        yield saved
+        try:
+            yield saved
+        except EvovlmError:
+            if existing is None and holds_nothing(folder, but={SUMMARY_FILE}):
+                # The lock then removes the folder, if it is new.
+                with explained(folder):
+                    (folder / SUMMARY_FILE).unlink(missing_ok=True)
+            raise
 
 
 def read_saved(folder: Path) -> SavedScores | None:

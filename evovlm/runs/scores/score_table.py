@@ -29,7 +29,7 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 def check_table_form(form: str) -> str:
     """Return the name of a form of tables. Raises ConfigError for another name."""
     if form not in TABLES:
-        raise ConfigError(f"--table {form}: unknown form{did_you_mean(form, TABLES)} Name one of {', '.join(TABLES)}.")
+        raise ConfigError(f"--table {form}: unknown form{did_you_mean(form, TABLES)}")
     return form
 
 
