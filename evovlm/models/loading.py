@@ -119,8 +119,8 @@ class Override:
 def load_model(folder: Path, *, device: str = "auto", override: Override | None = None) -> LoadedModel:
     """Load the model in `folder`; `override` replaces its config and tokenizer.
 
-    On a CPU the parameters are float32, whatever the checkpoint's dtype (bfloat16 products are slow there); on a GPU
-    they keep the checkpoint's dtype. The device `auto-map` spreads the model over all GPUs.
+    On a CPU the parameters are float32, whatever the checkpoint's dtype; on a GPU they keep the checkpoint's
+    dtype. The device `auto-map` spreads the model over all GPUs.
 
     Raises BrokenCheckpoint when config, tokenizer or weights are missing or incomplete, PickledWeights when the weights
     are pickles only, UnknownArchitecture when transformers does not know the model, ConfigError for a device that does
