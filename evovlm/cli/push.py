@@ -53,14 +53,15 @@ def push(
 
 def _describe(found: "Publication", repo_id: str, *, private: bool) -> None:
     """Print on the standard error what is going to be sent."""
+    from rich.filesize import decimal
 
     def say(text: str) -> None:
         echo(text, err=True)
 
     say(f"{found.folder} -> {repo_id} ({'private' if private else 'public'})")
     for name, size_bytes in found.files.items():
-        say(f"  {size_bytes / 1e6:10.2f} MB  {name}")
-    say(f"  {found.size_bytes / 1e6:10.2f} MB  in {len(found.files)} files")
+        say(f"  {decimal(size_bytes):>12}  {name}")
+    say(f"  {decimal(found.size_bytes):>12}  in {len(found.files)} files")
     if found.left_out:
         say(f"left out: {', '.join(found.left_out)}")
     say(f"licence: {found.licence}")

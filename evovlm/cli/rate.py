@@ -78,7 +78,7 @@ def rate(
     if asking:
         echo(say("rate_keeps", file=contest.ratings.path), err=True)
         if serve:
-            _serve(contest, rater=name, language=lang, port=port)
+            _serve(contest, rater=name, say=say, language=lang, port=port)
         else:
             _ask(contest, rater=name, say=say)
     _print(contest, say=say, as_json=as_json)
@@ -148,12 +148,12 @@ def _contest(
         )
 
 
-def _serve(contest: "Contest", *, rater: str, language: str, port: int) -> None:
+def _serve(contest: "Contest", *, rater: str, say: "Say", language: str, port: int) -> None:
     from evovlm.report.loopback import serving
     from evovlm.report.rating_page import RatingPage
 
     with serving(RatingPage(contest=contest, rater=rater, language=language), port=port) as address:
-        echo(f"{address}\nCtrl-C ends it.")
+        echo(f"{address}\n{say('rate_serving')}")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

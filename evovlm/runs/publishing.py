@@ -27,6 +27,7 @@ from evovlm.recipes.checkpoint_files import (
 )
 from evovlm.recipes.model_config import read_model_json
 from evovlm.recipes.yaml_text import read_yaml
+from evovlm.runs.folder.layout import BEST_FILE, JOURNAL_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -65,6 +66,11 @@ def look_at_publication(folder: Path) -> Publication:
     """
     if not folder.is_dir():
         raise BrokenCheckpoint(f"{folder}: does not exist. Name a folder that `evovlm merge --out` wrote.")
+    if (folder / JOURNAL_FILE).is_file():
+        raise BrokenCheckpoint(
+            f"{folder}: is the folder of a run, not a checkpoint. Name the model in it, or write it first:\n"
+            f"    evovlm merge {folder / BEST_FILE} --out MODEL"
+        )
     there = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     names = {path.relative_to(folder).as_posix(): path for path in there}
     if pickles := [name for name in names if name.lower().endswith(_PICKLES)]:

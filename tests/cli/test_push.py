@@ -104,6 +104,19 @@ def test_a_dry_run_refuses_what_is_not_a_repository_id(evovlm: Command, merged: 
     assert found.out == ""
 
 
+def test_the_folder_of_a_run_is_refused_with_the_command_that_writes_its_model(evovlm: Command, tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").touch()
+    found = evovlm("push", tmp_path, REPO, "--dry-run")
+    assert found.code == 2
+    assert f"evovlm merge {tmp_path / 'best.yaml'} --out MODEL" in found.err
+
+
+def test_small_files_have_a_size(evovlm: Command, merged: Path) -> None:
+    shown = evovlm("push", merged, REPO, "--dry-run")
+    size = (merged / "config.json").stat().st_size
+    assert f"{size:,} bytes  config.json" in shown.err if size < 1000 else " kB  config.json" in shown.err
+
+
 def test_a_dry_run_sends_nothing_and_needs_no_login(
     evovlm: Command, merged: Path, hub: UploadHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
