@@ -75,7 +75,9 @@ def rate(
             allow_code=allow_code,
         )
     say = speaker(lang)
-    if asking:
+    if asking and not contest.has_differences:
+        echo(say("rate_equal", n=len(contest.names), samples=len(contest.samples)), err=True)
+    elif asking:
         echo(say("rate_keeps", file=contest.ratings.path), err=True)
         if serve:
             _serve(contest, rater=name, say=say, language=lang, port=port)

@@ -33,13 +33,20 @@ class LowScore:
     answer: str
 
     @property
+    def is_only_wrong(self) -> bool:
+        """Whether every answer could be scored, has text, is in Japanese where that is asked for, and is complete."""
+        return not (self.unscored or self.nothing or self.not_japanese or self.cut)
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """What to tell the user, line by line."""
         counts = [f"{count} unscored ({reason})" for reason, count in self.unscored.items()]
         counts += [f"{self.nothing} empty"] if self.nothing else []
         counts += [f"{self.not_japanese} not Japanese"] if self.not_japanese else []
         counts += [f"{self.cut} cut at the limit of {self.max_new_tokens} tokens"] if self.cut else []
-        found = f"of {self.n} answers {', '.join(counts)}" if counts else f"all {self.n} answers are complete but wrong"
+        found = f"of {self.n} answers {', '.join(counts)}"
+        if self.is_only_wrong:
+            found = f"all {self.n} answers are complete but wrong"
         return (
             f"why so low: {found}",
             f"sent, for example: {self.prompt!r}",

@@ -47,6 +47,7 @@ TEXTS: Mapping[str, str] = {
     "{reason} Compare the scores with those of other machines only by artist.",
     "low": "Why the score of {name} is so low: of {n} answers {unscored} could not be scored, {nothing} are empty, "
     "{not_japanese} are not Japanese, and {cut} were cut at the limit of {limit} tokens.",
+    "low_wrong": "Why the score of {name} is so low: all {n} answers are complete but wrong.",
     "low_sent": "Sent, for example:",
     "low_answered": "Answered:",
     "not_scored": "The search has ended. Its result has not been scored on the report split yet.",
@@ -67,8 +68,8 @@ TEXTS: Mapping[str, str] = {
     "p_value": "p",
     "wins": "better / worse / same",
     "unscored": "unscored",
-    "about_standings": "“Ungated” is the score without the language gate; “Japanese” is the share of answers in "
-    "Japanese. The interval of the difference is a paired bootstrap; p is from {test}.",
+    "about_gate": "“Ungated” is the score without the language gate; “Japanese” is the share of answers in Japanese.",
+    "about_differences": "The interval of the difference is a paired bootstrap; p is from {test}.",
     "repeat": "How to reproduce it",
     "repeat_text": "The first command repeats the search with the same candidates; the second merges the result.",
     "models": "Models and licences",
@@ -409,6 +410,8 @@ TEXTS: Mapping[str, str] = {
     "rate_kappa": "(Cohen's kappa {kappa})",
     "rate_keys": "1 left, 2 right, 0 equal, u undoes the last choice, q stops",
     "rate_keeps": "Choices are kept in {file}; the same command continues.",
+    "rate_equal": "The {n} models answer all {samples} samples equally: there is nothing to compare. Take more of them "
+    "(--top, --samples), or other models.",
     "rate_no_choices": "no comparison has been made yet",
     # Commands: `demo`
     "demo_evollm": "EvoLLM: a Japanese math LLM",

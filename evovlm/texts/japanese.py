@@ -45,6 +45,7 @@ TEXTS: Mapping[str, str] = {
     "ほかのマシンのスコアとは、絵の作者（openmoji、noto）ごとに比べてください。",
     "low": "{name} のスコアが低い理由：回答 {n} 件のうち、採点できなかったもの {unscored} 件、空のもの {nothing} 件、"
     "日本語でないもの {not_japanese} 件、上限 {limit} トークンで打ち切られたもの {cut} 件。",
+    "low_wrong": "{name} のスコアが低い理由：回答 {n} 件はどれも最後まで書かれていますが、正解ではありません。",
     "low_sent": "送ったプロンプトの例：",
     "low_answered": "その回答：",
     "not_scored": "探索は終わりました。結果はまだ評価用データで採点されていません。",
@@ -63,8 +64,8 @@ TEXTS: Mapping[str, str] = {
     "p_value": "p 値",
     "wins": "勝ち / 負け / 引き分け",
     "unscored": "採点不能",
-    "about_standings": "「言語判定なし」は日本語かどうかを問わないスコア、「日本語率」は日本語で答えた割合です。"
-    "差の区間は対応のあるブートストラップ、p 値は{test}によります。",
+    "about_gate": "「言語判定なし」は日本語かどうかを問わないスコア、「日本語率」は日本語で答えた割合です。",
+    "about_differences": "差の区間は対応のあるブートストラップ、p 値は{test}によります。",
     "repeat": "再現方法",
     "repeat_text": "1行目のコマンドは同じ候補で探索を再現し、2行目は結果のモデルを書き出します。",
     "models": "モデルとライセンス",
@@ -401,6 +402,8 @@ TEXTS: Mapping[str, str] = {
     "rate_kappa": "（Cohen の κ = {kappa}）",
     "rate_keys": "1 = 左、2 = 右、0 = 同じくらい、u = 取り消し、q = 終了",
     "rate_keeps": "選択は {file} に保存されます。同じコマンドで続きから再開できます。",
+    "rate_equal": "{n} モデルの回答は {samples} 件すべてで同じなので、比較するものがありません。"
+    "--top や --samples を増やすか、ほかのモデルを指定してください。",
     "rate_no_choices": "まだ比較は行われていません",
     # Commands: `demo`
     "demo_evollm": "EvoLLM：日本語の数学 LLM",

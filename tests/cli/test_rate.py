@@ -217,6 +217,18 @@ def test_equal_answers_are_not_asked(finished: Path) -> None:
         task=contest.task, names=contest.names, samples=contest.samples, answers=same, ratings=contest.ratings
     )
     assert equal.question("ann") is None
+    assert not equal.has_differences
+
+
+def test_equal_models_leave_nothing_to_compare(
+    evovlm: Command, models: Path, problems: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(models / "ja", tmp_path / "copy")
+    _type(monkeypatch, "1")
+    task = problems.with_name(f"{TASK}.yaml")
+    found = evovlm("rate", models / "ja", copy, "--task", task, "--samples", "2", "--out", tmp_path / "ratings")
+    assert found.code == 0, found.err
+    assert "The 2 models answer all 2 samples equally" in found.err
 
 
 def test_a_choice_between_a_model_and_itself_is_refused(tmp_path: Path) -> None:

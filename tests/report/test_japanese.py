@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from evovlm.recipes.low_score import LowScore
 from evovlm.report.comparing import read_runs
+from evovlm.report.content import RunContent
 from evovlm.report.page import WORDS, run_page, runs_page, worded
 from evovlm.report.reading import read_run
 from evovlm.texts.languages import speaker
@@ -56,6 +59,15 @@ def english_of(html: str) -> list[str]:
     texts.feed(html)
     shown = [re.sub("`[^`]*`", "", text) for text in texts.found]
     return [text for text in shown if SENTENCE.search(text)]
+
+
+def test_a_low_score_and_the_columns_of_the_table_are_explained_as_they_are(content: RunContent) -> None:
+    low = LowScore(n=6, nothing=0, not_japanese=0, cut=0, max_new_tokens=8, unscored={}, prompt="1+1?", answer="3")
+    reports = tuple(replace(report, low=low, gate=None) for report in content.reports)
+    page = run_page(replace(content, reports=reports), language="ja")
+    assert "進化モデル のスコアが低い理由：回答 6 件はどれも最後まで書かれていますが" in page
+    assert "「言語判定なし」は" not in page
+    assert "「言語判定なし」は" in run_page(content, language="ja")
 
 
 @pytest.mark.parametrize("state", quick_and_slow(STATES, quick=2))

@@ -71,6 +71,11 @@ class Contest:
         """Whether any question is about a picture."""
         return any(sample.images for sample in self.samples)
 
+    @property
+    def has_differences(self) -> bool:
+        """Whether any two models answered a sample differently, so that there is something to compare."""
+        return next(self._questions(), None) is not None
+
     def question(self, rater: str) -> Question | None:
         """Return a person's next question; None when all have been answered.
 
