@@ -1,6 +1,7 @@
 """The trials of a model: trained weights in every dtype pass, attention that differs in any way does not, and no answer
 depends on what is decoded beside it."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,8 @@ def shared(dtype: torch.dtype) -> LoadedModel:
 
 def logits_of_first(loaded: LoadedModel, prompts: list[Prompt]) -> Tensor:
     """Return the logits of all steps of the first prompt's answer, (steps, vocabulary), decoded beside the others."""
+    # As prompts of their own: earlier answers to the same ones would be guessed, several tokens in a pass.
+    prompts = [dataclasses.replace(prompt, ids=prompt.ids.clone()) for prompt in prompts]
     # Its trials run the head, too.
     generate_greedy(loaded, prompts, max_new_tokens=1, stop_ids=())
     found: list[Tensor] = []
