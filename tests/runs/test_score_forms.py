@@ -75,7 +75,7 @@ def test_a_latex_table_escapes_every_name() -> None:
 
 
 def test_an_unknown_form_names_the_closest_one() -> None:
-    with pytest.raises(ConfigError, match=r"--table mdd: .*did you mean 'md'.*md, csv, latex"):
+    with pytest.raises(ConfigError, match=r"--table mdd: .*did you mean 'md'"):
         score_table(scores_of("a"), form="mdd", split=Split.REPORT)
     with pytest.raises(ConfigError, match=r"--write lm_eval=x: write FORM=DIR.*did you mean 'lm-eval'"):
         parse_targets(["lm_eval=x"])
