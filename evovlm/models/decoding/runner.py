@@ -18,7 +18,7 @@ from evovlm.models.threads import SMALL_HIDDEN_SIZE
 NOTHING_SHARED = torch.zeros(0, dtype=torch.long)
 NOTHING_GUESSED: Mapping[int, Sequence[int]] = {}
 
-# What a pass makes of so many tokens stays in a CPU's caches.
+# What a pass computes for this number of tokens stays in a CPU's caches.
 _CPU_PROMPT_TOKENS_AT_ONCE = 512
 _GPU_PROMPT_TOKENS_AT_ONCE = 16384
 # Lengths up to which torch's attention reads the slots; its kernels like such numbers.
