@@ -31,17 +31,38 @@ class Ended(KeyboardInterrupt):
 def ending_cleanly() -> Iterator[None]:
     """End the process with the signal's exit code on SIGTERM or SIGHUP: unfinished files are removed on the way.
 
-    Ctrl-C waits for the end of an import: torch aborts when one of its own is interrupted. Only the main thread may use
+    Ctrl-C waits for the end of an import: torch aborts when one of its own is interrupted. A signal that arrives in a
+    destructor or a callback, where Python ignores exceptions, ends the process as well. Only the main thread may use
     this.
     """
-    before = signal.getsignal(signal.SIGINT)
+    before, ignore = signal.getsignal(signal.SIGINT), sys.unraisablehook
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _Interruption())
+
+    def raise_again(ignored: "sys.UnraisableHookArgs") -> None:
+        if isinstance(ignored.exc_value, KeyboardInterrupt | SystemExit):
+            _raise_soon(ignored.exc_value.with_traceback(None))
+        else:
+            ignore(ignored)
+
+    sys.unraisablehook = raise_again
     try:
         with _on_signals(SystemExit):
             yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = ignore
         signal.signal(signal.SIGINT, before)
+
+
+def _raise_soon(ending: BaseException) -> None:
+    def end(_number: int, frame: FrameType | None) -> None:
+        if not _in_import(frame):
+            raise ending
+        signal.setitimer(signal.ITIMER_REAL, _LOOKS_AGAIN_AFTER_S)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, _LOOKS_AGAIN_AFTER_S)
 
 
 class _Interruption:

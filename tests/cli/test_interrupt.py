@@ -198,6 +198,36 @@ def test_ctrl_c_waits_for_an_import_unless_it_comes_twice(tmp_path: Path, signal
     assert ended.stderr == ("" if code == 0 else "\nstopped\n")
 
 
+IN_A_DESTRUCTOR = """
+import os, signal, sys, time
+from evovlm.cli.signals import ending_cleanly
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupts:
+    def __del__(self):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        time.sleep(0.01)
+
+def run():
+    with ending_cleanly():
+        Interrupts()
+        time.sleep(60)
+
+try:
+    run()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(("by", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_in_a_destructor_ends_the_command(by: str, code: int) -> None:
+    """Python ignores exceptions that a destructor raises, KeyboardInterrupt included."""
+    words = [sys.executable, "-c", IN_A_DESTRUCTOR, by]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")
+
+
 FIRST_IMPORTS = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)

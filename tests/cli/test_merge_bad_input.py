@@ -376,11 +376,13 @@ def test_ctrl_c_ends_with_130_and_one_line(evovlm: Command, folder: Path, monkey
 
 # The real command, but for a pause before each piece that it writes.
 SLOW_MERGE = """
-import time
+import os, time
 from evovlm.cli.app import main
 from evovlm.merging.checkpoint.shards import ShardedWriter
 write = ShardedWriter.write
 def slow(*arguments):
+    while not os.path.exists("signal-is-sent"):
+        time.sleep(0.01)
     time.sleep(0.2)
     write(*arguments)
 ShardedWriter.write = slow
@@ -390,12 +392,14 @@ main()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_a_real_process_is_stopped_and_leaves_no_model(evovlm: Command, folder: Path, sent: signal.Signals) -> None:
-    recipe, out = write_recipe(folder), folder / "out"
+def test_a_real_process_is_stopped_and_leaves_no_model(
+    evovlm: Command, folder: Path, tmp_path_factory: pytest.TempPathFactory, sent: signal.Signals
+) -> None:
+    recipe, out, beside_it = write_recipe(folder), folder / "out", tmp_path_factory.mktemp("beside")
     before = everything(folder)
     command = [sys.executable, "-c", SLOW_MERGE, "merge", str(recipe), "--out", str(out)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=beside_it
     )
     try:
         until = time.monotonic() + PATIENCE_S
@@ -405,6 +409,7 @@ def test_a_real_process_is_stopped_and_leaves_no_model(evovlm: Command, folder: 
         beside = evovlm("merge", recipe, "--out", out)
         refused(beside, "out: another process is writing there now")
         process.send_signal(sent)
+        (beside_it / "signal-is-sent").touch()
         printed, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
