@@ -13,7 +13,7 @@ from benchmarks.real_weights import __main__ as program
 from benchmarks.real_weights import base as base_stage
 from benchmarks.real_weights.forecast import rows
 from benchmarks.real_weights.lessons import SIGNS, japanese_lessons, lessons
-from benchmarks.real_weights.reporting import comparisons, joined, task_part
+from benchmarks.real_weights.reporting import comparisons, joined, seen_problems, task_part, without
 from benchmarks.real_weights.scoring import Scores
 from benchmarks.real_weights.settings import short_name
 from benchmarks.real_weights.tasks import is_short
@@ -168,6 +168,25 @@ def test_tasks_together_are_one_task_with_all_samples() -> None:
     assert "| base | 80.0 |" in task_part("together", joined([first, second]), parents=("base",))
 
 
+def test_problems_that_the_pilot_or_a_person_saw_are_left_out(tmp_path: Path) -> None:
+    written(tmp_path / "out" / "tasks" / "english" / "search.jsonl", [{"id": "0"}, {"id": "2"}])
+    (tmp_path / "seen.json").write_text('{"mawps": ["1"], "mgsm": ["3"]}', encoding="utf-8")
+    _, given = program.parsed(
+        [
+            "report",
+            "--out",
+            str(tmp_path / "out"),
+            "--seen",
+            str(tmp_path / "seen.json"),
+            "--report-on",
+            "mawps",
+            "msvamp",
+        ]
+    )
+    assert seen_problems(program.settings_of(given)) == {"msvamp": {"0", "2"}, "mawps": {"1"}}
+    assert without({"a": [scores([1, 0, 1])]}, frozenset({"0", "2"}))["a"][0].right == (0,)
+
+
 def test_a_short_name_is_the_last_part_of_a_hub_id_or_folder() -> None:
     assert short_name("augmxnt/shisa-gamma-7b-v1@main") == "shisa-gamma-7b-v1"
     assert short_name("/models/my.adapter/") == "my-adapter"
@@ -181,6 +200,8 @@ def test_a_short_name_is_the_last_part_of_a_hub_id_or_folder() -> None:
         (["--seeds", "0"], "--seeds is 0, at least 1"),
         (["--data", "nowhere"], "no such folder"),
         (["--base", "x/y", "--adapters", "a/b", "c/b"], "Rename a folder"),
+        (["--racing", "0"], "--racing 0.0: a share above 0"),
+        (["--seen", "nowhere.json"], "no such file"),
         (["--method", "tiess"], "did you mean 'ties'?"),
         (["--prompt", "chatt"], "--prompt chatt: is neither"),
     ],
@@ -242,7 +263,7 @@ def test_all_stages_on_a_pico_gemma_3(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {path.name for path in (out / "adapters").iterdir()} >= {"math-a", "math-b", "ja"}
     report = (out / "report" / "report.md").read_text(encoding="utf-8")
     sizes = ["mawps, 5 samples", "msvamp, 5 samples", "mgsm, 5 samples", "together, 15 samples"]
-    costs = ["| training ja |", "| search interpolated (seeds: 1, candidates: 10) |"]
+    costs = ["| training ja |", "| search interpolated (seeds: 1, candidates: 10, tokens: "]
     assert all(row in report for row in [*sizes, "| interpolated | grid |", *costs])
     pilot = (out / "pilot" / "pilot.md").read_text(encoding="utf-8")
     assert "| base | Japanese, three examples |" in pilot

@@ -30,7 +30,7 @@ from evovlm.runs.folder.layout import locked
 from evovlm.tasks.prompts import CHAT, PROMPTS, SLOT
 
 SETTINGS_FILE = "settings.json"
-MAY_CHANGE = {"out", "data", "device", "report_on", "seeds", "candidates", "pilot_samples"}
+MAY_CHANGE = {"out", "data", "device", "report_on", "seeds", "candidates", "pilot_samples", "seen"}
 
 
 def unpack(settings: Settings) -> None:
@@ -88,6 +88,10 @@ def parsed(words: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.N
     parser.add_argument("--pilot-samples", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--candidates", type=int, default=70, help="of each search")
+    share = "of the search samples, at most, that a candidate is scored on; 1: all"
+    parser.add_argument("--racing", type=float, default=0.3, metavar="SHARE", help=share)
+    seen = 'JSON with ids of problems that were looked at before, such as {"mawps": ["12"]}: reported apart, too'
+    parser.add_argument("--seen", type=Path, metavar="FILE", help=seen)
     parser.add_argument("--method", default="task_arithmetic", help="a merge method of evovlm")
     parser.add_argument("--prompt", default=tasks.IN_ONE_LINE, help="of the Japanese problems; chat: the chat template")
     parser.add_argument(
@@ -117,6 +121,8 @@ def settings_of(given: argparse.Namespace) -> Settings:
         pilot_samples=given.pilot_samples,
         seeds=given.seeds,
         candidates=given.candidates,
+        racing=given.racing,
+        seen=None if given.seen is None else given.seen.resolve(),
         method=given.method,
         prompt=given.prompt,
         chat_template=given.chat_template,
@@ -144,6 +150,10 @@ def problem_of(settings: Settings) -> str | None:
         return f"--prompt {settings.prompt}: is neither a name of evovlm's prompts nor a text with {SLOT}."
     if settings.data is not None and not settings.data.is_dir():
         return f"--data {settings.data}: no such folder."
+    if settings.seen is not None and not settings.seen.is_file():
+        return f"--seen {settings.seen}: no such file."
+    if not 0 < settings.racing <= 1:
+        return f"--racing {settings.racing}: a share above 0 and at most 1 is needed."
     numbers = ("search_samples", "report_samples", "pilot_samples", "seeds", "candidates", "max_new_tokens", "examples")
     if low := next((name for name in numbers if getattr(settings, name) < 1), None):
         return f"--{low.replace('_', '-')} is {getattr(settings, low)}, at least 1 is needed."

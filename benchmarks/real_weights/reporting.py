@@ -57,6 +57,9 @@ def run_report(settings: Settings) -> None:
     parts = [task_part(task, answers, parents=tuple(settings.sources)) for task, answers in found.items()]
     if len(found) > 1:
         parts.append(task_part("together", joined(list(found.values())), parents=tuple(settings.sources)))
+    if seen := seen_problems(settings):
+        unseen = joined([without(answers, seen.get(task, frozenset())) for task, answers in found.items()])
+        parts.append(task_part("together, without problems seen before", unseen, parents=tuple(settings.sources)))
     parts.append(cost_part(settings))
     write_file(settings.out / "report" / "report.md", "\n".join(parts))
     print("\n".join(parts))
@@ -68,6 +71,25 @@ def joined(parts: Sequence[Answers]) -> Answers:
         name: [Scores.joined(same_seed) for same_seed in zip(*(part[name] for part in parts), strict=True)]
         for name in parts[0]
     }
+
+
+def seen_problems(settings: Settings) -> Mapping[str, frozenset[str]]:
+    """Return the ids of reported problems that were looked at before the search, by set.
+
+    These are the problems whose English side the pilot asks, and those in the file of --seen.
+    """
+    english = task_file(settings, "english").with_name("search.jsonl")
+    asked = english.read_text(encoding="utf-8").splitlines() if english.exists() else []
+    seen = {"msvamp": {json.loads(line)["id"] for line in asked}}
+    if settings.seen is not None:
+        for task, ids in json.loads(settings.seen.read_text(encoding="utf-8")).items():
+            seen.setdefault(task, set()).update(ids)
+    return {task: frozenset(ids) for task, ids in seen.items() if ids and task in settings.report_on}
+
+
+def without(answers: Answers, seen: frozenset[str]) -> Answers:
+    """Return the answers to a task but those to problems that were seen."""
+    return {name: [each.without(seen) for each in scores] for name, scores in answers.items()}
 
 
 def over_seeds(answers: Sequence[Scores], key: str) -> list[float]:
@@ -111,5 +133,6 @@ def cost_part(settings: Settings) -> str:
         runs = [Run.open(search_folder(settings, name, seed)) for seed in range(settings.seeds)]
         candidates = sum(len(run.journal.candidates) for run in runs)
         hours = sum(run.seconds for run in runs) / 3600
-        lines.append(f"| search {name} (seeds: {settings.seeds}, candidates: {candidates}) | {hours:.2f} |")
+        asked = f"seeds: {settings.seeds}, candidates: {candidates}, tokens: {sum(run.journal.tokens for run in runs)}"
+        lines.append(f"| search {name} ({asked}) | {hours:.2f} |")
     return "\n".join([*lines, ""])

@@ -1,7 +1,7 @@
 """Have merges answer, and keep every answer; the pilot, which says whether the parents are strong enough."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -49,6 +49,12 @@ class Scores:
         """Return the answers to several tasks, one after the other."""
         keys = ("ids", "right", "ungated", "japanese", "texts")
         return cls(**{key: tuple(chain.from_iterable(getattr(part, key) for part in parts)) for key in keys})
+
+    def without(self, ids: Collection[str]) -> "Scores":
+        """Return the answers but those to the samples named."""
+        kept = [index for index, name in enumerate(self.ids) if name not in ids]
+        keys = ("ids", "right", "ungated", "japanese", "texts")
+        return Scores(**{key: tuple(getattr(self, key)[index] for index in kept) for key in keys})
 
 
 def scored(evaluator: Evaluator, recipe: Recipe, choice: TaskChoice, split: Split, *, file: Path) -> Scores:

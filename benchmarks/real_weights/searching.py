@@ -44,6 +44,7 @@ def config_file(settings: Settings, name: str, seed: int) -> Path:
         "optimizer": {"kind": optimizer},
         "budget": {"candidates": settings.candidates},
         "tasks": [{"name": str(task_file(settings, settings.search_on).resolve())}],
+        **({"racing": {"limit": settings.racing}} if settings.racing < 1 else {}),
         "device": settings.device,
     }
     if not path.exists():

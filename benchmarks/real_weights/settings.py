@@ -23,8 +23,10 @@ class Settings:
     """The arguments of the command line.
 
     `given_base`, `adapters` and `models` are models as evovlm's recipes name them; without them, the stages make their
-    own. `short` leaves only problems with two small numbers, but in a set that is never searched. `prompt` and
-    `max_new_tokens` are those of every Japanese task; `chat_template` names the source whose template the merges have.
+    own. `short` leaves only problems with two small numbers, but in a set that is never searched. `racing` is the share
+    of the search samples that a candidate is scored on at most (1: all, without races). `seen` is a file with problems
+    that were looked at before the search. `prompt` and `max_new_tokens` are those of every Japanese task;
+    `chat_template` names the source whose template the merges have.
     """
 
     out: Path
@@ -40,6 +42,8 @@ class Settings:
     pilot_samples: int
     seeds: int
     candidates: int
+    racing: float
+    seen: Path | None
     method: str
     prompt: str
     chat_template: str | None
