@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.buffers import MemoryBudget, narrow, widen
+from evovlm.merging.arithmetic.product_kernels import dot, inner_products
 from evovlm.merging.arithmetic.selection import (
     ALL,
     NOTHING,
@@ -247,17 +247,35 @@ def eight_lanes(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -
 def test_an_inner_product_is_summed_in_one_order_to_the_bit(size: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     left, right = (generator.normal(size=size).astype(np.float32) for _ in range(2))
-    assert kernels.dot(left, right) == eight_lanes(left, right) == kernels.dot(right, left)
+    assert dot(left, right) == eight_lanes(left, right) == dot(right, left)
 
 
 def test_an_inner_product_does_not_depend_on_where_the_vectors_lie() -> None:
     left, right = np.random.default_rng(0).normal(size=(2, 1000)).astype(np.float32)
-    once = kernels.dot(left, right)
+    once = dot(left, right)
     assert once == pytest.approx(float(left.astype(np.float64) @ right.astype(np.float64)), rel=1e-12)
     for offset in range(1, 9):
         room = np.zeros((2, 1000 + offset), dtype=np.float32)
         room[:, offset:] = left, right
-        assert kernels.dot(room[0, offset:], room[1, offset:]) == once
+        assert dot(room[0, offset:], room[1, offset:]) == once
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n_rows=st.integers(1, 3),
+    length=st.sampled_from([1, 7, 64, 1024, 1031, 3000]),
+    k=st.integers(1, 4),
+    based=st.booleans(),
+)
+def test_inner_products_of_all_pairs_are_those_of_each_pair(n_rows: int, length: int, k: int, *, based: bool) -> None:
+    stored = np.random.default_rng(length).normal(size=(k + 1, n_rows * length)).astype(np.float32)
+    base = stored[k] if based else stored[k, :0]
+    parts = stored[:k] - stored[k] if based else stored[:k]
+    found = np.ones((n_rows, k, k))
+    inner_products(stored[:k], base, length, found)
+    for row in range(n_rows):
+        own = parts[:, row * length : (row + 1) * length]
+        assert found[row].tolist() == [[1 + eight_lanes(left, right) for right in own] for left in own]
 
 
 def test_without_room_a_cut_is_worked_out_again_and_is_the_same() -> None:

@@ -250,23 +250,6 @@ def is_finite(raw: Any) -> Any:
 
 
 @compiled
-def dot(left: Any, right: Any) -> float:
-    """Return the inner product of two float32 vectors, summed in float64 in eight lanes: the same on any machine."""
-    lanes = np.zeros(8, dtype=np.float64)
-    n = len(left)
-    whole = n - n % 8
-    for i in range(0, whole, 8):
-        for lane in range(8):
-            lanes[lane] += np.float64(left[i + lane]) * np.float64(right[i + lane])
-    for i in range(whole, n):
-        lanes[i - whole] += np.float64(left[i]) * np.float64(right[i])
-    total = 0.0
-    for lane in range(8):
-        total += lanes[lane]
-    return total
-
-
-@compiled
 def count_magnitudes(vector: Any, counts: Any) -> None:
     """Add the entries to `counts` (int64, (32768,)), by the upper 16 bits of their magnitude."""
     bits = vector.view(np.uint32)

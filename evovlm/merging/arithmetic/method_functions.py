@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evovlm.errors import ConfigError
-from evovlm.merging.arithmetic import kernels, spherical
+from evovlm.merging.arithmetic import spherical
 from evovlm.merging.arithmetic.combination import (
     LEAST_DIVISOR,
     Combination,
@@ -26,6 +26,7 @@ from evovlm.merging.arithmetic.combination import (
     Term,
     keep_drawn,
 )
+from evovlm.merging.arithmetic.product_kernels import dot
 from evovlm.merging.arithmetic.rescaling import rescaled
 from evovlm.merging.arithmetic.selection import NOTHING, Cut, draw_key, draw_limit, kept_count
 from evovlm.merging.arithmetic.task_vector import TaskVectors
@@ -336,5 +337,5 @@ def _squares(vectors: TaskVectors, cut: Cut | None) -> list[float]:
         if cut is not None:
             DropSteady(cut=cut).apply(chunk)
         for index, part in enumerate(chunk.parts):
-            sums[index] += kernels.dot(part, part)
+            sums[index] += dot(part, part)
     return sums

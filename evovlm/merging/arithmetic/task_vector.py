@@ -12,6 +12,7 @@ from evovlm.errors import BrokenCheckpoint
 from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.buffers import STORED, MemoryBudget, Raw, Scratch, Vector, narrow, widen
 from evovlm.merging.arithmetic.mark_kernels import largest_magnitudes
+from evovlm.merging.arithmetic.product_kernels import inner_products
 from evovlm.merging.arithmetic.selection import (
     Entries,
     MagnitudeOrder,
@@ -266,10 +267,10 @@ class TaskVectors:
     def gram(self) -> npt.NDArray[np.float64]:
         """Return the inner products of the parts, shape (k, k), float64; summed chunk by chunk, in order."""
         if self._gram is None:
-            total = np.zeros((len(self.sources), len(self.sources)))
-            for chunk in self.chunks():
-                total += _inner_products(chunk.parts)
-            self._gram = total
+            total = np.zeros((1, len(self.sources), len(self.sources)))
+            for stretch in self.stretches():
+                self._add_products(stretch, stretch.size, total)
+            self._gram = total[0]
         return self._gram
 
     def row_grams(self) -> npt.NDArray[np.float64]:
@@ -277,12 +278,14 @@ class TaskVectors:
         if self._row_grams is None:
             n_rows = self.plan.n_rows * self.columns // self.row_length
             grams = np.zeros((n_rows, len(self.sources), len(self.sources)))
-            for chunk in self.chunks(whole_rows=True):
-                rows = chunk.parts.reshape(len(chunk.parts), -1, self.row_length)
-                for offset in range(rows.shape[1]):
-                    grams[chunk.start // self.row_length + offset] = _inner_products(rows[:, offset])
+            for stretch in self.stretches(whole_rows=True):
+                self._add_products(stretch, self.row_length, grams[stretch.start // self.row_length :])
             self._row_grams = grams
         return self._row_grams
+
+    def _add_products(self, stretch: Stretch, length: int, products: npt.NDArray[np.float64]) -> None:
+        with self.loaded(stretch, only=tuple(range(len(self.sources)))) as (raws, raw_base):
+            inner_products(raws, raw_base, length, products)
 
     def units(self) -> npt.NDArray[np.float64]:
         """Return, for each source, the units in which its magnitudes are summed as whole numbers; 0 if all are 0.
@@ -314,12 +317,3 @@ class TaskVectors:
             f"spread through the merge. The model is {model.owner}.\n"
             "    Fetch the model again, or allow such numbers: merge --allow-non-finite."
         )
-
-
-def _inner_products(parts: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    k = len(parts)
-    products = np.zeros((k, k))
-    for i in range(k):
-        for j in range(i, k):
-            products[i, j] = products[j, i] = kernels.dot(parts[i], parts[j])
-    return products
