@@ -124,8 +124,9 @@ def _hush_libraries() -> None:
 def main() -> None:
     """Run the command line: exit code 0 done, 2 an error that the user can fix, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."""
     # OpenMP threads that spin while they wait slow a busy machine down (measured: 1.8 s becomes 12 s and more).
-    # The library reads this once, when torch is first imported.
+    # The library reads this once, when torch is first imported; numpy's OpenBLAS has its own setting (2^4 cycles).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     _hush_libraries()
     try:
         _check_current_folder()

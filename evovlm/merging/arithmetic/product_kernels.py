@@ -16,6 +16,8 @@ from evovlm.merging.arithmetic.kernels import compiled, widen_one
 from evovlm.merging.arithmetic.mark_kernels import STEP, widen_less
 
 _LANES = 8
+# numba is not typed.
+_build: Any = cgutils
 
 
 def _products_of_eights(typingctx: Any, left: Any, right: Any, lanes: Any) -> Any:  # noqa: ARG001 (numba's signature)
@@ -23,7 +25,7 @@ def _products_of_eights(typingctx: Any, left: Any, right: Any, lanes: Any) -> An
     if any(each.layout != "C" for each in (left, right, lanes)):
         raise TypeError("inner products need contiguous vectors")
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         """Keep the eight lanes in a register: as entries of an array, LLVM stores and loads them at every step."""
         floats, doubles = (ir.VectorType(kind, _LANES) for kind in (ir.FloatType(), ir.DoubleType()))
         x, y, sums = (
@@ -31,9 +33,9 @@ def _products_of_eights(typingctx: Any, left: Any, right: Any, lanes: Any) -> An
             for kind, value in zip(signature.args, arguments, strict=True)
         )
         place = builder.bitcast(sums.data, doubles.as_pointer())
-        total = cgutils.alloca_once_value(builder, builder.load(place, align=8))
+        total = _build.alloca_once_value(builder, builder.load(place, align=8))
         n_eights = builder.udiv(builder.extract_value(x.shape, 0), context.get_constant(types.intp, _LANES))
-        with cgutils.for_range(builder, n_eights) as loop:
+        with _build.for_range(builder, n_eights) as loop:
             first = builder.mul(loop.index, context.get_constant(types.intp, _LANES))
             one, other = (
                 builder.fpext(

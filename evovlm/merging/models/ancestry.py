@@ -53,10 +53,11 @@ def resemblance(first: NamedCheckpoint, other: NamedCheckpoint) -> tuple[float, 
     inner = ours = theirs = apart = 0.0
     for name in _sampled(first, other):
         left, right = _entries(first.checkpoint.place(name)), _entries(other.checkpoint.place(name))
-        inner += float(left @ right)
-        ours += float(left @ left)
-        theirs += float(right @ right)
-        apart += float((right - left) @ (right - left))
+        # Not left @ right: after a product of this length, a thread of OpenBLAS waits busily beside the whole merge.
+        inner += float((left * right).sum())
+        ours += float(np.square(left).sum())
+        theirs += float(np.square(right).sum())
+        apart += float(np.square(right - left).sum())
     if not (ours > 0 and theirs > 0 and math.isfinite(inner) and math.isfinite(apart)):
         return None
     return inner / math.sqrt(ours * theirs), math.sqrt(apart / ours)
