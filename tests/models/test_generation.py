@@ -10,10 +10,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from evovlm.models import answer_memory
 from evovlm.models.backbone import Backbone
-from evovlm.models.decoding import greedy, runner, slots
+from evovlm.models.decoding import greedy, slots
 from evovlm.models.decoding.generation import generate
 from evovlm.models.decoding.greedy import generate_greedy
-from evovlm.models.decoding.packed import Pass, forward
 from evovlm.models.decoding.runner import Runner
 from evovlm.models.decoding.stock import generate_stock
 from evovlm.models.decoding.trial import packs_exactly
@@ -234,12 +233,13 @@ def test_what_all_prompts_begin_with_is_read_once(llm: LoadedModel, monkeypatch:
     prompts = prompts_for(llm, tuple(f"問題: りんごが{n}個と、みかんが二個。" for n in ("1", "12", "9", "7と8")))
     expected = stock_greedy(llm, prompts, max_new_tokens=16, stop_ids={2})
     read: list[int] = []
+    states = Runner._states
 
-    def counting(backbone: Backbone, inputs: Any, positions: torch.Tensor, *, this: Pass) -> torch.Tensor:
+    def counting(runner: Runner, inputs: Any, positions: torch.Tensor, **rest: Any) -> torch.Tensor:
         read.append(inputs["inputs_embeds"].shape[1])
-        return forward(backbone, inputs, positions, this=this)
+        return states(runner, inputs, positions, **rest)
 
-    monkeypatch.setattr(runner, "forward", counting)
+    monkeypatch.setattr(Runner, "_states", counting)
     monkeypatch.setattr(greedy, "_LEAST_SHARED_TOKENS", 4)
     assert generate_greedy(llm, prompts, max_new_tokens=16, stop_ids={2}) == expected
     assert read[0] == 9

@@ -19,11 +19,12 @@ from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.draws import Draw
 from evovlm.models.decoding.guesses import guess, note_answer
 from evovlm.models.decoding.packed import packed_attention
+from evovlm.models.decoding.plain import PlainBlocks
 from evovlm.models.decoding.products import packed_products
 from evovlm.models.decoding.runner import Runner
 from evovlm.models.decoding.slots import answer_limits, most_tokens, shape_of, slots_at_once
 from evovlm.models.decoding.stock import Greedy, generate_stock
-from evovlm.models.decoding.trial import least_rows, packs_exactly
+from evovlm.models.decoding.trial import least_rows, packs_exactly, plain_blocks
 from evovlm.models.loading import LoadedModel
 from evovlm.models.prompt import Prompt
 from evovlm.models.threads import threads_each, threads_per_product
@@ -219,10 +220,10 @@ def _decode_all(request: _Request, numbers: Sequence[int], answers: _Answers, *,
     def stream(first: int) -> None:
         own = numbers[first::n_streams]
         own_slots = min(len(own), max(1, n_slots // n_streams))
-        _decode_stream(request, own, answers, shared=shared, n_slots=own_slots, least=least)
+        _decode_stream(request, own, answers, shared=shared, n_slots=own_slots, least=least, blocks=blocks)
 
     with packed_attention(backbone), threads_each(n_sharing):
-        least = least_rows(backbone)
+        least, blocks = least_rows(backbone), plain_blocks(backbone)
         if n_streams == 1:
             stream(0)
             return
@@ -234,7 +235,14 @@ def _decode_all(request: _Request, numbers: Sequence[int], answers: _Answers, *,
 # A setting of each thread, like the number of threads.
 @torch.inference_mode()
 def _decode_stream(
-    request: _Request, numbers: Sequence[int], answers: _Answers, *, shared: Tensor, n_slots: int, least: int
+    request: _Request,
+    numbers: Sequence[int],
+    answers: _Answers,
+    *,
+    shared: Tensor,
+    n_slots: int,
+    least: int,
+    blocks: PlainBlocks | None,
 ) -> None:
     backbone = request.backbone
     runner = Runner(
@@ -243,6 +251,7 @@ def _decode_stream(
         n_slots=n_slots,
         capacity=most_tokens(request.prompts, request.limits),
         least_rows=least,
+        blocks=blocks,
         image_token=request.image_token,
         shared=shared,
         penalty=request.penalty,

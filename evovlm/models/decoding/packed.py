@@ -100,23 +100,35 @@ def _packed_attention(
         raise NotPackable(f"its attention needs {', '.join(unknown)}")
     packed_pass.layers_seen += 1
     rule = Rule(scale=query.shape[-1] ** -0.5 if scaling is None else scaling, window=sliding_window, softcap=softcap)
-    layer, rows = int(module.layer_idx), packed_pass.continuing
-    out = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
-    if rows is not None:
-        n = len(rows)
-        queries, keys, values = (states[0, :, :n].transpose(0, 1).contiguous() for states in (query, key, value))
-        out[:n] = packed_pass.slots.attend(layer, queries, keys, values, rule=rule, rows=rows)
-    for prompt in packed_pass.entering:
+    by_token = (states[0].transpose(0, 1) for states in (query, key, value))
+    return attend(packed_pass, int(module.layer_idx), *by_token, rule=rule)[None], None
+
+
+def attend(this: Pass, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule) -> Tensor:
+    """Return the attention of a layer for all tokens of a pass, and keep their keys and values in their slots.
+
+    Queries and the result are (tokens, heads, size), keys and values (tokens, key heads, size).
+    """
+    n = 0 if this.continuing is None else len(this.continuing)
+    out = queries.new_empty(*queries.shape[:2], values.shape[-1])
+    if this.continuing is not None:
+        rows = (states[:n].contiguous() for states in (queries, keys, values))
+        found = this.slots.attend(layer, *rows, rule=rule, rows=this.continuing)
+        if n == len(out):
+            return found
+        out[:n] = found
+    for prompt in this.entering:
         part = slice(prompt.start, prompt.stop)
         if prompt.slot is None:
             out[part] = 0.0
             continue
-        keys, values = key[0, :, part], value[0, :, part]
-        packed_pass.slots.enter(layer, prompt.slot, keys, values, start=prompt.past)
+        own_keys, own_values = keys[part].transpose(0, 1), values[part].transpose(0, 1)
+        this.slots.enter(layer, prompt.slot, own_keys, own_values, start=prompt.past)
         if prompt.past:
-            keys, values = packed_pass.slots.held(layer, prompt.slot, prompt.past + keys.shape[1])
-        out[part] = _prompt_attention(query[:, :, part], keys, values, rule).transpose(0, 1)
-    return out[None], None
+            own_keys, own_values = this.slots.held(layer, prompt.slot, prompt.past + own_keys.shape[1])
+        asked = queries[part].transpose(0, 1)[None]
+        out[part] = _prompt_attention(asked, own_keys, own_values, rule).transpose(0, 1)
+    return out
 
 
 def _prompt_attention(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:

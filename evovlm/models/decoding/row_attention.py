@@ -192,3 +192,22 @@ def attend_rows(
                         result[c] += scores[j] * slot_values[base + j, c]
                 for c in range(size):
                     result[c] /= total
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def rotate(queries: Array, keys: Array, cosines: Array, sines: Array) -> None:
+    """Rotate queries and keys by their positions, in place (Su et al. 2021; halves as in transformers' Llama).
+
+    queries (rows, heads, size), keys (rows, key heads, size), cosines and sines (rows, size). Sums are not reordered
+    and not fused with products, so that the bits are transformers'.
+    """
+    half = queries.shape[2] // 2
+    for states in (queries, keys):
+        for row in range(states.shape[0]):
+            cosine, sine = cosines[row], sines[row]
+            for head in range(states.shape[1]):
+                state = states[row, head]
+                for c in range(half):
+                    first, second = state[c], state[half + c]
+                    state[c] = first * cosine[c] - second * sine[c]
+                    state[half + c] = second * cosine[half + c] + first * sine[half + c]

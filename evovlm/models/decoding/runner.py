@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.draws import Draw, Draws
 from evovlm.models.decoding.packed import Entering, Pass, forward
+from evovlm.models.decoding.plain import PlainBlocks
 from evovlm.models.decoding.slots import Continuing, Shape, Slots
 from evovlm.models.prompt import Prompt, prefill_inputs
 from evovlm.models.threads import SMALL_HIDDEN_SIZE
@@ -54,7 +55,8 @@ class _Batch:
 class Runner:
     """A backbone with `n_slots` slots, for prompts that all begin with the tokens `shared`; not safe for threads.
 
-    Passes have at least `least_rows` rows, with rows whose results are not used where needed. `penalty` above 1 makes
+    Passes have at least `least_rows` rows, with rows whose results are not used where needed. `blocks` compute what the
+    backbone's own forward pass does, to the same bits. `penalty` above 1 makes
     tokens less likely that occur in the prompt or the answer. `draw` says how tokens are drawn (None: the likeliest are
     taken).
     """
@@ -67,6 +69,7 @@ class Runner:
         n_slots: int,
         capacity: int,
         least_rows: int = 1,
+        blocks: PlainBlocks | None = None,
         image_token: int | None = None,
         shared: Tensor = NOTHING_SHARED,
         penalty: float = 1.0,
@@ -77,6 +80,7 @@ class Runner:
         self.prompt_tokens_at_once = _CPU_PROMPT_TOKENS_AT_ONCE if is_cpu else _GPU_PROMPT_TOKENS_AT_ONCE
         self._backbone = backbone
         self._least_rows = least_rows
+        self._blocks = blocks
         self._image_token = image_token
         self._shared = shared
         self._shared_is_read = False
@@ -141,14 +145,19 @@ class Runner:
         At the end of the tensor is 1 if all logits are finite, else 0. Nothing in a pass waits for the device.
         """
         batch = self._batch(entering)
-        this = Pass(slots=self._slots, continuing=batch.continuing, entering=batch.entering)
-        states = forward(self._backbone, batch.inputs, batch.positions, this=this)
         self._note_prompts(entering)
         spare = max(0, self._least_rows - len(batch.ends))
         ends = torch.cat([batch.ends, batch.ends[-1:].expand(spare)])
         slots = torch.cat([batch.slots, batch.slots[-1:].expand(spare)])
-        tokens, finite = self._likeliest(states[ends], slots)
+        this = Pass(slots=self._slots, continuing=batch.continuing, entering=batch.entering)
+        tokens, finite = self._likeliest(self._states(batch.inputs, batch.positions, this=this, ends=ends), slots)
         return torch.cat([tokens[: len(batch.ends)], finite[None].long()])
+
+    def _states(self, inputs: Mapping[str, Any], positions: Tensor, *, this: Pass, ends: Tensor) -> Tensor:
+        """Return the last hidden states of the tokens numbered `ends`, (ends, hidden); inputs may be overwritten."""
+        if self._blocks is not None and inputs.keys() == {"inputs_embeds"}:
+            return self._blocks.states(inputs["inputs_embeds"][0], positions, this=this, ends=ends)
+        return forward(self._backbone, inputs, positions, this=this)[ends]
 
     def _likeliest(self, states: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Return the next token for each slot's state (recorded as seen), and whether logits are finite."""
@@ -183,7 +192,8 @@ class Runner:
         whole = Entering(start=0, stop=len(ids), slot=self.n_slots)
         this = Pass(slots=self._slots, continuing=None, entering=(whole,))
         inputs = {"inputs_embeds": self._backbone.embedding(ids[None])}
-        forward(self._backbone, inputs, torch.arange(len(ids), device=ids.device), this=this)
+        positions = torch.arange(len(ids), device=ids.device)
+        self._states(inputs, positions, this=this, ends=positions[-1:])
         self._shared_is_read = True
 
     def _batch(self, entering: Mapping[int, Prompt]) -> _Batch:

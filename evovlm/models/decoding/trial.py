@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from evovlm.devices import is_out_of_memory
 from evovlm.models.backbone import Backbone
 from evovlm.models.decoding.packed import Entering, NotPackable, Pass, forward, packed_attention
+from evovlm.models.decoding.plain import PlainBlocks
 from evovlm.models.decoding.slots import Continuing, Slots, shape_of
 from evovlm.models.threads import threads_each, threads_per_product
 
@@ -231,3 +232,46 @@ def _logits_of_rows(backbone: Backbone, numbers: range) -> Tensor:
     this = Pass(slots=slots, continuing=None, entering=parts)
     logits: Tensor = backbone.head(forward(backbone, inputs, torch.zeros_like(ids), this=this))
     return logits
+
+
+_TRIAL_TOKENS = 3 * _MOST_ROWS
+_plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.inference_mode()
+def plain_blocks(backbone: Backbone) -> PlainBlocks | None:
+    """Return the backbone's blocks as `PlainBlocks` where these give the bits of its own forward pass, else None.
+
+    This is tried once per model, inside `packed_attention`.
+    """
+    blocks = PlainBlocks.of(backbone)
+    if blocks is None:
+        return None
+    if backbone.decoder not in _plain:
+        try:
+            same = _gives_the_bits(blocks, backbone)
+        except _REFUSALS as error:
+            if is_out_of_memory(error):
+                raise
+            same = False
+        except _Undecided:
+            return None
+        _plain[backbone.decoder] = same
+    return blocks if _plain[backbone.decoder] else None
+
+
+def _gives_the_bits(blocks: PlainBlocks, backbone: Backbone) -> bool:
+    """Compare the last states of two texts in a pass. Raises _Undecided when they are not finite."""
+    half = _TRIAL_TOKENS // 2
+    embeddings = backbone.embedding(torch.arange(_TRIAL_TOKENS) * 7 % backbone.embedding.num_embeddings)
+    positions = torch.arange(_TRIAL_TOKENS) % half
+    ends = torch.arange(0, _TRIAL_TOKENS, 3).flip(0)
+
+    def one_pass() -> Pass:
+        texts = [Entering(start=slot * half, stop=(slot + 1) * half, slot=slot) for slot in range(2)]
+        return Pass(slots=Slots(shape_of(backbone), n=2, capacity=half), continuing=None, entering=texts)
+
+    own = forward(backbone, {"inputs_embeds": embeddings[None]}, positions, this=one_pass())[ends]
+    if not bool(torch.isfinite(own).all()):
+        raise _Undecided
+    return torch.equal(blocks.states(embeddings.clone(), positions, this=one_pass(), ends=ends), own)
