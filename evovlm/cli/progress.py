@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.status import Status
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.spinner import Spinner
+from rich.text import Text
 
-from evovlm.cli.rendering import duration, percent
+from evovlm.cli.rendering import duration, percent, without_controls
 from evovlm.texts.languages import ENGLISH, Say
 
 if TYPE_CHECKING:
@@ -20,16 +22,16 @@ if TYPE_CHECKING:
     from evovlm.search.loop import Generation
 
 SHOWN_AFTER_S = 0.7
-"""On a terminal, progress is shown after this time: no command is silent for longer than a second."""
-SILENT_S = 2.0
+"""On a terminal, a bar replaces the spinner after this time."""
+SILENT_S = 1.0
 """Elsewhere, progress is printed after this time."""
 _KNOWN_SHARE = 0.1
 """The speed of the first answers says little about the rest before this share of the questions is answered."""
 _WIDE = 100
 """From this width on, a terminal has room for a long bar."""
 _SHORTEST_TITLE = 12
-_ROOM_OF_STATE = len("1000/1000, about 12:34 min left") + 3
-"""The cells beside title and bar that a state needs at least, with the spaces between them."""
+_ROOM_OF_STATE = len("1000/1000, about 12:34 min left") + 5
+"""The cells beside title and bar that spinner and state need at least, with the spaces between them."""
 _LINE_EVERY_S = 10.0
 """How often progress is printed where the output is not a terminal."""
 
@@ -40,20 +42,25 @@ def stderr_console() -> Console:
 
 
 class Waiting:
-    """A spinner with a title, on a terminal and after `after_s` seconds; elsewhere nothing.
+    """What a command is doing before it has results: a spinner with a title on a terminal, elsewhere a line.
 
-    Use it as `with Waiting("loading"): ...`, or `close()` it. Another display may start once it is closed.
+    The spinner is shown before the work begins, which may be an import that stops all threads for a while. The line is
+    printed once, after `silent_s` seconds. Use it as `with Waiting("loading"): ...`, or `close()` it. Another display
+    may start once it is closed.
     """
 
-    def __init__(self, title: str, *, console: Console | None = None, after_s: float = SHOWN_AFTER_S) -> None:
+    def __init__(self, title: str, *, console: Console | None = None, silent_s: float = SILENT_S) -> None:
         self._title = title
         self._console = console or stderr_console()
-        self._lock = threading.Lock()
-        self._status: Status | None = None
-        self._closed = False
-        self._timer = threading.Timer(after_s, self._show)
+        self._live: Live | None = None
+        self._timer = threading.Timer(silent_s, self._print)
         self._timer.daemon = True
         if self._console.is_terminal:
+            # The title may come from a file: no markup.
+            spinner = Spinner("dots", text=Text(title), style="status.spinner")
+            self._live = Live(spinner, console=self._console, refresh_per_second=12.5, transient=True)
+            self._live.start(refresh=True)
+        else:
             self._timer.start()
 
     def __enter__(self) -> Self:
@@ -65,20 +72,20 @@ class Waiting:
         self.close()
 
     def close(self) -> None:
-        """Remove the spinner, or keep it from appearing."""
+        """Remove the spinner, or do not print the line."""
         self._timer.cancel()
-        with self._lock:
-            self._closed = True
-            if self._status is not None:
-                self._status.stop()
-                self._status = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
-    def _show(self) -> None:
-        with self._lock:
-            if not self._closed:
-                # The title may come from a file: no markup.
-                self._status = Status(self._title.replace("[", r"\["), console=self._console)
-                self._status.start()
+    def _print(self) -> None:
+        _print_plainly(self._console, self._title)
+
+
+def _print_plainly(console: Console, text: str) -> None:
+    """Print a line where the output is not a terminal: without rich, which would break it at a terminal's width."""
+    console.file.write(without_controls(text) + "\n")
+    console.file.flush()
 
 
 class _Part(NamedTuple):
@@ -102,13 +109,16 @@ def joined(parts: Sequence[_Part], *, width: int | None = None, comma: str = ", 
 
 
 class _Bar:
-    """A live line that fits the terminal: title, bar, count and state. Without a `total`, it moves from end to end."""
+    """A live line that fits the terminal: spinner, title, bar, count and state.
+
+    The spinner shows that the work continues where the next count takes long. Without a `total`, the bar moves too.
+    """
 
     def __init__(self, console: Console, title: str, *, total: int | None, comma: str = ", ") -> None:
         self._console = console
         self._comma = comma
         self._bar_width = 20 if console.width >= _WIDE else 10
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=self._bar_width))
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=self._bar_width))
         self._progress = Progress(
             *columns, TextColumn("{task.fields[state]}", markup=False), console=console, transient=True
         )
@@ -118,8 +128,8 @@ class _Bar:
     def show(self, title: str, parts: Sequence[_Part], *, completed: int, total: int | None) -> None:
         """Show another state."""
         short = self._short(title)
-        # One space between columns, and one at the end, where some terminals break the line.
-        free = self._console.width - cell_len(short) - self._bar_width - 3
+        # The spinner, one space between columns, and one at the end, where some terminals break the line.
+        free = self._console.width - cell_len(short) - self._bar_width - 5
         state = joined(parts, width=free, comma=self._comma)
         self._progress.update(self._task, description=short, completed=completed, total=total, state=state)
 
@@ -184,8 +194,7 @@ class WriteProgress:
         if not self._console.is_terminal:
             if self._shown_at is None or now - self._shown_at >= _LINE_EVERY_S:
                 self._shown_at = now
-                self._console.file.write(f"{self._title}: {joined(parts)}\n")
-                self._console.file.flush()
+                _print_plainly(self._console, f"{self._title}: {joined(parts)}")
             return
         if self._bar is None:
             self._bar = _Bar(self._console, self._title, total=total_bytes)
@@ -252,10 +261,11 @@ class ScoreProgress:
                 self._bar = _Bar(self._console, self._title, total=total)
             if self._bar is not None:
                 self._bar.show(self._title, parts, completed=completed, total=total)
-        elif now - self._began >= SILENT_S and (self._shown_at is None or now - self._shown_at >= _LINE_EVERY_S):
+            return
+        self._waiting.close()
+        if now - self._began >= SILENT_S and (self._shown_at is None or now - self._shown_at >= _LINE_EVERY_S):
             self._shown_at = now
-            self._console.file.write(f"{self._title}: {joined(parts)}\n")
-            self._console.file.flush()
+            _print_plainly(self._console, f"{self._title}: {joined(parts)}")
 
 
 class SearchProgress:
@@ -270,7 +280,6 @@ class SearchProgress:
         *,
         title: str,
         console: Console | None = None,
-        silent_s: float = SHOWN_AFTER_S,
         say: Say = ENGLISH,
         warned: set[str] | None = None,
     ) -> None:
@@ -279,7 +288,7 @@ class SearchProgress:
         self._console = console or stderr_console()
         self._text = say
         # Models are fetched and opened before the search begins.
-        self._waiting = Waiting(say("progress_opening", title=title), console=self._console, after_s=silent_s)
+        self._waiting = Waiting(say("progress_opening", title=title), console=self._console)
         self._bar: _Bar | None = None
         self._best: float | None = None
         self._mean: float | None = None
@@ -369,6 +378,4 @@ class SearchProgress:
         if self._console.is_terminal:
             self._console.print(text, style=style, markup=False, highlight=False)
         else:
-            # Written without rich, which would break the line at a terminal's width.
-            self._console.file.write(text + "\n")
-            self._console.file.flush()
+            _print_plainly(self._console, text)
