@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 # Python looks for modules in the current folder first, which may be anybody's.
@@ -38,10 +39,11 @@ def _leave(codes: list[int]) -> None:
     """End the process at once: after torch is loaded, Python takes 1.5 s of CPU time to free each object by itself."""
     try:
         sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        # Python reports it, with an exit code of its own.
-        return
+    except OSError as error:
+        if codes == [0]:
+            with suppress(OSError):
+                os.write(2, f"error: the output cannot be written ({error.strerror}).\n".encode())
+            codes[:] = [2]
     if codes:
         os._exit(codes[0])
 

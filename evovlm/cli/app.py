@@ -18,7 +18,7 @@ from evovlm.cli.doctor import doctor
 from evovlm.cli.evolve import evolve
 from evovlm.cli.export import export
 from evovlm.cli.grade import grade
-from evovlm.cli.help import GroupedCommands, example
+from evovlm.cli.help import DescribedCommand, GroupedCommands, example
 from evovlm.cli.init import init
 from evovlm.cli.merge import merge
 from evovlm.cli.methods import methods
@@ -68,7 +68,7 @@ _COMMANDS = (
     doctor,
 )
 for command in _COMMANDS:
-    app.command(epilog=example(command.__name__))(command)
+    app.command(cls=DescribedCommand, epilog=example(command.__name__))(command)
 app.add_typer(zoo)
 
 
@@ -82,6 +82,9 @@ def root(
 
         echo(f"evovlm {__version__}")
         raise typer.Exit
+
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def _check_current_folder() -> None:
@@ -147,7 +150,10 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         # The arguments and the files that they name have many paths, and looking for one that no file can have fails.
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno == errno.ENAMETOOLONG:
+            echo(f"error: {str(error.filename)[:200]}...: the name is too long. Choose a shorter one.", err=True)
+        elif error.errno in _CANNOT_WRITE and error.filename is None:
+            echo(f"error: the output cannot be written ({error.strerror}). Write it to another place.", err=True)
+        else:
             raise
-        echo(f"error: {str(error.filename)[:200]}...: the name is too long. Choose a shorter one.", err=True)
         sys.exit(2)

@@ -36,7 +36,6 @@ def ask(
             "--prompt",
             help="chat (the model's template), plain (only the question), a name such as ja-alpaca-cot, or a text "
             "with {input} (and \\n); default: chat if the model has a template, else plain.",
-            metavar="<str>",
             parser=from_typed,
             autocompletion=complete_prompts,
         ),

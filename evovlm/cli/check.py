@@ -46,7 +46,7 @@ def check(
     engine: EngineOption = None,
     gpu_gb: Annotated[
         float | None,
-        typer.Option("--gpu", min=0.1, max=100_000, help="For a search: count memory for a GPU of this size, in GB."),
+        typer.Option("--gpu", min=0.1, max=100_000, help="For a search: count memory for a GPU of this size."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:

@@ -26,7 +26,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Option(
         "--source",
-        help="NAME=MODEL: another model in place of a source of the config, such as a converted copy; may be repeated.",
+        help="Another model in place of a source of the config, such as a converted copy; may be repeated.",
     ),
 ]
 

@@ -59,7 +59,7 @@ def grade(
     id_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the ids") + " Without it: row numbers.")] = None,
     image_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the pictures' paths"))] = None,
     choices_column: Annotated[str | None, typer.Option(help=_COLUMN.format("the options of a question"))] = None,
-    rows_at: Annotated[str | None, typer.Option(help="Where the rows are in a JSON object: KEY/KEY.")] = None,
+    rows_at: Annotated[str | None, typer.Option(help="Where the rows are in a JSON object.")] = None,
     device: Annotated[str, typer.Option("--device", help="For clip_score: auto, cpu, cuda, cuda:1, xpu, mps")] = "auto",
     save: Annotated[Path | None, typer.Option("--save", help="Write every answer's score to this JSONL file.")] = None,
     allow_code: AllowCode = False,

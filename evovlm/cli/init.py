@@ -53,7 +53,6 @@ def init(
         typer.Option(
             "--prompt",
             help="A prompt in place of the tasks' own: chat, a name, or a template with {input} and <image> (and \\n).",
-            metavar="<str>",
             parser=from_typed,
             autocompletion=complete_prompts,
         ),

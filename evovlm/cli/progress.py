@@ -118,7 +118,11 @@ class _Bar:
         self._console = console
         self._comma = comma
         self._bar_width = 20 if console.width >= _WIDE else 10
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=self._bar_width))
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=self._bar_width),
+        )
         self._progress = Progress(
             *columns, TextColumn("{task.fields[state]}", markup=False), console=console, transient=True
         )

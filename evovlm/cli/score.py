@@ -83,7 +83,6 @@ def score(
         typer.Option(
             "--prompt",
             help="A prompt in place of the tasks' own: chat, a name, or a template with {input} and <image> (and \\n).",
-            metavar="<str>",
             parser=from_typed,
             autocompletion=complete_prompts,
         ),
@@ -127,9 +126,7 @@ def score(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            "--data", help="TASK=PATH: a task's data, a file or folder (or hub:ID@REVISION, cached:); may be repeated."
-        ),
+        typer.Option("--data", help="A task's data, a file or folder (or hub:ID@REVISION, cached:); may be repeated."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, xpu, mps")] = "auto",
     engine: EngineOption = None,
@@ -147,7 +144,7 @@ def score(
         list[str] | None,
         typer.Option(
             "--write",
-            help="FORM=DIR: also write the result in the form of another project: hub (DIR is the model's folder; "
+            help="Also write the result in the form of another project: hub (DIR is the model's folder; "
             "`push` sends it), llm-jp-eval-mm or lm-eval; may be repeated.",
             autocompletion=complete_forms,
         ),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evovlm.cli.help import example
+from evovlm.cli.help import DescribedCommand, example
 from evovlm.cli.rendering import echo, echo_json
 
 zoo = typer.Typer(
@@ -49,7 +49,7 @@ def listing(
         console.print(Padding(Text(model.made_from), (0, 0, 0, 4)))
 
 
-@zoo.command(epilog="\b\nExample:\n  evovlm zoo build --out my-zoo")
+@zoo.command(cls=DescribedCommand, epilog="\b\nExample:\n  evovlm zoo build --out my-zoo")
 def build(
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder to build in; default: the package's assets.")

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from typing import Any
 
 import click
 import pytest
@@ -29,6 +30,8 @@ def required(command: click.Command) -> list[str]:
     return found
 
 
+NUMBERS = {"int": {"N", "SECONDS"}, "float": {"X", "GB", "SECONDS", "COSINE"}}
+"""How the help calls numbers."""
 HEAVY = ("torch", "transformers", "datasets", "open_clip", "cma", "numpy", "rich.console")
 LIST_MODULES = """
 import sys
@@ -63,6 +66,23 @@ def test_help_shows_the_commands_in_groups_and_cuts_nothing(evovlm: Command, mon
     # One line each: nothing is cut, and nothing goes on in a second line.
     assert sum(len(group.strip().splitlines()) - 1 for group in groups) == len(grouped)
     assert "..." not in "".join(groups)
+
+
+@pytest.mark.parametrize("words", commands())
+def test_help_names_values_as_users_do_and_breaks_no_word(
+    evovlm: Command, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown, _, _ = evovlm(*words.split(), "-h").out.partition("Example:\n")
+    assert not re.search(r"<(str|int|float|path|list)|list\[", shown)
+    assert all(len(line) < 80 and not line.endswith("-") for line in shown.splitlines())
+    parameters: list[Any] = list(commands()[words].params)
+    for option in parameters:
+        if option.param_type_name == "option" and not getattr(option, "is_flag", False):
+            word = re.search(rf"^  (?:-\w, )?{max(option.opts, key=len)} (\S+)", shown, re.MULTILINE)
+            kind = option.display_type(None).strip("<>").removesuffix(" range")
+            assert word is not None, option
+            assert word[1] in NUMBERS.get(kind, {word[1]} - {"N", "X"})
 
 
 @pytest.mark.parametrize("words", commands())

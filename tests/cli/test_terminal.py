@@ -39,11 +39,11 @@ def test_every_command_explains_itself_and_prints_json(evovlm: Command, words: s
         assert getattr(parameter, "help", None) or parameter.name == "help", f"{words}: {parameter.name}"
 
 
-def on_terminal(*arguments: str, **environment: str) -> str:
+def on_terminal(*arguments: str | Path, program: str = RUN, **environment: str) -> str:
     """Run the real command on a terminal of its own, and return all that it wrote there."""
     main, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, *arguments],
+        [sys.executable, "-c", program, *arguments],
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
@@ -79,6 +79,26 @@ def test_no_color_is_honoured_and_a_pipe_gets_plain_text() -> None:
     assert "zoo:math-a" in without
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [("methods --json", 0, "dare_ties"), ("show none.yaml", 2, "none.yaml"), ("tasks x", 2, "x")],
+)
+def test_the_command_ends_with_its_code_and_all_that_it_said(words: str, code: int, said: str) -> None:
+    command = [sys.executable, "-m", "evovlm", *words.split()]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert (ended.returncode, said in ended.stdout + ended.stderr) == (code, True)
+    assert ended.stdout.endswith("\n") is (code == 0)
+
+
+def test_output_that_cannot_be_written_is_reported() -> None:
+    command = [sys.executable, "-m", "evovlm", "methods", "--json"]
+    with Path("/dev/full").open("w") as full:
+        refused = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=PATIENCE_S)
+    assert refused.returncode == 2
+    assert refused.stderr.decode().startswith("error: the output cannot be written (No space left on device)")
+    assert b"Traceback" not in refused.stderr
+
+
 @pytest.mark.parametrize("words", quick_and_slow(["methods", "optimizers", "spaces", "tasks", "zoo"], quick=1))
 def test_at_80_columns_tables_wrap_and_lose_nothing(words: str) -> None:
     narrow, wide = (
@@ -110,6 +130,50 @@ def test_waiting_shows_at_once_on_a_terminal_and_is_a_line_elsewhere_if_it_is_lo
             assert time.monotonic() < until
             time.sleep(0.01)
     assert (quick.getvalue(), piped.getvalue()) == ("", "loading [m]\n")
+
+
+STOP_AT_IMPORTS = """
+import os, sys
+from importlib.abc import MetaPathFinder
+
+class Stop(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("datasets", "matplotlib", "numba", "scipy", "torch", "transformers"):
+            os.write(2, f"importing {name}".encode())
+            os._exit(0)
+
+sys.meta_path.insert(0, Stop())
+sys.argv[0] = "evovlm"
+from evovlm.cli.app import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ask {models}/base 1と2で?",
+        "check {config}",
+        "demo --only evollm",
+        "doctor",
+        "evolve {config} --out {tmp}/new",
+        "evolve {config} --out {tmp}/new --dry-run",
+        "merge {finished}/best.yaml --out {tmp}/new",
+        "rate {finished}",
+        "report {finished} --score",
+        "report {finished} --figures {tmp}/new",
+        "score {models}/base --task word_problems_ja --prompt ja-alpaca-cot --limit 1",
+        "zoo build --out {tmp}/new",
+    ],
+)
+def test_a_command_says_what_it_does_before_an_import_of_seconds(
+    words: str, models: Path, config: Path, finished: Path, tmp_path: Path
+) -> None:
+    given = [word.format(models=models, config=config, finished=finished, tmp=tmp_path) for word in words.split()]
+    shown, importing, _ = on_terminal(*given, program=STOP_AT_IMPORTS).rpartition("importing ")
+    # A display erases its line before it draws it again, and at its end.
+    assert re.search("[\u2801-\u28ff](\x1b\\[0m)? \\w+", shown.rpartition("\x1b[2K")[2]), shown
+    assert importing
 
 
 def test_a_search_waits_for_its_models_and_then_shows_itself() -> None:

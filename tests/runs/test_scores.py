@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from evovlm.errors import ConfigError, ModelError, OutputExists, RunError, RunMismatch
 from evovlm.evaluation.answers import TaskChoice
 from evovlm.evaluation.batches import AnswerProgress
 from evovlm.runs.folder.layout import locked
-from evovlm.runs.scores.saved import read_saved, saving
+from evovlm.runs.scores.saved import _plain, read_saved, saving
 from evovlm.runs.scores.score_models import ScoreRequest, Scores, score_models
 from evovlm.seeding import generator
 from evovlm.tasks.task import Split
@@ -268,6 +270,46 @@ def test_no_name_leads_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     assert len(names) == 3
     assert all(name == ".lock" or name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("task", "named"),
+    [("算数", "算数"), ("が", "が"), ("文章題-split", "文章題-split"), ("😀", "x"), ("あ" * 99, "あ" * 30)],
+)
+def test_files_of_answers_have_readable_names_of_any_script(tmp_path: Path, task: str, named: str) -> None:
+    tasks = [{"task": task}, {"task": f"{task}!"}]
+    settings = {"split": "report", "models": [{"model": "模型/数学 v2"}], "tasks": tasks}
+    with saving(tmp_path / "saved", settings=settings) as saved:
+        names = [saved.log(0, number).path.name for number in range(2)]
+    assert names == [f"1-模型-数学-v2.{number}-{named}.batches.jsonl" for number in (1, 2)]
+
+
+@given(st.text(), st.text(min_size=1))
+def test_no_name_is_too_long_for_a_file_or_leads_elsewhere(model: str, task: str) -> None:
+    assert len(f"12-{_plain(model)}.34-{_plain(task)}.batches.jsonl.partial-0123456789abcdef".encode()) <= 255
+    assert not {"/", "\\", ".", " ", "\0"} & set(_plain(task))
+
+
+def test_answers_that_were_saved_under_other_names_are_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "saved"
+    stop_after(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        score_models(request(folder, "base", "math"), save=saved)
+    monkeypatch.undo()
+    (unfinished,) = saved.glob("*.batches.jsonl")
+    unfinished.rename(saved / "1-x.1-x.batches.jsonl")
+    asked = count_prompts(monkeypatch)
+    score_models(request(folder, "base", "math"), save=saved, resume=True)
+    assert 0 < sum(asked) < 2 * SAMPLES
+    (first,) = saved.glob("1-*.jsonl")
+    first.rename(saved / "1-x.1-x.jsonl")
+    summary = (saved / "summary.json").read_text(encoding="utf-8")
+    (saved / "summary.json").write_text(summary.replace(first.name, "1-x.1-x.jsonl"), encoding="utf-8")
+    asked.clear()
+    score_models(request(folder, "base", "math"), save=saved, resume=True)
+    assert asked == []
 
 
 def test_a_model_named_twice_and_broken_logits_are_reported(folder: Path, tmp_path: Path) -> None:

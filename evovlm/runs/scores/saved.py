@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from evovlm.tasks.metrics.scoring import Scoring
 RECIPE_IDENTITY = "recipe "
 """How the identity of a recipe begins, which is followed by its id."""
 FORMAT = 1
+_NAME_BYTES = 90
+"""The length of a name within a file's name, which has two of them and at most 255 bytes."""
 SUMMARY_FILE = "summary.json"
 _PACKAGES = ("evovlm", "torch", "transformers", "lm_eval")
 
@@ -146,12 +149,18 @@ class SavedScores:
         write_file(self.folder / SUMMARY_FILE, json.dumps(self._summary, ensure_ascii=False, indent=1) + "\n")
 
     def _file(self, model: int, task: int) -> Path:
-        models, tasks = self.settings["models"], self.settings["tasks"]
-        name = f"{model + 1}-{_plain(models[model]['model'])}.{task + 1}-{_plain(tasks[task]['task'])}.jsonl"
-        return self.folder / name
+        """Return the file of a task. The numbers identify it; the names are for people, and were others before."""
+        known = re.compile(rf"{model + 1}-[^./]*\.{task + 1}-[^./]*\.jsonl")
+        written = next(filter(known.fullmatch, self._summary["finished"]), None)
+        return self.folder / (written or f"{self._name(model, task)}.jsonl")
 
     def _batches_file(self, model: int, task: int) -> Path:
-        return self._file(model, task).with_suffix(".batches.jsonl")
+        written = self.folder.glob(f"{model + 1}-*.{task + 1}-*.batches.jsonl")
+        return next(written, self.folder / f"{self._name(model, task)}.batches.jsonl")
+
+    def _name(self, model: int, task: int) -> str:
+        models, tasks = self.settings["models"], self.settings["tasks"]
+        return f"{model + 1}-{_plain(models[model]['model'])}.{task + 1}-{_plain(tasks[task]['task'])}"
 
 
 def _without_places(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -242,8 +251,15 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def _plain(text: str) -> str:
-    """Return the end of a name, with every character replaced that has a meaning in file systems."""
-    return re.sub(r"[^0-9A-Za-z_-]+", "-", text)[-40:].strip("-") or "x"
+    """Return the end of a name for a file: letters and digits of any script, `_` and `-`, at most 40 and 90 bytes."""
+    kept = (
+        each if each in "_-" or unicodedata.category(each)[0] in "LMN" else " "
+        for each in unicodedata.normalize("NFC", text)
+    )
+    end = "-".join("".join(kept).split())[-40:]
+    while len(end.encode()) > _NAME_BYTES:
+        end = end[1:]
+    return end.strip("-") or "x"
 
 
 def _versions() -> Mapping[str, str]:
