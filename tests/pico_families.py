@@ -327,3 +327,6 @@ VLM_PICOS: Mapping[str, VlmPico] = {
         **QWEN_TOKENS,
     ),
 }
+
+# Those that differ most come first: quick tests take the first few.
+PICTURE_FAMILIES = sorted(VLM_PICOS, key=lambda name: name not in ("llava_next", "gemma3", "qwen3_vl"))

@@ -19,6 +19,8 @@ from evovlm.errors import OutputError
 _HOSTS = frozenset({"127.0.0.1", "localhost"})
 _LONGEST_FORM_BYTES = 10_000
 _TIMEOUT_S = 30
+_CHECKS_S = 0.05
+"""How often the server looks whether it is to stop; Python's half a second makes everybody wait at the end."""
 _HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -52,7 +54,7 @@ def serving(page: Page, *, port: int = 0) -> Iterator[str]:
     except (OSError, OverflowError) as error:
         raise OutputError(f"--port {port}: cannot be used ({error}).\n    Choose another, or leave it out.") from error
     with server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(_CHECKS_S,), daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}/{secret}/"

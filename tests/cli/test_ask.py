@@ -158,7 +158,7 @@ class _Web(BaseHTTPRequestHandler):
 def web(picture: Path) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Web)
     server.picture = picture.read_bytes()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

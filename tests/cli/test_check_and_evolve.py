@@ -47,10 +47,7 @@ def write_sums(folder: Path, *questions: str) -> None:
     folder.mkdir()
     rows = "".join(f"{question},{number}\n" for number, question in enumerate(questions))
     (folder / "search.csv").write_text(f"question,answer\n{rows}", encoding="utf-8")
-    text = (
-        f"name: {folder.name.replace('-', '_')}\nsplits: {{search: search.csv}}\nmetric: accuracy\n"
-        "decoding: {max_new_tokens: 4}\n"
-    )
+    text = f"name: {folder.name.replace('-', '_')}\nsplits: {{search: search.csv}}\nmetric: accuracy\n"
     (folder / "task.yaml").write_text(text, encoding="utf-8")
 
 
@@ -67,7 +64,7 @@ def merge(
 
 def tasks(name: str, **changes: object) -> dict[str, object]:
     path = f"./{name}" if name in ("photos", "no-photo") else f"./{name}/task.yaml"
-    return {"tasks": [{"name": path, **changes}]}
+    return {"tasks": [{"name": path, "decoding": {"max_new_tokens": 4}, **changes}]}
 
 
 PLAIN = {"prompt": "{input}\n"}

@@ -5,8 +5,8 @@ import os
 import pty
 import re
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,12 @@ from evovlm.runs.config.hybrid import load_search
 from evovlm.tasks.catalogue import TASKS, get_task
 from evovlm.tasks.task import Split
 from evovlm.texts.languages import described
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, Outcome
 from tests.marks import quick_and_slow
 from tests.pico import pico_llm
 from tests.tasks.test_own_folder import picture_folder
 
 LLM = ("init", "llm", "--base", "zoo:base", "--source", "math=zoo:math-a", "--source", "zoo:ja")
-PATIENCE_S = 60.0
-ROOT = Path(__file__).parents[2]
 JAPANESE = re.compile("[ぁ-ヿ一-鿿]")
 
 
@@ -132,31 +130,24 @@ def test_a_folder_that_is_not_there_is_reported(evovlm: Command, tmp_path: Path)
     assert (made.code, "cannot be written" in made.err) == (2, True)
 
 
-def answered(folder: Path, answers: str, *flags: str) -> tuple[int, str, str]:
-    """Run init on a terminal in a folder, type the answers, and return code, results and questions."""
-    command = [sys.executable, "-m", "evovlm", "init", "--out", "mine.yaml", *flags]
+@pytest.fixture
+def answered(evovlm: Command, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Run init in a folder, with a terminal on which the answers are typed."""
     main, terminal = pty.openpty()
-    process = subprocess.Popen(
-        command,
-        stdin=terminal,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    os.close(terminal)
-    try:
-        os.write(main, answers.encode())
-        out, err = process.communicate(timeout=PATIENCE_S)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(main)
-    return process.returncode, out, err
+    with os.fdopen(terminal, encoding="utf-8") as stdin:
+
+        def run(folder: Path, answers: str, *flags: str) -> Outcome:
+            monkeypatch.chdir(folder)
+            monkeypatch.setattr(sys, "stdin", stdin)
+            # A question too many finds the end of the input, instead of waiting for ever.
+            os.write(main, f"{answers}\x04".encode())
+            return evovlm("init", "--out", "mine.yaml", *flags)
+
+        yield run
+    os.close(main)
 
 
-def test_a_terminal_is_asked_for_what_the_flags_leave_open(tmp_path: Path) -> None:
+def test_a_terminal_is_asked_for_what_the_flags_leave_open(answered: Command, tmp_path: Path) -> None:
     # Kind, base, a source and nothing more, host, task, generations, device.
     code, out, err = answered(tmp_path, "llm\n\nzoo:ja\n\n\n\n5\n\n")
     assert code == 0, err
@@ -170,7 +161,7 @@ def test_a_terminal_is_asked_for_what_the_flags_leave_open(tmp_path: Path) -> No
     assert "host" not in config["merge"]
 
 
-def test_questions_and_comments_are_japanese_where_the_language_is(tmp_path: Path) -> None:
+def test_questions_and_comments_are_japanese_where_the_language_is(answered: Command, tmp_path: Path) -> None:
     code, out, err = answered(tmp_path, "llm\n\nzoo:ja\n\n\n\n5\n\n", "--lang", "ja")
     assert code == 0, err
     assert "次のステップ：\n  evovlm check mine.yaml" in out
@@ -204,7 +195,7 @@ def test_the_environment_gives_the_language_of_the_config_and_the_values_stay(
     assert not JAPANESE.search(english)
 
 
-def test_a_typo_is_asked_again_and_nothing_else_is_lost(tmp_path: Path) -> None:
+def test_a_typo_is_asked_again_and_nothing_else_is_lost(answered: Command, tmp_path: Path) -> None:
     typed = "lllm\n1\nzoo:bas\nzoo:base\nzoo:maths\nm=zoo:math-a\n\n\nword_problem_ja\n1\n\nmany\n5\ncuda:9\ncpu\n"
     code, _, err = answered(tmp_path, typed)
     assert code == 0, err
@@ -215,7 +206,7 @@ def test_a_typo_is_asked_again_and_nothing_else_is_lost(tmp_path: Path) -> None:
     assert config["device"] == "cpu"
 
 
-def test_an_end_keeps_what_was_typed(tmp_path: Path) -> None:
+def test_an_end_keeps_what_was_typed(answered: Command, tmp_path: Path) -> None:
     code, _, err = answered(tmp_path, "llm\nzoo:base\nj=zoo:ja\n\n\n\x04")
     assert code != 0
     assert "evovlm init llm --base zoo:base --method dare_ties --out mine.yaml --source j=zoo:ja" in err
@@ -223,7 +214,7 @@ def test_an_end_keeps_what_was_typed(tmp_path: Path) -> None:
 
 
 def test_own_models_and_tables_nearby_are_offered_and_a_host_without_a_template_takes_a_source_s(
-    models: Path, tmp_path: Path
+    answered: Command, models: Path, tmp_path: Path
 ) -> None:
     for name in ("base", "math", "ja"):
         shutil.copytree(models / name, tmp_path / "models" / name)
@@ -245,12 +236,12 @@ def test_own_models_and_tables_nearby_are_offered_and_a_host_without_a_template_
     assert config["tasks"] == [{"name": "./data/sums"}]
 
 
-def evolved(evovlm: Command, config: Path, run: Path) -> str:
-    """Check and evolve the config with one small generation, and return what is said; only the budget is changed."""
+def evolved(evovlm: Command, config: Path, run: Path, **asked: object) -> str:
+    """Check and evolve the config with one small generation, and return what is said; `asked` changes its tasks."""
     checked = evovlm("check", config)
     assert checked.code == 0, checked
     document = yaml.safe_load(config.read_text())
-    tasks = [{**task, "limit": 1} for task in document["tasks"]]
+    tasks = [{**task, "limit": 1, **asked} for task in document["tasks"]]
     small = {**document, "budget": {"candidates": 4}, "optimizer": {"kind": "cma", "population": 4}, "tasks": tasks}
     config.with_name("small.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
     run_it = evovlm("evolve", config.with_name("small.yaml"), "--out", run)
@@ -297,7 +288,7 @@ def test_a_config_from_flags_runs_with_own_models_and_own_data(
         assert written["merge"]["chat_template"] == "chat"
     if "host" in name:
         assert written["merge"]["host"] == "./models/chat"
-    evolved(evovlm, tmp_path / "search.yaml", tmp_path / "run")
+    evolved(evovlm, tmp_path / "search.yaml", tmp_path / "run", decoding={"max_new_tokens": 4})
 
 
 def sums(table: Path, *, n: int = 8) -> Path:
@@ -307,7 +298,7 @@ def sums(table: Path, *, n: int = 8) -> Path:
     return table
 
 
-@pytest.mark.parametrize("task", ["data/sums.csv", "./data"])
+@pytest.mark.parametrize("task", quick_and_slow(["data/sums.csv", "./data"], quick=1))
 def test_one_table_is_split_by_a_task_file_that_init_writes_and_the_config_runs(
     evovlm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
@@ -373,7 +364,7 @@ def test_another_file_of_the_task_file_s_name_stays(
     assert not Path("mine.yaml").exists()
 
 
-def test_a_table_nearby_is_offered_and_its_share_asked(tmp_path: Path) -> None:
+def test_a_table_nearby_is_offered_and_its_share_asked(answered: Command, tmp_path: Path) -> None:
     sums(tmp_path / "問題.csv")
     # Kind, base, source, no more, host, task, no more, share (asked again), prompt, generations, device.
     typed = "llm\n\nzoo:ja\n\n\n./問題.csv\n\n2\n0.25\n\n\n\n"

@@ -30,7 +30,7 @@ from tests.models.pictures import drawn, own_text
 from tests.models.test_generation import prompts_for
 from tests.paths import INTERLEAVED, LLM_FAMILIES, WINDOW, Steps, identity, path_of, shaken, two_folders
 from tests.pico import pico_llm, pico_tokenizer, pico_vlm
-from tests.pico_families import VLM_PICOS
+from tests.pico_families import PICTURE_FAMILIES, VLM_PICOS
 
 TARGETS: tuple[ScaleTarget, ...] = ("pending", "stream")
 TOKENS = [1, 40, 300, 77, 40, 150, 9, 320, 61, 62, 63]
@@ -83,7 +83,7 @@ def check_written(
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("tie", [False, True])
-@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=2))
 def test_a_written_path_computes_what_the_running_one_does(
     tmp_path: Path, pair: Pair, family: str, tie: bool, target: ScaleTarget
 ) -> None:
@@ -97,7 +97,7 @@ def test_a_written_path_computes_what_the_running_one_does(
     assert head == (tie and target == "stream")
 
 
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=2))
 def test_nothing_but_the_norms_eps_distinguishes_a_folded_stream_from_the_running_one(
     tmp_path: Path, pair: Pair, family: str
 ) -> None:
@@ -291,7 +291,7 @@ def test_frequencies_that_old_checkpoints_hold_by_block_are_left_out(tmp_path: P
     AutoModelForCausalLM.from_pretrained(out)
 
 
-@pytest.fixture(scope="module", params=quick_and_slow(VLM_PICOS, quick=4))
+@pytest.fixture(scope="module", params=quick_and_slow(PICTURE_FAMILIES, quick=3))
 def vlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     """A family, a pico VLM of it, and a language model for its backbone."""
     family: str = request.param

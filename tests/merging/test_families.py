@@ -1,7 +1,8 @@
 """Every family of checkpoints: pico models of the real classes, merged on disk and in memory."""
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from evovlm.recipes.language_config import backbone_settings
 from evovlm.recipes.recipe import ParameterMerge
 from tests.marks import quick_and_slow
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
+from tests.paths import LLM_FAMILIES
 from tests.pico import pico_llm, pico_tokenizer, pico_vlm
-from tests.pico_families import TEXT_PICOS, VLM_PICOS
+from tests.pico_families import PICTURE_FAMILIES, TEXT_PICOS, VLM_PICOS
 
 ROWS = len(pico_tokenizer())
 VLMS = list(VLM_FAMILIES)
@@ -48,6 +50,17 @@ def trio(folder: Path, family: str, *, text: str | None = None, tie: bool, hub_n
     pico_llm(folder / "ja", family=plain, tie=tie, like=base, seed=1)
     pico_vlm(folder / "vlm", family=family, text=text, tie=tie, like=base, seed=2, hub_naming=hub_naming)
     return folder
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the untied trio of a family, saved once; it is only read."""
+
+    @functools.cache
+    def saved(family: str) -> Path:
+        return trio(tmp_path_factory.mktemp("trios"), family, tie=False)
+
+    return saved
 
 
 def into_vlm(models: Path) -> ParameterMerge:
@@ -105,7 +118,7 @@ def test_every_family_has_a_pico() -> None:
 
 @pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("hub_naming", [True, False], ids=["hub", "modules"])
-@pytest.mark.parametrize("family", quick_and_slow(VLMS, quick=4))
+@pytest.mark.parametrize("family", quick_and_slow(PICTURE_FAMILIES, quick=3))
 def test_a_vlm_of_each_family_and_naming_takes_a_merge(
     family: str, hub_naming: bool, tie: bool, tmp_path: Path
 ) -> None:
@@ -118,13 +131,13 @@ def test_a_vlm_of_each_family_and_naming_takes_a_merge(
     check_merge(into_vlm(models), tmp_path / "out")
 
 
-@pytest.mark.parametrize(("family", "text"), FURTHER_TEXTS)
+@pytest.mark.parametrize(("family", "text"), quick_and_slow(FURTHER_TEXTS, quick=3))
 def test_a_vlm_may_have_another_language_model(family: str, text: str, tmp_path: Path) -> None:
     check_merge(into_vlm(trio(tmp_path, family, text=text, tie=False)), tmp_path / "out")
 
 
 @pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("family", LLMS)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 def test_two_fine_tunes_of_each_language_model_merge(family: str, tie: bool, tmp_path: Path) -> None:
     base = pico_llm(tmp_path / "base", family=family, tie=tie)
     for seed, name in enumerate(("math", "ja"), start=1):
@@ -145,8 +158,8 @@ def test_a_row_names_the_tensors_of_a_block(family: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("family", VLMS)
-def test_towers_and_projectors_are_not_part_of_the_backbone(family: str, tmp_path: Path) -> None:
-    models = trio(tmp_path, family, tie=False)
+def test_towers_and_projectors_are_not_part_of_the_backbone(family: str, untied: Callable[[str], Path]) -> None:
+    models = untied(family)
     vlm, base = Checkpoint.open(models / "vlm"), Checkpoint.open(models / "base")
     assert vlm.backbone_names() == base.backbone_names()
     n_parameters = dict.fromkeys(("vision_tower", "visual", "multi_modal_projector", "image_newline"), 0)
@@ -157,14 +170,14 @@ def test_towers_and_projectors_are_not_part_of_the_backbone(family: str, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-def test_the_positions_of_a_qwen_vl_are_those_of_its_language_model(family: str, tmp_path: Path) -> None:
+def test_the_positions_of_a_qwen_vl_are_those_of_its_language_model(family: str, untied: Callable[[str], Path]) -> None:
     """Text without pictures has equal positions in all three dimensions, so the rope is the same."""
-    assert Merger.open(into_vlm(trio(tmp_path, family, tie=False))).warnings == ()
+    assert Merger.open(into_vlm(untied(family))).warnings == ()
 
 
 @pytest.mark.parametrize("family", [name for name in VLMS if not name.startswith("qwen")])
-def test_a_vlm_like_its_language_model_gives_no_warnings(family: str, tmp_path: Path) -> None:
-    assert Merger.open(into_vlm(trio(tmp_path, family, tie=False))).warnings == ()
+def test_a_vlm_like_its_language_model_gives_no_warnings(family: str, untied: Callable[[str], Path]) -> None:
+    assert Merger.open(into_vlm(untied(family))).warnings == ()
 
 
 @pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])

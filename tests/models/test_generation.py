@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import GptOssConfig, GptOssForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from evovlm.models import answer_memory
 from evovlm.models.backbone import Backbone
@@ -20,8 +19,10 @@ from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.tasks.prompts import Question
 from evovlm.tasks.task import Decoding
+from tests.marks import quick_and_slow
+from tests.paths import LLM_FAMILIES
 from tests.pico import pico_llm, pico_vlm
-from tests.pico_families import TEXT_PICOS, VLM_PICOS
+from tests.pico_families import PICTURE_FAMILIES
 
 QUESTIONS = ("あめが3個", "I have 12 apples and eat 5.", "問題: 百円です。何個ですか", "1", "ほんを二冊かいました" * 3)
 
@@ -78,7 +79,7 @@ def test_a_sliding_window_is_kept_to(tmp_path: Path, window: int) -> None:
     assert generate_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2}) == expected
 
 
-@pytest.mark.parametrize("family", [name for name in TEXT_PICOS if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES])
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 def test_every_language_model_is_decoded_as_generate_does(tmp_path: Path, family: str) -> None:
     loaded = load_model(pico_llm(tmp_path / "m", family=family), device="cpu")
     prompts = prompts_for(loaded)
@@ -94,7 +95,7 @@ def test_layers_of_two_kinds_of_attention_keep_to_their_windows(tmp_path: Path, 
     assert generate_greedy(loaded, prompts, max_new_tokens=20, stop_ids={2}) == expected
 
 
-@pytest.mark.parametrize("family", [name for name in TEXT_PICOS if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES])
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 def test_every_family_is_decoded_without_padding(tmp_path: Path, family: str) -> None:
     backbone = Backbone.of(load_model(pico_llm(tmp_path / "m", family=family), device="cpu"))
     assert packs_exactly(backbone)
@@ -299,7 +300,7 @@ def test_tied_embeddings_are_decoded_alike(tmp_path: Path) -> None:
     assert generate_greedy(loaded, prompts, max_new_tokens=12, stop_ids={2}) == expected
 
 
-@pytest.mark.parametrize("family", VLM_PICOS)
+@pytest.mark.parametrize("family", quick_and_slow(PICTURE_FAMILIES, quick=3))
 def test_every_vlm_answers_texts_as_generate_does(tmp_path: Path, family: str) -> None:
     loaded = load_model(pico_vlm(tmp_path / "m", family=family), device="cpu")
     prompts = prompts_for(loaded)

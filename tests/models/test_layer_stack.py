@@ -23,7 +23,7 @@ from tests.models.test_generation import prompts_for, stock_greedy
 from tests.models.test_picture_answers import asked, generated_alone, with_loud_pictures
 from tests.paths import INTERLEAVED, LLM_FAMILIES, Steps, identity, path_of, two_folders
 from tests.pico import pico_llm, pico_vlm
-from tests.pico_families import VLM_PICOS
+from tests.pico_families import PICTURE_FAMILIES, VLM_PICOS
 from tests.reference.layer_path import path_logits
 
 TARGETS: tuple[ScaleTarget, ...] = ("pending", "stream")
@@ -61,7 +61,7 @@ def logits_of(loaded: LoadedModel, tokens: list[int] = TOKENS) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 def test_the_identity_path_has_the_sources_logits_to_the_bit(two: Two, family: str, target: ScaleTarget) -> None:
     first, _ = two(family)
     wanted = logits_of(first)
@@ -70,7 +70,7 @@ def test_the_identity_path_has_the_sources_logits_to_the_bit(two: Two, family: s
     assert torch.equal(logits_of(stack.loaded), wanted)
 
 
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 def test_another_models_blocks_in_order_are_that_model_but_for_the_hosts_ends(two: Two, family: str) -> None:
     first, second = two(family)
     stack = LayerStack(first, {"b": second})
@@ -84,7 +84,7 @@ def test_another_models_blocks_in_order_are_that_model_but_for_the_hosts_ends(tw
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 def test_a_path_computes_what_the_slow_twin_does(two: Two, family: str, target: ScaleTarget) -> None:
     first, second = two(family)
     weights = {"a": weights_of(first), "b": weights_of(second)}
@@ -131,7 +131,7 @@ def test_blocks_keep_the_attention_that_they_have_at_home(two: Two) -> None:
     ]
 
 
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_cached_is_what_is_computed_anew(two: Two, family: str, target: ScaleTarget) -> None:
     first, second = two(family)
@@ -148,7 +148,7 @@ def test_what_is_cached_is_what_is_computed_anew(two: Two, family: str, target: 
     torch.testing.assert_close(torch.cat(steps), logits_of(stack.loaded), atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("family", LLM_FAMILIES)
+@pytest.mark.parametrize("family", quick_and_slow(LLM_FAMILIES, quick=3))
 def test_greedy_answers_are_those_of_generate(two: Two, family: str) -> None:
     first, second = two(family)
     stack = LayerStack(first, {"a": first, "b": second})
@@ -173,7 +173,7 @@ def test_beams_over_left_padded_prompts_are_those_over_each_alone(two: Two, fami
     assert together != generate_stock(stack.loaded, prompts, decoding=Greedy(max_new_tokens=8), stop_ids={2})
 
 
-@pytest.fixture(scope="module", params=quick_and_slow(VLM_PICOS, quick=4))
+@pytest.fixture(scope="module", params=quick_and_slow(PICTURE_FAMILIES, quick=3))
 def vlm_on_a_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A pico VLM of each family, on a path through itself and a language model."""
     family: str = request.param

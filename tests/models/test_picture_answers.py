@@ -17,7 +17,7 @@ from evovlm.tasks.task import Decoding
 from tests.marks import quick_and_slow
 from tests.models.pictures import Drawn, drawn, own_text
 from tests.pico import pico_vlm
-from tests.pico_families import VLM_PICOS
+from tests.pico_families import PICTURE_FAMILIES, VLM_PICOS
 
 QUESTIONS = (
     ("<image>\n何の絵ですか", ("square",)),
@@ -59,7 +59,7 @@ def with_loud_pictures(loaded: LoadedModel) -> LoadedModel:
     return loaded
 
 
-@pytest.fixture(scope="module", params=quick_and_slow(VLM_PICOS, quick=4))
+@pytest.fixture(scope="module", params=quick_and_slow(PICTURE_FAMILIES, quick=3))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A pico VLM of each family."""
     family: str = request.param

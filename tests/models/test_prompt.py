@@ -15,9 +15,10 @@ from evovlm.models.pictures.feature_store import FeatureStore
 from evovlm.models.prompt import Prompt, Unanswerable, left_padded, left_padded_positions, prepare_prompts
 from evovlm.tasks.pictures import PictureFile
 from evovlm.tasks.prompts import Question
+from tests.marks import quick_and_slow
 from tests.models.pictures import Drawn, drawn, own_text
 from tests.pico import pico_llm, pico_vlm
-from tests.pico_families import VLM_PICOS
+from tests.pico_families import PICTURE_FAMILIES
 
 # A template as those of hub models: parts in order, the family's own token for a picture, a header for the answer.
 TEMPLATE = (
@@ -28,7 +29,7 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="module", params=VLM_PICOS)
+@pytest.fixture(scope="module", params=quick_and_slow(PICTURE_FAMILIES, quick=4))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A pico VLM of each family, with a chat template."""
     family: str = request.param

@@ -22,8 +22,9 @@ from evovlm.models.loading import LoadedModel, load_model
 from evovlm.models.prompt import Prompt, prepare_prompts
 from evovlm.tasks.prompts import Question
 from tests.marks import quick_and_slow
+from tests.paths import LLM_FAMILIES
 from tests.pico import pico_llm, pico_vlm
-from tests.pico_families import TEXT_PICOS, VLM_PICOS
+from tests.pico_families import PICTURE_FAMILIES, VLM_PICOS
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -55,7 +56,7 @@ def test_trained_weights_are_decoded_here_in_every_dtype_and_stay_as_they_are(na
         assert torch.equal(each, values)
 
 
-@pytest.mark.parametrize("family", [*(name for name in TEXT_PICOS if not name.endswith("vl_text")), *VLM_PICOS])
+@pytest.mark.parametrize("family", [*quick_and_slow(LLM_FAMILIES, quick=3), *quick_and_slow(PICTURE_FAMILIES, quick=3)])
 def test_every_family_is_decoded_here_in_sixteen_bits(tmp_path: Path, family: str) -> None:
     make = pico_vlm if family in VLM_PICOS else pico_llm
     loaded = load_model(make(tmp_path / "m", family=family), device="cpu")
