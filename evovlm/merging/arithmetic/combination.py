@@ -235,10 +235,10 @@ def combine(vectors: TaskVectors, combination: Combination, stretch: Stretch, ou
             for term, part in zip(terms, chunk.parts, strict=True):
                 scale(term, part, start=chunk.start, row_length=vectors.row_length)
             base = chunk.parts[:0].reshape(-1) if chunk.base is None else chunk.base
-            _run(vectors, combination, stretch, chunk.parts, base, plain, prepared=True)
+            _run(vectors, combination, stretch, chunk.parts, base, plain)
     else:
         with vectors.loaded(stretch, only=only) as (raws, raw_base):
-            _run(vectors, combination, stretch, raws, raw_base, plain, prepared=False)
+            _run(vectors, combination, stretch, raws, raw_base, plain, ways=ways)
     if plain is not out:
         np.copyto(out, plain, casting="same_kind")
 
@@ -251,21 +251,21 @@ def _run(
     raw_base: npt.NDArray[np.generic],
     out: npt.NDArray[np.generic],
     *,
-    prepared: bool,
+    ways: tuple[int | None, ...] | None = None,
 ) -> None:
-    is_drawn = not prepared and any(_way(term.keep, stretch) == DRAWN for term in combination.terms)
+    """Combine a stretch; without `ways`, `raws` are task vectors whose entries are kept and scaled already."""
     first_row, row_start = divmod(stretch.start, vectors.row_length)
     rows = slice(first_row, first_row + -(-(row_start + stretch.size) // vectors.row_length))
-    sources = _unchanged(len(combination.terms)) if prepared else _sources(combination.terms, stretch, rows=rows)
+    terms = combination.terms
     combine_entries(
         raws,
         raw_base,
-        vectors.upper_draws(stretch) if is_drawn else _NO_DRAWS,
+        vectors.upper_draws(stretch) if ways is not None and DRAWN in ways else _NO_DRAWS,
         stretch.start,
         row_start,
         vectors.row_length,
-        sources,
-        _joining(combination, subtract=not prepared and len(raw_base) > 0),
+        _unchanged(len(terms)) if ways is None else _sources(terms, ways, stretch, rows=rows),
+        _joining(combination, subtract=ways is not None and len(raw_base) > 0),
         out,
     )
 
@@ -286,12 +286,11 @@ def _marks(keep: Keep | None, stretch: Stretch) -> npt.NDArray[np.uint8]:
     return found if len(found) == mark_kernels.mark_bytes(stretch.size) else _NO_MARKS
 
 
-def _sources(terms: tuple[Term, ...], stretch: Stretch, *, rows: slice) -> Sources:
+def _sources(terms: tuple[Term, ...], ways: tuple[int | None, ...], stretch: Stretch, *, rows: slice) -> Sources:
     """Return the terms as arrays."""
     numbers, keys, factors, marks = [], [], [], {}
-    for row, term in enumerate(terms):
+    for row, (term, way) in enumerate(zip(terms, ways, strict=True)):
         keep, key, limit, low, high = term.keep, 0, 0, NOTHING, NOTHING
-        way = _way(keep, stretch)
         if way == MARKED:
             marks[row] = _marks(keep, stretch)
         elif isinstance(keep, KeepDrawn):

@@ -78,6 +78,21 @@ def widen_less(raw: Any, base: Any, out: Any) -> None:
 
 
 @compiled
+def widen_parts(raws: Any, raw_base: Any, parts: Any, base: Any) -> None:
+    """Write a stretch of all parts, less those of the base if it has entries, and the base into float32 arrays.
+
+    `raws` and `raw_base` are as in `combine_entries`.
+    """
+    k, n = raws.shape
+    for begin in range(0, n, STEP):
+        end = min(begin + STEP, n)
+        of_base = base[begin : min(end, len(raw_base))]
+        widen_one(raw_base[begin : begin + len(of_base)], of_base)
+        for s in range(k):
+            widen_less(raws[s, begin:end], of_base, parts[s, begin:end])
+
+
+@compiled
 def largest_magnitudes(raws: Any, raw_base: Any, found: Any) -> None:
     """Raise `found` (uint32, (k,)) to the bits of the largest magnitude of each part of a stretch.
 

@@ -95,7 +95,7 @@ class Magnitudes(Protocol):
         ...
 
     def collect(self, upper: int, size: int) -> npt.NDArray[np.uint64]:
-        """Return the sorted keys of the `size` entries with these upper 16 bits.
+        """Return the keys of the `size` entries with these upper 16 bits, in any order, in an array of their own.
 
         Bits 40 and up are the complement of the magnitude's lower 16 bits, those below are the index, so that larger
         magnitudes come first, and equal ones by index.
@@ -122,7 +122,6 @@ class MagnitudesOnCpu:
         filled = 0
         for stretch in self.stretches():
             filled = kernels.collect_magnitudes(stretch.values, stretch.start, upper, keys, filled)
-        keys.sort()
         return keys
 
 
@@ -153,7 +152,10 @@ class MagnitudeOrder:
         chosen = len(bins) - 1 - place
         before = int(up_to[place]) - int(counts[chosen])
         upper = int(bins[chosen])
-        key = int(self._bin(upper, int(counts[chosen]))[count - before - 1])
+        keys, rank = self._bin(upper, int(counts[chosen])), count - before - 1
+        if upper not in self._sorted:
+            keys.partition(rank)
+        key = int(keys[rank])
         lower = 0xFFFF - (key >> 40)
         return Cut(bits=(upper << 16) | lower, last=key & ((1 << 40) - 1))
 
@@ -175,9 +177,11 @@ class MagnitudeOrder:
         return self._bins, self._counts
 
     def _bin(self, upper: int, size: int) -> npt.NDArray[np.uint64]:
+        """Return the keys of a bin: sorted if they are cached, else in any order."""
         keys = self._sorted.get(upper)
         if keys is None:
             keys = self.magnitudes.collect(upper, size)
             if self.budget is None or self.budget.take(keys.nbytes):
+                keys.sort()
                 self._sorted[upper] = keys
         return keys

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from evovlm.errors import BrokenCheckpoint
 from evovlm.merging.arithmetic import kernels
 from evovlm.merging.arithmetic.buffers import STORED, MemoryBudget, Raw, Scratch, Vector, narrow, widen
-from evovlm.merging.arithmetic.mark_kernels import largest_magnitudes
+from evovlm.merging.arithmetic.mark_kernels import largest_magnitudes, widen_parts
 from evovlm.merging.arithmetic.product_kernels import inner_products
 from evovlm.merging.arithmetic.selection import (
     Entries,
@@ -171,13 +171,9 @@ class TaskVectors:
             Scratch((len(chosen) + 1) * stretch.size, _FLOAT32) as flat,
         ):
             values = flat.reshape(len(chosen) + 1, stretch.size)
-            parts, base = values[:-1], values[-1] if len(raw_base) else None
-            for part, raw in zip(parts, raws, strict=True):
-                kernels.widen_one(raw, part)
-            if base is not None:
-                kernels.widen_one(raw_base, base)
-                np.subtract(parts, base, out=parts)
-            yield Chunk(start=stretch.start, base=base, parts=parts)
+            parts, base = values[:-1], values[-1]
+            widen_parts(raws, raw_base, parts, base)
+            yield Chunk(start=stretch.start, base=base if len(raw_base) else None, parts=parts)
 
     def upper_draws(self, stretch: Stretch) -> npt.NDArray[np.uint16]:
         """Return the upper 16 bits of all sources' draws in a stretch, (k, n); no columns when the budget is spent."""
