@@ -1,7 +1,6 @@
 """The merger: opens models once and merges them repeatedly with different numbers."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
@@ -17,7 +16,7 @@ from evovlm.merging.arithmetic.selection import Magnitudes
 from evovlm.merging.arithmetic.task_vector import ModelTensor, Stretch, TaskVectors
 from evovlm.merging.checkpoint.safetensors_file import files_held_open
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.in_turn import in_turn
+from evovlm.merging.in_turn import default_threads, in_turn
 from evovlm.merging.models.ancestry import ancestry_warnings
 from evovlm.merging.models.chat_change import chat_warnings
 from evovlm.merging.models.compatibility import NamedCheckpoint, check_tensors, find_warnings
@@ -29,11 +28,13 @@ from evovlm.merging.models.vocabulary_policy import plan_rows, token_rows, vocab
 from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeTemplate, ParameterMerge
 from evovlm.recipes.source_values import SOURCE_PARAMETERS, Component, name_in_block, value_at
-from evovlm.resources import garbage_kept
+from evovlm.resources import available_memory_bytes, garbage_kept
 
 _SMALL, _GROUP = 1 << 16, 1 << 20
 """Entries of a tensor that shares a job with others, and of all of them together."""
 
+HELD_BYTES = 1 << 28
+"""The most memory that a single merge spends on entries which its method reads in several passes over a tensor."""
 PLANS_AHEAD = 2
 """Tensors for each thread that are planned before they are merged: their plans may hold a bit for each entry."""
 _CHUNKS_AHEAD = 8
@@ -88,15 +89,6 @@ class Sink(Protocol):
         ...
 
 
-def default_threads() -> int:
-    """Return the number of threads to use: OMP_NUM_THREADS, else the number of available processors."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    # macOS does not say which processors are available to this process.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _ties(*, tied: bool) -> str:
     return "uses its embedding as its head" if tied else "has a separate head"
 
@@ -106,7 +98,8 @@ class Merger:
     """Merges the models of one template; open it with `Merger.open`.
 
     Tensors are read in chunks whenever they are needed, so that memory does not grow with the models (by L1 norms, it
-    holds a bit for each entry and source of the tensors in work); what does not depend on a recipe's numbers (magnitude
+    holds a bit for each entry and source of the tensors in work); within HELD_BYTES, a merge without caches holds what
+    it reads several times, until the tensor is merged. What does not depend on a recipe's numbers (magnitude
     orders, inner products) is computed once. `source_names` are sorted, and sums over sources follow that order;
     `result` describes the merged model apart from its numbers, `rows` says where the rows of each tensor come from;
     `warnings` lists what can be merged but may be harmful. The result does not depend on `threads`.
@@ -122,6 +115,7 @@ class Merger:
     threads: int
     allow_non_finite: bool
     _budget: MemoryBudget
+    _holding: MemoryBudget
     _models: dict[str, NamedCheckpoint]
     _vectors: dict[tuple[str, bool, bool], TaskVectors] = field(default_factory=dict)
     _device: Callable[[TaskVectors, int], Magnitudes] | None = None
@@ -157,6 +151,8 @@ class Merger:
             threads=threads or default_threads(),
             allow_non_finite=allow_non_finite,
             budget=MemoryBudget(cache_bytes),
+            # Where all candidates share caches, those hold the same entries.
+            holding=MemoryBudget(0 if cache_bytes else min(HELD_BYTES, (available_memory_bytes() or 0) // 8)),
         )
 
     @staticmethod
@@ -168,6 +164,7 @@ class Merger:
         threads: int,
         allow_non_finite: bool,
         budget: MemoryBudget,
+        holding: MemoryBudget,
     ) -> "Merger":
         models = match_models(opened, declared=plain.backbone)
         names = tuple(sorted(plain.sources))
@@ -198,6 +195,7 @@ class Merger:
             threads=threads,
             allow_non_finite=allow_non_finite,
             _budget=budget,
+            _holding=holding,
             _models={model.name: model for model in (*others, host)},
         )
 
@@ -263,6 +261,7 @@ class Merger:
                     plan = TensorPlan(vectors, self._plan(vectors, numbers.of(name)))
                     for stretch in self._stretches(vectors):
                         self._merge_chunk(plan, stretch, sink)
+                    vectors.release()
 
         with garbage_kept():
             for _ in in_turn(merge_group, groups, threads=self.threads, ahead=len(groups)):
@@ -286,15 +285,21 @@ class Merger:
 
     def carry_out(self, plans: Iterable[TensorPlan], sink: Sink) -> None:
         """Pass the entries of some `plans` to `sink`, as `merge` does for all of them."""
-        chunks = ((plan, stretch) for plan in plans for stretch in self._stretches(plan.vectors))
+        chunks = ((plan, stretch) for plan in plans for stretch in (*self._stretches(plan.vectors), None))
 
-        def merge_chunk(chunk: tuple[TensorPlan, Stretch]) -> None:
+        def merge_chunk(chunk: tuple[TensorPlan, Stretch | None]) -> TaskVectors | None:
+            plan, stretch = chunk
+            if stretch is None:
+                return plan.vectors
             # Overflows become infinite, as on any device; the receiver of the result checks for them.
             with np.errstate(all="ignore"):
-                self._merge_chunk(*chunk, sink)
+                self._merge_chunk(plan, stretch, sink)
+            return None
 
-        for _ in in_turn(merge_chunk, chunks, threads=self.threads, ahead=_CHUNKS_AHEAD * self.threads):
-            pass
+        for merged in in_turn(merge_chunk, chunks, threads=self.threads, ahead=_CHUNKS_AHEAD * self.threads):
+            # Results come in order, so all chunks of this tensor are merged.
+            if merged is not None:
+                merged.release()
 
     def _by_size(self) -> list[str]:
         # The largest first: the last ones are small, so no thread waits long for another.
@@ -358,6 +363,9 @@ class Merger:
         sole = self._sole_source(numbers["weight"], numbers["density"])
         if sole is not None:
             return sole
+        if all(numbers["weight"]) and all(numbers["density"]):
+            # All sources are read. Others are not, since they may hold numbers that are not finite.
+            vectors.hold(self._holding)
         settings = self.template.settings
         return self.method.function(
             MethodInputs(

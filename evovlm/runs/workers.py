@@ -13,7 +13,7 @@ from evovlm.evaluation.engines.work import Work
 from evovlm.evaluation.workers.jobs import EvaluatorOpening, Workers, WorkerSettings
 from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
-from evovlm.merging.merge import default_threads
+from evovlm.merging.in_turn import default_threads
 from evovlm.runs.config.search import SearchConfig
 from evovlm.runs.folder.entries import Parent
 

@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from evovlm.errors import BrokenCheckpoint, ConfigError, IncompatibleModels, ModelNotFound
 from evovlm.merging import merge as merge_module
 from evovlm.merging.arithmetic import task_vector
+from evovlm.merging.arithmetic.buffers import Raw
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.merging.arithmetic.selection import draw_key, draws
 from evovlm.merging.before.preflight import preflight
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.merging.merge import Merger
+from evovlm.recipes.model_ref import ModelRef
 from evovlm.recipes.recipe import MergeSettings, ParameterMerge, Rescale
 from evovlm.recipes.source_values import ByComponent, SourceParameters, UnitValues
 from tests.merging.recipes import make_recipe, merge_all, same_bytes
@@ -82,6 +84,50 @@ def test_threads_pieces_and_memory_make_no_difference_to_a_bit(
         # Inner products are summed chunk by chunk; the size of a chunk is a part of the arithmetic.
         monkeypatch.setattr(task_vector, "CHUNK", 96)
         assert same_bytes(once, merge_all(recipe))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_what_a_merge_holds_between_passes_changes_no_bit_and_is_given_back(
+    models: Path, variant: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(models, **variant)
+    monkeypatch.setattr(merge_module, "HELD_BYTES", 0)
+    once = merge_all(recipe)
+    # All tensors are merged alone, in several threads, with memory for a part of them.
+    monkeypatch.setattr(merge_module, "_SMALL", 0)
+    for held in (20_000, 1 << 28):
+        monkeypatch.setattr(merge_module, "HELD_BYTES", held)
+        merger = Merger.open(recipe, threads=3)
+        for _ in range(2):
+            assert same_bytes(once, merge_all(recipe, merger=merger))
+        assert merger._holding.left_bytes == held
+
+
+@pytest.mark.parametrize("small", [0, 1 << 16])
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_merge_reads_each_entry_once(
+    models: Path, variant: Mapping[str, Any], small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(model: task_vector.ModelTensor, offset: int, out: Raw) -> None:
+        read.append(f"{model.label} {model.place.name} {offset}")
+        plain(model, offset, out)
+
+    plain = task_vector.ModelTensor.read
+    monkeypatch.setattr(task_vector.ModelTensor, "read", counted)
+    monkeypatch.setattr(merge_module, "_SMALL", small)
+    merge_all(recipe_of(models, **variant))
+    assert len(read) == len(set(read)) > 0
+
+
+def test_a_source_without_weight_is_not_read(models: Path, tmp_path: Path) -> None:
+    broken = pico_llm(tmp_path / "broken", like=models / "base")
+    tensors = load_file(broken / "model.safetensors")
+    save_file({name: tensor.fill_(torch.nan) for name, tensor in tensors.items()}, broken / "model.safetensors")
+    recipe = make_recipe(models, {"math": (0.7, 0.5), "ja": (0.0, 0.5)}, method="ties", settings=MergeSettings())
+    unread = replace(recipe, sources={**recipe.sources, "ja": ModelRef(text=str(broken))})
+    assert same_bytes(merge_all(recipe), merge_all(unread))
 
 
 def test_a_draw_whose_upper_bits_are_the_limits_is_decided_by_the_rest(models: Path) -> None:

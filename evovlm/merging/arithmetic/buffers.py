@@ -41,7 +41,7 @@ def narrow(vector: Vector, out: Raw) -> None:
 
 @dataclass(slots=True, eq=False)
 class MemoryBudget:
-    """Memory that may be spent on caches that the candidates of a search share; safe for threads."""
+    """Memory that may be spent on caches; safe for threads."""
 
     left_bytes: int
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -52,6 +52,11 @@ class MemoryBudget:
             fits = size_bytes <= self.left_bytes
             self.left_bytes -= size_bytes if fits else 0
             return fits
+
+    def give_back(self, size_bytes: int) -> None:
+        """Give back bytes that were taken."""
+        with self._lock:
+            self.left_bytes += size_bytes
 
 
 class _Free(threading.local):

@@ -68,14 +68,14 @@ def _sum_drawn(vectors: TaskVectors, keeps: Mapping[int, KeepDrawn]) -> Iterator
     keys = np.array([keep.key for keep in keeps.values()], dtype=np.uint64)
     for stretch in vectors.stretches():
         found = _Summed.empty(len(keeps), stretch.start, stretch.size)
-        with vectors.loaded(stretch, only=tuple(keeps)) as (raws, raw_base):
+        with vectors.loaded(stretch, only=tuple(keeps), again=True) as (raws, raw_base):
             upper = vectors.upper_draws(stretch)
             mark_kernels.sum_drawn(raws, raw_base, upper, stretch.start, numbers, keys, units, found.marks, found.sums)
         yield found
 
 
 def _sum_ranked(vectors: TaskVectors, keeps: Mapping[int, KeepByRank]) -> Iterator[_Summed]:
-    units = vectors.units()
+    units = vectors.units(whole_rows=True)
     for chunk in vectors.chunks(only=tuple(keeps), whole_rows=True):
         size = chunk.parts.shape[1]
         found = _Summed.empty(len(keeps), chunk.start, size)

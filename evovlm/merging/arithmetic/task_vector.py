@@ -77,7 +77,7 @@ class TaskVectors:
     `seed` and `source_names` determine the draws. Entries are numbered as in the result: row-major, including rows that
     are not merged. `columns` is the number of entries in a row of the plan, `row_length` in a row that methods treat as
     one vector: the same, except that a tensor of one dimension is a single vector. `device` reads the magnitudes of the
-    source with an index on another device than the CPU.
+    source with an index on another device than the CPU. `budget` is for caches that all candidates share.
     """
 
     name: str
@@ -97,6 +97,8 @@ class TaskVectors:
     _divergences: npt.NDArray[np.float32] | None = None
     _units: npt.NDArray[np.float64] | None = None
     _raws: dict[tuple[int, int, bool], npt.NDArray[Any]] = field(default_factory=dict)
+    _held: dict[tuple[int, int, bool], npt.NDArray[Any]] = field(default_factory=dict)
+    _holding: MemoryBudget | None = None
     _upper_draws: dict[tuple[int, int], npt.NDArray[np.uint16]] = field(default_factory=dict)
     _looked_at: set[tuple[int, str]] = field(default_factory=set)
 
@@ -117,37 +119,65 @@ class TaskVectors:
                     offsets={label: row * self.columns + done for label, row in run.starts.items()},
                 )
 
+    def hold(self, budget: MemoryBudget) -> None:
+        """Hold what is read from now on for methods that read it again, within the budget, until `release`."""
+        self._holding = budget
+
+    def release(self) -> None:
+        """Give back what was held."""
+        if self._holding is not None:
+            self._holding.give_back(sum(raws.nbytes for raws in self._held.values()))
+            self._held.clear()
+            self._holding = None
+
     @contextmanager
-    def loaded(self, stretch: Stretch, *, only: tuple[int, ...]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    def loaded(
+        self, stretch: Stretch, *, only: tuple[int, ...], again: bool = False
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         """Lend a stretch of the sources with the indices `only`, (k, n), and of the base, (n,) or empty, as stored.
 
-        Both are read-only. They are bfloat16 (as uint16) if all models are, else float32.
+        Both are read-only. They are bfloat16 (as uint16) if all models are, else float32. `again` says that the same
+        merge reads the stretch again.
         Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
         """
-        chosen = [self.sources[index] for index in only]
-        models = [*chosen, *([self.base] if self.base is not None else [])]
-        as_stored = all(model.dtype == np.uint16 for model in models)
-        kind = np.dtype(np.uint16) if as_stored else _FLOAT32
-        size_bytes = len(models) * stretch.size * kind.itemsize
-        # Only what every candidate with weight on all sources reads is worth caching.
-        is_usual = len(chosen) == len(self.sources)
         first = only[0] if only else 0
         in_a_row = only == tuple(range(first, first + len(only)))
-        # A copy without the base shares this cache (see GpuMerger).
-        key = (stretch.start, stretch.size, self.base is not None)
-        kept = self._raws.get(key) if in_a_row else None
-        if kept is None and is_usual and self.budget is not None and self.budget.take(size_bytes):
-            kept = np.empty(len(models) * stretch.size, dtype=kind)
-            self._read_all(models, stretch, kept.reshape(len(models), stretch.size))
-            self._raws[key] = kept
+        kept = self._kept(stretch, usual=len(only) == len(self.sources), again=again) if in_a_row else None
         if kept is not None:
-            rows = kept.reshape(-1, stretch.size)
-            yield rows[first : first + len(chosen)], rows[-1] if self.base is not None else kept[:0]
+            yield kept[first : first + len(only)], kept[-1] if self.base is not None else kept[:0].reshape(-1)
             return
-        with Scratch(len(models) * stretch.size, kind) as flat:
+        models = self._models(only)
+        with Scratch(len(models) * stretch.size, _kind(models)) as flat:
             rows = flat.reshape(len(models), stretch.size)
             self._read_all(models, stretch, rows)
-            yield rows[: len(chosen)], rows[-1] if self.base is not None else flat[:0]
+            yield rows[: len(only)], rows[-1] if self.base is not None else flat[:0]
+
+    def _kept(self, stretch: Stretch, *, usual: bool, again: bool) -> npt.NDArray[Any] | None:
+        """Return a stretch of all sources and the base from a cache; read into it if there is memory for it."""
+        # A copy without the base shares this cache (see GpuMerger).
+        key = (stretch.start, stretch.size, self.base is not None)
+        found = self._raws.get(key)
+        if found is None:
+            found = self._held.get(key)
+        # Only what every candidate with weight on all sources reads is worth caching for all of them.
+        lasting, passing = self.budget if usual else None, self._holding if again else None
+        if found is not None or (lasting is None and passing is None):
+            return found
+        models = self._models(tuple(range(len(self.sources))))
+        size_bytes = len(models) * stretch.size * _kind(models).itemsize
+        if lasting is not None and lasting.take(size_bytes):
+            cache = self._raws
+        elif passing is not None and passing.take(size_bytes):
+            cache = self._held
+        else:
+            return None
+        read = np.empty((len(models), stretch.size), dtype=_kind(models))
+        self._read_all(models, stretch, read)
+        cache[key] = read
+        return read
+
+    def _models(self, only: tuple[int, ...]) -> list[ModelTensor]:
+        return [*(self.sources[index] for index in only), *([self.base] if self.base is not None else [])]
 
     def _read_all(self, models: Sequence[ModelTensor], stretch: Stretch, rows: npt.NDArray[Any]) -> None:
         for row, model in zip(rows, models, strict=True):
@@ -160,14 +190,14 @@ class TaskVectors:
             self._look_at(model, stretch.start, row)
 
     @contextmanager
-    def widened(self, stretch: Stretch, *, only: tuple[int, ...] | None = None) -> Iterator[Chunk]:
+    def widened(self, stretch: Stretch, *, only: tuple[int, ...] | None = None, again: bool = False) -> Iterator[Chunk]:
         """Lend a stretch's entries of all sources, or of those with the indices `only`, as float32.
 
-        Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
+        `again` is as in `loaded`. Raises BrokenCheckpoint for a number that is not finite, unless those are allowed.
         """
         chosen = tuple(range(len(self.sources))) if only is None else only
         with (
-            self.loaded(stretch, only=chosen) as (raws, raw_base),
+            self.loaded(stretch, only=chosen, again=again) as (raws, raw_base),
             Scratch((len(chosen) + 1) * stretch.size, _FLOAT32) as flat,
         ):
             values = flat.reshape(len(chosen) + 1, stretch.size)
@@ -192,7 +222,7 @@ class TaskVectors:
     def chunks(self, *, only: tuple[int, ...] | None = None, whole_rows: bool = False) -> Iterator[Chunk]:
         """Yield all merged entries, in the order of the result; each chunk is valid until the next."""
         for stretch in self.stretches(whole_rows=whole_rows):
-            with self.widened(stretch, only=only) as chunk:
+            with self.widened(stretch, only=only, again=True) as chunk:
                 yield chunk
 
     def copy(self, index: int, stretch: Stretch, out: Raw) -> None:
@@ -280,19 +310,20 @@ class TaskVectors:
         return self._row_grams
 
     def _add_products(self, stretch: Stretch, length: int, products: npt.NDArray[np.float64]) -> None:
-        with self.loaded(stretch, only=tuple(range(len(self.sources)))) as (raws, raw_base):
+        with self.loaded(stretch, only=tuple(range(len(self.sources))), again=True) as (raws, raw_base):
             inner_products(raws, raw_base, length, products)
 
-    def units(self) -> npt.NDArray[np.float64]:
+    def units(self, *, whole_rows: bool = False) -> npt.NDArray[np.float64]:
         """Return, for each source, the units in which its magnitudes are summed as whole numbers; 0 if all are 0.
 
-        1 / unit is as small as it can be without an overflow of the 63-bit sum of all entries.
+        1 / unit is as small as it can be without an overflow of the 63-bit sum of all entries. `whole_rows` says how
+        the entries are read, as the following passes do.
         """
         if self._units is None:
             # Of all sources in one pass, which reads the base once.
             bits = np.zeros(len(self.sources), dtype=np.uint32)
-            for stretch in self.stretches():
-                with self.loaded(stretch, only=tuple(range(len(self.sources)))) as (raws, raw_base):
+            for stretch in self.stretches(whole_rows=whole_rows):
+                with self.loaded(stretch, only=tuple(range(len(self.sources))), again=True) as (raws, raw_base):
                     largest_magnitudes(raws, raw_base, bits)
             n_units = 1 << (62 - self.size.bit_length())
             self._units = np.array([n_units / most if (most := float(each)) else 0.0 for each in bits.view(np.float32)])
@@ -313,3 +344,7 @@ class TaskVectors:
             f"spread through the merge. The model is {model.owner}.\n"
             "    Fetch the model again, or allow such numbers: merge --allow-non-finite."
         )
+
+
+def _kind(models: Sequence[ModelTensor]) -> np.dtype[Any]:
+    return np.dtype(np.uint16) if all(model.dtype == np.uint16 for model in models) else _FLOAT32

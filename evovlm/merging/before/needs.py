@@ -10,7 +10,8 @@ from evovlm.errors import NotEnoughRoom
 from evovlm.merging.arithmetic.task_vector import CHUNK
 from evovlm.merging.checkpoint.safetensors_file import ITEM_BITS
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.merge import PLANS_AHEAD, default_threads
+from evovlm.merging.in_turn import default_threads
+from evovlm.merging.merge import PLANS_AHEAD
 from evovlm.recipes.hub import cache_folder
 from evovlm.resources import available_memory_bytes, device_number, free_disk_bytes
 

@@ -15,7 +15,7 @@ from evovlm.merging.arithmetic.buffers import STORED, Raw, narrow, widen
 from evovlm.merging.checkpoint.safetensors_writer import PlannedTensor
 from evovlm.merging.checkpoint.shards import KeptBytes, ShardedWriter
 from evovlm.merging.checkpoint.sources import Checkpoint
-from evovlm.merging.merge import default_threads
+from evovlm.merging.in_turn import default_threads
 from evovlm.merging.paths.plan import PathPlan, PathTensor
 
 _CHUNK = 262_144
