@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
-from evovlm.cli.completion import complete_models, complete_tasks
+from evovlm.cli.completion import complete_models, complete_prompts, complete_tasks
 from evovlm.cli.language import Language
-from evovlm.cli.rendering import echo, echo_json, interval_text, percent
+from evovlm.cli.rendering import echo, echo_json, from_typed, interval_text, percent
 
 if TYPE_CHECKING:
     from evovlm.runs.folder.ratings import Chosen
@@ -41,6 +41,16 @@ def rate(
     ] = None,
     top: Annotated[int, typer.Option("--top", min=2, max=20, help="How many of a run's candidates take part.")] = 4,
     samples: Annotated[int, typer.Option("--samples", min=1, max=10_000, help="How many samples they answer.")] = 20,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            help="For models: a prompt in place of the task's own: chat, a name, or a template with {input} and "
+            "<image> (and \\n).",
+            parser=from_typed,
+            autocompletion=complete_prompts,
+        ),
+    ] = None,
     rater: Annotated[str, typer.Option("--as", help="Your name in the journal [default: the login name].")] = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="For models: the folder for answers and ratings [default: ratings].")
@@ -62,6 +72,7 @@ def rate(
     from evovlm.texts.languages import speaker
 
     name = _checked(rater or getpass.getuser())
+    say = speaker(lang)
     asking = not results and not as_json
     with stopping():
         contest = _contest(
@@ -69,12 +80,13 @@ def rate(
             task=task,
             top=top,
             samples=samples,
+            prompt=prompt,
             asking=asking,
             out=out,
             device=device,
             allow_code=allow_code,
+            say=say,
         )
-    say = speaker(lang)
     if asking and not contest.has_differences:
         echo(say("rate_equal", n=len(contest.names), samples=len(contest.samples)), err=True)
     elif asking:
@@ -100,15 +112,17 @@ def _contest(
     task: str | None,
     top: int,
     samples: int,
+    prompt: str | None,
     asking: bool,
     out: Path | None,
     device: str,
     allow_code: bool,
+    say: "Say",
 ) -> "Contest":
     from evovlm.cli.progress import ScoreProgress, Waiting
     from evovlm.errors import ConfigError
 
-    with Waiting("reading"):
+    with Waiting(say("init_reading")):
         from evovlm.evaluation.answers import TaskChoice
         from evovlm.runs.run import Run
         from evovlm.runs.scores.contest import contest_of_models, contest_of_run
@@ -122,8 +136,10 @@ def _contest(
             raise ConfigError("--task is missing: name the task that the models answer.")
         if run is not None and out is not None:
             raise ConfigError("--out: the ratings of a run are kept in its folder. Leave --out out.")
+        if run is not None and prompt is not None:
+            raise ConfigError("--prompt: a run's models answer the prompts of its config. Leave --prompt out.")
         if run is None:
-            check_task_names([str(task)], split=Split.REPORT, decoding=None, prompt=None)
+            check_task_names([str(task)], split=Split.REPORT, decoding=None, prompt=prompt)
     code = code_of_tasks([str(task)] if run is None else [each.name for each in run.config.tasks])
     announce_allowed(code, allow_code=allow_code)
     with closing(ScoreProgress()) as progress:
@@ -140,7 +156,7 @@ def _contest(
             )
         return contest_of_models(
             what,
-            TaskChoice(name=str(task), limit=samples),
+            TaskChoice(name=str(task), prompt=prompt, limit=samples),
             split=Split.REPORT,
             out=out or Path("ratings"),
             device=device,
@@ -199,7 +215,8 @@ def _key() -> str:
     if sys.stdin.isatty():
         import click
 
-        return click.getchar().lower()
+        # Keys that come together, such as 1 and Enter over a slow line, are one text.
+        return click.getchar()[:1].lower()
     line = sys.stdin.readline()
     return line.strip().lower() or ("?" if line else "")
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # A command to copy; one in backquotes is part of a sentence.
 _COMMAND = re.compile("(?<!`)evovlm ")
+# Not between a number and its Japanese unit.
+_BLANK = re.compile("(?<![0-9]) | (?=[\x00-\x7f]|$)")
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -111,7 +113,7 @@ def in_lines(text: str, *, width: int) -> str:
         if cell_len(line) < width or _COMMAND.search(line):
             lines.append(line)
             continue
-        first, *words = line.lstrip(" ").split(" ")
+        first, *words = _BLANK.split(line.lstrip(" "))
         indent = line[: len(line) - len(line.lstrip(" "))]
         lines.append(indent + first)
         for word in words:

@@ -133,6 +133,9 @@ def test_two_models_are_compared(
     result = json.loads(evovlm(*arguments, "--json").out)
     assert {each["model"] for each in result["strengths"]} == {str(models / "math"), str(models / "ja")}
     assert len(Ratings.read(out / "ratings.jsonl").choices) == 2
+    other = evovlm(*arguments, "--prompt", "{input}=")
+    assert other.code == 2
+    assert "prompt" in other.err
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,8 @@ def test_two_models_are_compared(
         (["zoo:ja", "zoo:ja", "--task", "word_problems_ja"], "named twice"),
         (["RUN", "--task", "emoji_ja"], "does not search with this task"),
         (["RUN", "--out", "x"], "Leave --out out"),
+        (["RUN", "--prompt", "jsvlm"], "Leave --prompt out"),
+        (["zoo:ja", "zoo:math-a", "--task", "word_problems_ja", "--prompt", "jsvlmm"], "jsvlmm"),
         (["RUN", "--as", "a\x1bb"], "is not a name"),
         (["RUN", "--as", "a" * 41], "is not a name"),
     ],

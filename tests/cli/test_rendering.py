@@ -117,6 +117,10 @@ def test_a_sentence_about_a_command_is_wrapped() -> None:
     assert in_lines(f"unknown task {'x' * 30}. `evovlm tasks` lists them.", width=40).count("\n") == 2
 
 
+def test_a_number_stays_with_its_japanese_unit() -> None:
+    assert in_lines("最大 512 トークン、 5 つ", width=12).split("\n") == ["最大", "512 トークン、", "5 つ"]
+
+
 @given(st.lists(st.text("ab漢字", min_size=1, max_size=30), min_size=1, max_size=40), st.integers(20, 80))
 def test_a_long_text_ends_its_lines_at_blanks_before_the_width(words: list[str], width: int) -> None:
     lines = in_lines("  " + " ".join(words), width=width).split("\n")
