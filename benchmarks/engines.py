@@ -26,6 +26,7 @@ import torch
 from generation_speed import BATCH, in_batches, model_of, ours, workload
 
 from evovlm.evaluation.engines import vllm
+from evovlm.evaluation.engines.table import EngineId
 from evovlm.evaluation.engines.work import Load
 from evovlm.evaluation.resident import ResidentModel
 from evovlm.models.prompt import Prompt
@@ -89,7 +90,7 @@ def measure(folder: Path, *, size: str, n: int, rounds: int) -> None:
         print("\nvLLM is not installed here (make vllm).")
         return
     longest = max(len(prompt.ids) + length for prompt, length in zip(prompts, lengths, strict=True))
-    opening, _ = timed(lambda: resident.hand_over("vllm", Load(n_prompts=n, longest=longest)), rounds=1)
+    opening, _ = timed(lambda: resident.hand_over(EngineId(name="vllm"), Load(n_prompts=n, longest=longest)), rounds=1)
     merging, _ = timed(lambda: resident.merge(recipe), rounds=rounds)
     engine: Any = resident.engine
 

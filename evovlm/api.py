@@ -103,6 +103,7 @@ def score(
     data: Mapping[str, str | Path] | None = None,
     device: str = "auto",
     engine: str = "auto",
+    tensor_parallel: int = 1,
     save: str | Path | None = None,
     resume: bool = False,
     allow_code: bool = False,
@@ -112,9 +113,10 @@ def score(
     A model is a folder, a hub id, `zoo:NAME` or a recipe's YAML file; a task is a name that `evovlm tasks` lists, or
     the YAML file or folder of your own. `prompt`, `chat`, `decoding` and `reasoning` are those of a config's `tasks:`
     (docs/scoring.md). `limit` takes the first samples only, `data` says where a task's data is, `engine` is what
-    answers (docs/scaling.md), `save` is a new folder for all answers, from which an interrupted scoring continues with
-    `resume`. `allow_code` runs metric scripts and harness task files: read them first. Every score is in [0, 1]. Raises
-    CodeNotAllowed, which lists these files, TaskError, ConfigError, ModelError, OutputExists, RunMismatch.
+    answers, with each model divided over `tensor_parallel` GPUs (docs/scaling.md), `save` is a new folder for all
+    answers, from which an interrupted scoring continues with `resume`. `allow_code` runs metric scripts and harness
+    task files: read them first. Every score is in [0, 1]. Raises CodeNotAllowed, which lists these files, TaskError,
+    ConfigError, ModelError, OutputExists, RunMismatch.
 
     >>> import evovlm
     >>> scores = evovlm.score(["model", "zoo:ja"], tasks="word_problems_ja", limit=2, device="cpu")
@@ -136,6 +138,7 @@ def score(
         data={name: Path(place) for name, place in (data or {}).items()},
         device=device,
         engine=engine,
+        tensor_parallel=tensor_parallel,
         save=None if save is None else Path(save),
         resume=resume,
         allow_code=allow_code,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evovlm.cli.engine import EngineOption
+from evovlm.cli.engine import EngineOption, TensorParallelOption
 from evovlm.cli.evolve import Sources
 from evovlm.cli.memory_lines import memory_lines
 from evovlm.cli.rendering import echo_json, from_here
@@ -44,6 +44,7 @@ def check(
         ),
     ] = None,
     engine: EngineOption = None,
+    tensor_parallel: TensorParallelOption = None,
     gpu_gb: Annotated[
         float | None,
         typer.Option("--gpu", min=0.1, max=100_000, help="For a search: count memory for a GPU of this size."),
@@ -62,6 +63,7 @@ def check(
             out=out,
             sources=source or [],
             engine=engine,
+            tensor_parallel=tensor_parallel,
             gpu_bytes=None if gpu_gb is None else int(gpu_gb * 1e9),
             near_pictures=near_pictures,
             near_threshold=near_threshold,
@@ -82,6 +84,7 @@ def _look(
     out: Path | None,
     sources: Sequence[str],
     engine: str | None,
+    tensor_parallel: int | None,
     gpu_bytes: int | None,
     near_pictures: str | None,
     near_threshold: float | None,
@@ -98,7 +101,8 @@ def _look(
         from evovlm.runs.before.preflight import preflight_search
         from evovlm.runs.config.hybrid import parse_sources, search_from_text
 
-        config = search_from_text(document, path, sources=parse_sources(sources)).with_engine(engine)
+        config = search_from_text(document, path, sources=parse_sources(sources))
+        config = config.with_engine(engine, tensor_parallel=tensor_parallel)
         config = config.resolved(relative_to=path.parent)
         config = config.guarded(near_pictures=near_pictures, threshold=near_threshold)
         recipes = [stage.template(relative_to=None).first_recipe() for stage in config.stages.values()]
@@ -116,8 +120,9 @@ def _look(
         raise ConfigError(
             f"{path}: is not the config of a search, and --source is for searches. Name the model in the file itself."
         )
-    if engine is not None:
-        raise ConfigError(f"{path}: is not the config of a search, so no engine answers.\n    Leave out --engine.")
+    for option, value in (("--engine", engine), ("--tensor-parallel", tensor_parallel)):
+        if value is not None:
+            raise ConfigError(f"{path}: is not the config of a search, so no engine answers.\n    Leave out {option}.")
     return _look_at_recipe(document, path, out=out)
 
 

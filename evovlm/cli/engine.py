@@ -1,4 +1,4 @@
-"""The option --engine of the commands that ask models."""
+"""The options --engine and --tensor-parallel of the commands that ask models."""
 
 from typing import Annotated
 
@@ -18,5 +18,15 @@ EngineOption = Annotated[
         "--engine",
         help="What answers: builtin, vllm, or auto (vllm where it is installed and a GPU is used).",
         autocompletion=complete_engines,
+    ),
+]
+
+TensorParallelOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tensor-parallel",
+        min=1,
+        max=1_024,
+        help="With vllm: the number of GPUs over which each model is divided; 1 if it is left out.",
     ),
 ]

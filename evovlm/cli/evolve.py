@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evovlm.cli.allow_code import AllowCode, announce_allowed
-from evovlm.cli.engine import EngineOption
+from evovlm.cli.engine import EngineOption, TensorParallelOption
 from evovlm.cli.rendering import echo, from_here
 from evovlm.cli.task_options import arguments_of
 
@@ -53,6 +53,7 @@ def evolve(
         ),
     ] = None,
     engine: EngineOption = None,
+    tensor_parallel: TensorParallelOption = None,
     port: Annotated[
         int,
         typer.Option(
@@ -72,7 +73,8 @@ def evolve(
     with Waiting(f"reading {config}"):
         from evovlm.runs.config.hybrid import load_search, parse_sources
 
-        loaded = load_search(config, sources=parse_sources(source or [])).with_engine(engine)
+        loaded = load_search(config, sources=parse_sources(source or []))
+        loaded = loaded.with_engine(engine, tensor_parallel=tensor_parallel)
         loaded = loaded.with_workers(workers).logged(*(log or ()))
     if dry:
         from evovlm.cli.dry_run import dry_run

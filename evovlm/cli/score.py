@@ -18,7 +18,7 @@ from evovlm.cli.completion import (
     complete_tables,
     complete_tasks,
 )
-from evovlm.cli.engine import EngineOption
+from evovlm.cli.engine import EngineOption, TensorParallelOption
 from evovlm.cli.judge import JudgeCalls, JudgeModel, JudgeUrl, judge_choice
 from evovlm.cli.rendering import echo, echo_json, from_typed
 from evovlm.cli.task_options import (
@@ -130,6 +130,7 @@ def score(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, xpu, mps")] = "auto",
     engine: EngineOption = None,
+    tensor_parallel: TensorParallelOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Keep every answer in this new folder, as JSONL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the scoring in the folder of --save.")] = False,
     table: Annotated[
@@ -210,6 +211,7 @@ def score(
             data=places,
             device=device,
             engine=engine or "auto",
+            tensor_parallel=tensor_parallel or 1,
             save=save,
             resume=resume,
             allow_code=allow_code,

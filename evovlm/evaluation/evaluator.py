@@ -8,7 +8,7 @@ from evovlm.devices import is_out_of_memory, release_memory
 from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation.answering import open_tasks
 from evovlm.evaluation.answers import PreparedTask, ScoredTask, TaskChoice
-from evovlm.evaluation.engines.table import BUILTIN
+from evovlm.evaluation.engines.table import BUILTIN_ENGINE, EngineId
 from evovlm.evaluation.engines.work import load_of
 from evovlm.evaluation.objective import Objective
 from evovlm.evaluation.resident import Resident, open_resident
@@ -42,21 +42,21 @@ class Evaluator:
         split: Split = Split.SEARCH,
         device: str = "auto",
         n_sharing: int = 1,
-        engine: str = BUILTIN,
+        engine: EngineId = BUILTIN_ENGINE,
         allow_code: bool = False,
     ) -> "Evaluator":
         """Open the models, load the host, and prepare every prompt and picture.
 
-        `n_sharing` processes share the machine's memory, including this one. `engine` is a name of ENGINES. Without an
-        `objective`, the fitness is the weighted mean of the tasks' scores. Raises TaskError for a report split or
-        without a task that has weight, and what `open_tasks`, opening the models and the engine raise.
+        `n_sharing` processes share the machine's memory, including this one. Without an `objective`, the fitness is the
+        weighted mean of the tasks' scores. Raises TaskError for a report split or without a task that has weight, and
+        what `open_tasks`, opening the models and the engine raise.
         """
         if split is not Split.SEARCH:
             raise TaskError("a search sees only search splits. Score its winner on the report split afterwards.")
         if not tasks or sum(choice.weight for choice in tasks) <= 0:
             raise TaskError("tasks: a search needs at least one task with a weight above 0.")
         opened = open_tasks(tasks, split, allow_code=allow_code)
-        resident = open_resident(template, device=device, n_sharing=n_sharing)
+        resident = open_resident(template, device=engine.device_to_load(device), n_sharing=n_sharing)
         store = FeatureStore()
         prepared = tuple(task.prepare(resident.loaded, store=store) for task in opened)
         resident.hand_over(engine, load_of(prepared, n_sharing=n_sharing))

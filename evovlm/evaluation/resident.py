@@ -19,7 +19,7 @@ from evovlm.errors import ConfigError
 from evovlm.evaluation.answers import PreparedTask
 from evovlm.evaluation.engines.builtin import BuiltinEngine
 from evovlm.evaluation.engines.engine import Engine
-from evovlm.evaluation.engines.table import BUILTIN, ENGINES
+from evovlm.evaluation.engines.table import BUILTIN, BUILTIN_ENGINE, ENGINES, EngineId
 from evovlm.evaluation.engines.work import Load, load_of
 from evovlm.evaluation.opening import computed_weights, load_reference
 from evovlm.merging.checkpoint.sources import Checkpoint
@@ -73,8 +73,8 @@ class Resident(Protocol):
         """Take the recipe; return whether every weight is finite."""
         ...
 
-    def hand_over(self, engine: str, load: Load) -> None:
-        """Have another engine of ENGINES answer from now on; `load` is what it will be asked.
+    def hand_over(self, engine: EngineId, load: Load) -> None:
+        """Have another engine answer from now on; `load` is what it will be asked.
 
         Raises ConfigError if it cannot.
         """
@@ -110,16 +110,16 @@ class ResidentModel:
         loaded = _load_result(merger, device=device)
         return cls(engine=BuiltinEngine.open(loaded, merger), merger=merger)
 
-    def hand_over(self, engine: str, load: Load) -> None:
-        """Let another engine answer from now on: a name of ENGINES, and what it will be asked.
+    def hand_over(self, engine: EngineId, load: Load) -> None:
+        """Let another engine answer from now on; `load` is what it will be asked.
 
         Nothing is changed for the engine that answers already. Raises ConfigError where the engine cannot hold the
         model.
         """
-        if engine != BUILTIN:
+        if engine.name != BUILTIN:
             # Without its writer, which would keep the parameters' memory from the other engine.
             self.engine = BuiltinEngine(loaded=self.engine.loaded)
-            self.engine = ENGINES[engine].open(self.engine.loaded, self.merger, load)
+            self.engine = ENGINES[engine.name].open(self.engine.loaded, self.merger, load, engine.tensor_parallel)
 
     @property
     def loaded(self) -> LoadedModel:
@@ -247,10 +247,10 @@ class ResidentStack:
         """The engine `builtin`, which alone holds a path."""
         return BuiltinEngine(loaded=self._stack.loaded)
 
-    def hand_over(self, engine: str, load: Load) -> None:  # noqa: ARG002 - of parameter merges
+    def hand_over(self, engine: EngineId, load: Load) -> None:  # noqa: ARG002 - of parameter merges
         """Raise ConfigError for another engine than `builtin`."""
-        if engine != BUILTIN:
-            raise ConfigError(f"engine: {engine} cannot hold a path through layers. Set engine to builtin.")
+        if engine.name != BUILTIN:
+            raise ConfigError(f"engine: {engine.name} cannot hold a path through layers. Set engine to builtin.")
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -285,18 +285,17 @@ def open_model(
     prepare: Callable[[LoadedModel], Sequence[PreparedTask]],
     *,
     device: str = "auto",
-    engine: str = BUILTIN,
+    engine: EngineId = BUILTIN_ENGINE,
 ) -> tuple[Engine, Sequence[PreparedTask]]:
     """Return an engine that holds the model of a recipe or a reference, and the tasks that `prepare` makes for it.
 
-    `engine` is a name of ENGINES. Raises what `load_recipe_model` raises, and ConfigError where another engine than
-    `builtin` cannot hold the model.
+    Raises what `load_recipe_model` raises, and ConfigError where another engine than `builtin` cannot hold the model.
     """
-    if engine == BUILTIN:
+    if engine.name == BUILTIN:
         loaded = load_recipe_model(recipe, device=device)
         return BuiltinEngine(loaded=loaded), prepare(loaded)
     merge = _whole(recipe) if isinstance(recipe, ModelRef) else parameter_merge_only(recipe)
-    resident = ResidentModel.open(merge.template, device=device)
+    resident = ResidentModel.open(merge.template, device=engine.device_to_load(device))
     prepared = prepare(resident.loaded)
     resident.hand_over(engine, load_of(prepared))
     if not resident.merge(merge):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,13 +29,12 @@ class MergedTensors:
         """Pass every merged entry to `sink`. Raises as `Merger.merge` does."""
         self.merger.merge(self.recipe, sink)
 
-    def by_module(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def by_unit(self) -> Iterator[Mapping[str, torch.Tensor]]:
         """Yield every tensor of the language model as the merged checkpoint holds it: name on disk, values as stored.
 
-        They come unit by unit (embedding, each block, head), and a unit is merged whole before its first tensor is
-        yielded, so that tensors of one module (queries, keys and values) come together, and what cannot be merged is
-        raised between two units. Memory for one unit is needed at a time. Tensors of the unit that are not merged
-        are the host's; those of a vision part do not come.
+        They come unit by unit (embedding, each block, head), so that tensors of one module (queries, keys and values)
+        come together, and what cannot be merged is raised between two units. Memory for one unit is needed at a time.
+        Tensors of the unit that are not merged are the host's; those of a vision part do not come.
 
         Raises as `Merger.merge` does, and FloatingPointError for a tensor that is not finite.
         """
@@ -48,9 +47,7 @@ class MergedTensors:
             unit = {self.merger.host.layout.disk_name(name): self._tensor(name, raw) for name, raw in buffers.items()}
             if not all(bool(torch.isfinite(tensor).all()) for tensor in unit.values()):
                 raise FloatingPointError("the merged weights are not finite")
-            yield from unit.items()
-            for name in kept:
-                yield name, self.merger.host.places[name].read()
+            yield unit | {name: self.merger.host.places[name].read() for name in kept}
 
     def _tensor(self, name: str, raw: Raw) -> torch.Tensor:
         import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evovlm.devices import SPREAD, count_gpus, peak_gpu_bytes
 from evovlm.errors import ConfigError, RunMismatch
-from evovlm.evaluation.engines.table import AUTO, BUILTIN, EngineChoice, EngineId, choose_engine
+from evovlm.evaluation.engines.table import AUTO, BUILTIN, BUILTIN_ENGINE, EngineChoice, EngineId, choose_engine
 from evovlm.evaluation.engines.work import Work
 from evovlm.evaluation.workers.jobs import EvaluatorOpening, Workers, WorkerSettings
 from evovlm.evaluation.workers.local import LocalProcesses
@@ -36,14 +36,20 @@ def engine_of(config: SearchConfig, *, recorded: EngineId | None = None) -> Engi
     Raises RunMismatch when the run has another engine, or another version of it; ConfigError when an engine cannot do
     the work.
     """
-    asked = config.engine
+    asked, parts = config.engine, config.tensor_parallel
     if recorded is not None:
         if asked not in (AUTO, recorded.name):
             raise RunMismatch(
                 f"the run's answers come from the engine {recorded}, and engine: {asked} was asked for.\n"
                 f"    A run never mixes engines: set engine to {recorded.name}, or start a new run in another folder."
             )
-        asked = recorded.name
+        if parts not in (None, recorded.tensor_parallel):
+            raise RunMismatch(
+                f"the run's answers come from {recorded.name} with tensor_parallel: {recorded.tensor_parallel}, and "
+                f"tensor_parallel: {parts} was asked for.\n"
+                "    Answers can depend on it: leave it out to resume the run, or start a new run in another folder."
+            )
+        asked, parts = recorded.name, recorded.tensor_parallel
     template = config.template(relative_to=None)
     configs = {getattr(each, "config_from", None) for each in (template, *config.variants())}
     work = Work(
@@ -53,6 +59,7 @@ def engine_of(config: SearchConfig, *, recorded: EngineId | None = None) -> Engi
         is_path=template.keeps_every_source,
         changes_config=len(configs) > 1,
         on_ray=config.ray is not None,
+        tensor_parallel=parts or 1,
     )
     chosen = choose_engine(asked, work)
     if recorded is not None and chosen.engine != recorded:
@@ -68,7 +75,7 @@ def open_workers(
     *,
     parents: Mapping[str, Parent],
     folder: Path | None = None,
-    engine: str = BUILTIN,
+    engine: EngineId = BUILTIN_ENGINE,
     memory_bytes: int | None = None,
     allow_code: bool = False,
 ) -> Workers:
@@ -82,7 +89,7 @@ def open_workers(
     reached, NotEnoughRoom for more workers than fit into a cluster, and what opening the models raises.
     """
     opening = opening_of(config, parents=parents, folder=folder, allow_code=allow_code)
-    check_device(config)
+    check_device(config, tensor_parallel=engine.tensor_parallel)
     if config.ray is not None:
         # Ray is an extra.
         from evovlm.evaluation.workers.ray import RayActors, RaySettings
@@ -96,17 +103,20 @@ def open_workers(
         )
         pool = RayActors.connect(opening, settings=settings, device=config.device)
         return Supervisor.open(pool, time_limit_s=config.time_limit_s)
-    if config.workers == 1 and config.time_limit_s is None and engine == BUILTIN:
+    if config.workers == 1 and config.time_limit_s is None and engine.name == BUILTIN:
         return opening.open(WorkerSettings(device=config.device))
     processes = LocalProcesses(opening, settings=worker_settings(config.workers, device=config.device, engine=engine))
     return Supervisor.open(processes, time_limit_s=config.time_limit_s)
 
 
-def check_device(config: SearchConfig) -> None:
-    """Raise ConfigError when workers of this machine would share a GPU, or a model cannot be spread over all GPUs."""
+def check_device(config: SearchConfig, *, tensor_parallel: int = 1) -> None:
+    """Raise ConfigError when workers of this machine would share a GPU, or a model cannot be spread over all GPUs.
+
+    Each worker divides its model over `tensor_parallel` GPUs.
+    """
     if config.device != SPREAD:
         if config.ray is None:
-            _check_gpus(config.workers, device=config.device)
+            check_gpus(config.workers, device=config.device, each=tensor_parallel)
         return
     if config.template(relative_to=None).keeps_every_source:
         raise ConfigError(
@@ -119,34 +129,46 @@ def check_device(config: SearchConfig) -> None:
         )
 
 
-def _check_gpus(n_workers: int, *, device: str) -> None:
-    """Raise ConfigError for more workers than GPUs: one model and its answers fill a GPU."""
+def check_gpus(n_workers: int, *, device: str, each: int) -> None:
+    """Raise ConfigError for more workers than GPUs: one model and its answers fill a GPU, or `each` of them."""
     names_one = device not in ("auto", "cpu", "cuda", "xpu")
     n_gpus = 1 if names_one else _gpus_of(device)
-    if not n_gpus or n_workers <= n_gpus:
+    if not n_gpus or n_workers * each <= n_gpus:
         return
     others = f", device to {device.partition(':')[0]} for all its GPUs," if ":" in device else ""
+    if each == 1:
+        raise ConfigError(
+            f"workers: {n_workers} models need a GPU each, and device: {device} gives them {n_gpus} on this machine.\n"
+            f"    Set workers to {n_gpus}{others} or device to cpu."
+        )
+    of_workers = "" if n_workers == 1 else f" for {n_workers} workers"
+    fewer = f"workers to {n_gpus // each}" if n_gpus >= each else f"tensor_parallel to {n_gpus}"
     raise ConfigError(
-        f"workers: {n_workers} models need a GPU each, and device: {device} gives them "
-        f"{n_gpus} on this machine.\n    Set workers to {n_gpus}{others} or device to cpu."
+        f"tensor_parallel: {each} needs {n_workers * each} GPUs{of_workers}, and device: {device} gives {n_gpus} on "
+        f"this machine.\n    Set {fewer}{others} or device to cpu."
     )
 
 
-def worker_settings(n_workers: int, *, device: str, engine: str = BUILTIN) -> Sequence[WorkerSettings]:
-    """Return the settings of each worker on this machine: a GPU of its own, if there are any, and a share of the cores.
+def worker_settings(n_workers: int, *, device: str, engine: EngineId = BUILTIN_ENGINE) -> Sequence[WorkerSettings]:
+    """Return the settings of each worker on this machine: GPUs of its own, if there are any, and a share of the cores.
 
     If OMP_NUM_THREADS is set, it is the number of threads of each.
     """
     threads = default_threads() if os.environ.get("OMP_NUM_THREADS") else max(1, default_threads() // n_workers)
     return [
-        WorkerSettings(device=device_of(worker, device=device), engine=engine, threads=threads, n_sharing=n_workers)
+        WorkerSettings(
+            device=device_of(worker * engine.tensor_parallel, device=device),
+            engine=engine,
+            threads=threads,
+            n_sharing=n_workers,
+        )
         for worker in range(n_workers)
     ]
 
 
-def device_of(worker: int, *, device: str) -> str:
-    """Return the device of a worker of this machine, counted from 0."""
-    return f"{_gpu_kind(device)}:{worker}" if _gpus_of(device) else device
+def device_of(number: int, *, device: str) -> str:
+    """Return the device with a number, counted from 0, among those of this machine that workers share."""
+    return f"{_gpu_kind(device)}:{number}" if _gpus_of(device) else device
 
 
 def _gpus_of(device: str) -> int:

@@ -16,7 +16,7 @@ from evovlm.devices import Explained
 from evovlm.evaluation import resident as resident_models
 from evovlm.evaluation.engines import builtin as builtin_engine
 from evovlm.evaluation.engines.builtin import BuiltinEngine
-from evovlm.evaluation.engines.table import ENGINES
+from evovlm.evaluation.engines.table import ENGINES, EngineId
 from evovlm.evaluation.engines.work import Load
 from evovlm.evaluation.resident import ResidentModel, load_merged
 from evovlm.merging.writer import write_checkpoint
@@ -135,6 +135,6 @@ def test_another_engine_can_have_the_memory_of_the_parameters(pairs: Path, monke
 
     row = replace(ENGINES["vllm"], open=opened)
     monkeypatch.setattr(resident_models, "ENGINES", {**ENGINES, "vllm": row})
-    resident.hand_over("vllm", Load(n_prompts=1, longest=8))
+    resident.hand_over(EngineId(name="vllm"), Load(n_prompts=1, longest=8))
     assert parameters
     assert kept == []

@@ -22,7 +22,8 @@ HALVES = {"math": (0.4, 0.5), "ja": (0.7, 0.8)}
 
 def streamed(recipe: ParameterMerge, *, threads: int = 1) -> dict[str, torch.Tensor]:
     """Return what comes of a recipe, by name; each name must come once."""
-    found = list(MergedTensors(merger=Merger.open(recipe, threads=threads), recipe=recipe).by_module())
+    units = MergedTensors(merger=Merger.open(recipe, threads=threads), recipe=recipe).by_unit()
+    found = [each for unit in units for each in unit.items()]
     assert len(dict(found)) == len(found)
     return dict(found)
 
@@ -71,16 +72,16 @@ def test_a_unit_comes_whole_before_the_next_one(models: Path) -> None:
 
 def test_what_is_not_finite_is_raised_before_a_tensor_of_its_unit_comes(models: Path) -> None:
     recipe = make_recipe(models, {"math": (1e39, 1.0), "ja": (1e39, 1.0)}, method="task_arithmetic")
-    seen: list[str] = []
-    tensors = MergedTensors(merger=Merger.open(recipe), recipe=recipe).by_module()
+    seen: list[Mapping[str, torch.Tensor]] = []
+    units = MergedTensors(merger=Merger.open(recipe), recipe=recipe).by_unit()
     with pytest.raises(FloatingPointError, match="not finite"):
-        seen.extend(name for name, _ in tensors)
+        seen.extend(units)
     assert seen == []
 
 
 def test_what_cannot_be_merged_is_raised_before_anything_comes(models: Path) -> None:
     recipe = make_recipe(models, HALVES, method="linear")
     nothing = replace(recipe, parameters=dict.fromkeys(recipe.sources, SourceParameters(weight=0.0)))
-    tensors = MergedTensors(merger=Merger.open(nothing), recipe=nothing).by_module()
+    units = MergedTensors(merger=Merger.open(nothing), recipe=nothing).by_unit()
     with pytest.raises(ConfigError):
-        next(tensors)
+        next(units)

@@ -188,7 +188,7 @@ def test_check_says_which_engine_answers_or_why_it_cannot(
 def test_a_worker_of_vllm_sees_only_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     ours = WorkerSettings(device="cuda:1")
-    theirs = replace(ours, engine="vllm")
+    theirs = replace(ours, engine=SOME)
     assert (_device_inside(ours), _device_inside(theirs)) == ("cuda:1", "cuda")
     assert "CUDA_VISIBLE_DEVICES" not in _environment(ours)
     assert _environment(theirs)["CUDA_VISIBLE_DEVICES"] == "1"

@@ -141,6 +141,33 @@ def test_vllm_takes_its_share_of_the_gpu_and_candidates_are_merged_on_the_cpu(
     assert "at once in vllm" in "\n".join(memory_lines(found))
 
 
+def test_a_model_is_divided_over_the_gpus_that_tensor_parallel_asks_for(
+    seven: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: 64 * GIB)
+    monkeypatch.setattr(
+        preflight, "engine_of", lambda _: EngineChoice(engine=EngineId(name="vllm"), reason="", had_choice=False)
+    )
+    config = load_config(seven).resolved(relative_to=None)
+    found = {
+        parts: preflight.preflight_search(config.with_engine(None, tensor_parallel=parts), gpu_bytes=12 * 10**9)
+        for parts in (1, 2, 16)
+    }
+    one, two, many = (each.memory for each in found.values())
+    assert one is not None
+    assert two is not None
+    assert many is not None
+    assert (two.where, two.free_bytes) == ("2 GPUs of 12.0 GB", 2 * (12 * 10**9 - 600_000_000))
+    assert two.answers_at_once == (int(0.85 * 24 * 10**9) - SEVEN_BYTES) // two.answer_bytes
+    assert any("of a GPU of 12.0 GB are needed" in warning for warning in found[1].warnings)
+    assert not any("are needed" in warning for warning in found[2].warnings)
+    # 8 heads of keys: 16 GPUs hold each of them twice.
+    assert (two.answer_bytes, many.answer_bytes) == (one.answer_bytes, 2 * one.answer_bytes)
+    # vLLM has a process for each GPU.
+    assert two.processes_bytes - one.processes_bytes == 2 * memory.PROCESS_BYTES
+    assert "2 GPUs of 12.0 GB (22.8 GB free):" in "\n".join(memory_lines(two))
+
+
 def test_a_dry_run_and_a_check_say_the_same(config: EvolveConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: 64 * GIB)
     resolved = config.resolved(relative_to=None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evovlm.devices import count_gpus
+from evovlm.devices import SPREAD, count_gpus, device_name
 from evovlm.errors import ConfigError
 from evovlm.evaluation.engines import vllm
 from evovlm.evaluation.engines.work import Load, Work
@@ -22,17 +22,29 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 BUILTIN = "builtin"
+MOST_PARTS = 1_024
+"""The most GPUs that a model is divided over."""
+_OTHER_DIVISION = "Change tensor_parallel, or leave it out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineId:
-    """An engine and its version; that of `builtin` is None, because it has evovlm's version."""
+    """An engine and its version; that of `builtin` is None, because it has evovlm's version.
+
+    It divides the model over `tensor_parallel` GPUs, on which the last bits of its sums depend.
+    """
 
     name: str = BUILTIN
     version: str | None = None
+    tensor_parallel: int = 1
 
     def __str__(self) -> str:
-        return self.name if self.version is None else f"{self.name} {self.version}"
+        name = self.name if self.version is None else f"{self.name} {self.version}"
+        return name if self.tensor_parallel == 1 else f"{name} (tensor_parallel: {self.tensor_parallel})"
+
+    def device_to_load(self, device: str) -> str:
+        """Return where the host is loaded for this engine: one that is divided may be too large for a single GPU."""
+        return SPREAD if self.tensor_parallel > 1 and device_name(device) != "cpu" else device
 
 
 BUILTIN_ENGINE = EngineId()
@@ -57,16 +69,17 @@ class EngineRow:
     """An engine: its version here (None: not installed, or evovlm's own), what it cannot do, and how it is opened.
 
     `refusal` says why it cannot do some work, None where it can; `recognises` is the same for the model, and may take a
-    minute to find out. `open` raises ConfigError for a model that the engine cannot hold.
+    minute to find out. `open` takes the number of GPUs over which the model is divided, and raises ConfigError for a
+    model that the engine cannot hold.
     """
 
     version: Callable[[], str | None]
     refusal: Callable[[Work], str | None]
     recognises: Callable[[Work], str | None]
-    open: Callable[[LoadedModel, Merger, Load], Engine]
+    open: Callable[[LoadedModel, Merger, Load, int], Engine]
 
 
-def _open_builtin(loaded: LoadedModel, merger: Merger, _: Load) -> Engine:
+def _open_builtin(loaded: LoadedModel, merger: Merger, _: Load, __: int) -> Engine:
     from evovlm.evaluation.engines.builtin import BuiltinEngine
 
     return BuiltinEngine.open(loaded, merger)
@@ -76,8 +89,12 @@ def _nothing(_: Any = None) -> None:
     return None
 
 
+def _whole_only(work: Work) -> str | None:
+    return None if work.tensor_parallel == 1 else "it does not divide a model over GPUs"
+
+
 ENGINES: Mapping[str, EngineRow] = {
-    BUILTIN: EngineRow(version=_nothing, refusal=_nothing, recognises=_nothing, open=_open_builtin),
+    BUILTIN: EngineRow(version=_nothing, refusal=_whole_only, recognises=_nothing, open=_open_builtin),
     "vllm": EngineRow(version=vllm.version, refusal=vllm.refusal, recognises=vllm.unknown_model, open=vllm.open_engine),
 }
 
@@ -98,8 +115,9 @@ def choose_engine(asked: str, work: Work) -> EngineChoice:
     check_engine_name(asked)
     refused = ENGINES[asked].refusal(work)
     if refused is not None:
-        raise ConfigError(f"engine: {asked} cannot answer: {refused}.\n    Set engine to {BUILTIN} or {AUTO}.")
-    engine = EngineId(name=asked, version=ENGINES[asked].version())
+        others = f"Set engine to {BUILTIN} or {AUTO}" if work.tensor_parallel == 1 else _OTHER_DIVISION
+        raise ConfigError(f"engine: {asked} cannot answer: {refused}.\n    {others}.")
+    engine = EngineId(name=asked, version=ENGINES[asked].version(), tensor_parallel=work.tensor_parallel)
     return EngineChoice(engine=engine, reason="it was asked for", had_choice=asked != BUILTIN)
 
 
@@ -118,8 +136,13 @@ def _automatic(work: Work) -> EngineChoice:
         refused = row.refusal(work) or (None if on_gpu else "no GPU is used")
         refused = refused or row.recognises(work)
         if refused is None:
-            engine = EngineId(name=name, version=version)
+            engine = EngineId(name=name, version=version, tensor_parallel=work.tensor_parallel)
             why = "it is installed, a GPU is used, and it runs the model and the decoding"
             return EngineChoice(engine=engine, reason=why, had_choice=True)
         reason = f"for {name}, {refused}" if refused != "no GPU is used" else f"{name} is for GPUs, and {refused}"
+    if work.tensor_parallel > 1:
+        raise ConfigError(
+            f"tensor_parallel: {work.tensor_parallel} needs the engine vllm, and engine: {AUTO} does not choose it: "
+            f"{reason}.\n    Set engine to vllm, or leave tensor_parallel out."
+        )
     return EngineChoice(engine=BUILTIN_ENGINE, reason=reason, had_choice=reason != "no other engine is installed")

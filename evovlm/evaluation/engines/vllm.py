@@ -4,8 +4,10 @@ vLLM opens a folder that holds the result's config and tokenizer but no weights;
 under their names in the checkpoint, from memory, without a restart. Pictures come as the projected features that evovlm
 has computed once, so that the vision part is never sent. Prompts are token ids.
 
-Only public calls are used: `LLM`, `LLM.generate`, `LLM.collective_rpc("reload_weights")`, `reset_prefix_cache`,
-`reset_mm_cache` and `LLMEngine.reset_encoder_cache`. The engine runs in the process that opens it.
+Only public calls are used: `LLM`, `LLM.generate`, `reset_prefix_cache`, `reset_mm_cache`,
+`LLMEngine.reset_encoder_cache`, and through `LLM.collective_rpc` the calls that take weights. The engine runs in the
+process that opens it; with `tensor_parallel`, its model is in as many further processes, which read each unit from
+shared memory (vllm_worker.py).
 """
 
 from __future__ import annotations
@@ -27,11 +29,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from packaging.version import Version
+
 from evovlm.devices import release_memory
-from evovlm.errors import ConfigError, EvovlmError, ModelError, first_line
+from evovlm.errors import FOREIGN_ERRORS, ConfigError, EvovlmError, ModelError, first_line
 from evovlm.evaluation.engines.work import Load, Work
 from evovlm.merging.checkpoint.sources import Checkpoint
 from evovlm.recipes.checkpoint_files import CONFIG_FILE
+from evovlm.recipes.language_config import language_config
 from evovlm.resources import available_memory_bytes
 
 if TYPE_CHECKING:
@@ -52,6 +57,8 @@ SEES_AS = ("llava",)
 _ENVIRONMENT = {
     # Its own process would need a copy of every candidate.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # A copy of this process would have its threads and its GPUs.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
     # Else it moves the threads of this process, which merge, to one core.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -60,6 +67,9 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
 }
 _LONGEST_LOOK_S = 300
+_TRANSFERS_SINCE = "0.32"
+"""The first vLLM whose calls for weights in several processes are known to be those that are used here."""
+_WORKER = "evovlm.evaluation.engines.vllm_worker"
 ROWS_AT_ONCE = 256
 """The most answers at once."""
 _CACHE_BLOCK = 128
@@ -103,6 +113,29 @@ def refusal(work: Work) -> str | None:
         if model_type not in SEES_AS:
             known = ", ".join(SEES_AS)
             return f"{pictures[0]} shows pictures to the model type {model_type}, and it takes them for {known}"
+    return None if work.tensor_parallel == 1 else _undivided(work)
+
+
+def _undivided(work: Work) -> str | None:
+    """Return why vLLM cannot divide the model over as many GPUs, or processes of a CPU; None where it can."""
+    n, asked = work.tensor_parallel, f"tensor_parallel: {work.tensor_parallel}"
+    if sys.platform != "linux":
+        return f"{asked} needs Linux, where processes share memory as a file without a name"
+    if Version(version() or "0") < Version(_TRANSFERS_SINCE):
+        return f"{asked} needs vLLM {_TRANSFERS_SINCE} or newer, and {version()} is installed"
+    config = Checkpoint.open_headers(work.host).config
+    found, vision = language_config(config), config.get("vision_config")
+    heads, width = found.get("num_attention_heads"), found.get("intermediate_size")
+    groups = found.get("num_key_value_heads") or heads
+    if isinstance(heads, int) and heads % n:
+        return f"{asked} must divide the {heads} attention heads of {work.host.text}"
+    sees_with = vision.get("num_attention_heads") if isinstance(vision, Mapping) else None
+    if isinstance(sees_with, int) and sees_with % n:
+        return f"{asked} must divide the {sees_with} attention heads of the vision part of {work.host.text}"
+    if isinstance(groups, int) and groups % n and n % groups:
+        return f"{asked} must divide the {groups} heads of keys of {work.host.text}, or be a multiple of them"
+    if isinstance(width, int) and width % n:
+        return f"{asked} must divide the {width} numbers inside an MLP of {work.host.text} (intermediate_size)"
     return None
 
 
@@ -129,12 +162,13 @@ def _architectures() -> frozenset[str]:
         return frozenset()
 
 
-def open_engine(loaded: LoadedModel, merger: Merger, load: Load) -> VllmEngine:
+def open_engine(loaded: LoadedModel, merger: Merger, load: Load, tensor_parallel: int) -> VllmEngine:
     """Open vLLM for the candidates of `merger`, whose host is loaded; the host's weights are then released.
 
-    Raises ConfigError when vLLM cannot open the model.
+    The model is divided over `tensor_parallel` GPUs, or processes of a CPU. Raises ConfigError when vLLM cannot open
+    the model.
     """
-    return VllmEngine.open(loaded, merger, load)
+    return VllmEngine.open(loaded, merger, load, tensor_parallel)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -148,11 +182,14 @@ class VllmEngine:
     _failed: bool = field(default=False)
 
     @classmethod
-    def open(cls, loaded: LoadedModel, merger: Merger, load: Load) -> VllmEngine:
+    def open(cls, loaded: LoadedModel, merger: Merger, load: Load, tensor_parallel: int) -> VllmEngine:
         """See `open_engine`."""
-        settings = _settings_for(loaded, load)
-        # From here on it only says how prompts are made; vLLM needs the memory.
-        loaded.model.to("meta")
+        import torch
+
+        settings = _settings_for(loaded, load, tensor_parallel)
+        # From here on it only says how prompts are made; vLLM needs the memory. The model's own `to` warns where
+        # accelerate has spread it.
+        torch.nn.Module.to(loaded.model, "meta")
         release_memory()
         engine = cls(loaded=loaded, _config=merger.result.config, _settings=settings)
         engine._start()
@@ -163,26 +200,28 @@ class VllmEngine:
         import torch
 
         if self._failed:
-            # A vLLM that failed in the middle of an answer keeps its request, and waits for it for ever.
+            # A vLLM that failed in the middle of an answer keeps its request, and waits for it for ever; one that
+            # failed to take weights, or lost a process, does not take others.
             self._stop()
             self._start()
         problems: list[EvovlmError | FloatingPointError] = []
 
-        def stream() -> Iterator[tuple[str, torch.Tensor]]:
+        def units() -> Iterator[Mapping[str, torch.Tensor]]:
             # vLLM does not survive an error in the middle of a module; between two units it keeps what it has.
             try:
-                yield from tensors.by_module()
+                yield from tensors.by_unit()
             except (EvovlmError, FloatingPointError) as error:
                 problems.append(error)
 
+        self._failed = True
         # Its parameters are ordinary tensors, which must not be written in inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            rules = {"weights_iterator": stream(), "is_checkpoint_format": True}
-            self._llm.collective_rpc("reload_weights", kwargs=rules)
+            self._take(units())
             self._llm.reset_prefix_cache()
             # The workers have forgotten the pictures' features, and the scheduler must not count on them.
             self._llm.reset_mm_cache()
             self._llm.llm_engine.reset_encoder_cache()
+        self._failed = False
         for problem in problems:
             if not isinstance(problem, FloatingPointError):
                 raise problem
@@ -231,6 +270,25 @@ class VllmEngine:
         """See Engine."""
         self._stop()
 
+    def _take(self, units: Iterator[Mapping[str, torch.Tensor]]) -> None:
+        """Have the model take a candidate's tensors; one in this process takes them as they are."""
+        if not self._is_divided:
+            stream = itertools.chain.from_iterable(unit.items() for unit in units)
+            rules = {"weights_iterator": stream, "is_checkpoint_format": True}
+            self._llm.collective_rpc("reload_weights", kwargs=rules)
+            return
+        from evovlm.evaluation.engines.shared_tensors import sharing
+
+        self._llm.collective_rpc("start_weight_update")
+        for unit in units:
+            with sharing(unit) as tensors:
+                self._llm.collective_rpc("update_weights", args=({"tensors": tensors},))
+        self._llm.collective_rpc("finish_weight_update")
+
+    @property
+    def _is_divided(self) -> bool:
+        return "tensor_parallel_size" in self._settings
+
     def _start(self) -> None:
         os.environ.update(_ENVIRONMENT)
         import torch
@@ -248,7 +306,10 @@ class VllmEngine:
                 warnings.simplefilter("ignore")
                 self._write_files(Path(folder))
                 self._llm = LLM(model=folder, tokenizer=folder, **self._settings)
-        except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
+        except Exception as error:
+            # A process of its own that fails to start is reported as an Exception of no class.
+            if type(error) is not Exception and not isinstance(error, FOREIGN_ERRORS):
+                raise
             raise ConfigError(
                 f"engine: vllm cannot open {self.loaded.folder} ({first_line(error)}).\n    Set engine to builtin."
             ) from error
@@ -261,9 +322,12 @@ class VllmEngine:
         (folder / CONFIG_FILE).write_text(json.dumps(self._config, ensure_ascii=False), encoding="utf-8")
 
     def _stop(self) -> None:
-        self._llm = None
         from vllm.distributed import cleanup_dist_env_and_memory
 
+        if self._llm is not None:
+            # Its processes end here, not when Python finds that nothing refers to it.
+            self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
         cleanup_dist_env_and_memory()
         gc.collect()
 
@@ -292,7 +356,7 @@ def _plain_llvmlite() -> Iterator[None]:
         ffi.lib = handle
 
 
-def _settings_for(loaded: LoadedModel, load: Load) -> Mapping[str, Any]:
+def _settings_for(loaded: LoadedModel, load: Load, tensor_parallel: int) -> Mapping[str, Any]:
     """Return the arguments of `vllm.LLM`, read from the model while it is loaded."""
     on_cpu = loaded.device.type == "cpu"
     settings: dict[str, Any] = {
@@ -311,22 +375,36 @@ def _settings_for(loaded: LoadedModel, load: Load) -> Mapping[str, Any]:
         # Without a vision part: pictures come as features.
         settings |= {"enable_mm_embeds": True, "limit_mm_per_prompt": {"image": 0}}
     if on_cpu:
-        settings["kv_cache_memory_bytes"] = _cache_bytes(loaded, load)
+        settings["kv_cache_memory_bytes"] = _cache_bytes(loaded, load, tensor_parallel)
     else:
         settings["gpu_memory_utilization"] = GPU_SHARE
+    if tensor_parallel > 1:
+        settings |= {
+            "tensor_parallel_size": tensor_parallel,
+            "distributed_executor_backend": "mp",
+            "worker_extension_cls": f"{_WORKER}.Extension",
+            "weight_transfer_config": {"backend": "evovlm"},
+        }
     return settings
 
 
-def _cache_bytes(loaded: LoadedModel, load: Load) -> int:
-    """Return the memory for keys and values on a CPU: for all answers at once, or a share of what is free."""
+def _cache_bytes(loaded: LoadedModel, load: Load, tensor_parallel: int) -> int:
+    """Return each process's memory for keys and values on a CPU: for all answers at once, or a share of what is free.
+
+    A process has its part of the heads, and at least one.
+    """
     config = loaded.model.config.get_text_config()
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token: int = 2 * config.num_hidden_layers * heads * size * loaded.model.dtype.itemsize
+    token: int = 2 * config.num_hidden_layers * -(-heads // tensor_parallel) * size * loaded.model.dtype.itemsize
     row = -(-load.longest // _CACHE_BLOCK) * _CACHE_BLOCK * token
     wanted = (min(load.n_prompts, ROWS_AT_ONCE) + 1) * row
     free = available_memory_bytes()
-    return wanted if free is None else max(2 * row, min(wanted, int(free * CACHE_SHARE) // load.n_sharing))
+    return (
+        wanted
+        if free is None
+        else max(2 * row, min(wanted, int(free * CACHE_SHARE) // (load.n_sharing * tensor_parallel)))
+    )
 
 
 def _sampling(decoding: DecodingSettings, *, limit: int, stop_ids: frozenset[int], stop_texts: Sequence[str]) -> Any:

@@ -20,7 +20,8 @@ class Work:
     """What an engine is chosen for, known before a model is loaded.
 
     `host` is the model whose config the candidates have; `is_path`: they are paths through layers; `changes_config`:
-    they choose among configs; `on_ray`: workers of a Ray cluster answer.
+    they choose among configs; `on_ray`: workers of a Ray cluster answer. The model is divided over `tensor_parallel`
+    GPUs.
     """
 
     host: ModelRef
@@ -29,6 +30,7 @@ class Work:
     is_path: bool = False
     changes_config: bool = False
     on_ray: bool = False
+    tensor_parallel: int = 1
 
     def harness_tasks(self) -> Sequence[str]:
         """Return the tasks of the lm-evaluation-harness."""

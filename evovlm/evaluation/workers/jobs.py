@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from evovlm.errors import EvovlmError, JudgeStopped
-from evovlm.evaluation.engines.table import BUILTIN
+from evovlm.evaluation.engines.table import BUILTIN_ENGINE, EngineId
 from evovlm.recipes.candidate import Failure, Outcome
 from evovlm.recipes.kinds import Recipe
 
@@ -61,11 +61,11 @@ class Workers(Protocol):
 class WorkerSettings:
     """A worker's device, its threads (None: those of the process), and how many workers share the machine's memory.
 
-    `engine` is a name of ENGINES.
+    With an engine that divides a model over GPUs, `device` is the first of them.
     """
 
     device: str
-    engine: str = BUILTIN
+    engine: EngineId = BUILTIN_ENGINE
     threads: int | None = None
     n_sharing: int = 1
 

@@ -119,15 +119,17 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
     if settings.threads is not None:
         environment["OMP_NUM_THREADS"] = str(settings.threads)
     if _device_inside(settings) != settings.device:
+        first = int(settings.device.partition(":")[2])
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        number = settings.device.partition(":")[2]
-        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(number)].strip() if visible else number
+        names = [name.strip() for name in visible.split(",")] if visible else None
+        numbers = range(first, first + settings.engine.tensor_parallel)
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[each] if names else str(each) for each in numbers)
     return environment
 
 
 def _device_inside(settings: WorkerSettings) -> str:
-    """Return what the worker calls its device: other engines take the first GPU that they see."""
-    numbered = settings.device.startswith("cuda:") and settings.engine != BUILTIN
+    """Return what the worker calls its device: other engines take the first GPUs that they see."""
+    numbered = settings.device.startswith("cuda:") and settings.engine.name != BUILTIN
     return "cuda" if numbered else settings.device
 
 

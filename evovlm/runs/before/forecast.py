@@ -154,7 +154,7 @@ def _forecast(config: SearchConfig) -> _Found:
     choices = _without_foreign_metrics(config.task_choices())
     chosen = engine_of(config)
     evaluator = Evaluator.open(
-        config.template(relative_to=None), tasks=choices, device=config.device, engine=chosen.engine.name
+        config.template(relative_to=None), tasks=choices, device=config.device, engine=chosen.engine
     )
     space = config.space_for(evaluator.resident.blocks)
     start = space.decode(space.initial)

@@ -95,14 +95,23 @@ def search_memory(
     asked = longest_asked(config, host_config)
     number_bytes = resident.bytes_per_number or 2
     size_of = row_bytes if engine == BUILTIN else cache_bytes
+    parts = config.tensor_parallel or 1
     each_bytes = asked.rows * size_of(settings, longest=asked.tokens, number_bytes=number_bytes)
+    each_bytes *= _copies(settings, parts)
     return divided_memory(
         found.needs,
         resident=resident,
         answers=Answers(asked.tokens, each_bytes, engine),
         processes=config.workers,
+        parts=parts,
         files_bytes=sum({model.text: model.size_bytes for model in found.models}.values()),
     )
+
+
+def _copies(settings: Mapping[str, Any], parts: int) -> int:
+    """Return how often keys and values are kept: where a model is divided into more parts than it has heads of them."""
+    heads = settings.get("num_key_value_heads") or settings.get("num_attention_heads")
+    return max(1, parts // heads) if isinstance(heads, int) and heads else 1
 
 
 def divided_memory(
@@ -111,11 +120,13 @@ def divided_memory(
     resident: ModelMemory,
     answers: Answers,
     processes: int = 1,
+    parts: int = 1,
     files_bytes: int = 0,
 ) -> SearchMemory:
     """Return how `processes` workers divide the machine's memory, as they will when they run; each has its own GPU.
 
-    A device that merges keeps what fits of base and sources; for vLLM, the CPU merges.
+    A device that merges keeps what fits of base and sources; for vLLM, the CPU merges. vLLM has a process for each of
+    the `parts` of a model, and `resident` is the memory of all their GPUs.
     """
     on_machine, on_gpu = available_memory_bytes(), resident.where != MACHINE
     workers = 1 if on_gpu else processes
@@ -128,6 +139,7 @@ def divided_memory(
         kept_in, spare = MACHINE, None if on_machine is None else on_machine // 2 // processes
     kept = needs.sources_bytes if spare is None else min(needs.sources_bytes, spare)
     left = None if own is None else max(0, own - (kept if kept_in == resident.where else 0))
+    own_processes = 1 if parts == 1 else 1 + parts
     there = 0 if on_gpu else needs.model_bytes + packed
     return SearchMemory(
         where=resident.where,
@@ -142,7 +154,7 @@ def divided_memory(
         answer_bytes=answers.each_bytes,
         answers_at_once=_at_once(answers, left, needs, resident=resident, workers=workers),
         processes=processes,
-        processes_bytes=processes * (PROCESS_BYTES + there + (kept if kept_in == MACHINE else 0)),
+        processes_bytes=processes * (own_processes * PROCESS_BYTES + there + (kept if kept_in == MACHINE else 0)),
         files_bytes=files_bytes,
         machine_free_bytes=on_machine,
     )

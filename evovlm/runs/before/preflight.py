@@ -65,9 +65,10 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None, gpu_bytes: int |
     template = config.template(relative_to=None)
     problems: list[EvovlmError] = []
     resident: ModelMemory | None = None
+    parts = config.tensor_parallel or 1
     try:
-        check_device(config)
-        resident = _resident(config.device) if gpu_bytes is None else _assumed(gpu_bytes)
+        check_device(config, tensor_parallel=parts if gpu_bytes is None else 1)
+        resident = _resident(config.device, parts) if gpu_bytes is None else _assumed(gpu_bytes, parts)
     except ConfigError as error:
         problems.append(error)
     found = _preflight_merge(config, template, out=out, resident=resident)
@@ -205,7 +206,8 @@ def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
             yield error
 
 
-def _resident(device: str) -> ModelMemory:
+def _resident(device: str, parts: int) -> ModelMemory:
+    """Return the memory of the device that holds a model, or of the `parts` GPUs over which the model is divided."""
     name = device_name("auto" if device == SPREAD else device)
     if name == "cpu":
         # On a CPU the model is loaded as float32, whatever dtype it is stored in.
@@ -215,20 +217,34 @@ def _resident(device: str) -> ModelMemory:
         free = None if None in each else sum(number for number in each if number is not None)
         return ModelMemory(bytes_per_number=None, where="all GPUs' memory", available_bytes=free)
     free, total = memory_elsewhere(name)
-    where = f"the memory of {name}"
-    merges = name.startswith("cuda")
-    return ModelMemory(bytes_per_number=None, where=where, available_bytes=free, total_bytes=total, merges=merges)
+    one = ModelMemory(
+        bytes_per_number=None,
+        where=f"the memory of {name}",
+        available_bytes=free,
+        total_bytes=total,
+        merges=name.startswith("cuda"),
+    )
+    return _of_several(one, parts, where=f"the memory of {parts} GPUs")
 
 
-def _assumed(gpu_bytes: int) -> ModelMemory:
-    """Return the memory of a GPU that need not be there."""
-    return ModelMemory(
+def _assumed(gpu_bytes: int, parts: int) -> ModelMemory:
+    """Return the memory of a GPU that need not be there, or of `parts` of them."""
+    one = ModelMemory(
         bytes_per_number=None,
         where=f"a GPU of {gigabytes(gpu_bytes)}",
         available_bytes=max(0, gpu_bytes - CONTEXT_BYTES),
         total_bytes=gpu_bytes,
         merges=True,
     )
+    return _of_several(one, parts, where=f"{parts} GPUs of {gigabytes(gpu_bytes)}")
+
+
+def _of_several(one: ModelMemory, parts: int, *, where: str) -> ModelMemory:
+    """Return the memory of several GPUs that are alike; for a single one, its own."""
+    if parts == 1:
+        return one
+    free, total = (None if size is None else parts * size for size in (one.available_bytes, one.total_bytes))
+    return one._replace(where=where, available_bytes=free, total_bytes=total)
 
 
 def _check_sizes(config: SearchConfig) -> None:

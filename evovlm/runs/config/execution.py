@@ -1,6 +1,7 @@
 """How a search is executed and logged, which does not change what it finds.
 
 engine: auto                # what answers: builtin, vllm, or auto (vllm where it is installed and a GPU is used)
+tensor_parallel: 2          # GPUs over which vllm divides each model; 1 if it is left out
 workers: 4                  # resident models on this machine, each in its own process
 time_limit_s: 600           # for one candidate (with racing: for one block of its samples)
 judge_calls: 20000          # the most calls to a judge (see `judge:`), in this run altogether
@@ -13,7 +14,8 @@ log:
 
 These keys are read from the file of a search. They are not written to its journal or to its folder's config.yaml, and
 not compared on --resume. The journal is the same whatever they say, except for candidates that run out of time or
-memory, and for `engine`: another engine than `builtin` is named in the journal, and the run keeps it.
+memory, and for `engine` and `tensor_parallel`: another engine than `builtin` is named in the journal with them, and the
+run keeps both.
 """
 
 from collections.abc import Mapping
@@ -24,12 +26,12 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evovlm.errors import ConfigError
-from evovlm.evaluation.engines.table import AUTO, ENGINES, check_engine_name
+from evovlm.evaluation.engines.table import AUTO, ENGINES, MOST_PARTS, check_engine_name
 from evovlm.recipes.documents import Document
 from evovlm.recipes.problems import did_you_mean
 from evovlm.runs.config.sections import known_row
 
-EXECUTION_KEYS = ("engine", "workers", "ray", "time_limit_s", "judge_calls")
+EXECUTION_KEYS = ("engine", "tensor_parallel", "workers", "ray", "time_limit_s", "judge_calls")
 MOST_WORKERS = 1_000
 """Of one machine; each is a process with its own model."""
 _MOST_ACTORS = 100_000
@@ -49,9 +51,13 @@ class RaySection(Document):
 
 
 class ExecutionConfig(Document):
-    """The keys of a search that say how it is carried out."""
+    """The keys of a search that say how it is carried out.
+
+    `tensor_parallel` None is the number that a run has, and 1 for a new one.
+    """
 
     engine: str = AUTO
+    tensor_parallel: int | None = Field(default=None, ge=1, le=MOST_PARTS)
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     ray: RaySection | None = None
     time_limit_s: float | None = Field(default=None, gt=0, le=_LONGEST_S)
@@ -69,12 +75,15 @@ class ExecutionConfig(Document):
             raise PydanticCustomError("ray", "has its own workers; leave the other `workers` out")
         return ray
 
-    def with_engine(self, engine: str | None) -> Self:
-        """Return the same config with another engine; None changes nothing. Raises ConfigError for an unknown one."""
-        if engine is None:
-            return self
-        check_engine_name(engine)
-        return self.model_copy(update={"engine": engine})
+    def with_engine(self, engine: str | None, *, tensor_parallel: int | None = None) -> Self:
+        """Return the same config with another engine, or number of GPUs for each model; None changes nothing.
+
+        Raises ConfigError for an unknown engine.
+        """
+        if engine is not None:
+            check_engine_name(engine)
+        changes = {"engine": engine, "tensor_parallel": tensor_parallel}
+        return self.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
     def with_workers(self, workers: int | None) -> Self:
         """Return the same config with another number of workers, on Ray where it uses Ray; None changes nothing."""

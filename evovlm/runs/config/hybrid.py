@@ -62,6 +62,7 @@ class StagedConfigDocument(Document):
     guard: Any = None
     device: Any = "auto"
     engine: Any = "auto"
+    tensor_parallel: Any = None
     workers: Any = 1
     ray: Any = None
     time_limit_s: Any = None
@@ -73,9 +74,10 @@ class StagedConfigDocument(Document):
         """Return a stage as the config of a separate search."""
         shared = {key: getattr(self, key) for key in (*_SHARED, *EXECUTION_KEYS)}
         own: Mapping[str, Any] = getattr(self.stages, name)
-        # A path through layers runs on `builtin`, whatever the first stage runs on.
-        engine = {"engine": BUILTIN} if name == PATH and self.engine in ENGINES else {}
-        return {**own, **shared, **engine, "format": 1, "kind": "evolve"}
+        if name == PATH:
+            # A path through layers runs on `builtin`, whatever the first stage runs on.
+            shared |= {"engine": BUILTIN if self.engine in ENGINES else self.engine, "tensor_parallel": None}
+        return {**own, **shared, "format": 1, "kind": "evolve"}
 
 
 _SHARED = ("seed", "tasks", "report", "guard", "device", "judge")
@@ -106,9 +108,9 @@ class HybridConfig:
             path=self.path.guarded(near_pictures=near_pictures, threshold=threshold),
         )
 
-    def with_engine(self, engine: str | None) -> "HybridConfig":
+    def with_engine(self, engine: str | None, *, tensor_parallel: int | None = None) -> "HybridConfig":
         """Return the same with another engine for the first stage; paths run on `builtin`."""
-        return HybridConfig(ps=self.ps.with_engine(engine), path=self.path)
+        return HybridConfig(ps=self.ps.with_engine(engine, tensor_parallel=tensor_parallel), path=self.path)
 
     def with_workers(self, workers: int | None) -> "HybridConfig":
         """Return the same with another number of workers; see `ExecutionConfig.with_workers`."""

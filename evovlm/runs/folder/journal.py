@@ -6,8 +6,8 @@
 
 `seconds`, last in its line, is all that may differ between two runs of one config; its `wall` is the time since the
 line before. A score on some of a task's samples has their "rows". The header has the number of "blocks" of each source.
-A header with an "engine" (its "name" and "version") says that another engine than `builtin` answered.
-The other kinds of lines:
+A header with an "engine" (its "name", "version" and, if it is not 1, "tensor_parallel") says that another engine than
+`builtin` answered. The other kinds of lines:
 
 * retry: takes back the candidates of a generation in which all failed.
 * part: what a racing candidate scored on some samples, recorded so that they are not scored again. Its line as a
@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from evovlm.errors import RunMismatch
-from evovlm.evaluation.engines.table import BUILTIN_ENGINE, EngineId
+from evovlm.evaluation.engines.table import BUILTIN_ENGINE, MOST_PARTS, EngineId
 from evovlm.files import read_foreign, write_file
 from evovlm.foreign_json import LIMIT_BYTES, JsonObject, parse_json
 from evovlm.json_lines import append_row, json_line, repaired_lines, whole_lines
@@ -80,7 +80,7 @@ class Journal:
         """Start a journal with its header; the file appears whole or not at all."""
         header = {"kind": "header", "format": FORMAT, "config_hash": config_hash(config), "config": config}
         # Journals from before there were other engines do not name `builtin` either.
-        other = {} if engine == BUILTIN_ENGINE else {"engine": asdict(engine)}
+        other = {} if engine == BUILTIN_ENGINE else {"engine": _engine_values(engine)}
         write_file(path, json_line({**header, "blocks": blocks, **other}))
         return cls(path=path, config=config, entries=[], blocks=blocks, engine=engine)
 
@@ -280,13 +280,22 @@ def _read(path: Path, lines: Sequence[bytes]) -> Journal:
                 blocks = row.inside("blocks")
                 journal.blocks = {name: blocks.count(name, low=1, high=MOST_BLOCKS) for name in blocks.values}
                 if "engine" in row.values:
-                    engine = row.inside("engine")
-                    journal.engine = EngineId(name=engine.text("name"), version=engine.text("version"))
+                    journal.engine = _engine_in(row.inside("engine"))
             else:
                 journal.take(row, line=number)
         except ValueError as error:
             raise changed(path, number, f"is not a line of a journal ({error})") from error
     return journal
+
+
+def _engine_values(engine: EngineId) -> Mapping[str, object]:
+    # A model that is not divided is not said to be: journals from before it could be do not say so either.
+    return {key: value for key, value in asdict(engine).items() if (key, value) != ("tensor_parallel", 1)}
+
+
+def _engine_in(values: JsonObject) -> EngineId:
+    parts = values.count("tensor_parallel", low=1, high=MOST_PARTS) if "tensor_parallel" in values.values else 1
+    return EngineId(name=values.text("name"), version=values.text("version"), tensor_parallel=parts)
 
 
 def _parsed(path: Path, number: int, line: bytes) -> JsonObject:

@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 from evovlm.errors import EvovlmError
 from evovlm.evaluation.answers import OpenTask, ScoredTask, TaskChoice, ThinkingMeasured
-from evovlm.evaluation.engines.table import engine_able_to
+from evovlm.evaluation.engines.table import BUILTIN, engine_able_to
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.merging.arithmetic.methods import METHODS
 from evovlm.recipes.documents import load_recipe
@@ -179,13 +179,16 @@ def _request(contender: Contender, run: Run, *, allow_code: bool = False) -> Sco
         text = recipe_to_yaml(contender.model, folder=folder / SCORES_FOLDER)
         write_file(contender.recipe_file(folder), text)
     tasks, device = report_tasks(run.config), run.config.device
-    work = work_of(contender.model, tasks, device=device)
+    recorded = run.journal.engine
+    work = replace(work_of(contender.model, tasks, device=device), tensor_parallel=recorded.tensor_parallel)
+    engine = engine_able_to(work, preferred=recorded.name)
     return ScoreRequest(
         models=(contender.text(folder),),
         tasks=tasks,
         split=Split.REPORT,
         device=device,
-        engine=engine_able_to(work, preferred=run.journal.engine.name),
+        engine=engine,
+        tensor_parallel=1 if engine == BUILTIN else recorded.tensor_parallel,
         allow_code=allow_code,
     )
 

@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Unpack
 
@@ -35,6 +35,7 @@ from evovlm.recipes.hub import HubModel, check_exists
 from evovlm.recipes.kinds import Recipe
 from evovlm.recipes.model_ref import ModelRef, all_parts, parse_model_ref
 from evovlm.runs.scores.saved import RECIPE_IDENTITY, SavedScores, saving
+from evovlm.runs.workers import check_gpus
 from evovlm.tasks.metrics.judges import HERON, heron_relative
 from evovlm.tasks.sample import Split
 from evovlm.tasks.task import TaskSettings
@@ -64,8 +65,9 @@ class ScoreObserver(Protocol):
 class ScoreRequest:
     """What to score: models by their names on the command line, tasks, the split, the device, the engine.
 
-    One engine answers for all models; `auto` is another one than `builtin` only if it can answer for each of them. With
-    `allow_code`, metric scripts and harness task files are run. `called` is what the observer calls the models.
+    With `tensor_parallel` above 1, each model is divided over that number of GPUs. One engine answers for all models;
+    `auto` is another one than `builtin` only if it can answer for each of them. With `allow_code`, metric scripts and
+    harness task files are run. `called` is what the observer calls the models.
     """
 
     models: tuple[str, ...]
@@ -73,6 +75,7 @@ class ScoreRequest:
     split: Split
     device: str = "auto"
     engine: str = AUTO
+    tensor_parallel: int = 1
     allow_code: bool = False
     called: tuple[str, ...] = ()
 
@@ -151,7 +154,7 @@ def score_models(
         scored = tuple(
             ScoredModel(
                 model=text,
-                tasks=_score_model(place, opened, scoring=scoring, engine=engine.name, saved=saved, observer=observer),
+                tasks=_score_model(place, opened, scoring=scoring, engine=engine, saved=saved, observer=observer),
             )
             for place, text in enumerate(scoring.models)
         )
@@ -185,6 +188,7 @@ def ask_models(
     data: Mapping[str, Path] | None = None,
     device: str = "auto",
     engine: str = AUTO,
+    tensor_parallel: int = 1,
     save: Path | None = None,
     resume: bool = False,
     allow_code: bool = False,
@@ -200,7 +204,13 @@ def ask_models(
         for name in tasks
     )
     request = ScoreRequest(
-        models=tuple(models), tasks=choices, split=split, device=device, engine=engine, allow_code=allow_code
+        models=tuple(models),
+        tasks=choices,
+        split=split,
+        device=device,
+        engine=engine,
+        tensor_parallel=tensor_parallel,
+        allow_code=allow_code,
     )
     return score_models(request, save=save, resume=resume, observer=observer)
 
@@ -236,7 +246,7 @@ def _score_model(
     opened: Sequence[OpenTask],
     *,
     scoring: ScoreRequest,
-    engine: str,
+    engine: EngineId,
     saved: SavedScores | None,
     observer: ScoreObserver | None,
 ) -> tuple[ScoredTask, ...]:
@@ -263,7 +273,7 @@ def _score_model(
 
 
 def _opened(
-    scoring: ScoreRequest, place: int, tasks: Sequence[OpenTask], *, engine: str
+    scoring: ScoreRequest, place: int, tasks: Sequence[OpenTask], *, engine: EngineId
 ) -> tuple[Engine, Sequence[PreparedTask]]:
     """Return an engine that holds a model, and the tasks as its prompts."""
     # Imported now that the observer says what is going on: this takes seconds.
@@ -280,10 +290,12 @@ def _opened(
 
 def _engine_for(scoring: ScoreRequest, models: Sequence[ModelRef | Recipe]) -> EngineId:
     """Return the engine for all models of a scoring. Raises ConfigError for one that cannot answer for each of them."""
-    if scoring.engine == BUILTIN:
+    if scoring.engine == BUILTIN and scoring.tensor_parallel == 1:
         return BUILTIN_ENGINE
+    check_gpus(1, device=scoring.device, each=scoring.tensor_parallel)
+    works = [work_of(model, scoring.tasks, device=scoring.device) for model in models]
     chosen = {
-        choose_engine(scoring.engine, work_of(model, scoring.tasks, device=scoring.device)).engine for model in models
+        choose_engine(scoring.engine, replace(work, tensor_parallel=scoring.tensor_parallel)).engine for work in works
     }
     return chosen.pop() if len(chosen) == 1 else BUILTIN_ENGINE
 

@@ -177,7 +177,7 @@ def _searched(
     if evaluator is None:
         require_allowed(code_of_tasks(task.name for task in config.tasks), allow_code=allow_code)
         # Models that do not fit are refused before their weights are fetched.
-        found = preflight_search(config)
+        found = preflight_search(config if journal is None else _as_recorded(config, journal))
         found.raise_problems()
         seen, memory_bytes = found.warnings, worker_bytes(found)
         engine = engine_of(config, recorded=None if journal is None else journal.engine).engine
@@ -185,11 +185,11 @@ def _searched(
     from evovlm.runs.searching.parents import measured_parents
 
     known = {} if journal is None else journal.parents
-    parents = measured_parents(config, known=known, engine=engine.name, folder=out, allow_code=allow_code)
+    parents = measured_parents(config, known=known, engine=engine, folder=out, allow_code=allow_code)
     workers: Workers
     if evaluator is None:
         workers = open_workers(
-            config, parents=parents, engine=engine.name, folder=out, memory_bytes=memory_bytes, allow_code=allow_code
+            config, parents=parents, engine=engine, folder=out, memory_bytes=memory_bytes, allow_code=allow_code
         )
     else:
         workers = InProcess(evaluator=replace(evaluator, objective=config.goal(parents)))
@@ -295,6 +295,11 @@ def engine_notes(config: SearchConfig | HybridConfig, *, out: Path) -> Sequence[
     if not any(each.had_choice for each in chosen.values()):
         return ()
     return [f"stage {name}: {each.note}" if name else each.note for name, each in chosen.items()]
+
+
+def _as_recorded(config: SearchConfig, journal: Journal) -> SearchConfig:
+    """Return the config with the engine of the run."""
+    return config.with_engine(journal.engine.name, tensor_parallel=journal.engine.tensor_parallel)
 
 
 def _recorded(journal: Journal) -> SearchConfig:

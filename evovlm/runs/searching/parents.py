@@ -9,7 +9,7 @@ from pathlib import Path
 from evovlm.devices import release_memory
 from evovlm.evaluation.answering import answered, open_tasks
 from evovlm.evaluation.answers import OpenTask, ScoredTask
-from evovlm.evaluation.engines.table import BUILTIN
+from evovlm.evaluation.engines.table import BUILTIN_ENGINE, EngineId
 from evovlm.evaluation.evaluator import PLACES
 from evovlm.evaluation.resident import open_model
 from evovlm.models.pictures.feature_store import FeatureStore
@@ -24,14 +24,13 @@ def measured_parents(
     config: SearchConfig,
     *,
     known: Mapping[str, Parent],
-    engine: str = BUILTIN,
+    engine: EngineId = BUILTIN_ENGINE,
     folder: Path | None = None,
     allow_code: bool = False,
 ) -> Mapping[str, Parent]:
     """Return the scores of each source that a constraint of a resolved config names; `known` ones are not asked again.
 
-    `engine` is a name of ENGINES. Calls to a judge are counted in the run's `folder`. Each model is in memory only
-    while it answers.
+    Calls to a judge are counted in the run's `folder`. Each model is in memory only while it answers.
     """
     return {
         source: known[source]
@@ -42,7 +41,7 @@ def measured_parents(
 
 
 def _measured(
-    config: SearchConfig, source: str, tasks: Sequence[str], *, engine: str, folder: Path | None, allow_code: bool
+    config: SearchConfig, source: str, tasks: Sequence[str], *, engine: EngineId, folder: Path | None, allow_code: bool
 ) -> Parent:
     started = time.perf_counter()
     # Read before the model is loaded.
@@ -65,7 +64,7 @@ def _measured(
 
 
 def _scored(
-    opened: Sequence[OpenTask], model: ModelRef | ParameterMerge, *, device: str, engine: str
+    opened: Sequence[OpenTask], model: ModelRef | ParameterMerge, *, device: str, engine: EngineId
 ) -> tuple[ScoredTask, ...]:
     store = FeatureStore()
     holding, prepared = open_model(
