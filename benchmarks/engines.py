@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from generation_speed import BATCH, in_batches, model_of, ours, workload
 
-from evovlm.evaluation.engines import vllm
+from evovlm.evaluation.engines import vllm, vllm_support
 from evovlm.evaluation.engines.table import EngineId
 from evovlm.evaluation.engines.work import Load
 from evovlm.evaluation.resident import ResidentModel
@@ -86,7 +86,7 @@ def measure(folder: Path, *, size: str, n: int, rounds: int) -> None:
     merging, _ = timed(lambda: resident.merge(recipe), rounds=rounds)
     took, found = timed(lambda: ours(resident.loaded, prompts, lengths), rounds=rounds)
     report("builtin", useful / took, equal(found, plain), n=n, merging=merging, opening=opening)
-    if vllm.version() is None:
+    if vllm_support.version() is None:
         print("\nvLLM is not installed here (make vllm).")
         return
     longest = max(len(prompt.ids) + length for prompt, length in zip(prompts, lengths, strict=True))
@@ -100,7 +100,7 @@ def measure(folder: Path, *, size: str, n: int, rounds: int) -> None:
         return asked_of_vllm(engine, prompts, lengths)
 
     took, found = timed(asked, rounds=rounds)
-    report(f"vllm {vllm.version()}", useful / took, equal(found, plain), n=n, merging=merging, opening=opening)
+    report(f"vllm {vllm_support.version()}", useful / took, equal(found, plain), n=n, merging=merging, opening=opening)
     engine.close()
 
 

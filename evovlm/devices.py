@@ -103,7 +103,8 @@ def _may_have_cuda() -> bool:
 def device_memory(device: torch.device) -> tuple[int | None, int | None]:
     """Return how many bytes a program can still take of a device, and how many it has; None where that is unknown.
 
-    What torch's allocator holds without using it counts as free.
+    What torch's allocator holds without using it counts as free. A process that has a share of a GPU (`share_gpu`) has
+    that part of its memory.
     """
     import torch
 
@@ -113,8 +114,19 @@ def device_memory(device: torch.device) -> tuple[int | None, int | None]:
     if device.type in ("cuda", "xpu"):
         backend: Any = getattr(torch, device.type)
         free, total = backend.mem_get_info(device)
-        return free + backend.memory_reserved(device) - backend.memory_allocated(device), total
+        reserved = backend.memory_reserved(device)
+        if device.type == "cuda":
+            total = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+            free = min(free, max(0, total - reserved))
+        return free + reserved - backend.memory_allocated(device), total
     return available_memory_bytes(), None
+
+
+def share_gpu(share: float) -> None:
+    """Keep this process to a share of the memory of its current CUDA device, because others use the rest."""
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(share)
 
 
 _ASK = "import sys, torch; from evovlm.devices import device_memory; print(*device_memory(torch.device(sys.argv[1])))"

@@ -54,9 +54,25 @@ def test_an_apple_gpu_is_chosen_and_has_memory(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_memory_that_torch_holds_without_using_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("mem_get_info", (10, 100)), ("memory_reserved", 60), ("memory_allocated", 25)):
-        monkeypatch.setattr(f"torch.cuda.{name}", lambda _, value=value: value)
+    _cuda_with(monkeypatch, share=1.0)
     assert device_memory(torch.device("cuda:1")) == (45, 100)
+
+
+def test_a_share_of_a_gpu_bounds_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    _cuda_with(monkeypatch, share=0.65)
+    assert device_memory(torch.device("cuda:1")) == (40, 65)
+
+
+def _cuda_with(monkeypatch: pytest.MonkeyPatch, *, share: float) -> None:
+    """Imitate a GPU of 100 bytes: 10 are free, torch holds 60, of which it uses 25."""
+    values = {
+        "mem_get_info": (10, 100),
+        "memory_reserved": 60,
+        "memory_allocated": 25,
+        "get_per_process_memory_fraction": share,
+    }
+    for name, value in values.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda _, value=value: value)
 
 
 @pytest.mark.slow

@@ -83,6 +83,8 @@ def search_document(models: Path) -> dict[str, object]:
         "optimizer": {"kind": "cma", "population": 4},
         "budget": {"candidates": 12},
         "tasks": [task_section(models)],
+        # Tests with several workers run on a machine with one GPU, too.
+        "device": "cpu",
     }
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from evovlm.errors import ConfigError, RunMismatch
 from evovlm.evaluation.answers import TaskChoice
-from evovlm.evaluation.engines import table, vllm
+from evovlm.evaluation.engines import table, vllm_support
 from evovlm.evaluation.engines.table import BUILTIN, BUILTIN_ENGINE, EngineId, choose_engine
 from evovlm.evaluation.engines.work import Work
 from evovlm.evaluation.workers.jobs import WorkerSettings
@@ -37,8 +37,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def say(*, gpus: int = 1, knows: frozenset[str] = frozenset({"MistralForCausalLM"})) -> None:
         row = replace(table.ENGINES["vllm"], version=lambda: SOME.version)
         monkeypatch.setattr(table, "ENGINES", {**table.ENGINES, "vllm": row})
-        monkeypatch.setattr(vllm, "version", lambda: SOME.version)
-        monkeypatch.setattr(vllm, "_architectures", lambda: knows)
+        monkeypatch.setattr(vllm_support, "version", lambda: SOME.version)
+        monkeypatch.setattr(vllm_support, "_architectures", lambda: knows)
         monkeypatch.setattr(table, "count_gpus", lambda: gpus)
 
     return say
@@ -104,7 +104,7 @@ def test_an_engine_that_is_asked_for_and_cannot_answer_is_refused(installed: Cal
 
 
 def test_vllm_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm, "version", lambda: None)
+    monkeypatch.setattr(vllm_support, "version", lambda: None)
     with pytest.raises(ConfigError, match=r"vLLM is not installed \(pip install 'evovlm\[vllm\]'\)"):
         choose_engine("vllm", WORK)
 
@@ -179,7 +179,7 @@ def test_check_says_which_engine_answers_or_why_it_cannot(
     path = write_config({"engine": "vllm"})
     config = load_config(path).resolved(relative_to=path.parent)
     assert any("engine: vllm cannot answer" in str(problem) for problem in preflight_search(config).problems) or (
-        vllm.version() is not None
+        vllm_support.version() is not None
     )
     installed(gpus=0)
     assert preflight_search(config).notes[0].startswith("engine: vllm 9.8.7 answers")

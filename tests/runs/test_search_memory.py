@@ -16,6 +16,7 @@ from evovlm.recipes.language_config import language_config
 from evovlm.recipes.model_config import read_model_config
 from evovlm.runs.before import memory, preflight
 from evovlm.runs.before.forecast import forecast
+from evovlm.runs.config.execution import RaySection
 from evovlm.runs.config.kinds import load_config
 from evovlm.runs.config.parameters import EvolveConfig
 from tests.runs.conftest import TASK, WriteConfig
@@ -166,6 +167,17 @@ def test_a_model_is_divided_over_the_gpus_that_tensor_parallel_asks_for(
     # vLLM has a process for each GPU.
     assert two.processes_bytes - one.processes_bytes == 2 * memory.PROCESS_BYTES
     assert "2 GPUs of 12.0 GB (22.8 GB free):" in "\n".join(memory_lines(two))
+
+
+def test_workers_of_ray_that_share_a_gpu_have_a_part_of_its_memory(seven: Path) -> None:
+    config = load_config(seven).resolved(relative_to=None)
+
+    def warnings(share: float) -> str:
+        on_ray = config.model_copy(update={"ray": RaySection(workers=4, gpus_per_worker=share)})
+        return "\n".join(preflight.preflight_search(on_ray, gpu_bytes=80 * 10**9).warnings)
+
+    assert "14.5 GB of 0.1 of a GPU of 80.0 GB are needed, and 7.9 GB" in warnings(0.1)
+    assert "are needed" not in warnings(0.5)
 
 
 def test_a_dry_run_and_a_check_say_the_same(config: EvolveConfig, monkeypatch: pytest.MonkeyPatch) -> None:

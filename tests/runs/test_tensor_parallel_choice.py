@@ -10,7 +10,7 @@ import pytest
 from evovlm import devices
 from evovlm.errors import ConfigError, RunMismatch
 from evovlm.evaluation.answers import TaskChoice
-from evovlm.evaluation.engines import table, vllm
+from evovlm.evaluation.engines import table, vllm_support
 from evovlm.evaluation.engines.table import BUILTIN, EngineId, choose_engine
 from evovlm.evaluation.engines.work import Work
 from evovlm.evaluation.workers.local import _environment
@@ -34,8 +34,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def say(gpus: int) -> None:
         row = replace(table.ENGINES["vllm"], version=lambda: TWO.version)
         monkeypatch.setattr(table, "ENGINES", {**table.ENGINES, "vllm": row})
-        monkeypatch.setattr(vllm, "version", lambda: TWO.version)
-        monkeypatch.setattr(vllm, "_architectures", lambda: frozenset({"MistralForCausalLM"}))
+        monkeypatch.setattr(vllm_support, "version", lambda: TWO.version)
+        monkeypatch.setattr(vllm_support, "_architectures", lambda: frozenset({"MistralForCausalLM"}))
         for module in (table, workers, devices):
             monkeypatch.setattr(module, "count_gpus", lambda _="cuda": gpus)
 
@@ -73,10 +73,10 @@ def test_old_versions_of_vllm_and_other_systems_are_refused(
     installed: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(0)
-    monkeypatch.setattr(vllm, "version", lambda: "0.31.2")
+    monkeypatch.setattr(vllm_support, "version", lambda: "0.31.2")
     with pytest.raises(ConfigError, match=r"tensor_parallel: 2 needs vLLM 0\.32 or newer, and 0\.31\.2 is installed"):
         choose_engine("vllm", replace(WORK, tensor_parallel=2))
-    monkeypatch.setattr(vllm.sys, "platform", "darwin")
+    monkeypatch.setattr(vllm_support.sys, "platform", "darwin")
     with pytest.raises(ConfigError, match="tensor_parallel: 2 needs Linux"):
         choose_engine("vllm", replace(WORK, tensor_parallel=2))
 

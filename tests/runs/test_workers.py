@@ -226,6 +226,7 @@ def test_paths_have_all_their_models_in_each_worker(models: Path, monkeypatch: p
         "batch": None,
         "validation": None,
         "winner": "best",
+        "device": "cpu",
         "workers": 2,
     }
     config = PathConfig.model_validate(document)
@@ -244,6 +245,7 @@ def test_a_model_spread_over_all_devices_is_alone(config: EvolveConfig, tmp_path
 def test_each_worker_has_its_own_gpu(config: EvolveConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.xpu.device_count", lambda: 3)
+    config = config.model_copy(update={"device": "auto"})
     for device, fit in (("auto", 2), ("cuda", 2), ("xpu", 3), ("cuda:1", 1), ("mps", 1), ("cpu", 64)):
         several = config.model_copy(update={"device": device})
         run_workers.check_device(several.with_workers(fit))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evovlm.devices import SPREAD, count_gpus, device_name
 from evovlm.errors import ConfigError
-from evovlm.evaluation.engines import vllm
+from evovlm.evaluation.engines import vllm, vllm_support
 from evovlm.evaluation.engines.work import Load, Work
 
 if TYPE_CHECKING:
@@ -95,7 +95,12 @@ def _whole_only(work: Work) -> str | None:
 
 ENGINES: Mapping[str, EngineRow] = {
     BUILTIN: EngineRow(version=_nothing, refusal=_whole_only, recognises=_nothing, open=_open_builtin),
-    "vllm": EngineRow(version=vllm.version, refusal=vllm.refusal, recognises=vllm.unknown_model, open=vllm.open_engine),
+    "vllm": EngineRow(
+        version=vllm_support.version,
+        refusal=vllm_support.refusal,
+        recognises=vllm_support.unknown_model,
+        open=vllm.open_engine,
+    ),
 }
 
 

@@ -61,13 +61,15 @@ class Workers(Protocol):
 class WorkerSettings:
     """A worker's device, its threads (None: those of the process), and how many workers share the machine's memory.
 
-    With an engine that divides a model over GPUs, `device` is the first of them.
+    With an engine that divides a model over GPUs, `device` is the first of them. `gpu_share` is the worker's part of a
+    GPU that it shares with others.
     """
 
     device: str
     engine: EngineId = BUILTIN_ENGINE
     threads: int | None = None
     n_sharing: int = 1
+    gpu_share: float = 1.0
 
 
 class Opening(Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import evovlm
+from evovlm.devices import share_gpu
 from evovlm.errors import ConfigError, EvovlmError, NotEnoughRoom, first_line
 from evovlm.evaluation.workers.jobs import Job, Opening, Workers, WorkerSettings
 from evovlm.evaluation.workers.supervisor import Lost, Refused, Report, Welcome
@@ -61,6 +62,8 @@ class RayWorker:
             # The merger reads the variable; torch has its own setting.
             os.environ["OMP_NUM_THREADS"] = str(settings.threads)
             torch.set_num_threads(settings.threads)
+        if settings.gpu_share < 1:
+            share_gpu(settings.gpu_share)
         try:
             self._workers = opening.open(settings)
         except EvovlmError as error:
@@ -121,6 +124,7 @@ class RayActors:
             device="cpu" if device == "auto" and not gpus else device,
             threads=max(1, int(settings.cpus_per_worker)),
             n_sharing=-(-settings.workers // max(1, len(nodes))),
+            gpu_share=min(1.0, gpus or 1.0),
         )
         return cls(opening, ray=ray, settings=settings, worker_settings=worker_settings, owns_ray=owns_ray)
 

@@ -71,6 +71,9 @@ def _preflight_stage(config: SearchConfig, *, out: Path | None, gpu_bytes: int |
         resident = _resident(config.device, parts) if gpu_bytes is None else _assumed(gpu_bytes, parts)
     except ConfigError as error:
         problems.append(error)
+    if resident is not None and config.ray is not None and 0 < (config.ray.gpus_per_worker or 1) < 1:
+        share = config.ray.gpus_per_worker or 1
+        resident = _times(resident, share, where=f"{share:g} of {resident.where}")
     found = _preflight_merge(config, template, out=out, resident=resident)
     if resident is not None:
         problems += worker_room_problems(config, found, resident=resident)
@@ -224,7 +227,7 @@ def _resident(device: str, parts: int) -> ModelMemory:
         total_bytes=total,
         merges=name.startswith("cuda"),
     )
-    return _of_several(one, parts, where=f"the memory of {parts} GPUs")
+    return _times(one, parts, where=f"the memory of {parts} GPUs")
 
 
 def _assumed(gpu_bytes: int, parts: int) -> ModelMemory:
@@ -236,14 +239,14 @@ def _assumed(gpu_bytes: int, parts: int) -> ModelMemory:
         total_bytes=gpu_bytes,
         merges=True,
     )
-    return _of_several(one, parts, where=f"{parts} GPUs of {gigabytes(gpu_bytes)}")
+    return _times(one, parts, where=f"{parts} GPUs of {gigabytes(gpu_bytes)}")
 
 
-def _of_several(one: ModelMemory, parts: int, *, where: str) -> ModelMemory:
-    """Return the memory of several GPUs that are alike; for a single one, its own."""
-    if parts == 1:
+def _times(one: ModelMemory, factor: float, *, where: str) -> ModelMemory:
+    """Return the memory of several GPUs like one, or of a part of it; the machine's memory is not multiplied."""
+    if factor == 1 or one.where == MACHINE:
         return one
-    free, total = (None if size is None else parts * size for size in (one.available_bytes, one.total_bytes))
+    free, total = (None if size is None else int(factor * size) for size in (one.available_bytes, one.total_bytes))
     return one._replace(where=where, available_bytes=free, total_bytes=total)
 
 
