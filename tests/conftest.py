@@ -2,7 +2,10 @@
 
 import atexit
 import gc
+import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # A busy machine is not a fault of the code.
@@ -19,3 +22,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     # At the end they are garbage like all others: some libraries report what is left as leaks.
     atexit.register(gc.unfreeze)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _written_without_waiting_for_the_disk() -> Iterator[None]:
+    """Leave files to the system's cache: only a loss of power shows whether they have reached the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out of pages, for tests that look at something else: they take most of a page's time."""
+    monkeypatch.setattr("evovlm.report.page.inline_svg", lambda _, *, prefix: f'<svg id="{prefix}"></svg>')

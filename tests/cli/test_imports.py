@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import TASK, write_config
+from tests.cli.conftest import write_config
 from tests.cli.test_check import write_recipe
 
 RUN_ALL = """
@@ -49,31 +49,39 @@ def check_light(commands: Sequence[Sequence[str | Path]], *, code: int) -> None:
         assert HEAVY & modules == set(), words
 
 
-def test_what_looks_and_checks_imports_no_torch(
-    finished: Path, config: Path, models: Path, problems: Path, tmp_path: Path
-) -> None:
-    recipe = write_recipe(tmp_path, base=models / "base", source=models / "math")
-    answers = tmp_path / "answers.jsonl"
+@pytest.fixture(scope="module")
+def looked(
+    finished_once: Path, models: Path, problems: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[str, set[str]]]:
+    """Commands in one process, each with what is imported after it: first `check` of a search, last `report`."""
+    folder, run = tmp_path_factory.mktemp("looked"), finished_once / "run"
+    config = write_config(folder / "search.yaml", models=models, problems=problems)
+    recipe = write_recipe(folder, base=models / "base", source=models / "math")
+    answers = folder / "answers.jsonl"
     answers.write_text('{"prediction": "5", "reference": "5"}\n')
-    check_light(
-        [
-            ["--version"],
-            ["methods"],
-            ["optimizers"],
-            ["spaces"],
-            ["tasks"],
-            ["zoo"],
-            ["check", recipe],
-            ["check", config],
-            ["show", recipe],
-            ["show", finished],
-            ["export", finished, "--pick", "best"],
-            ["export", recipe, "--format", "mergekit"],
-            ["grade", answers, "--metric", "accuracy"],
-            ["init", "llm", "--base", "zoo:base", "--source", "zoo:ja", *TASKS, "--out", tmp_path / "new.yaml"],
-        ],
-        code=0,
-    )
+    commands: list[list[str | Path]] = [
+        ["check", config],
+        ["--version"],
+        ["methods"],
+        ["optimizers"],
+        ["spaces"],
+        ["tasks"],
+        ["zoo"],
+        ["check", recipe],
+        ["show", recipe],
+        ["show", run],
+        ["export", run, "--pick", "best"],
+        ["export", recipe, "--format", "mergekit"],
+        ["grade", answers, "--metric", "accuracy"],
+        ["init", "llm", "--base", "zoo:base", "--source", "zoo:ja", *TASKS, "--out", folder / "new.yaml"],
+        ["report", run, "--out", folder / "page.html"],
+    ]
+    return [(str(words[0]), modules) for words, modules in zip(commands, imported(commands, code=0), strict=True)]
+
+
+def test_what_looks_and_checks_imports_no_torch(looked: list[tuple[str, set[str]]]) -> None:
+    for command, modules in looked[:-1]:
+        assert HEAVY & modules == set(), command
 
 
 def test_a_mistake_in_the_arguments_is_reported_before_torch_is_imported(
@@ -116,14 +124,15 @@ def test_a_mistake_in_the_arguments_is_reported_before_torch_is_imported(
     )
 
 
-def test_a_page_is_made_without_torch(finished: Path, tmp_path: Path) -> None:
-    (modules,) = imported([["report", finished, "--out", tmp_path / "page.html"]], code=0)
+def test_a_page_is_made_without_torch(looked: list[tuple[str, set[str]]]) -> None:
+    command, modules = looked[-1]
+    assert command == "report"
     assert modules & {"torch", "transformers", "open_clip"} == set()
 
 
-def test_a_search_s_task_is_read_without_the_package_datasets(config: Path) -> None:
-    (modules,) = imported([["check", config]], code=0)
-    assert TASK in config.read_text()
+def test_a_search_s_task_is_read_without_the_package_datasets(looked: list[tuple[str, set[str]]]) -> None:
+    command, modules = looked[0]
+    assert command == "check"
     assert modules & {"datasets", "pyarrow"} == set()
 
 

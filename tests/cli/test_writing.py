@@ -166,6 +166,7 @@ RUN_FILES = (".lock", "journal.jsonl", "config.yaml", "best.yaml", "mean.yaml", 
 
 
 @pytest.mark.parametrize("name", quick_and_slow(RUN_FILES, quick=3))
+@pytest.mark.usefixtures("undrawn")
 def test_no_file_of_a_run_is_written_through_a_link(
     name: str, evovlm: Command, finished: Path, config: Path, tmp_path: Path
 ) -> None:

@@ -129,7 +129,7 @@ def in_turn(texts: list[str]) -> list[str]:
     return [text.strip() if number % 2 else text for number, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize("kind", quick_and_slow(TASKS, quick=3))
+@pytest.mark.parametrize("kind", quick_and_slow(TASKS, quick=2))
 def test_a_task_with_blanks_in_its_targets_scores_what_the_harness_scores(
     loaded: LoadedModel, tmp_path: Path, kind: str
 ) -> None:

@@ -18,6 +18,8 @@ from evovlm.runs.run import Run
 from evovlm.tasks.metrics.scoring import Answer, Sent
 from tests.report.made_runs import TASK, answer, everyones_answers, keep, make_run, scored
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def _right(*numbers: int, n: int = 6, unscored: int = 0) -> list[Answer]:
     found = [answer(each, str(each + 1), score=float(each in numbers)) for each in range(n)]

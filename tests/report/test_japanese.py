@@ -70,7 +70,7 @@ def test_a_low_score_and_the_columns_of_the_table_are_explained_as_they_are(cont
     assert "「言語判定なし」は" in run_page(content, language="ja")
 
 
-@pytest.mark.parametrize("state", quick_and_slow(STATES, quick=2))
+@pytest.mark.parametrize("state", quick_and_slow(STATES, quick=1))
 def test_a_page_has_no_english_sentence(state: str, tmp_path: Path) -> None:
     run = STATES[state](tmp_path / "run")
     assert english_of(run_page(read_run(run), language="ja", reload_s=5)) == []

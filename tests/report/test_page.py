@@ -14,6 +14,7 @@ from evovlm.report.drawing import file_pen
 from evovlm.report.page import run_page, shown
 from evovlm.report.reading import read_run
 from evovlm.texts.languages import LANGUAGES, speaker
+from tests.marks import quick_and_slow
 from tests.report.made_runs import (
     TASK,
     answer,
@@ -148,7 +149,7 @@ def test_a_run_without_answers_says_which_command_has_them_given(bare_run: Path)
     assert "1 of the candidates failed" in html
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", quick_and_slow(LANGUAGES, quick=1))
 def test_samples_that_are_left_out_or_unscored_are_counted_on_the_page(tmp_path: Path, language: str) -> None:
     run = tmp_path / "run"
     make_run(run)
@@ -191,7 +192,7 @@ def test_a_run_whose_models_are_gone_has_a_page_that_says_so(tmp_path: Path) -> 
     assert "zoo:" not in html
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", quick_and_slow(LANGUAGES, quick=1))
 def test_a_search_through_layers_has_a_page_with_its_route(tmp_path: Path, language: str) -> None:
     content = read_run(make_path_run(tmp_path / "run"))
     assert content.last.path is not None
@@ -204,7 +205,7 @@ def test_a_search_through_layers_has_a_page_with_its_route(tmp_path: Path, langu
     assert texts["kind_snapshot"] in html
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", quick_and_slow(LANGUAGES, quick=1))
 def test_a_hybrid_has_a_page_with_both_of_its_stages(tmp_path: Path, language: str) -> None:
     content = read_run(make_hybrid_run(tmp_path / "run"))
     assert content.finished
@@ -222,7 +223,7 @@ def test_a_hybrid_has_a_page_with_both_of_its_stages(tmp_path: Path, language: s
         assert escape(texts[key]) in html
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", quick_and_slow(LANGUAGES, quick=1))
 def test_goals_constraints_races_and_choices_are_on_the_page(tmp_path: Path, language: str) -> None:
     run = make_trading_run(tmp_path / "run")
     (run / "result.json").write_text('{"peak_memory_bytes": {"process": 1500000000, "gpu": 2000000000}}')

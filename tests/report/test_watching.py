@@ -9,6 +9,8 @@ from evovlm.report.watching import watch_run
 from evovlm.runs.folder.layout import is_locked, locked
 from tests.report.made_runs import make_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_the_page_follows_the_run_and_the_last_one_no_longer_reloads(tmp_path: Path) -> None:
     whole = make_run(tmp_path / "whole")

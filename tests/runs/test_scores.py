@@ -21,11 +21,13 @@ from evovlm.runs.folder.layout import locked
 from evovlm.runs.scores.saved import _plain, read_saved, saving
 from evovlm.runs.scores.score_models import ScoreRequest, Scores, score_models
 from evovlm.seeding import generator
+from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.task import Split
 from tests.pico import pico_llm
 
-SAMPLES = 1100
-BATCHES = 5
+SAMPLES = 660
+BATCHES = 3
+TOKENS = 8
 TASK = "word_problems_ja"
 
 
@@ -46,7 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def request(folder: Path, *names: str, limit: int | None = None, split: Split = Split.REPORT) -> ScoreRequest:
-    choice = TaskChoice(name=TASK, data=folder / "problems.jsonl", limit=limit)
+    short = DecodingChanges(max_new_tokens=TOKENS)
+    choice = TaskChoice(name=TASK, data=folder / "problems.jsonl", decoding=short, limit=limit)
     return ScoreRequest(models=tuple(str(folder / name) for name in names), tasks=(choice,), split=split, device="cpu")
 
 
@@ -83,6 +86,7 @@ def n_batches(saved: Path) -> int:
 def start(folder: Path, saved: Path) -> "subprocess.Popen[bytes]":
     arguments = [str(folder / "base"), str(folder / "math"), "--task", TASK, "--device", "cpu", "--resume"]
     arguments += ["--data", f"{TASK}={folder / 'problems.jsonl'}", "--save", str(saved)]
+    arguments += ["--max-new-tokens", str(TOKENS)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "evovlm", "score", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
