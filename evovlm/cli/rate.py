@@ -237,7 +237,7 @@ def _print(contest: "Contest", *, say: "Say", as_json: bool) -> None:
         ]
         people = [
             {"raters": list(names), "n": each.n, "share": each.share, "kappa": each.kappa}
-            for names, each in contest.agreements.items()
+            for names, each in contest.ratings.agreements.items()
         ]
         echo_json({"task": contest.task, "strengths": rows, "agreement": people})
         return
@@ -258,7 +258,7 @@ def _print(contest: "Contest", *, say: "Say", as_json: bool) -> None:
         table.add_row(cell(contest.names.get(key, key)), percent(each.share), interval, f"{each.won:g} / {each.n}")
     console.print(table)
     print_line(console, say("rate_about"))
-    for (first, second), shared in contest.agreements.items():
+    for (first, second), shared in contest.ratings.agreements.items():
         kappa = "" if shared.kappa is None else f" {say('rate_kappa', kappa=f'{shared.kappa:.2f}')}"
         share = percent(shared.share)
         print_line(console, say("rate_agreement", first=first, second=second, share=share, n=shared.n) + kappa)

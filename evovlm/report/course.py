@@ -17,6 +17,7 @@ from evovlm.report.search_content import (
     Savings,
 )
 from evovlm.runs.folder.entries import Entry
+from evovlm.runs.folder.ratings import Ratings, ratings_file
 from evovlm.runs.run import Run
 from evovlm.runs.scores.contest import rated_answers
 from evovlm.search.loop import feedback_on
@@ -31,6 +32,7 @@ _MOST_REPLAYED = 2_000_000_000
 
 def read_course(run: Run) -> Course:
     """Return the course of a search that has at least one candidate."""
+    ratings = Ratings.read(ratings_file(run.folder))
     figures = _figures(run)
     recipes = _recipes(run)
     return Course(
@@ -44,6 +46,8 @@ def read_course(run: Run) -> Course:
         constraints=run.objective.constraints if run.objective is not None else (),
         parents=_parents(run),
         rescored=run.rescored,
+        rated=ratings.strengths(),
+        agreements=ratings.agreements,
         stopped_by=run.stopped_by,
         bound=getattr(run.config.budget, run.stopped_by, None) if run.stopped_by is not None else None,
     )

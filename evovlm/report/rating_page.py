@@ -44,7 +44,7 @@ class RatingPage:
             n_pictures=len(images),
             can_undo=any(choice.rater == self.rater for choice in ratings.choices),
             strengths=ratings.strengths() if question is None else {},
-            agreements=self.contest.agreements if question is None else {},
+            agreements=ratings.agreements if question is None else {},
         )
 
     def take(self, form: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evovlm.evaluation.objective import Constraint
+from evovlm.evaluation.preferences import Agreement, Strength
 from evovlm.runs.findings import Rescored
 
 MOST_CANDIDATES = 50
@@ -100,7 +101,7 @@ class Course:
 
     `replayed` says whether sigma and condition are known; `candidates` are all of them, by index. `stopped_by` is the
     key of the budget that ended the search, `bound` what that budget was. `rescored` are the best as they scored again,
-    on all samples.
+    on all samples. `rated` says, by recipe, which candidates people preferred, `agreements` how far two people agree.
     """
 
     points: tuple[Point, ...]
@@ -113,6 +114,8 @@ class Course:
     constraints: tuple[Constraint, ...]
     parents: tuple[ParentRow, ...]
     rescored: tuple[Rescored, ...]
+    rated: Mapping[str, Strength]
+    agreements: Mapping[tuple[str, str], Agreement]
     stopped_by: str | None
     bound: float | None
 

@@ -392,6 +392,7 @@ TEXTS: Mapping[str, str] = {
     "choose_legend": "Choose one or more, or none if no answer is good.",
     "choose_send": "Continue",
     "choose_address": "You choose on this page:\n{address}",
+    "rated": "What people preferred",
     "rate_serving": "Ctrl-C ends it.",
     "rate_title": "Which answer is better? {task}",
     "rate_progress": "Comparison {number} of {n}",

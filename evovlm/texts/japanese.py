@@ -384,6 +384,7 @@ TEXTS: Mapping[str, str] = {
     "choose_legend": "良い回答を選んでください（複数可）。なければ、選ばずに次へ進めます。",
     "choose_send": "次へ",
     "choose_address": "次のページで選んでください：\n{address}",
+    "rated": "人による比較",
     "rate_serving": "終了するには Ctrl-C を押してください。",
     "rate_title": "どちらの回答が良いですか（{task}）",
     "rate_progress": "比較 {number} / {n}",

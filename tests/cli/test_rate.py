@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evovlm.cli.rendering import percent
 from evovlm.report.page import run_page
 from evovlm.report.rating_page import RatingPage
 from evovlm.report.reading import read_run
@@ -203,6 +204,27 @@ def test_the_page_ends_with_the_strengths(finished: Path) -> None:
     html = page.html()
     assert "すべての比較が終わりました" in html
     assert all(name in html for name in contest.names.values())
+
+
+def test_what_people_preferred_is_in_the_report(finished: Path) -> None:
+    assert "What people preferred" not in run_page(read_run(finished), language="en")
+    contest = _contest(finished)
+    for rater in ("ann", "<b>bob</b>"):
+        while (question := contest.question(rater)) is not None:
+            RatingPage(contest=contest, rater=rater, language="en").take(
+                {"question": str(question.number), "chosen": "left"}
+            )
+    html = run_page(read_run(finished), language="en")
+    shown = html.partition("What people preferred")[2].partition("</table>")[0]
+    assert all(f"candidate {index}" in shown for index in map(_number, contest.names.values()))
+    strongest = next(iter(contest.ratings.strengths().values()))
+    assert f"{percent(strongest.share)}</td>" in shown
+    assert "ann and &lt;b&gt;bob&lt;/b&gt; agree on 100.0 %" in html or "&lt;b&gt;bob&lt;/b&gt; and ann agree" in html
+    assert "人による比較" in run_page(read_run(finished), language="ja")
+
+
+def _number(name: str) -> str:
+    return name.removeprefix("candidate ")
 
 
 def test_the_answers_that_people_saw_are_in_the_report(finished: Path) -> None:

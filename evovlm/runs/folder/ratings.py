@@ -9,13 +9,14 @@ The sides are models by their keys: a candidate's recipe id, or the identity of 
 rater's last choice. Several people, and several processes, may append to one file.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 from evovlm.errors import RunMismatch
-from evovlm.evaluation.preferences import Outcome, Strength, strengths
+from evovlm.evaluation.preferences import Agreement, Outcome, Strength, agreement, strengths
 from evovlm.files import read_foreign
 from evovlm.foreign_json import LIMIT_BYTES, JsonObject, parse_json
 from evovlm.json_lines import append_row, repaired_lines, whole_lines
@@ -102,6 +103,20 @@ class Ratings:
         ]
         found = dict(zip(keys, strengths(outcomes, n_contestants=len(keys)), strict=True)) if keys else {}
         return dict(sorted(found.items(), key=lambda each: -each[1].share))
+
+    @property
+    def agreements(self) -> Mapping[tuple[str, str], Agreement]:
+        """How far each two people agree, on the comparisons that both made."""
+        preferred: dict[str, dict[object, str]] = {}
+        for choice in self.choices:
+            preferred.setdefault(choice.rater, {})[choice.question] = choice.preferred
+        found = {}
+        for one, other in itertools.combinations(sorted(preferred), 2):
+            shared = [question for question in preferred[one] if question in preferred[other]]
+            if shared:
+                first, second = ([preferred[rater][question] for question in shared] for rater in (one, other))
+                found[one, other] = agreement(first, second)
+        return found
 
 
 def ratings_file(run: Path) -> Path:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from evovlm.errors import ConfigError, RunError
 from evovlm.evaluation.answers import ScoredTask, TaskChoice
-from evovlm.evaluation.preferences import Agreement, agreement
 from evovlm.files import inner_folder, make_folder, write_file
 from evovlm.recipes.problems import did_you_mean
 from evovlm.recipes.writing import recipe_to_yaml
@@ -110,20 +109,6 @@ class Contest:
             if self.answers[pair[0]][sample.id] != self.answers[pair[1]][sample.id]
         ]
         yield from sorted(every, key=lambda each: derive_seed("question", *each[0], each[1].id))
-
-    @property
-    def agreements(self) -> Mapping[tuple[str, str], Agreement]:
-        """How far each two people agree, on the comparisons that both made."""
-        preferred: dict[str, dict[object, str]] = {}
-        for choice in self.ratings.choices:
-            preferred.setdefault(choice.rater, {})[choice.question] = choice.preferred
-        found = {}
-        for one, other in itertools.combinations(sorted(preferred), 2):
-            shared = [question for question in preferred[one] if question in preferred[other]]
-            if shared:
-                first, second = ([preferred[rater][question] for question in shared] for rater in (one, other))
-                found[one, other] = agreement(first, second)
-        return found
 
 
 def contest_of_run(
