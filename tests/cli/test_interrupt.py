@@ -17,8 +17,10 @@ from evovlm.cli.signals import stopping
 from evovlm.runs.folder.entries import Entry
 from evovlm.runs.folder.journal import Journal
 from tests.cli.conftest import Command, write_config
+from tests.marks import quick_and_slow
 
 PATIENCE_S = 120.0
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
 def lines_in(journal: Path) -> int:
@@ -78,7 +80,7 @@ def start(*arguments: str | Path) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("by", "code"), quick_and_slow(SIGNALS, quick=1))
 def test_a_signal_stops_with_its_code_and_a_command_that_resumes_to_the_same_journal(
     evovlm: Command,
     config: Path,
@@ -133,7 +135,7 @@ def test_a_real_process_takes_ctrl_c_and_refuses_a_second_one_beside_it(
     assert "--resume" in err
 
 
-@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("by", "code"), SIGNALS)
 def test_a_signal_in_any_command_ends_it_without_a_traceback(
     evovlm: Command, monkeypatch: pytest.MonkeyPatch, by: signal.Signals, code: int
 ) -> None:

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from evovlm.recipes.documents import load_recipe
 from tests.cli.conftest import Command
+from tests.marks import quick_and_slow
 from tests.pico import pico_llm, pico_vlm
 from tests.pico_zoo import picture_row, write_rows
 
@@ -102,7 +103,7 @@ def written_samples(folder: Path) -> None:
     write_rows(folder / "pictures.jsonl", [picture_row("search", number) for number in range(1000)])
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(CONFIGS.glob("paper-*.yaml"))])
+@pytest.mark.parametrize("name", quick_and_slow([path.stem for path in sorted(CONFIGS.glob("paper-*.yaml"))], quick=3))
 def test_the_paper_s_configs_hold_on_pico_models_of_their_architecture(
     evovlm: Command, tmp_path: Path, name: str
 ) -> None:

@@ -85,7 +85,7 @@ def test_a_vlm_without_a_row_takes_a_text_model(family: str, text: str | None, a
     check_pictures(written, resident)
 
 
-@pytest.mark.parametrize("turned", ["host", "source"])
+@pytest.mark.parametrize("turned", ["host", pytest.param("source", marks=pytest.mark.slow)])
 def test_experts_that_a_vlm_stores_turned_merge_with_those_of_a_text_model(turned: str, tmp_path: Path) -> None:
     # As published, Qwen3-VL-MoE exchanges two dimensions of its experts; transformers saves it as in memory.
     vlm, other = save_pair(tmp_path / "vlm", "qwen3_vl_moe", sizes={"moe_intermediate_size": 24})

@@ -16,6 +16,7 @@ from evovlm.evaluation.workers.local import LocalProcesses
 from evovlm.evaluation.workers.supervisor import Supervisor
 from evovlm.recipes.candidate import Evaluation, Failure
 from tests.evaluation.stub_workers import StubOpening, stub_job
+from tests.marks import quick_and_slow
 
 OpenStubs = Callable[..., tuple[Supervisor, LocalProcesses]]
 
@@ -66,7 +67,7 @@ def test_outcomes_come_in_the_order_of_the_jobs(open_stubs: OpenStubs, tmp_path:
     assert pids[1] == pids[2] == pids[3] != pids[0]
 
 
-@pytest.mark.parametrize("what", ["die", "bug", "out_of_memory"])
+@pytest.mark.parametrize("what", quick_and_slow(["die", "out_of_memory", "bug"], quick=2))
 def test_a_job_whose_worker_fails_is_done_by_another(what: str, open_stubs: OpenStubs, tmp_path: Path) -> None:
     workers, _ = open_stubs(2, misfortunes={1.0: f"{what} once"})
     assert fitnesses(list(workers.outcomes([stub_job(weight) for weight in (0.0, 1.0, 2.0)]))) == [0.0, 1.0, 2.0]
@@ -171,7 +172,7 @@ list(workers.outcomes([stub_job(0.0)]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", quick_and_slow([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], quick=1))
 def test_workers_end_with_their_driver_however_it_ends(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:

@@ -213,7 +213,7 @@ def test_several_streams_give_the_same_answers(llm: LoadedModel, monkeypatch: py
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("family", ["mistral", "gemma2", "qwen3"])
+@pytest.mark.parametrize("family", quick_and_slow(["gemma2", "qwen3", "mistral"], quick=2))
 @pytest.mark.parametrize("n_slots", [1, 3])
 def test_torch_s_own_attention_gives_the_same_answers(
     tmp_path: Path, family: str, n_slots: int, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ from evovlm.recipes.hub import HubModel, fetch, look_up, read_header
 from evovlm.recipes.model_ref import ModelRef
 from tests.hub_fixtures import OpenHub, open_hub
 from tests.hub_server import Fault, HubServer, commit_of
+from tests.marks import quick_and_slow
 from tests.recipes.test_hub import publish
 
 __all__ = ["open_hub"]
@@ -49,7 +50,9 @@ def check_fetched(published: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/models/org/model", "/tree/", "/resolve/", "/resolve-cache/", "/repos/"])
-@pytest.mark.parametrize("fault", [Fault(status=503), Fault(status=500), Fault(status=429), Fault(hangs_up=True)])
+@pytest.mark.parametrize(
+    "fault", quick_and_slow([Fault(status=503), Fault(hangs_up=True), Fault(status=500), Fault(status=429)], quick=2)
+)
 def test_a_request_that_fails_once_is_repeated(
     open_hub: OpenHub, published: Path, waits: list[float], path: str, fault: Fault
 ) -> None:

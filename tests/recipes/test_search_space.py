@@ -15,6 +15,7 @@ from evovlm.recipes.search_space import SearchSpace
 from evovlm.recipes.source_values import ByComponent, SourceParameters, UnitValues, Values, value_at
 from evovlm.recipes.space_kinds import SPACES, search_space
 from evovlm.recipes.unit_ties import tied_by_spline
+from tests.marks import quick_and_slow
 
 NAMES = ("math", "ja")
 N_BLOCKS = 6
@@ -83,7 +84,7 @@ def test_a_search_starts_in_the_middle(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("ranges", [{}, {"weight": (-0.5, 1.5), "ja.weight": (0.1, 0.3), "density": (0.2, 0.9)}])
-@pytest.mark.parametrize("n_blocks", [5, 6, 13])
+@pytest.mark.parametrize("n_blocks", quick_and_slow([5, 13, 6], quick=1))
 @hypothesis_settings(deadline=None, max_examples=25)
 @given(data=st.data())
 def test_encode_undoes_decode(
