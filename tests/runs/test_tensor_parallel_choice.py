@@ -81,11 +81,16 @@ def test_old_versions_of_vllm_and_other_systems_are_refused(
         choose_engine("vllm", replace(WORK, tensor_parallel=2))
 
 
-def test_other_engines_do_not_divide_a_model(installed: Callable[[int], None]) -> None:
+def test_other_engines_do_not_divide_a_model(installed: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_support, "version", lambda: None)
+    row = replace(table.ENGINES["vllm"], version=lambda: None)
+    monkeypatch.setattr(table, "ENGINES", {**table.ENGINES, "vllm": row})
+    with pytest.raises(ConfigError, match=r"which engine: auto does not choose: vLLM is not installed \(pip install"):
+        choose_engine("auto", replace(WORK, tensor_parallel=2))
     with pytest.raises(ConfigError, match="engine: builtin cannot answer: it does not divide a model over GPUs"):
         choose_engine(BUILTIN, replace(WORK, tensor_parallel=2))
     installed(0)
-    with pytest.raises(ConfigError, match=r"needs the engine vllm, and .*no GPU is used.\n    Set engine to vllm"):
+    with pytest.raises(ConfigError, match=r"needs the engine vllm, which .*no GPU is used.\n    Set engine to vllm"):
         choose_engine("auto", replace(WORK, tensor_parallel=2))
     with pytest.raises(ConfigError, match="workers of a Ray cluster answer with evovlm's own loop"):
         choose_engine("vllm", replace(WORK, tensor_parallel=2, on_ray=True))

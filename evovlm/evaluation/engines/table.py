@@ -24,6 +24,7 @@ AUTO = "auto"
 BUILTIN = "builtin"
 MOST_PARTS = 1_024
 """The most GPUs that a model is divided over."""
+_NOT_INSTALLED = "no other engine is installed"
 _OTHER_DIVISION = "Change tensor_parallel, or leave it out"
 
 
@@ -132,7 +133,7 @@ def engine_able_to(work: Work, *, preferred: str) -> str:
 
 
 def _automatic(work: Work) -> EngineChoice:
-    reason = "no other engine is installed"
+    reason = _NOT_INSTALLED
     for name, row in ENGINES.items():
         version = row.version()
         if version is None:
@@ -146,8 +147,9 @@ def _automatic(work: Work) -> EngineChoice:
             return EngineChoice(engine=engine, reason=why, had_choice=True)
         reason = f"for {name}, {refused}" if refused != "no GPU is used" else f"{name} is for GPUs, and {refused}"
     if work.tensor_parallel > 1:
+        because = vllm_support.refusal(work) if reason == _NOT_INSTALLED else reason
         raise ConfigError(
-            f"tensor_parallel: {work.tensor_parallel} needs the engine vllm, and engine: {AUTO} does not choose it: "
-            f"{reason}.\n    Set engine to vllm, or leave tensor_parallel out."
+            f"tensor_parallel: {work.tensor_parallel} needs the engine vllm, which engine: {AUTO} does not choose: "
+            f"{because}.\n    Set engine to vllm, or leave tensor_parallel out."
         )
-    return EngineChoice(engine=BUILTIN_ENGINE, reason=reason, had_choice=reason != "no other engine is installed")
+    return EngineChoice(engine=BUILTIN_ENGINE, reason=reason, had_choice=reason != _NOT_INSTALLED)
