@@ -164,7 +164,7 @@ def measure(size: str, *, n: int, rounds: int, with_theirs: bool, device: str) -
         # With large products, one thread is never faster.
         ways[f"generate, batches of {BATCH}, 1 thread"] = (in_batches, 1)
     # Compiles the kernels and fills the memory caches.
-    ours(loaded, prompts[:40], [4] * 40)
+    ours(loaded, prompts[:40], [4] * min(40, n))
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[list[int]]] = {}
     for _ in range(rounds):
