@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SPREAD = "auto-map"
 """All GPUs of the machine as one device: the package accelerate divides a model's blocks among them."""
 
+BFLOAT16_CPU = "cpu:bfloat16"
+"""The CPU, with weights in bfloat16: half the memory, and faster where the processor has instructions for it."""
+
 GPUS = {"cuda": "CUDA", "xpu": "XPU (Intel)", "mps": "MPS (Apple)"}
 """The kinds of GPU by torch's names, with their names in messages."""
 
@@ -36,7 +39,7 @@ class Explained(NamedTuple):
     remedy: str
 
 
-_NAME = re.compile(r"(?P<kind>cuda|xpu)(:(?P<index>0|[1-9][0-9]*))?|mps|cpu")
+_NAME = re.compile(r"(?P<kind>cuda|xpu)(:(?P<index>0|[1-9][0-9]*))?|mps|cpu(:bfloat16)?")
 # The drivers' files: Nvidia, Nvidia's Jetson, AMD, and a GPU of Windows in WSL.
 _GPU_FILES = ("nvidia[0-9]*", "nvidiactl", "nvhost-gpu", "nvgpu", "kfd", "dxg")
 # Only torch.OutOfMemoryError has a class of its own: MPS, the CPU and the libraries of CUDA, which take memory at their
@@ -58,27 +61,35 @@ def choose_device(name: str) -> torch.device:
     """
     import torch
 
-    device = torch.device(device_name(name))
+    found = device_name(name)
+    device = torch.device("cpu" if is_cpu(found) else found)
     if device.type in ("cuda", "xpu"):
         getattr(torch, device.type).set_device(device.index or 0)
     return device
 
 
 def device_name(name: str) -> str:
-    """Return the name of the device that `choose_device` returns: cpu, cuda, cuda:1. Raises as it does."""
+    """Return a device's name, with `auto` resolved: cpu, cpu:bfloat16, cuda, cuda:1. Raises as `choose_device` does."""
     if name == "auto":
         return "cuda" if count_gpus() else "cpu"
     found = _NAME.fullmatch(name)
     if found is None:
-        raise ConfigError(f"device: '{name}' is not a device. Name auto, cpu, cuda, cuda:N, xpu, mps or {SPREAD}.")
+        raise ConfigError(
+            f"device: '{name}' is not a device. Name auto, cpu, {BFLOAT16_CPU}, cuda, cuda:N, xpu, mps or {SPREAD}."
+        )
     kind = found["kind"] or name
-    n_found = 1 if kind == "cpu" else count_gpus(kind)
+    n_found = 1 if is_cpu(name) else count_gpus(kind)
     if int(found["index"] or 0) >= n_found:
         raise ConfigError(
             f"device: '{name}' was not found; torch finds {n_found} {GPUS[kind]} devices on this machine.\n"
             "    Name another device, or see `evovlm doctor`."
         )
     return name
+
+
+def is_cpu(name: str) -> bool:
+    """Return whether a device's name is one of the CPU's: cpu, cpu:bfloat16."""
+    return name in ("cpu", BFLOAT16_CPU)
 
 
 def count_gpus(kind: str = "cuda") -> int:

@@ -26,6 +26,11 @@ def test_a_name_that_is_not_a_device_is_refused_with_those_that_are(name: str) -
         device_name(name)
 
 
+def test_a_cpu_in_bfloat16_is_a_cpu() -> None:
+    assert device_name("cpu:bfloat16") == "cpu:bfloat16"
+    assert choose_device("cpu:bfloat16") == torch.device("cpu")
+
+
 @pytest.mark.parametrize(("name", "kind"), [("cuda:99", "CUDA"), ("xpu:99", "XPU"), ("mps", "MPS")])
 def test_a_gpu_that_is_not_there_is_refused_before_torch_looks_for_it(
     name: str, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -48,7 +48,7 @@ def ask(
     repetition_penalty: Annotated[
         float, typer.Option("--repetition-penalty", min=0.01, max=1_000, help="Values above 1 reduce repetition.")
     ] = 1.0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, xpu, mps")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cpu:bfloat16, cuda, cuda:1, xpu, mps")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,
 ) -> None:
     """Ask a model a question, about pictures too."""

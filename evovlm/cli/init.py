@@ -68,7 +68,7 @@ def init(
         typer.Option("--budget", min=1, max=10**9, help="The number of candidates to try, in place of generations."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, xpu, mps; default auto.")
+        str | None, typer.Option("--device", help="auto, cpu, cpu:bfloat16, cuda, cuda:1, xpu, mps; default auto.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The new file.")] = Path("search.yaml"),
     lang: Language = "",

@@ -128,7 +128,7 @@ def score(
         list[str] | None,
         typer.Option("--data", help="A task's data, a file or folder (or hub:ID@REVISION, cached:); may be repeated."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, xpu, mps")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cpu:bfloat16, cuda, cuda:1, xpu, mps")] = "auto",
     engine: EngineOption = None,
     tensor_parallel: TensorParallelOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Keep every answer in this new folder, as JSONL.")] = None,

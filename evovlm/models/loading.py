@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity
 
-from evovlm.devices import SPREAD, choose_device
+from evovlm.devices import BFLOAT16_CPU, SPREAD, choose_device
 from evovlm.errors import BrokenCheckpoint, ConfigError, NotEnoughRoom, UnknownArchitecture
 from evovlm.models.foreign import foreign_model
 from evovlm.models.processor import open_processor
@@ -119,8 +119,8 @@ class Override:
 def load_model(folder: Path, *, device: str = "auto", override: Override | None = None) -> LoadedModel:
     """Load the model in `folder`; `override` replaces its config and tokenizer.
 
-    On a CPU the parameters are float32, whatever the checkpoint's dtype; on a GPU they keep the checkpoint's
-    dtype. The device `auto-map` spreads the model over all GPUs.
+    On a CPU the parameters are float32, or bfloat16 on the device `cpu:bfloat16`, whatever the checkpoint's dtype; on a
+    GPU they keep the checkpoint's dtype. The device `auto-map` spreads the model over all GPUs.
 
     Raises BrokenCheckpoint when config, tokenizer or weights are missing or incomplete, PickledWeights when the weights
     are pickles only, UnknownArchitecture when transformers does not know the model, ConfigError for a device that does
@@ -137,7 +137,8 @@ def load_model(folder: Path, *, device: str = "auto", override: Override | None 
         _empty_model(folder, config=None, sees=sees, shapes=_stored_shapes(folder))
     else:
         _empty_model(folder, config=weights.config, sees=sees, shapes=weights.shapes)
-    dtype = torch.float32 if place.type == "cpu" else "auto"
+    on_cpu = torch.bfloat16 if device == BFLOAT16_CPU else torch.float32
+    dtype = on_cpu if place.type == "cpu" else "auto"
     with _quiet(), foreign_model(folder):
         tokenizer = AutoTokenizer.from_pretrained(override.tokenizer if override else folder, trust_remote_code=False)
         processor = open_processor(folder) if sees else None

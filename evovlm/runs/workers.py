@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evovlm.devices import SPREAD, count_gpus, peak_gpu_bytes
+from evovlm.devices import SPREAD, count_gpus, is_cpu, peak_gpu_bytes
 from evovlm.errors import ConfigError, RunMismatch
 from evovlm.evaluation.engines.table import AUTO, BUILTIN, BUILTIN_ENGINE, EngineChoice, EngineId, choose_engine
 from evovlm.evaluation.engines.work import Work
@@ -131,8 +131,8 @@ def check_device(config: SearchConfig, *, tensor_parallel: int = 1) -> None:
 
 def check_gpus(n_workers: int, *, device: str, each: int) -> None:
     """Raise ConfigError for more workers than GPUs: one model and its answers fill a GPU, or `each` of them."""
-    names_one = device not in ("auto", "cpu", "cuda", "xpu")
-    n_gpus = 1 if names_one else _gpus_of(device)
+    names_one = device not in ("auto", "cuda", "xpu")
+    n_gpus = 0 if is_cpu(device) else 1 if names_one else _gpus_of(device)
     if not n_gpus or n_workers * each <= n_gpus:
         return
     others = f", device to {device.partition(':')[0]} for all its GPUs," if ":" in device else ""

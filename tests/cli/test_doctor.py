@@ -40,6 +40,7 @@ def test_everything_is_looked_at_and_this_machine_can_run(evovlm: Command) -> No
     assert code == 0
     for name in ("evovlm", "python", "torch", "transformers", "cma", "typer", "cpu", "memory", "cache", "login"):
         assert found[name]["found"], name
+    assert "in float32" in found["cpu:bfloat16"]["found"]
     assert found["torch"]["found"] == importlib.metadata.version("torch")
     assert found["embedded models"]["found"] == "base, ja, lora-ja, lora-math-a, lora-math-b, math-a, math-b, vlm"
     assert {"offline mode", "address", "font Noto Color Emoji", "lm_eval (extra lm-eval)"} <= found.keys()

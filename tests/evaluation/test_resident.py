@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+from evovlm.assets import asset_path
 from evovlm.devices import Explained
 from evovlm.evaluation import resident as resident_models
 from evovlm.evaluation.engines import builtin as builtin_engine
@@ -20,7 +21,9 @@ from evovlm.evaluation.engines.table import ENGINES, EngineId
 from evovlm.evaluation.engines.work import Load
 from evovlm.evaluation.resident import ResidentModel, load_merged
 from evovlm.merging.writer import write_checkpoint
+from evovlm.models.decoding.greedy import generate_greedy
 from evovlm.models.loading import LoadedModel
+from evovlm.models.prompt import Prompt
 from evovlm.recipes.recipe import ParameterMerge
 from tests.merging.recipes import make_recipe
 from tests.merging.vocabularies import add_tokens
@@ -105,6 +108,21 @@ def test_a_host_with_tokens_added(pairs: Path, tmp_path: Path, host: str) -> Non
     assert model.get_input_embeddings().num_embeddings == ROWS + (8 if host == "vlm" else 7)
     assert model.config.get_text_config().vocab_size == model.get_input_embeddings().num_embeddings
     assert resident.model.config.get_text_config().vocab_size == model.config.get_text_config().vocab_size
+
+
+def test_a_cpu_in_bfloat16_holds_and_answers_what_the_written_model_does(tmp_path: Path) -> None:
+    # The embedded models are stored in bfloat16.
+    recipe = make_recipe(asset_path("zoo"), {"math-a": (0.5, 0.7), "ja": (0.5, 0.7)})
+    resident = load_merged(recipe, device="cpu:bfloat16")
+    written = AutoModelForCausalLM.from_pretrained(write_checkpoint(recipe, tmp_path / "out").folder).eval()
+    found, wanted = resident.model.state_dict(), written.state_dict()
+    assert found.keys() == wanted.keys()
+    assert {each.dtype for each in found.values()} == {torch.bfloat16}
+    assert all(torch.equal(found[name], wanted[name]) for name in found)
+    ids = resident.tokenizer(QUESTION, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        answer = written.generate(ids, do_sample=False, max_new_tokens=8, pad_token_id=0)[0, ids.shape[1] :].tolist()
+    assert generate_greedy(resident, [Prompt(ids=ids[0])], max_new_tokens=8, stop_ids=()) == [answer]
 
 
 def test_the_cpu_merges_for_a_gpu_where_triton_cannot_be_used_which_is_said_once(

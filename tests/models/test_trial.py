@@ -191,17 +191,20 @@ def logits_of_first(loaded: LoadedModel, prompts: list[Prompt]) -> Tensor:
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("n_beside", [1, 2, 4, 11])
-def test_logits_have_the_same_bits_whatever_is_decoded_beside_them(n_beside: int) -> None:
-    loaded = shared(torch.float32)
+@pytest.mark.parametrize(
+    ("dtype", "n_beside"), [*((torch.float32, n) for n in (1, 2, 4, 11)), *((torch.bfloat16, n) for n in (1, 11))]
+)
+def test_logits_have_the_same_bits_whatever_is_decoded_beside_them(dtype: torch.dtype, n_beside: int) -> None:
+    loaded = shared(dtype)
     prompts = asked(loaded, 12)
     alone = logits_of_first(loaded, prompts[:1])
     assert len(alone) == 12
     assert torch.equal(alone, logits_of_first(loaded, [prompts[0], *prompts[-n_beside:]]))
 
 
-def test_passes_of_enough_rows_compute_each_row_in_the_same_way() -> None:
-    backbone = Backbone.of(shared(torch.float32))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_passes_of_enough_rows_compute_each_row_in_the_same_way(dtype: torch.dtype) -> None:
+    backbone = Backbone.of(shared(dtype))
     with packed_attention(backbone), torch.inference_mode():
         least = least_rows(backbone)
         assert 1 <= least <= 16

@@ -246,10 +246,11 @@ def test_each_worker_has_its_own_gpu(config: EvolveConfig, tmp_path: Path, monke
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.xpu.device_count", lambda: 3)
     config = config.model_copy(update={"device": "auto"})
-    for device, fit in (("auto", 2), ("cuda", 2), ("xpu", 3), ("cuda:1", 1), ("mps", 1), ("cpu", 64)):
+    gpus = {"auto": 2, "cuda": 2, "xpu": 3, "cuda:1": 1, "mps": 1}
+    for device, fit in {**gpus, "cpu": 64, "cpu:bfloat16": 64}.items():
         several = config.model_copy(update={"device": device})
         run_workers.check_device(several.with_workers(fit))
-        if device != "cpu":
+        if device in gpus:
             with pytest.raises(ConfigError) as refused:
                 run_workers.check_device(several.with_workers(fit + 1))
             assert f"workers: {fit + 1} models need a GPU each, and device: {device} gives them {fit} on" in str(

@@ -97,11 +97,12 @@ class Slots:
     """`n` slots of `capacity` tokens each.
 
     Keys and values of a layer are (slots, heads, tokens, size), but the keys of the compiled step: see `attend_rows`.
+    That step has both in float32, also for a model in bfloat16.
     """
 
     def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
         self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
-        self.has_rows = has_row_step(shape)
+        self.has_rows, self._dtype = has_row_step(shape), shape.dtype
         layers = range(shape.n_layers)
         if self.has_rows:
             # Not filled with zeros, so that memory which no answer reaches is never touched.
@@ -128,7 +129,7 @@ class Slots:
         self._values[layer][slot, :, start:stop] = values
         if self.has_rows:
             places = torch.arange(start, stop)
-            self._keys[layer][slot][:, places // WIDTH, :, places % WIDTH] = keys.transpose(0, 1)
+            self._keys[layer][slot][:, places // WIDTH, :, places % WIDTH] = keys.transpose(0, 1).float()
         else:
             self._keys[layer][slot, :, start:stop] = keys
 
@@ -137,7 +138,7 @@ class Slots:
         keys = self._keys[layer][slot]
         if self.has_rows:
             keys = keys[:, : -(-n_tokens // WIDTH)].transpose(2, 3).flatten(1, 2)
-        return keys[:, :n_tokens], self._values[layer][slot, :, :n_tokens]
+        return keys[:, :n_tokens].to(self._dtype), self._values[layer][slot, :, :n_tokens].to(self._dtype)
 
     def copy(self, *, source: int, target: int, n_tokens: int) -> None:
         """Copy the first tokens of a slot to another slot."""
@@ -150,11 +151,11 @@ class Slots:
         """Append a key and a value, (rows, heads, size), per continuing row; return the queries' attention output."""
         if not self.has_rows:
             return self._attend_together(layer, queries, keys, values, rule=rule, rows=rows)
-        out = torch.empty_like(queries)
+        out = torch.empty_like(queries, dtype=torch.float32)
         attend_rows(
-            queries.numpy(),
-            keys.numpy(),
-            values.numpy(),
+            queries.float().numpy(),
+            keys.float().numpy(),
+            values.float().numpy(),
             self._keys[layer].numpy(),
             self._values[layer].numpy(),
             rows.slots.numpy(),
@@ -164,7 +165,7 @@ class Slots:
             np.float32(rule.softcap or NO_SOFTCAP),
             out.numpy(),
         )
-        return out
+        return out.to(self._dtype)
 
     def _attend_together(
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, rule: Rule, rows: Continuing
@@ -189,8 +190,8 @@ class Slots:
 
 
 def has_row_step(shape: Shape) -> bool:
-    """Return whether the compiled step of a CPU serves these slots: it computes in float32."""
-    return shape.device.type == "cpu" and shape.dtype == torch.float32
+    """Return whether the compiled step of a CPU serves these slots."""
+    return shape.device.type == "cpu" and shape.dtype in (torch.float32, torch.bfloat16)
 
 
 def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, *, seen: Tensor | None, rule: Rule) -> Tensor:
@@ -232,6 +233,7 @@ def slots_at_once(backbone: Backbone, *, longest: int) -> int:
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
     }
-    each = row_bytes(settings, longest=longest, number_bytes=backbone.embedding.weight.element_size())
+    stored = torch.float32 if has_row_step(shape_of(backbone)) else backbone.embedding.weight.dtype
+    each = row_bytes(settings, longest=longest, number_bytes=stored.itemsize)
     free_bytes, _ = device_memory(backbone.device)
     return rows_at_once(free_bytes, each_bytes=each, on_gpu=backbone.device.type != "cpu")

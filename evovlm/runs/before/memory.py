@@ -93,7 +93,8 @@ def search_memory(
         "vocab_size": host.vocabulary_rows,
     }
     asked = longest_asked(config, host_config)
-    number_bytes = resident.bytes_per_number or 2
+    # On a CPU, keys and values are float32 for every model (models/decoding/slots.py).
+    number_bytes = 2 if resident.bytes_per_number is None else 4
     size_of = row_bytes if engine == BUILTIN else cache_bytes
     parts = config.tensor_parallel or 1
     each_bytes = asked.rows * size_of(settings, longest=asked.tokens, number_bytes=number_bytes)

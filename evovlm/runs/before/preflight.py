@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
-from evovlm.devices import SPREAD, count_gpus, device_name, memory_elsewhere
+from evovlm.devices import BFLOAT16_CPU, SPREAD, count_gpus, device_name, is_cpu, memory_elsewhere
 from evovlm.errors import ConfigError, EvovlmError, NoChatTemplate, NotEnoughRoom
 from evovlm.evaluation.engines.table import BUILTIN
 from evovlm.evaluation.scorer import check_scorer
@@ -31,7 +31,7 @@ from evovlm.tasks.harness_name import is_harness_name
 from evovlm.tasks.metrics.judges import JUDGES
 from evovlm.tasks.task import Split
 
-_FLOAT32_BYTES = 4
+_FLOAT32_BYTES, _BFLOAT16_BYTES = 4, 2
 
 
 def preflight_search(
@@ -212,9 +212,10 @@ def _metric_problems(config: SearchConfig) -> Iterator[EvovlmError]:
 def _resident(device: str, parts: int) -> ModelMemory:
     """Return the memory of the device that holds a model, or of the `parts` GPUs over which the model is divided."""
     name = device_name("auto" if device == SPREAD else device)
-    if name == "cpu":
-        # On a CPU the model is loaded as float32, whatever dtype it is stored in.
-        return ModelMemory(bytes_per_number=_FLOAT32_BYTES, where=MACHINE, available_bytes=None)
+    if is_cpu(name):
+        # Whatever dtype the model is stored in.
+        bytes_per_number = _BFLOAT16_BYTES if name == BFLOAT16_CPU else _FLOAT32_BYTES
+        return ModelMemory(bytes_per_number=bytes_per_number, where=MACHINE, available_bytes=None)
     if device == SPREAD:
         each = [memory_elsewhere(f"cuda:{number}")[0] for number in range(count_gpus())]
         free = None if None in each else sum(number for number in each if number is not None)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Unpack
 
-from evovlm.devices import device_name, release_memory
+from evovlm.devices import device_name, is_cpu, release_memory
 from evovlm.errors import ConfigError, OutputExists, TaskError
 from evovlm.evaluation.answering import answered, open_tasks
 from evovlm.evaluation.answers import OpenTask, PreparedTask, ScoredTask, TaskChoice, figures
@@ -386,10 +386,11 @@ def _settings(
     scoring: ScoreRequest, opened: Sequence[OpenTask], models: Sequence[ModelRef | Recipe], *, engine: EngineId
 ) -> Mapping[str, object]:
     """Return what must be the same for answers in a folder to be used again."""
+    name = device_name(scoring.device)
     return {
         "split": scoring.split.value,
         **({} if engine == BUILTIN_ENGINE else {"engine": str(engine)}),
-        "device": device_name(scoring.device).partition(":")[0],
+        "device": name if is_cpu(name) else name.partition(":")[0],
         "models": [
             {"model": text, "identity": _identity(model)} for text, model in zip(scoring.models, models, strict=True)
         ],
