@@ -138,6 +138,7 @@ def test_gpus_of_every_kind_are_listed_with_what_uses_them(evovlm: Command, monk
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (100 * 10**9, 141 * 10**9))
     monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 0)
     monkeypatch.setattr("torch.cuda.memory_allocated", lambda _: 0)
+    monkeypatch.setattr("torch.cuda.get_per_process_memory_fraction", lambda _: 1.0)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     monkeypatch.setattr("torch.mps.recommended_max_memory", lambda: 16 * 10**9)
     monkeypatch.setattr("torch.mps.current_allocated_memory", lambda: 10**9)
