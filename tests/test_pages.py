@@ -144,7 +144,9 @@ def test_a_search_that_a_page_begins_has_generations_enough_to_evolve(line: str,
     words = shlex.split(line, comments=True)[1:]
     words = words[: words.index("--out")] if "--out" in words else words
     made = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "search.yaml")])
-    assert (made.exit_code, made.stderr) == (0, "checking the search\n")
+    # No warning; what takes long is announced.
+    assert made.exit_code == 0
+    assert made.stderr in ("", "checking the search\n")
 
 
 @pytest.mark.parametrize("line", numbered(fenced_commands()))
