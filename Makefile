@@ -71,13 +71,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(READY): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing what a run needs into $(VENV): 3 GB to download, 6.4 GB on disk, most of it PyTorch"
+	@echo "Installing into $(VENV): 3 GB to download, 6.4 GB on disk, mostly PyTorch"
 	@$(GET_UV)
 	$(INSTALL) -e .
 	touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing what a run and the tests need into $(VENV): about 8 GB on disk, most of it PyTorch"
+	@echo "Installing, with what tests need, into $(VENV): about 8 GB on disk, mostly PyTorch"
 	@$(GET_UV)
 	$(INSTALL) -e '.[dev]'
 	touch $@ $(READY)

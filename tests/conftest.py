@@ -32,6 +32,14 @@ def _written_without_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _steps_are_short() -> Iterator[None]:
+    """Let no step of a command be printed: which ones take over a second depends on the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evovlm.cli.progress.STEP_S", 3600.0)
+        yield
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures out of pages, for tests that look at something else: they take most of a page's time."""

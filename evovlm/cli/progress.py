@@ -25,6 +25,8 @@ SHOWN_AFTER_S = 0.7
 """On a terminal, a bar replaces the spinner after this time."""
 SILENT_S = 1.0
 """Elsewhere, progress is printed after this time."""
+STEP_S = 1.0
+"""Elsewhere, a step that takes longer than this is a line."""
 _KNOWN_SHARE = 0.1
 """The speed of the first answers says little about the rest before this share of the questions is answered."""
 _WIDE = 100
@@ -45,15 +47,15 @@ class Waiting:
     """What a command is doing before it has results: a spinner with a title on a terminal, elsewhere a line.
 
     The spinner is shown before the work begins, which may be an import that stops all threads for a while. The line is
-    printed once, after `silent_s` seconds. Use it as `with Waiting("loading"): ...`, or `close()` it. Another display
+    printed once, after `silent_s` seconds (`STEP_S`). Use it as `with Waiting("loading"): ...`, or `close()` it. Another display
     may start once it is closed.
     """
 
-    def __init__(self, title: str, *, console: Console | None = None, silent_s: float = SILENT_S) -> None:
+    def __init__(self, title: str, *, console: Console | None = None, silent_s: float | None = None) -> None:
         self._title = title
         self._console = console or stderr_console()
         self._live: Live | None = None
-        self._timer = threading.Timer(silent_s, self._print)
+        self._timer = threading.Timer(STEP_S if silent_s is None else silent_s, self._print)
         self._timer.daemon = True
         if self._console.is_terminal:
             # The title may come from a file: no markup.

@@ -23,10 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evovlm.errors import TaskError
+from evovlm.errors import ConfigError, TaskError
 from evovlm.evaluation.answers import ScoredTask, TaskChoice
 from evovlm.evaluation.batches import Batches
 from evovlm.foreign_code import ForeignCode, require_allowed
+from evovlm.recipes.yaml_text import read_yaml
 from evovlm.tasks.decoding import DecodingChanges
 from evovlm.tasks.harness_name import HARNESS, HarnessName
 from evovlm.tasks.metrics.japanese import GATES
@@ -322,6 +323,9 @@ def _load_task(name: HarnessName, *, allow_code: bool) -> Any:
         manager = TaskManager(include_defaults=not is_file)
         if not is_file and spec not in manager.all_tasks:
             raise TaskError(f"{HARNESS}{spec}: the harness does not have this task. `lm_eval ls tasks` lists them.")
+        # A group's data would be fetched before it is refused.
+        if (members := _members(name, manager.task_index.get(spec))) is not None:
+            _refuse_group(spec, members)
         tasks = manager.load([spec])["tasks"]
     except (
         *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, IndexError, RuntimeError),
@@ -332,15 +336,34 @@ def _load_task(name: HarnessName, *, allow_code: bool) -> Any:
             "    Correct the file, or provide the data that it names."
         ) from error
     if len(tasks) != 1:
-        members = sorted(map(str, tasks))
-        shown = ", ".join(members[:8]) + (", ..." if len(members) > 8 else "")
-        raise TaskError(f"{HARNESS}{spec}: a group of {len(tasks)} tasks, but one task is scored. Name one: {shown}")
+        _refuse_group(spec, list(map(str, tasks)))
     task = next(iter(tasks.values()))
     if getattr(task, "UNSAFE_CODE", False):
         raise TaskError(
             f"{HARNESS}{spec}: runs code that the model writes, which evovlm does not do. Name another task."
         )
     return task
+
+
+def _members(name: HarnessName, entry: Any) -> list[str] | None:
+    """Return the tasks of a group or a tag of the harness, or of a group's file; None for a single task."""
+    try:
+        config = read_yaml(name.file) if name.file is not None else (entry.cfg or {"group": "", "task": [*entry.tags]})
+    except ConfigError:
+        # It may name functions, as files of single tasks do, or is refused when it is loaded.
+        return None
+    listed = config.get("task") if isinstance(config, Mapping) and "group" in config else None
+    if not isinstance(listed, list):
+        return None
+    return [str(each.get("task", each.get("group"))) if isinstance(each, Mapping) else str(each) for each in listed]
+
+
+def _refuse_group(spec: str, members: Sequence[str]) -> None:
+    shown = ", ".join(sorted(members)[:8]) + (", ..." if len(members) > 8 else "")
+    raise TaskError(
+        f"{HARNESS}{spec}: is a group of {len(members)} tasks, and a group's mean is not scored.\n"
+        f"    Name its tasks: {shown}"
+    )
 
 
 def _keep_from_the_report(task: Any, *, name: str) -> None:

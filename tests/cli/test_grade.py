@@ -352,7 +352,9 @@ def test_grading_texts_loads_no_torch(saved: Path) -> None:
         "    assert not {'torch', 'transformers', 'datasets', 'open_clip', 'evaluate'} & set(sys.modules), metric"
     )
     done = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    # On a busy machine, what takes over a second is a line.
+    said = [line for line in done.stderr.splitlines() if not line.startswith("scoring ")]
+    assert (done.returncode, said) == (0, [])
 
 
 SAMPLE = {"doc_id": 0, "doc": {"question": "3+4は?"}, "target": "3+4=7\n#### 7", "resps": [["答えは7です。"]]}

@@ -199,6 +199,21 @@ def test_what_is_not_a_score_is_reported_before_a_model_is_loaded(
         open_task(TaskChoice(name=task_file(files, settings, **changes) + chosen), Split.REPORT, allow_code=True)
 
 
+GROUP = "group: mine\ntask:\n  - arc_easy\n  - {task: arc_challenge, num_fewshot: 2}\nmetadata: {version: 1}\n"
+
+
+@pytest.mark.parametrize("name", ["FILE", "ai2_arc", "mmlu"])
+def test_a_group_is_refused_with_its_tasks_before_their_data_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("lm_eval.tasks.TaskManager.load", None)
+    (tmp_path / "group.yaml").write_text(GROUP, encoding="utf-8")
+    spec = str(tmp_path / "group.yaml") if name == "FILE" else name
+    listed = "mmlu_humanities, mmlu_other" if name == "mmlu" else "arc_challenge, arc_easy"
+    with pytest.raises(TaskError, match=rf"is a group of \d tasks[\s\S]*Name its tasks: {listed}"):
+        open_task(TaskChoice(name=f"lm_eval:{spec}"), Split.REPORT, allow_code=True)
+
+
 def test_sampling_gives_the_same_answers_each_time(loaded: LoadedModel, files: Path) -> None:
     drawn = {"do_sample": True, "temperature": 1.5, "top_p": 0.9, "max_gen_toks": 12}
     name = task_file(files, GENERATED, generation_kwargs=drawn, repeats=2)
