@@ -47,8 +47,8 @@ class Waiting:
     """What a command is doing before it has results: a spinner with a title on a terminal, elsewhere a line.
 
     The spinner is shown before the work begins, which may be an import that stops all threads for a while. The line is
-    printed once, after `silent_s` seconds (`STEP_S`). Use it as `with Waiting("loading"): ...`, or `close()` it. Another display
-    may start once it is closed.
+    printed once, after `silent_s` seconds (`STEP_S`). Use it as `with Waiting("loading"): ...`, or `close()` it.
+    Another display may start once it is closed.
     """
 
     def __init__(self, title: str, *, console: Console | None = None, silent_s: float | None = None) -> None:
