@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GraniteConfig
+from transformers import AutoModelForCausalLM, GraniteConfig, Ministral3Config
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from evovlm.assets import asset_path
@@ -104,6 +104,30 @@ def test_blocks_that_scale_what_they_add_are_left_to_transformers(tmp_path: Path
             num_key_value_heads=2,
             residual_multiplier=multiplier,
             attention_multiplier=8**-0.5,
+        )
+        model = AutoModelForCausalLM.from_config(config).eval()
+        assert is_used(replace(like, model=model)) == expected
+
+
+def test_queries_that_are_scaled_far_from_the_start_are_left_to_transformers(tmp_path: Path) -> None:
+    like = load_model(pico_llm(tmp_path / "m"), device="cpu")
+    for begins, expected in ((256, False), (512, True)):
+        config = Ministral3Config(
+            vocab_size=len(like.tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=512,
+            sliding_window=None,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "llama_4_scaling_beta": 0.1,
+                "original_max_position_embeddings": begins,
+            },
         )
         model = AutoModelForCausalLM.from_config(config).eval()
         assert is_used(replace(like, model=model)) == expected

@@ -264,10 +264,12 @@ def plain_blocks(backbone: Backbone) -> PlainBlocks | None:
 
 
 def _gives_the_bits(blocks: PlainBlocks, backbone: Backbone) -> bool:
-    """Compare the last states of two texts in a pass. Raises _Undecided when they are not finite."""
+    """Compare the last states of two texts, at both ends of the context. Raises _Undecided when they are not finite."""
     half = _TRIAL_TOKENS // 2
+    # Some models scale queries from a certain position on.
+    longest = max(_TRIAL_TOKENS, getattr(backbone.decoder.config, "max_position_embeddings", None) or 0)
     embeddings = backbone.embedding(torch.arange(_TRIAL_TOKENS) * 7 % backbone.embedding.num_embeddings)
-    positions = torch.arange(_TRIAL_TOKENS) % half
+    positions = torch.cat([torch.arange(half), torch.arange(longest - half, longest)])
     ends = torch.arange(0, _TRIAL_TOKENS, 3).flip(0)
 
     def one_pass() -> Pass:
