@@ -52,7 +52,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "MODEL": ("base", "clip_model", "host", "judge", "models", "near_pictures"),
     "N": (
         *("beams", "budget", "generations", "judge_calls", "limit", "max_new_tokens", "port", "repeats", "samples"),
-        *("seed", "top", "top_k", "workers"),
+        *("seed", "tensor_parallel", "top", "top_k", "workers"),
     ),
     "NAME": ("rater",),
     "NAME=MODEL": ("source",),
