@@ -16,9 +16,10 @@ def test_the_peak_of_this_process_is_between_what_python_with_torch_needs_and_al
     before = peak_memory()["process"]
     assert 50e6 < before < 1e12
     now = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    held = bytearray(before - now + 100_000_000)
+    # The system counts pages late: what is used now can be more than the peak that it gives.
+    held = bytearray(max(0, before - now) + 100_000_000)
     assert peak_memory()["process"] >= before + 90_000_000
-    assert len(held) >= 100_000_000
+    assert held[-1] == 0
 
 
 def test_a_runs_result_says_it_and_its_journal_does_not(whole_run: RunResult) -> None:
