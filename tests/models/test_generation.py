@@ -223,7 +223,7 @@ def test_torch_s_own_attention_gives_the_same_answers(
     prompts = prompts_for(loaded)
     stops = likely_stops(loaded, prompts)
     expected = stock_greedy(loaded, prompts, max_new_tokens=24, stop_ids=stops)
-    monkeypatch.setattr(slots, "has_row_step", lambda _: False)
+    monkeypatch.setattr(slots, "has_row_step", lambda *_: False)
     monkeypatch.setattr(answer_memory, "_MOST_ON_CPU", n_slots)
     monkeypatch.setattr(greedy, "_LEAST_SHARED_TOKENS", 1)
     assert packs_exactly(Backbone.of(loaded))
@@ -257,7 +257,7 @@ def test_a_repetition_penalty_counts_prompt_and_answer_as_generate_does(
         for penalty in (1.0, 1.5)
     )
     assert plain != penalised
-    monkeypatch.setattr(slots, "has_row_step", lambda _: in_rows)
+    monkeypatch.setattr(slots, "has_row_step", lambda *_: in_rows)
     monkeypatch.setattr(answer_memory, "_MOST_ON_CPU", 2)
     monkeypatch.setattr(greedy, "_LEAST_SHARED_TOKENS", 1)
     assert generate_greedy(llm, prompts, max_new_tokens=24, stop_ids={2}, penalty=1.5) == penalised

@@ -31,7 +31,7 @@ def test_each_row_attends_to_its_own_slot(
     held = torch.arange(len(lengths)).flip(0) + 1
     both = [Slots(shape, n=len(lengths) + 1, capacity=41)]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(slots, "has_row_step", lambda _: False)
+        patched.setattr(slots, "has_row_step", lambda *_: False)
         both.append(Slots(shape, n=len(lengths) + 1, capacity=41))
 
     def drawn(*of: int) -> torch.Tensor:

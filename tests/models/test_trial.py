@@ -155,7 +155,7 @@ def test_wrong_attention_is_noticed_in_every_dtype(
 ) -> None:
     loaded = shared(dtype)
     if not in_rows:
-        monkeypatch.setattr(slots, "has_row_step", lambda _: False)
+        monkeypatch.setattr(slots, "has_row_step", lambda *_: False)
     monkeypatch.setattr(trial, "_exact", {})
     WRONG[wrong](monkeypatch)
     assert not packs_exactly(Backbone.of(loaded))

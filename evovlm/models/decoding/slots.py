@@ -102,7 +102,7 @@ class Slots:
 
     def __init__(self, shape: Shape, *, n: int, capacity: int) -> None:
         self.n, self.capacity, self.n_layers = n, capacity, shape.n_layers
-        self.has_rows, self._dtype = has_row_step(shape), shape.dtype
+        self.has_rows, self._dtype = has_row_step(shape.device, shape.dtype), shape.dtype
         layers = range(shape.n_layers)
         if self.has_rows:
             # Not filled with zeros, so that memory which no answer reaches is never touched.
@@ -189,9 +189,9 @@ class Slots:
         return found[rows.slots].reshape(n_rows, n_heads, values.shape[-1])
 
 
-def has_row_step(shape: Shape) -> bool:
-    """Return whether the compiled step of a CPU serves these slots."""
-    return shape.device.type == "cpu" and shape.dtype in (torch.float32, torch.bfloat16)
+def has_row_step(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether the compiled step of a CPU serves a model's slots."""
+    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
 
 
 def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, *, seen: Tensor | None, rule: Rule) -> Tensor:
@@ -233,7 +233,8 @@ def slots_at_once(backbone: Backbone, *, longest: int) -> int:
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
     }
-    stored = torch.float32 if has_row_step(shape_of(backbone)) else backbone.embedding.weight.dtype
+    dtype = backbone.embedding.weight.dtype
+    stored = torch.float32 if has_row_step(backbone.device, dtype) else dtype
     each = row_bytes(settings, longest=longest, number_bytes=stored.itemsize)
     free_bytes, _ = device_memory(backbone.device)
     return rows_at_once(free_bytes, each_bytes=each, on_gpu=backbone.device.type != "cpu")
