@@ -155,7 +155,8 @@ class Runner:
 
     def _states(self, inputs: Mapping[str, Any], positions: Tensor, *, this: Pass, ends: Tensor) -> Tensor:
         """Return the last hidden states of the tokens numbered `ends`, (ends, hidden); inputs may be overwritten."""
-        if self._blocks is not None and inputs.keys() == {"inputs_embeds"}:
+        has_axes = positions.dim() > 1
+        if self._blocks is not None and not has_axes and inputs.keys() == {"inputs_embeds"}:
             return self._blocks.states(inputs["inputs_embeds"][0], positions, this=this, ends=ends)
         return forward(self._backbone, inputs, positions, this=this)[ends]
 
