@@ -84,9 +84,6 @@ def root(
         raise typer.Exit
 
 
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
-
 def _check_current_folder() -> None:
     """Raise ConfigError for a settings file from which numba would take a folder of compiled code, and run it."""
     file = Path(".numba_config.yaml").absolute()
@@ -110,6 +107,10 @@ def _check_endpoint() -> None:
             f"HF_ENDPOINT is '{endpoint:.200}', which is not an address.\n"
             "    Set it to one such as https://huggingface.co, or unset it."
         )
+
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a full or broken disk raises behind a redirected output, without the name of a file."""
 
 
 def _hush_libraries() -> None:

@@ -56,6 +56,8 @@ def ending_cleanly() -> Iterator[None]:
 
 
 def _raise_soon(ending: BaseException) -> None:
+    """Raise it a little later, and then after an import in progress."""
+
     def end(_number: int, frame: FrameType | None) -> None:
         if not _in_import(frame):
             raise ending
@@ -71,16 +73,15 @@ class _Interruption:
     def __init__(self) -> None:
         self._waits = False
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, _number: int, frame: FrameType | None) -> None:
         if not _in_import(frame):
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise KeyboardInterrupt
-        if number == signal.SIGINT and self._waits:
+        if self._waits:
             os.write(2, b"\nstopped\n")
             os._exit(INTERRUPTED)
         self._waits = True
-        signal.signal(signal.SIGALRM, self)
-        signal.setitimer(signal.ITIMER_REAL, _LOOKS_AGAIN_AFTER_S)
+        _raise_soon(KeyboardInterrupt())
 
 
 def _in_import(frame: FrameType | None) -> bool:

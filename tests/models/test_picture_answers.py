@@ -59,7 +59,7 @@ def with_loud_pictures(loaded: LoadedModel) -> LoadedModel:
     return loaded
 
 
-@pytest.fixture(scope="module", params=quick_and_slow(PICTURE_FAMILIES, quick=3))
+@pytest.fixture(scope="module", params=quick_and_slow(PICTURE_FAMILIES, quick=4))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A pico VLM of each family."""
     family: str = request.param

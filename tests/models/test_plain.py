@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GraniteConfig, Ministral3Config
+from transformers import AutoModelForCausalLM, GraniteConfig, Ministral3Config, PretrainedConfig
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from evovlm.assets import asset_path
@@ -92,45 +92,31 @@ def test_a_sliding_window_is_left_to_transformers(tmp_path: Path) -> None:
     assert not is_used(load_model(pico_llm(tmp_path / "m", sliding_window=64), device="cpu"))
 
 
-def test_blocks_that_scale_what_they_add_are_left_to_transformers(tmp_path: Path) -> None:
-    like = load_model(pico_llm(tmp_path / "m"), device="cpu")
-    for multiplier, expected in ((1.0, True), (0.5, False)):
-        config = GraniteConfig(
-            vocab_size=len(like.tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            residual_multiplier=multiplier,
-            attention_multiplier=8**-0.5,
-        )
-        model = AutoModelForCausalLM.from_config(config).eval()
-        assert is_used(replace(like, model=model)) == expected
+def of_config(like: LoadedModel, kind: type[PretrainedConfig], **settings: object) -> LoadedModel:
+    """Return a random model of two small blocks with these settings, and with the tokenizer of another."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(like.tokenizer)}
+    return replace(like, model=AutoModelForCausalLM.from_config(kind(**sizes, **heads, **settings)).eval())
 
 
-def test_queries_that_are_scaled_far_from_the_start_are_left_to_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("multiplier", "expected"), [(1.0, True), (0.5, False)])
+def test_blocks_that_scale_what_they_add_are_left_to_transformers(
+    tmp_path: Path, multiplier: float, expected: bool
+) -> None:
     like = load_model(pico_llm(tmp_path / "m"), device="cpu")
-    for begins, expected in ((256, False), (512, True)):
-        config = Ministral3Config(
-            vocab_size=len(like.tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            max_position_embeddings=512,
-            sliding_window=None,
-            rope_parameters={
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "llama_4_scaling_beta": 0.1,
-                "original_max_position_embeddings": begins,
-            },
-        )
-        model = AutoModelForCausalLM.from_config(config).eval()
-        assert is_used(replace(like, model=model)) == expected
+    scales = {"residual_multiplier": multiplier, "attention_multiplier": 8**-0.5}
+    assert is_used(of_config(like, GraniteConfig, **scales)) == expected
+
+
+@pytest.mark.parametrize(("begins", "expected"), [(256, False), (512, True)])
+def test_queries_that_are_scaled_far_from_the_start_are_left_to_transformers(
+    tmp_path: Path, begins: int, expected: bool
+) -> None:
+    like = load_model(pico_llm(tmp_path / "m"), device="cpu")
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "llama_4_scaling_beta": 0.1}
+    settings = {"head_dim": 8, "max_position_embeddings": 512, "sliding_window": None}
+    scaled = {"rope_parameters": {**rope, "original_max_position_embeddings": begins}}
+    assert is_used(of_config(like, Ministral3Config, **settings, **scaled)) == expected
 
 
 def test_a_hook_is_not_passed_over(tmp_path: Path) -> None:

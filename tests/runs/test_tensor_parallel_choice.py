@@ -125,7 +125,8 @@ def test_each_worker_sees_its_own_gpus(installed: Callable[[int], None], monkeyp
 
 
 def test_the_host_of_a_divided_model_is_loaded_over_all_gpus(installed: Callable[[int], None]) -> None:
-    assert TWO.device_to_load("cpu") == "cpu"
+    for device in ("cpu", "cpu:bfloat16"):
+        assert TWO.device_to_load(device) == device
     installed(2)
     assert TWO.device_to_load("cuda") == "auto-map"
     assert replace(TWO, tensor_parallel=1).device_to_load("cuda") == "cuda"

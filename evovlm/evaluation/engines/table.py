@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evovlm.devices import SPREAD, count_gpus, device_name
+from evovlm.devices import SPREAD, count_gpus, device_name, is_cpu
 from evovlm.errors import ConfigError
 from evovlm.evaluation.engines import vllm, vllm_support
 from evovlm.evaluation.engines.work import Load, Work
@@ -45,7 +45,7 @@ class EngineId:
 
     def device_to_load(self, device: str) -> str:
         """Return where the host is loaded for this engine: one that is divided may be too large for a single GPU."""
-        return SPREAD if self.tensor_parallel > 1 and device_name(device) != "cpu" else device
+        return SPREAD if self.tensor_parallel > 1 and not is_cpu(device_name(device)) else device
 
 
 BUILTIN_ENGINE = EngineId()

@@ -56,9 +56,8 @@ class Runner:
     """A backbone with `n_slots` slots, for prompts that all begin with the tokens `shared`; not safe for threads.
 
     Passes have at least `least_rows` rows, with rows whose results are not used where needed. `blocks` compute what the
-    backbone's own forward pass does, to the same bits. `penalty` above 1 makes
-    tokens less likely that occur in the prompt or the answer. `draw` says how tokens are drawn (None: the likeliest are
-    taken).
+    backbone's own forward pass does, to the same bits. `penalty` above 1 makes tokens less likely that occur in the
+    prompt or the answer. `draw` says how tokens are drawn (None: the likeliest are taken).
     """
 
     def __init__(
@@ -155,8 +154,9 @@ class Runner:
 
     def _states(self, inputs: Mapping[str, Any], positions: Tensor, *, this: Pass, ends: Tensor) -> Tensor:
         """Return the last hidden states of the tokens numbered `ends`, (ends, hidden); inputs may be overwritten."""
-        has_axes = positions.dim() > 1
-        if self._blocks is not None and not has_axes and inputs.keys() == {"inputs_embeds"}:
+        # Positions of pictures have several axes in some models, which the blocks do not know.
+        is_plain = positions.dim() == 1 and inputs.keys() == {"inputs_embeds"}
+        if self._blocks is not None and is_plain:
             return self._blocks.states(inputs["inputs_embeds"][0], positions, this=this, ends=ends)
         return forward(self._backbone, inputs, positions, this=this)[ends]
 
