@@ -12,8 +12,8 @@ from hypothesis import settings
 settings.register_profile("evovlm", deadline=None)
 settings.load_profile("evovlm")
 
-# As the command does. With Python's thresholds (700, 10, 10), a seventh of the time of the tests goes into looking for
-# garbage among the objects of torch and transformers.
+# The command has its own, too. With Python's thresholds (700, 10, 10), a seventh of the time of the tests goes into
+# looking for garbage among the objects of torch and transformers.
 gc.set_threshold(50_000, 20, 20)
 
 
